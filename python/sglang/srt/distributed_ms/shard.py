@@ -1,0 +1,67 @@
+"""Which part of a tensor one tensor-parallel rank holds: slices, head ranges, and all divisibility errors."""
+
+from dataclasses import dataclass
+
+
+class ShardError(Exception):
+    """A model cannot be divided over the tensor-parallel ranks that were asked for."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Tensor-parallel rank `rank` of `size`; the default is the whole model on one rank."""
+
+    rank: int = 0
+    size: int = 1
+
+    def __post_init__(self):
+        if not 0 <= self.rank < self.size:
+            raise ShardError(f"tensor-parallel rank {self.rank} of {self.size}: rank must be from 0 to size - 1")
+
+    def part(self, total: int, what: str) -> int:
+        """How many of `total` elements each rank holds; ShardError, naming `what`, if they do not divide evenly."""
+        if total % self.size:
+            raise self._uneven(total, what, _divisors(total))
+        return total // self.size
+
+    def slice(self, total: int, what: str) -> slice:
+        """The elements of `total` that this rank holds; ShardError as in `part`."""
+        part = self.part(total, what)
+        return slice(self.rank * part, (self.rank + 1) * part)
+
+    def kv_heads(self, total: int) -> tuple[int, slice]:
+        """How many of `total` key/value heads this rank holds, and which.
+
+        With more ranks than heads each head is held by size / total neighbouring ranks, so that it lies beside the
+        query heads that attend to it. ShardError if neither total nor size divides the other.
+        """
+        if self.size <= total:
+            heads = self.slice(total, "num_key_value_heads")
+            return heads.stop - heads.start, heads
+        if self.size % total:
+            raise self._uneven(total, "num_key_value_heads", f"{_divisors(total)}, or a multiple of {total}")
+        head = self.rank // (self.size // total)
+        return 1, slice(head, head + 1)
+
+    def padded_vocab(self, vocab_size: int, multiple: int = 64) -> int:
+        """The vocabulary rounded up so that every rank holds the same number of rows.
+
+        As SGLang pads it: to `multiple`, and where that does not divide by size, to `multiple` rows on every rank. The
+        logits that SGLang gathers from the ranks must have the widths it expects.
+        """
+        padded = _round_up(vocab_size, multiple)
+        return padded if padded % self.size == 0 else _round_up(vocab_size, multiple * self.size)
+
+    def _uneven(self, total: int, what: str, allowed: str) -> ShardError:
+        return ShardError(
+            f"{what} = {total} cannot be divided over {self.size} tensor-parallel ranks; "
+            f"start with a tensor-parallel size of {allowed}"
+        )
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
+
+
+def _divisors(total: int) -> str:
+    return ", ".join(str(size) for size in range(1, total + 1) if total % size == 0)

@@ -1,0 +1,88 @@
+"""The part of each tensor that a tensor-parallel rank holds."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sglang.srt.distributed_ms.shard import Shard, ShardError
+
+
+def every_rank(size):
+    return [Shard(rank, size) for rank in range(size)]
+
+
+def elements(total, part):
+    return list(range(total))[part]
+
+
+@given(part=st.integers(1, 50), size=st.integers(1, 16))
+def test_the_slices_of_all_ranks_are_equal_and_cover_the_dimension_in_order(part, size):
+    total = part * size
+    slices = [elements(total, shard.slice(total, "rows")) for shard in every_rank(size)]
+    assert sum(slices, []) == list(range(total))
+    assert {len(held) for held in slices} == {part}
+    assert Shard(0, size).part(total, "rows") == part
+
+
+@pytest.mark.parametrize("method", ["part", "slice"])
+def test_an_uneven_division_names_the_subject_both_values_and_the_allowed_sizes(method):
+    with pytest.raises(ShardError) as error:
+        getattr(Shard(1, 4), method)(14, "num_attention_heads")
+    assert "num_attention_heads = 14 cannot be divided over 4 tensor-parallel ranks" in str(error.value)
+    assert str(error.value).endswith("tensor-parallel size of 1, 2, 7, 14")
+
+
+@given(local=st.integers(1, 8), size=st.integers(1, 8))
+def test_key_value_heads_are_divided_when_there_are_enough(local, size):
+    total = local * size
+    held = [shard.kv_heads(total) for shard in every_rank(size)]
+    assert {count for count, _ in held} == {local}
+    assert sum((elements(total, heads) for _, heads in held), []) == list(range(total))
+
+
+@given(total=st.integers(1, 8), copies=st.integers(1, 8))
+def test_a_replicated_key_value_head_is_held_by_the_ranks_that_hold_its_query_heads(total, copies):
+    size = total * copies
+    for shard in every_rank(size):
+        query_heads = elements(size * 3, shard.slice(size * 3, "num_attention_heads"))
+        count, heads = shard.kv_heads(total)
+        assert count == 1
+        assert {head // (3 * copies) for head in query_heads} == set(elements(total, heads))
+
+
+@pytest.mark.parametrize("total, size", [(4, 3), (4, 6), (3, 2)])
+def test_key_value_heads_that_neither_divide_nor_replicate_are_refused(total, size):
+    with pytest.raises(ShardError, match=f"num_key_value_heads = {total} .* {size} tensor-parallel ranks"):
+        Shard(0, size).kv_heads(total)
+
+
+def test_the_refusal_of_key_value_heads_offers_replication():
+    with pytest.raises(ShardError, match="1, 2, 4, or a multiple of 4$"):
+        Shard(0, 6).kv_heads(4)
+
+
+@given(vocab_size=st.integers(1, 5000), size=st.integers(1, 12), multiple=st.sampled_from([1, 16, 64]))
+def test_every_rank_holds_the_same_rows_of_the_padded_vocabulary(vocab_size, size, multiple):
+    padded = Shard(0, size).padded_vocab(vocab_size, multiple)
+    assert padded >= vocab_size
+    assert padded % size == 0
+    assert padded % multiple == 0
+    assert padded - vocab_size < multiple * size
+
+
+@pytest.mark.parametrize(
+    "vocab_size, size, padded",
+    [(151936, 1, 151936), (1000, 1, 1024), (1000, 2, 1024), (1000, 3, 1152), (64, 128, 8192), (50257, 6, 50304)],
+)
+def test_the_vocabulary_is_padded_to_64_rows_and_to_64_rows_a_rank_where_those_do_not_divide(vocab_size, size, padded):
+    assert Shard(0, size).padded_vocab(vocab_size) == padded
+
+
+@pytest.mark.parametrize("rank, size", [(-1, 2), (2, 2), (0, 0)])
+def test_a_rank_outside_its_group_is_refused(rank, size):
+    with pytest.raises(ShardError, match=f"rank {rank} of {size}"):
+        Shard(rank, size)
+
+
+def test_the_default_shard_is_the_whole_model():
+    assert Shard().slice(7, "rows") == slice(0, 7)
+    assert Shard().kv_heads(3) == (3, slice(0, 3))
