@@ -1,0 +1,41 @@
+"""Which slice of which checkpoint tensor fills which rows of a parameter. Layers state it, the loader obeys it."""
+
+import math
+from typing import NamedTuple
+
+import mindspore as ms
+import numpy as np
+
+_ALIGNMENT = 64  # bytes: a cache line, and what the widest vector loads of native operators want
+
+
+class Piece(NamedTuple):
+    source: str  # checkpoint tensor name, relative to the parameter's cell; each leading "../" steps out of one cell
+    read: tuple  # slices of the checkpoint tensor that this rank needs, one a dimension
+    rows: slice = slice(None)  # rows (first axis) of the parameter that they fill
+    # Shape of the whole checkpoint tensor. A tensor that is too long has the part `read` as well, and loads without
+    # complaint unless this is given: give it wherever `read` is not everything.
+    whole: tuple | None = None
+
+
+def parameter(shape: tuple, dtype: ms.Type, *pieces: Piece) -> ms.Parameter:
+    """A parameter of zeros that the loader fills from `pieces`; rows that no piece covers stay zero.
+
+    The result has `pieces`, and `host`: its own storage as a writable numpy array, of int16 where dtype is bfloat16,
+    which numpy lacks.
+    """
+    host = _zeros(shape, np.int16 if dtype == ms.bfloat16 else ms.dtype_to_nptype(dtype))
+    # MindSpore 2.10: Parameter(tensor) copies the tensor, assign_value adopts it (test_pieces.py).
+    param = ms.Parameter(ms.Tensor(np.zeros([1] * len(shape)), dtype), requires_grad=False)
+    param.assign_value(ms.Tensor.from_numpy(host).view(dtype))
+    param.param_info.parameter_shape = list(shape)
+    param.host, param.pieces = host, pieces
+    return param
+
+
+def _zeros(shape: tuple, dtype: np.dtype) -> np.ndarray:
+    # The system hands out zero pages only when they are touched, so nothing is written twice.
+    size = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.zeros(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)
