@@ -1,0 +1,22 @@
+"""The blocks models are made of: they hold parameters and call operators.
+
+This room imports layers_ms.ops, model_loader_ms.pieces and distributed_ms.
+"""
+
+from sglang.srt.layers_ms.attention import Attention
+from sglang.srt.layers_ms.embedding import LMHead, VocabEmbedding
+from sglang.srt.layers_ms.linear import ColumnLinear, QKVLinear, RowLinear, merged_linear
+from sglang.srt.layers_ms.mlp import GatedMLP
+from sglang.srt.layers_ms.norm import RMSNorm
+
+__all__ = [
+    "Attention",
+    "ColumnLinear",
+    "GatedMLP",
+    "LMHead",
+    "QKVLinear",
+    "RMSNorm",
+    "RowLinear",
+    "VocabEmbedding",
+    "merged_linear",
+]

@@ -1,0 +1,40 @@
+"""Grouped-query attention over the paged cache."""
+
+from mindspore import nn
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.linear import QKVLinear, RowLinear
+from sglang.srt.layers_ms.norm import RMSNorm
+from sglang.srt.layers_ms.rotary import rotary_tables
+
+
+class Attention(nn.Cell):
+    """Causal attention of one layer: projection, optional query/key norm, rotary, cache write, attention, projection.
+
+    qk_norm: None, or "head": each head of q and k is normalised, with one weight for all heads, before it is rotated.
+    """
+
+    def __init__(self, config, layer_id, *, qkv_bias=False, out_bias=False, qk_norm=None):
+        super().__init__()
+        self.layer_id, self.head_dim, self.scale = layer_id, config.head_dim, config.head_dim**-0.5
+        shard, dtype = config.shard, config.dtype
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.qkv_proj = QKVLinear(config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype)
+        self.o_proj = RowLinear(
+            heads * config.head_dim, config.hidden_size, out_bias, shard, dtype, "num_attention_heads * head_dim"
+        )
+        self.num_kv_heads = self.qkv_proj.num_kv_heads
+        self.cos, self.sin = rotary_tables(config.rope, config.max_positions)
+        self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
+        self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
+
+    def construct(self, x, step):
+        q, k, v = self.qkv_proj(x)
+        if self.q_norm is not None:
+            q, k = self.q_norm.plain(q), self.k_norm.plain(k)
+        q, k = ops.rotary(q, k, step["positions"], self.cos, self.sin, self.head_dim)
+        k_cache, v_cache = ops.write_kv(
+            k, v, step["k_caches"][self.layer_id], step["v_caches"][self.layer_id], step["slots"]
+        )
+        found = ops.paged_attention(q, k_cache, v_cache, step, self.num_kv_heads, self.head_dim, self.scale)
+        return self.o_proj(found)

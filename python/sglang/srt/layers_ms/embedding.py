@@ -1,0 +1,37 @@
+"""The vocabulary's two tables: embedding of ids, and the head that scores them."""
+
+from mindspore import Type, nn
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_loader_ms.pieces import Piece, parameter
+
+ALL = slice(None)
+
+
+class VocabTable(nn.Cell):
+    """This rank's rows of a [vocab_size, hidden_size] matrix, padded with zeros so that all ranks hold as many."""
+
+    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type):
+        super().__init__()
+        rows = shard.padded_vocab(vocab_size) // shard.size
+        self.first = rows * shard.rank
+        read = slice(min(self.first, vocab_size), min(self.first + rows, vocab_size))
+        piece = Piece("weight", (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))
+        self.weight = parameter((rows, hidden_size), dtype, piece)
+
+
+class VocabEmbedding(VocabTable):
+    """ids [T] -> rows [T, hidden_size]."""
+
+    def __init__(self, vocab_size, hidden_size, shard, dtype):
+        super().__init__(vocab_size, hidden_size, shard, dtype)
+        self.group = shard.group if shard.size > 1 else None
+
+    def construct(self, ids):
+        rows = ops.embedding(ids, self.weight, self.first)
+        return rows if self.group is None else ops.all_reduce(rows, self.group)
+
+
+class LMHead(VocabTable):
+    """Holds the head's weight; SGLang's LogitsProcessor multiplies by it."""

@@ -1,0 +1,74 @@
+"""The linear family. With tensor parallelism only which slices a rank reads changes, and who adds up the results."""
+
+from mindspore import Type, nn
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_loader_ms.pieces import Piece, parameter
+
+ALL = slice(None)
+
+
+def _length(rows: slice) -> int:
+    return rows.stop - rows.start
+
+
+class ColumnLinear(nn.Cell):
+    """Several checkpoint matrices stacked by their output rows.
+
+    `parts` gives each one's name, its rows in the checkpoint, and those of them that this rank computes.
+    """
+
+    def __init__(self, in_features: int, parts: list[tuple[str, int, slice]], bias: bool, dtype: Type):
+        super().__init__()
+        weights, biases, start = [], [], 0
+        for name, whole, rows in parts:
+            into = slice(start, start + _length(rows))
+            weights.append(Piece(f"../{name}.weight", (rows, ALL), into, (whole, in_features)))
+            biases.append(Piece(f"../{name}.bias", (rows,), into, (whole,)))
+            start = into.stop
+        self.weight = parameter((start, in_features), dtype, *weights)
+        self.bias = parameter((start,), dtype, *biases) if bias else None
+
+    def construct(self, x):
+        return ops.linear(x, self.weight, self.bias)
+
+
+def merged_linear(in_features: int, names: list[str], rows: int, bias: bool, shard: Shard, dtype: Type) -> ColumnLinear:
+    """Matrices of `rows` output rows each, of which this rank computes its share."""
+    return ColumnLinear(in_features, [(name, rows, shard.slice(rows, name)) for name in names], bias, dtype)
+
+
+class QKVLinear(ColumnLinear):
+    """Query, key and value projection in one product; key/value heads are replicated where ranks outnumber them."""
+
+    def __init__(self, hidden_size, num_heads, num_kv_heads, head_dim, bias, shard: Shard, dtype):
+        heads = shard.slice(num_heads, "num_attention_heads")
+        local_kv_heads, kv_heads = shard.kv_heads(num_kv_heads)
+        query = slice(heads.start * head_dim, heads.stop * head_dim)
+        key = slice(kv_heads.start * head_dim, kv_heads.stop * head_dim)
+        q_rows, kv_rows = num_heads * head_dim, num_kv_heads * head_dim
+        parts = [("q_proj", q_rows, query), ("k_proj", kv_rows, key), ("v_proj", kv_rows, key)]
+        super().__init__(hidden_size, parts, bias, dtype)
+        self.num_kv_heads = local_kv_heads
+        self.sizes = (_length(query), _length(key), _length(key))
+
+    def construct(self, x):
+        """x [T, hidden_size] -> this rank's q [T, H * D], k and v [T, K * D]."""
+        return ops.split(ops.linear(x, self.weight, self.bias), self.sizes)
+
+
+class RowLinear(nn.Cell):
+    """Matrix split by its input columns; the ranks' results are added up, and the bias is in one of them."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool, shard: Shard, dtype: Type, what: str):
+        super().__init__()
+        columns, whole = shard.slice(in_features, what), (out_features, in_features)
+        self.weight = parameter((out_features, _length(columns)), dtype, Piece("weight", (ALL, columns), whole=whole))
+        bias_pieces = [Piece("bias", (ALL,))] if shard.rank == 0 else []
+        self.bias = parameter((out_features,), dtype, *bias_pieces) if bias else None
+        self.group = shard.group if shard.size > 1 else None
+
+    def construct(self, x):
+        y = ops.linear(x, self.weight, self.bias)
+        return y if self.group is None else ops.all_reduce(y, self.group)

@@ -1,0 +1,138 @@
+"""Reference table: every operator in stock MindSpore calls, written to be obviously right. The oracle of all others.
+
+Weights and activations are float32: MindSpore 2.10 has no bfloat16 arithmetic on a CPU, and slow float16.
+"""
+
+import math
+
+import numpy as np
+from mindspore import Parameter, Tensor, mint, ops
+from mindspore import dtype as mstype
+
+from . import bfloat16
+
+
+def embedding(ids, weight, first):
+    rows = ops.gather(weight, ops.clip_by_value(ids - first, 0, weight.shape[0] - 1), 0)
+    held = mint.logical_and(ids >= first, ids < first + weight.shape[0])
+    return mint.where(mint.unsqueeze(held, 1), rows, mint.zeros_like(rows))
+
+
+def linear(x, weight, bias):
+    # transpose_b: MindSpore 2.10 copies a transposed matrix, at every call, if it is given one.
+    y = ops.MatMul(transpose_b=True)(x, weight)
+    return y if bias is None else y + bias
+
+
+def split(x, sizes):
+    return mint.split(x, sizes, -1)
+
+
+def rms_norm(x, weight, eps):
+    groups = x.reshape(-1, weight.shape[0])
+    return (groups * mint.rsqrt(mint.mean(groups * groups, -1, True) + eps) * weight).reshape(x.shape)
+
+
+def add_rms_norm(x, residual, weight, eps):
+    total = x + residual
+    return rms_norm(total, weight, eps), total
+
+
+def silu_and_mul(gate_up):
+    gate, up = mint.chunk(gate_up, 2, -1)
+    return mint.nn.functional.silu(gate) * up
+
+
+def gelu_and_mul(gate_up):
+    gate, up = mint.chunk(gate_up, 2, -1)
+    return gate * 0.5 * (1.0 + ops.erf(gate * math.sqrt(0.5))) * up
+
+
+def gelu_tanh_and_mul(gate_up):
+    gate, up = mint.chunk(gate_up, 2, -1)
+    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate * gate * gate)
+    return gate * 0.5 * (1.0 + mint.tanh(inner)) * up
+
+
+def _rotate(x, cos, sin, head_dim):
+    heads, half = x.reshape(x.shape[0], -1, head_dim), cos.shape[-1]
+    left, right, passed = mint.split(heads, (half, half, head_dim - 2 * half), -1)
+    turned = (left * cos - right * sin, right * cos + left * sin, passed)
+    return mint.cat(turned if head_dim > 2 * half else turned[:2], -1).reshape(x.shape)
+
+
+def rotary(q, k, positions, cos, sin, head_dim):
+    cos = mint.unsqueeze(ops.gather(cos, positions, 0), 1)
+    sin = mint.unsqueeze(ops.gather(sin, positions, 0), 1)
+    return _rotate(q, cos, sin, head_dim), _rotate(k, cos, sin, head_dim)
+
+
+def _stored(rows, cache):
+    """Rows in the form in which the cache holds them: int16 stands for the bits of a bfloat16."""
+    return bfloat16.to_bits(rows) if cache.dtype == mstype.int16 else rows.astype(cache.dtype)
+
+
+def write_kv(k, v, k_cache, v_cache, slots):
+    return (
+        ops.scatter_update(k_cache, slots, _stored(k, k_cache)),
+        ops.scatter_update(v_cache, slots, _stored(v, v_cache)),
+    )
+
+
+def _context(cache, slots, kv_heads, head_dim):
+    """-> the cached rows at slots [B, places], float32 [B, K, places, D]."""
+    rows = ops.gather(cache, slots, 0)
+    rows = bfloat16.from_bits(rows) if cache.dtype == mstype.int16 else rows.astype(mstype.float32)
+    return rows.reshape(rows.shape[0], rows.shape[1], kv_heads, head_dim).permute(0, 2, 1, 3)
+
+
+def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
+    query_rows, query_positions, packed_rows, context_slots, places = step["plan"]
+    keys = _context(k_cache, context_slots, kv_heads, head_dim)
+    values = _context(v_cache, context_slots, kv_heads, head_dim)
+    query = ops.gather(q, query_rows, 0)  # [B, most queries, H * D]
+    requests, longest = query_rows.shape
+    heads = q.shape[-1] // head_dim
+    query = query.reshape(requests, longest, kv_heads, heads // kv_heads, head_dim).permute(0, 2, 3, 1, 4)
+    query = query.reshape(requests, kv_heads, -1, head_dim)  # the heads of a group share their key head
+    scores = mint.matmul(query, keys.permute(0, 1, 3, 2)) * scale
+    scores = scores.reshape(requests, heads, longest, -1)
+    seen = places.reshape(1, 1, 1, -1) <= query_positions.reshape(requests, 1, longest, 1)
+    weights = mint.softmax(mint.where(seen, scores, -math.inf), -1)
+    found = mint.matmul(weights.reshape(requests, kv_heads, -1, weights.shape[-1]), values)
+    found = found.reshape(requests, heads, longest, head_dim).permute(0, 2, 1, 3).reshape(-1, heads * head_dim)
+    return ops.gather(found, packed_rows, 0)
+
+
+def all_reduce(x, group):
+    return ops.AllReduce(group=group)(x)
+
+
+def compute_dtype(dtype):
+    return "float32"
+
+
+def cache_view(cache, name):
+    flat = cache.view(cache.shape[0], -1)
+    if flat.dtype == mstype.bfloat16:
+        flat = flat.view(mstype.int16)
+    parameter = Parameter(Tensor(np.zeros(1, np.float32)), name=name, requires_grad=False)
+    # Parameter(tensor) copies; only a Parameter can be written in a graph, and only assign_value shares memory.
+    parameter.assign_value(flat)
+    return parameter
+
+
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
+    """The packed rows as padded squares, since MindSpore 2.10 has no arange of a dynamic length in a graph.
+
+    Packed row and position of each request's n-th query [B, most queries] each; place of each packed row in that
+    square [T]; slot of each place of each request's context [B, places]; the places themselves [places].
+    """
+    starts = np.cumsum(query_lens) - query_lens
+    longest = int(query_lens.max())
+    offsets = np.arange(longest)[None, :]
+    rows = starts[:, None] + np.minimum(offsets, query_lens[:, None] - 1)
+    places = np.arange(block_tables.shape[1] * page_size)
+    slots = block_tables[:, places // page_size] * page_size + places % page_size
+    packed = request_ids * longest + np.arange(len(positions)) - starts[request_ids]
+    return tuple(array.astype(np.int32) for array in (rows, positions[rows], packed, slots, places))

@@ -1,0 +1,110 @@
+"""Rotary position embedding: which angle each dimension turns by at each position, for every published scaling.
+
+Frequencies are those of transformers' modeling_rope_utils.py; the tables are float32 and shared by all layers.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor
+
+
+@dataclass(frozen=True)
+class Rope:
+    """One rotary embedding, under the names of Hugging Face's rope_parameters."""
+
+    rope_type: str
+    rope_theta: float
+    rotary_dim: int  # leading dimensions of each head that are rotated; even
+    max_position_embeddings: int  # of config.json
+    factor: float = 1.0
+    original_max_position_embeddings: int = 0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float | None = None
+    mscale: float | None = None
+    mscale_all_dim: float | None = None
+
+
+def _exponents(rope):
+    return np.arange(0, rope.rotary_dim, 2, dtype=np.float64) / rope.rotary_dim
+
+
+def _default(rope):
+    return rope.rope_theta ** -_exponents(rope), 1.0
+
+
+def _linear(rope):
+    """Chen et al., 2023 (position interpolation)."""
+    return _default(rope)[0] / rope.factor, 1.0
+
+
+def _dynamic(rope):
+    """NTK-aware base for the longest context, factor * max_position_embeddings.
+
+    SGLang's reading: one base for all lengths, so that cached keys stay valid as a request grows. transformers changes
+    the base with the length of the batch; the two agree at the longest context.
+    """
+    stretch = rope.factor * rope.factor - (rope.factor - 1)
+    theta = rope.rope_theta * stretch ** (rope.rotary_dim / (rope.rotary_dim - 2))
+    return theta ** -_exponents(rope), 1.0
+
+
+def _llama3(rope):
+    """Long wavelengths are divided by factor, short ones kept, those between blended. Llama 3.1."""
+    frequencies = _default(rope)[0]
+    turns = rope.original_max_position_embeddings * frequencies / (2 * math.pi)
+    kept = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    kept = np.clip(kept, 0.0, 1.0)
+    return frequencies * (kept + (1 - kept) / rope.factor), 1.0
+
+
+def _yarn_mscale(factor, mscale=1.0):
+    return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
+
+
+def _yarn_attention_factor(rope):
+    if rope.attention_factor is not None:
+        return rope.attention_factor
+    if rope.mscale and rope.mscale_all_dim:
+        return _yarn_mscale(rope.factor, rope.mscale) / _yarn_mscale(rope.factor, rope.mscale_all_dim)
+    return _yarn_mscale(rope.factor)
+
+
+def _yarn(rope):
+    """Peng et al., 2023: dimensions that turn often are kept, those that turn seldom interpolated."""
+    frequencies = _default(rope)[0]
+
+    def dimension(turns):  # the dimension that turns so often over the original length
+        length = rope.original_max_position_embeddings / (turns * 2 * math.pi)
+        return rope.rotary_dim * math.log(length) / (2 * math.log(rope.rope_theta))
+
+    low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
+    if rope.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, rope.rotary_dim - 1)
+    span = high - low if high != low else 0.001
+    interpolated = np.clip((np.arange(rope.rotary_dim // 2) - low) / span, 0.0, 1.0)
+    mixed = frequencies * (1 - interpolated) + frequencies / rope.factor * interpolated
+    return mixed, _yarn_attention_factor(rope)
+
+
+FREQUENCIES = {"default": _default, "linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
+
+
+def inverse_frequencies(rope: Rope) -> tuple[np.ndarray, float]:
+    """-> (radians a position for each of the rotary_dim / 2 pairs, float64; factor on cos and sin)."""
+    return FREQUENCIES[rope.rope_type](rope)
+
+
+@functools.lru_cache(maxsize=8)
+def rotary_tables(rope: Rope, max_positions: int) -> tuple[Tensor, Tensor]:
+    """cos and sin, float32 [max_positions, rotary_dim / 2] each; the same tensors for the same arguments."""
+    frequencies, attention_factor = inverse_frequencies(rope)
+    angles = np.outer(np.arange(max_positions), frequencies)
+    return tuple(Tensor((turn(angles) * attention_factor).astype(np.float32)) for turn in (np.cos, np.sin))

@@ -1,0 +1,179 @@
+"""Strict reading of Hugging Face configs: every value is read, required, or ignored for a reason. Nothing is dropped."""
+
+import logging
+from dataclasses import dataclass, field
+
+import mindspore as ms
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms.mlp import ACTIVATIONS
+from sglang.srt.layers_ms.rotary import FREQUENCIES, Rope
+
+logger = logging.getLogger(__name__)
+
+# Keys that change nothing here: key -> why.
+IGNORED = {
+    "architectures": "chose the class that reads this",
+    "model_type": "the architecture decides",
+    "transformers_version": "provenance",
+    "_name_or_path": "provenance",
+    "dtype": "--dtype decides, and SGLang reads this for its default",
+    "torch_dtype": "older name of dtype",
+    "initializer_range": "training",
+    "attention_dropout": "training",
+    "use_cache": "the cache is SGLang's",
+    "output_attentions": "not served",
+    "output_hidden_states": "not served",
+    "return_dict": "Python interface of transformers",
+    "problem_type": "training",
+    "chunk_size_feed_forward": "gives the same values",
+    "pretraining_tp": "gives the same values",
+    "bos_token_id": "the tokenizer and SGLang read it",
+    "eos_token_id": "the tokenizer and SGLang read it",
+    "pad_token_id": "the tokenizer and SGLang read it",
+    "id2label": "names of classes",
+    "label2id": "names of classes",
+    "auto_map": "code of the checkpoint is not run",
+    "keys_to_ignore_at_inference": "Python interface of transformers",
+    "max_window_layers": "read where a sliding window is used, which is refused",
+    "sliding_window": "refused where it is used",
+    "layer_types": "checked in require_full_attention",
+    "num_labels": "classification heads",
+    "torchscript": "Python interface of transformers",
+    "is_encoder_decoder": "the architecture decides",
+    "_attn_implementation": "Python interface of transformers",
+    "_attn_implementation_autoset": "Python interface of transformers",
+    "unsloth_fixed": "provenance",
+    "unsloth_version": "provenance",
+}
+ROPE_KEYS = {
+    "factor",
+    "original_max_position_embeddings",
+    "low_freq_factor",
+    "high_freq_factor",
+    "beta_fast",
+    "beta_slow",
+    "truncate",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+}
+
+
+class UnsupportedConfig(Exception):
+    """The checkpoint asks for something that this backend does not compute."""
+
+
+class ConfigReader:
+    """Reads config.json's values by name and remembers which were read."""
+
+    def __init__(self, hf: dict):
+        self.hf = hf
+        self.arch = (hf.get("architectures") or ["unknown architecture"])[0]
+        self.read = set()
+
+    def get(self, key, default=...):
+        """The value of key; where it is absent or null, the default, or UnsupportedConfig if there is none."""
+        self.read.add(key)
+        value = self.hf.get(key)
+        if value is None and default is ...:
+            raise UnsupportedConfig(f"{self.arch}: config.json has no {key!r}, which this architecture needs")
+        return default if value is None else value
+
+    def require(self, key, *allowed):
+        """The value of key, refused if it is none of `allowed`; an absent key counts as the first."""
+        value = self.get(key, allowed[0])
+        if value not in allowed:
+            raise UnsupportedConfig(f"{self.arch}: {key} = {value!r} is not supported, only {list(allowed)}")
+        return value
+
+    def require_full_attention(self):
+        """Refuse configs whose attention slides a window over the context."""
+        self.require("use_sliding_window", False)
+        kinds = set(self.get("layer_types", ["full_attention"]))
+        if kinds != {"full_attention"}:
+            raise UnsupportedConfig(f"{self.arch}: layer_types has {sorted(kinds)}, only 'full_attention' is supported")
+
+    def unknown(self) -> list[str]:
+        """Keys that nobody read and that are not known to change nothing."""
+        return sorted(set(self.hf) - self.read - set(IGNORED))
+
+    def rope(self, head_dim: int) -> Rope:
+        """The rotary embedding, from transformers 5's rope_parameters or the older rope_theta and rope_scaling."""
+        found = self.get("rope_parameters", None) or self.get("rope_scaling", None) or {}
+        kind = found.get("rope_type") or found.get("type") or "default"
+        if kind not in FREQUENCIES:
+            raise UnsupportedConfig(f"{self.arch}: rope_type = {kind!r} is not supported, only {sorted(FREQUENCIES)}")
+        theta = found.get("rope_theta") or self.get("rope_theta", 10000.0)
+        partial = found.get("partial_rotary_factor") or self.get("partial_rotary_factor", 1.0)
+        longest = self.get("max_position_embeddings")
+        strange = set(found) - ROPE_KEYS - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+        if strange:
+            raise UnsupportedConfig(f"{self.arch}: rope_parameters has {sorted(strange)}, which {kind!r} does not use")
+        given = {key: found[key] for key in ROPE_KEYS if found.get(key) is not None}
+        given.setdefault("original_max_position_embeddings", self.get("original_max_position_embeddings", longest))
+        if kind != "default" and "factor" not in given:
+            given["factor"] = longest / given["original_max_position_embeddings"]
+        return Rope(kind, float(theta), int(head_dim * partial), longest, **given)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """What the server, not the checkpoint, decides about a model."""
+
+    dtype: ms.Type = ms.float32  # of weights and activations
+    max_positions: int = 0  # longest context served, in tokens; 0: as long as config.json says
+    shard: Shard = field(default_factory=Shard)
+
+
+@dataclass(frozen=True)
+class DecoderConfig:
+    """The values that every decoder needs, under Hugging Face's names, and the runtime's."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    hidden_act: str
+    rms_norm_eps: float
+    rope: Rope
+    tie_word_embeddings: bool
+    attention_bias: bool
+    mlp_bias: bool
+    dtype: ms.Type
+    max_positions: int
+    shard: Shard
+
+    @classmethod
+    def read(cls, hf: ConfigReader, runtime: Runtime, **special):
+        """Read what all decoders share; `special` are the fields that an architecture reads in its own way.
+
+        Raises UnsupportedConfig, naming key and value, for what is missing or not supported.
+        """
+        heads, hidden = hf.get("num_attention_heads"), hf.get("hidden_size")
+        head_dim = hf.get("head_dim", hidden // heads)
+        shared = dict(
+            vocab_size=hf.get("vocab_size"),
+            hidden_size=hidden,
+            intermediate_size=hf.get("intermediate_size"),
+            num_hidden_layers=hf.get("num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=hf.get("num_key_value_heads", heads),
+            head_dim=head_dim,
+            hidden_act=hf.require("hidden_act", *ACTIVATIONS),
+            rms_norm_eps=hf.get("rms_norm_eps"),
+            rope=hf.rope(head_dim),
+            tie_word_embeddings=hf.get("tie_word_embeddings", False),
+            attention_bias=False,
+            mlp_bias=False,
+            dtype=runtime.dtype,
+            max_positions=runtime.max_positions or hf.get("max_position_embeddings"),
+            shard=runtime.shard,
+        )
+        config = cls(**{**shared, **special})
+        if hf.unknown():
+            logger.warning("%s: config.json has keys that are not understood and have no effect: %s", hf.arch, hf.unknown())
+        return config

@@ -1,0 +1,67 @@
+"""The frame that decoder-only models share: embedding, a column of layers, the last norm, the head."""
+
+from mindspore import nn
+
+from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding
+from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, Runtime
+
+
+class PreNormLayer(nn.Cell):
+    """x -> x + attention(norm(x)) -> + mlp(norm(x)), with the additions fused into the norms."""
+
+    def __init__(self, config, attention, mlp):
+        super().__init__()
+        self.self_attn, self.mlp = attention, mlp
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
+
+    def construct(self, x, residual, step):
+        x, residual = self.input_layernorm(x, residual)
+        x = self.self_attn(x, step)
+        x, residual = self.post_attention_layernorm(x, residual)
+        return self.mlp(x), residual
+
+
+class Decoder(nn.Cell):
+    """Embedding, layers and last norm; attribute names are Hugging Face's."""
+
+    def __init__(self, config, layer_class):
+        super().__init__()
+        self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size, config.shard, config.dtype)
+        self.layers = nn.CellList([layer_class(config, layer_id) for layer_id in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
+
+    def construct(self, step):
+        x, residual = self.embed_tokens(step["input_ids"]), None
+        for layer in self.layers:
+            x, residual = layer(x, residual, step)
+        return self.norm(x, residual)[0]
+
+
+class CausalLM(nn.Cell):
+    """A decoder and its head. Subclasses name their config and their layer; that is all most models are."""
+
+    config_class = DecoderConfig
+    layer_class = None
+    # Tensors that published checkpoints carry and no model computes with: patterns of their names.
+    ignored_tensors = (r"rotary_emb\.inv_freq$",)
+
+    def __init__(self, hf_config: dict, runtime: Runtime):
+        """Build the model of a Hugging Face config, parameters still zero; UnsupportedConfig if it cannot be."""
+        super().__init__()
+        config = self.config_class.read(ConfigReader(hf_config), runtime)
+        self.config = config
+        self.model = Decoder(config, self.layer_class)
+        self.lm_head = None
+        if not config.tie_word_embeddings:
+            self.lm_head = LMHead(config.vocab_size, config.hidden_size, config.shard, config.dtype)
+        else:
+            self.ignored_tensors = (*self.ignored_tensors, r"^lm_head\.weight$")
+
+    def head(self):
+        """The [vocab_size (padded), hidden_size] parameter that scores hidden states; the embedding where tied."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def construct(self, step):
+        """step (the fields of StepInputs by name, and the caches) -> hidden states [T, hidden_size]."""
+        return self.model(step)

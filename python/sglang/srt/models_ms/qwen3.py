@@ -1,0 +1,27 @@
+"""Qwen3: pre-norm decoder whose attention normalises each query and key head before rotating it.
+
+Reference: transformers/models/qwen3/modeling_qwen3.py.
+"""
+
+from sglang.srt.layers_ms import Attention, GatedMLP
+from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
+
+
+class Qwen3Config(DecoderConfig):
+    @classmethod
+    def read(cls, hf, runtime, **special):
+        hf.require_full_attention()
+        return super().read(hf, runtime, attention_bias=hf.get("attention_bias", False), **special)
+
+
+class Qwen3Layer(PreNormLayer):
+    def __init__(self, config, layer_id):
+        bias = config.attention_bias
+        attention = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm="head")
+        super().__init__(config, attention, GatedMLP(config))
+
+
+class Qwen3ForCausalLM(CausalLM):
+    config_class = Qwen3Config
+    layer_class = Qwen3Layer
