@@ -13,6 +13,7 @@ class Shard:
 
     rank: int = 0
     size: int = 1
+    group: str = ""  # communication group in which the ranks add up their partial results
 
     def __post_init__(self):
         if not 0 <= self.rank < self.size:
