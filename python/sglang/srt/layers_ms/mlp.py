@@ -1,7 +1,6 @@
 """Gated feed-forward blocks."""
 
 from mindspore import nn
-
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import RowLinear, merged_linear
 

@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, field
 
 import mindspore as ms
-
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms.mlp import ACTIVATIONS
 from sglang.srt.layers_ms.rotary import FREQUENCIES, Rope
@@ -175,5 +174,7 @@ class DecoderConfig:
         )
         config = cls(**{**shared, **special})
         if hf.unknown():
-            logger.warning("%s: config.json has keys that are not understood and have no effect: %s", hf.arch, hf.unknown())
+            logger.warning(
+                "%s: config.json has keys that are not understood and have no effect: %s", hf.arch, hf.unknown()
+            )
         return config

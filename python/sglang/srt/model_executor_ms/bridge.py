@@ -1,0 +1,40 @@
+"""Tensors across the border between torch and MindSpore, without a copy.
+
+Both sides see the same memory: a write on one is read on the other. Either side may be dropped first; DLPack keeps the
+memory alive until the last one goes. MindSpore must run its operators blocking (`device.start`), or its writes and
+torch's are not ordered.
+"""
+
+import mindspore as ms
+import numpy as np
+import torch
+from mindspore.utils.dlpack import from_dlpack, to_dlpack
+from torch.utils import dlpack
+
+
+class BridgeError(Exception):
+    """A tensor cannot cross without a copy."""
+
+
+def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
+    """A MindSpore tensor of the same memory, shape and dtype; BridgeError for a torch tensor that is not contiguous."""
+    if not tensor.is_contiguous():
+        raise BridgeError(
+            f"a torch tensor of shape {tuple(tensor.shape)} has strides {tensor.stride()}: call .contiguous() first"
+        )
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bool:  # DLPack in MindSpore 2.10 knows no bool
+        return ms.Tensor.from_numpy(tensor.numpy())
+    return from_dlpack(dlpack.to_dlpack(tensor))
+
+
+def to_torch(tensor: ms.Tensor) -> torch.Tensor:
+    """A torch tensor of the same memory, shape and dtype."""
+    if tensor.dtype == ms.bool_:
+        return torch.from_numpy(tensor.asnumpy())
+    return dlpack.from_dlpack(to_dlpack(tensor))
+
+
+def int32(array: np.ndarray) -> ms.Tensor:
+    """Host integers as an int32 MindSpore tensor; shares memory where the array is int32 and contiguous already."""
+    return ms.Tensor.from_numpy(np.ascontiguousarray(array, np.int32))

@@ -1,0 +1,26 @@
+"""SGLang's key/value pool as the graph sees it: the same memory, layer by layer."""
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms import bridge
+
+
+class KVCaches:
+    """Views of a pool's buffers, each [slots, K, D], made once."""
+
+    def __init__(self, pool, num_layers: int):
+        """pool: SGLang's MHATokenToKVPool, with buffers of float32, float16 or bfloat16."""
+        self.pool, self.num_layers = pool, num_layers
+        self._address = self._first_address()
+        self.k_caches = self._views(pool.get_key_buffer, "k_cache")
+        self.v_caches = self._views(pool.get_value_buffer, "v_cache")
+
+    def stale(self) -> bool:
+        """Whether the pool was released or resized since the views were made."""
+        return self._address != self._first_address()
+
+    def _first_address(self) -> int:
+        return self.pool.get_key_buffer(0).data_ptr()
+
+    def _views(self, buffer, name: str) -> tuple:
+        layers = range(self.num_layers)
+        return tuple(ops.cache_view(bridge.to_mindspore(buffer(layer)), f"{name}_{layer}") for layer in layers)

@@ -1,0 +1,22 @@
+"""SGLANG_MS_PROFILE=1: one line a forward pass, on standard output, whatever the log level."""
+
+import time
+from contextlib import contextmanager, nullcontext
+
+
+class ForwardProfile:
+    """Times forward passes where it is switched on; costs nothing where it is not."""
+
+    def __init__(self, enabled: bool):
+        self.enabled = enabled
+
+    def forward(self, kind: str, requests: int, tokens: int):
+        """Context of one pass; prints `mindspore forward: <kind>, <requests> requests, <tokens> tokens, <ms> ms`."""
+        return self._timed(kind, requests, tokens) if self.enabled else nullcontext()
+
+    @contextmanager
+    def _timed(self, kind, requests, tokens):
+        started = time.perf_counter()
+        yield
+        elapsed = (time.perf_counter() - started) * 1e3
+        print(f"mindspore forward: {kind}, {requests} requests, {tokens} tokens, {elapsed:.2f} ms", flush=True)

@@ -1,0 +1,64 @@
+"""StepInputs: all that one forward pass reads besides ids, weights and caches, prepared on the host."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from sglang.srt.layers_ms import ops
+
+
+@dataclass(frozen=True)
+class StepInputs:
+    """One step of T tokens from B requests, as int32 numpy arrays. Ids join them in the graph's call."""
+
+    positions: np.ndarray  # [T] place of each token in its request
+    request_ids: np.ndarray  # [T] row of block_tables that the token belongs to
+    slots: np.ndarray  # [T] cache slot that receives the token's key and value
+    query_lens: np.ndarray  # [B] tokens of each request in this step
+    seq_lens: np.ndarray  # [B] tokens of each request in the cache after this step
+    block_tables: np.ndarray  # [B, most blocks] cache pages of each request in order; 0, the spare page, after the last
+    plan: tuple  # what the operator table in use adds, see ops.plan
+
+    def arrays(self) -> tuple:
+        """The fields in the order in which a graph takes them; `plan` is a tuple."""
+        return (
+            self.positions,
+            self.request_ids,
+            self.slots,
+            self.query_lens,
+            self.seq_lens,
+            self.block_tables,
+            self.plan,
+        )
+
+
+FIELDS = ("positions", "request_ids", "slots", "query_lens", "seq_lens", "block_tables", "plan")
+
+
+def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int) -> StepInputs:
+    """Build the step from host arrays.
+
+    query_lens, seq_lens [B]; slots [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each request.
+    """
+    query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
+    request_ids = np.repeat(np.arange(len(query_lens), dtype=np.int32), query_lens)
+    ends = np.cumsum(query_lens, dtype=np.int32)
+    # A request's tokens of this step are its last ones.
+    positions = np.arange(ends[-1], dtype=np.int32) + np.repeat(seq_lens - ends, query_lens)
+    blocks = -(-seq_lens // page_size)
+    tables = np.asarray(token_table)[:, : int(blocks.max()) * page_size : page_size] // page_size
+    tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
+    plan = ops.plan(positions, request_ids, query_lens, seq_lens, tables, page_size)
+    return StepInputs(positions, request_ids, np.asarray(slots, np.int32), query_lens, seq_lens, tables, plan)
+
+
+def from_forward_batch(forward_batch, req_to_token, page_size: int) -> StepInputs:
+    """SGLang's ForwardBatch -> StepInputs, from its host mirrors (`*_cpu`): lengths are never read from a device."""
+    seq_lens = forward_batch.seq_lens_cpu.numpy()
+    if forward_batch.forward_mode.is_decode():
+        query_lens = np.ones(len(seq_lens), np.int32)
+    else:
+        query_lens = np.asarray(forward_batch.extend_seq_lens_cpu)
+    longest = int(seq_lens.max())
+    width = -(-longest // page_size) * page_size
+    table = req_to_token[forward_batch.req_pool_indices, :width].numpy()
+    return step_inputs(query_lens, seq_lens, forward_batch.out_cache_loc.numpy(), table, page_size)
