@@ -1,6 +1,7 @@
 """Grouped-query attention over the paged cache."""
 
 from mindspore import nn
+
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import QKVLinear, RowLinear
 from sglang.srt.layers_ms.norm import RMSNorm

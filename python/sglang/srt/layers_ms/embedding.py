@@ -1,6 +1,7 @@
 """The vocabulary's two tables: embedding of ids, and the head that scores them."""
 
 from mindspore import Type, nn
+
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_loader_ms.pieces import Piece, parameter

@@ -1,6 +1,7 @@
 """The linear family. With tensor parallelism only which slices a rank reads changes, and who adds up the results."""
 
 from mindspore import Type, nn
+
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_loader_ms.pieces import Piece, parameter

@@ -1,6 +1,7 @@
 """Gated feed-forward blocks."""
 
 from mindspore import nn
+
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import RowLinear, merged_linear
 

@@ -1,6 +1,7 @@
 """RMSNorm, alone or fused with the residual addition before it."""
 
 from mindspore import nn
+
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 

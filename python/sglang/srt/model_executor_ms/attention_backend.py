@@ -1,4 +1,4 @@
-"""SGLang's AttentionBackend for MindSpore: prepares each step's inputs on the host. The graph computes the attention."""
+"""SGLang's AttentionBackend for MindSpore: prepares each step's inputs on the host; the graph computes attention."""
 
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.model_executor_ms.step_inputs import from_forward_batch

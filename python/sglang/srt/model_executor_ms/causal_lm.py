@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import mindspore as ms
 import torch
+from tqdm import tqdm
+
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_context import get_attn_backend
@@ -19,7 +21,6 @@ from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.runtime_context import get_device, get_model
 from sglang.srt.utils.hf_transformers_utils import get_context_length
-from tqdm import tqdm
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 import logging
 
 import mindspore as ms
+
 from sglang.srt.layers_ms import ops
 
 logger = logging.getLogger(__name__)

@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mutable, nn
 from mindspore.graph.api import ms_compile_cache
+
 from sglang.srt.model_executor_ms import bridge
 from sglang.srt.model_executor_ms.step_inputs import StepInputs
 

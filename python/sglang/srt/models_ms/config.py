@@ -1,9 +1,10 @@
-"""Strict reading of Hugging Face configs: every value is read, required, or ignored for a reason. Nothing is dropped."""
+"""Strict reading of Hugging Face configs: every value is read, required, or ignored for a reason."""
 
 import logging
 from dataclasses import dataclass, field
 
 import mindspore as ms
+
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms.mlp import ACTIVATIONS
 from sglang.srt.layers_ms.rotary import FREQUENCIES, Rope

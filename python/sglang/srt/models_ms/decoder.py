@@ -1,6 +1,7 @@
 """The frame that decoder-only models share: embedding, a column of layers, the last norm, the head."""
 
 from mindspore import nn
+
 from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding
 from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, Runtime
 

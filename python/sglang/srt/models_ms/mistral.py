@@ -1,4 +1,7 @@
-"""Mistral without its sliding window: Llama's decoder, no biases. Reference: transformers/models/mistral/modeling_mistral.py."""
+"""Mistral without its sliding window: Llama's decoder, no biases.
+
+Reference: transformers/models/mistral/modeling_mistral.py.
+"""
 
 from sglang.srt.layers_ms import Attention, GatedMLP
 from sglang.srt.models_ms.config import DecoderConfig

@@ -1,4 +1,4 @@
-"""bfloat16 kept as int16 bits, in stock operators: MindSpore 2.10 can neither write nor gather bfloat16 rows on a CPU."""
+"""bfloat16 kept as int16 bits: on a CPU, stock MindSpore 2.10 can neither write nor gather bfloat16 rows."""
 
 import numpy as np
 from mindspore import Tensor, mint, ops
