@@ -1,0 +1,229 @@
+"""Lists the tensors of a checkpoint from its headers, and copies slices of them into host buffers.
+
+Files are mapped into memory, never read as a whole: a slice touches its own pages, and those are given back once it is
+copied.
+"""
+
+import ctypes
+import json
+import math
+import mmap
+import os
+import pickle
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sglang.srt.model_loader_ms.files import find
+
+_BLOCK = 8 << 20  # bytes copied at a time: bounds the pages of the files that are in memory
+_LONGEST_HEADER = 100 << 20  # bytes, the format's own limit
+_FLOATS = {"float64", "float32", "float16", "bfloat16"}
+_SAFETENSORS_DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Stored(NamedTuple):
+    """One tensor of a checkpoint file."""
+
+    shape: tuple
+    dtype: str  # torch's name for it, or the file's own where torch has none
+    data: torch.Tensor | None  # a view of the mapped file; None if torch has no such dtype
+
+
+class Checkpoint:
+    """The tensors of a folder of safetensors or torch files, all files mapped and none of them read.
+
+    tensors: name -> Stored. problems: a line for each damaged, missing or contradictory file. lost: names of tensors
+    that the problems already account for. index: tensor name -> file name, as the index says.
+    """
+
+    def __init__(self, folder: Path, load_format: str = "auto"):
+        paths, self.index = find(folder, load_format)
+        self.tensors, self.problems, self.lost = {}, [], set()
+        self._files = {}
+        for path in paths:
+            self._add(path)
+
+    def _add(self, path: Path) -> None:
+        read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+        try:
+            tensors, cut_off = read(path)
+        except FileNotFoundError:
+            self._damaged("missing file", path, "the download is not complete")
+        except OSError as error:
+            self._damaged("unreadable file", path, f"{error.strerror}")
+        except _Unreadable as error:
+            self._damaged("unreadable file", path, f"{error}")
+        else:
+            self._merge(path.name, tensors)
+            self.lost.update(cut_off)
+            if cut_off:
+                self.problems.append(f"truncated file: {path.name} ends before the end of {', '.join(cut_off)}")
+
+    def _damaged(self, kind: str, path: Path, reason: str) -> None:
+        names = [name for name, file in self.index.items() if file == path.name]
+        self.lost.update(names)
+        self.problems.append(f"{kind}: {path.name}: {reason}" + (f"; it holds {', '.join(names)}" if names else ""))
+
+    def _merge(self, file: str, tensors: dict) -> None:
+        for name, stored in tensors.items():
+            if self.index.get(name, file) != file:
+                continue
+            if name in self.tensors:
+                self.problems.append(
+                    f"duplicate: {name} is in {self._files[name]} and in {file}, and no index says which"
+                )
+            self.tensors[name], self._files[name] = stored, file
+
+
+def convertible(stored: str, wanted: str) -> bool:
+    """Whether `copy` turns one dtype into the other: floating point into floating point, otherwise only into itself."""
+    return stored == wanted or {stored, wanted} <= _FLOATS
+
+
+def selected(shape: tuple, read: tuple) -> tuple:
+    """The shape of the part `read` of a tensor."""
+    return tuple(len(range(*part.indices(size))) for part, size in zip(read, shape, strict=True))
+
+
+def copy(stored: Stored, read: tuple, host: np.ndarray, dtype: str) -> Iterator[int]:
+    """Copy the part `read` into `host`, of the same shape, as `dtype`; yields the bytes of every block read."""
+    target, part = _torch_view(host, dtype), stored.data[read]
+    rows = max(1, _BLOCK * len(part) // max(1, part.nbytes))
+    for start in range(0, len(part), rows):
+        block = part[start : start + rows]
+        target[start : start + rows].copy_(block)
+        _release(block)
+        yield block.nbytes
+
+
+def randomise(host: np.ndarray, dtype: str, seed: int) -> None:
+    """Fill a buffer with small random numbers, the same ones for the same seed; integers stay as they are."""
+    target = _torch_view(host, dtype)
+    if target.is_floating_point():
+        target.uniform_(-1e-3, 1e-3, generator=torch.Generator().manual_seed(seed))
+
+
+def _torch_view(host: np.ndarray, dtype: str) -> torch.Tensor:
+    return torch.from_numpy(host).view(getattr(torch, dtype))
+
+
+class _Unreadable(Exception):
+    """The reason why a weight file cannot be read."""
+
+
+def _read_safetensors(path: Path) -> tuple[dict, list]:
+    """The tensors of a file, and the names of those that it is too short to hold."""
+    data = _map(path)
+    header, start = _read_header(data)
+    tensors, cut_off, described = {}, [], start
+    for name, entry in header.items():
+        dtype, shape, begin, end = _read_entry(name, entry)
+        described = max(described, start + end)
+        if start + end > len(data):
+            cut_off.append(name)
+        else:
+            tensors[name] = Stored(shape, dtype, _view(data, dtype, shape, start + begin))
+    if described < len(data):
+        raise _Unreadable(f"its header describes {described} bytes, of {len(data)} in the file")
+    return tensors, cut_off
+
+
+def _map(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            raise _Unreadable("it is empty")
+        # Copy-on-write because torch warns about buffers that it may not write to; nothing writes to this one.
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+
+
+def _read_header(data: mmap.mmap) -> tuple[dict, int]:
+    """The header of a safetensors file, and where the tensors start."""
+    start = 8 + int.from_bytes(data[:8], "little")
+    if start > min(len(data), _LONGEST_HEADER):
+        raise _Unreadable(f"it begins with a header of {start - 8} bytes, of {len(data)} in the file")
+    try:
+        header = json.loads(data[8:start])
+    except (ValueError, RecursionError) as error:
+        raise _Unreadable(f"its header is not JSON ({error})") from error
+    if not isinstance(header, dict):
+        raise _Unreadable("its header is not a JSON object")
+    header.pop("__metadata__", None)
+    return header, start
+
+
+def _read_entry(name: str, entry: dict) -> tuple[str, tuple, int, int]:
+    try:
+        dtype, shape = _SAFETENSORS_DTYPES.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"])
+        begin, end = entry["data_offsets"]
+        right = begin >= 0 and all(isinstance(size, int) and size >= 0 for size in (*shape, begin, end))
+        if dtype in _SAFETENSORS_DTYPES.values():
+            right &= end - begin == math.prod(shape) * getattr(torch, dtype).itemsize
+    except (TypeError, KeyError, ValueError) as error:
+        raise _Unreadable(f"its header describes {name} as {entry!r}") from error
+    if not right:
+        raise _Unreadable(f"its header gives {name}, {dtype} {list(shape)}, the bytes {begin} to {end}")
+    return dtype, shape, begin, end
+
+
+def _view(data: mmap.mmap, dtype: str, shape: tuple, offset: int) -> torch.Tensor | None:
+    if dtype not in _SAFETENSORS_DTYPES.values():
+        return None
+    count = math.prod(shape)
+    if not count:
+        return torch.empty(shape, dtype=getattr(torch, dtype))
+    return torch.frombuffer(data, dtype=getattr(torch, dtype), count=count, offset=offset).view(shape)
+
+
+def _read_torch(path: Path) -> tuple[dict, list]:
+    """The tensors of a file written by torch.save; nothing in it is run."""
+    try:
+        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise _Unreadable("it holds more than tensors, and reading that could run foreign code") from error
+    except (RuntimeError, EOFError, ValueError) as error:
+        raise _Unreadable(str(error).splitlines()[0]) from error
+    if not isinstance(content, dict):
+        raise _Unreadable(f"it holds a {type(content).__name__}, not a dict of tensors")
+    odd = [f"{name}" for name, value in content.items() if not _is_plain(value)]
+    if odd:
+        raise _Unreadable(f"only dense tensors can be loaded, and these are not: {', '.join(odd)}")
+    return {name: _stored(value.detach()) for name, value in content.items()}, []
+
+
+def _is_plain(value) -> bool:
+    if not isinstance(value, torch.Tensor):
+        return False
+    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+
+
+def _stored(tensor: torch.Tensor) -> Stored:
+    return Stored(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor)
+
+
+def _release(block: torch.Tensor) -> None:
+    """Give back the pages of a mapped file that a block lies in; they count as this process's memory otherwise."""
+    if not block.numel():
+        return
+    span = sum((size - 1) * stride for size, stride in zip(block.shape, block.stride(), strict=True)) + 1
+    start = block.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+    length = block.data_ptr() + span * block.itemsize - start
+    if _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED):
+        raise OSError(ctypes.get_errno(), "madvise failed")
