@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sglang.srt.distributed_ms.shard import Shard, ShardError
 
 

@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import nn
+
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 
 DTYPES = [ms.float32, ms.float16, ms.bfloat16, ms.int8, ms.int32]

@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import pickle
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -194,6 +195,9 @@ def _view(data: mmap.mmap, dtype: str, shape: tuple, offset: int) -> torch.Tenso
 
 def _read_torch(path: Path) -> tuple[dict, list]:
     """The tensors of a file written by torch.save; nothing in it is run."""
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise _Unreadable("it is cut off, or not written by torch.save of torch 1.6 or later")
     try:
         content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError as error:

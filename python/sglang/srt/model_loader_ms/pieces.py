@@ -24,7 +24,7 @@ def parameter(shape: tuple, dtype: ms.Type, *pieces: Piece) -> ms.Parameter:
     The result has `pieces`, and `host`: its own storage as a writable numpy array, of int16 where dtype is bfloat16,
     which numpy lacks.
     """
-    host = _zeros(shape, np.int16 if dtype == ms.bfloat16 else ms.dtype_to_nptype(dtype))
+    host = _zeros(shape, np.dtype("int16" if dtype == ms.bfloat16 else str(dtype).lower()))
     # MindSpore 2.10: Parameter(tensor) copies the tensor, assign_value adopts it (test_pieces.py).
     param = ms.Parameter(ms.Tensor(np.zeros([1] * len(shape)), dtype), requires_grad=False)
     param.assign_value(ms.Tensor.from_numpy(host).view(dtype))
@@ -35,7 +35,7 @@ def parameter(shape: tuple, dtype: ms.Type, *pieces: Piece) -> ms.Parameter:
 
 def _zeros(shape: tuple, dtype: np.dtype) -> np.ndarray:
     # The system hands out zero pages only when they are touched, so nothing is written twice.
-    size = math.prod(shape) * np.dtype(dtype).itemsize
+    size = math.prod(shape) * dtype.itemsize
     raw = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)

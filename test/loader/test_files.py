@@ -1,0 +1,162 @@
+"""Which files a checkpoint consists of, and where they are."""
+
+import json
+
+import pytest
+from huggingface_hub import errors
+
+from sglang.srt.model_loader_ms import files
+from sglang.srt.model_loader_ms.files import CheckpointError, find, locate
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def touch(folder, *names):
+    for name in names:
+        (folder / name).touch()
+
+
+def found(folder, load_format="auto"):
+    return [path.name for path in find(folder, load_format).paths]
+
+
+@pytest.mark.parametrize(
+    "load_format, wanted",
+    [("auto", ["a.safetensors"]), ("safetensors", ["a.safetensors"]), ("pt", ["b.bin"])],
+)
+def test_the_load_format_says_which_files_are_read(tmp_path, load_format, wanted):
+    touch(tmp_path, "a.safetensors", "b.bin", "c.pt", "config.json")
+    assert found(tmp_path, load_format) == wanted
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model.pt"])
+@pytest.mark.parametrize("load_format", ["auto", "pt"])
+def test_torch_files_are_read_where_there_are_no_safetensors(tmp_path, name, load_format):
+    touch(tmp_path, name)
+    assert found(tmp_path, load_format) == [name]
+
+
+def test_several_files_without_an_index_are_all_read(tmp_path):
+    touch(tmp_path, "b.safetensors", "a.safetensors")
+    assert found(tmp_path) == ["a.safetensors", "b.safetensors"]
+
+
+def test_an_index_says_which_files_are_read(tmp_path):
+    touch(tmp_path, "a.safetensors", "stale.safetensors")
+    index = {"x": "b.safetensors", "y": "a.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    assert found(tmp_path) == ["a.safetensors", "b.safetensors"]
+    assert find(tmp_path, "auto").index == index
+
+
+def test_consolidated_files_are_read_only_where_there_are_no_others(tmp_path):
+    touch(tmp_path, "consolidated.safetensors")
+    assert found(tmp_path) == ["consolidated.safetensors"]
+    touch(tmp_path, "model.safetensors")
+    assert found(tmp_path) == ["model.safetensors"]
+
+
+def test_a_training_state_is_not_a_checkpoint(tmp_path):
+    touch(tmp_path, "training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
+    with pytest.raises(CheckpointError, match=r"holds no weights: load_format = 'auto' wants \*.safetensors or"):
+        find(tmp_path, "auto")
+
+
+def test_a_folder_without_weights_of_the_format_is_refused(tmp_path):
+    touch(tmp_path, "model.bin")
+    with pytest.raises(CheckpointError, match=r"load_format = 'safetensors' wants \*.safetensors$"):
+        find(tmp_path, "safetensors")
+
+
+@pytest.mark.parametrize("action", [lambda path: find(path, "gguf"), lambda path: locate(path, "gguf")])
+def test_an_unknown_load_format_names_the_known_ones(tmp_path, action):
+    with pytest.raises(CheckpointError, match="'gguf' is not supported; use one of auto, safetensors, pt, dummy"):
+        action(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"weight_map": []}', '{"weight_map": {"x": 1}}'])
+def test_an_index_that_is_none_is_refused_by_name(tmp_path, content):
+    (tmp_path / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(CheckpointError, match="model.safetensors.index.json.*weight_map"):
+        find(tmp_path, "auto")
+
+
+def test_a_folder_is_its_own_place(tmp_path):
+    assert locate(tmp_path) == tmp_path
+    assert locate(str(tmp_path)) == tmp_path
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+    touch(tmp_path, "model.safetensors")
+    with pytest.raises(CheckpointError, match="is a file; give the folder"):
+        locate(tmp_path / "model.safetensors")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A Hugging Face cache with one model of one revision, and no network."""
+    snapshot = tmp_path / "models--maker--model" / "snapshots" / REVISION
+    snapshot.mkdir(parents=True)
+    (refs := tmp_path / "models--maker--model" / "refs").mkdir()
+    (refs / "main").write_text(REVISION)
+    monkeypatch.setattr(files, "snapshot_download", Hub(files.snapshot_download))
+    return snapshot
+
+
+class Hub:
+    """snapshot_download of a hub that nobody can reach, or that has `uploads` (name -> content)."""
+
+    def __init__(self, real):
+        self.real, self.uploads, self.asked = real, None, []
+
+    def __call__(self, repo, local_files_only, **options):
+        folder = self.real(repo, local_files_only=True, **options)
+        if not local_files_only:
+            self.asked.append(options["allow_patterns"][0])
+            if self.uploads is None:
+                raise errors.OfflineModeIsEnabled("no network here")
+            for name, content in self.uploads.items():
+                (files.Path(folder) / name).write_bytes(content)
+        return folder
+
+
+def test_a_hub_id_is_found_in_the_cache_without_asking_the_hub(hub, tmp_path):
+    touch(hub, "model.safetensors")
+    assert locate("maker/model", cache_dir=tmp_path) == hub
+    assert files.snapshot_download.asked == []
+
+
+def test_a_revision_is_looked_up_in_the_cache(hub, tmp_path):
+    touch(hub, "model.safetensors")
+    assert locate("maker/model", revision=REVISION, cache_dir=tmp_path) == hub
+    with pytest.raises(CheckpointError, match="no weights .* for maker/model"):
+        locate("maker/model", revision="other", cache_dir=tmp_path)
+
+
+def test_weights_that_the_cache_lacks_are_fetched_from_the_hub(hub, tmp_path):
+    touch(hub, "config.json")
+    files.snapshot_download.uploads = {"pytorch_model.bin": b""}
+    assert locate("maker/model", cache_dir=tmp_path) == hub
+    assert files.snapshot_download.asked == ["*.safetensors", "*.bin"]
+
+
+def test_shards_that_the_cache_lacks_are_fetched_from_the_hub(hub, tmp_path):
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    (hub / "model.safetensors.index.json").write_text(json.dumps(index))
+    touch(hub, "a.safetensors")
+    files.snapshot_download.uploads = {"b.safetensors": b""}
+    assert locate("maker/model", cache_dir=tmp_path) == hub
+    assert files.snapshot_download.asked == ["*.safetensors"]
+
+
+def test_weights_that_are_nowhere_are_refused_with_the_hubs_reason(hub, tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"no weights \(\*.safetensors, .*\) for maker/model: .*: no network here"
+    ):
+        locate("maker/model", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("source", ["/no/such/folder", "no such model"])
+def test_a_place_that_is_neither_a_folder_nor_a_hub_id_is_refused(source):
+    with pytest.raises(CheckpointError, match=f"for {source}: not a folder"):
+        locate(source)
