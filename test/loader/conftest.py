@@ -17,7 +17,7 @@ class CheckpointFolder:
     def write(self, tensors: dict, kind: str = "safetensors", file: str | None = None) -> Path:
         """One file of tensors, of the usual name unless another is given."""
         path = self.path / (file or ("model.safetensors" if kind == "safetensors" else "pytorch_model.bin"))
-        save_file(tensors, path) if kind == "safetensors" else torch.save(tensors, path)
+        save_file(tensors, path, {"format": "pt"}) if kind == "safetensors" else torch.save(tensors, path)
         return path
 
     def write_sharded(self, tensors: dict, kind: str = "safetensors") -> list[Path]:

@@ -130,7 +130,7 @@ def resident_bytes(path) -> int:
 
 @KINDS
 def test_a_slice_of_rows_reads_its_own_pages_only(folder, monkeypatch, kind):
-    monkeypatch.setattr(room, "_release", lambda block: None)
+    monkeypatch.setattr(room, "_release", lambda block, file: None)
     path = folder.write({"x": numbers(1024, 8192)}, kind)  # 32 MiB
     stored = Checkpoint(folder.path).tensors["x"]
     before = resident_bytes(path)
@@ -168,6 +168,13 @@ def test_a_transposed_tensor_of_a_torch_file_is_read_as_it_was_meant(folder):
     folder.write({"x": written}, "bin")
     values, _ = read(Checkpoint(folder.path).tensors["x"], (slice(2, 6), slice(1, 4)), "float32")
     assert torch.equal(values, written[2:6, 1:4])
+
+
+def test_tensors_of_a_torch_file_that_share_their_storage_are_read(folder):
+    whole = numbers(5, 7)
+    folder.write({"whole": whole, "middle": whole[2:4, 3:]}, "bin")
+    stored = Checkpoint(folder.path).tensors["middle"]
+    assert torch.equal(read(stored, everything(stored), "float32")[0], whole[2:4, 3:])
 
 
 @pytest.mark.parametrize("spaces", range(4))

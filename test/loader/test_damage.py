@@ -1,6 +1,7 @@
 """Damaged checkpoints are reported file by file, with the tensors that are lost."""
 
 import json
+import os
 import re
 import zipfile
 
@@ -82,6 +83,13 @@ def test_a_file_that_is_no_safetensors_file_is_reported(folder, content, reason)
     assert problems_of(folder).startswith(f"unreadable file: model.safetensors: {reason}")
 
 
+def test_a_huge_header_is_not_even_read(folder):
+    path = folder.path / "model.safetensors"
+    path.write_bytes((150 << 20).to_bytes(8, "little"))
+    os.truncate(path, 200 << 20)
+    assert "it begins with a header of 157286400 bytes" in problems_of(folder)
+
+
 @pytest.mark.parametrize(
     "entry",
     [
@@ -143,10 +151,22 @@ def test_a_torch_file_that_would_run_code_is_refused_and_runs_none(folder, capsy
         ),
         ({"x": torch.ones(3, device="meta")}, "these are not: x"),
     ],
+    ids=["a list", "a number and a sparse tensor", "a tensor without values"],
 )
 def test_a_torch_file_of_something_else_is_reported(folder, content, reason):
     folder.write(content, "bin")
     assert re.search(f"unreadable file: pytorch_model.bin: .*{reason}", problems_of(folder))
+
+
+def test_a_torch_file_whose_tensors_reach_beyond_its_end_is_reported(folder):
+    path = folder.write({"x": torch.ones(3)}, "bin")
+    with zipfile.ZipFile(path) as file:
+        records = {name: file.read(name) for name in file.namelist()}
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in records.items():
+            pickled_shapes = b"K\x03\x85", b"M\xff\xff\x85"  # (3,) and (65535,)
+            file.writestr(name, content.replace(*pickled_shapes) if name.endswith("data.pkl") else content)
+    assert problems_of(folder).startswith("unreadable file: pytorch_model.bin: ")
 
 
 def test_a_torch_file_from_before_version_1_6_is_reported(folder):

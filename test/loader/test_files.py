@@ -1,9 +1,11 @@
 """Which files a checkpoint consists of, and where they are."""
 
 import json
+from pathlib import Path
 
 import pytest
 from huggingface_hub import errors
+from huggingface_hub.utils import filter_repo_objects
 
 from sglang.srt.model_loader_ms import files
 from sglang.srt.model_loader_ms.files import CheckpointError, find, locate
@@ -104,7 +106,7 @@ def hub(tmp_path, monkeypatch):
 
 
 class Hub:
-    """snapshot_download of a hub that nobody can reach, or that has `uploads` (name -> content)."""
+    """snapshot_download of a hub that nobody can reach, or that has the files `uploads`."""
 
     def __init__(self, real):
         self.real, self.uploads, self.asked = real, None, []
@@ -115,8 +117,10 @@ class Hub:
             self.asked.append(options["allow_patterns"][0])
             if self.uploads is None:
                 raise errors.OfflineModeIsEnabled("no network here")
-            for name, content in self.uploads.items():
-                (files.Path(folder) / name).write_bytes(content)
+            patterns = {key: options[key] for key in ("allow_patterns", "ignore_patterns")}
+            for name in filter_repo_objects(self.uploads, **patterns):
+                (Path(folder) / name).parent.mkdir(exist_ok=True)
+                (Path(folder) / name).touch()
         return folder
 
 
@@ -135,7 +139,7 @@ def test_a_revision_is_looked_up_in_the_cache(hub, tmp_path):
 
 def test_weights_that_the_cache_lacks_are_fetched_from_the_hub(hub, tmp_path):
     touch(hub, "config.json")
-    files.snapshot_download.uploads = {"pytorch_model.bin": b""}
+    files.snapshot_download.uploads = ["pytorch_model.bin"]
     assert locate("maker/model", cache_dir=tmp_path) == hub
     assert files.snapshot_download.asked == ["*.safetensors", "*.bin"]
 
@@ -144,9 +148,17 @@ def test_shards_that_the_cache_lacks_are_fetched_from_the_hub(hub, tmp_path):
     index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
     (hub / "model.safetensors.index.json").write_text(json.dumps(index))
     touch(hub, "a.safetensors")
-    files.snapshot_download.uploads = {"b.safetensors": b""}
+    files.snapshot_download.uploads = ["b.safetensors"]
     assert locate("maker/model", cache_dir=tmp_path) == hub
     assert files.snapshot_download.asked == ["*.safetensors"]
+
+
+def test_only_weights_and_their_index_are_fetched_and_none_of_subfolders(hub, tmp_path):
+    weights = ["model.safetensors", "model.safetensors.index.json"]
+    files.snapshot_download.uploads = [*weights, "pytorch_model.bin", "original/x.safetensors", "onnx/model.bin"]
+    with pytest.raises(CheckpointError, match="model.safetensors.index.json"):  # an empty index is none
+        locate("maker/model", cache_dir=tmp_path)
+    assert sorted(path.name for path in hub.iterdir()) == weights
 
 
 def test_weights_that_are_nowhere_are_refused_with_the_hubs_reason(hub, tmp_path):

@@ -262,10 +262,11 @@ def test_a_tensor_that_the_index_promises_and_its_file_lacks_is_named_with_both(
 
 
 def test_tensors_to_ignore_are_given_by_the_ends_of_their_names(folder):
-    folder.write({**weights(), "a.rotary_emb.inv_freq": torch.ones(2), "b.inv_freq.weight": torch.ones(2)})
+    extra = ["a.rotary_emb.inv_freq", "a.rotary_emb.inv_freq.scale", "b.inv_freq"]
+    folder.write({**weights(), **{name: torch.ones(2) for name in extra}})
     lines = refusal(folder, ignore=[r"rotary_emb\.inv_freq", r"nothing\.like\.it"]).splitlines()
-    assert lines[1:] == ["  unexpected: b.inv_freq.weight"]
-    load(Model(), folder.path, ignore=[r"inv_freq", r"b\..*"])
+    assert lines[1:] == ["  unexpected: a.rotary_emb.inv_freq.scale", "  unexpected: b.inv_freq"]
+    assert load(Model(), folder.path, ignore=[r"^b\..*", r"inv_freq(\.scale)?"]).ignored == tuple(extra)
 
 
 def test_a_parameter_made_otherwise_is_named():
@@ -283,10 +284,31 @@ def test_a_source_outside_the_model_is_refused():
 
 
 def test_a_model_is_loaded_by_its_hub_id_from_the_cache(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "snapshot_download", lambda repo, **options: str(folder.path))
+    asked = []
+    monkeypatch.setattr(
+        files, "snapshot_download", lambda *repo, **options: asked.append((repo, options)) or folder.path
+    )
     folder.write(weights())
-    load(model := Model(), "maker/model", cache_dir=tmp_path)
-    np.testing.assert_array_equal(model.head.weight.asnumpy(), weights()["head.weight"])
+    load(model := Model(), "maker/model", revision="v2", cache_dir=tmp_path)
+    assert_same(values(model), expected({name: tensor.numpy() for name, tensor in weights().items()}))
+    (((repo,), options),) = asked
+    assert (repo, options["revision"], options["cache_dir"]) == ("maker/model", "v2", tmp_path)
+
+
+def test_the_load_format_chooses_between_two_checkpoints_of_a_folder(folder):
+    folder.write(weights(seed=4))
+    folder.write(weights(seed=5), "bin")
+    load(model := Model(), folder.path, load_format="pt")
+    np.testing.assert_array_equal(model.head.weight.asnumpy(), weights(seed=5)["head.weight"])
+
+
+def test_a_missing_tensor_that_two_parameters_need_is_named_once(folder):
+    tensors = weights()
+    del tensors["embed.weight"]
+    folder.write(tensors)
+    model = Model()
+    model.head.other = parameter((VOCAB, HIDDEN), ms.float32, Piece("../embed.weight", (ALL, ALL)))
+    assert refusal(folder, model).splitlines()[1:] == ["  missing: embed.weight"]
 
 
 def test_dummy_weights_are_small_and_padding_stays_zero():
@@ -297,6 +319,13 @@ def test_dummy_weights_are_small_and_padding_stays_zero():
     assert 5e-4 < np.abs(numbers).max() <= 1e-3
     assert len(np.unique(numbers)) > numbers.size / 2
     assert (report.tensors, report.bytes) == (len(SHAPES), 0)
+
+
+def test_dummy_integers_are_zero():
+    model = nn.Cell()
+    model.scale = parameter((3,), ms.int8, Piece("scale", (ALL,)))
+    load(model, None, load_format="dummy")
+    assert not model.scale.asnumpy().any()
 
 
 def test_dummy_weights_are_the_same_every_time_and_differ_from_tensor_to_tensor():

@@ -4,7 +4,6 @@ Files are mapped into memory, never read as a whole: a slice touches its own pag
 copied.
 """
 
-import ctypes
 import json
 import math
 import mmap
@@ -37,7 +36,6 @@ _SAFETENSORS_DTYPES = {
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Stored(NamedTuple):
@@ -45,7 +43,8 @@ class Stored(NamedTuple):
 
     shape: tuple
     dtype: str  # torch's name for it, or the file's own where torch has none
-    data: torch.Tensor | None  # a view of the mapped file; None if torch has no such dtype
+    data: torch.Tensor | None = None  # a view of `file`; None if torch has no such dtype
+    file: mmap.mmap | None = None
 
 
 class Checkpoint:
@@ -111,7 +110,7 @@ def copy(stored: Stored, read: tuple, host: np.ndarray, dtype: str) -> Iterator[
     for start in range(0, len(part), rows):
         block = part[start : start + rows]
         target[start : start + rows].copy_(block)
-        _release(block)
+        _release(block, stored.file)
         yield block.nbytes
 
 
@@ -141,7 +140,8 @@ def _read_safetensors(path: Path) -> tuple[dict, list]:
         if start + end > len(data):
             cut_off.append(name)
         else:
-            tensors[name] = Stored(shape, dtype, _view(data, dtype, shape, start + begin))
+            values = _view(data, dtype, start + begin, start + end)
+            tensors[name] = Stored(shape, dtype, None if values is None else values.view(shape), data)
     if described < len(data):
         raise _Unreadable(f"its header describes {described} bytes, of {len(data)} in the file")
     return tensors, cut_off
@@ -174,7 +174,7 @@ def _read_entry(name: str, entry: dict) -> tuple[str, tuple, int, int]:
     try:
         dtype, shape = _SAFETENSORS_DTYPES.get(entry["dtype"], entry["dtype"]), tuple(entry["shape"])
         begin, end = entry["data_offsets"]
-        right = begin >= 0 and all(isinstance(size, int) and size >= 0 for size in (*shape, begin, end))
+        right = all(isinstance(size, int) and size >= 0 for size in (*shape, begin, end))
         if dtype in _SAFETENSORS_DTYPES.values():
             right &= end - begin == math.prod(shape) * getattr(torch, dtype).itemsize
     except (TypeError, KeyError, ValueError) as error:
@@ -184,50 +184,58 @@ def _read_entry(name: str, entry: dict) -> tuple[str, tuple, int, int]:
     return dtype, shape, begin, end
 
 
-def _view(data: mmap.mmap, dtype: str, shape: tuple, offset: int) -> torch.Tensor | None:
+def _view(data: mmap.mmap, dtype: str, begin: int, end: int) -> torch.Tensor | None:
     if dtype not in _SAFETENSORS_DTYPES.values():
         return None
-    count = math.prod(shape)
-    if not count:
-        return torch.empty(shape, dtype=getattr(torch, dtype))
-    return torch.frombuffer(data, dtype=getattr(torch, dtype), count=count, offset=offset).view(shape)
+    dtype = getattr(torch, dtype)
+    if begin == end:
+        return torch.empty(0, dtype=dtype)
+    return torch.frombuffer(data, dtype=dtype, count=(end - begin) // dtype.itemsize, offset=begin)
 
 
 def _read_torch(path: Path) -> tuple[dict, list]:
     """The tensors of a file written by torch.save; nothing in it is run."""
-    with path.open("rb") as file:
-        if not zipfile.is_zipfile(file):
-            raise _Unreadable("it is cut off, or not written by torch.save of torch 1.6 or later")
+    data = _map(path)
+    if not zipfile.is_zipfile(path):
+        raise _Unreadable("it is cut off, or not written by torch.save of torch 1.6 or later")
     try:
-        content = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        # On the device "meta" tensors have no values, and their storages say where in the file the values are.
+        content = _checked(torch.load(path, map_location="meta", weights_only=True))
+        return {name: _stored(value, data) for name, value in content.items()}, []
     except pickle.UnpicklingError as error:
         raise _Unreadable("it holds more than tensors, and reading that could run foreign code") from error
     except (RuntimeError, EOFError, ValueError) as error:
         raise _Unreadable(str(error).splitlines()[0]) from error
+
+
+def _checked(content) -> dict:
     if not isinstance(content, dict):
         raise _Unreadable(f"it holds a {type(content).__name__}, not a dict of tensors")
     odd = [f"{name}" for name, value in content.items() if not _is_plain(value)]
     if odd:
         raise _Unreadable(f"only dense tensors can be loaded, and these are not: {', '.join(odd)}")
-    return {name: _stored(value.detach()) for name, value in content.items()}, []
+    return content
 
 
 def _is_plain(value) -> bool:
-    if not isinstance(value, torch.Tensor):
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided:
         return False
-    return value.layout == torch.strided and value.device.type == "cpu" and not value.is_quantized
+    return value.untyped_storage()._checkpoint_offset is not None
 
 
-def _stored(tensor: torch.Tensor) -> Stored:
-    return Stored(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."), tensor)
+def _stored(meta: torch.Tensor, data: mmap.mmap) -> Stored:
+    shape, dtype, storage = tuple(meta.shape), str(meta.dtype).removeprefix("torch."), meta.untyped_storage()
+    values = _view(data, dtype, storage._checkpoint_offset, storage._checkpoint_offset + storage.nbytes())
+    if values is not None:
+        values = values.as_strided(shape, meta.stride(), meta.storage_offset())
+    return Stored(shape, dtype, values, data)
 
 
-def _release(block: torch.Tensor) -> None:
-    """Give back the pages of a mapped file that a block lies in; they count as this process's memory otherwise."""
+def _release(block: torch.Tensor, file: mmap.mmap) -> None:
+    """Give back the pages of the mapped file that a block lies in; they count as this process's memory otherwise."""
     if not block.numel():
         return
+    start = block.data_ptr() - torch.frombuffer(file, dtype=torch.uint8).data_ptr()
     span = sum((size - 1) * stride for size, stride in zip(block.shape, block.stride(), strict=True)) + 1
-    start = block.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-    length = block.data_ptr() + span * block.itemsize - start
-    if _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), mmap.MADV_DONTNEED):
-        raise OSError(ctypes.get_errno(), "madvise failed")
+    aligned = start // mmap.PAGESIZE * mmap.PAGESIZE
+    file.madvise(mmap.MADV_DONTNEED, aligned, start + span * block.itemsize - aligned)
