@@ -11,7 +11,9 @@ _ALIGNMENT = 64  # bytes: a cache line, and what the widest vector loads of nati
 
 class Piece(NamedTuple):
     source: str  # checkpoint tensor name, relative to the parameter's cell; each leading "../" steps out of one cell
-    read: tuple  # slices of the checkpoint tensor that this rank needs, one a dimension
+    # Slices of the checkpoint tensor that this rank needs, one a dimension. Empty slices say that the tensor belongs to
+    # the model although only other ranks use it; without them it counts as unexpected.
+    read: tuple
     rows: slice = slice(None)  # rows (first axis) of the parameter that they fill
     # Shape of the whole checkpoint tensor. A tensor that is too long has the part `read` as well, and loads without
     # complaint unless this is given: give it wherever `read` is not everything.
