@@ -65,8 +65,9 @@ class RowLinear(nn.Cell):
         super().__init__()
         columns, whole = shard.slice(in_features, what), (out_features, in_features)
         self.weight = parameter((out_features, _length(columns)), dtype, Piece("weight", (ALL, columns), whole=whole))
-        bias_pieces = [Piece("bias", (ALL,))] if shard.rank == 0 else []
-        self.bias = parameter((out_features,), dtype, *bias_pieces) if bias else None
+        added_here = slice(0, out_features if shard.rank == 0 else 0)
+        bias_piece = Piece("bias", (added_here,), added_here, (out_features,))
+        self.bias = parameter((out_features,), dtype, bias_piece) if bias else None
         self.group = shard.group if shard.size > 1 else None
 
     def construct(self, x):
