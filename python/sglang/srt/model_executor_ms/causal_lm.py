@@ -55,7 +55,9 @@ class MindSporeForCausalLM(torch.nn.Module):
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
-        loader.load(self.network, model_path, load_format=load_format, ignore=self.network.ignored_tensors)
+        loader.load(
+            self.network, model_path, load_format=load_format, ignore=self.network.ignored_tensors, revision=revision
+        )
 
     def compile_graphs(self, model_runner) -> None:
         """Compile all that serving needs, with a progress bar; the key/value pool exists by now."""
