@@ -1,0 +1,62 @@
+VENV ?= .venv
+PYTHON ?= python3.11
+PORT ?= 30000
+MODEL ?= ms_example/demo_model
+PYTEST_ARGS ?=
+
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check --quiet
+REQUIREMENTS := $(wildcard requirements/*.txt)
+ROOMS := $(wildcard python/sglang/srt/*_ms/__init__.py)
+# The packages are installed, and this package is installed in place, as long as these files are newer than their causes.
+PACKAGES_STAMP := $(VENV)/.packages-installed
+STAMP := $(VENV)/.sglang-mindspore-installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo serve test test-fast bench lint format wheel clean
+
+help:  ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+install: $(STAMP)  ## install SGLang, MindSpore and this package, all pinned, into VENV (.venv)
+
+demo: $(STAMP)  ## complete some prompts offline with the demo model, and time every forward
+	SGLANG_MS_PROFILE=1 $(RUN) ms_example/offline_demo.py $(MODEL)
+
+serve: $(STAMP)  ## serve MODEL (the demo model) over HTTP on PORT (30000)
+	$(RUN) -m sglang.launch_server --model-path $(MODEL) --framework mindspore --device cpu --port $(PORT)
+
+test: lint  ## lint, then run every test
+	$(RUN) -m pytest $(PYTEST_ARGS)
+
+test-fast: $(STAMP)  ## the tests that start no server and build no wheel
+	$(RUN) -m pytest --ignore=test/serving --ignore=test/test_packaging.py $(PYTEST_ARGS)
+
+bench: $(STAMP)  ## time prefill and decode of MODEL, batch sizes 1 and 4
+	$(RUN) benchmark/bench_one_batch.py --model-path $(MODEL) --framework mindspore --device cpu \
+		--batch-size 1 4 --input-len 128 --output-len 32
+
+lint: $(STAMP)  ## check rules and format
+	$(RUN) -m ruff check --quiet .
+	$(RUN) -m ruff format --quiet --check .
+
+format: $(STAMP)  ## repair what ruff can repair
+	$(RUN) -m ruff check --quiet --fix .
+	$(RUN) -m ruff format --quiet .
+
+wheel: $(STAMP) clean  ## build the wheel into dist/
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:  ## remove what builds and tests leave behind; VENV stays
+	rm -rf build dist python/*.egg-info .pytest_cache .ruff_cache .hypothesis rank_* kernel_meta
+
+$(STAMP): $(PACKAGES_STAMP) setup.py pyproject.toml $(ROOMS)
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(PACKAGES_STAMP): $(REQUIREMENTS)
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --requirement requirements/cpu.txt --requirement requirements/dev.txt
+	$(PIP) install --no-deps --requirement requirements/no-deps.txt
+	touch $@
