@@ -1,0 +1,113 @@
+"""A model on SGLang's key/value pool, driven step by step as SGLang's scheduler drives it."""
+
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from transformers import AutoConfig
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.graphs import ForwardGraph
+from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.step_inputs import step_inputs
+from sglang.srt.model_loader_ms import loader
+from sglang.srt.models_ms.config import Runtime
+from sglang.srt.models_ms.registry import model_class
+from sglang.srt.utils.hf_transformers_utils import get_context_length
+
+SLOTS = 1024  # of the pool, for any page size that divides it
+STALE = 100.0  # what a used cache may hold where nobody should look
+
+
+class PagedModel:
+    """A checkpoint on a pool of SLOTS tokens, compiled at its first step."""
+
+    def __init__(self, folder: Path, dtype: str = "float32"):
+        config = AutoConfig.from_pretrained(folder)
+        runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
+        self.network = model_class(config.architectures)(config.to_dict(), runtime)
+        loader.load(self.network, folder, ignore=self.network.ignored_tensors, progress=False)
+        self.config = config = self.network.config
+        self.pool = MHATokenToKVPool(
+            size=SLOTS - 1,
+            page_size=1,
+            dtype=getattr(torch, dtype),
+            head_num=config.num_key_value_heads,
+            head_dim=config.head_dim,
+            layer_num=config.num_hidden_layers,
+            device="cpu",
+            enable_memory_saver=False,
+        )
+        self.caches = KVCaches(self.pool, config.num_hidden_layers)
+        self.graph = None
+
+    def forget(self) -> None:
+        """Make the cache one that other requests have used."""
+        for layer in range(self.config.num_hidden_layers):
+            self.pool.get_key_buffer(layer).fill_(STALE)
+            self.pool.get_value_buffer(layer).fill_(-STALE)
+
+    def logits(self, ids, step) -> np.ndarray:
+        """ids [T] -> float32 [T, vocab_size]."""
+        if self.graph is None:
+            self.graph = ForwardGraph(self.network, step, self.caches.k_caches, self.caches.v_caches)
+        hidden = bridge.to_torch(self.graph.run(bridge.int32(ids), step)).float()
+        head = bridge.to_torch(self.network.head()).float()
+        return (hidden @ head.T)[:, : self.config.vocab_size].numpy()
+
+
+class Requests:
+    """The requests of a test and the pages that each holds; pages are handed out in a shuffled order."""
+
+    def __init__(self, model: PagedModel, page_size: int):
+        model.forget()
+        self.model, self.page_size = model, page_size
+        self.free = list(np.random.default_rng(page_size).permutation(np.arange(1, SLOTS // page_size)))
+        self.slots = {}  # request -> cache slots of its tokens and of the rest of its last page
+        self.lengths = {}  # request -> tokens in the cache
+
+    def share(self, request: str, other: str, length: int) -> None:
+        """Start a request on the first `length` cached tokens of another, a whole number of pages."""
+        assert length % self.page_size == 0, f"{length} tokens are no whole number of pages of {self.page_size}"
+        self.slots[request], self.lengths[request] = list(self.slots[other][:length]), length
+
+    def step(self, tokens: dict) -> dict:
+        """Run one step that appends tokens to requests: {request: ids} -> {request: logits of these tokens}."""
+        starts = {request: self.lengths.get(request, 0) for request in tokens}
+        for request, ids in tokens.items():
+            self._grow(request, len(ids))
+        lengths = [self.lengths[request] for request in tokens]
+        new_slots = [self.slots[request][start : self.lengths[request]] for request, start in starts.items()]
+        # SGLang's table is as wide as the longest context; behind a request's tokens it holds whatever was there.
+        table = np.full((len(tokens), max(lengths) + 3), SLOTS * 1000)
+        for row, request in zip(table, tokens, strict=True):
+            row[: self.lengths[request]] = self.slots[request][: self.lengths[request]]
+        query_lens = [len(ids) for ids in tokens.values()]
+        step = step_inputs(query_lens, lengths, np.concatenate(new_slots), table, self.page_size)
+        logits = self.model.logits(np.concatenate(list(tokens.values())), step)
+        return dict(zip(tokens, np.split(logits, np.cumsum(query_lens)[:-1]), strict=True))
+
+    def _grow(self, request: str, count: int) -> None:
+        slots = self.slots.setdefault(request, [])
+        self.lengths[request] = self.lengths.get(request, 0) + count
+        while len(slots) < self.lengths[request]:
+            page = self.free.pop()
+            slots.extend(range(page * self.page_size, (page + 1) * self.page_size))
+
+
+def assert_logits_close(found: dict, wanted: dict, limit: float) -> None:
+    """{request: logits} must agree within `limit` of the largest logit; says where the worst error is."""
+    scale = max(np.abs(logits).max() for logits in wanted.values())
+    worst = {}
+    for request, logits in found.items():
+        assert logits.shape == wanted[request].shape, f"request {request}: {logits.shape} != {wanted[request].shape}"
+        error = np.abs(logits - wanted[request]).max(-1) / scale
+        worst[request] = (float(np.nan_to_num(error, nan=np.inf).max()), int(np.argmax(error)))
+    request = max(worst, key=lambda name: worst[name][0])
+    error, token = worst[request]
+    if error > limit:
+        pytest.fail(f"relative error {error:.2e} > {limit:.0e}, worst in request {request!r} at its token {token}")

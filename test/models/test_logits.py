@@ -1,0 +1,106 @@
+"""Every model variant against Hugging Face: the same checkpoint must give the same logits, however it is served."""
+
+import numpy as np
+import pytest
+from models.harness import Requests, assert_logits_close
+from models.tiny import ARCHITECTURES, COMMON, TINY, reference_logits
+
+LENGTHS = {"one": 1, "short": 13, "long": 70}  # long goes beyond the original length of every scaled rope
+PAGE_SIZES = [1, 4, 16]
+# Largest error, relative to the largest logit. Against float32 arithmetic on the checkpoint's rounded weights: what is
+# left is a cache of that dtype, and in faster tables its arithmetic. Measured on the reference table, whose arithmetic
+# is float32: 3e-6 (3e-5 with the tanh gelu), 2.3e-3 and 4.2e-2.
+LIMITS = {"float32": 1e-4, "float16": 6e-3, "bfloat16": 1e-1}
+NEW_TOKENS = 64
+
+
+def prompts() -> dict:
+    rng = np.random.default_rng(7)
+    return {request: rng.integers(0, COMMON["vocab_size"], length) for request, length in LENGTHS.items()}
+
+
+def one_piece(requests: Requests, ids: dict) -> dict:
+    return requests.step(ids)
+
+
+def chunks(requests: Requests, ids: dict) -> dict:
+    """Every request in pieces of five tokens, all that are left in one batch."""
+    found = {request: [] for request in ids}
+    for start in range(0, max(len(tokens) for tokens in ids.values()), 5):
+        piece = {request: tokens[start : start + 5] for request, tokens in ids.items() if start < len(tokens)}
+        for request, logits in requests.step(piece).items():
+            found[request].append(logits)
+    return {request: np.concatenate(logits) for request, logits in found.items()}
+
+
+def cached_prefix(requests: Requests, ids: dict) -> dict:
+    """The long request on pages that another one filled; the logits of the prefix are the other one's."""
+    length = 48
+    first = requests.step({"other": np.concatenate([ids["long"][:length], ids["short"]])})["other"]
+    requests.share("long", "other", length)
+    rest = requests.step({"short": ids["short"], "long": ids["long"][length:]})
+    return {"short": rest["short"], "long": np.concatenate([first[:length], rest["long"]])}
+
+
+def mixed_batch(requests: Requests, ids: dict) -> dict:
+    """A step of one token that decodes, the second chunk of a prompt, and a whole prompt."""
+    short, long = ids["short"], ids["long"]
+    first = requests.step({"long": long[:33], "short": short[:-1]})
+    second = requests.step({"short": short[-1:], "one": ids["one"], "long": long[33:]})
+    return {
+        "one": second["one"],
+        **{name: np.concatenate([first[name], second[name]]) for name in ("short", "long")},
+    }
+
+
+WAYS = {way.__name__: way for way in (one_piece, chunks, cached_prefix, mixed_batch)}
+
+
+CASES = [
+    # Every architecture in every way; of the variants, which differ in what no cache sees, each way and page size once.
+    *((name, way, page_size) for name in ARCHITECTURES for way in WAYS for page_size in PAGE_SIZES),
+    *(
+        (name, way, page_size)
+        for name in TINY
+        if name not in ARCHITECTURES
+        for way, page_size in (("one_piece", 1), ("chunks", 16), ("cached_prefix", 4), ("mixed_batch", 4))
+    ),
+]
+
+
+@pytest.mark.parametrize("variant, way, page_size", CASES)
+def test_prompt_logits_equal_hugging_face(paged_model, variant, way, page_size):
+    ids = prompts()
+    found = WAYS[way](Requests(paged_model(variant), page_size), ids)
+    wanted = {request: reference_logits(variant, ids[request]) for request in found}
+    assert_logits_close(found, wanted, LIMITS["float32"])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("variant", [*ARCHITECTURES, "qwen3-tied"])
+def test_a_checkpoint_and_cache_of_half_precision_stay_within_bounds(paged_model, variant, dtype):
+    ids = prompts()
+    found = chunks(Requests(paged_model(variant, dtype), page_size=4), ids)
+    wanted = {request: reference_logits(variant, ids[request], dtype) for request in found}
+    assert_logits_close(found, wanted, LIMITS[dtype])
+
+
+def greedy(requests: Requests, ids: dict) -> dict:
+    """{request: prompt} -> {request: prompt and NEW_TOKENS more}, all requests in one batch, one token a step."""
+    ids, step = dict(ids), ids
+    for _ in range(NEW_TOKENS):
+        logits = requests.step(step)
+        step = {request: logits[request][-1:].argmax(-1) for request in ids}
+        ids = {request: np.concatenate([ids[request], step[request]]) for request in ids}
+    return ids
+
+
+@pytest.mark.parametrize("variant", TINY)
+def test_64_greedy_tokens_equal_hugging_face(paged_model, variant):
+    lengths = {"one": 1, "short": 13, "long": 32}
+    starts = {request: tokens[: lengths[request]] for request, tokens in prompts().items()}
+    for request, ids in greedy(Requests(paged_model(variant), 4), starts).items():
+        # Each token is Hugging Face's choice after those before it: by induction, all are its greedy tokens.
+        chosen = reference_logits(variant, ids).argmax(-1)[lengths[request] - 1 : -1]
+        np.testing.assert_array_equal(ids[lengths[request] :], chosen, err_msg=f"{variant}, request {request}")
+        assert len(set(chosen)) > 3, f"{variant}, request {request} repeats itself: {chosen}"

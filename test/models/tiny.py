@@ -1,0 +1,106 @@
+"""Models as data: small random checkpoints of every variant that published checkpoints have.
+
+No value is left at its default and no size divides another by accident, so that a value that is hard-coded or dropped
+somewhere shows in the logits.
+"""
+
+import functools
+import math
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+COMMON = dict(
+    vocab_size=131,
+    hidden_size=60,
+    intermediate_size=76,
+    num_hidden_layers=2,
+    num_attention_heads=6,
+    num_key_value_heads=2,
+    max_position_embeddings=256,
+    rms_norm_eps=3e-3,
+    rope_parameters=dict(rope_type="default", rope_theta=500.0),
+)
+LLAMA, MISTRAL, QWEN2, QWEN3 = (
+    dict(COMMON, model_type="llama"),
+    dict(COMMON, model_type="mistral", sliding_window=None, head_dim=14),
+    dict(COMMON, model_type="qwen2"),
+    dict(COMMON, model_type="qwen3", head_dim=18),
+)
+
+
+def rope(rope_type, **parameters):
+    """Scaled rotary embedding, with so many pairs of dimensions that some are scaled and some are not."""
+    return dict(head_dim=20, rope_parameters=dict(rope_type=rope_type, rope_theta=300.0, **parameters))
+
+
+YARN = rope("yarn", factor=5.0, original_max_position_embeddings=40, beta_fast=6.0, beta_slow=0.5)
+TINY = {
+    "llama": dict(LLAMA),
+    "llama-mha": dict(LLAMA, num_key_value_heads=6),
+    "llama-mqa": dict(LLAMA, num_key_value_heads=1),
+    "llama-bias": dict(LLAMA, attention_bias=True),
+    "llama-mlp-bias": dict(LLAMA, mlp_bias=True),
+    "llama-gelu": dict(LLAMA, hidden_act="gelu"),
+    "llama-gelu-tanh": dict(LLAMA, hidden_act="gelu_pytorch_tanh"),
+    "llama-head-dim": dict(LLAMA, head_dim=24),
+    "llama-tied": dict(LLAMA, tie_word_embeddings=True),
+    "llama-linear": dict(LLAMA, **rope("linear", factor=3.0)),
+    "llama-dynamic": dict(LLAMA, **rope("dynamic", factor=3.0), max_position_embeddings=32),
+    "llama3": dict(
+        LLAMA,
+        **rope("llama3", factor=6.0, low_freq_factor=1.3, high_freq_factor=3.5, original_max_position_embeddings=32),
+    ),
+    "llama-yarn": dict(LLAMA, **YARN),
+    "mistral": dict(MISTRAL),
+    "mistral-mha": dict(MISTRAL, num_key_value_heads=6),
+    "qwen2": dict(QWEN2),
+    "qwen2-tied": dict(QWEN2, tie_word_embeddings=True),
+    "qwen2-yarn": dict(QWEN2, **YARN),
+    "qwen3": dict(QWEN3),
+    "qwen3-tied": dict(QWEN3, tie_word_embeddings=True),
+    "qwen3-bias": dict(QWEN3, attention_bias=True),
+}
+ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
+
+
+def _randomise(name: str, parameter: torch.Tensor) -> None:
+    """Norms far from one, biases far from zero, and scores so large that attention is no plain average."""
+    gain = 1.0 if parameter.ndim == 1 or "embed" in name else 1.5 / math.sqrt(parameter.shape[1])
+    parameter.copy_(torch.randn(parameter.shape) * gain)
+
+
+@functools.cache
+def hugging_face(name: str, dtype: str = "float32"):
+    """Hugging Face's model of a variant, computing in float32 with weights rounded to `dtype`."""
+    config = AutoConfig.for_model(**TINY[name])
+    torch.manual_seed(len(name))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            _randomise(parameter_name, parameter)
+            parameter.copy_(parameter.to(getattr(torch, dtype)))
+    return model
+
+
+def save(name: str, folder: Path, dtype: str = "float32") -> Path:
+    """Write a variant's checkpoint as transformers does, in `dtype`; returns the folder."""
+    model = hugging_face(name, dtype)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    model.float()
+    return folder
+
+
+@torch.no_grad()
+def reference_logits(name: str, ids, dtype: str = "float32"):
+    """float32 [tokens, vocab_size]: what Hugging Face's model says after each of the ids."""
+    model = hugging_face(name, dtype)
+    ids, config = torch.as_tensor(ids), model.config
+    if config.rope_parameters["rope_type"] == "dynamic":
+        # Its base depends on the length of the batch, ours is always the one of the longest: pad to that.
+        longest = int(config.rope_parameters["factor"] * config.max_position_embeddings)
+        padded = torch.nn.functional.pad(ids, (0, longest - len(ids)))
+    else:
+        padded = ids
+    return model(padded[None]).logits[0, : len(ids)].numpy()
