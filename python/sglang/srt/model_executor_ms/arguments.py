@@ -1,0 +1,59 @@
+"""Our environment variables, read here and nowhere else, and checked into one frozen dataclass."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+OPERATOR_TABLE = "SGLANG_MS_OPS"
+PROFILE = "SGLANG_MS_PROFILE"
+# SGLang's own: the platform plugin to use, and whether its CPU engine (sgl_kernel) is asked for.
+PLATFORM = "SGLANG_PLATFORM"
+CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
+
+CPU_PLATFORM = "mindspore_cpu"  # the entry point of platform.py, in setup.py
+
+
+class SettingError(Exception):
+    """An environment variable has a value that cannot be used. The message names every such variable."""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the environment of this process asks for."""
+
+    ops_table: str | None = None  # the operator table to compute with; None: the device's preferred one
+    profile: bool = False  # print the time of every forward
+    platform: str | None = None  # the SGLang platform plugin to use; None: SGLang finds one
+    cpu_engine: bool = False  # SGLang's torch kernels for CPUs are to be used
+
+
+def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
+    """The settings in `variables`. SettingError lists every malformed one; unset and empty are the default."""
+    problems: list[str] = []
+    table = variables.get(OPERATOR_TABLE) or None
+    if table and not re.fullmatch("[a-z][a-z0-9_]*", table):
+        problems.append(f"{OPERATOR_TABLE}={table!r}: expected the name of an operator table, such as reference")
+    profile = variables.get(PROFILE) or "0"
+    if profile not in ("0", "1"):
+        problems.append(f"{PROFILE}={profile!r}: expected 0 or 1")
+    if problems:
+        raise SettingError("\n".join(problems))
+    return Environment(
+        ops_table=table,
+        profile=profile == "1",
+        platform=variables.get(PLATFORM) or None,
+        cpu_engine=variables.get(CPU_ENGINE) == "1",  # as SGLang reads it
+    )
+
+
+def select_cpu_platform(wanted: bool) -> None:
+    """Let the processes started from here on use platform.py's platform, or SGLang's own again.
+
+    A platform that the user selected stays.
+    """
+    selected = os.environ.get(PLATFORM)
+    if wanted and not selected:
+        os.environ[PLATFORM] = CPU_PLATFORM
+    elif not wanted and selected == CPU_PLATFORM:
+        del os.environ[PLATFORM]

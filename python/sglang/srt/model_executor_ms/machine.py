@@ -1,0 +1,12 @@
+"""What this machine has; SGLang's own probes answer only once its platform is chosen."""
+
+import torch
+
+
+def accelerator() -> str | None:
+    """The accelerator that torch sees on this machine, in SGLang's name for it, or None."""
+    for name in ("cuda", "npu", "xpu", "musa", "mps"):
+        module = getattr(torch, name, None)
+        if module is not None and module.is_available():
+            return name
+    return None

@@ -1,0 +1,122 @@
+"""The framework mindspore: whether it can serve here, and what it makes of a server's arguments."""
+
+import contextlib
+import importlib.metadata
+import importlib.util
+
+from sglang.srt.model_executor_ms.arguments import read_environment, select_cpu_platform
+from sglang.srt.model_executor_ms.flags import UnsupportedFlag, refuse_unsupported
+from sglang.srt.model_executor_ms.machine import accelerator
+
+SOURCE = "--framework mindspore"  # of our decisions, in SGLang's log of them
+DEVICES = ("npu", "cpu")
+
+
+class UnsupportedModel(Exception):
+    """The checkpoint is of a kind that --framework mindspore does not serve."""
+
+
+def unavailable() -> str | None:
+    """Why MindSpore cannot serve on this machine and what to do, or None."""
+    if importlib.util.find_spec("mindspore") is None:
+        return "MindSpore is not installed: pip install mindspore==2.10.0"
+    numpy = importlib.metadata.version("numpy")
+    if int(numpy.split(".")[0]) >= 2:
+        return f"numpy {numpy} is installed, and MindSpore 2.10 is built against numpy 1: pip install 'numpy<2'"
+    return None
+
+
+def configure(server_args) -> None:
+    """Check environment and arguments, then decide what this backend decides, before SGLang resolves the rest."""
+    from sglang.srt.arg_groups.overrides import declare_resolution
+
+    read_environment()
+    refuse_unsupported(server_args)
+    device = server_args.device or _device_of_this_machine()
+    select_cpu_platform(device == "cpu" and accelerator() is None)
+    declare_resolution(
+        server_args, SOURCE, model_impl="mindspore", device=device, attention_backend="mindspore", **_NO_CUDA_GRAPHS
+    )
+
+
+_NO_CUDA_GRAPHS = dict(cuda_graph_backend_decode="disabled", cuda_graph_backend_prefill="disabled")
+
+
+def _device_of_this_machine() -> str:
+    found = accelerator() or "cpu"
+    if found not in DEVICES:
+        raise UnsupportedFlag(
+            f"--framework mindspore runs on the devices {', '.join(DEVICES)}; this machine has {found}: "
+            "give --device cpu, or another --framework"
+        )
+    return found
+
+
+def keep_attention_backend(server_args, previous) -> None:
+    """SGLang's defaults for an NPU (`previous`), but for the attention backend where the framework is mindspore."""
+    from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
+
+    previous(server_args)
+    if resolving_view(server_args).model_impl == "mindspore":
+        declare_resolution(
+            server_args,
+            SOURCE,
+            attention_backend="mindspore",
+            prefill_attention_backend="mindspore",
+            decode_attention_backend="mindspore",
+        )
+
+
+def check_as_if_on_npu(original, server_args) -> None:
+    """SGLang's check of the arguments; where the framework is mindspore its assertion finds an NPU."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.runtime_context import override_platform
+
+    ours = resolving_view(server_args).model_impl == "mindspore"
+    with override_platform(is_npu=True) if ours else contextlib.nullcontext():
+        original(server_args)
+
+
+def verify(server_args) -> None:
+    """Check what SGLang made of the arguments, and the kind of the model, before any process is started."""
+    from sglang.srt.arg_groups.overrides import attention_backends_of, model_config_of, resolving_view
+
+    view = resolving_view(server_args)
+    chosen = set(attention_backends_of(view))
+    if chosen != {"mindspore"}:
+        raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
+    if str(view.model_path).lower() not in ("none", "dummy"):
+        check_model(model_config_of(server_args))
+
+
+def check_model(model_config) -> None:
+    """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built."""
+    from sglang.srt.models_ms.registry import MODELS
+
+    problems = []
+    architectures = model_config.hf_config.architectures or []
+    if not set(architectures) & set(MODELS):
+        problems.append(f"its architectures are {architectures}, and supported are {', '.join(sorted(MODELS))}")
+    if model_config.quantization:
+        problems.append(f"its weights are quantised ({model_config.quantization})")
+    if not model_config.is_generation:
+        problems.append("it does not generate text (an embedding, reward or classification model)")
+    if model_config.is_multimodal:
+        problems.append("it is multimodal")
+    if problems:
+        raise UnsupportedModel(f"{model_config.model_path}: not supported yet by {SOURCE}: {'; '.join(problems)}")
+
+
+def register_model() -> None:
+    """Let SGLang's registry of models know our model and nothing else.
+
+    SGLang would import each of its some two hundred torch models, and log those that fail; it does not where an
+    external package of models is named.
+    """
+    from sglang.srt.environ import envs
+    from sglang.srt.model_executor_ms.causal_lm import MindSporeForCausalLM
+
+    with envs.SGLANG_EXTERNAL_MODEL_PACKAGE.override("sglang.srt.models_ms"):
+        from sglang.srt.models.registry import ModelRegistry
+    ModelRegistry.models = {"MindSporeForCausalLM": MindSporeForCausalLM}
+    ModelRegistry._default_models_loaded = True

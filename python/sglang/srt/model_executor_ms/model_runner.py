@@ -1,0 +1,54 @@
+"""The small dispatch: which class runs the model for this framework and device, or an error that lists them."""
+
+from sglang.srt.model_executor.model_runner import ModelRunner
+from sglang.srt.model_executor_ms.mindspore_framework import DEVICES
+from sglang.srt.model_executor_ms.weights import MindSporeWeightUpdater
+from sglang.srt.runtime_context import get_model
+
+
+class UnsupportedDevice(Exception):
+    """No runner computes with this framework on this device."""
+
+
+class MindSporeModelRunner(ModelRunner):
+    """SGLang's ModelRunner around a MindSpore model; pools, sampler, scheduling and graph-free forward are SGLang's."""
+
+    def init_cuda_graphs(self, capture_decode_cuda_graph: bool = True):
+        """Prepare SGLang's runners of forward passes, and compile the model: pools and attention backend exist."""
+        super().init_cuda_graphs(capture_decode_cuda_graph)
+        self.model.compile_graphs(self)
+
+    def init_weight_updater(self):
+        self.weight_updater = MindSporeWeightUpdater(
+            tp_rank=0,
+            device=self.device,
+            gpu_id=self.gpu_id,
+            model_config=self.model_config,
+            custom_weight_loaders=get_model().custom_weight_loader,
+            get_model=lambda: self.model,
+            update_model_fields=self.update_model_fields,
+            recapture_cuda_graph=self.recapture_decode_cuda_graph,
+            get_model_runner=lambda: self,
+        )
+
+    def check_weights(self, action, *_args, **_kwargs):
+        raise NotImplementedError(f"check_weights {action}: it reads torch parameters, and the model's are MindSpore's")
+
+
+RUNNERS = {("mindspore", device): MindSporeModelRunner for device in DEVICES}
+
+
+def runner_for(framework: str, device: str) -> type[ModelRunner]:
+    """The runner's class. UnsupportedDevice, naming the supported ones, if there is none."""
+    kind = device.split(":")[0]
+    if (framework, kind) not in RUNNERS:
+        supported = ", ".join(f"{name} on {where}" for name, where in RUNNERS)
+        raise UnsupportedDevice(f"no runner for framework {framework} on device {device}; there are: {supported}")
+    return RUNNERS[framework, kind]
+
+
+def attention_backend(model_runner: ModelRunner):
+    """SGLang's factory of the attention backend `mindspore`."""
+    from sglang.srt.model_executor_ms.attention_backend import MindSporeAttnBackend
+
+    return MindSporeAttnBackend(model_runner)

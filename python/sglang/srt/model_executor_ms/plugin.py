@@ -1,0 +1,144 @@
+"""SGLang's plugin entry point: registers our flag and hooks; the only file that imports the hook machinery.
+
+With another framework than mindspore only the seams of the flag itself are in place, and they call what they wrap.
+"""
+
+import argparse
+import functools
+
+from sglang.srt.model_executor_ms import frameworks, mindspore_framework
+from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
+
+SOURCE = HookSource("mindspore", "sglang-mindspore")  # named in SGLang's log of hooks
+
+
+def register() -> None:
+    """SGLang's plugin entry point, called by load_plugins() in every process of a server."""
+    install_flag()
+    _accept_framework_in_engine()
+
+
+@functools.cache
+def install_flag() -> None:
+    """Put --framework and its effect in place, once a process. sglang.srt.server_args is imported by now."""
+    arguments = "sglang.srt.server_args.ServerArgs"
+    # ServerArgs is assembled at import: a field cannot be added, so the flag is, and the choice rides on an attribute.
+    _apply(f"{arguments}.add_cli_args", _add_flag, HookType.AFTER)
+    _apply(f"{arguments}.from_cli_args", _keep_flag, HookType.AROUND)
+    # Every launcher resolves its record once, before it starts anything: here the framework is chosen and configured.
+    _apply(f"{arguments}.resolve_once", _resolve_with_framework, HookType.AROUND)
+    # Every process publishes the record before it builds anything: here the framework takes its place.
+    _apply("sglang.srt.runtime_context.publish", _publish_with_framework, HookType.BEFORE)
+
+
+@functools.cache
+def _accept_framework_in_engine() -> None:
+    from sglang.srt.entrypoints.engine import Engine
+
+    # Engine's own override point. Engine.__init__ itself is already running when SGLang first loads plugins.
+    Engine.server_args_class = staticmethod(_server_args_with_framework)
+
+
+def _apply(target: str, hook, kind: HookType) -> None:
+    """Apply one hook now; HookRegistry.apply_hooks leaves out a target that any plugin has hooked before."""
+    HookRegistry._apply_target(target, [(kind, hook, SOURCE)])
+
+
+def _add_flag(_result, parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--framework",
+        type=_usable_framework,
+        metavar="{" + ",".join(frameworks.names()) + "}",
+        help="What runs the model's forward passes. Default: torch, or the only one that is usable on this machine.",
+    )
+
+
+def _usable_framework(name: str) -> str:
+    try:
+        return frameworks.usable(name).name
+    except frameworks.FrameworkUnavailable as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _keep_flag(original, cls, arguments: argparse.Namespace):
+    server_args = original(cls, arguments)
+    frameworks.ask(server_args, getattr(arguments, "framework", None))
+    return server_args
+
+
+def _server_args_with_framework(framework: str | None = None, **fields):
+    from sglang.srt.server_args import ServerArgs
+
+    server_args = ServerArgs(**fields)
+    frameworks.ask(server_args, framework)
+    return server_args
+
+
+def _resolve_with_framework(original, server_args) -> None:
+    if getattr(server_args, "_resolution_finished", False) or getattr(server_args, "_resolution_failed", False):
+        original(server_args)
+        return
+    framework = frameworks.decide(server_args)
+    framework.configure(server_args)
+    original(server_args)
+    framework.verify(server_args)
+
+
+def _publish_with_framework(server_args, *, role: str, **_) -> None:
+    server_args.resolve_once()
+    frameworks.decided(server_args).activate(server_args, role)
+
+
+def _configure_mindspore(server_args) -> None:
+    _hook_arguments()
+    mindspore_framework.configure(server_args)
+
+
+@functools.cache
+def _hook_arguments() -> None:
+    from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
+
+    # SGLang's NPU defaults overwrite the attention backend; its own hook puts ours back.
+    register_resolution_hook("handle_npu_backends")(mindspore_framework.keep_attention_backend)
+    # SGLang's check of the arguments allows model_impl mindspore on an NPU only.
+    _apply(
+        "sglang.srt.arg_groups.validation_hook.check_server_args",
+        mindspore_framework.check_as_if_on_npu,
+        HookType.AROUND,
+    )
+
+
+def _activate_mindspore(server_args, role: str) -> None:
+    _hook_arguments()
+    if role == "scheduler":
+        from sglang.srt.arg_groups.overrides import resolving_view
+
+        _hook_scheduler(resolving_view(server_args).device)
+
+
+@functools.cache
+def _hook_scheduler(device: str) -> None:
+    from sglang.srt.layers.attention.attention_registry import register_attention_backend
+    from sglang.srt.model_executor_ms import model_runner, weights
+
+    # SGLang's own registry of attention backends.
+    register_attention_backend("mindspore")(model_runner.attention_backend)
+    # SGLang turns every architecture into MindSporeForCausalLM and looks that up among its models.
+    mindspore_framework.register_model()
+    # Where SGLang builds its ModelRunner: tp_worker.py, and one_batch.py of its benchmarks.
+    _apply(
+        "sglang.srt.model_executor.model_runner.ModelRunner",
+        model_runner.runner_for("mindspore", device),
+        HookType.REPLACE,
+    )
+    # SGLang's loaders fill torch parameters; ours fills MindSpore's, at start and on update_weights_from_disk.
+    _apply("sglang.srt.model_loader.loader.get_model_loader", weights.get_model_loader, HookType.REPLACE)
+
+
+MINDSPORE = frameworks.Framework(
+    "mindspore",
+    mindspore_framework.unavailable,
+    configure=_configure_mindspore,
+    verify=mindspore_framework.verify,
+    activate=_activate_mindspore,
+)

@@ -1,0 +1,67 @@
+"""SGLang's way to a model's weights, at start and while serving, led to the MindSpore model's own loader."""
+
+import logging
+
+import torch
+
+from sglang.srt.configs.load_config import LoadConfig
+from sglang.srt.model_executor.model_runner_components.weight_updater import WeightUpdater
+from sglang.srt.model_loader.loader import BaseModelLoader, _initialize_model
+from sglang.srt.model_loader.utils import set_default_torch_dtype
+from sglang.srt.model_loader_ms.files import CheckpointError, locate
+
+logger = logging.getLogger(__name__)
+
+_ONLY_FROM_DISK = "--framework mindspore updates weights from disk only (update_weights_from_disk)"
+
+
+class MindSporeModelLoader(BaseModelLoader):
+    """Builds the model and lets it read its checkpoint: slices go straight into MindSpore's buffers."""
+
+    def download_model(self, model_config) -> None:
+        raise NotImplementedError("the model downloads what it lacks when it is loaded")
+
+    def load_model(self, *, model_config, device_config) -> torch.nn.Module:
+        with set_default_torch_dtype(model_config.dtype), torch.device(device_config.device):
+            model = _initialize_model(model_config, self.load_config)
+        load_format = self.load_config.load_format.value
+        folder = model_config.model_path
+        if load_format != "dummy":
+            folder = locate(folder, load_format, model_config.revision, self.load_config.download_dir)
+        model.load_checkpoint(str(folder), load_format)
+        return model.eval()
+
+
+def get_model_loader(load_config: LoadConfig, model_config=None) -> MindSporeModelLoader:
+    """In place of SGLang's function of this name."""
+    return MindSporeModelLoader(load_config)
+
+
+class MindSporeWeightUpdater(WeightUpdater):
+    """Updates the weights of a serving model from disk; everything else is refused with a reason."""
+
+    __slots__ = ()
+
+    def update_weights_from_disk(self, model_path, load_format, weight_name_filter=None, recapture_cuda_graph=False):
+        """-> (success, message). A checkpoint that does not fit changes nothing."""
+        model = self.get_model()
+        try:
+            model.load_checkpoint(model_path, load_format)
+        except CheckpointError as error:
+            return False, str(error)
+        self.model_config.model_path = model_path
+        load_config = LoadConfig(load_format=load_format)
+        self.update_model_fields(model, model_path=model_path, load_format=load_format, load_config=load_config)
+        return True, "Succeeded to update model weights."
+
+    def init_weights_update_group(self, *_args, **_kwargs):
+        return False, _ONLY_FROM_DISK
+
+    def load_weights_from_distributed(self, named_tensors):
+        return False, _ONLY_FROM_DISK
+
+    def update_weights_from_tensor(self, named_tensors, load_format=None):
+        return False, _ONLY_FROM_DISK
+
+    def update_weights_from_ipc(self, recv_req):
+        return False, _ONLY_FROM_DISK
