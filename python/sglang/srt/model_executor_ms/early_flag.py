@@ -1,8 +1,8 @@
 """Adds our flag in entry points that read their arguments before, or without, loading SGLang's plugins.
 
 Those are `sglang serve --help`, `python -m sglang.benchmark.one_batch` and
-`python -m sglang.benchmark.offline_throughput`. SGLang calls our platform entry point at `import sglang`, before sglang.srt.server_args is imported; the flag is put in
-place right after it has been.
+`python -m sglang.benchmark.offline_throughput`. SGLang calls our platform entry point at `import sglang`, before
+sglang.srt.server_args is imported; the flag is put in place right after it has been.
 """
 
 import logging
