@@ -4,7 +4,11 @@ import contextlib
 import importlib.metadata
 import importlib.util
 
-from sglang.srt.model_executor_ms.arguments import read_environment, select_cpu_platform
+from sglang.srt.model_executor_ms.arguments import (
+    let_idle_torch_threads_sleep,
+    read_environment,
+    select_cpu_platform,
+)
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag, refuse_unsupported
 from sglang.srt.model_executor_ms.machine import accelerator
 
@@ -34,6 +38,7 @@ def configure(server_args) -> None:
     refuse_unsupported(server_args)
     device = server_args.device or _device_of_this_machine()
     select_cpu_platform(device == "cpu" and accelerator() is None)
+    let_idle_torch_threads_sleep()
     declare_resolution(
         server_args, SOURCE, model_impl="mindspore", device=device, attention_backend="mindspore", **_NO_CUDA_GRAPHS
     )
