@@ -1,0 +1,223 @@
+"""Writing keys and values into the paged cache, and attention over it, for every table."""
+
+import functools
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import mutable, nn
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms import bridge
+
+pytestmark = pytest.mark.usefixtures("table")
+SLOTS = 128
+SCALE = 0.37
+STALE = 50.0  # in slots that no request of the step uses
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+one_a_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+
+
+def dynamic(tensor):
+    """Any number of packed rows; of integers, any shape."""
+    shape = [None] * tensor.ndim if tensor.dtype == ms.int32 else [None, *tensor.shape[1:]]
+    return ms.Tensor(shape=shape, dtype=tensor.dtype)
+
+
+class Write(nn.Cell):
+    @ms.jit(fullgraph=True)
+    def construct(self, k, v, caches, slots):
+        return ops.write_kv(k, v, caches[0], caches[1], slots)
+
+
+class Attend(nn.Cell):
+    """Write, then attend to what was written, as a layer does."""
+
+    def __init__(self, kv_heads, head_dim):
+        super().__init__()
+        self.kv_heads, self.head_dim = kv_heads, head_dim
+
+    @ms.jit(fullgraph=True)
+    def construct(self, q, k, v, caches, arrays, plan):
+        k_cache, v_cache = ops.write_kv(k, v, caches[0], caches[1], arrays[2])
+        step = {
+            "positions": arrays[0],
+            "request_ids": arrays[1],
+            "slots": arrays[2],
+            "query_lens": arrays[3],
+            "seq_lens": arrays[4],
+            "block_tables": arrays[5],
+            "plan": plan,
+        }
+        return ops.paged_attention(q, k_cache, v_cache, step, self.kv_heads, self.head_dim, SCALE)
+
+
+def cache_of(torch_caches):
+    names = ("k_cache", "v_cache")
+    views = [ops.cache_view(bridge.to_mindspore(cache), name) for cache, name in zip(torch_caches, names, strict=True)]
+    return mutable(tuple(views))
+
+
+def write(torch_caches, k, v, slots):
+    written = Write()(ms.Tensor(k), ms.Tensor(v), cache_of(torch_caches), ms.Tensor(np.asarray(slots, np.int32)))
+    for cache in written:
+        cache.asnumpy()  # waits for the graph
+
+
+def bits(tensor):
+    return tensor.view({2: torch.int16, 4: torch.int32}[tensor.element_size()]).numpy()
+
+
+@one_a_dtype
+def test_write_kv_stores_rows_in_their_slots_in_place_and_touches_no_other(dtype):
+    torch.manual_seed(0)
+    k_cache, v_cache = torch.randn(2, SLOTS, 3, 10).to(dtype)
+    k, v = torch.randn(2, 5, 30)
+    slots = [7, 0, SLOTS - 1, 64, 8]
+    wanted_k, wanted_v = k_cache.clone(), v_cache.clone()
+    wanted_k[slots], wanted_v[slots] = k.to(dtype).view(5, 3, 10), v.to(dtype).view(5, 3, 10)
+    write((k_cache, v_cache), k.numpy(), v.numpy(), slots)
+    np.testing.assert_array_equal(bits(k_cache), bits(wanted_k))
+    np.testing.assert_array_equal(bits(v_cache), bits(wanted_v))
+
+
+def around_every_bfloat16():
+    """Every normal bfloat16, and float32 numbers just above it, around the middle to the next, and just below that."""
+    high = np.arange(2**16, dtype=np.uint32) << 16
+    low = np.array([0, 1, 0x7FFF, 0x8000, 0x8001, 0xFFFF], np.uint32)
+    values = (high[:, None] | low).ravel().view(np.float32)
+    smallest, largest = np.finfo(np.float32).tiny, torch.finfo(torch.bfloat16).max
+    return values[(np.abs(values) >= smallest) & (np.abs(values) <= largest) | (values == 0)]
+
+
+def halves():
+    values = np.arange(2**16).astype(np.uint16).view(np.float16).astype(np.float32)
+    values = values[np.isfinite(values)]
+    rng = np.random.default_rng(0)
+    return np.concatenate([values, rng.standard_normal(2**16).astype(np.float32)])
+
+
+@pytest.mark.parametrize("dtype, values", [(torch.bfloat16, around_every_bfloat16), (torch.float16, halves)])
+def test_write_kv_rounds_as_torch_does(dtype, values):
+    values = values()
+    rows = torch.from_numpy(np.resize(values, (-(-len(values) // 64), 64)))
+    k_cache, v_cache = torch.zeros(2, len(rows), 8, 8, dtype=dtype)
+    write((k_cache, v_cache), rows.numpy(), -rows.numpy(), np.arange(len(rows)))
+    # As numbers: the sign of a zero is free.
+    np.testing.assert_array_equal(k_cache.float().numpy().reshape(rows.shape), rows.to(dtype).float().numpy())
+    np.testing.assert_array_equal(v_cache.float().numpy().reshape(rows.shape), -rows.to(dtype).float().numpy())
+
+
+def test_write_kv_makes_subnormal_numbers_zero_at_most():
+    """A table may keep them, as torch does, or flush them; it must not make them large."""
+    values = torch.from_numpy(np.arange(1, 2**23, 9973, dtype=np.uint32).view(np.float32))
+    rows = values[: len(values) // 8 * 8].view(-1, 8)
+    k_cache, v_cache = torch.zeros(2, len(rows), 2, 4, dtype=torch.bfloat16)
+    write((k_cache, v_cache), rows.numpy(), -rows.numpy(), np.arange(len(rows)))
+    assert k_cache.float().abs().max() <= np.finfo(np.float32).tiny
+    assert v_cache.float().abs().max() <= np.finfo(np.float32).tiny
+
+
+class Step:
+    """Requests with (tokens in this step, tokens in all), on shuffled pages of a used cache."""
+
+    def __init__(self, requests, page_size, model):
+        rng = np.random.default_rng([len(requests), page_size])
+        self.requests, self.page_size, self.model = requests, page_size, model
+        self.query_lens, self.seq_lens = np.array(requests).T
+        blocks = -(-self.seq_lens // page_size)
+        pages = iter(rng.permutation(np.arange(1, SLOTS // page_size)))
+        self.block_tables = np.zeros((len(requests), max(blocks)), int)
+        for row, count in zip(self.block_tables, blocks, strict=True):
+            row[:count] = [next(pages) for _ in range(count)]
+        # The slot of each place, request by request.
+        self.context = [
+            [table[place // page_size] * page_size + place % page_size for place in range(length)]
+            for table, length in zip(self.block_tables, self.seq_lens, strict=True)
+        ]
+        model.caches.fill_(STALE)
+        for slots, new in zip(self.context, self.query_lens, strict=True):
+            cached = slots[: len(slots) - new]
+            model.caches[:, cached] = torch.from_numpy(rng.standard_normal((2, len(cached), *model.rows))).to(
+                model.dtype
+            )
+        heads, kv_heads, head_dim = model.heads
+        widths = heads * head_dim, kv_heads * head_dim, kv_heads * head_dim
+        self.packed = [rng.standard_normal((sum(self.query_lens), width)).astype(np.float32) for width in widths]
+
+    def arrays(self):
+        positions, request_ids, slots = [], [], []
+        for request, (new, total) in enumerate(self.requests):
+            positions += range(total - new, total)
+            request_ids += [request] * new
+            slots += self.context[request][total - new :]
+        arrays = positions, request_ids, slots, self.query_lens, self.seq_lens, self.block_tables
+        return [np.array(array, np.int32) for array in arrays]
+
+    def attention(self):
+        """One token and one head after the other, in float64; reads the caches, which are written by now."""
+        heads, kv_heads, head_dim = self.model.heads
+        keys, values = self.model.caches.double().numpy()
+        rows, queries = [], iter(self.packed[0].astype(np.float64).reshape(-1, heads, head_dim))
+        for request, (new, total) in enumerate(self.requests):
+            for position in range(total - new, total):
+                seen = self.context[request][: position + 1]
+                for head, query in enumerate(next(queries)):
+                    group = head // (heads // kv_heads)
+                    scores = [math.exp(np.dot(query, keys[slot, group]) * SCALE) for slot in seen]
+                    weighted = sum(score * values[slot, group] for score, slot in zip(scores, seen, strict=True))
+                    rows.append(weighted / sum(scores))
+        return np.array(rows).reshape(-1, heads * head_dim)
+
+
+class Model:
+    """Write and attend for one shape of heads and one cache, compiled once for all steps."""
+
+    def __init__(self, heads, kv_heads, head_dim, dtype):
+        self.heads, self.rows, self.dtype = (heads, kv_heads, head_dim), (kv_heads, head_dim), dtype
+        self.caches = torch.zeros(2, SLOTS, kv_heads, head_dim, dtype=dtype)
+        self.views = cache_of(self.caches)
+        self.network = None
+
+    def run(self, step):
+        arrays = step.arrays()
+        positions, request_ids, _, query_lens, seq_lens, block_tables = arrays
+        plan = ops.plan(positions, request_ids, query_lens, seq_lens, block_tables, step.page_size)
+        groups = [[ms.Tensor(array) for array in group] for group in (step.packed, arrays, plan)]
+        if self.network is None:
+            self.network = Attend(*self.rows)
+            packed, *integers = [[dynamic(tensor) for tensor in group] for group in groups]
+            self.network.set_inputs(*packed, self.views, *(mutable(tuple(group)) for group in integers))
+        packed, *integers = groups
+        return self.network(*packed, self.views, *(mutable(tuple(group)) for group in integers)).asnumpy()
+
+
+@pytest.fixture(scope="module")
+def model(table):
+    return functools.cache(Model)
+
+
+BATCHES = {
+    "one token": [(1, 1)],
+    "prompts": [(3, 3), (1, 1), (17, 17), (16, 16)],
+    "decode": [(1, 1), (1, 16), (1, 17), (1, 30), (1, 4)],
+    "cached prefixes": [(2, 18), (5, 21), (1, 33)],
+    "mixed": [(1, 20), (7, 7), (5, 13), (1, 2)],
+}
+CASES = [
+    *((heads, torch.float32) for heads in [(6, 2, 10), (4, 4, 8), (5, 1, 6), (6, 3, 24)]),
+    ((6, 2, 10), torch.float16),
+    ((6, 2, 10), torch.bfloat16),
+]
+
+
+@pytest.mark.parametrize("page_size", [1, 4, 16])
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("heads, dtype", CASES, ids=str)
+def test_attention_sees_the_places_of_its_request_up_to_its_own(model, heads, dtype, batch, page_size):
+    model = model(*heads, dtype)
+    step = Step(BATCHES[batch], page_size, model)
+    found, wanted = model.run(step), step.attention()
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
