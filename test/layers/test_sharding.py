@@ -1,0 +1,217 @@
+"""Layers of tensor-parallel ranks: their outputs, put together, are those of the one layer that holds everything."""
+
+import functools
+import zlib
+from types import SimpleNamespace
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import nn
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms import Attention, GatedMLP, LMHead, QKVLinear, RowLinear, VocabEmbedding, merged_linear, ops
+from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.graphs import ForwardGraph
+from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.step_inputs import step_inputs
+from sglang.srt.model_loader_ms.loader import tensors_of
+from sglang.srt.models_ms.config import ConfigReader, Runtime
+from sglang.srt.models_ms.llama import LlamaConfig
+
+pytestmark = pytest.mark.usefixtures("table")
+HIDDEN, INTERMEDIATE, HEADS, HEAD_DIM, VOCAB = 20, 36, 8, 6, 131
+SIZES = [2, 4]
+
+
+def same(x, group):
+    return x
+
+
+def twice(x, group):
+    return 2 * x
+
+
+@pytest.fixture
+def partial_results(monkeypatch):
+    """Ranks give what they have themselves, before it is added up."""
+    monkeypatch.setattr(ops, "all_reduce", same)
+
+
+class Compiled(nn.Cell):
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    @ms.jit(fullgraph=True)
+    def construct(self, x):
+        return self.layer(x)
+
+
+def draw(name, shape):
+    """Random numbers that depend on a name and a shape only."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+
+
+def fill(network):
+    """Give every parameter its slices of checkpoint tensors that are the same for all ranks."""
+    for want in tensors_of(network):
+        want.host[...] = draw(want.source, want.whole or want.host.shape)[want.read]
+
+
+def run(layer, x):
+    network = Compiled(layer)
+    fill(network)
+    found = network(ms.Tensor(x))
+    return [part.asnumpy() for part in found] if isinstance(found, tuple) else found.asnumpy()
+
+
+def ranks(size):
+    return [Shard(rank, size, "ranks") for rank in range(size)]
+
+
+def config(shard, kv_heads=2):
+    values = dict(
+        architectures=["LlamaForCausalLM"],
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN,
+        intermediate_size=INTERMEDIATE,
+        num_hidden_layers=1,
+        num_attention_heads=HEADS,
+        num_key_value_heads=kv_heads,
+        head_dim=HEAD_DIM,
+        max_position_embeddings=64,
+        rms_norm_eps=3e-3,
+        rope_theta=500.0,
+    )
+    return LlamaConfig.read(ConfigReader(values), Runtime(shard=shard))
+
+
+def close(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-6 * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_columns_of_merged_matrices_are_divided_matrix_by_matrix(size):
+    def layer(shard):
+        return merged_linear(HIDDEN, ["gate_proj", "up_proj"], INTERMEDIATE, True, shard, ms.float32)
+
+    x = draw("x", (3, HIDDEN))
+    halves = [np.split(run(layer(shard), x), 2, axis=-1) for shard in ranks(size)]
+    close(np.concatenate([np.concatenate(half, -1) for half in zip(*halves, strict=True)], -1), run(layer(Shard()), x))
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4, 8])
+@pytest.mark.parametrize("size", SIZES)
+def test_each_rank_has_its_query_heads_and_the_key_value_heads_that_those_read(size, kv_heads):
+    def heads(shard):
+        layer = QKVLinear(HIDDEN, HEADS, kv_heads, HEAD_DIM, True, shard, ms.float32)
+        return [part.reshape(3, -1, HEAD_DIM) for part in run(layer, draw("x", (3, HIDDEN)))]
+
+    q, k, v = heads(Shard())
+    for shard in ranks(size):
+        own_q, own_k, own_v = heads(shard)
+        for local in range(HEADS // size):
+            head = shard.rank * (HEADS // size) + local
+            close(own_q[:, local], q[:, head])
+            # Whom the head reads: in the whole model, and here among the rank's own.
+            group, own_group = head // (HEADS // kv_heads), local // (HEADS // size // own_k.shape[1])
+            close(own_k[:, own_group], k[:, group])
+            close(own_v[:, own_group], v[:, group])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_add_up_with_their_bias_added_once(partial_results, size, bias):
+    x = draw("x", (3, INTERMEDIATE))
+
+    def layer(shard):
+        return RowLinear(INTERMEDIATE, HIDDEN, bias, shard, ms.float32, "intermediate_size")
+
+    parts = np.split(x, size, axis=-1)
+    total = sum(run(layer(shard), part) for shard, part in zip(ranks(size), parts, strict=True))
+    close(total, run(layer(Shard()), x))
+    product = np.einsum("ti,oi->to", x, draw("layer.weight", (HIDDEN, INTERMEDIATE)))
+    close(total, product + draw("layer.bias", (HIDDEN,)) * bias)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_mlps_add_up(partial_results, size):
+    x = draw("x", (3, HIDDEN))
+    total = sum(run(GatedMLP(config(shard), bias=True), x) for shard in ranks(size))
+    close(total, run(GatedMLP(config(Shard()), bias=True), x))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_embeddings_add_up_over_the_padded_vocabulary(partial_results, size):
+    ids = np.array([0, 1, 47, 48, 63, 64, 95, 96, VOCAB - 1], np.int32)
+    total = sum(run(VocabEmbedding(VOCAB, HIDDEN, shard, ms.float32), ids) for shard in ranks(size))
+    np.testing.assert_array_equal(total, draw("layer.weight", (VOCAB, HIDDEN))[ids])
+
+
+@pytest.mark.parametrize("size", [1, *SIZES])
+def test_heads_are_the_rows_of_the_vocabulary_in_order_and_then_zeros(size):
+    heads = [Compiled(LMHead(VOCAB, HIDDEN, shard, ms.float32)) for shard in ranks(size)]
+    for head in heads:
+        fill(head)
+    tables = [head.layer.weight.asnumpy() for head in heads]
+    assert len({table.shape for table in tables}) == 1
+    rows = np.concatenate(tables)
+    np.testing.assert_array_equal(rows[:VOCAB], draw("layer.weight", (VOCAB, HIDDEN)))
+    assert len(rows) > VOCAB
+    assert not rows[VOCAB:].any()
+
+
+class AttentionOfRows(nn.Cell):
+    """Attention of the rows that the ids name, in the frame that ForwardGraph compiles."""
+
+    def __init__(self, attention, rows):
+        super().__init__()
+        self.attention, self.rows = attention, ms.Tensor(rows)
+
+    def construct(self, step):
+        return self.attention(ops.embedding(step["input_ids"], self.rows, 0), step)
+
+
+def attention(shard, kv_heads):
+    """The output of a rank's attention for two requests, after an earlier step that filled their cache."""
+    layer = Attention(config(shard, kv_heads), 0, qkv_bias=True, out_bias=True, qk_norm="head")
+    network = AttentionOfRows(layer, draw("rows", (11, HIDDEN)))
+    fill(network)
+    keys, values = torch.zeros(2, 64, layer.num_kv_heads, HEAD_DIM)
+    pool = SimpleNamespace(get_key_buffer=lambda _: keys, get_value_buffer=lambda _: values)
+    caches = KVCaches(pool, 1)
+    table = np.stack([np.arange(8, 16), np.arange(32, 40)])
+    first = step_inputs([5, 2], [5, 2], [*table[0, :5], *table[1, :2]], table, 4)
+    second = step_inputs([1, 3], [6, 5], [*table[0, 5:6], *table[1, 2:5]], table, 4)
+    graph = ForwardGraph(network, first, caches.k_caches, caches.v_caches)
+    found = [graph.run(bridge.int32(ids), step).asnumpy() for ids, step in ((range(7), first), (range(7, 11), second))]
+    return np.concatenate(found)
+
+
+@functools.cache
+def whole_attention(kv_heads):
+    return attention(Shard(), kv_heads)
+
+
+@pytest.mark.parametrize("size, kv_heads", [(2, 1), (2, 4), (4, 2)])
+def test_attention_adds_up_with_divided_and_with_replicated_key_value_heads(partial_results, size, kv_heads):
+    close(sum(attention(shard, kv_heads) for shard in ranks(size)), whole_attention(kv_heads))
+
+
+SUMMED = {
+    "row": lambda shard: RowLinear(HIDDEN * shard.size, HIDDEN, True, shard, ms.float32, "hidden_size"),
+    "embedding": lambda shard: VocabEmbedding(VOCAB, HIDDEN, shard, ms.float32),
+}
+
+
+@pytest.mark.parametrize("name", SUMMED)
+def test_ranks_add_up_their_results_and_a_single_rank_does_not(monkeypatch, name):
+    x = np.arange(3, dtype=np.int32) if name == "embedding" else draw("x", (3, HIDDEN))
+    for size, factor in ((1, 1), (2, 2)):
+        layer = SUMMED[name](Shard(0, size, "ranks"))
+        monkeypatch.setattr(ops, "all_reduce", same)
+        partial = run(layer, x)
+        monkeypatch.setattr(ops, "all_reduce", twice)
+        np.testing.assert_array_equal(run(layer, x), factor * partial)
