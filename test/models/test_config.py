@@ -1,0 +1,157 @@
+"""Configs are read strictly: what is not computed is refused by name and value, and nothing is skipped unseen."""
+
+import logging
+
+import pytest
+from models.tiny import ARCHITECTURES, TINY
+from transformers import AutoConfig
+
+from sglang.srt.models_ms.config import IGNORED, ConfigReader, DecoderConfig, Runtime, UnsupportedConfig
+from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_class
+
+NAMES = {
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+}
+
+
+def config_of(variant, without=(), **changes):
+    """A variant's config as SGLang hands it over, with some values changed and some keys removed."""
+    config = AutoConfig.for_model(**TINY[variant]).to_dict() | {"architectures": [NAMES[TINY[variant]["model_type"]]]}
+    return {key: value for key, value in {**config, **changes}.items() if key not in without}
+
+
+def read(hf_config):
+    """-> (what the architecture makes of the config, the reader it did that with)."""
+    reader = ConfigReader(hf_config)
+    return model_class(hf_config["architectures"]).config_class.read(reader, Runtime()), reader
+
+
+def test_every_architecture_has_variants():
+    assert set(NAMES) == set(ARCHITECTURES)
+    assert set(NAMES.values()) == set(MODELS)
+
+
+@pytest.mark.parametrize("variant", TINY)
+def test_every_key_of_hugging_faces_config_class_is_read_or_ignored_for_a_reason(variant):
+    _, reader = read(config_of(variant))
+    assert reader.unknown() == []
+
+
+@pytest.mark.parametrize("variant", ARCHITECTURES)
+def test_no_key_that_is_ignored_is_also_read(variant):
+    """But for sliding windows, which are ignored only where they are switched off or refused."""
+    _, reader = read(config_of(variant))
+    assert reader.read & set(IGNORED) <= {"sliding_window", "layer_types"}
+
+
+def test_every_ignored_key_says_why():
+    assert [key for key, reason in IGNORED.items() if len(reason) < 5] == []
+
+
+def test_keys_that_nobody_understands_are_named_in_a_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        read(config_of("llama", logit_frobnication=2.0, another_one=None))
+    assert "LlamaForCausalLM: config.json has keys that are not understood" in caplog.text
+    assert "['another_one', 'logit_frobnication']" in caplog.text
+
+
+def test_a_config_that_is_understood_gives_no_warning(caplog):
+    with caplog.at_level(logging.WARNING):
+        read(config_of("qwen3"))
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("variant", TINY)
+def test_values_are_those_of_the_config(variant):
+    given = config_of(variant)
+    config, _ = read(given)
+    names = set(DecoderConfig.__dataclass_fields__) & set(given) - {"dtype"}  # which the server decides
+    assert {name: getattr(config, name) for name in names} == {name: given[name] for name in names}
+    assert config.max_positions == given["max_position_embeddings"]
+    if "head_dim" not in given:  # Qwen2's class has no such key
+        assert config.head_dim == given["hidden_size"] // given["num_attention_heads"]
+
+
+def test_absent_values_have_the_meaning_that_hugging_face_gives_them():
+    config, _ = read(config_of("llama-mha", without=["head_dim", "num_key_value_heads", "hidden_act", "mlp_bias"]))
+    assert (config.head_dim, config.num_key_value_heads, config.hidden_act, config.mlp_bias) == (10, 6, "silu", False)
+    assert not config.tie_word_embeddings
+
+
+SLIDING = ["full_attention", "sliding_attention"]
+REFUSED = [
+    ("mistral", dict(sliding_window=4096), "MistralForCausalLM: sliding_window = 4096 is not supported"),
+    ("mistral", dict(layer_types=SLIDING), r"MistralForCausalLM: layer_types has .*'sliding_attention'"),
+    ("qwen2", dict(use_sliding_window=True), "Qwen2ForCausalLM: use_sliding_window = True is not supported"),
+    ("qwen2", dict(layer_types=SLIDING), r"Qwen2ForCausalLM: layer_types has .*'sliding_attention'"),
+    ("qwen3", dict(use_sliding_window=True), "Qwen3ForCausalLM: use_sliding_window = True is not supported"),
+    ("qwen3", dict(layer_types=SLIDING), r"Qwen3ForCausalLM: layer_types has .*'sliding_attention'"),
+    *(
+        (variant, dict(hidden_act="relu2"), f"{NAMES[variant]}: hidden_act = 'relu2' is not supported, only .*'silu'")
+        for variant in ARCHITECTURES
+    ),
+    (
+        "llama",
+        dict(rope_parameters=dict(rope_type="longrope", rope_theta=500.0)),
+        "LlamaForCausalLM: rope_type = 'longrope' is not supported, only .*'default', 'dynamic', 'linear', 'llama3'",
+    ),
+    (
+        "llama",
+        dict(rope_parameters=None, rope_scaling=dict(type="mrope", mrope_section=[1, 2])),
+        "LlamaForCausalLM: rope_type = 'mrope' is not supported",
+    ),
+    (
+        "llama",
+        dict(rope_parameters=dict(rope_type="linear", rope_theta=500.0, factor=2.0, short_factor=[1.0])),
+        r"LlamaForCausalLM: rope_parameters has \['short_factor'\], which 'linear' does not use",
+    ),
+    (
+        "llama",
+        dict(rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=500.0))),
+        r"LlamaForCausalLM: rope_parameters has \['full_attention'\]",
+    ),
+]
+
+
+@pytest.mark.parametrize("variant, changes, message", REFUSED)
+def test_what_is_not_computed_is_refused_by_name_and_value(variant, changes, message):
+    with pytest.raises(UnsupportedConfig, match=message):
+        read(config_of(variant, **changes))
+
+
+NEEDED = [
+    "hidden_size",
+    "intermediate_size",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "rms_norm_eps",
+    "vocab_size",
+]
+
+
+@pytest.mark.parametrize("key", NEEDED)
+@pytest.mark.parametrize("variant", ARCHITECTURES)
+def test_a_missing_key_is_refused_by_name(variant, key):
+    with pytest.raises(UnsupportedConfig, match=f"{NAMES[variant]}: config.json has no '{key}'"):
+        read(config_of(variant, without=[key]))
+
+
+@pytest.mark.parametrize("architectures", [["GPT2LMHeadModel"], ["A", "B"], []])
+def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(architectures):
+    with pytest.raises(UnknownArchitecture) as error:
+        model_class(architectures)
+    assert f"architectures = {architectures} of config.json is not supported" in str(error.value)
+    assert str(error.value).endswith(", ".join(sorted(NAMES.values())))
+
+
+def test_the_first_known_architecture_is_taken():
+    assert model_class(["Unknown", "Qwen3ForCausalLM"]).__name__ == "Qwen3ForCausalLM"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_of_the_registry_is_where_it_says(name):
+    assert model_class([name]).__name__ == name
