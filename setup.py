@@ -48,6 +48,10 @@ setup(
     entry_points={
         "sglang.srt.platforms": ["mindspore_cpu = sglang.srt.model_executor_ms.platform:activate"],
         "sglang.srt.plugins": ["mindspore = sglang.srt.model_executor_ms.plugin:register"],
+        "sglang.srt.frameworks": [
+            "torch = sglang.srt.model_executor_ms.frameworks:TORCH",
+            "mindspore = sglang.srt.model_executor_ms.plugin:MINDSPORE",
+        ],
     },
     cmdclass={"build_py": BuildModules, "install_data": InstallBesideModules},
 )
