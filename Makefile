@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 PORT ?= 30000
 MODEL ?= ms_example/demo_model
 PYTEST_ARGS ?=
+# Without a limit SGLang's key/value pool takes most of the machine's memory.
+SERVE_ARGS ?= --max-total-tokens 32768
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
@@ -25,7 +27,8 @@ demo: $(STAMP)  ## complete some prompts offline with the demo model, and time e
 	SGLANG_MS_PROFILE=1 $(RUN) ms_example/offline_demo.py $(MODEL)
 
 serve: $(STAMP)  ## serve MODEL (the demo model) over HTTP on PORT (30000)
-	$(RUN) -m sglang.launch_server --model-path $(MODEL) --framework mindspore --device cpu --port $(PORT)
+	$(RUN) -m sglang.launch_server --model-path $(MODEL) --framework mindspore --device cpu --port $(PORT) \
+		$(SERVE_ARGS)
 
 test: lint  ## lint, then run every test
 	$(RUN) -m pytest $(PYTEST_ARGS)
