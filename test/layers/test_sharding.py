@@ -11,9 +11,18 @@ import torch
 from mindspore import nn
 
 from sglang.srt.distributed_ms.shard import Shard
-from sglang.srt.layers_ms import Attention, GatedMLP, LMHead, QKVLinear, RowLinear, VocabEmbedding, merged_linear, ops
-from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.graphs import ForwardGraph
+from sglang.srt.layers_ms import (
+    Attention,
+    GatedMLP,
+    Linear,
+    LMHead,
+    QKVLinear,
+    RowLinear,
+    VocabEmbedding,
+    merged_linear,
+    ops,
+)
+from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
 from sglang.srt.model_loader_ms.loader import tensors_of
@@ -58,13 +67,16 @@ def fill(network):
     """Give every parameter its slices of checkpoint tensors that are the same for all ranks."""
     for want in tensors_of(network):
         want.host[...] = draw(want.source, want.whole or want.host.shape)[want.read]
+    for _, cell in network.cells_and_names():
+        if isinstance(cell, Linear):
+            cell.pack()
 
 
 def run(layer, x):
     network = Compiled(layer)
     fill(network)
-    found = network(ms.Tensor(x))
-    return [part.asnumpy() for part in found] if isinstance(found, tuple) else found.asnumpy()
+    ops.begin_step(len(x), 1)
+    return network(ms.Tensor(x)).asnumpy()
 
 
 def ranks(size):
@@ -107,7 +119,9 @@ def test_columns_of_merged_matrices_are_divided_matrix_by_matrix(size):
 def test_each_rank_has_its_query_heads_and_the_key_value_heads_that_those_read(size, kv_heads):
     def heads(shard):
         layer = QKVLinear(HIDDEN, HEADS, kv_heads, HEAD_DIM, True, shard, ms.float32)
-        return [part.reshape(3, -1, HEAD_DIM) for part in run(layer, draw("x", (3, HIDDEN)))]
+        found = run(layer, draw("x", (3, HIDDEN))).reshape(3, -1, HEAD_DIM)
+        queries, keys = HEADS // shard.size, layer.num_kv_heads
+        return np.split(found, [queries, queries + keys], axis=1)
 
     q, k, v = heads(Shard())
     for shard in ranks(size):
@@ -185,19 +199,19 @@ def attention(shard, kv_heads):
     table = np.stack([np.arange(8, 16), np.arange(32, 40)])
     first = step_inputs([5, 2], [5, 2], [*table[0, :5], *table[1, :2]], table, 4)
     second = step_inputs([1, 3], [6, 5], [*table[0, 5:6], *table[1, 2:5]], table, 4)
-    graph = ForwardGraph(network, first, caches.k_caches, caches.v_caches)
-    found = [graph.run(bridge.int32(ids), step).asnumpy() for ids, step in ((range(7), first), (range(7, 11), second))]
+    graph = forward_graph(network, caches.k_caches, caches.v_caches, Limits(tokens=9, requests=3, blocks=2))
+    found = [graph.run(np.arange(7), first).asnumpy()[:7], graph.run(np.arange(7, 11), second).asnumpy()[:4]]
     return np.concatenate(found)
 
 
 @functools.cache
-def whole_attention(kv_heads):
+def whole_attention(table, kv_heads):
     return attention(Shard(), kv_heads)
 
 
 @pytest.mark.parametrize("size, kv_heads", [(2, 1), (2, 4), (4, 2)])
-def test_attention_adds_up_with_divided_and_with_replicated_key_value_heads(partial_results, size, kv_heads):
-    close(sum(attention(shard, kv_heads) for shard in ranks(size)), whole_attention(kv_heads))
+def test_attention_adds_up_with_divided_and_with_replicated_key_value_heads(partial_results, table, size, kv_heads):
+    close(sum(attention(shard, kv_heads) for shard in ranks(size)), whole_attention(table, kv_heads))
 
 
 SUMMED = {

@@ -11,8 +11,9 @@ from transformers import AutoConfig
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.graphs import ForwardGraph
+from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.lm_head import LMHead
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
@@ -31,6 +32,7 @@ class PagedModel:
         runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
         self.network = model_class(config.architectures)(config.to_dict(), runtime)
         loader.load(self.network, folder, ignore=self.network.ignored_tensors, progress=False)
+        self.network.pack()
         self.config = config = self.network.config
         self.pool = MHATokenToKVPool(
             size=SLOTS - 1,
@@ -44,6 +46,7 @@ class PagedModel:
         )
         self.caches = KVCaches(self.pool, config.num_hidden_layers)
         self.graph = None
+        self.head = LMHead(self.network.head())
 
     def forget(self) -> None:
         """Make the cache one that other requests have used."""
@@ -54,10 +57,11 @@ class PagedModel:
     def logits(self, ids, step) -> np.ndarray:
         """ids [T] -> float32 [T, vocab_size]."""
         if self.graph is None:
-            self.graph = ForwardGraph(self.network, step, self.caches.k_caches, self.caches.v_caches)
-        hidden = bridge.to_torch(self.graph.run(bridge.int32(ids), step)).float()
-        head = bridge.to_torch(self.network.head()).float()
-        return (hidden @ head.T)[:, : self.config.vocab_size].numpy()
+            limits = Limits(tokens=200, requests=8, blocks=SLOTS)
+            self.graph = forward_graph(self.network, self.caches.k_caches, self.caches.v_caches, limits)
+        hidden = bridge.to_torch(self.graph.run(np.asarray(ids), step))[: len(step.positions)]
+        logits = self.head.apply(self.head, hidden)
+        return logits[:, : self.config.vocab_size].numpy()
 
 
 class Requests:

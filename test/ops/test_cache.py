@@ -26,22 +26,47 @@ def dynamic(tensor):
     return ms.Tensor(shape=shape, dtype=tensor.dtype)
 
 
-class Write(nn.Cell):
-    @ms.jit(fullgraph=True)
-    def construct(self, k, v, caches, slots):
-        return ops.write_kv(k, v, caches[0], caches[1], slots)
+def unturned(head_dim):
+    """Rotary tables of 64 positions that turn nothing: cos, sin [64, head_dim // 2]."""
+    shape = (64, head_dim // 2)
+    return ms.Tensor(np.ones(shape, np.float32)), ms.Tensor(np.zeros(shape, np.float32))
 
 
-class Attend(nn.Cell):
-    """Write, then attend to what was written, as a layer does."""
+class Store(nn.Cell):
+    """Queries, keys and values as they are, into the cache."""
 
     def __init__(self, kv_heads, head_dim):
         super().__init__()
         self.kv_heads, self.head_dim = kv_heads, head_dim
+        self.cos, self.sin = unturned(head_dim)
+
+    def store(self, qkv, caches, positions, slots):
+        return ops.qkv_to_cache(
+            qkv,
+            None,
+            None,
+            0.0,
+            positions,
+            self.cos,
+            self.sin,
+            caches[0],
+            caches[1],
+            slots,
+            self.kv_heads,
+            self.head_dim,
+        )
 
     @ms.jit(fullgraph=True)
-    def construct(self, q, k, v, caches, arrays, plan):
-        k_cache, v_cache = ops.write_kv(k, v, caches[0], caches[1], arrays[2])
+    def construct(self, qkv, caches, positions, slots):
+        return self.store(qkv, caches, positions, slots)[0]
+
+
+class Attend(Store):
+    """Store, then attend to what was stored, as a layer does."""
+
+    @ms.jit(fullgraph=True)
+    def construct(self, qkv, caches, arrays, plan):
+        q, k_cache, v_cache = self.store(qkv, caches, arrays[0], arrays[2])
         step = {
             "positions": arrays[0],
             "request_ids": arrays[1],
@@ -61,9 +86,14 @@ def cache_of(torch_caches):
 
 
 def write(torch_caches, k, v, slots):
-    written = Write()(ms.Tensor(k), ms.Tensor(v), cache_of(torch_caches), ms.Tensor(np.asarray(slots, np.int32)))
-    for cache in written:
-        cache.asnumpy()  # waits for the graph
+    """Store rows k, v [T, K * D]; the queries beside them, one head, must come out as they went in."""
+    _, kv_heads, head_dim = torch_caches[0].shape
+    q = np.arange(len(k) * head_dim, dtype=np.float32).reshape(len(k), head_dim)
+    qkv = ms.Tensor(np.concatenate([q, k, v], axis=1))
+    ops.begin_step(len(k), 1)
+    slots, positions = ms.Tensor(np.asarray(slots, np.int32)), ms.Tensor(np.arange(len(k), dtype=np.int32) % 64)
+    found = Store(kv_heads, head_dim)(qkv, cache_of(torch_caches), positions, slots)
+    np.testing.assert_array_equal(found.asnumpy(), q)
 
 
 def bits(tensor):
@@ -71,7 +101,7 @@ def bits(tensor):
 
 
 @one_a_dtype
-def test_write_kv_stores_rows_in_their_slots_in_place_and_touches_no_other(dtype):
+def test_keys_and_values_are_stored_in_their_slots_in_place_and_touches_no_other(dtype):
     torch.manual_seed(0)
     k_cache, v_cache = torch.randn(2, SLOTS, 3, 10).to(dtype)
     k, v = torch.randn(2, 5, 30)
@@ -100,7 +130,7 @@ def halves():
 
 
 @pytest.mark.parametrize("dtype, values", [(torch.bfloat16, around_every_bfloat16), (torch.float16, halves)])
-def test_write_kv_rounds_as_torch_does(dtype, values):
+def test_the_cache_rounds_as_torch_does(dtype, values):
     values = values()
     rows = torch.from_numpy(np.resize(values, (-(-len(values) // 64), 64)))
     k_cache, v_cache = torch.zeros(2, len(rows), 8, 8, dtype=dtype)
@@ -110,7 +140,7 @@ def test_write_kv_rounds_as_torch_does(dtype, values):
     np.testing.assert_array_equal(v_cache.float().numpy().reshape(rows.shape), -rows.to(dtype).float().numpy())
 
 
-def test_write_kv_makes_subnormal_numbers_zero_at_most():
+def test_the_cache_makes_subnormal_numbers_zero_at_most():
     """A table may keep them, as torch does, or flush them; it must not make them large."""
     values = torch.from_numpy(np.arange(1, 2**23, 9973, dtype=np.uint32).view(np.float32))
     rows = values[: len(values) // 8 * 8].view(-1, 8)
@@ -185,13 +215,16 @@ class Model:
         arrays = step.arrays()
         positions, request_ids, _, query_lens, seq_lens, block_tables = arrays
         plan = ops.plan(positions, request_ids, query_lens, seq_lens, block_tables, step.page_size)
-        groups = [[ms.Tensor(array) for array in group] for group in (step.packed, arrays, plan)]
+        qkv = ms.Tensor(np.concatenate(step.packed, axis=1))
+        groups = [[ms.Tensor(array) for array in group] for group in (arrays, plan)]
         if self.network is None:
             self.network = Attend(*self.rows)
-            packed, *integers = [[dynamic(tensor) for tensor in group] for group in groups]
-            self.network.set_inputs(*packed, self.views, *(mutable(tuple(group)) for group in integers))
-        packed, *integers = groups
-        return self.network(*packed, self.views, *(mutable(tuple(group)) for group in integers)).asnumpy()
+            if not ops.static_graphs():
+                integers = [mutable(tuple(dynamic(tensor) for tensor in group)) for group in groups]
+                self.network.set_inputs(ms.Tensor(shape=[None, qkv.shape[1]], dtype=qkv.dtype), self.views, *integers)
+        ops.begin_step(len(positions), len(query_lens))
+        integers = [mutable(tuple(group)) for group in groups]
+        return self.network(qkv, self.views, *integers).asnumpy()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ This room imports layers_ms.ops, model_loader_ms.pieces and distributed_ms.
 
 from sglang.srt.layers_ms.attention import Attention
 from sglang.srt.layers_ms.embedding import LMHead, VocabEmbedding
-from sglang.srt.layers_ms.linear import ColumnLinear, QKVLinear, RowLinear, merged_linear
+from sglang.srt.layers_ms.linear import ColumnLinear, Linear, QKVLinear, RowLinear, merged_linear
 from sglang.srt.layers_ms.mlp import GatedMLP
 from sglang.srt.layers_ms.norm import RMSNorm
 
@@ -14,6 +14,7 @@ __all__ = [
     "ColumnLinear",
     "GatedMLP",
     "LMHead",
+    "Linear",
     "QKVLinear",
     "RMSNorm",
     "RowLinear",

@@ -23,18 +23,27 @@ class Attention(nn.Cell):
         self.o_proj = RowLinear(
             heads * config.head_dim, config.hidden_size, out_bias, shard, dtype, "num_attention_heads * head_dim"
         )
-        self.num_kv_heads = self.qkv_proj.num_kv_heads
+        self.num_kv_heads, self.eps = self.qkv_proj.num_kv_heads, config.rms_norm_eps
         self.cos, self.sin = rotary_tables(config.rope, config.max_positions)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
 
     def construct(self, x, step):
-        q, k, v = self.qkv_proj(x)
-        if self.q_norm is not None:
-            q, k = self.q_norm.plain(q), self.k_norm.plain(k)
-        q, k = ops.rotary(q, k, step["positions"], self.cos, self.sin, self.head_dim)
-        k_cache, v_cache = ops.write_kv(
-            k, v, step["k_caches"][self.layer_id], step["v_caches"][self.layer_id], step["slots"]
+        q_norm = None if self.q_norm is None else self.q_norm.weight
+        k_norm = None if self.k_norm is None else self.k_norm.weight
+        q, k_cache, v_cache = ops.qkv_to_cache(
+            self.qkv_proj(x),
+            q_norm,
+            k_norm,
+            self.eps,
+            step["positions"],
+            self.cos,
+            self.sin,
+            step["k_caches"][self.layer_id],
+            step["v_caches"][self.layer_id],
+            step["slots"],
+            self.num_kv_heads,
+            self.head_dim,
         )
         found = ops.paged_attention(q, k_cache, v_cache, step, self.num_kv_heads, self.head_dim, self.scale)
         return self.o_proj(found)

@@ -13,7 +13,15 @@ def _length(rows: slice) -> int:
     return rows.stop - rows.start
 
 
-class ColumnLinear(nn.Cell):
+class Linear(nn.Cell):
+    """x [T, in] -> [T, out]."""
+
+    def pack(self):
+        """Rearrange the loaded weight for the operator table. Once after each load."""
+        ops.pack_linear(self.weight)
+
+
+class ColumnLinear(Linear):
     """Several checkpoint matrices stacked by their output rows.
 
     `parts` gives each one's name, its rows in the checkpoint, and those of them that this rank computes.
@@ -40,7 +48,10 @@ def merged_linear(in_features: int, names: list[str], rows: int, bias: bool, sha
 
 
 class QKVLinear(ColumnLinear):
-    """Query, key and value projection in one product; key/value heads are replicated where ranks outnumber them."""
+    """Query, key and value projection in one product: x [T, hidden_size] -> [T, (H + 2 K) * D] of this rank's heads.
+
+    Key/value heads are replicated where ranks outnumber them.
+    """
 
     def __init__(self, hidden_size, num_heads, num_kv_heads, head_dim, bias, shard: Shard, dtype):
         heads = shard.slice(num_heads, "num_attention_heads")
@@ -51,14 +62,9 @@ class QKVLinear(ColumnLinear):
         parts = [("q_proj", q_rows, query), ("k_proj", kv_rows, key), ("v_proj", kv_rows, key)]
         super().__init__(hidden_size, parts, bias, dtype)
         self.num_kv_heads = local_kv_heads
-        self.sizes = (_length(query), _length(key), _length(key))
-
-    def construct(self, x):
-        """x [T, hidden_size] -> this rank's q [T, H * D], k and v [T, K * D]."""
-        return ops.split(ops.linear(x, self.weight, self.bias), self.sizes)
 
 
-class RowLinear(nn.Cell):
+class RowLinear(Linear):
     """Matrix split by its input columns; the ranks' results are added up, and the bias is in one of them."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, shard: Shard, dtype: Type, what: str):

@@ -1,5 +1,6 @@
 """Starts MindSpore in a process: execution mode and operator table, once."""
 
+import importlib
 import logging
 
 import mindspore as ms
@@ -8,17 +9,18 @@ from sglang.srt.layers_ms import ops
 
 logger = logging.getLogger(__name__)
 
-TABLES = {"cpu": ("reference",)}  # device -> its operator tables, the preferred one first
+TABLES = {"cpu": ("cpu", "reference")}  # device -> its operator tables, the preferred one first
 
 
 class UnsupportedDevice(Exception):
     """No operator table computes on this device."""
 
 
-def start(device: str, table: str | None = None) -> None:
+def start(device: str, table: str | None = None, threads: int = 1) -> None:
     """Make MindSpore ready on `device` with operator table `table`, or the device's preferred one.
 
-    Must run before the first MindSpore operator of the process. Raises UnsupportedDevice with what is supported.
+    `threads` is how many an operator may use. Must run before the first MindSpore operator of the process. Raises
+    UnsupportedDevice with what is supported.
     """
     kind = device.split(":")[0]
     if kind not in TABLES:
@@ -27,4 +29,19 @@ def start(device: str, table: str | None = None) -> None:
         raise UnsupportedDevice(f"SGLANG_MS_OPS={table}: device {kind!r} has the tables {list(TABLES[kind])}")
     # On a CPU MindSpore's asynchronous mode is slower, and does not order its writes against torch's.
     ms.runtime.launch_blocking()
-    ops.select(table or TABLES[kind][0])
+    chosen, portable = table or _preferred(TABLES[kind]), TABLES[kind][-1]
+    ops.select(chosen, fallback=portable if chosen != portable else None)
+    ops.start(threads)
+
+
+def _preferred(tables: tuple[str, ...]) -> str:
+    """The first table that can be used here; a warning says why an earlier one cannot."""
+    *fast, portable = tables
+    for table in fast:
+        try:
+            importlib.import_module(f"{ops.__name__}.{table}")
+        except ImportError as error:
+            logger.warning("operators: %s, which is slow, because %s cannot be used: %s", portable, table, error)
+        else:
+            return table
+    return portable

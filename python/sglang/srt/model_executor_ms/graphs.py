@@ -1,12 +1,27 @@
-"""The compiled forward pass. Dynamic axes are declared here, once, so that one graph serves every batch."""
+"""The compiled forward pass: one graph for every batch, in the way that the operator table wants it."""
+
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, mutable, nn
 from mindspore.graph.api import ms_compile_cache
 
+from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms import bridge
 from sglang.srt.model_executor_ms.step_inputs import StepInputs
+
+
+class Limits(NamedTuple):
+    """The largest step that a graph has room for."""
+
+    tokens: int
+    requests: int
+    blocks: int  # pages of one request
+
+
+class StepTooLarge(Exception):
+    """A step has more tokens, requests or pages than the graph was compiled for."""
 
 
 def compilations() -> int:
@@ -14,33 +29,14 @@ def compilations() -> int:
     return len(ms_compile_cache)
 
 
-def _any_length(array: np.ndarray) -> Tensor:
-    return Tensor(shape=[None] * array.ndim, dtype=ms.int32)
-
-
 class ForwardGraph(nn.Cell):
-    """A model, compiled for every number of tokens, requests and pages."""
+    """A model and its caches, compiled."""
 
-    def __init__(self, model, like: StepInputs, k_caches: tuple, v_caches: tuple):
-        """`like` is any step; the caches, from ops.cache_view, are those that every call uses."""
+    def __init__(self, model, k_caches: tuple, v_caches: tuple):
+        """The caches, from ops.cache_view, are those that every call uses."""
         super().__init__()
         self.model = model
         self.k_caches, self.v_caches = mutable(k_caches), mutable(v_caches)
-        *arrays, plan = like.arrays()
-        self.set_inputs(
-            _any_length(like.positions),  # ids have the shape of positions
-            *(_any_length(array) for array in arrays),
-            mutable(tuple(_any_length(array) for array in plan)),
-            self.k_caches,
-            self.v_caches,
-        )
-
-    def run(self, input_ids: Tensor, step: StepInputs) -> Tensor:
-        """input_ids int32 [T] -> hidden states [T, hidden_size]."""
-        *arrays, plan = step.arrays()
-        arrays = [bridge.int32(array) for array in arrays]
-        plan = mutable(tuple(bridge.int32(array) for array in plan))
-        return self(input_ids, *arrays, plan, self.k_caches, self.v_caches)
 
     @ms.jit(fullgraph=True)  # without fullgraph MindSpore runs what it cannot compile in Python, silently
     def construct(
@@ -70,3 +66,60 @@ class ForwardGraph(nn.Cell):
             "v_caches": v_caches,
         }
         return self.model(step)
+
+
+class DynamicGraph(ForwardGraph):
+    """Takes tensors of each step's own shape: dynamic axes are declared once, at the first step."""
+
+    def __init__(self, model, k_caches, v_caches):
+        super().__init__(model, k_caches, v_caches)
+        self.declared = False
+
+    def run(self, input_ids: np.ndarray, step: StepInputs) -> Tensor:
+        """input_ids [T] -> hidden states [T, hidden_size]."""
+        *arrays, plan = step.arrays()
+        if not self.declared:
+            self._declare(arrays, plan)
+        arrays = [bridge.int32(array) for array in (input_ids, *arrays)]
+        return self(*arrays, mutable(tuple(bridge.int32(array) for array in plan)), self.k_caches, self.v_caches)
+
+    def _declare(self, arrays, plan):
+        positions, *_ = arrays
+        any_length = [Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in (positions, *arrays)]
+        plan = mutable(tuple(Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in plan))
+        self.set_inputs(*any_length, plan, self.k_caches, self.v_caches)
+        self.declared = True
+
+
+class StaticGraph(ForwardGraph):
+    """Takes tensors with room for the largest step; ops.begin_step tells how many rows of them count."""
+
+    def __init__(self, model, k_caches, v_caches, limits: Limits):
+        super().__init__(model, k_caches, v_caches)
+        self.limits = limits
+        tokens, requests, blocks = limits
+        shapes = [(tokens,)] * 4 + [(requests,)] * 2 + [(requests, blocks)]
+        self.buffers = [np.zeros(shape, np.int32) for shape in shapes]  # ids, then the fields of StepInputs but plan
+        self.tensors = [bridge.int32(buffer) for buffer in self.buffers]
+
+    def run(self, input_ids: np.ndarray, step: StepInputs) -> Tensor:
+        """input_ids [T] -> hidden states [limits.tokens, hidden_size], of which the first T count."""
+        *arrays, plan = step.arrays()
+        self._check(step)
+        for buffer, array in zip(self.buffers, (input_ids, *arrays), strict=True):
+            buffer[tuple(slice(size) for size in array.shape)] = array
+        ops.begin_step(len(step.positions), len(step.seq_lens))
+        plan = mutable(tuple(bridge.int32(array) for array in plan))
+        return self(*self.tensors, plan, self.k_caches, self.v_caches)
+
+    def _check(self, step):
+        found = Limits(len(step.positions), *step.block_tables.shape)
+        if any(size > limit for size, limit in zip(found, self.limits, strict=True)):
+            raise StepTooLarge(f"a step of {found}; the graph was compiled for at most {self.limits}")
+
+
+def forward_graph(model, k_caches: tuple, v_caches: tuple, limits: Limits) -> ForwardGraph:
+    """The graph of the kind that the operator table in use wants."""
+    if ops.static_graphs():
+        return StaticGraph(model, k_caches, v_caches, limits)
+    return DynamicGraph(model, k_caches, v_caches)

@@ -2,7 +2,7 @@
 
 from mindspore import nn
 
-from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding
+from sglang.srt.layers_ms import Linear, LMHead, RMSNorm, VocabEmbedding
 from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, Runtime
 
 
@@ -57,6 +57,12 @@ class CausalLM(nn.Cell):
             self.lm_head = LMHead(config.vocab_size, config.hidden_size, config.shard, config.dtype)
         else:
             self.ignored_tensors = (*self.ignored_tensors, r"^lm_head\.weight$")
+
+    def pack(self):
+        """Let every linear layer rearrange its weight. Once after each load."""
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, Linear):
+                cell.pack()
 
     def head(self):
         """The [vocab_size (padded), hidden_size] parameter that scores hidden states; the embedding where tied."""

@@ -17,10 +17,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [T, in] times weight [out, in] transposed, plus bias [out] if there is one -> [T, out]."""
 
 
-def split(x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, ...]:
-    """x [T, sum(sizes)] -> one [T, size] a size, in order."""
-
-
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * weight over every group of len(weight) values of x [T, groups * len(weight)].
 
@@ -44,18 +40,28 @@ def gelu_tanh_and_mul(gate_up: Tensor) -> Tensor:
     """[T, 2 * n], gate then up -> gelu(gate) * up, [T, n], with the tanh approximation of gelu."""
 
 
-def rotary(q: Tensor, k: Tensor, positions: Tensor, cos: Tensor, sin: Tensor, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Rotate the heads of q [T, H * D] and k [T, K * D] by the table rows cos, sin [P, R / 2] at positions [T].
+def qkv_to_cache(
+    qkv: Tensor,
+    q_norm: Tensor | None,
+    k_norm: Tensor | None,
+    eps: float,
+    positions: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    slots: Tensor,
+    kv_heads: int,
+    head_dim: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn qkv [T, (H + 2 K) * D] into queries [T, H * D], and keys and values at slots [T] of the caches.
 
-    Of each head the first R values are rotated, the first half of them against the second (neox order); the others
-    pass through. Su et al., 2021 (RoFormer).
-    """
+    Each head of queries and keys is normalised by q_norm, k_norm [D] (`rms_norm`) where they are given. Then its first
+    R values are rotated by the rows cos, sin [P, R / 2] at positions [T], the first half of them against the second
+    (neox order); the others pass through. Su et al., 2021 (RoFormer).
 
-
-def write_kv(k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
-    """Store k, v [T, K * D] at slots [T] of the caches that `cache_view` made, in place, in the cache's dtype.
-
-    Returns the caches. Attention must read the returned ones, which is what orders the read after the write.
+    The caches, from `cache_view`, are written in place, in their dtype. Returns the queries and the caches: attention
+    must read the returned ones, which is what orders the read after the write.
     """
 
 
@@ -69,11 +75,19 @@ def paged_attention(
     """
 
 
+def logits(x: Tensor, weight: Tensor) -> Tensor:
+    """x [T, k] times weight [n, k] transposed -> float32 [T, n]. Called outside graphs, before the sampler."""
+
+
 def all_reduce(x: Tensor, group: str) -> Tensor:
     """Sum of x over the ranks of a communication group."""
 
 
 # ---- on the host, not in graphs ----
+
+
+def start(threads: int) -> None:
+    """Called once in a process, before any other: how many threads the operators may use."""
 
 
 def compute_dtype(dtype: str) -> str:
@@ -95,3 +109,15 @@ def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size: 
 
     Takes fields of StepInputs as numpy arrays.
     """
+
+
+def static_graphs() -> bool:
+    """Whether graphs must have fixed shapes, with room for the largest step, of which `begin_step` says what counts."""
+
+
+def begin_step(tokens: int, requests: int) -> None:
+    """How many leading rows of the [T] and [B] tensors the next run of a graph is about."""
+
+
+def pack_linear(weight) -> None:
+    """Rearrange, in place, a parameter that only `linear` reads, into the layout that it likes. Called once, loaded."""

@@ -24,10 +24,6 @@ def linear(x, weight, bias):
     return y if bias is None else y + bias
 
 
-def split(x, sizes):
-    return mint.split(x, sizes, -1)
-
-
 def rms_norm(x, weight, eps):
     groups = x.reshape(-1, weight.shape[0])
     return (groups * mint.rsqrt(mint.mean(groups * groups, -1, True) + eps) * weight).reshape(x.shape)
@@ -62,7 +58,7 @@ def _rotate(x, cos, sin, head_dim):
     return mint.cat(turned if head_dim > 2 * half else turned[:2], -1).reshape(x.shape)
 
 
-def rotary(q, k, positions, cos, sin, head_dim):
+def _rotary(q, k, positions, cos, sin, head_dim):
     cos = mint.unsqueeze(ops.gather(cos, positions, 0), 1)
     sin = mint.unsqueeze(ops.gather(sin, positions, 0), 1)
     return _rotate(q, cos, sin, head_dim), _rotate(k, cos, sin, head_dim)
@@ -73,11 +69,20 @@ def _stored(rows, cache):
     return bfloat16.to_bits(rows) if cache.dtype == mstype.int16 else rows.astype(cache.dtype)
 
 
-def write_kv(k, v, k_cache, v_cache, slots):
+def _write_kv(k, v, k_cache, v_cache, slots):
     return (
         ops.scatter_update(k_cache, slots, _stored(k, k_cache)),
         ops.scatter_update(v_cache, slots, _stored(v, v_cache)),
     )
+
+
+def qkv_to_cache(qkv, q_norm, k_norm, eps, positions, cos, sin, k_cache, v_cache, slots, kv_heads, head_dim):
+    kv_size = kv_heads * head_dim
+    q, k, v = mint.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size), -1)
+    if q_norm is not None:
+        q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
+    q, k = _rotary(q, k, positions, cos, sin, head_dim)
+    return q, *_write_kv(k, v, k_cache, v_cache, slots)
 
 
 def _context(cache, slots, kv_heads, head_dim):
@@ -105,12 +110,32 @@ def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
     return ops.gather(found, packed_rows, 0)
 
 
+def logits(x, weight):
+    return ops.MatMul(transpose_b=True)(x, weight)
+
+
 def all_reduce(x, group):
     return ops.AllReduce(group=group)(x)
 
 
+def start(threads):
+    """MindSpore has threads of its own."""
+
+
 def compute_dtype(dtype):
     return "float32"
+
+
+def static_graphs():
+    return False
+
+
+def begin_step(tokens, requests):
+    """Tensors have the shapes of the step."""
+
+
+def pack_linear(weight):
+    """Row-major is what `linear` reads."""
 
 
 def cache_view(cache, name):
