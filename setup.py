@@ -1,14 +1,24 @@
 """Distribution sglang-mindspore: packages that lie in sglang.srt beside those of an unmodified, installed SGLang."""
 
+import platform
+from concurrent.futures import ThreadPoolExecutor
 from distutils.command.install_data import install_data
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 # sglang and sglang.srt have no __init__.py here: these packages are SGLang's, and only our rooms in them are packaged.
 PACKAGES = ["sglang.srt." + room for room in find_packages(ROOT / "python/sglang/srt", include=["*_ms", "*_ms.*"])]
+
+OPERATORS = "python/sglang/srt/layers_ms/ops/cpu/src"
+CXXFLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
+X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
+# Compiled once each; entry.cpp picks one when the library is loaded.
+INSTRUCTION_SETS = X86 if platform.machine() in ("x86_64", "AMD64") else {"generic": []}
 
 
 class InstallBesideModules(install_data):
@@ -17,6 +27,28 @@ class InstallBesideModules(install_data):
     def finalize_options(self):
         self.set_undefined_options("install", ("install_lib", "install_dir"))
         super().finalize_options()
+
+
+class BuildOperators(build_ext):
+    """Compiles the C++ operators of a CPU, isa.cpp once an instruction set."""
+
+    def build_extension(self, ext):
+        compile_common = [([f"{OPERATORS}/entry.cpp", f"{OPERATORS}/parallel.cpp"], "common", [])]
+        compile_kernels = [
+            ([f"{OPERATORS}/isa.cpp"], isa, [f"-DKERNEL_ISA={isa}", *flags]) for isa, flags in INSTRUCTION_SETS.items()
+        ]
+        with ThreadPoolExecutor(2) as two_at_once:
+            objects = two_at_once.map(self._compile, compile_common + compile_kernels)
+        self.compiler.link_shared_object(
+            [path for paths in objects for path in paths],
+            self.get_ext_fullpath(ext.name),
+            libraries=["pthread"],
+            target_lang="c++",
+        )
+
+    def _compile(self, work):
+        sources, folder, flags = work
+        return self.compiler.compile(sources, f"{self.build_temp}/{folder}", extra_postargs=[*CXXFLAGS, *flags])
 
 
 class BuildModules(build_py):
@@ -53,5 +85,7 @@ setup(
             "mindspore = sglang.srt.model_executor_ms.plugin:MINDSPORE",
         ],
     },
-    cmdclass={"build_py": BuildModules, "install_data": InstallBesideModules},
+    # Optional: without a compiler the portable operators are used, and a warning says so when a server starts.
+    ext_modules=[Extension("sglang.srt.layers_ms.ops.cpu.libmindspore_cpu", [f"{OPERATORS}/isa.cpp"], optional=True)],
+    cmdclass={"build_ext": BuildOperators, "build_py": BuildModules, "install_data": InstallBesideModules},
 )

@@ -10,7 +10,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from sglang.srt.model_executor_ms import device
 
-TABLES = ["reference"]  # of a CPU; a new table joins the tests of operators, layers and models by its name here
+TABLES = ["reference", "cpu"]  # of a CPU; a new table joins the tests of operators, layers and models by its name here
 
 
 @pytest.fixture(scope="session", params=TABLES)

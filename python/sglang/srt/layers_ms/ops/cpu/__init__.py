@@ -1,0 +1,141 @@
+"""Fast CPU table: C++ operators (src/) that MindSpore runs inside its compiled graphs as AOT custom operators.
+
+Weights, activations and caches keep the dtype that the user asks for; sums are float32. Graphs have one shape, with
+room for the largest step; `begin_step` says how many rows of it count, and the operators touch no others. Weights of
+linear layers are rearranged once, in place. src/kernels.h says what is computed, src/entry.cpp what is checked.
+"""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+from mindspore import Tensor, ops
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
+
+_found = sorted(Path(__file__).parent.glob("libmindspore_cpu*.so"))
+if not _found:
+    raise ImportError(f"the C++ operators are not built: no libmindspore_cpu*.so in {Path(__file__).parent}")
+_PATH = str(_found[0])
+_library = ctypes.CDLL(_PATH)
+_library.mindspore_cpu_isa.restype = ctypes.c_char_p
+ISA = _library.mindspore_cpu_isa().decode()
+if not ISA:
+    raise ImportError("the C++ operators want a processor with AVX2 and FMA, or AVX-512")
+_DTYPES = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2}  # enum Dtype of kernels.h
+
+
+def _first(*shapes_or_dtypes):
+    return shapes_or_dtypes[0]
+
+
+def _custom(name, shape, dtype=_first):
+    return ops.Custom(f"{_PATH}:{name}", shape, dtype, func_type="aot")
+
+
+def _queries(qkv, q_norm, k_norm, cos, sin, positions, k_cache, *_):
+    return [qkv[0], qkv[1] - 2 * k_cache[1] * k_cache[2]]
+
+
+_embedding = _custom("embedding", lambda ids, weight, _: [ids[0], weight[1]], lambda ids, weight, _: weight)
+_linear = _custom("linear", lambda x, weight, *_: [x[0], weight[0]])
+_logits = _custom("logits", lambda x, weight: [x[0], weight[0]], lambda x, weight: mstype.float32)
+_rms_norm = _custom("rms_norm", _first)
+_add_rms_norm = _custom("add_rms_norm", lambda x, *_: (x, x), lambda x, *_: (x, x))
+_silu_and_mul, _gelu_and_mul, _gelu_tanh_and_mul = (
+    _custom(name, lambda gate_up: [gate_up[0], gate_up[1] // 2])
+    for name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul")
+)
+_qkv_to_cache = _custom("qkv_to_cache", _queries)
+_paged_attention = _custom("paged_attention", _first)
+
+
+@constexpr
+def _float(value):
+    return Tensor(np.array([value], np.float32))
+
+
+@constexpr
+def _int(value):
+    return Tensor(np.array([value], np.int32))
+
+
+@constexpr
+def _no_norm(dtype):
+    return Tensor(np.zeros(1, np.float32), dtype)
+
+
+def embedding(ids, weight, first):
+    return _embedding(ids, weight, _int(first))
+
+
+def linear(x, weight, bias):
+    return _linear(x, weight) if bias is None else _linear(x, weight, bias)
+
+
+def rms_norm(x, weight, eps):
+    return _rms_norm(x, weight, _float(eps))
+
+
+def add_rms_norm(x, residual, weight, eps):
+    return _add_rms_norm(x, residual, weight, _float(eps))
+
+
+def silu_and_mul(gate_up):
+    return _silu_and_mul(gate_up)
+
+
+def gelu_and_mul(gate_up):
+    return _gelu_and_mul(gate_up)
+
+
+def gelu_tanh_and_mul(gate_up):
+    return _gelu_tanh_and_mul(gate_up)
+
+
+def qkv_to_cache(qkv, q_norm, k_norm, eps, positions, cos, sin, k_cache, v_cache, slots, kv_heads, head_dim):
+    if q_norm is None:
+        q_norm = k_norm = _no_norm(qkv.dtype)
+    q = _qkv_to_cache(qkv, q_norm, k_norm, cos, sin, positions, k_cache, v_cache, slots, _float(eps))
+    return q, k_cache, v_cache
+
+
+def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
+    (page_size,) = step["plan"]
+    return _paged_attention(
+        q, k_cache, v_cache, step["block_tables"], step["query_lens"], step["seq_lens"], page_size, _float(scale)
+    )
+
+
+def logits(x, weight):
+    return _logits(x, weight)
+
+
+def start(threads):
+    _library.mindspore_cpu_threads(threads)
+
+
+def compute_dtype(dtype):
+    return dtype
+
+
+def static_graphs():
+    return True
+
+
+def begin_step(tokens, requests):
+    _library.mindspore_cpu_begin_step(ctypes.c_int64(tokens), ctypes.c_int64(requests))
+
+
+def pack_linear(weight):
+    rows, columns = weight.shape
+    storage = ctypes.c_void_p(weight.data_ptr())
+    _library.mindspore_cpu_pack(_DTYPES[weight.dtype], storage, ctypes.c_int64(rows), ctypes.c_int64(columns))
+
+
+def cache_view(cache, name):
+    return cache
+
+
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
+    return (np.array([page_size], np.int32),)

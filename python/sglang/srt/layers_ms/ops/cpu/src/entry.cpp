@@ -1,0 +1,285 @@
+// The operators as MindSpore calls them (AOT custom operators), with every argument checked before it is used.
+//
+// A compiled graph has one shape for all steps: its tensors have room for the most tokens and requests, and
+// `mindspore_cpu_begin_step` says how many rows of them this step uses. Rows after those are neither read nor written.
+// Each function gets its inputs, then its outputs; a result other than 0 becomes a RuntimeError in Python.
+#include <cstdio>
+#include <cstring>
+
+#include "kernels.h"
+#include "parallel.h"
+
+#define EXPORTED __attribute__((visibility("default")))
+#if defined(__x86_64__)
+#define ISAS(X) X(avx512_bf16) X(avx512) X(avx2)
+#else
+#define ISAS(X) X(generic)
+#endif
+#define DECLARE(isa)      \
+  namespace isa {         \
+  extern const Kernels kernels; \
+  }
+ISAS(DECLARE)
+
+namespace {
+
+const Kernels* pick() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+      __builtin_cpu_supports("avx512dq"))
+    return __builtin_cpu_supports("avx512bf16") ? &avx512_bf16::kernels : &avx512::kernels;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2::kernels;
+  return nullptr;
+#else
+  return &generic::kernels;
+#endif
+}
+
+const Kernels* const kernels = pick();
+int64_t step_tokens = -1, step_requests = -1;  // -1: as many as the tensors have
+
+// The arguments of one call, checked as they are taken.
+class Arguments {
+ public:
+  Arguments(const char* op, int count, void** data, int* ranks, int64_t** shapes, const char** dtypes)
+      : op_(op), count_(count), data_(data), ranks_(ranks), shapes_(shapes), dtypes_(dtypes) {}
+
+  int count() const { return count_; }
+  void* data(int i) const { return data_[i]; }
+  int64_t last(int i) const { return shapes_[i][ranks_[i] - 1]; }
+  int64_t dim(int i, int axis) const { return shapes_[i][axis]; }
+
+  int64_t size(int i) const {
+    int64_t size = 1;
+    for (int axis = 0; axis < ranks_[i]; ++axis) size *= shapes_[i][axis];
+    return size;
+  }
+
+  Dtype dtype(int i) const {
+    if (!std::strcmp(dtypes_[i], "float32")) return Dtype::f32;
+    if (!std::strcmp(dtypes_[i], "float16")) return Dtype::f16;
+    if (!std::strcmp(dtypes_[i], "bfloat16")) return Dtype::bf16;
+    fail("argument %d is %s; floating point wanted", i, dtypes_[i]);
+    return Dtype::f32;
+  }
+
+  const int32_t* ints(int i) {
+    if (std::strcmp(dtypes_[i], "int32")) fail("argument %d is %s; int32 wanted", i, dtypes_[i]);
+    return static_cast<const int32_t*>(data_[i]);
+  }
+
+  int64_t tokens(int i) { return used(i, step_tokens, "tokens"); }
+  int64_t requests(int i) { return used(i, step_requests, "requests"); }
+
+  template <typename... A>
+  void want(bool condition, const char* message, A... arguments) {
+    if (!condition) fail(message, arguments...);
+  }
+
+  bool failed() const { return failed_; }
+
+ private:
+  int64_t used(int i, int64_t step, const char* what) {
+    if (step > dim(i, 0)) fail("the step has %ld %s, argument %d has room for %ld", step, what, i, dim(i, 0));
+    return step < 0 ? dim(i, 0) : step;
+  }
+
+  template <typename... A>
+  void fail(const char* message, A... arguments) const {
+    if (!failed_) {
+      std::fprintf(stderr, "mindspore cpu operator %s: ", op_);
+      std::fprintf(stderr, message, arguments...);
+      std::fputc('\n', stderr);
+    }
+    failed_ = true;
+  }
+
+  const char* op_;
+  int count_;
+  void** data_;
+  int* ranks_;
+  int64_t** shapes_;
+  const char** dtypes_;
+  mutable bool failed_ = false;
+};
+
+int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+
+bool within(const int32_t* values, int64_t count, int64_t end) {
+  for (int64_t i = 0; i < count; ++i)
+    if (values[i] < 0 || values[i] >= end) return false;
+  return true;
+}
+
+// Every page that a request's tokens lie in must be one of the cache.
+void check_tables(Arguments& a, const Attention& call, int64_t slots, int64_t tokens) {
+  int64_t queries = 0;
+  for (int64_t i = 0; i < call.requests && !a.failed(); ++i) {
+    const int64_t length = call.seq_lens[i], blocks = (length + call.page_size - 1) / call.page_size;
+    a.want(call.query_lens[i] > 0 && call.query_lens[i] <= length, "request %ld has %d queries of %ld tokens", i,
+           call.query_lens[i], length);
+    a.want(blocks <= call.blocks, "request %ld has %ld tokens, its table %ld pages", i, length, call.blocks);
+    if (a.failed()) return;
+    a.want(within(call.block_tables + i * call.blocks, blocks, slots / call.page_size),
+           "request %ld has a page that is not in the cache", i);
+    queries += call.query_lens[i];
+  }
+  a.want(queries == tokens, "the requests have %ld queries, the step %ld tokens", queries, tokens);
+}
+
+}  // namespace
+
+#define OPERATOR(name)                                                                                             \
+  static void name##_checked(Arguments& a);                                                                        \
+  extern "C" EXPORTED int name(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {  \
+    Arguments arguments(#name, count, data, ranks, shapes, dtypes);                                                \
+    name##_checked(arguments);                                                                                     \
+    return arguments.failed() ? 1 : 0;                                                                             \
+  }                                                                                                                \
+  static void name##_checked(Arguments& a)
+
+extern "C" EXPORTED const char* mindspore_cpu_isa() { return kernels ? kernels->isa : ""; }
+extern "C" EXPORTED void mindspore_cpu_threads(int threads) { pool::configure(threads); }
+extern "C" EXPORTED void mindspore_cpu_begin_step(int64_t tokens, int64_t requests) {
+  step_tokens = tokens;
+  step_requests = requests;
+}
+extern "C" EXPORTED void mindspore_cpu_pack(int dtype, void* weight, int64_t n, int64_t k) {
+  kernels->pack(static_cast<Dtype>(dtype), weight, n, k);
+}
+extern "C" EXPORTED void mindspore_cpu_unpack(int dtype, void* weight, int64_t n, int64_t k) {
+  kernels->unpack(static_cast<Dtype>(dtype), weight, n, k);
+}
+
+// ids [T], weight [N, width], first [1] -> [T, width]
+OPERATOR(embedding) {
+  const int64_t tokens = a.tokens(0), rows = a.dim(1, 0), bytes = a.dim(1, 1) * size_of(a.dtype(1));
+  const int32_t *ids = a.ints(0), *first = a.ints(2);
+  if (a.failed()) return;
+  for (int64_t i = 0; i < tokens; ++i) {
+    char* out = static_cast<char*>(a.data(3)) + i * bytes;
+    const int64_t row = static_cast<int64_t>(ids[i]) - first[0];
+    if (row >= 0 && row < rows)
+      std::memcpy(out, static_cast<const char*>(a.data(1)) + row * bytes, bytes);
+    else
+      std::memset(out, 0, bytes);
+  }
+}
+
+// x [T, k], packed weight [n, k], bias [n] if there is one -> [T, n]
+OPERATOR(linear) {
+  const Dtype dtype = a.dtype(0);
+  const int64_t tokens = a.tokens(0), k = a.last(0), n = a.dim(1, 0);
+  const bool biased = a.count() == 4;
+  a.want(a.dtype(1) == dtype && a.last(1) == k, "x has %ld columns, the weight %ld, or their dtypes differ", k,
+         a.last(1));
+  const int y = a.count() - 1;
+  if (a.failed()) return;
+  const bool wide = a.dtype(y) == Dtype::f32 && dtype != Dtype::f32;
+  kernels->linear(dtype, a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(y), wide, tokens, k, n);
+}
+
+// x [T, groups * size], weight [size], eps [1] -> like x
+OPERATOR(rms_norm) {
+  const int64_t tokens = a.tokens(0), size = a.size(1);
+  a.want(a.last(0) % size == 0 && a.dtype(0) == a.dtype(1), "rows of %ld, weight of %ld", a.last(0), size);
+  if (a.failed()) return;
+  kernels->rms_norm(a.dtype(0), a.data(0), a.data(1), a.data(3), *static_cast<float*>(a.data(2)),
+                    tokens * (a.last(0) / size), size);
+}
+
+// x, residual [T, size], weight [size], eps [1] -> norm, sum
+OPERATOR(add_rms_norm) {
+  const int64_t tokens = a.tokens(0), size = a.last(0);
+  a.want(a.last(1) == size && a.size(2) == size && a.dtype(0) == a.dtype(1) && a.dtype(0) == a.dtype(2),
+         "x has %ld columns, the residual %ld, the weight %ld, or their dtypes differ", size, a.last(1), a.size(2));
+  if (a.failed()) return;
+  kernels->add_rms_norm(a.dtype(0), a.data(0), a.data(1), a.data(2), a.data(4), a.data(5),
+                        *static_cast<float*>(a.data(3)), tokens, size);
+}
+
+static void act_and_mul(Arguments& a, int activation) {
+  const int64_t tokens = a.tokens(0);
+  if (a.failed()) return;
+  kernels->act_and_mul(a.dtype(0), activation, a.data(0), a.data(1), tokens, a.last(1));
+}
+
+// [T, 2 * size] -> [T, size]
+OPERATOR(silu_and_mul) { act_and_mul(a, 0); }
+OPERATOR(gelu_and_mul) { act_and_mul(a, 1); }
+OPERATOR(gelu_tanh_and_mul) { act_and_mul(a, 2); }
+
+// qkv [T, (H + 2 K) * D], q_norm [D], k_norm [D] (of one value: none), cos, sin [P, R / 2], positions [T],
+// caches [slots, K, D], slots [T], eps [1] -> q [T, H * D]; writes the caches
+OPERATOR(qkv_to_cache) {
+  QKV call{};
+  call.tokens = a.tokens(0);
+  call.dtype = a.dtype(0);
+  call.cache_dtype = a.dtype(6);
+  call.kv_heads = a.dim(6, 1);
+  call.head_dim = a.dim(6, 2);
+  call.heads = a.last(0) / call.head_dim - 2 * call.kv_heads;
+  call.half = a.last(3);
+  const bool normed = a.size(1) == call.head_dim;
+  call.qkv = a.data(0);
+  call.q_norm = normed ? a.data(1) : nullptr;
+  call.k_norm = normed ? a.data(2) : nullptr;
+  call.cos = static_cast<const float*>(a.data(3));
+  call.sin = static_cast<const float*>(a.data(4));
+  call.positions = a.ints(5);
+  call.k_cache = a.data(6);
+  call.v_cache = a.data(7);
+  call.slots = a.ints(8);
+  call.eps = *static_cast<float*>(a.data(9));
+  call.q = a.data(10);
+  a.want(call.heads > 0 && a.last(10) == call.heads * call.head_dim && a.dtype(7) == call.cache_dtype,
+         "%ld columns do not hold %ld key and value heads of %ld", a.last(0), call.kv_heads, call.head_dim);
+  a.want(2 * call.half <= call.head_dim, "rotary tables of %ld for heads of %ld", call.half, call.head_dim);
+  if (a.failed()) return;
+  a.want(within(call.positions, call.tokens, a.dim(3, 0)), "a position is outside the rotary table of %ld", a.dim(3, 0));
+  a.want(within(call.slots, call.tokens, a.dim(6, 0)), "a slot is outside the cache of %ld", a.dim(6, 0));
+  if (a.failed()) return;
+  kernels->qkv_to_cache(call);
+}
+
+// q [T, H * D], caches [slots, K, D], block_tables [B, blocks], query_lens [B], seq_lens [B], page_size [1],
+// scale [1] -> like q
+OPERATOR(paged_attention) {
+  Attention call{};
+  const int64_t tokens = a.tokens(0);
+  call.q = a.data(0);
+  call.k_cache = a.data(1);
+  call.v_cache = a.data(2);
+  call.block_tables = a.ints(3);
+  call.query_lens = a.ints(4);
+  call.seq_lens = a.ints(5);
+  call.scale = *static_cast<float*>(a.data(7));
+  call.out = a.data(8);
+  call.requests = a.requests(4);
+  call.blocks = a.dim(3, 1);
+  call.kv_heads = a.dim(1, 1);
+  call.head_dim = a.dim(1, 2);
+  call.heads = a.last(0) / call.head_dim;
+  call.dtype = a.dtype(0);
+  call.cache_dtype = a.dtype(1);
+  const int32_t* page_size = a.ints(6);
+  if (a.failed()) return;
+  call.page_size = *page_size;
+  a.want(a.last(0) % call.head_dim == 0 && call.heads % call.kv_heads == 0, "%ld query columns, %ld heads of %ld",
+         a.last(0), call.kv_heads, call.head_dim);
+  a.want(call.page_size > 0, "page size %ld", call.page_size);
+  if (a.failed()) return;
+  check_tables(a, call, a.dim(1, 0), tokens);
+  if (a.failed()) return;
+  kernels->attention(call);
+}
+
+// x [T, k], row-major weight [n, k] -> float32 [T, n]; T is what x has, whatever the step has
+OPERATOR(logits) {
+  const Dtype dtype = a.dtype(0);
+  a.want(a.dtype(1) == dtype && a.last(1) == a.last(0) && a.dtype(2) == Dtype::f32,
+         "x has %ld columns, the weight %ld, or their dtypes differ", a.last(0), a.last(1));
+  if (a.failed()) return;
+  kernels->logits(dtype, a.data(0), a.data(1), static_cast<float*>(a.data(2)), a.dim(0, 0), a.last(0), a.dim(1, 0));
+}

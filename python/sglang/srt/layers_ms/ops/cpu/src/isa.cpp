@@ -1,0 +1,102 @@
+// All kernels, for the instruction set that this file is compiled for; KERNEL_ISA names it.
+#include "attention.h"
+#include "elementwise.h"
+#include "kernels.h"
+#include "linear.h"
+
+namespace KERNEL_ISA {
+namespace {
+
+// Calls f with a null pointer of the element type that dtype stands for.
+template <typename F>
+void with(Dtype dtype, F&& f) {
+  switch (dtype) {
+    case Dtype::f32: return f(static_cast<float*>(nullptr));
+    case Dtype::f16: return f(static_cast<f16*>(nullptr));
+    case Dtype::bf16: return f(static_cast<bf16*>(nullptr));
+  }
+}
+
+#define TYPE(pointer) std::remove_pointer_t<decltype(pointer)>
+
+template <typename T>
+const T* in(const void* p) { return static_cast<const T*>(p); }
+template <typename T>
+T* out(void* p) { return static_cast<T*>(p); }
+
+void pack(Dtype dtype, void* weight, int64_t n, int64_t k) {
+  with(dtype, [&](auto* t) { repack<TYPE(t), true>(weight, n, k); });
+}
+
+void unpack(Dtype dtype, void* weight, int64_t n, int64_t k) {
+  with(dtype, [&](auto* t) { repack<TYPE(t), false>(weight, n, k); });
+}
+
+void linear(Dtype dtype, const void* x, const void* weight, const void* bias, void* y, bool wide, int64_t rows,
+            int64_t k, int64_t n) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    if (wide) return linear_as<T, float>(in<T>(x), in<T>(weight), in<T>(bias), out<float>(y), rows, k, n);
+    linear_as<T, T>(in<T>(x), in<T>(weight), in<T>(bias), out<T>(y), rows, k, n);
+  });
+}
+
+void logits(Dtype dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    logits_as(in<T>(x), in<T>(weight), y, rows, k, n);
+  });
+}
+
+void rms_norm(Dtype dtype, const void* x, const void* weight, void* y, float eps, int64_t groups, int64_t size) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    rms_norm_as(in<T>(x), in<T>(weight), out<T>(y), eps, groups, size);
+  });
+}
+
+void add_rms_norm(Dtype dtype, const void* x, const void* residual, const void* weight, void* y, void* total,
+                  float eps, int64_t rows, int64_t size) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    add_rms_norm_as(in<T>(x), in<T>(residual), in<T>(weight), out<T>(y), out<T>(total), eps, rows, size);
+  });
+}
+
+void act_and_mul(Dtype dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    act_and_mul_as(activation, in<T>(gate_up), out<T>(y), rows, size);
+  });
+}
+
+void qkv_to_cache(const QKV& a) {
+  with(a.dtype, [&](auto* t) {
+    using T = TYPE(t);
+    with(a.cache_dtype, [&](auto* c) {
+      using C = TYPE(c);
+      qkv_to_cache_as<T, C>(a);
+    });
+  });
+}
+
+void attention(const Attention& a) {
+  with(a.dtype, [&](auto* t) {
+    using T = TYPE(t);
+    with(a.cache_dtype, [&](auto* c) {
+      using C = TYPE(c);
+      attention_as<T, C>(a);
+    });
+  });
+}
+
+#define NAME_OF(isa) #isa
+#define NAME(isa) NAME_OF(isa)
+
+}  // namespace
+
+extern const Kernels kernels;
+const Kernels kernels{NAME(KERNEL_ISA), pack,         unpack,      linear,       logits,
+                      rms_norm,         add_rms_norm, act_and_mul, qkv_to_cache, attention};
+
+}  // namespace KERNEL_ISA

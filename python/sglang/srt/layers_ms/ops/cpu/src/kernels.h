@@ -1,0 +1,45 @@
+// What the operators compute, one table an instruction set; entry.cpp picks one when the library is loaded.
+#pragma once
+#include <cstdint>
+
+enum class Dtype { f32, f16, bf16 };
+
+struct Attention {
+  const void* q;  // [tokens, heads * head_dim]
+  void* out;      // like q
+  const void *k_cache, *v_cache;  // [slots, kv_heads, head_dim]
+  const int32_t *block_tables, *query_lens, *seq_lens;
+  int64_t requests, blocks, page_size, heads, kv_heads, head_dim;
+  float scale;
+  Dtype dtype, cache_dtype;
+};
+
+struct QKV {
+  const void* qkv;                // [tokens, (heads + 2 * kv_heads) * head_dim]
+  void* q;                        // [tokens, heads * head_dim]
+  const void *q_norm, *k_norm;    // [head_dim], or null
+  const int32_t *positions, *slots;
+  const float *cos, *sin;         // [positions, half]
+  void *k_cache, *v_cache;        // [slots, kv_heads, head_dim]
+  int64_t tokens, heads, kv_heads, head_dim, half;
+  float eps;
+  Dtype dtype, cache_dtype;
+};
+
+struct Kernels {
+  const char* isa;
+  // Rearranges a row-major [n, k] matrix in place to the layout that `linear` reads.
+  void (*pack)(Dtype, void* weight, int64_t n, int64_t k);
+  void (*unpack)(Dtype, void* weight, int64_t n, int64_t k);
+  // y[rows, n] = x[rows, k] * packed weight + bias, bias may be null; y is Dtype, or float32 where wide.
+  void (*linear)(Dtype, const void* x, const void* weight, const void* bias, void* y, bool wide, int64_t rows,
+                 int64_t k, int64_t n);
+  // y[rows, n] = x[rows, k] * row-major weight[n, k].
+  void (*logits)(Dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n);
+  void (*rms_norm)(Dtype, const void* x, const void* weight, void* y, float eps, int64_t groups, int64_t size);
+  void (*add_rms_norm)(Dtype, const void* x, const void* residual, const void* weight, void* y, void* total, float eps,
+                       int64_t rows, int64_t size);
+  void (*act_and_mul)(Dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size);
+  void (*qkv_to_cache)(const QKV&);
+  void (*attention)(const Attention&);
+};

@@ -1,0 +1,19 @@
+// One thread pool for all operators: the calling thread works too, and idle workers sleep.
+#pragma once
+#include <cstdint>
+
+namespace pool {
+
+// Threads that work on each operator, the caller included. Takes effect before the first call of `run` only.
+void configure(int threads);
+int threads();
+
+// Calls body(context, task) for every task in [0, tasks), in any order, on all threads; returns when all are done.
+void run(int64_t tasks, void (*body)(void*, int64_t), void* context);
+
+template <typename F>
+void each(int64_t tasks, F&& f) {
+  run(tasks, [](void* context, int64_t task) { (*static_cast<F*>(context))(task); }, &f);
+}
+
+}  // namespace pool

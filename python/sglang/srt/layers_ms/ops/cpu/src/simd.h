@@ -1,0 +1,74 @@
+// Sixteen floats at a time, in GCC's vector extension: the compiler maps them to AVX-512, AVX2 or NEON.
+#pragma once
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace KERNEL_ISA {
+
+typedef float f32x16 __attribute__((vector_size(64), aligned(4)));
+typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4)));
+typedef uint16_t u16x16 __attribute__((vector_size(32), aligned(2)));
+typedef _Float16 f16x16 __attribute__((vector_size(32), aligned(2)));
+
+struct bf16 {
+  uint16_t bits;
+};
+typedef _Float16 f16;
+
+inline f32x16 splat(float x) { return f32x16{} + x; }
+
+inline f32x16 load(const float* p) { return *reinterpret_cast<const f32x16*>(p); }
+
+inline f32x16 load(const bf16* p) {
+  u32x16 wide = __builtin_convertvector(*reinterpret_cast<const u16x16*>(p), u32x16) << 16;
+  return (f32x16)wide;
+}
+
+inline f32x16 load(const f16* p) { return __builtin_convertvector(*reinterpret_cast<const f16x16*>(p), f32x16); }
+
+inline void store(float* p, f32x16 x) { *reinterpret_cast<f32x16*>(p) = x; }
+
+inline void store(bf16* p, f32x16 x) {  // round to nearest, ties to even; NaN stays NaN
+  u32x16 u = (u32x16)x;
+  u32x16 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  u32x16 nan = (u >> 16) | 0x40u;
+  u32x16 is_nan = (u32x16)((u & 0x7fffffffu) > 0x7f800000u);
+  u32x16 picked = (is_nan & nan) | (~is_nan & rounded);
+  *reinterpret_cast<u16x16*>(p) = __builtin_convertvector(picked, u16x16);
+}
+
+inline void store(f16* p, f32x16 x) { *reinterpret_cast<f16x16*>(p) = __builtin_convertvector(x, f16x16); }
+
+inline float to_float(float x) { return x; }
+inline float to_float(f16 x) { return static_cast<float>(x); }
+inline float to_float(bf16 x) {
+  uint32_t u = static_cast<uint32_t>(x.bits) << 16;
+  float f;
+  std::memcpy(&f, &u, 4);
+  return f;
+}
+template <typename T>
+inline T from_float(float x);
+template <>
+inline float from_float<float>(float x) { return x; }
+template <>
+inline f16 from_float<f16>(float x) { return static_cast<f16>(x); }
+template <>
+inline bf16 from_float<bf16>(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{static_cast<uint16_t>((u >> 16) | 0x40u)};
+  return bf16{static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+}
+
+inline float sum(f32x16 x) {
+  typedef float f32x8 __attribute__((vector_size(32)));
+  typedef float f32x4 __attribute__((vector_size(16)));
+  const f32x8 eight = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+                      __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
+  const f32x4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  return (four[0] + four[1]) + (four[2] + four[3]);
+}
+
+}  // namespace KERNEL_ISA
