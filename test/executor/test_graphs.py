@@ -1,0 +1,155 @@
+"""One compiled graph serves every batch; its step is StepInputs; its caches are SGLang's pool."""
+
+import inspect
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import nn
+from models.harness import STALE, PagedModel, Requests
+from models.tiny import save
+
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.graphs import ForwardGraph, compilations
+from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.step_inputs import FIELDS, step_inputs
+
+pytestmark = pytest.mark.usefixtures("table")
+
+
+@pytest.fixture(scope="module")
+def model(table, tmp_path_factory):
+    return PagedModel(save("qwen3", tmp_path_factory.mktemp("qwen3")))
+
+
+def ids(count):
+    return np.random.default_rng(count).integers(0, 131, count)
+
+
+def one_more(requests):
+    return {request: ids(1) for request in requests.slots}
+
+
+def test_a_mixed_workload_compiles_one_graph_at_its_first_step(model):
+    before = compilations()
+    Requests(model, 4).step({"first": ids(3)})
+    assert compilations() == before + 1
+    for page_size in (1, 4, 16):
+        requests = Requests(model, page_size)
+        for count in (1, 2, 5, 64):  # prompts beside requests that decode
+            requests.step({f"{count} tokens": ids(count), **one_more(requests)})
+        for _ in range(3):
+            requests.step(one_more(requests))
+        requests.share("shared", "64 tokens", 32)
+        requests.step({"shared": ids(7), "alone": ids(1), "5 tokens": ids(16)})
+    assert compilations() == before + 1
+
+
+class Doubled(nn.Cell):
+    @ms.jit(fullgraph=True)
+    def construct(self, x):
+        return 2 * x
+
+
+def test_the_counter_moves_when_something_compiles():
+    network, before = Doubled(), compilations()
+    network(ms.Tensor(np.ones((2, 3), np.float32)))
+    assert compilations() == before + 1
+    network(ms.Tensor(np.ones((2, 3), np.float32)))
+    assert compilations() == before + 1
+    network(ms.Tensor(np.ones((5, 3), np.float32)))  # another shape, and none was declared dynamic
+    assert compilations() == before + 2
+
+
+def pool(dtype=torch.float32):
+    return MHATokenToKVPool(
+        size=32, page_size=4, dtype=dtype, head_num=2, head_dim=6, layer_num=3, device="cpu", enable_memory_saver=False
+    )
+
+
+class Echo(nn.Cell):
+    """A model that gives back its step."""
+
+    def construct(self, step):
+        fields = (
+            step["input_ids"] + 0,
+            step["positions"] + 0,
+            step["request_ids"] + 0,
+            step["slots"] + 0,
+            step["query_lens"] + 0,
+            step["seq_lens"] + 0,
+            step["block_tables"] + 0,
+        )
+        return fields, step["plan"], (step["k_caches"][1] + 0.0, step["v_caches"][0] + 0.0)
+
+
+def test_the_models_step_has_every_field_under_its_name():
+    kv_pool = pool()
+    for buffer in (*kv_pool.k_buffer, *kv_pool.v_buffer):
+        buffer.normal_()
+    caches = KVCaches(kv_pool, 3)
+    table = np.random.default_rng(0).permutation(16)[:, None] * 4 + np.arange(4)
+    steps = [
+        step_inputs([3, 1], [5, 9], [8, 9, 10, 50], table.reshape(2, 32), 4),
+        step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4),
+    ]
+    graph = ForwardGraph(Echo(), steps[0], caches.k_caches, caches.v_caches)
+    for step in steps:
+        input_ids = ids(len(step.positions))
+        (found_ids, *fields), plan, (k_cache, v_cache) = graph.run(bridge.int32(input_ids), step)
+        np.testing.assert_array_equal(found_ids.asnumpy(), input_ids)
+        for name, found in zip(FIELDS[:-1], fields, strict=True):
+            np.testing.assert_array_equal(found.asnumpy(), getattr(step, name), err_msg=name)
+        for found, wanted in zip(plan, step.plan, strict=True):
+            np.testing.assert_array_equal(found.asnumpy(), wanted)
+        np.testing.assert_array_equal(k_cache.asnumpy().ravel(), kv_pool.get_key_buffer(1).flatten().numpy())
+        np.testing.assert_array_equal(v_cache.asnumpy().ravel(), kv_pool.get_value_buffer(0).flatten().numpy())
+
+
+def test_the_graph_takes_the_ids_the_fields_of_the_step_in_order_and_the_caches():
+    parameters = list(inspect.signature(inspect.unwrap(ForwardGraph.construct)).parameters)
+    assert parameters == ["self", "input_ids", *FIELDS, "k_caches", "v_caches"]
+
+
+def test_a_step_writes_its_tokens_into_every_layer_of_the_pool_and_nothing_else(model):
+    requests = Requests(model, 4)
+    requests.step({"first": ids(6), "second": ids(3)})
+    written = sorted(requests.slots["first"][:6] + requests.slots["second"][:3])
+    for layer in range(model.config.num_hidden_layers):
+        for buffer in (model.pool.get_key_buffer(layer), model.pool.get_value_buffer(layer)):
+            changed = (buffer.abs() != STALE).any(-1).any(-1).nonzero().flatten()
+            assert changed.tolist() == written
+
+
+def test_changed_weights_need_no_new_graph(model):
+    requests = Requests(model, 4)
+    before, count = requests.step({"first": ids(6)})["first"], compilations()
+    norm = model.network.model.norm.weight
+    norm.host[...] *= 2
+    after = Requests(model, 4).step({"first": ids(6)})["first"]
+    norm.host[...] /= 2
+    np.testing.assert_allclose(after, 2 * before, rtol=1e-5)
+    assert compilations() == count
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_caches_are_the_memory_of_sglangs_pool_layer_by_layer(dtype):
+    kv_pool = pool(dtype)
+    caches = KVCaches(kv_pool, 3)
+    for layer in range(3):
+        assert caches.k_caches[layer].data_ptr() == kv_pool.get_key_buffer(layer).data_ptr()
+        assert caches.v_caches[layer].data_ptr() == kv_pool.get_value_buffer(layer).data_ptr()
+        assert caches.k_caches[layer].size == (32 + 4) * 2 * 6  # with the spare page
+
+
+def test_caches_of_a_pool_that_was_allocated_anew_are_stale():
+    kv_pool = pool()
+    caches = KVCaches(kv_pool, 3)
+    assert not caches.stale()
+    kept, other = kv_pool.k_buffer, pool()
+    kv_pool.k_buffer, kv_pool.v_buffer = other.k_buffer, other.v_buffer
+    assert caches.stale()
+    kv_pool.k_buffer = kept
+    assert not caches.stale()

@@ -1,0 +1,126 @@
+"""StepInputs against a slow statement of every field, token by token."""
+
+from dataclasses import fields
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.model_executor_ms.step_inputs import FIELDS, StepInputs, from_forward_batch, step_inputs
+
+pytestmark = pytest.mark.usefixtures("table")
+STALE = 10**7  # in SGLang's table behind a request's tokens
+
+
+@st.composite
+def batches(draw):
+    """-> requests of (tokens in this step, tokens before), page size, pages of each in order, width left over."""
+    requests = draw(st.lists(st.tuples(st.integers(1, 40), st.integers(0, 40)), min_size=1, max_size=6))
+    page_size = draw(st.sampled_from([1, 2, 4, 16, 64]))
+    counts = [-(-(new + cached) // page_size) for new, cached in requests]
+    pages = iter(draw(st.permutations(range(1, sum(counts) + 1))))
+    return requests, page_size, [[next(pages) for _ in range(count)] for count in counts], draw(st.integers(0, 70))
+
+
+def token_table(requests, page_size, pages, spare):
+    """SGLang's req_to_token: the slot of each place of each request."""
+    table = np.full((len(requests), max(map(sum, requests)) + spare), STALE)
+    for row, own, (new, cached) in zip(table, pages, requests, strict=True):
+        for place in range(new + cached):
+            row[place] = own[place // page_size] * page_size + place % page_size
+    return table
+
+
+def slowly(requests, page_size, pages):
+    """Every field but plan, as lists."""
+    positions, request_ids, slots = [], [], []
+    for request, (new, cached) in enumerate(requests):
+        for place in range(cached, cached + new):
+            positions.append(place)
+            request_ids.append(request)
+            slots.append(pages[request][place // page_size] * page_size + place % page_size)
+    widest = max(map(len, pages))
+    return dict(
+        positions=positions,
+        request_ids=request_ids,
+        slots=slots,
+        query_lens=[new for new, _ in requests],
+        seq_lens=[new + cached for new, cached in requests],
+        block_tables=[own + [0] * (widest - len(own)) for own in pages],
+    )
+
+
+def check(step, wanted, page_size):
+    for name, value in wanted.items():
+        found = getattr(step, name)
+        assert found.dtype == np.int32, name
+        np.testing.assert_array_equal(found, value, err_msg=name)
+    # What the table adds is made of the same fields.
+    arrays = [np.array(wanted[name], np.int32) for name in wanted if name != "slots"]
+    for found, value in zip(step.plan, ops.plan(*arrays, page_size), strict=True):
+        assert found.dtype == np.int32
+        np.testing.assert_array_equal(found, value)
+
+
+@settings(deadline=None)
+@given(batches())
+def test_every_field_is_what_a_token_by_token_statement_says(batch):
+    requests, page_size, pages, spare = batch
+    wanted = slowly(requests, page_size, pages)
+    table = token_table(requests, page_size, pages, spare)
+    check(step_inputs(wanted["query_lens"], wanted["seq_lens"], wanted["slots"], table, page_size), wanted, page_size)
+
+
+class ForwardBatch(SimpleNamespace):
+    """The fields of SGLang's that may be read on the host; any other one is an AttributeError."""
+
+
+def forward_batch(requests, wanted, rows, mode):
+    batch = ForwardBatch(
+        forward_mode=mode,
+        seq_lens_cpu=torch.tensor(wanted["seq_lens"]),
+        req_pool_indices=torch.tensor(rows),
+        out_cache_loc=torch.tensor(wanted["slots"]),
+    )
+    if not mode.is_decode():
+        batch.extend_seq_lens_cpu = wanted["query_lens"]
+    return batch
+
+
+@settings(deadline=None)
+@given(batch=batches(), decode=st.booleans(), data=st.data())
+def test_a_forward_batch_gives_the_step_of_its_rows_of_the_request_table(batch, decode, data):
+    requests, page_size, pages, spare = batch
+    if decode:
+        requests = [(1, new + cached - 1) for new, cached in requests]
+    wanted = slowly(requests, page_size, pages)
+    rows = data.draw(st.permutations(range(len(requests) + 3)))[: len(requests)]
+    # SGLang's table is wider than any request: the longest context, rounded up to pages.
+    req_to_token = torch.full((len(requests) + 3, 81 + spare + 64), STALE, dtype=torch.int32)
+    table = torch.from_numpy(token_table(requests, page_size, pages, spare)).int()
+    req_to_token[rows, : table.shape[1]] = table
+    mode = ForwardMode.DECODE if decode else data.draw(st.sampled_from([ForwardMode.EXTEND, ForwardMode.MIXED]))
+    step = from_forward_batch(forward_batch(requests, wanted, rows, mode), req_to_token, page_size)
+    check(step, wanted, page_size)
+
+
+def test_fields_are_passed_to_graphs_in_the_order_in_which_they_are_declared():
+    step = StepInputs(*range(7))
+    assert step.arrays() == tuple(range(7))
+    assert tuple(field.name for field in fields(StepInputs)) == FIELDS
+
+
+@pytest.mark.parametrize("page_size", [1, 4])
+def test_a_plan_has_arrays_of_the_same_ranks_at_every_step(page_size):
+    table = np.arange(64).reshape(2, 32)
+    steps = [
+        step_inputs([1], [1], [0], table[:1], page_size),
+        step_inputs([3, 2], [3, 9], [0, 1, 2, 39, 40], table, page_size),
+    ]
+    ranks = [[array.ndim for array in step.plan] for step in steps]
+    assert ranks[0] == ranks[1]
