@@ -11,8 +11,14 @@ from models.harness import STALE, PagedModel, Requests
 from models.tiny import save
 
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
-from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.graphs import ForwardGraph, compilations
+from sglang.srt.model_executor_ms.graphs import (
+    ForwardGraph,
+    Limits,
+    StaticGraph,
+    StepTooLarge,
+    compilations,
+    forward_graph,
+)
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.step_inputs import FIELDS, step_inputs
 
@@ -95,17 +101,30 @@ def test_the_models_step_has_every_field_under_its_name():
         step_inputs([3, 1], [5, 9], [8, 9, 10, 50], table.reshape(2, 32), 4),
         step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4),
     ]
-    graph = ForwardGraph(Echo(), steps[0], caches.k_caches, caches.v_caches)
+    graph = forward_graph(Echo(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
     for step in steps:
         input_ids = ids(len(step.positions))
-        (found_ids, *fields), plan, (k_cache, v_cache) = graph.run(bridge.int32(input_ids), step)
-        np.testing.assert_array_equal(found_ids.asnumpy(), input_ids)
-        for name, found in zip(FIELDS[:-1], fields, strict=True):
-            np.testing.assert_array_equal(found.asnumpy(), getattr(step, name), err_msg=name)
+        (found_ids, *fields), plan, (k_cache, v_cache) = graph.run(input_ids, step)
+        for name, found, wanted in zip(
+            ("input_ids", *FIELDS), (found_ids, *fields), (input_ids, *step.arrays()[:-1]), strict=False
+        ):
+            # A graph of fixed shape has room for more.
+            part = found.asnumpy()[tuple(slice(size) for size in wanted.shape)]
+            np.testing.assert_array_equal(part, wanted, err_msg=name)
         for found, wanted in zip(plan, step.plan, strict=True):
             np.testing.assert_array_equal(found.asnumpy(), wanted)
         np.testing.assert_array_equal(k_cache.asnumpy().ravel(), kv_pool.get_key_buffer(1).flatten().numpy())
         np.testing.assert_array_equal(v_cache.asnumpy().ravel(), kv_pool.get_value_buffer(0).flatten().numpy())
+
+
+@pytest.mark.parametrize("limits", [Limits(4, 2, 3), Limits(5, 1, 3), Limits(5, 2, 2)])
+def test_a_graph_of_fixed_shape_refuses_a_step_that_it_has_no_room_for(limits):
+    graph = StaticGraph(Echo(), (), (), limits)
+    table = np.arange(24).reshape(2, 12)
+    with pytest.raises(StepTooLarge) as error:
+        graph.run(ids(5), step_inputs([3, 2], [9, 2], [6, 7, 8, 12, 13], table, 4))
+    assert f"{Limits(5, 2, 3)}" in str(error.value)
+    assert f"{limits}" in str(error.value)
 
 
 def test_the_graph_takes_the_ids_the_fields_of_the_step_in_order_and_the_caches():
