@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent
 PACKAGES = ["sglang.srt." + room for room in find_packages(ROOT / "python/sglang/srt", include=["*_ms", "*_ms.*"])]
 
 OPERATORS = "python/sglang/srt/layers_ms/ops/cpu/src"
-CXXFLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
+CXXFLAGS = ["-std=c++17", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
 X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
 # Compiled once each; entry.cpp picks one when the library is loaded.
