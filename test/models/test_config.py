@@ -108,6 +108,17 @@ REFUSED = [
         dict(rope_parameters=dict(rope_type="linear", rope_theta=500.0, factor=2.0, short_factor=[1.0])),
         r"LlamaForCausalLM: rope_parameters has \['short_factor'\], which 'linear' does not use",
     ),
+    *(
+        ("llama", dict(rope_parameters=dict(rope_type=kind)), f"rope_type = '{kind}' needs .*'factor'")
+        for kind in ("linear", "dynamic", "llama3")
+    ),
+    (
+        "llama",
+        dict(rope_parameters=dict(rope_type="llama3", factor=2.0, high_freq_factor=4.0)),
+        r"LlamaForCausalLM: rope_type = 'llama3' needs \['low_freq_factor'\]",
+    ),
+    ("llama", dict(head_dim=15), r"15 of head_dim = 15 dimensions are rotated \(partial_rotary_factor = 1\.0\)"),
+    ("llama", dict(head_dim=20, partial_rotary_factor=0.25), "5 of head_dim = 20 dimensions are rotated"),
     (
         "llama",
         dict(rope_parameters=dict(full_attention=dict(rope_type="default", rope_theta=500.0))),

@@ -67,6 +67,11 @@ ROPE_KEYS = {
     "mscale",
     "mscale_all_dim",
 }
+ROPE_NEEDS = {  # rope_type -> what has no default
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+}
 
 
 class UnsupportedConfig(Exception):
@@ -119,11 +124,20 @@ class ConfigReader:
         strange = set(found) - ROPE_KEYS - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
         if strange:
             raise UnsupportedConfig(f"{self.arch}: rope_parameters has {sorted(strange)}, which {kind!r} does not use")
+        missing = [key for key in ROPE_NEEDS.get(kind, ()) if found.get(key) is None]
+        if missing:
+            raise UnsupportedConfig(f"{self.arch}: rope_type = {kind!r} needs {missing} beside it")
+        rotary_dim = int(head_dim * partial)
+        if rotary_dim % 2:
+            raise UnsupportedConfig(
+                f"{self.arch}: {rotary_dim} of head_dim = {head_dim} dimensions are rotated "
+                f"(partial_rotary_factor = {partial}); pairs need an even number"
+            )
         given = {key: found[key] for key in ROPE_KEYS if found.get(key) is not None}
         given.setdefault("original_max_position_embeddings", self.get("original_max_position_embeddings", longest))
         if kind != "default" and "factor" not in given:
             given["factor"] = longest / given["original_max_position_embeddings"]
-        return Rope(kind, float(theta), int(head_dim * partial), longest, **given)
+        return Rope(kind, float(theta), rotary_dim, longest, **given)
 
 
 @dataclass(frozen=True)
