@@ -149,7 +149,7 @@ def cache_view(cache, name):
 
 
 def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
-    """The packed rows as padded squares, since MindSpore 2.10 has no arange of a dynamic length in a graph.
+    """The packed rows as padded squares: indices that numpy makes in microseconds.
 
     Packed row and position of each request's n-th query [B, most queries] each; place of each packed row in that
     square [T]; slot of each place of each request's context [B, places]; the places themselves [places].
