@@ -10,6 +10,7 @@ RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(wildcard requirements/*.txt)
 ROOMS := $(wildcard python/sglang/srt/*_ms/__init__.py)
+NATIVE := $(wildcard python/sglang/srt/layers_ms/ops/*/src/*)
 OPERATORS := $(wildcard python/sglang/srt/layers_ms/ops/cpu/src/*)
 # The packages are installed, and this package is installed in place, as long as these files are newer than their causes.
 PACKAGES_STAMP := $(VENV)/.packages-installed
@@ -55,7 +56,7 @@ wheel: $(STAMP) clean  ## build the wheel into dist/
 clean:  ## remove what builds and tests leave behind; VENV stays
 	rm -rf build dist python/*.egg-info .pytest_cache .ruff_cache .hypothesis rank_* kernel_meta
 
-$(STAMP): $(PACKAGES_STAMP) setup.py pyproject.toml $(ROOMS) $(OPERATORS)
+$(STAMP): $(PACKAGES_STAMP) setup.py pyproject.toml $(ROOMS) $(NATIVE) $(OPERATORS)
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	touch $@
 
