@@ -111,6 +111,11 @@ def logits(x, weight):
     return _logits(x, weight)
 
 
+def use(isa: str) -> bool:
+    """Compute with the kernels for avx512_bf16, avx512 or avx2 -> whether this processor has it. For comparison."""
+    return bool(_library.mindspore_cpu_use(isa.encode()))
+
+
 def start(threads):
     _library.mindspore_cpu_threads(threads)
 

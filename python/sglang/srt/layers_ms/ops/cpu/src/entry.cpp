@@ -15,28 +15,37 @@
 #else
 #define ISAS(X) X(generic)
 #endif
-#define DECLARE(isa)      \
-  namespace isa {         \
+#define DECLARE(isa)            \
+  namespace isa {               \
   extern const Kernels kernels; \
   }
 ISAS(DECLARE)
 
 namespace {
 
-const Kernels* pick() {
+bool runs(const Kernels& candidate) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq"))
-    return __builtin_cpu_supports("avx512bf16") ? &avx512_bf16::kernels : &avx512::kernels;
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return &avx2::kernels;
-  return nullptr;
+  if (&candidate == &avx2::kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  return avx512 && (&candidate == &avx512::kernels || __builtin_cpu_supports("avx512bf16"));
 #else
-  return &generic::kernels;
+  return true;
 #endif
 }
 
-const Kernels* const kernels = pick();
+#define POINTER(isa) &isa::kernels,
+const Kernels* const tables[] = {ISAS(POINTER)};  // the best first
+
+// The best table that runs on this processor, of this name unless it is null; null if there is none.
+const Kernels* pick(const char* isa) {
+  for (const Kernels* table : tables)
+    if (runs(*table) && (!isa || !std::strcmp(isa, table->isa))) return table;
+  return nullptr;
+}
+
+const Kernels* kernels = pick(nullptr);
 int64_t step_tokens = -1, step_requests = -1;  // -1: as many as the tensors have
 
 // The arguments of one call, checked as they are taken.
@@ -140,6 +149,12 @@ void check_tables(Arguments& a, const Attention& call, int64_t slots, int64_t to
   static void name##_checked(Arguments& a)
 
 extern "C" EXPORTED const char* mindspore_cpu_isa() { return kernels ? kernels->isa : ""; }
+// Computes with this instruction set from now on, if the processor has it -> whether it does.
+extern "C" EXPORTED int mindspore_cpu_use(const char* isa) {
+  const Kernels* found = pick(isa);
+  if (found) kernels = found;
+  return found != nullptr;
+}
 extern "C" EXPORTED void mindspore_cpu_threads(int threads) { pool::configure(threads); }
 extern "C" EXPORTED void mindspore_cpu_begin_step(int64_t tokens, int64_t requests) {
   step_tokens = tokens;

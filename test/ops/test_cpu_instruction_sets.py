@@ -1,0 +1,122 @@
+"""The C++ operators give the same on every instruction set that this processor has, bad arguments included."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+
+from sglang.srt.model_executor_ms import bridge, device
+
+cpu = pytest.importorskip("sglang.srt.layers_ms.ops.cpu", reason="the C++ operators were not built")
+HEADS, KV_HEADS, PAGE, SLOTS = 6, 2, 4, 128
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # of the largest value
+QUERIES, LENGTHS = [1, 7, 1, 19], [30, 7, 3, 21]
+
+
+@pytest.fixture(params=["avx512", "avx2"])
+def isa(request):
+    device.start("cpu", "cpu")
+    if not cpu.use(request.param):
+        pytest.skip(f"this processor has no {request.param}")
+    yield request.param
+    assert cpu.use(cpu.ISA)
+
+
+def draw(dtype, *shape):
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(shape, generator=generator).to(dtype)
+
+
+def packed(weight):
+    weight = bridge.to_mindspore(weight.clone())
+    cpu.pack_linear(weight)
+    return weight
+
+
+def tensors(*arrays):
+    return [bridge.to_mindspore(array) for array in arrays]
+
+
+def step():
+    """Block tables, slots and positions of four requests on shuffled pages."""
+    pages = iter(np.random.default_rng(0).permutation(np.arange(1, SLOTS // PAGE)))
+    tables = np.zeros((len(LENGTHS), 8), np.int32)
+    for row, length in zip(tables, LENGTHS, strict=True):
+        blocks = -(-length // PAGE)
+        row[:blocks] = [next(pages) for _ in range(blocks)]
+    pairs = zip(QUERIES, LENGTHS, strict=True)
+    places = [(row, place) for row, (new, total) in enumerate(pairs) for place in range(total - new, total)]
+    slots = [tables[row, place // PAGE] * PAGE + place % PAGE for row, place in places]
+    return tables, np.array(slots, np.int32), np.array([place for _, place in places], np.int32)
+
+
+def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
+    drawn, slots, positions = step()
+    tables = drawn if tables is None else tables
+    qkv = draw(dtype, len(slots), (HEADS + 2 * KV_HEADS) * head_dim)
+    cos, sin = draw(torch.float32, 64, head_dim // 2), draw(torch.float32, 64, head_dim // 2 + 1)[:, 1:].contiguous()
+    caches = [draw(dtype, SLOTS, KV_HEADS, head_dim), draw(dtype, SLOTS + 1, KV_HEADS, head_dim)[1:].contiguous()]
+    norm = draw(dtype, head_dim)
+    cpu.begin_step(len(slots), len(lengths))
+    qkv, norm, cos, sin, k_cache, v_cache = tensors(qkv, norm, cos, sin, *caches)
+    integers = [ms.Tensor(array) for array in (positions, slots)]
+    q, *views = cpu.qkv_to_cache(
+        qkv, norm, norm, 1e-6, integers[0], cos, sin, k_cache, v_cache, integers[1], KV_HEADS, head_dim
+    )
+    arrays = {
+        "block_tables": ms.Tensor(tables),
+        "query_lens": ms.Tensor(np.array(QUERIES, np.int32)),
+        "seq_lens": ms.Tensor(np.array(lengths, np.int32)),
+        "plan": (ms.Tensor(np.array([PAGE], np.int32)),),
+    }
+    found = cpu.paged_attention(q, *views, arrays, KV_HEADS, head_dim, head_dim**-0.5)
+    return [bridge.to_torch(found), *caches]
+
+
+def rows(dtype, width, outputs):
+    x, weight, bias = draw(dtype, 9, width), draw(dtype, outputs, width), draw(dtype, outputs)
+    cpu.begin_step(9, 1)
+    x_, bias_, norm = tensors(x, bias, draw(dtype, width))
+    gate_up = cpu.linear(x_, packed(weight), bias_)
+    found = [gate_up, *cpu.add_rms_norm(x_, x_, norm, 1e-6), cpu.logits(x_, bridge.to_mindspore(weight))]
+    found += [getattr(cpu, name)(gate_up) for name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul")]
+    return [bridge.to_torch(one) for one in found]
+
+
+def compare(isa, dtype, compute):
+    found = compute()
+    cpu.use(cpu.ISA)
+    for one, other in zip(found, compute(), strict=True):
+        limit = LIMITS[dtype] * other.float().abs().max().item()
+        np.testing.assert_allclose(one.float().numpy(), other.float().numpy(), rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("width, outputs", [(64, 96), (40, 38), (7, 32)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rowwise_operators_agree(isa, dtype, width, outputs):
+    compare(isa, dtype, lambda: rows(dtype, width, outputs))
+
+
+@pytest.mark.parametrize("head_dim", [20, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_attention_agrees(isa, dtype, head_dim):
+    compare(isa, dtype, lambda: attention(dtype, head_dim))
+
+
+def test_a_page_outside_the_cache_is_an_error_and_nothing_is_read(isa):
+    tables = step()[0]
+    tables[1, 1] = SLOTS // PAGE
+    with pytest.raises(RuntimeError):
+        attention(torch.float32, 64, tables)
+
+
+def test_a_request_longer_than_its_table_is_an_error(isa):
+    with pytest.raises(RuntimeError):
+        attention(torch.float32, 64, lengths=[30, 7, 40, 21])
+
+
+def test_a_step_larger_than_the_tensors_is_an_error(isa):
+    cpu.begin_step(10, 1)
+    with pytest.raises(RuntimeError):
+        cpu.silu_and_mul(bridge.to_mindspore(draw(torch.float32, 9, 8)))
