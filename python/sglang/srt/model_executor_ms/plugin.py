@@ -28,7 +28,7 @@ def install_flag() -> None:
     # Every launcher resolves its record once, before it starts anything: here the framework is chosen and configured.
     _apply(f"{arguments}.resolve_once", _resolve_with_framework, HookType.AROUND)
     # Every process publishes the record before it builds anything: here the framework takes its place.
-    _apply("sglang.srt.runtime_context.publish", _publish_with_framework, HookType.BEFORE)
+    _apply("sglang.srt.runtime_context.publish", _activate_published, HookType.AFTER)
 
 
 @functools.cache
@@ -84,8 +84,7 @@ def _resolve_with_framework(original, server_args) -> None:
     framework.verify(server_args)
 
 
-def _publish_with_framework(server_args, *, role: str, **_) -> None:
-    server_args.resolve_once()
+def _activate_published(_context, server_args, *, role: str, **_) -> None:
     frameworks.decided(server_args).activate(server_args, role)
 
 
