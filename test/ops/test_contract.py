@@ -1,89 +1,40 @@
 """Operators of every table against independent statements of them in float64; those of the cache: test_cache.py."""
 
-import math
-
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import mutable, nn
+from ops.statements import ACTIVATIONS, EPS, call, close, draw, embedded, normalised, product
 
 from sglang.srt.layers_ms import ops
 
 pytestmark = pytest.mark.usefixtures("table")
-EPS = 3e-3
-
-
-def draw(*shape, seed=0, scale=1.0):
-    return (np.random.default_rng([seed, *shape]).standard_normal(shape) * scale).astype(np.float32)
-
-
-class Compiled(nn.Cell):
-    """One operator in a graph, where all of them are used; not all kernels exist outside of one."""
-
-    def __init__(self, operator, constants):
-        super().__init__()
-        self.operator, self.constants = operator, constants
-
-    @ms.jit(fullgraph=True)
-    def construct(self, *tensors):
-        return self.operator(*tensors, *self.constants)
-
-
-def call(operator, packed, fixed=(), constants=(), prepare=None):
-    """Call with arrays whose first axis is that of the packed tokens, arrays of fixed shape, and plain values.
-
-    `prepare` is called with the tensors of fixed shape, copies of the arrays, before.
-    """
-    network = Compiled(operator, constants)
-    packed, fixed = (
-        [ms.Tensor.from_numpy(np.array(array, order="C")) for array in arrays] for arrays in (packed, fixed)
-    )
-    if prepare is not None:
-        prepare(*fixed)
-    if not ops.static_graphs():
-        any_rows = [ms.Tensor(shape=[None, *tensor.shape[1:]], dtype=tensor.dtype) for tensor in packed]
-        network.set_inputs(*any_rows, *fixed)
-    ops.begin_step(len(packed[0]), 1)
-    return network(*packed, *fixed)
-
-
-def close(found, wanted, limit=2e-6):
-    """Within `limit` of the largest value, shapes included."""
-    assert found.dtype == ms.float32
-    found = found.asnumpy()
-    assert found.shape == wanted.shape
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=limit * np.abs(wanted).max())
-
-
-def normalised(x, weight):
-    groups = x.astype(np.float64).reshape(-1, len(weight))
-    return np.stack([row / math.sqrt(np.dot(row, row) / len(row) + EPS) * weight for row in groups]).reshape(x.shape)
 
 
 @pytest.mark.parametrize("first", [0, 7, 64])
 def test_embedding_gives_the_row_of_each_id_it_holds_and_zeros_for_others(first):
     weight, ids = draw(9, 5), np.array([0, 8, 6, 7, 15, 16, 63, 64, 72, 73, 8], np.int32)
-    wanted = np.stack([weight[i - first] if first <= i < first + 9 else np.zeros(5) for i in ids])
-    np.testing.assert_array_equal(call(ops.embedding, [ids], [weight], (first,)).asnumpy(), wanted)
+    found = call(ops.embedding, [ids], [weight], (first,))
+    np.testing.assert_array_equal(found.asnumpy(), embedded(ids, weight, first))
 
 
 @pytest.mark.parametrize("rows, width, outputs", [(1, 5, 7), (2, 76, 60), (33, 60, 131)])
 def test_linear_is_the_product_with_the_transposed_weight(rows, width, outputs):
     x, weight = draw(rows, width), draw(outputs, width)
     found = call(ops.linear, [x], [weight], (None,), prepare=ops.pack_linear)
-    close(found, np.einsum("ti,oi->to", x.astype(np.float64), weight))
+    close(found, product(x, weight))
 
 
 def test_linear_adds_its_bias():
     x, weight, bias = draw(3, 5), draw(7, 5), draw(7)
     found = call(ops.linear, [x], [weight, bias], prepare=lambda weight, bias: ops.pack_linear(weight))
-    close(found, np.einsum("ti,oi->to", x.astype(np.float64), weight) + bias)
+    close(found, product(x, weight) + bias)
 
 
 @pytest.mark.parametrize("rows, width, vocab_size", [(1, 5, 7), (2, 76, 60), (67, 40, 700)])
 def test_logits_are_the_product_with_the_transposed_weight(rows, width, vocab_size):
     x, weight = draw(rows, width), draw(vocab_size, width)
-    close(ops.logits(ms.Tensor(x), ms.Tensor(weight)), np.einsum("ti,oi->to", x.astype(np.float64), weight))
+    close(ops.logits(ms.Tensor(x), ms.Tensor(weight)), product(x, weight))
 
 
 @pytest.mark.parametrize("rows, width, size", [(1, 60, 60), (7, 60, 60), (5, 60, 10)])
@@ -99,21 +50,6 @@ def test_add_rms_norm_gives_the_norm_of_the_sum_and_the_sum(rows):
     norm, total = call(ops.add_rms_norm, [x, residual], [weight], (EPS,))
     close(total, x + residual)
     close(norm, normalised(x + residual, weight))
-
-
-def silu(x):
-    return x / (1 + math.exp(-x))
-
-
-def gelu(x):
-    return x * 0.5 * math.erfc(-x / math.sqrt(2))
-
-
-def gelu_tanh(x):
-    return x * 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
-
-
-ACTIVATIONS = {"silu_and_mul": silu, "gelu_and_mul": gelu, "gelu_tanh_and_mul": gelu_tanh}
 
 
 @pytest.mark.parametrize("rows, size", [(1, 76), (5, 3)])
