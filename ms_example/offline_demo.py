@@ -12,12 +12,8 @@ from pathlib import Path
 import sglang
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"
-PROMPTS = (
-    "import os\nimport sys\n\ndef main(",
-    "Return a new list containing",
-    "class Error(Exception):\n",
-    'def close(self):\n    """Close the',
-)
+# The demo model was trained on Python's documentation.
+PROMPTS = ("Return True if", "If the optional argument", 'A "for" loop', 'The "with" statement')
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -38,7 +34,7 @@ def complete(engine: sglang.Engine, arguments: argparse.Namespace) -> None:
     answers = engine.generate(list(arguments.prompt), sampling)
     elapsed = time.perf_counter() - started
     for prompt, answer in zip(arguments.prompt, answers, strict=True):
-        print(f"\n=== prompt ===\n{prompt}\n=== completion ===\n{answer['text']}")
+        print(f"\nprompt:     {prompt!r}\ncompletion: {answer['text']!r}")
     tokens = sum(answer["meta_info"]["completion_tokens"] for answer in answers)
     print(f"\n{len(answers)} prompts, {tokens} tokens in {elapsed:.2f} s: {tokens / elapsed:.1f} tokens/s")
 
