@@ -7,9 +7,9 @@ from models.tiny import ARCHITECTURES, COMMON, TINY, reference_logits
 
 LENGTHS = {"one": 1, "short": 13, "long": 70}  # long goes beyond the original length of every scaled rope
 PAGE_SIZES = [1, 4, 16]
-# Largest error, relative to the largest logit, against float32 arithmetic on the checkpoint's rounded weights. Measured:
-# the reference table, float32 on a cache of the dtype, 3e-6, 2.3e-3 and 4.2e-2; the native one, which computes in the
-# dtype, 3e-6, 4.8e-3 and 3.2e-2; Hugging Face's models in the dtype 7.0e-3 and 3.0e-2 themselves.
+# Largest error, relative to the largest logit, against float32 arithmetic on the checkpoint's rounded weights.
+# Measured: the reference table, float32 on a cache of the dtype, 3e-6, 2.3e-3 and 4.2e-2; the native one, which
+# computes in the dtype, 3e-6, 4.8e-3 and 3.2e-2; Hugging Face's models in the dtype 7.0e-3 and 3.0e-2 themselves.
 LIMITS = {"float32": 1e-4, "float16": 1.2e-2, "bfloat16": 1e-1}
 NEW_TOKENS = 64
 
