@@ -14,7 +14,11 @@ CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
 CPU_PLATFORM = "mindspore_cpu"  # the entry point of platform.py, in setup.py
 
 
-class SettingError(Exception):
+class Refusal(Exception):
+    """The server cannot be started as it was asked to. The message is for whoever started it, and says what to do."""
+
+
+class SettingError(Refusal):
     """An environment variable has a value that cannot be used. The message names every such variable."""
 
 

@@ -2,10 +2,11 @@
 
 import msgspec
 
+from sglang.srt.model_executor_ms.arguments import Refusal
 from sglang.srt.model_executor_ms.flag_support import LIMITED, REFUSED
 
 
-class UnsupportedFlag(Exception):
+class UnsupportedFlag(Refusal):
     """Arguments of the server that --framework mindspore does not support. The message names all of them."""
 
 

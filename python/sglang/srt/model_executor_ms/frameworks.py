@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from sglang.srt.model_executor_ms.arguments import read_environment, select_cpu_platform
+from sglang.srt.model_executor_ms.arguments import Refusal, read_environment, select_cpu_platform
 from sglang.srt.model_executor_ms.machine import accelerator
 
 logger = logging.getLogger(__name__)
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 GROUP = "sglang.srt.frameworks"
 
 
-class FrameworkUnavailable(Exception):
+class FrameworkUnavailable(Refusal):
     """The framework asked for cannot serve here. The message lists all frameworks, and what the others lack."""
 
 

@@ -5,6 +5,7 @@ import importlib.metadata
 import importlib.util
 
 from sglang.srt.model_executor_ms.arguments import (
+    Refusal,
     let_idle_torch_threads_sleep,
     read_environment,
     select_cpu_platform,
@@ -16,7 +17,7 @@ SOURCE = "--framework mindspore"  # of our decisions, in SGLang's log of them
 DEVICES = ("npu", "cpu")
 
 
-class UnsupportedModel(Exception):
+class UnsupportedModel(Refusal):
     """The checkpoint is of a kind that --framework mindspore does not serve."""
 
 

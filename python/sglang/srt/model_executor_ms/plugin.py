@@ -5,8 +5,10 @@ With another framework than mindspore only the seams of the flag itself are in p
 
 import argparse
 import functools
+import sys
 
 from sglang.srt.model_executor_ms import frameworks, mindspore_framework
+from sglang.srt.model_executor_ms.arguments import Refusal
 from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
 SOURCE = HookSource("mindspore", "sglang-mindspore")  # named in SGLang's log of hooks
@@ -63,6 +65,7 @@ def _usable_framework(name: str) -> str:
 def _keep_flag(original, cls, arguments: argparse.Namespace):
     server_args = original(cls, arguments)
     frameworks.ask(server_args, getattr(arguments, "framework", None))
+    server_args._from_command_line = True
     return server_args
 
 
@@ -78,10 +81,15 @@ def _resolve_with_framework(original, server_args) -> None:
     if getattr(server_args, "_resolution_finished", False) or getattr(server_args, "_resolution_failed", False):
         original(server_args)
         return
-    framework = frameworks.decide(server_args)
-    framework.configure(server_args)
-    original(server_args)
-    framework.verify(server_args)
+    try:
+        framework = frameworks.decide(server_args)
+        framework.configure(server_args)
+        original(server_args)
+        framework.verify(server_args)
+    except Refusal as refusal:
+        if getattr(server_args, "_from_command_line", False):
+            sys.exit(f"error: {refusal}")  # the message is all that helps; an Engine raises
+        raise
 
 
 def _activate_published(_context, server_args, *, role: str, **_) -> None:
