@@ -40,7 +40,7 @@ test-fast: $(STAMP)  ## the tests that start no server and build no wheel
 
 bench: $(STAMP)  ## time prefill and decode of MODEL, batch sizes 1 and 4
 	$(RUN) benchmark/bench_one_batch.py --model-path $(MODEL) --framework mindspore --device cpu \
-		--batch-size 1 4 --input-len 128 --output-len 32
+		--batch-size 1 4 --input-len 128 --output-len 32 --result-filename ""
 
 lint: $(STAMP)  ## check rules and format
 	$(RUN) -m ruff check --quiet .
