@@ -121,6 +121,18 @@ def _activate_mindspore(server_args, role: str) -> None:
         from sglang.srt.arg_groups.overrides import resolving_view
 
         _hook_scheduler(resolving_view(server_args).device)
+    elif role == "tokenizer":
+        _hook_requests()
+
+
+@functools.cache
+def _hook_requests() -> None:
+    # The last of SGLang's checks of a request: what it raises is the client's error, not the server's.
+    _apply(
+        "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request",
+        mindspore_framework.check_request,
+        HookType.BEFORE,
+    )
 
 
 @functools.cache

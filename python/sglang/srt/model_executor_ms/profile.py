@@ -3,6 +3,8 @@
 import time
 from contextlib import contextmanager, nullcontext
 
+from sglang.srt.model_executor_ms.graphs import compilations
+
 
 class ForwardProfile:
     """Times forward passes where it is switched on; costs nothing where it is not."""
@@ -11,7 +13,7 @@ class ForwardProfile:
         self.enabled = enabled
 
     def forward(self, kind: str, requests: int, tokens: int):
-        """Context of one pass; prints `mindspore forward: <kind>, <requests> requests, <tokens> tokens, <ms> ms`."""
+        """Context of one pass; prints its kind, size and time, and how many graphs the process has compiled so far."""
         return self._timed(kind, requests, tokens) if self.enabled else nullcontext()
 
     @contextmanager
@@ -19,4 +21,5 @@ class ForwardProfile:
         started = time.perf_counter()
         yield
         elapsed = (time.perf_counter() - started) * 1e3
-        print(f"mindspore forward: {kind}, {requests} requests, {tokens} tokens, {elapsed:.2f} ms", flush=True)
+        size = f"{requests} requests, {tokens} tokens"
+        print(f"mindspore forward: {kind}, {size}, {elapsed:.2f} ms, graphs {compilations()}", flush=True)

@@ -1,0 +1,135 @@
+"""Engines and a server on the demo model, each started once for all tests that use it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import sglang
+
+ROOT = Path(__file__).parents[2]
+MODEL = str(ROOT / "ms_example/demo_model")
+START = 300  # seconds for a server to become ready on a busy machine
+
+
+class Reference:
+    """The demo model in transformers, float32."""
+
+    def __init__(self):
+        self.tokenizer = AutoTokenizer.from_pretrained(MODEL)
+        self.model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32).eval()
+
+    @torch.no_grad()
+    def greedy(self, ids: list[int], count: int) -> list[int]:
+        """Ends where the server ends: at a token that ends text, which is part of the answer."""
+        found = self.model.generate(torch.tensor([ids]), max_new_tokens=count, do_sample=False)
+        return found[0][len(ids) :].tolist()
+
+    @torch.no_grad()
+    def logprobs(self, ids: list[int]) -> torch.Tensor:
+        """[tokens, vocab_size]: of each place, the logprobs of the token after it."""
+        return self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+
+    @torch.no_grad()
+    def hidden_states(self, ids: list[int]) -> torch.Tensor:
+        return self.model.model(torch.tensor([ids])).last_hidden_state[0]
+
+
+@pytest.fixture(scope="session")
+def reference():
+    return Reference()
+
+
+def start_engine(**arguments):
+    return sglang.Engine(
+        model_path=MODEL, framework="mindspore", device="cpu", dtype="float32", random_seed=0, **arguments
+    )
+
+
+@pytest.fixture(scope="session")
+def engine():
+    """As most users start it: overlap schedule, pages of one token."""
+    engine = start_engine(
+        max_total_tokens=8192,
+        max_running_requests=32,
+        enable_return_hidden_states=True,
+        constrained_json_disable_any_whitespace=True,  # a small model would write blanks for ever
+    )
+    yield engine
+    engine.shutdown()
+
+
+@pytest.fixture(scope="module")
+def tight_engine():
+    """Pages of 16 tokens, prefill in chunks of 32, no overlap, and a cache that a few requests fill."""
+    engine = start_engine(
+        max_total_tokens=768,
+        page_size=16,
+        chunked_prefill_size=32,
+        disable_overlap_schedule=True,
+        max_running_requests=16,
+        schedule_conservativeness=0.01,  # starts more requests than fit, so that some are retracted
+    )
+    yield engine
+    engine.shutdown()
+
+
+class Server:
+    """A launch_server process; `log` is where it writes."""
+
+    def __init__(self, log: Path, *arguments):
+        self.log = log
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        command = [sys.executable, "-m", "sglang.launch_server", "--model-path", MODEL, "--framework", "mindspore"]
+        command += ["--device", "cpu", "--dtype", "float32", "--port", str(self.port), *arguments]
+        with log.open("w") as output:
+            self.process = subprocess.Popen(
+                command,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "SGLANG_MS_PROFILE": "1"},
+                start_new_session=True,
+            )
+
+    def await_ready(self):
+        end = time.monotonic() + START
+        while time.monotonic() < end and self.process.poll() is None:
+            try:
+                if requests.get(f"{self.url}/health", timeout=5).ok:
+                    return self
+            except requests.RequestException:
+                time.sleep(0.5)
+        self.stop()
+        pytest.fail(f"the server did not become ready:\n{self.log.read_text()[-4000:]}")
+
+    def stop(self):
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
+    def post(self, path: str, body=None, **options) -> requests.Response:
+        return requests.post(f"{self.url}{path}", json=body, timeout=120, **options)
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory):
+    server = Server(
+        tmp_path_factory.mktemp("server") / "log",
+        *("--max-total-tokens", "8192", "--max-running-requests", "32", "--enable-metrics"),
+        "--constrained-json-disable-any-whitespace",
+    )
+    try:
+        yield server.await_ready()
+    finally:
+        server.stop()

@@ -1,0 +1,79 @@
+"""SGLang's frontend language on the server: the kinds of programs in SGLang's own introduction."""
+
+import re
+
+import pytest
+
+import sglang
+
+
+@pytest.fixture(autouse=True, scope="module")
+def backend(server):
+    sglang.set_default_backend(sglang.RuntimeEndpoint(server.url))
+
+
+@sglang.function
+def conversation(s, first, second):
+    s += sglang.user(first)
+    s += sglang.assistant(sglang.gen("one", max_tokens=12, temperature=0))
+    s += sglang.user(second)
+    s += sglang.assistant(sglang.gen("two", max_tokens=12, temperature=0))
+
+
+@sglang.function
+def choice(s, subject):
+    s += f"{subject} is a "
+    s += sglang.select("kind", choices=["list", "string", "number of things"])
+
+
+@sglang.function
+def fork(s):
+    s += "Two ways to sort a list.\n"
+    branches = s.fork(2)
+    for number, branch in enumerate(branches):
+        branch += f"Way {number}: "
+        branch += sglang.gen("way", max_tokens=8, temperature=0, stop="\n")
+    s += branches[0]["way"] + " and " + branches[1]["way"]
+
+
+@sglang.function
+def year(s):
+    s += "It was the year " + sglang.gen("year", max_tokens=8, temperature=0, regex=r"(19|20)[0-9]{2}")
+
+
+@sglang.function
+def continuation(s, text):
+    s += text + sglang.gen("rest", max_tokens=8, temperature=0, ignore_eos=True)
+
+
+def test_a_conversation_of_several_turns():
+    state = conversation.run(first="What does abc do?", second="And textwrap?")
+    messages = state.messages()
+    assert [message["role"] for message in messages] == ["user", "assistant", "user", "assistant"]
+    assert messages[1]["content"].strip() == state["one"].strip()
+    assert messages[3]["content"].strip() == state["two"].strip()
+
+
+def test_select_takes_one_of_the_choices():
+    assert choice.run(subject="A str").get_meta_info("kind")
+    assert choice.run(subject="A str")["kind"] in ("list", "string", "number of things")
+
+
+def test_forks_go_their_own_ways_and_join():
+    text = fork.run().text()
+    assert text.startswith("Two ways to sort a list.\n") and " and " in text
+
+
+def test_a_regular_expression_holds():
+    assert re.fullmatch(r"(19|20)[0-9]{2}", year.run()["year"])
+
+
+def test_a_batch_of_programs_gives_what_each_gives_alone():
+    texts = ["Return the", "The list", "An object", "If no"]
+    batch = continuation.run_batch([{"text": text} for text in texts])
+    assert [state["rest"] for state in batch] == [continuation.run(text=text)["rest"] for text in texts]
+
+
+def test_a_program_streams_its_text():
+    state = continuation.run(text="Return the", stream=True)
+    assert "".join(state.text_iter()) == state.text()
