@@ -20,7 +20,7 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def windows(tokenizer):
-    """Pieces of text that the model was not trained on."""
+    """Pieces of text that was kept out of the training documents."""
     ids = tokenizer((FOLDER / "heldout.txt").read_text(encoding="utf-8"))["input_ids"]
     return [ids[start : start + WINDOW] for start in range(0, WINDOW * WINDOWS, WINDOW)]
 
