@@ -13,39 +13,36 @@ def _names(text: str) -> frozenset[str]:
 # it makes no difference what computes the forward pass.
 SUPPORTED = _names("""
     model_path trust_remote_code context_length revision model_config_parser json_model_override_args download_dir
-    delete_ckpt_after_loading
-    mem_fraction_static max_running_requests max_queued_requests max_total_tokens chunked_prefill_size
-    prefill_decode_interval prefill_decode_interval_min_bs max_prefill_tokens prefill_max_requests schedule_policy
-    enable_priority_scheduling disable_priority_preemption default_priority_value abort_on_priority_when_disabled
-    schedule_low_priority_values_first priority_scheduling_preemption_threshold retraction_policy
-    schedule_conservativeness page_size disable_overlap_schedule num_continuous_decode_steps scheduler_recv_interval
-    enable_mixed_chunk
-    disable_radix_cache radix_eviction_policy radix_eviction_policy_config _radix_eviction_policy_explicitly_set
-    grammar_backend constrained_json_whitespace_pattern constrained_json_disable_any_whitespace
-    constrained_json_max_whitespace_cnt disable_outlines_disk_cache enable_custom_logit_processor
-    enable_return_hidden_states return_hidden_states_mode enable_fp32_lm_head sampling_defaults
-    preferred_sampling_params sampling_mask_max_tokens random_seed
-    watchdog_timeout soft_watchdog_timeout sleep_on_idle custom_sigquit_handler numa_node gc_threshold
-    nccl_port dist_timeout dist_init_addr gated_launch_port
-    tokenizer_path tokenizer_mode tokenizer_backend tokenizer_worker_num detokenizer_worker_num skip_tokenizer_init
-    enable_dynamic_batch_tokenizer dynamic_batch_tokenizer_batch_size dynamic_batch_tokenizer_batch_timeout
-    enable_tokenizer_batch_encode disable_tokenizer_batch_decode allow_auto_truncate
-    host port fastapi_root_path skip_server_warmup warmups enable_http2 http2_max_concurrent_streams
-    http2_initial_connection_window_size enable_http_worker_reuseport
-    ssl_keyfile ssl_certfile ssl_ca_certs ssl_keyfile_password enable_ssl_refresh api_key admin_api_key
-    served_model_name weight_version chat_template trust_request_chat_template hf_chat_template_name
-    completion_template file_storage_path enable_response_store enable_cache_report return_input_ids return_output_ids
-    reasoning_parser default_chat_template_kwargs strip_thinking_cache enable_strict_thinking tool_call_parser
-    tool_server stream_interval batch_notify_size stream_response_default_include_usage incremental_streaming_output
-    log_level log_level_http log_requests log_requests_level log_requests_format log_requests_target
+    delete_ckpt_after_loading mem_fraction_static max_running_requests max_queued_requests max_total_tokens
+    chunked_prefill_size prefill_decode_interval prefill_decode_interval_min_bs max_prefill_tokens
+    prefill_max_requests schedule_policy enable_priority_scheduling disable_priority_preemption default_priority_value
+    abort_on_priority_when_disabled schedule_low_priority_values_first priority_scheduling_preemption_threshold
+    retraction_policy schedule_conservativeness page_size disable_overlap_schedule num_continuous_decode_steps
+    scheduler_recv_interval enable_mixed_chunk disable_radix_cache radix_eviction_policy radix_eviction_policy_config
+    _radix_eviction_policy_explicitly_set grammar_backend constrained_json_whitespace_pattern
+    constrained_json_disable_any_whitespace constrained_json_max_whitespace_cnt disable_outlines_disk_cache
+    enable_custom_logit_processor enable_return_hidden_states return_hidden_states_mode enable_fp32_lm_head
+    sampling_defaults preferred_sampling_params sampling_mask_max_tokens random_seed watchdog_timeout
+    soft_watchdog_timeout sleep_on_idle custom_sigquit_handler numa_node gc_threshold nccl_port dist_timeout
+    dist_init_addr gated_launch_port tokenizer_path tokenizer_mode tokenizer_backend tokenizer_worker_num
+    detokenizer_worker_num skip_tokenizer_init enable_dynamic_batch_tokenizer dynamic_batch_tokenizer_batch_size
+    dynamic_batch_tokenizer_batch_timeout enable_tokenizer_batch_encode disable_tokenizer_batch_decode
+    allow_auto_truncate host port fastapi_root_path skip_server_warmup warmups enable_http2
+    http2_max_concurrent_streams http2_initial_connection_window_size enable_http_worker_reuseport ssl_keyfile
+    ssl_certfile ssl_ca_certs ssl_keyfile_password enable_ssl_refresh api_key admin_api_key served_model_name
+    weight_version chat_template trust_request_chat_template hf_chat_template_name completion_template
+    file_storage_path enable_response_store enable_cache_report return_input_ids return_output_ids reasoning_parser
+    default_chat_template_kwargs strip_thinking_cache enable_strict_thinking tool_call_parser tool_server
+    stream_interval batch_notify_size stream_response_default_include_usage incremental_streaming_output log_level
+    log_level_http log_requests log_requests_level log_requests_format log_requests_target
     uvicorn_access_log_exclude_prefixes crash_dump_folder show_time_cost enable_metrics
     enable_metrics_for_all_schedulers load_snapshot_publish_interval tokenizer_metrics_custom_labels_header
     tokenizer_metrics_allowed_custom_labels extra_metric_labels bucket_time_to_first_token bucket_inter_token_latency
     bucket_e2e_request_latency prompt_tokens_buckets generation_tokens_buckets gc_warning_threshold_secs
     decode_log_interval enable_request_time_stats_logging kv_events_config load_publish_endpoint
     enable_forward_pass_metrics forward_pass_metrics_worker_id forward_pass_metrics_ipc_name enable_trace
-    trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
-    disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
+    trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir
+    stat_loggers disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune
 """)
 
@@ -60,12 +57,8 @@ LIMITED = {
     "prefill_attention_backend": (None, "mindspore"),
     "decode_attention_backend": (None, "mindspore"),
     "sampling_backend": (None, "pytorch"),
-    "enable_multimodal": (None, False),
-    "enable_lora": (None, False),
-    "enable_tf32_matmul": (None, False),
-    "enable_encoder_swa_bounded_replay": (None, False),
-    "enable_decoder_swa_bounded_replay": (None, False),
-    "mm_enable_dp_encoder": (None, False),
+    "cuda_graph_backend_decode": (None, "disabled"),
+    "cuda_graph_backend_prefill": (None, "disabled"),
     "load_balance_method": ("auto", "round_robin"),
     "boundary_reduction": ("auto", "rs+rsv"),
 }
@@ -80,26 +73,27 @@ _OTHER_GRAPHS = (
 _LATER = "not supported yet"
 _UNTRIED = "not tried with this backend yet"
 
-# (reason, arguments that must keep their default)
+# (reason, arguments that must keep their default, or be off where the default is to let SGLang choose)
 REFUSED = (
     (
         _PARALLEL,
         _names("""
-            nnodes node_rank tp_size dcp_size pp_size pp_max_micro_batch_size pp_async_batch_depth dp_size attn_dp_size
-            attn_cp_size moe_dp_size dwdp_size dcp_comm_backend dcp_replicate_q_proj enable_prefill_cp cp_strategy
-            enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding enable_dp_attention
-            enable_dp_attention_local_control_broadcast enable_dp_lm_head enable_tp_lm_head_all_to_all
-            enable_attn_tp_input_scattered enable_shared_experts_attn_tp shared_experts_tp_size
-            enable_dense_mlp_attn_tp enable_layernorm_sp disable_attn_tp_gather enable_p2p_check ep_size
-            moe_dense_tp_size ep_join_rank_offset elastic_ep_initial_size max_ep_size enable_cp_tp_group_sharing
-            enable_megamoe_for_layernorm_sp enable_dynamic_chunking use_ray enable_nccl_nvls enable_symm_mem
-            enable_mscclpp enable_torch_symm_mem enable_scattered_sconv pre_warm_nccl enable_quant_communications
-            enable_flashinfer_allreduce_fusion enforce_disable_flashinfer_allreduce_fusion
-            flashinfer_allreduce_fusion_backend enable_aiter_allreduce_fusion disable_aiter_allreduce_fusion_in_prefill
-            disable_aiter_allreduce_fusion_in_decode enable_prefill_delayer prefill_delayer_max_delay_passes
-            prefill_delayer_token_usage_low_watermark prefill_delayer_forward_passes_buckets
-            prefill_delayer_wait_seconds_buckets prefill_delayer_queue_min_ratio prefill_delayer_max_delay_ms
-        """),
+            nnodes node_rank tp_size dcp_size pp_size pp_max_micro_batch_size pp_async_batch_depth dp_size
+            attn_dp_size attn_cp_size moe_dp_size dwdp_size dcp_comm_backend dcp_replicate_q_proj enable_prefill_cp
+            cp_strategy enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding
+            enable_dp_attention enable_dp_attention_local_control_broadcast enable_dp_lm_head
+            enable_tp_lm_head_all_to_all enable_attn_tp_input_scattered enable_shared_experts_attn_tp
+            shared_experts_tp_size enable_dense_mlp_attn_tp enable_layernorm_sp disable_attn_tp_gather
+            enable_p2p_check ep_size moe_dense_tp_size ep_join_rank_offset elastic_ep_initial_size max_ep_size
+            enable_cp_tp_group_sharing enable_megamoe_for_layernorm_sp enable_dynamic_chunking use_ray
+            enable_nccl_nvls enable_symm_mem enable_mscclpp enable_torch_symm_mem enable_scattered_sconv pre_warm_nccl
+            enable_quant_communications enable_flashinfer_allreduce_fusion enforce_disable_flashinfer_allreduce_fusion
+            flashinfer_allreduce_fusion_backend enable_aiter_allreduce_fusion
+            disable_aiter_allreduce_fusion_in_prefill disable_aiter_allreduce_fusion_in_decode enable_prefill_delayer
+            prefill_delayer_max_delay_passes prefill_delayer_token_usage_low_watermark
+            prefill_delayer_forward_passes_buckets prefill_delayer_wait_seconds_buckets
+            prefill_delayer_queue_min_ratio prefill_delayer_max_delay_ms
+"""),
     ),
     (
         _QUANTIZED,
@@ -107,15 +101,15 @@ REFUSED = (
             quantization quantization_param_path modelopt_quant modelopt_checkpoint_restore_path
             modelopt_checkpoint_save_path modelopt_export_path quantize_and_serve rl_quant_profile
             fp8_gemm_runner_backend fp4_gemm_runner_backend prefill_kv_cache_dequant_dtype
-        """),
+"""),
     ),
     (
         "LoRA adapters are not supported yet",
         _names("""
-            enable_lora_overlap_loading max_lora_rank lora_target_modules lora_paths max_loaded_loras
+            enable_lora enable_lora_overlap_loading max_lora_rank lora_target_modules lora_paths max_loaded_loras
             max_loras_per_batch lora_eviction_policy lora_backend max_lora_chunk_size experts_shared_outer_loras
             lora_use_virtual_experts lora_strict_loading lora_drain_wait_threshold
-        """),
+"""),
     ),
     (
         "speculative decoding is not supported yet",
@@ -138,24 +132,25 @@ REFUSED = (
             decoupled_spec_rank decoupled_spec_role enable_return_aux_hidden_states aux_hidden_state_capture
             return_aux_hidden_state_layer_ids enable_draft_weights_cpu_backup decrypted_draft_config_file
             min_free_slots_delay
-        """),
+"""),
     ),
     (
         "multimodal models are not supported yet",
         _names("""
-            mm_attention_backend enable_broadcast_mm_inputs_process enable_prefix_mm_cache mm_process_config
-            mm_processor_worker_num mm_io_worker_num allowed_media_domains media_url_max_file_size_mb
-            mm_preprocess_cache_size_mb trust_mm_content_hashes limit_mm_data_per_request enable_mm_global_cache
-            image_processor_backend mm_global_cache_backend disable_fast_image_processor mm_feature_transport
-            asr_max_buffer_seconds asr_max_concurrent_sessions enable_precise_embedding_interpolation
-        """),
+            enable_multimodal mm_enable_dp_encoder mm_attention_backend enable_broadcast_mm_inputs_process
+            enable_prefix_mm_cache mm_process_config mm_processor_worker_num mm_io_worker_num allowed_media_domains
+            media_url_max_file_size_mb mm_preprocess_cache_size_mb trust_mm_content_hashes limit_mm_data_per_request
+            enable_mm_global_cache image_processor_backend mm_global_cache_backend disable_fast_image_processor
+            mm_feature_transport asr_max_buffer_seconds asr_max_concurrent_sessions
+            enable_precise_embedding_interpolation
+"""),
     ),
     ("embedding models are not supported yet", _names("is_embedding")),
     (
         "mixture-of-experts models are not supported yet",
         _names("""
-            enable_fused_moe_sum_all_reduce moe_a2a_backend enable_w4a4_mxfp4_megamoe deepep_v2_mode moe_runner_backend
-            flashinfer_mxfp4_moe_precision deepep_mode fuseep_mode deepep_dispatcher_output_dtype
+            enable_fused_moe_sum_all_reduce moe_a2a_backend enable_w4a4_mxfp4_megamoe deepep_v2_mode
+            moe_runner_backend flashinfer_mxfp4_moe_precision deepep_mode fuseep_mode deepep_dispatcher_output_dtype
             ep_num_redundant_experts ep_dispatch_algorithm init_expert_location enable_eplb eplb_algorithm
             eplb_rebalance_num_iterations eplb_rebalance_layers_per_chunk eplb_min_rebalancing_utilization_threshold
             expert_distribution_recorder_mode expert_distribution_recorder_buffer_size expert_balancedness_report_mode
@@ -164,17 +159,18 @@ REFUSED = (
             disable_shared_experts_fusion enforce_shared_experts_fusion kt_weight_path kt_method kt_cpuinfer
             kt_threadpool_count kt_num_gpu_experts kt_max_deferred_experts_per_token flashinfer_a2a_dispatch_type
             enable_paged_experts paged_experts_num_resident enable_return_routed_experts
-        """),
+"""),
     ),
     (
         "MLA, sparse and sliding-window attention are not supported yet",
         _names("""
-            enable_return_indexer_topk c128_page_size swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set
-            disable_hybrid_swa_memory swa_prefix_tails qsa_indexer_dtype dsa_prefill_backend dsv4_prefill_backend
-            dsa_decode_backend dsa_paged_mqa_logits_backend dsa_topk_backend flashinfer_mla_disable_ragged
-            enable_deepseek_v4_fp4_indexer dsv4_attn_backend dsa_triton_union enable_dsa_fused_indexer
-            disable_chunked_prefix_cache enable_linker_mla_dedup enable_hisparse hisparse_config
-        """),
+            enable_encoder_swa_bounded_replay enable_decoder_swa_bounded_replay enable_return_indexer_topk
+            c128_page_size swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set disable_hybrid_swa_memory
+            swa_prefix_tails qsa_indexer_dtype dsa_prefill_backend dsv4_prefill_backend dsa_decode_backend
+            dsa_paged_mqa_logits_backend dsa_topk_backend flashinfer_mla_disable_ragged enable_deepseek_v4_fp4_indexer
+            dsv4_attn_backend dsa_triton_union enable_dsa_fused_indexer disable_chunked_prefix_cache
+            enable_linker_mla_dedup enable_hisparse hisparse_config
+"""),
     ),
     (
         "state-space and linear-attention models are not supported yet",
@@ -184,7 +180,7 @@ REFUSED = (
             uses_mamba_radix_cache mamba_track_interval enable_int8_mamba_checkpoint int8_mamba_ckpt_size
             linear_attn_backend linear_attn_decode_backend linear_attn_prefill_backend linear_attn_verify_backend
             enable_linear_replayssm linear_replayssm_cache_len enable_linear_replayssm_spec
-        """),
+"""),
     ),
     (
         "prefill and decode on separate servers is not supported yet",
@@ -197,7 +193,7 @@ REFUSED = (
             enable_adaptive_dispatch_to_encoder enable_pdmux pdmux_config_path sm_group_num
             disaggregation_enable_kv_checksum enable_pd_role_switch disaggregation_decode_host_receive_threshold
             disaggregation_decode_allocation_policy
-        """),
+"""),
     ),
     (
         "caches outside the device's key/value pool are not supported yet",
@@ -210,14 +206,14 @@ REFUSED = (
             enable_unified_cache_external_linker unified_cache_external_linker_backend
             unified_cache_external_linker_config enable_lmcache lmcache_config_file enable_flexkv flexkv_config_file
             prefill_only_disable_kv_cache
-        """),
+"""),
     ),
     (
         "weights stay on the device: offloading and releasing memory are not supported yet",
         _names("""
             cpu_offload_gb offload_group_size offload_num_in_group offload_prefetch_step offload_mode
             ple_offload_embedding ple_offload_backend ple_offload_dir enable_memory_saver enable_weights_cpu_backup
-        """),
+"""),
     ),
     (
         _READS_ITSELF,
@@ -226,28 +222,28 @@ REFUSED = (
             weight_loader_prefetch_checkpoints weight_loader_prefetch_num_threads weight_loader_drop_cache_after_load
             remote_instance_weight_loader_seed_instance_ip remote_instance_weight_loader_seed_instance_service_port
             remote_instance_weight_loader_send_weights_group_ports remote_instance_weight_loader_backend
-            remote_instance_weight_loader_start_seed_via_transfer_engine engine_info_bootstrap_port modelexpress_config
-            model_checksum decrypted_config_file checkpoint_engine_wait_weights_before_ready weight_cache_mode
-            weight_cache_socket weight_cache_timeout
-        """),
+            remote_instance_weight_loader_start_seed_via_transfer_engine engine_info_bootstrap_port
+            modelexpress_config model_checksum decrypted_config_file checkpoint_engine_wait_weights_before_ready
+            weight_cache_mode weight_cache_socket weight_cache_timeout
+"""),
     ),
     (
         _OTHER_KERNELS,
         _names("""
-            enable_lean_attention bf16_gemm_backend flashinfer_autotune_skip_ops triton_attention_reduce_in_fp32
-            triton_attention_num_kv_splits triton_attention_split_tile_size enable_fused_qk_norm_rope
-            enable_amd_monokernel enable_nvidia_megakernel mlx_enable_sampling enable_two_batch_overlap
-            enable_single_batch_overlap tbo_token_distribution_threshold
-        """),
+            enable_tf32_matmul enable_lean_attention bf16_gemm_backend flashinfer_autotune_skip_ops
+            triton_attention_reduce_in_fp32 triton_attention_num_kv_splits triton_attention_split_tile_size
+            enable_fused_qk_norm_rope enable_amd_monokernel enable_nvidia_megakernel mlx_enable_sampling
+            enable_two_batch_overlap enable_single_batch_overlap tbo_token_distribution_threshold
+"""),
     ),
     (
         _OTHER_GRAPHS,
         _names("""
-            cuda_graph_config cuda_graph_backend_decode cuda_graph_backend_prefill cuda_graph_max_bs_decode
-            cuda_graph_max_bs_prefill cuda_graph_bs_decode cuda_graph_bs_prefill cuda_graph_prefill_max_context
-            enable_profile_cuda_graph enable_cudagraph_gc debug_cuda_graph enable_torch_compile
-            enable_torch_compile_debug_mode torch_compile_max_bs cuda_graph_max_seq_len_prefill
-        """),
+            cuda_graph_config cuda_graph_max_bs_decode cuda_graph_max_bs_prefill cuda_graph_bs_decode
+            cuda_graph_bs_prefill cuda_graph_prefill_max_context enable_profile_cuda_graph enable_cudagraph_gc
+            debug_cuda_graph enable_torch_compile enable_torch_compile_debug_mode torch_compile_max_bs
+            cuda_graph_max_seq_len_prefill
+"""),
     ),
     (
         "it looks into torch modules, and the model's are MindSpore's",
@@ -255,7 +251,7 @@ REFUSED = (
             kv_canary kv_canary_real_data kv_canary_sweep_interval debug_tensor_dump_output_folder
             debug_tensor_dump_layers debug_tensor_dump_input_file forward_hooks msprobe_dump_config
             enable_layerwise_nvtx_marker
-        """),
+"""),
     ),
     (_LATER, _names("dllm_algorithm dllm_algorithm_config dllm_fdfo enable_mis")),
     ("use ASCEND_RT_VISIBLE_DEVICES to choose an NPU", _names("base_gpu_id gpu_id_step")),
@@ -267,6 +263,6 @@ REFUSED = (
             watermark_default_enabled watermark_enforce_all enable_streaming_session smg_grpc_mode grpc_mode grpc_port
             grpc_worker_threads grpc_response_timeout_secs sidecar sidecar_args smg_http_sidecar_port
             enable_mfu_metrics
-        """),
+"""),
     ),
 )

@@ -42,7 +42,8 @@ def _refused(server_args):
     for reason, names in REFUSED:
         for name in sorted(names):
             value = getattr(server_args, name)
-            if value != default[name]:
+            off = value is False and default[name] is None
+            if value != default[name] and not off:
                 yield f"{_flag(name)} {value}: {reason}"
 
 

@@ -5,6 +5,7 @@ With another framework than mindspore only the seams of the flag itself are in p
 
 import argparse
 import functools
+import importlib
 import sys
 
 from sglang.srt.model_executor_ms import frameworks, mindspore_framework
@@ -16,13 +17,14 @@ SOURCE = HookSource("mindspore", "sglang-mindspore")  # named in SGLang's log of
 
 def register() -> None:
     """SGLang's plugin entry point, called by load_plugins() in every process of a server."""
+    importlib.import_module("sglang.srt.server_args")  # first: importing it may be what installs the flag
     install_flag()
     _accept_framework_in_engine()
 
 
 @functools.cache
 def install_flag() -> None:
-    """Put --framework and its effect in place, once a process. sglang.srt.server_args is imported by now."""
+    """Put --framework and its effect in place, once a process. sglang.srt.server_args has been imported."""
     arguments = "sglang.srt.server_args.ServerArgs"
     # ServerArgs is assembled at import: a field cannot be added, so the flag is, and the choice rides on an attribute.
     _apply(f"{arguments}.add_cli_args", _add_flag, HookType.AFTER)

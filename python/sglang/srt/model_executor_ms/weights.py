@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 _ONLY_FROM_DISK = "--framework mindspore updates weights from disk only (update_weights_from_disk)"
 
+_NO_EXPORT = "--framework mindspore does not export weights: they are MindSpore's, not torch parameters"
+
 
 class MindSporeModelLoader(BaseModelLoader):
     """Builds the model and lets it read its checkpoint: slices go straight into MindSpore's buffers."""
@@ -24,6 +26,7 @@ class MindSporeModelLoader(BaseModelLoader):
     def load_model(self, *, model_config, device_config) -> torch.nn.Module:
         with set_default_torch_dtype(model_config.dtype), torch.device(device_config.device):
             model = _initialize_model(model_config, self.load_config)
+        model._weight_export_error = _NO_EXPORT  # SGLang's WeightExporter refuses with it
         load_format = self.load_config.load_format.value
         folder = model_config.model_path
         if load_format != "dummy":
