@@ -1,12 +1,16 @@
 """The HTTP server on the demo model, through SGLang's own API and the real openai client."""
 
 import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import openai
 import pytest
 import requests
 
+ROOT = Path(__file__).parents[2]
 PROMPT = "Return a list of"
 GREEDY = {"temperature": 0, "max_new_tokens": 16}
 
@@ -86,3 +90,11 @@ def test_nothing_is_compiled_while_serving(server):
     forwards = re.findall(r"mindspore forward: (\w+), .* graphs (\d+)", server.log.read_text())
     assert {kind for kind, _ in forwards} == {"extend", "decode"}
     assert len({graphs for _, graphs in forwards}) == 1
+
+
+@pytest.mark.parametrize("example, shown", [("openai_client", "chat: "), ("frontend_language", "Added in version 3.")])
+def test_the_examples_run(server, example, shown):
+    script = ROOT / f"ms_example/{example}.py"
+    done = subprocess.run([sys.executable, script, "--url", server.url], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout
