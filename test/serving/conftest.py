@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import requests
 import torch
@@ -82,6 +83,10 @@ def tight_engine():
     engine.shutdown()
 
 
+# Starts a command that outlives it, and prints its process: sglang.Engine.shutdown() kills all children of its process.
+ADOPTED = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], start_new_session=True).pid)"
+
+
 class Server:
     """A launch_server process; `log` is where it writes."""
 
@@ -93,18 +98,18 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "sglang.launch_server", "--model-path", MODEL, "--framework", "mindspore"]
         command += ["--device", "cpu", "--dtype", "float32", "--port", str(self.port), *arguments]
-        with log.open("w") as output:
-            self.process = subprocess.Popen(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "SGLANG_MS_PROFILE": "1"},
-                start_new_session=True,
-            )
+        shell = ["sh", "-c", 'exec "$@" >"$0" 2>&1', log]  # the log is the server's, the pipe is the launcher's
+        launcher = [sys.executable, "-c", ADOPTED, *shell, *command]
+        environment = {**os.environ, "SGLANG_MS_PROFILE": "1"}
+        started = subprocess.run(launcher, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+        self.process = psutil.Process(int(started.stdout))
+
+    def alive(self) -> bool:
+        return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
 
     def await_ready(self):
         end = time.monotonic() + START
-        while time.monotonic() < end and self.process.poll() is None:
+        while time.monotonic() < end and self.alive():
             try:
                 if requests.get(f"{self.url}/health", timeout=5).ok:
                     return self
@@ -114,9 +119,8 @@ class Server:
         pytest.fail(f"the server did not become ready:\n{self.log.read_text()[-4000:]}")
 
     def stop(self):
-        if self.process.poll() is None:
+        if self.alive():
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
     def post(self, path: str, body=None, **options) -> requests.Response:
         return requests.post(f"{self.url}{path}", json=body, timeout=120, **options)
