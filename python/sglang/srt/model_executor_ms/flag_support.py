@@ -40,7 +40,7 @@ SUPPORTED = _names("""
     tokenizer_metrics_allowed_custom_labels extra_metric_labels bucket_time_to_first_token bucket_inter_token_latency
     bucket_e2e_request_latency prompt_tokens_buckets generation_tokens_buckets gc_warning_threshold_secs
     decode_log_interval enable_request_time_stats_logging kv_events_config load_publish_endpoint
-    enable_forward_pass_metrics forward_pass_metrics_worker_id forward_pass_metrics_ipc_name enable_trace
+    enable_trace
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir
     stat_loggers disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune
@@ -262,7 +262,7 @@ REFUSED = (
             watermark_key_b watermark_context_window watermark_mixing_probability watermark_max_probability
             watermark_default_enabled watermark_enforce_all enable_streaming_session smg_grpc_mode grpc_mode grpc_port
             grpc_worker_threads grpc_response_timeout_secs sidecar sidecar_args smg_http_sidecar_port
-            enable_mfu_metrics
-"""),
+            enable_mfu_metrics enable_forward_pass_metrics forward_pass_metrics_worker_id forward_pass_metrics_ipc_name
+        """),
     ),
 )
