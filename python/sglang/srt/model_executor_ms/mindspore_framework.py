@@ -113,25 +113,6 @@ def check_model(model_config) -> None:
         raise UnsupportedModel(f"{model_config.model_path}: not supported yet by {SOURCE}: {'; '.join(problems)}")
 
 
-def check_request(tokenizer_manager, request, input_ids) -> None:
-    """ValueError for a request that the compiled model cannot compute, where SGLang itself lets it through."""
-    from sglang.srt.runtime_context import get_model
-
-    if get_model().model_impl != "mindspore":
-        return
-    given = [
-        name for name in ("input_embeds", "positional_embed_overrides") if getattr(request, name, None) is not None
-    ]
-    if given:
-        raise ValueError(f"{SOURCE} does not support {' and '.join(given)}: give text or input_ids")
-    if not input_ids:
-        raise ValueError("The prompt has no tokens: give text or input_ids with at least one")
-    vocab_size = tokenizer_manager.model_config.vocab_size
-    strange = [token for token in input_ids if not 0 <= token < vocab_size]
-    if strange:
-        raise ValueError(f"input_ids has {strange[:5]}: a token is from 0 to {vocab_size - 1}")
-
-
 def register_model() -> None:
     """Let SGLang's registry of models know our model and nothing else.
 

@@ -8,7 +8,7 @@ import functools
 import importlib
 import sys
 
-from sglang.srt.model_executor_ms import frameworks, mindspore_framework
+from sglang.srt.model_executor_ms import frameworks, mindspore_framework, request_check
 from sglang.srt.model_executor_ms.arguments import Refusal
 from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
@@ -132,7 +132,7 @@ def _hook_requests() -> None:
     # The last of SGLang's checks of a request: what it raises is the client's error, not the server's.
     _apply(
         "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request",
-        mindspore_framework.check_request,
+        request_check.check_request,
         HookType.BEFORE,
     )
 

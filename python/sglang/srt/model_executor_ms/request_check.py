@@ -1,0 +1,44 @@
+"""Refuses requests that SGLang lets through and that cannot be computed: an error for their client, not for everyone.
+
+SGLang 0.5.23 does not check the ranges below. A value outside ends its scheduler, and with it the server.
+"""
+
+from collections.abc import Iterable
+
+SOURCE = "--framework mindspore"
+TENSORS = ("input_embeds", "positional_embed_overrides")
+
+
+def check_request(tokenizer_manager, request, input_ids) -> None:
+    """Raise ValueError, which SGLang answers with 400, for the tokenized `request` if anything is wrong with it."""
+    from sglang.srt.runtime_context import get_model
+
+    if get_model().model_impl != "mindspore":
+        return
+    vocab_size = tokenizer_manager.model_config.vocab_size
+    given = [name for name in TENSORS if _of(request, name) is not None]
+    problems = [f"{name} is not supported by {SOURCE}: give text or input_ids" for name in given]
+    if not problems and not input_ids:
+        problems.append("The prompt has no tokens: give text or input_ids with at least one")
+    problems += _token_problems("input_ids", input_ids, vocab_size)
+    problems += _token_problems("stop_token_ids", request.sampling_params.get("stop_token_ids"), vocab_size)
+    problems += _range_problem("top_logprobs_num (logprobs in /v1)", _of(request, "top_logprobs_num"), 0, vocab_size)
+    problems += _range_problem("logprob_start_len", _of(request, "logprob_start_len"), -1, len(input_ids or []))
+    if problems:
+        raise ValueError("; ".join(problems))
+
+
+def _of(request, name):
+    return getattr(request, name, None)  # requests for embeddings have fewer fields
+
+
+def _token_problems(name, tokens, vocab_size):
+    # What is no list of numbers, SGLang refuses itself, in its own words.
+    tokens = tokens if isinstance(tokens, Iterable) else ()
+    strange = [token for token in tokens if isinstance(token, int) and not 0 <= token < vocab_size]
+    return [f"{name} has {strange[:5]}: a token is from 0 to {vocab_size - 1}"] if strange else []
+
+
+def _range_problem(name, value, least, most):
+    outside = isinstance(value, int) and not least <= value <= most
+    return [f"{name} is {value}: it is from {least} to {most}"] if outside else []
