@@ -14,8 +14,8 @@ def _names(text: str) -> frozenset[str]:
 SUPPORTED = _names("""
     model_path trust_remote_code context_length revision model_config_parser json_model_override_args download_dir
     delete_ckpt_after_loading mem_fraction_static max_running_requests max_queued_requests max_total_tokens
-    chunked_prefill_size prefill_decode_interval prefill_decode_interval_min_bs max_prefill_tokens
-    prefill_max_requests schedule_policy enable_priority_scheduling disable_priority_preemption default_priority_value
+    chunked_prefill_size prefill_decode_interval prefill_decode_interval_min_bs max_prefill_tokens prefill_max_requests
+    schedule_policy enable_priority_scheduling disable_priority_preemption default_priority_value
     abort_on_priority_when_disabled schedule_low_priority_values_first priority_scheduling_preemption_threshold
     retraction_policy schedule_conservativeness page_size disable_overlap_schedule num_continuous_decode_steps
     scheduler_recv_interval enable_mixed_chunk disable_radix_cache radix_eviction_policy radix_eviction_policy_config
@@ -39,10 +39,9 @@ SUPPORTED = _names("""
     enable_metrics_for_all_schedulers load_snapshot_publish_interval tokenizer_metrics_custom_labels_header
     tokenizer_metrics_allowed_custom_labels extra_metric_labels bucket_time_to_first_token bucket_inter_token_latency
     bucket_e2e_request_latency prompt_tokens_buckets generation_tokens_buckets gc_warning_threshold_secs
-    decode_log_interval enable_request_time_stats_logging kv_events_config load_publish_endpoint
-    enable_trace
-    trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir
-    stat_loggers disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
+    decode_log_interval enable_request_time_stats_logging kv_events_config load_publish_endpoint enable_trace
+    trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
+    disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune
 """)
 
@@ -78,22 +77,21 @@ REFUSED = (
     (
         _PARALLEL,
         _names("""
-            nnodes node_rank tp_size dcp_size pp_size pp_max_micro_batch_size pp_async_batch_depth dp_size
-            attn_dp_size attn_cp_size moe_dp_size dwdp_size dcp_comm_backend dcp_replicate_q_proj enable_prefill_cp
-            cp_strategy enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding
-            enable_dp_attention enable_dp_attention_local_control_broadcast enable_dp_lm_head
-            enable_tp_lm_head_all_to_all enable_attn_tp_input_scattered enable_shared_experts_attn_tp
-            shared_experts_tp_size enable_dense_mlp_attn_tp enable_layernorm_sp disable_attn_tp_gather
-            enable_p2p_check ep_size moe_dense_tp_size ep_join_rank_offset elastic_ep_initial_size max_ep_size
-            enable_cp_tp_group_sharing enable_megamoe_for_layernorm_sp enable_dynamic_chunking use_ray
-            enable_nccl_nvls enable_symm_mem enable_mscclpp enable_torch_symm_mem enable_scattered_sconv pre_warm_nccl
-            enable_quant_communications enable_flashinfer_allreduce_fusion enforce_disable_flashinfer_allreduce_fusion
-            flashinfer_allreduce_fusion_backend enable_aiter_allreduce_fusion
-            disable_aiter_allreduce_fusion_in_prefill disable_aiter_allreduce_fusion_in_decode enable_prefill_delayer
-            prefill_delayer_max_delay_passes prefill_delayer_token_usage_low_watermark
-            prefill_delayer_forward_passes_buckets prefill_delayer_wait_seconds_buckets
-            prefill_delayer_queue_min_ratio prefill_delayer_max_delay_ms
-"""),
+            nnodes node_rank tp_size dcp_size pp_size pp_max_micro_batch_size pp_async_batch_depth dp_size attn_dp_size
+            attn_cp_size moe_dp_size dwdp_size dcp_comm_backend dcp_replicate_q_proj enable_prefill_cp cp_strategy
+            enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding enable_dp_attention
+            enable_dp_attention_local_control_broadcast enable_dp_lm_head enable_tp_lm_head_all_to_all
+            enable_attn_tp_input_scattered enable_shared_experts_attn_tp shared_experts_tp_size
+            enable_dense_mlp_attn_tp enable_layernorm_sp disable_attn_tp_gather enable_p2p_check ep_size
+            moe_dense_tp_size ep_join_rank_offset elastic_ep_initial_size max_ep_size enable_cp_tp_group_sharing
+            enable_megamoe_for_layernorm_sp enable_dynamic_chunking use_ray enable_nccl_nvls enable_symm_mem
+            enable_mscclpp enable_torch_symm_mem enable_scattered_sconv pre_warm_nccl enable_quant_communications
+            enable_flashinfer_allreduce_fusion enforce_disable_flashinfer_allreduce_fusion
+            flashinfer_allreduce_fusion_backend enable_aiter_allreduce_fusion disable_aiter_allreduce_fusion_in_prefill
+            disable_aiter_allreduce_fusion_in_decode enable_prefill_delayer prefill_delayer_max_delay_passes
+            prefill_delayer_token_usage_low_watermark prefill_delayer_forward_passes_buckets
+            prefill_delayer_wait_seconds_buckets prefill_delayer_queue_min_ratio prefill_delayer_max_delay_ms
+        """),
     ),
     (
         _QUANTIZED,
@@ -101,7 +99,7 @@ REFUSED = (
             quantization quantization_param_path modelopt_quant modelopt_checkpoint_restore_path
             modelopt_checkpoint_save_path modelopt_export_path quantize_and_serve rl_quant_profile
             fp8_gemm_runner_backend fp4_gemm_runner_backend prefill_kv_cache_dequant_dtype
-"""),
+        """),
     ),
     (
         "LoRA adapters are not supported yet",
@@ -109,7 +107,7 @@ REFUSED = (
             enable_lora enable_lora_overlap_loading max_lora_rank lora_target_modules lora_paths max_loaded_loras
             max_loras_per_batch lora_eviction_policy lora_backend max_lora_chunk_size experts_shared_outer_loras
             lora_use_virtual_experts lora_strict_loading lora_drain_wait_threshold
-"""),
+        """),
     ),
     (
         "speculative decoding is not supported yet",
@@ -132,7 +130,7 @@ REFUSED = (
             decoupled_spec_rank decoupled_spec_role enable_return_aux_hidden_states aux_hidden_state_capture
             return_aux_hidden_state_layer_ids enable_draft_weights_cpu_backup decrypted_draft_config_file
             min_free_slots_delay
-"""),
+        """),
     ),
     (
         "multimodal models are not supported yet",
@@ -143,14 +141,14 @@ REFUSED = (
             enable_mm_global_cache image_processor_backend mm_global_cache_backend disable_fast_image_processor
             mm_feature_transport asr_max_buffer_seconds asr_max_concurrent_sessions
             enable_precise_embedding_interpolation
-"""),
+        """),
     ),
     ("embedding models are not supported yet", _names("is_embedding")),
     (
         "mixture-of-experts models are not supported yet",
         _names("""
-            enable_fused_moe_sum_all_reduce moe_a2a_backend enable_w4a4_mxfp4_megamoe deepep_v2_mode
-            moe_runner_backend flashinfer_mxfp4_moe_precision deepep_mode fuseep_mode deepep_dispatcher_output_dtype
+            enable_fused_moe_sum_all_reduce moe_a2a_backend enable_w4a4_mxfp4_megamoe deepep_v2_mode moe_runner_backend
+            flashinfer_mxfp4_moe_precision deepep_mode fuseep_mode deepep_dispatcher_output_dtype
             ep_num_redundant_experts ep_dispatch_algorithm init_expert_location enable_eplb eplb_algorithm
             eplb_rebalance_num_iterations eplb_rebalance_layers_per_chunk eplb_min_rebalancing_utilization_threshold
             expert_distribution_recorder_mode expert_distribution_recorder_buffer_size expert_balancedness_report_mode
@@ -159,7 +157,7 @@ REFUSED = (
             disable_shared_experts_fusion enforce_shared_experts_fusion kt_weight_path kt_method kt_cpuinfer
             kt_threadpool_count kt_num_gpu_experts kt_max_deferred_experts_per_token flashinfer_a2a_dispatch_type
             enable_paged_experts paged_experts_num_resident enable_return_routed_experts
-"""),
+        """),
     ),
     (
         "MLA, sparse and sliding-window attention are not supported yet",
@@ -170,7 +168,7 @@ REFUSED = (
             dsa_paged_mqa_logits_backend dsa_topk_backend flashinfer_mla_disable_ragged enable_deepseek_v4_fp4_indexer
             dsv4_attn_backend dsa_triton_union enable_dsa_fused_indexer disable_chunked_prefix_cache
             enable_linker_mla_dedup enable_hisparse hisparse_config
-"""),
+        """),
     ),
     (
         "state-space and linear-attention models are not supported yet",
@@ -180,7 +178,7 @@ REFUSED = (
             uses_mamba_radix_cache mamba_track_interval enable_int8_mamba_checkpoint int8_mamba_ckpt_size
             linear_attn_backend linear_attn_decode_backend linear_attn_prefill_backend linear_attn_verify_backend
             enable_linear_replayssm linear_replayssm_cache_len enable_linear_replayssm_spec
-"""),
+        """),
     ),
     (
         "prefill and decode on separate servers is not supported yet",
@@ -193,7 +191,7 @@ REFUSED = (
             enable_adaptive_dispatch_to_encoder enable_pdmux pdmux_config_path sm_group_num
             disaggregation_enable_kv_checksum enable_pd_role_switch disaggregation_decode_host_receive_threshold
             disaggregation_decode_allocation_policy
-"""),
+        """),
     ),
     (
         "caches outside the device's key/value pool are not supported yet",
@@ -206,14 +204,14 @@ REFUSED = (
             enable_unified_cache_external_linker unified_cache_external_linker_backend
             unified_cache_external_linker_config enable_lmcache lmcache_config_file enable_flexkv flexkv_config_file
             prefill_only_disable_kv_cache
-"""),
+        """),
     ),
     (
         "weights stay on the device: offloading and releasing memory are not supported yet",
         _names("""
             cpu_offload_gb offload_group_size offload_num_in_group offload_prefetch_step offload_mode
             ple_offload_embedding ple_offload_backend ple_offload_dir enable_memory_saver enable_weights_cpu_backup
-"""),
+        """),
     ),
     (
         _READS_ITSELF,
@@ -222,10 +220,10 @@ REFUSED = (
             weight_loader_prefetch_checkpoints weight_loader_prefetch_num_threads weight_loader_drop_cache_after_load
             remote_instance_weight_loader_seed_instance_ip remote_instance_weight_loader_seed_instance_service_port
             remote_instance_weight_loader_send_weights_group_ports remote_instance_weight_loader_backend
-            remote_instance_weight_loader_start_seed_via_transfer_engine engine_info_bootstrap_port
-            modelexpress_config model_checksum decrypted_config_file checkpoint_engine_wait_weights_before_ready
-            weight_cache_mode weight_cache_socket weight_cache_timeout
-"""),
+            remote_instance_weight_loader_start_seed_via_transfer_engine engine_info_bootstrap_port modelexpress_config
+            model_checksum decrypted_config_file checkpoint_engine_wait_weights_before_ready weight_cache_mode
+            weight_cache_socket weight_cache_timeout
+        """),
     ),
     (
         _OTHER_KERNELS,
@@ -234,7 +232,7 @@ REFUSED = (
             triton_attention_reduce_in_fp32 triton_attention_num_kv_splits triton_attention_split_tile_size
             enable_fused_qk_norm_rope enable_amd_monokernel enable_nvidia_megakernel mlx_enable_sampling
             enable_two_batch_overlap enable_single_batch_overlap tbo_token_distribution_threshold
-"""),
+        """),
     ),
     (
         _OTHER_GRAPHS,
@@ -243,7 +241,7 @@ REFUSED = (
             cuda_graph_bs_prefill cuda_graph_prefill_max_context enable_profile_cuda_graph enable_cudagraph_gc
             debug_cuda_graph enable_torch_compile enable_torch_compile_debug_mode torch_compile_max_bs
             cuda_graph_max_seq_len_prefill
-"""),
+        """),
     ),
     (
         "it looks into torch modules, and the model's are MindSpore's",
@@ -251,7 +249,7 @@ REFUSED = (
             kv_canary kv_canary_real_data kv_canary_sweep_interval debug_tensor_dump_output_folder
             debug_tensor_dump_layers debug_tensor_dump_input_file forward_hooks msprobe_dump_config
             enable_layerwise_nvtx_marker
-"""),
+        """),
     ),
     (_LATER, _names("dllm_algorithm dllm_algorithm_config dllm_fdfo enable_mis")),
     ("use ASCEND_RT_VISIBLE_DEVICES to choose an NPU", _names("base_gpu_id gpu_id_step")),
