@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,6 +73,19 @@ def test_clients_at_the_same_time_get_their_own_answers(server):
     alone = [ask(prompt) for prompt in prompts]
     with ThreadPoolExecutor(12) as clients:
         assert list(clients.map(ask, prompts)) == alone
+
+
+def test_a_client_that_hangs_up_ends_its_request(server):
+    """/flush_cache succeeds only when no request is left; the log tells how many tokens were made for nobody."""
+    decodes = server.log.read_text().count("mindspore forward: decode")
+    long = {"text": PROMPT, "sampling_params": {**GREEDY, "max_new_tokens": 2000, "ignore_eos": True}, "stream": True}
+    with server.post("/generate", long, stream=True) as answer:
+        next(answer.iter_lines())
+    end = time.monotonic() + 60
+    while not server.post("/flush_cache").ok and time.monotonic() < end:
+        time.sleep(0.2)
+    assert server.post("/flush_cache").ok
+    assert server.log.read_text().count("mindspore forward: decode") - decodes < 1900
 
 
 def test_the_server_says_what_it_serves_and_how_it_is(server, model):
