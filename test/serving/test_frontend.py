@@ -20,10 +20,13 @@ def conversation(s, first, second):
     s += sglang.assistant(sglang.gen("two", max_tokens=12, temperature=0))
 
 
+KINDS = ["list", "string", "number of things"]
+
+
 @sglang.function
 def choice(s, subject):
     s += f"{subject} is a "
-    s += sglang.select("kind", choices=["list", "string", "number of things"])
+    s += sglang.select("kind", choices=KINDS)
 
 
 @sglang.function
@@ -54,9 +57,17 @@ def test_a_conversation_of_several_turns():
     assert messages[3]["content"].strip() == state["two"].strip()
 
 
-def test_select_takes_one_of_the_choices():
-    assert choice.run(subject="A str").get_meta_info("kind")
-    assert choice.run(subject="A str")["kind"] in ("list", "string", "number of things")
+def test_select_takes_the_choice_whose_tokens_are_likeliest(reference):
+    state = choice.run(subject="A str")
+    means = []
+    for kind, (first, *tokens) in zip(KINDS, state.get_meta_info("kind")["input_token_logprobs"], strict=True):
+        assert first[0] is None  # SGLang's first place has no logprob
+        whole = reference.tokenizer(f"A str is a {kind}")["input_ids"]
+        logprobs, start = reference.logprobs(whole), len(whole) - len(tokens)
+        wanted = [float(logprobs[place - 1, whole[place]]) for place in range(start, len(whole))]
+        assert [value for value, *_ in tokens] == pytest.approx(wanted, abs=1e-3)
+        means.append(sum(wanted) / len(wanted))
+    assert state["kind"] == KINDS[means.index(max(means))]
 
 
 def test_forks_go_their_own_ways_and_join():
