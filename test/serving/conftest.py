@@ -35,9 +35,13 @@ class Reference:
         return found[0][len(ids) :].tolist()
 
     @torch.no_grad()
+    def logits(self, ids: list[int]) -> torch.Tensor:
+        """[tokens, vocab_size]"""
+        return self.model(torch.tensor([ids])).logits[0]
+
     def logprobs(self, ids: list[int]) -> torch.Tensor:
         """[tokens, vocab_size]: of each place, the logprobs of the token after it."""
-        return self.model(torch.tensor([ids])).logits[0].log_softmax(-1)
+        return self.logits(ids).log_softmax(-1)
 
     @torch.no_grad()
     def hidden_states(self, ids: list[int]) -> torch.Tensor:
@@ -68,7 +72,7 @@ def engine():
     engine.shutdown()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as `engine`, whose processes end with the first engine's shutdown
 def tight_engine():
     """Pages of 16 tokens, prefill in chunks of 32, no overlap, and a cache that a few requests fill."""
     engine = start_engine(

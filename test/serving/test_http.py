@@ -112,3 +112,15 @@ def test_the_examples_run(server, example, shown):
     done = subprocess.run([sys.executable, script, "--url", server.url], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout
+
+
+def test_an_idle_server_leaves_the_cores_to_others(server):
+    processes = [server.process, *server.process.children(recursive=True)]
+
+    def busy():
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+    time.sleep(1)  # the last test's requests end
+    before = busy()
+    time.sleep(3)
+    assert busy() - before < 1

@@ -43,6 +43,9 @@ def configure(server_args) -> None:
     declare_resolution(
         server_args, SOURCE, model_impl="mindspore", device=device, attention_backend="mindspore", **_NO_CUDA_GRAPHS
     )
+    if device == "cpu":
+        # An idle scheduler polls without a pause otherwise, on a core that others could compute with.
+        declare_resolution(server_args, SOURCE, sleep_on_idle=True)
 
 
 _NO_CUDA_GRAPHS = dict(cuda_graph_backend_decode="disabled", cuda_graph_backend_prefill="disabled")
