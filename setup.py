@@ -3,6 +3,8 @@
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from distutils.command.install_data import install_data
+from distutils.errors import CompileError
+from importlib.util import find_spec
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
@@ -13,12 +15,18 @@ ROOT = Path(__file__).parent
 # sglang and sglang.srt have no __init__.py here: these packages are SGLang's, and only our rooms in them are packaged.
 PACKAGES = ["sglang.srt." + room for room in find_packages(ROOT / "python/sglang/srt", include=["*_ms", "*_ms.*"])]
 
-OPERATORS = "python/sglang/srt/layers_ms/ops/cpu/src"
+OPERATORS = "sglang.srt.layers_ms.ops.cpu"
+SOURCES = "python/" + OPERATORS.replace(".", "/") + "/src"
 CXXFLAGS = ["-std=c++17", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
 X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
 # Compiled once each; entry.cpp picks one when the library is loaded.
-INSTRUCTION_SETS = X86 if platform.machine() in ("x86_64", "AMD64") else {"generic": []}
+ON_X86 = platform.machine() in ("x86_64", "AMD64")
+INSTRUCTION_SETS = X86 if ON_X86 else {"generic": []}
+# (sources, folder of their objects, flags)
+KERNELS = [(["entry.cpp", "parallel.cpp", "trace.cpp", "capture.cpp"], "common", [])]
+KERNELS += [(["isa.cpp"], isa, [f"-DKERNEL_ISA={isa}", *flags]) for isa, flags in INSTRUCTION_SETS.items()]
+ONEDNN_LIBRARY = f"{OPERATORS}.libmindspore_onednn"
 
 
 class InstallBesideModules(install_data):
@@ -30,25 +38,40 @@ class InstallBesideModules(install_data):
 
 
 class BuildOperators(build_ext):
-    """Compiles the C++ operators of a CPU, isa.cpp once an instruction set."""
+    """Compiles the C++ operators of a CPU, isa.cpp once an instruction set, and their way to oneDNN."""
 
     def build_extension(self, ext):
-        compile_common = [([f"{OPERATORS}/entry.cpp", f"{OPERATORS}/parallel.cpp"], "common", [])]
-        compile_kernels = [
-            ([f"{OPERATORS}/isa.cpp"], isa, [f"-DKERNEL_ISA={isa}", *flags]) for isa, flags in INSTRUCTION_SETS.items()
-        ]
+        onednn = ext.name == ONEDNN_LIBRARY
+        units = [(["onednn.cpp"], "onednn", _onednn_headers())] if onednn else KERNELS
         with ThreadPoolExecutor(2) as two_at_once:
-            objects = two_at_once.map(self._compile, compile_common + compile_kernels)
+            objects = list(two_at_once.map(self._compile, units))
         self.compiler.link_shared_object(
             [path for paths in objects for path in paths],
             self.get_ext_fullpath(ext.name),
             libraries=["pthread"],
+            extra_preargs=_onednn_link() if onednn else [],
             target_lang="c++",
         )
 
-    def _compile(self, work):
-        sources, folder, flags = work
-        return self.compiler.compile(sources, f"{self.build_temp}/{folder}", extra_postargs=[*CXXFLAGS, *flags])
+    def _compile(self, unit):
+        sources, folder, flags = unit
+        paths = [f"{SOURCES}/{source}" for source in sources]
+        return self.compiler.compile(paths, f"{self.build_temp}/{folder}", extra_postargs=[*CXXFLAGS, *flags])
+
+
+def _onednn_headers():
+    return ["-I" + str(_package("torch") / "include")]
+
+
+def _onednn_link():
+    return ["-L" + str(_package("mindspore") / "lib"), "-l:libdnnl.so.3"]
+
+
+def _package(name):
+    found = find_spec(name)
+    if found is None:
+        raise CompileError(f"{name} is not installed, whose oneDNN is wanted")
+    return Path(found.origin).parent
 
 
 class BuildModules(build_py):
@@ -86,6 +109,13 @@ setup(
         ],
     },
     # Optional: without a compiler the portable operators are used, and a warning says so when a server starts.
-    ext_modules=[Extension("sglang.srt.layers_ms.ops.cpu.libmindspore_cpu", [f"{OPERATORS}/isa.cpp"], optional=True)],
+    ext_modules=[
+        Extension(name, [f"{SOURCES}/{source}"], optional=True)
+        for name, source, wanted in (
+            (f"{OPERATORS}.libmindspore_cpu", "isa.cpp", True),
+            (ONEDNN_LIBRARY, "onednn.cpp", ON_X86),  # for AMX, which others have not
+        )
+        if wanted
+    ],
     cmdclass={"build_ext": BuildOperators, "build_py": BuildModules, "install_data": InstallBesideModules},
 )

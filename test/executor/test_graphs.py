@@ -104,7 +104,7 @@ def test_the_models_step_has_every_field_under_its_name():
     graph = forward_graph(Echo(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
     for step in steps:
         input_ids = ids(len(step.positions))
-        (found_ids, *fields), plan, (k_cache, v_cache) = graph.run(input_ids, step)
+        (found_ids, *fields), plan, (k_cache, v_cache) = graph.outputs(input_ids, step)
         for name, found, wanted in zip(
             ("input_ids", *FIELDS), (found_ids, *fields), (input_ids, *step.arrays()[:-1]), strict=False
         ):

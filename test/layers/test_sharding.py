@@ -200,7 +200,7 @@ def attention(shard, kv_heads):
     first = step_inputs([5, 2], [5, 2], [*table[0, :5], *table[1, :2]], table, 4)
     second = step_inputs([1, 3], [6, 5], [*table[0, 5:6], *table[1, 2:5]], table, 4)
     graph = forward_graph(network, caches.k_caches, caches.v_caches, Limits(tokens=9, requests=3, blocks=2))
-    found = [graph.run(np.arange(7), first).asnumpy()[:7], graph.run(np.arange(7, 11), second).asnumpy()[:4]]
+    found = [graph.run(np.arange(7), first).numpy(), graph.run(np.arange(7, 11), second).numpy()]
     return np.concatenate(found)
 
 

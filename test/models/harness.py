@@ -10,7 +10,6 @@ from transformers import AutoConfig
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
-from sglang.srt.model_executor_ms import bridge
 from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
@@ -59,7 +58,8 @@ class PagedModel:
         if self.graph is None:
             limits = Limits(tokens=200, requests=8, blocks=SLOTS)
             self.graph = forward_graph(self.network, self.caches.k_caches, self.caches.v_caches, limits)
-        hidden = bridge.to_torch(self.graph.run(np.asarray(ids), step))[: len(step.positions)]
+            assert self.graph.capture([(np.asarray(ids), step)]) == ops.static_graphs()
+        hidden = self.graph.run(np.asarray(ids), step)
         logits = self.head.apply(self.head, hidden)
         return logits[:, : self.config.vocab_size].numpy()
 

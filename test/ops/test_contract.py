@@ -1,12 +1,16 @@
 """Operators of every table against independent statements of them in float64; those of the cache: test_cache.py."""
 
+import time
+
 import mindspore as ms
 import numpy as np
 import pytest
+import torch
 from mindspore import mutable, nn
 from ops.statements import ACTIVATIONS, EPS, call, close, draw, embedded, normalised, product
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms import bridge
 
 pytestmark = pytest.mark.usefixtures("table")
 
@@ -125,3 +129,83 @@ class Prepare(nn.Cell):
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 def test_the_dtype_of_computation_is_never_less_exact_than_the_one_asked_for(dtype):
     assert ops.compute_dtype(dtype) in {dtype, "float32"}
+
+
+class Normed(nn.Cell):
+    """A linear layer and a norm of its sum with the input, or with what a stock operator makes of it."""
+
+    def __init__(self, weight, norm, foreign):
+        super().__init__()
+        self.weight, self.norm = ms.Parameter(weight), ms.Parameter(norm)
+        self.foreign = foreign
+
+    @ms.jit
+    def construct(self, x):
+        y = ops.linear(x, self.weight, None)
+        y = ms.ops.abs(y) if self.foreign else y
+        normed, total = ops.add_rms_norm(y, x, self.norm, EPS)
+        return ops.rms_norm(total + 0.0, self.norm, EPS) if self.foreign else normed
+
+
+@pytest.fixture
+def captured(table):
+    """-> f(foreign): the graph, its input, and the replay of it"""
+
+    def capture(foreign=False):
+        x = ms.Tensor.from_numpy(draw(6, 32))
+        network = Normed(ms.Tensor(draw(32, 32)), ms.Tensor(draw(32)), foreign)
+        ops.begin_step(6, 1)
+        run = lambda: bridge.to_torch(network(x))  # noqa: E731
+        run()  # compiles
+        return run, x, ops.capture(run, [network.weight, network.norm, x])
+
+    return capture
+
+
+def test_a_replay_computes_with_what_the_inputs_and_weights_hold_now(captured):
+    run, x, replay = captured()
+    if not ops.static_graphs():
+        assert replay is None
+        return
+    for _ in range(3):
+        bridge.to_torch(x).copy_(torch.from_numpy(draw(6, 32)))
+        torch.testing.assert_close(replay(), run(), rtol=0, atol=0)
+    first = replay()
+    again = replay()
+    assert first.data_ptr() == again.data_ptr()
+
+
+def test_a_replay_knows_nothing_of_other_operators(captured):
+    run, x, replay = captured(foreign=True)
+    if replay is not None:
+        bridge.to_torch(x).mul_(-2)
+        assert not torch.equal(replay(), run())
+
+
+def test_a_replay_uses_the_rows_of_the_step(captured):
+    run, x, replay = captured()
+    if replay is None:
+        return
+    before = replay().clone()
+    bridge.to_torch(x).neg_()
+    ops.begin_step(2, 1)
+    after = replay()
+    assert not torch.equal(after[:2], before[:2])
+    assert torch.equal(after[2:], before[2:])
+
+
+def test_operators_that_are_recorded_say_when_they_ran():
+    x, weight = ms.Tensor(draw(2, 8)), ms.Tensor(draw(3, 8))
+    ops.record(True)
+    ops.recorded()
+    before = time.perf_counter_ns()
+    ops.logits(x, weight)
+    events = ops.recorded()
+    after = time.perf_counter_ns()
+    ops.record(False)
+    ops.logits(x, weight)
+    assert ops.recorded() == []
+    for name, start, duration in events:
+        assert name == "logits"
+        assert before <= start <= start + duration <= after
+    assert len(events) == ops.static_graphs()  # the reference's do not say

@@ -14,7 +14,10 @@ class MindSporeAttnBackend(AttentionBackend):
         self.page_size = model_runner.page_size
         self.req_to_token_pool = model_runner.req_to_token_pool
         self.token_to_kv_pool = model_runner.token_to_kv_pool
+        self.profile = model_runner.model.profile
         self.forward_metadata = None
 
     def init_forward_metadata(self, forward_batch):
-        self.forward_metadata = from_forward_batch(forward_batch, self.req_to_token_pool.req_to_token, self.page_size)
+        with self.profile.phase("inputs"):
+            table = self.req_to_token_pool.req_to_token
+            self.forward_metadata = from_forward_batch(forward_batch, table, self.page_size)

@@ -3,15 +3,17 @@
 import logging
 
 import mindspore as ms
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_context import get_attn_backend
-from sglang.srt.model_executor_ms import bridge, device
+from sglang.srt.model_executor_ms import device
 from sglang.srt.model_executor_ms.arguments import read_environment
-from sglang.srt.model_executor_ms.graphs import Limits, compilations, forward_graph
+from sglang.srt.model_executor_ms.cores import processors
+from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
 from sglang.srt.model_executor_ms.profile import ForwardProfile
@@ -36,7 +38,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         """config: Hugging Face's; built under torch's default dtype, which is the one that --dtype asks for."""
         super().__init__()
         environment = read_environment()
-        device.start(get_device().device, environment.ops_table, torch.get_num_threads())
+        device.start(get_device().device, environment.ops_table, processors())
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
         if computed != requested:
@@ -50,7 +52,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.profile = ForwardProfile(environment.profile)
         self.logits_processor = LogitsProcessor(config)
         self.lm_head = LMHead(self.network.head())
-        self.kv_caches = self.graph = self.limits = None  # until the key/value pool exists
+        self.kv_caches = self.graph = self.limits = self.warm_up = None  # until the key/value pool exists
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
@@ -62,14 +64,18 @@ class MindSporeForCausalLM(torch.nn.Module):
     def compile_graphs(self, model_runner) -> None:
         """Compile all that serving needs, with a progress bar; the key/value pool exists by now."""
         self.limits = _limits(model_runner)
-        table = model_runner.req_to_token_pool.req_to_token[:1].cpu().numpy() * 0  # the spare page
-        for _, query_lens, seq_lens in (bar := tqdm(WARM_UP, desc="Compiling MindSpore graphs")):
-            slots = [0] * sum(query_lens)
-            tables = table[:, : max(seq_lens) + model_runner.page_size].repeat(len(query_lens), axis=0)
-            step = step_inputs(query_lens, seq_lens, slots, tables, model_runner.page_size)
-            self._hidden_states(torch.zeros(sum(query_lens), dtype=torch.int32), step, model_runner.token_to_kv_pool)
-            bar.set_postfix(graphs=compilations())
+        self.warm_up = _warm_up_steps(model_runner, self.config.vocab_size)
+        self._prepare(model_runner.token_to_kv_pool)
         logger.info("MindSpore graphs compiled before serving: %d", compilations())
+
+    def _prepare(self, pool) -> None:
+        self.kv_caches = KVCaches(pool, self.config.num_hidden_layers)
+        self.graph = forward_graph(self.network, self.kv_caches.k_caches, self.kv_caches.v_caches, self.limits)
+        for ids, step in (bar := tqdm(self.warm_up, desc="Compiling MindSpore graphs")):
+            self.graph.run(ids, step)
+            bar.set_postfix(graphs=compilations())
+        captured = self.graph.capture(self.warm_up)
+        logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
 
     @torch.no_grad()
     def forward(self, input_ids, positions, forward_batch):
@@ -77,17 +83,31 @@ class MindSporeForCausalLM(torch.nn.Module):
         backend = get_attn_backend()
         step = backend.forward_metadata
         kind = forward_batch.forward_mode.name.lower()
-        with self.profile.forward(kind, len(step.seq_lens), len(step.positions)):
-            hidden_states = self._hidden_states(input_ids, step, backend.token_to_kv_pool)
-        return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
+        with self.profile.step(kind, len(step.seq_lens), len(step.positions)):
+            with self.profile.phase("graph"):
+                hidden_states = self._hidden_states(input_ids, step, backend.token_to_kv_pool)
+            with self.profile.phase("logits"):
+                return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
 
     def _hidden_states(self, input_ids, step, pool) -> torch.Tensor:
-        if self.kv_caches is None or self.kv_caches.stale():
-            self.kv_caches = KVCaches(pool, self.config.num_hidden_layers)
-            caches = self.kv_caches.k_caches, self.kv_caches.v_caches
-            self.graph = forward_graph(self.network, *caches, self.limits)
-        hidden_states = self.graph.run(input_ids.to(torch.int32).numpy(), step)
-        return bridge.to_torch(hidden_states)[: len(step.positions)]
+        if self.kv_caches.stale():
+            self._prepare(pool)
+        return self.graph.run(input_ids.to(torch.int32).numpy(), step)
+
+
+def _warm_up_steps(model_runner, vocab_size: int) -> list[Step]:
+    """WARM_UP on pages of the pool, in which nothing is kept yet; no two tokens have the same, or results would vary."""
+    generator = np.random.default_rng(0)
+    page_size = model_runner.page_size
+    steps = []
+    for _, query_lens, seq_lens in WARM_UP:
+        requests, width = len(seq_lens), -(-max(seq_lens) // page_size) * page_size
+        table = page_size + np.arange(requests * width).reshape(requests, width)  # page 0 is SGLang's spare one
+        ends = zip(table, query_lens, seq_lens, strict=True)
+        slots = np.concatenate([row[length - queries : length] for row, queries, length in ends])
+        ids = generator.integers(0, vocab_size, len(slots), np.int32)
+        steps.append((ids, step_inputs(query_lens, seq_lens, slots, table, page_size)))
+    return steps
 
 
 def _limits(model_runner) -> Limits:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+from collections.abc import Sequence
 
 import mindspore as ms
 
@@ -16,10 +17,10 @@ class UnsupportedDevice(Exception):
     """No operator table computes on this device."""
 
 
-def start(device: str, table: str | None = None, threads: int = 1) -> None:
+def start(device: str, table: str | None = None, processors: Sequence[int] = (0,)) -> None:
     """Make MindSpore ready on `device` with operator table `table`, or the device's preferred one.
 
-    `threads` is how many an operator may use. Must run before the first MindSpore operator of the process. Raises
+    Operators compute on `processors`, one thread each. Must run before the first MindSpore operator of the process. Raises
     UnsupportedDevice with what is supported.
     """
     kind = device.split(":")[0]
@@ -31,7 +32,7 @@ def start(device: str, table: str | None = None, threads: int = 1) -> None:
     ms.runtime.launch_blocking()
     chosen, portable = table or _preferred(TABLES[kind]), TABLES[kind][-1]
     ops.select(chosen, fallback=portable if chosen != portable else None)
-    ops.start(threads)
+    ops.start(processors)
 
 
 def _preferred(tables: tuple[str, ...]) -> str:

@@ -1,9 +1,11 @@
 """The compiled forward pass: one graph for every batch, in the way that the operator table wants it."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
+import torch
 from mindspore import Tensor, mutable, nn
 from mindspore.graph.api import ms_compile_cache
 
@@ -18,6 +20,9 @@ class Limits(NamedTuple):
     tokens: int
     requests: int
     blocks: int  # pages of one request
+
+
+Step = tuple[np.ndarray, StepInputs]  # input ids, and what belongs to them
 
 
 class StepTooLarge(Exception):
@@ -67,6 +72,21 @@ class ForwardGraph(nn.Cell):
         }
         return self.model(step)
 
+    def outputs(self, input_ids: np.ndarray, step: StepInputs):
+        """What the model returns for input_ids [T], as MindSpore tensors."""
+        raise NotImplementedError
+
+    def run(self, input_ids: np.ndarray, step: StepInputs) -> torch.Tensor:
+        """input_ids [T] -> hidden states [T, hidden_size]."""
+        return bridge.to_torch(self.outputs(input_ids, step))[: len(input_ids)]
+
+    def capture(self, steps: Sequence[Step]) -> bool:
+        """Let `run` do what the graph does without MindSpore's runtime, if that gives equal results for all `steps`.
+
+        -> whether it does so.
+        """
+        return False
+
 
 class DynamicGraph(ForwardGraph):
     """Takes tensors of each step's own shape: dynamic axes are declared once, at the first step."""
@@ -75,13 +95,13 @@ class DynamicGraph(ForwardGraph):
         super().__init__(model, k_caches, v_caches)
         self.declared = False
 
-    def run(self, input_ids: np.ndarray, step: StepInputs) -> Tensor:
-        """input_ids [T] -> hidden states [T, hidden_size]."""
+    def outputs(self, input_ids, step):
         *arrays, plan = step.arrays()
         if not self.declared:
             self._declare(arrays, plan)
         arrays = [bridge.int32(array) for array in (input_ids, *arrays)]
-        return self(*arrays, mutable(tuple(bridge.int32(array) for array in plan)), self.k_caches, self.v_caches)
+        plan = mutable(tuple(bridge.int32(array) for array in plan))
+        return self(*arrays, plan, self.k_caches, self.v_caches)
 
     def _declare(self, arrays, plan):
         positions, *_ = arrays
@@ -101,16 +121,46 @@ class StaticGraph(ForwardGraph):
         shapes = [(tokens,)] * 4 + [(requests,)] * 2 + [(requests, blocks)]
         self.buffers = [np.zeros(shape, np.int32) for shape in shapes]  # ids, then the fields of StepInputs but plan
         self.tensors = [bridge.int32(buffer) for buffer in self.buffers]
+        self.plan_buffers, self.plan = [], ()  # made like the first step's
+        self.replay = None
 
-    def run(self, input_ids: np.ndarray, step: StepInputs) -> Tensor:
-        """input_ids [T] -> hidden states [limits.tokens, hidden_size], of which the first T count."""
+    def outputs(self, input_ids, step):
+        self._fill(input_ids, step)
+        return self._graph()
+
+    def run(self, input_ids, step):
+        if self.replay is None:
+            return super().run(input_ids, step)
+        self._fill(input_ids, step)
+        return self.replay()[: len(input_ids)].clone()  # the next step overwrites it
+
+    def capture(self, steps):
+        self._fill(*steps[0])
+        parameters = [parameter for _, parameter in self.model.parameters_and_names()]
+        lasting = [*parameters, *self.k_caches, *self.v_caches, *self.tensors, *self.plan]
+        replay = ops.capture(lambda: bridge.to_torch(self._graph()), lasting)
+        if replay and all(self._agrees(replay, *step) for step in steps):
+            self.replay = replay
+        return self.replay is not None
+
+    def _agrees(self, replay, input_ids, step):
+        wanted = super().run(input_ids, step)
+        return torch.equal(replay()[: len(input_ids)], wanted)
+
+    def _fill(self, input_ids, step):
         *arrays, plan = step.arrays()
         self._check(step)
         for buffer, array in zip(self.buffers, (input_ids, *arrays), strict=True):
             buffer[tuple(slice(size) for size in array.shape)] = array
+        if not self.plan:
+            self.plan_buffers = [array.copy() for array in plan]
+            self.plan = mutable(tuple(bridge.int32(buffer) for buffer in self.plan_buffers))
+        for buffer, array in zip(self.plan_buffers, plan, strict=True):
+            buffer[:] = array
         ops.begin_step(len(step.positions), len(step.seq_lens))
-        plan = mutable(tuple(bridge.int32(array) for array in plan))
-        return self(*self.tensors, plan, self.k_caches, self.v_caches)
+
+    def _graph(self):
+        return self(*self.tensors, self.plan, self.k_caches, self.v_caches)
 
     def _check(self, step):
         found = Limits(len(step.positions), *step.block_tables.shape)

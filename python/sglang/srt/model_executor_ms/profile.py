@@ -1,25 +1,104 @@
-"""SGLANG_MS_PROFILE=1: one line a forward pass, on standard output, whatever the log level."""
+"""SGLANG_MS_PROFILE=1: where the time of a step goes, on standard output, whatever the log level.
 
+A line a step; a table of the operators after every hundred steps of a kind; and a trace of all of it that Chrome
+(chrome://tracing) and Perfetto read, in SGLANG_TORCH_PROFILER_DIR or, where that is not set, the temporary directory.
+"""
+
+import json
+import os
+import tempfile
 import time
+from collections import Counter, defaultdict
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
+from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.graphs import compilations
+
+TABLE_EVERY = 100  # steps of a kind
+HOST, OPERATORS = 1, 2  # rows of the trace
 
 
 class ForwardProfile:
-    """Times forward passes where it is switched on; costs nothing where it is not."""
+    """Times steps where it is switched on; costs nothing where it is not."""
 
     def __init__(self, enabled: bool):
         self.enabled = enabled
+        if enabled:
+            ops.record(True)
+            self.trace = Trace()
+            self.steps: Counter[str] = Counter()
+            self.tables: dict[str, Counter] = defaultdict(Counter)  # of a kind: nanoseconds of an operator
+            self.calls: dict[str, Counter] = defaultdict(Counter)
 
-    def forward(self, kind: str, requests: int, tokens: int):
-        """Context of one pass; prints its kind, size and time, and how many graphs the process has compiled so far."""
-        return self._timed(kind, requests, tokens) if self.enabled else nullcontext()
+    def step(self, kind: str, requests: int, tokens: int):
+        """Context of one step. Prints its kind, size and time, how much of that operators took, and how many graphs the
+        process has compiled so far."""
+        return self._step(kind, requests, tokens) if self.enabled else nullcontext()
+
+    def phase(self, name: str):
+        """Context of a part of a step, on the host's row of the trace."""
+        return self._phase(name) if self.enabled else nullcontext()
 
     @contextmanager
-    def _timed(self, kind, requests, tokens):
-        started = time.perf_counter()
+    def _phase(self, name):
+        started = time.perf_counter_ns()
         yield
-        elapsed = (time.perf_counter() - started) * 1e3
+        self.trace.add(HOST, name, started, time.perf_counter_ns() - started)
+
+    @contextmanager
+    def _step(self, kind, requests, tokens):
+        ops.recorded()  # what ran before is no part of this step
+        started = time.perf_counter_ns()
+        yield
+        elapsed = time.perf_counter_ns() - started
+        events = ops.recorded()
         size = f"{requests} requests, {tokens} tokens"
-        print(f"mindspore forward: {kind}, {size}, {elapsed:.2f} ms, graphs {compilations()}", flush=True)
+        shares = f"operators {sum(event[2] for event in events) / 1e6:.2f} ms, " if events else ""
+        print(f"mindspore forward: {kind}, {size}, {elapsed / 1e6:.2f} ms, {shares}graphs {compilations()}", flush=True)
+        self.trace.add(HOST, f"{kind}, {size}", started, elapsed)
+        for name, start, duration in events:
+            self.trace.add(OPERATORS, name, start, duration)
+            self.tables[kind][name] += duration
+            self.calls[kind][name] += 1
+        self.tables[kind]["host"] += elapsed - sum(event[2] for event in events)
+        self.trace.flush()
+        self.steps[kind] += 1
+        if self.steps[kind] % TABLE_EVERY == 0:
+            print(self.table(kind), flush=True)
+
+    def table(self, kind: str) -> str:
+        """Of the steps of a kind so far: the time of each operator in one step, and of the host outside operators."""
+        steps, total = self.steps[kind], sum(self.tables[kind].values())
+        rows = [f"{kind}, {steps} steps of {total / steps / 1e6:.2f} ms:", f"  {'':20} {'calls':>6} {'ms':>9} {'%':>6}"]
+        for name, spent in self.tables[kind].most_common():
+            calls = self.calls[kind][name] / steps
+            rows.append(f"  {name:20} {calls:6.0f} {spent / steps / 1e6:9.3f} {100 * spent / total:6.1f}")
+        return "\n".join(rows)
+
+
+class Trace:
+    """A file of events in Chrome's JSON array format, which needs no end: it can be read while it grows."""
+
+    def __init__(self):
+        folder = Path(os.environ.get("SGLANG_TORCH_PROFILER_DIR") or tempfile.gettempdir())
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path = folder / f"mindspore-trace-{os.getpid()}.json"
+        self.events = ["[", *(_event("M", row, "thread_name", args={"name": name}) for row, name in _ROWS)]
+        print(f"mindspore trace: {self.path}", flush=True)
+
+    def add(self, row: int, name: str, start: int, duration: int) -> None:
+        """start, duration: nanoseconds of time.perf_counter_ns."""
+        self.events.append(_event("X", row, name, ts=start / 1e3, dur=duration / 1e3))
+
+    def flush(self) -> None:
+        with self.path.open("a") as file:
+            file.write("\n".join(self.events) + "\n")
+        self.events = []
+
+
+_ROWS = ((HOST, "host"), (OPERATORS, "operators"))
+
+
+def _event(kind, row, name, **fields):
+    return json.dumps({"ph": kind, "pid": os.getpid(), "tid": row, "name": name, **fields}) + ","

@@ -6,6 +6,9 @@ scores are float32 inside every operator; results have the dtype of the first ar
 The last section is called on the host: it says what a table wants of its caller.
 """
 
+from collections.abc import Callable, Sequence
+
+import torch
 from mindspore import Tensor
 
 
@@ -86,8 +89,28 @@ def all_reduce(x: Tensor, group: str) -> Tensor:
 # ---- on the host, not in graphs ----
 
 
-def start(threads: int) -> None:
-    """Called once in a process, before any other: how many threads the operators may use."""
+def start(processors: Sequence[int]) -> None:
+    """Called once in a process, before any other: the processors to compute on, with a thread on each."""
+
+
+def capture(run: Callable[[], torch.Tensor], lasting: Sequence[Tensor]) -> Callable[[], torch.Tensor] | None:
+    """Call `run` once, which runs a static graph to its end, and record what it does -> a replay of that, or None.
+
+    `lasting`: the inputs, weights and caches of the graph; a replay reads and writes them where they are, and its result
+    lies in memory that the next replay overwrites. None where a table does not capture, or the graph has operators that
+    are not the table's. The caller compares results: a replay knows nothing of what other operators did.
+    """
+
+
+def record(on: bool) -> None:
+    """Keep the times of operators from now on, or no longer."""
+
+
+def recorded() -> list[tuple[str, int, int]]:
+    """Name, start and duration (nanoseconds of time.perf_counter_ns) of each operator that ran since the last call.
+
+    Empty where a table's operators do not say.
+    """
 
 
 def compute_dtype(dtype: str) -> str:
@@ -105,9 +128,10 @@ def cache_view(cache: Tensor, name: str) -> Tensor:
 
 
 def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size: int) -> tuple:
-    """What else this table's operators want, as `step["plan"]`: int32 numpy arrays, of the same ranks at every step.
+    """What else this table's operators want, as `step["plan"]`: int32 numpy arrays.
 
-    Takes fields of StepInputs as numpy arrays.
+    Of the same ranks at every step, and where graphs are static of the same shapes. Takes fields of StepInputs as numpy
+    arrays.
     """
 
 

@@ -39,7 +39,6 @@ def _queries(qkv, q_norm, k_norm, cos, sin, positions, k_cache, *_):
 
 _embedding = _custom("embedding", lambda ids, weight, _: [ids[0], weight[1]], lambda ids, weight, _: weight)
 _linear = _custom("linear", lambda x, weight, *_: [x[0], weight[0]])
-_logits = _custom("logits", lambda x, weight: [x[0], weight[0]], lambda x, weight: mstype.float32)
 _rms_norm = _custom("rms_norm", _first)
 _add_rms_norm = _custom("add_rms_norm", lambda x, *_: (x, x), lambda x, *_: (x, x))
 _silu_and_mul, _gelu_and_mul, _gelu_tanh_and_mul = (
@@ -108,7 +107,13 @@ def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
 
 
 def logits(x, weight):
-    return _logits(x, weight)
+    (tokens, width), vocab_size = x.shape, weight.shape[0]
+    if x.dtype != weight.dtype or weight.shape[1] != width:
+        raise ValueError(f"logits: x is {x.dtype} [{tokens}, {width}], the weight {weight.dtype} {weight.shape}")
+    found = Tensor.from_numpy(np.empty((tokens, vocab_size), np.float32))
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, weight, found))
+    _library.mindspore_cpu_logits(_DTYPES[x.dtype], *pointers, *map(ctypes.c_int64, (tokens, width, vocab_size)))
+    return found
 
 
 def use(isa: str) -> bool:
@@ -116,8 +121,41 @@ def use(isa: str) -> bool:
     return bool(_library.mindspore_cpu_use(isa.encode()))
 
 
-def start(threads):
-    _library.mindspore_cpu_threads(threads)
+def start(processors):
+    _library.mindspore_cpu_threads(len(processors), (ctypes.c_int * len(processors))(*processors))
+    if _library.mindspore_cpu_has_amx():
+        use_onednn()
+
+
+def use_onednn() -> str:
+    """Leave bfloat16 products of many rows to oneDNN, which is faster where the processor has AMX -> its version."""
+    from sglang.srt.layers_ms.ops.cpu import onednn
+
+    return onednn.install(_library)
+
+
+def capture(run, lasting):
+    from sglang.srt.layers_ms.ops.cpu.replay import record_run
+
+    return record_run(_library, run, lasting)
+
+
+class _Event(ctypes.Structure):  # as in src/trace.h
+    _fields_ = [("op", ctypes.c_char_p), ("start", ctypes.c_int64), ("duration", ctypes.c_int64)]
+
+
+_events = (_Event * 4096)()
+
+
+def record(on):
+    _library.mindspore_cpu_trace(int(on))
+
+
+def recorded():
+    found = []
+    while count := _library.mindspore_cpu_take_events(_events, ctypes.c_int64(len(_events))):
+        found += [(event.op.decode(), event.start, event.duration) for event in _events[:count]]
+    return found
 
 
 def compute_dtype(dtype):

@@ -1,7 +1,9 @@
 // Causal attention over the paged cache, online softmax (Milakov and Gimelshein, 2018): memory linear in length.
 //
 // One key/value head serves a group of query heads, so its keys are read once for all of them. Requests with one
-// query are split over their keys; the others over blocks of queries, each of which ends at its last query's place.
+// query are split over their keys, all heads together, since the heads of a token lie side by side in the cache; the
+// others over heads and blocks of queries, each of which ends at its last query's place. Where a task begins and ends
+// depends on its own request alone, and so do its results.
 #pragma once
 #include <algorithm>
 #include <limits>
@@ -14,13 +16,18 @@
 namespace KERNEL_ISA {
 
 constexpr int64_t kKeys = 64;          // keys taken together
-constexpr int64_t kRows = 256;         // query rows (queries times heads of a group) of a task, about
-constexpr int64_t kSplit = 512;        // keys of a task where a request has one query
+constexpr int64_t kRows = 512;         // query rows (queries times heads of a group) of a task, about
+constexpr int64_t kSplit = 128;        // keys of a task where a request has one query
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Task {
-  int64_t request, kv_head, first_query, queries, first_key, last_key, partial;
+  int64_t request, kv_head, first_query, queries, first_key, last_key;
+  int64_t partial;  // which piece of a request with one query, of which all heads are in a task; or -1
 };
+
+inline int64_t heads_of(const Attention& a, const Task& task) {
+  return task.partial < 0 ? a.heads / a.kv_heads : a.heads;
+}
 
 // What one task keeps of its rows: the largest score, the sum of weights, and the weighted sum of values.
 struct Rows {
@@ -46,15 +53,11 @@ inline void widen(const T* from, float* to, int64_t size) {
 
 inline f32x16 largest(f32x16 a, f32x16 b) { return a > b ? a : b; }
 
-// Scores [kKeys] of one row -> scaled, weights, in place; the row's statistics and values are brought up to date.
+// Scores [kKeys] of one row -> weights, in place; the row's statistics and values are brought up to date.
 inline void softmax_step(float* scores, float scale, int64_t row, Rows& rows) {
   f32x16 most = splat(kNone);
-  for (int64_t j = 0; j < kKeys; j += 16) {
-    store(scores + j, load(scores + j) * scale);
-    most = largest(most, load(scores + j));
-  }
-  float top = rows.most[row];
-  for (int i = 0; i < 16; ++i) top = std::max(top, most[i]);
+  for (int64_t j = 0; j < kKeys; j += 16) most = largest(most, load(scores + j));
+  const float known = rows.most[row], top = std::max(known, largest(most) * scale);
   if (top == kNone) {
     for (int64_t j = 0; j < kKeys; j += 16) store(scores + j, f32x16{});
     return;
@@ -62,21 +65,24 @@ inline void softmax_step(float* scores, float scale, int64_t row, Rows& rows) {
   f32x16 total{};
   for (int64_t j = 0; j < kKeys; j += 16) {
     const f32x16 score = load(scores + j);
-    f32x16 weight = exp(score - top);
+    f32x16 weight = exp(score * scale - top);
     weight = score == kNone ? f32x16{} : weight;
     store(scores + j, weight);
     total += weight;
   }
-  const float before = rows.most[row] == kNone ? 0.0f : std::exp(rows.most[row] - top);
-  rows.weight[row] = rows.weight[row] * before + sum(total);
   rows.most[row] = top;
+  if (known == top) {
+    rows.weight[row] += sum(total);
+    return;
+  }
+  const float before = known == kNone ? 0.0f : exp(splat(known - top))[0];
+  rows.weight[row] = rows.weight[row] * before + sum(total);
   float* values = rows.values.data() + row * rows.width;
-  if (before != 1.0f)
-    for (int64_t i = 0; i < rows.width; i += 16) store(values + i, load(values + i) * before);
+  for (int64_t i = 0; i < rows.width; i += 16) store(values + i, load(values + i) * before);
 }
 
 template <typename C>
-struct Block {  // where kKeys neighbouring rows of one key/value head of one request lie
+struct Block {  // where kKeys neighbouring rows of a request lie, from this head on; after the last, that again
   const C* row[kKeys];
   Block(const Attention& a, const void* cache, const int32_t* table, int64_t head, int64_t first, int64_t count) {
     int64_t page = first / a.page_size, offset = first % a.page_size;
@@ -85,58 +91,84 @@ struct Block {  // where kKeys neighbouring rows of one key/value head of one re
       row[j] = static_cast<const C*>(cache) + (slot * a.kv_heads + head) * a.head_dim;
       if (++offset == a.page_size) offset = 0, ++page;
     }
+    for (int64_t j = count; j < kKeys; ++j) row[j] = row[count - 1];
+  }
+  Block from(int64_t value) const {
+    Block moved = *this;
+    for (auto& start : moved.row) start += value;
+    return moved;
   }
 };
 
-// ---- few rows: read the cache once, row by row ----
+// ---- few rows: read the cache once, row by row; the next rows are fetched while these are worked on ----
 
+template <typename C>
+inline void fetch(const C* row, int64_t size) {
+  for (int64_t byte = 0; byte < size * static_cast<int64_t>(sizeof(C)); byte += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 3);
+}
+
+// total[m] += products of a key with the M queries, place by place.
 template <int M, typename C>
-inline void few_scores(const float* q, int64_t width, const Block<C>& keys, int64_t size, int64_t count,
-                       float* scores) {
-  for (int64_t j = 0; j < count; ++j) {
-    const C* key = keys.row[j];
-    f32x16 total[M] = {};
-    int64_t d = 0;
-    for (; d + 16 <= size; d += 16) {
-      const f32x16 x = load(key + d);
-      for (int m = 0; m < M; ++m) total[m] += x * load(q + m * width + d);
-    }
-    if (d < size) {
-      const f32x16 x = load_part(key + d, size - d);
-      for (int m = 0; m < M; ++m) total[m] += x * load(q + m * width + d);
-    }
-    for (int m = 0; m < M; ++m) scores[m * kKeys + j] = sum(total[m]);
+inline void add_products(const float* q, int64_t width, const C* key, int64_t size, f32x16 (&total)[M]) {
+  for (int64_t d = 0; d < size; d += 16) {
+    const f32x16 x = size - d >= 16 ? load(key + d) : load_part(key + d, size - d);
+    for (int m = 0; m < M; ++m) total[m] += x * load(q + m * width + d);
   }
 }
 
 #if defined(__AVX512BF16__)
 // The same for bfloat16 queries and keys: AVX-512's dot product of pairs, exact products, sums in float32.
 template <int M>
-inline void few_scores(const bf16* q, int64_t width, const Block<bf16>& keys, int64_t size, int64_t count,
-                       float* scores) {
-  for (int64_t j = 0; j < count; ++j) {
-    __m512 total[M] = {};
-    for (int64_t d = 0; d < size; d += 32) {
-      const __mmask32 there = size - d >= 32 ? ~__mmask32{0} : (__mmask32{1} << (size - d)) - 1;
-      const __m512bh key = (__m512bh)_mm512_maskz_loadu_epi16(there, keys.row[j] + d);
-      for (int m = 0; m < M; ++m)
-        total[m] = _mm512_dpbf16_ps(total[m], key, (__m512bh)_mm512_maskz_loadu_epi16(there, q + m * width + d));
-    }
-    for (int m = 0; m < M; ++m) scores[m * kKeys + j] = sum((f32x16)total[m]);
-  }
+inline void add_products(const bf16* q, int64_t width, const bf16* key, int64_t size, f32x16 (&total)[M]) {
+  int64_t d = 0;
+  auto add = [&](__mmask32 there) {
+    const __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(there, key + d);
+    for (int m = 0; m < M; ++m)
+      total[m] =
+          (f32x16)_mm512_dpbf16_ps((__m512)total[m], x, (__m512bh)_mm512_maskz_loadu_epi16(there, q + m * width + d));
+  };
+  for (; d + 32 <= size; d += 32) add(~__mmask32{0});
+  if (d < size) add((__mmask32{1} << (size - d)) - 1);
 }
 constexpr bool kPairs = true;
 #else
 constexpr bool kPairs = false;
 #endif
 
-// The type in which queries meet keys: bfloat16 where both are and the processor multiplies pairs, else float32.
+// The type in which queries meet keys and weights meet values: bfloat16 where queries and cache are bfloat16 and the
+// processor multiplies pairs of them, else float32.
 template <typename T, typename C>
 using Query = std::conditional_t<kPairs && std::is_same_v<T, bf16> && std::is_same_v<C, bf16>, bf16, float>;
 
+// Scores of M queries of every key/value head, `group` rows of q apart, from row `first` of the group on.
+template <int M, typename C, typename Q>
+inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t first, const Block<C>& keys,
+                       const Block<C>& next, int64_t count, float* scores) {
+  const int64_t group = a.heads / a.kv_heads, all = count * a.kv_heads;
+  for (int64_t start = 0, j = 0, head = 0; start < all; start += 4) {  // four heads, in the order of the cache
+    f32x16 total[M][4] = {};
+    int64_t row[4], key[4];
+    for (int64_t i = 0; i < 4; ++i) {
+      key[i] = j;
+      row[i] = head * group + first;
+      fetch(next.row[key[i]] + head * a.head_dim, a.head_dim);
+      f32x16 products[M] = {};
+      add_products<M>(q + row[i] * width, width, keys.row[key[i]] + head * a.head_dim, a.head_dim, products);
+      for (int m = 0; m < M; ++m) total[m][i] = products[m];
+      if (start + i + 1 < all && ++head == a.kv_heads) head = 0, ++j;  // after the last, that again
+    }
+    for (int m = 0; m < M; ++m) {
+      float found[4];
+      sums(total[m], found);
+      for (int i = 0; i < 4; ++i) scores[(row[i] + m) * kKeys + key[i]] = found[i];
+    }
+  }
+}
+
 // V vectors of every row, from column d on, stay in registers over all keys; `size` columns of them are there.
 template <int M, int V, typename C>
-inline void few_values(const float* weights, const Block<C>& values, int64_t d, int64_t size, int64_t count, float* out,
+inline void add_values(const float* weights, const Block<C>& values, int64_t d, int64_t size, int64_t count, float* out,
                        int64_t width) {
   f32x16 total[M][V];
   for (int m = 0; m < M; ++m)
@@ -152,52 +184,130 @@ inline void few_values(const float* weights, const Block<C>& values, int64_t d, 
     for (int v = 0; v < V; ++v) store(out + m * width + d + v * 16, total[m][v]);
 }
 
-template <int M, typename C>
-inline void all_few_values(const float* weights, const Block<C>& values, int64_t size, int64_t count, float* out,
-                           int64_t width) {
-  int64_t d = 0;
-  for (; d + 64 <= size; d += 64) few_values<M, 4>(weights, values, d, 64, count, out, width);
-  for (; d < size; d += 16) few_values<M, 1>(weights, values, d, std::min<int64_t>(16, size - d), count, out, width);
-}
-
-template <typename C, int M, typename Q>
-inline void few_rows(const Attention& a, int64_t row, int64_t rows, const Q* q, const int32_t* table,
-                     const Task& task, Rows& state) {
-  for (; row + M <= rows; row += M) {
-    for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
-      const int64_t count = std::min(kKeys, task.last_key - first);
-      const Block<C> keys(a, a.k_cache, table, task.kv_head, first, count);
-      const Block<C> values(a, a.v_cache, table, task.kv_head, first, count);
-      float scores[M * kKeys];
-      std::fill(scores, scores + M * kKeys, kNone);
-      few_scores<M>(q + row * state.width, state.width, keys, a.head_dim, count, scores);
-      for (int m = 0; m < M; ++m) softmax_step(scores + m * kKeys, a.scale, row + m, state);
-      all_few_values<M>(scores, values, a.head_dim, count, state.values.data() + row * state.width, state.width);
+#if defined(__AVX512BF16__)
+// The same for pairs of keys and V * 32 columns, with weights rounded to bfloat16. Interleaving two rows of values within
+// each quarter of a register puts its columns in this order: those 0 to 3 of every eight, then those 4 to 7.
+template <int M, int V>
+inline void add_pairs(const bf16* weights, const Block<bf16>& values, int64_t d, int64_t count, float* out,
+                      int64_t width) {
+  __m512 low[M][V], high[M][V];
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) {
+      const f32x16 left = load(out + m * width + d + v * 32), right = load(out + m * width + d + v * 32 + 16);
+      low[m][v] = (__m512)__builtin_shufflevector(left, right, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+      high[m][v] =
+          (__m512)__builtin_shufflevector(left, right, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+    }
+  for (int64_t j = 0; j < count; j += 2) {
+    const bf16 *even = values.row[j] + d, *odd = values.row[j + 1] + d;
+    __m512bh pair[M];
+    for (int m = 0; m < M; ++m) {
+      int bits;
+      std::memcpy(&bits, weights + m * kKeys + j, sizeof(bits));
+      pair[m] = (__m512bh)_mm512_set1_epi32(bits);
+    }
+    for (int v = 0; v < V; ++v) {
+      const __m512i x = _mm512_loadu_si512(even + v * 32), y = _mm512_loadu_si512(odd + v * 32);
+      const __m512bh lower = (__m512bh)_mm512_unpacklo_epi16(x, y), upper = (__m512bh)_mm512_unpackhi_epi16(x, y);
+      for (int m = 0; m < M; ++m) {
+        low[m][v] = _mm512_dpbf16_ps(low[m][v], lower, pair[m]);
+        high[m][v] = _mm512_dpbf16_ps(high[m][v], upper, pair[m]);
+      }
     }
   }
-  if constexpr (M > 1) few_rows<C, M / 2, Q>(a, row, rows, q, table, task, state);
+  for (int m = 0; m < M; ++m)
+    for (int v = 0; v < V; ++v) {
+      const f32x16 x = (f32x16)low[m][v], y = (f32x16)high[m][v];
+      float* to = out + m * width + d + v * 32;
+      store(to, __builtin_shufflevector(x, y, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23));
+      store(to + 16, __builtin_shufflevector(x, y, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31));
+    }
 }
 
-// ---- many rows: widen a block of keys and values once, then multiply as matrices ----
+// -> columns that are done: all but the last few.
+template <int M>
+inline int64_t add_pairs_of_values(const float* weights, const Block<bf16>& values, int64_t size, int64_t count,
+                                   float* out, int64_t width) {
+  bf16 narrow[M * kKeys];
+  for (int64_t j = 0; j < M * kKeys; j += 16) store(narrow + j, load(weights + j));
+  constexpr int most = M > 2 ? 2 : 4;  // what fits the registers
+  int64_t d = 0;
+  for (; d + most * 32 <= size; d += most * 32) add_pairs<M, most>(narrow, values, d, count, out, width);
+  for (; d + 32 <= size; d += 32) add_pairs<M, 1>(narrow, values, d, count, out, width);
+  return d;
+}
+#endif
 
-// Keys as groups of 16, in the layout of packed weights; those after the last are zero.
+template <int M, typename Q, typename C>
+inline void few_values(const float* weights, const Block<C>& values, int64_t size, int64_t count, float* out,
+                       int64_t width) {
+  int64_t d = 0;
+#if defined(__AVX512BF16__)
+  if constexpr (std::is_same_v<Q, bf16>) d = add_pairs_of_values<M>(weights, values, size, count, out, width);
+#endif
+  for (; d + 64 <= size; d += 64) add_values<M, 4>(weights, values, d, 64, count, out, width);
+  for (; d < size; d += 16) add_values<M, 1>(weights, values, d, std::min<int64_t>(16, size - d), count, out, width);
+}
+
+// f(first, integral constant M) for rows of a group, 4, 2 or 1 at a time.
+template <int M = 4, typename F>
+inline void in_fours(int64_t rows, F&& f, int64_t first = 0) {
+  for (; first + M <= rows; first += M) f(first, std::integral_constant<int, M>{});
+  if constexpr (M > 1) in_fours<M / 2>(rows, f, first);
+}
+
+template <typename C, typename Q>
+inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const Task& task, Rows& state) {
+  const int64_t group = a.heads / a.kv_heads, width = state.width;
+  std::vector<float> scores(a.heads * kKeys);
+  for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
+    const int64_t count = std::min(kKeys, task.last_key - first), after = std::min(first + kKeys, task.last_key - 1);
+    const Block<C> keys(a, a.k_cache, table, 0, first, count), values(a, a.v_cache, table, 0, first, count);
+    const Block<C> next(a, a.k_cache, table, 0, after, std::min(kKeys, task.last_key - after));
+    std::fill(scores.begin(), scores.end(), kNone);
+    in_fours(group, [&](int64_t row, auto m) {
+      few_scores<m.value>(a, q, width, row, keys, values, count, scores.data());
+    });
+    for (int64_t row = 0; row < a.heads; ++row) softmax_step(scores.data() + row * kKeys, a.scale, row, state);
+    for (int64_t head = 0; head < a.kv_heads; ++head) {
+      const Block<C> part = values.from(head * a.head_dim);
+      for (int64_t j = 0; j < kKeys; ++j) fetch(next.row[j] + head * a.head_dim, a.head_dim);
+      in_fours(group, [&](int64_t row, auto m) {
+        const int64_t at = head * group + row;
+        few_values<m.value, Q>(scores.data() + at * kKeys, part, a.head_dim, count, state.values.data() + at * width,
+                               width);
+      });
+    }
+  }
+}
+
+// ---- many rows: pack a block of keys and values once, then multiply as matrices ----
+
+// Keys as a block of 64 columns of packed weights; those after the last are zero.
 template <typename C, typename Q>
 inline void pack_keys(const Block<C>& keys, int64_t size, int64_t count, int64_t width, Q* packed, Q* line) {
   std::fill(line, line + width, Q{});
   for (int64_t j = 0; j < kKeys; ++j) {
-    Q* into = packed + j / 16 * width * 16;
     if constexpr (std::is_same_v<Q, bf16>) {
       if (j < count) std::memcpy(line, keys.row[j], size * sizeof(bf16));
-      for (int64_t d = 0; d < width; d += 2) std::memcpy(into + d * 16 + j % 16 * 2, line + d, 2 * sizeof(bf16));
+      for (int64_t d = 0; d < width; d += 2) std::memcpy(packed + d * kKeys + j * 2, line + d, 2 * sizeof(bf16));
     } else {
       if (j < count) widen(keys.row[j], line, size);
-      for (int64_t d = 0; d < width; ++d) into[d * 16 + j % 16] = line[d];
+      for (int64_t d = 0; d < width; ++d) packed[d * kKeys + j] = line[d];
     }
     if (j + 1 == count) std::fill(line, line + width, Q{});
   }
 }
 
-// Values as groups of 16 columns, [kKeys][16] each, float32; those after the last are zero.
+// Values as columns of packed weights, in blocks of 64 and then of 16; those of keys after the last are zero.
+// f(first column, columns) for each block.
+template <typename F>
+inline void over_columns(int64_t width, F&& f) {
+  int64_t d = 0;
+  for (; d + kWide <= width; d += kWide) f(d, std::integral_constant<int, kWide>{});
+  for (; d < width; d += kGroup) f(d, std::integral_constant<int, kGroup>{});
+}
+
 template <typename C>
 inline void pack_values(const Block<C>& values, int64_t size, int64_t count, int64_t width, float* packed,
                         float* line) {
@@ -205,7 +315,29 @@ inline void pack_values(const Block<C>& values, int64_t size, int64_t count, int
   for (int64_t j = 0; j < kKeys; ++j) {
     if (j < count) widen(values.row[j], line, size);
     if (j == count) std::fill(line, line + width, 0.0f);
-    for (int64_t d = 0; d < width; d += 16) store(packed + d * kKeys + j * 16, load(line + d));
+    over_columns(width, [&](int64_t first, auto columns) {
+      std::copy(line + first, line + first + columns, packed + first * kKeys + j * columns);
+    });
+  }
+}
+
+inline void pack_values(const Block<bf16>& values, int64_t size, int64_t count, int64_t width, bf16* packed,
+                        bf16* line) {
+  std::fill(line, line + 2 * width, bf16{});
+  for (int64_t j = 0; j < kKeys; j += 2) {
+    for (int64_t odd = 0; odd < 2; ++odd) {
+      if (j + odd < count)
+        std::memcpy(line + odd * width, values.row[j + odd], size * sizeof(bf16));
+      else
+        std::fill(line + odd * width, line + (odd + 1) * width, bf16{});
+    }
+    over_columns(width, [&](int64_t first, auto columns) {
+      for (int64_t d = first; d < first + columns; d += 16) {
+        const u32x16 even = __builtin_convertvector(*reinterpret_cast<const u16x16*>(line + d), u32x16);
+        const u32x16 odd = __builtin_convertvector(*reinterpret_cast<const u16x16*>(line + width + d), u32x16);
+        *reinterpret_cast<u32x16*>(packed + first * kKeys + j * columns + (d - first) * 2) = even | odd << 16;
+      }
+    });
   }
 }
 
@@ -214,23 +346,26 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
                       Rows& state) {
   const int64_t width = state.width, size = a.head_dim, group = a.heads / a.kv_heads;
   const int64_t first_place = a.seq_lens[task.request] - a.query_lens[task.request] + task.first_query;
-  std::vector<Q> k(kKeys * width), key(width);
-  std::vector<float> v(kKeys * width), value(width), scores(rows * kKeys), found(rows * width);
+  std::vector<Q> k(kKeys * width), v(kKeys * width), line(2 * width), weights(rows * kKeys);
+  std::vector<float> scores(rows * kKeys);
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first);
-    pack_keys(Block<C>(a, a.k_cache, table, task.kv_head, first, count), size, count, width, k.data(), key.data());
-    pack_values(Block<C>(a, a.v_cache, table, task.kv_head, first, count), size, count, width, v.data(), value.data());
-    tiles<Q, float, 4>(rows, q, k.data(), static_cast<const Q*>(nullptr), scores.data(), width, kKeys);
-    for (int64_t row = 0; row < rows; ++row) {
-      float* line_of_scores = scores.data() + row * kKeys;
-      const int64_t seen = std::min(count, first_place + row / group + 1 - first);
-      for (int64_t j = std::max<int64_t>(seen, 0); j < kKeys; ++j) line_of_scores[j] = kNone;
-      softmax_step(line_of_scores, a.scale, row, state);
+    const int64_t row = std::max<int64_t>(0, first - first_place) * group;  // those before see no key of this block
+    pack_keys(Block<C>(a, a.k_cache, table, task.kv_head, first, count), size, count, width, k.data(), line.data());
+    pack_values(Block<C>(a, a.v_cache, table, task.kv_head, first, count), size, count, width, v.data(), line.data());
+    tiles<4>(rows - row, q + row * width, k.data(), static_cast<const Q*>(nullptr), scores.data(), width, kKeys);
+    for (int64_t i = row; i < rows; ++i) {
+      float* line_of_scores = scores.data() + (i - row) * kKeys;
+      for (int64_t j = std::min(count, first_place + i / group + 1 - first); j < kKeys; ++j) line_of_scores[j] = kNone;
+      softmax_step(line_of_scores, a.scale, i, state);
+      for (int64_t j = 0; j < kKeys; j += 16)
+        store(weights.data() + (i - row) * kKeys + j, load(line_of_scores + j));
     }
-    for (int64_t d = 0; d < width; d += 16)
-      tiles<float, float, 1>(rows, scores.data(), v.data() + d * kKeys, nullptr, found.data() + d, kKeys, width);
-    for (int64_t i = 0; i < rows * width; i += 16)
-      store(state.values.data() + i, load(state.values.data() + i) + load(found.data() + i));
+    over_columns(width, [&](int64_t d, auto columns) {
+      tiles<columns / kGroup, Start::sum>(rows - row, weights.data(), v.data() + d * kKeys,
+                                          static_cast<const Q*>(nullptr), state.values.data() + row * width + d, kKeys,
+                                          width);
+    });
   }
 }
 
@@ -242,24 +377,20 @@ inline std::vector<Task> tasks_of(const Attention& a, int64_t& partials) {
   partials = 0;
   for (int64_t request = 0; request < a.requests; ++request) {
     const int64_t queries = a.query_lens[request], length = a.seq_lens[request];
-    for (int64_t head = 0; head < a.kv_heads; ++head) {
-      if (queries == 1) {
-        for (int64_t key = 0; key < length; key += kSplit)
-          tasks.push_back({request, head, 0, 1, key, std::min(length, key + kSplit), partials++});
-      } else {
-        for (int64_t query = (queries - 1) / block * block; query >= 0; query -= block) {  // the longest first
-          const int64_t count = std::min(block, queries - query);
-          tasks.push_back({request, head, query, count, 0, length - queries + query + count, -1});
-        }
+    for (int64_t key = 0; queries == 1 && key < length; key += kSplit)
+      tasks.push_back({request, 0, 0, 1, key, std::min(length, key + kSplit), partials++});
+    for (int64_t head = 0; queries > 1 && head < a.kv_heads; ++head)
+      for (int64_t query = (queries - 1) / block * block; query >= 0; query -= block) {  // the longest first
+        const int64_t count = std::min(block, queries - query);
+        tasks.push_back({request, head, query, count, 0, length - queries + query + count, -1});
       }
-    }
   }
   return tasks;
 }
 
 template <typename T>
 inline void write_rows(const Attention& a, const Task& task, int64_t first_token, const Rows& state) {
-  const int64_t group = a.heads / a.kv_heads, rows = task.queries * group;
+  const int64_t group = heads_of(a, task), rows = task.queries * group;
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t token = first_token + task.first_query + row / group, head = task.kv_head * group + row % group;
     T* out = static_cast<T*>(const_cast<void*>(a.out)) + (token * a.heads + head) * a.head_dim;
@@ -285,16 +416,16 @@ inline void merge(Rows& into, const Rows& other) {
 
 template <typename T, typename C>
 void attention_as(const Attention& a) {
-  const int64_t group = a.heads / a.kv_heads, width = (a.head_dim + 15) / 16 * 16;
+  const int64_t width = (a.head_dim + 15) / 16 * 16;
   std::vector<int64_t> starts(a.requests + 1, 0);
   for (int64_t i = 0; i < a.requests; ++i) starts[i + 1] = starts[i] + a.query_lens[i];
   int64_t partials;
   const std::vector<Task> tasks = tasks_of(a, partials);
-  std::vector<Rows> kept(partials, Rows(group, width));
+  std::vector<Rows> kept(partials, Rows(a.heads, width));
   pool::each(static_cast<int64_t>(tasks.size()), [&](int64_t index) {
     const Task& task = tasks[index];
     const int32_t* table = a.block_tables + task.request * a.blocks;
-    const int64_t rows = task.queries * group, first_token = starts[task.request];
+    const int64_t group = heads_of(a, task), rows = task.queries * group, first_token = starts[task.request];
     using Q = Query<T, C>;
     std::vector<Q> q(rows * width, Q{});
     for (int64_t row = 0; row < rows; ++row) {
@@ -306,7 +437,7 @@ void attention_as(const Attention& a) {
         widen(from, q.data() + row * width, a.head_dim);
     }
     if (task.partial >= 0) {
-      few_rows<C, 4, Q>(a, 0, rows, q.data(), table, task, kept[task.partial]);
+      few_rows<C, Q>(a, q.data(), table, task, kept[task.partial]);
       return;
     }
     Rows state(rows, width);

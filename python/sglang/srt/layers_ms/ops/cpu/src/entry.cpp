@@ -6,8 +6,11 @@
 #include <cstdio>
 #include <cstring>
 
+#include "capture.h"
 #include "kernels.h"
 #include "parallel.h"
+#include "product.h"
+#include "trace.h"
 
 #define EXPORTED __attribute__((visibility("default")))
 #if defined(__x86_64__)
@@ -46,6 +49,7 @@ const Kernels* pick(const char* isa) {
 }
 
 const Kernels* kernels = pick(nullptr);
+LargeProducts large_products{nullptr, 0};  // another library's, if one was given
 int64_t step_tokens = -1, step_requests = -1;  // -1: as many as the tensors have
 
 // The arguments of one call, checked as they are taken.
@@ -139,13 +143,16 @@ void check_tables(Arguments& a, const Attention& call, int64_t slots, int64_t to
 
 }  // namespace
 
-#define OPERATOR(name)                                                                                             \
-  static void name##_checked(Arguments& a);                                                                        \
-  extern "C" EXPORTED int name(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) {  \
-    Arguments arguments(#name, count, data, ranks, shapes, dtypes);                                                \
-    name##_checked(arguments);                                                                                     \
-    return arguments.failed() ? 1 : 0;                                                                             \
-  }                                                                                                                \
+// outputs: how many of the arguments, the last ones, are results
+#define OPERATOR(name, outputs)                                                                                        \
+  static void name##_checked(Arguments& a);                                                                            \
+  extern "C" EXPORTED int name(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, void*, void*) { \
+    if (auto* recording = capture::current()) recording->add(name, outputs, count, data, ranks, shapes, dtypes);       \
+    trace::Timer timer(#name);                                                                                         \
+    Arguments arguments(#name, count, data, ranks, shapes, dtypes);                                                    \
+    name##_checked(arguments);                                                                                         \
+    return arguments.failed() ? 1 : 0;                                                                                 \
+  }                                                                                                                    \
   static void name##_checked(Arguments& a)
 
 extern "C" EXPORTED const char* mindspore_cpu_isa() { return kernels ? kernels->isa : ""; }
@@ -155,7 +162,35 @@ extern "C" EXPORTED int mindspore_cpu_use(const char* isa) {
   if (found) kernels = found;
   return found != nullptr;
 }
-extern "C" EXPORTED void mindspore_cpu_threads(int threads) { pool::configure(threads); }
+extern "C" EXPORTED int mindspore_cpu_has_amx() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16");
+#else
+  return 0;
+#endif
+}
+extern "C" EXPORTED void mindspore_cpu_use_products(LargeProducts products) { large_products = products; }
+extern "C" EXPORTED Threads mindspore_cpu_thread_functions() { return {pool::threads, pool::run, pool::inside}; }
+extern "C" EXPORTED void mindspore_cpu_threads(int threads, const int* processors) {
+  pool::configure(threads, processors);
+}
+// Recordings of src/capture.h: begin, run the graph, finish -> whether it can be replayed. Ranges are memory that lasts.
+extern "C" EXPORTED capture::Recording* mindspore_cpu_begin_recording(const capture::Range* lasting, int64_t count) {
+  auto* recording = new capture::Recording(std::vector<capture::Range>(lasting, lasting + count));
+  capture::begin(recording);
+  return recording;
+}
+extern "C" EXPORTED int mindspore_cpu_finish_recording(capture::Recording* recording) {
+  capture::begin(nullptr);
+  return recording->finish();
+}
+extern "C" EXPORTED int mindspore_cpu_replay(capture::Recording* recording) { return recording->run(); }
+extern "C" EXPORTED void* mindspore_cpu_replay_result(capture::Recording* recording) { return recording->result(); }
+extern "C" EXPORTED void mindspore_cpu_drop_recording(capture::Recording* recording) { delete recording; }
+extern "C" EXPORTED void mindspore_cpu_trace(int on) { trace::record(on); }
+extern "C" EXPORTED int64_t mindspore_cpu_take_events(trace::Event* events, int64_t most) {
+  return trace::take(events, most);
+}
 extern "C" EXPORTED void mindspore_cpu_begin_step(int64_t tokens, int64_t requests) {
   step_tokens = tokens;
   step_requests = requests;
@@ -168,7 +203,7 @@ extern "C" EXPORTED void mindspore_cpu_unpack(int dtype, void* weight, int64_t n
 }
 
 // ids [T], weight [N, width], first [1] -> [T, width]
-OPERATOR(embedding) {
+OPERATOR(embedding, 1) {
   const int64_t tokens = a.tokens(0), rows = a.dim(1, 0), bytes = a.dim(1, 1) * size_of(a.dtype(1));
   const int32_t *ids = a.ints(0), *first = a.ints(2);
   if (a.failed()) return;
@@ -182,8 +217,14 @@ OPERATOR(embedding) {
   }
 }
 
+static void multiply(Dtype dtype, const LargeProduct& a, int64_t row, int64_t rows, int64_t first_column) {
+  const char* x = static_cast<const char*>(a.x) + row * a.k * size_of(dtype);
+  char* y = static_cast<char*>(a.y) + row * a.n * (a.wide ? 4 : size_of(dtype));
+  kernels->linear(dtype, x, a.weight, a.bias, y, a.wide, rows, a.k, a.n, first_column);
+}
+
 // x [T, k], packed weight [n, k], bias [n] if there is one -> [T, n]
-OPERATOR(linear) {
+OPERATOR(linear, 1) {
   const Dtype dtype = a.dtype(0);
   const int64_t tokens = a.tokens(0), k = a.last(0), n = a.dim(1, 0);
   const bool biased = a.count() == 4;
@@ -192,11 +233,18 @@ OPERATOR(linear) {
   const int y = a.count() - 1;
   if (a.failed()) return;
   const bool wide = a.dtype(y) == Dtype::f32 && dtype != Dtype::f32;
-  kernels->linear(dtype, a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(y), wide, tokens, k, n);
+  const LargeProduct whole{a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(y), wide, tokens, k, n};
+  int64_t rows = 0, columns = 0;  // of the corner that another library has computed
+  if (large_products.product && dtype == Dtype::bf16 && tokens >= large_products.least_rows) {
+    columns = large_products.product(whole);
+    rows = columns ? tokens / large_products.least_rows * large_products.least_rows : 0;
+  }
+  if (rows > 0 && columns < n) multiply(dtype, whole, 0, rows, columns);
+  if (rows < tokens) multiply(dtype, whole, rows, tokens - rows, 0);
 }
 
 // x [T, groups * size], weight [size], eps [1] -> like x
-OPERATOR(rms_norm) {
+OPERATOR(rms_norm, 1) {
   const int64_t tokens = a.tokens(0), size = a.size(1);
   a.want(a.last(0) % size == 0 && a.dtype(0) == a.dtype(1), "rows of %ld, weight of %ld", a.last(0), size);
   if (a.failed()) return;
@@ -205,7 +253,7 @@ OPERATOR(rms_norm) {
 }
 
 // x, residual [T, size], weight [size], eps [1] -> norm, sum
-OPERATOR(add_rms_norm) {
+OPERATOR(add_rms_norm, 2) {
   const int64_t tokens = a.tokens(0), size = a.last(0);
   a.want(a.last(1) == size && a.size(2) == size && a.dtype(0) == a.dtype(1) && a.dtype(0) == a.dtype(2),
          "x has %ld columns, the residual %ld, the weight %ld, or their dtypes differ", size, a.last(1), a.size(2));
@@ -221,13 +269,13 @@ static void act_and_mul(Arguments& a, int activation) {
 }
 
 // [T, 2 * size] -> [T, size]
-OPERATOR(silu_and_mul) { act_and_mul(a, 0); }
-OPERATOR(gelu_and_mul) { act_and_mul(a, 1); }
-OPERATOR(gelu_tanh_and_mul) { act_and_mul(a, 2); }
+OPERATOR(silu_and_mul, 1) { act_and_mul(a, 0); }
+OPERATOR(gelu_and_mul, 1) { act_and_mul(a, 1); }
+OPERATOR(gelu_tanh_and_mul, 1) { act_and_mul(a, 2); }
 
 // qkv [T, (H + 2 K) * D], q_norm [D], k_norm [D] (of one value: none), cos, sin [P, R / 2], positions [T],
 // caches [slots, K, D], slots [T], eps [1] -> q [T, H * D]; writes the caches
-OPERATOR(qkv_to_cache) {
+OPERATOR(qkv_to_cache, 1) {
   QKV call{};
   call.tokens = a.tokens(0);
   call.dtype = a.dtype(0);
@@ -260,7 +308,7 @@ OPERATOR(qkv_to_cache) {
 
 // q [T, H * D], caches [slots, K, D], block_tables [B, blocks], query_lens [B], seq_lens [B], page_size [1],
 // scale [1] -> like q
-OPERATOR(paged_attention) {
+OPERATOR(paged_attention, 1) {
   Attention call{};
   const int64_t tokens = a.tokens(0);
   call.q = a.data(0);
@@ -290,11 +338,10 @@ OPERATOR(paged_attention) {
   kernels->attention(call);
 }
 
-// x [T, k], row-major weight [n, k] -> float32 [T, n]; T is what x has, whatever the step has
-OPERATOR(logits) {
-  const Dtype dtype = a.dtype(0);
-  a.want(a.dtype(1) == dtype && a.last(1) == a.last(0) && a.dtype(2) == Dtype::f32,
-         "x has %ld columns, the weight %ld, or their dtypes differ", a.last(0), a.last(1));
-  if (a.failed()) return;
-  kernels->logits(dtype, a.data(0), a.data(1), static_cast<float*>(a.data(2)), a.dim(0, 0), a.last(0), a.dim(1, 0));
+// y[rows, n] = x[rows, k] * row-major weight[n, k]. Called outside graphs, and not as an operator: MindSpore would copy
+// the weight first.
+extern "C" EXPORTED void mindspore_cpu_logits(int dtype, const void* x, const void* weight, float* y, int64_t rows,
+                                              int64_t k, int64_t n) {
+  trace::Timer timer("logits");
+  kernels->logits(static_cast<Dtype>(dtype), x, weight, y, rows, k, n);
 }

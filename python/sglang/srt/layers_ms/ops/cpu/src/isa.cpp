@@ -33,11 +33,11 @@ void unpack(Dtype dtype, void* weight, int64_t n, int64_t k) {
 }
 
 void linear(Dtype dtype, const void* x, const void* weight, const void* bias, void* y, bool wide, int64_t rows,
-            int64_t k, int64_t n) {
+            int64_t k, int64_t n, int64_t first) {
   with(dtype, [&](auto* t) {
     using T = TYPE(t);
-    if (wide) return linear_as<T, float>(in<T>(x), in<T>(weight), in<T>(bias), out<float>(y), rows, k, n);
-    linear_as<T, T>(in<T>(x), in<T>(weight), in<T>(bias), out<T>(y), rows, k, n);
+    if (wide) return linear_as<T, float>(in<T>(x), in<T>(weight), in<T>(bias), out<float>(y), rows, k, n, first);
+    linear_as<T, T>(in<T>(x), in<T>(weight), in<T>(bias), out<T>(y), rows, k, n, first);
   });
 }
 

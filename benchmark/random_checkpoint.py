@@ -1,0 +1,63 @@
+"""A checkpoint of random bfloat16 weights in the shape of a published model, for benchmarks without a download.
+
+python benchmark/random_checkpoint.py qwen3-0.6b FOLDER
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+DEMO_MODEL = Path(__file__).parents[1] / "ms_example/demo_model"  # its tokenizer goes along: servers want one
+SHAPES = {
+    "qwen3-0.6b": Qwen3Config(
+        vocab_size=151936,
+        hidden_size=1024,
+        intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        head_dim=128,
+        max_position_embeddings=40960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000},
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+    ),
+    "tiny": Qwen3Config(
+        vocab_size=4096,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=64,
+        max_position_embeddings=16384,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+    ),
+}
+
+
+def write_checkpoint(shape: str, folder: Path) -> Path:
+    """Write the checkpoint unless `folder` has one already -> folder."""
+    if (folder / "config.json").exists():
+        return folder
+    torch.manual_seed(0)
+    config = SHAPES[shape]
+    config.dtype = "bfloat16"
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    for file in DEMO_MODEL.glob("tokenizer*"):
+        shutil.copy(file, folder)
+    return folder
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    print(write_checkpoint(arguments.shape, arguments.folder))

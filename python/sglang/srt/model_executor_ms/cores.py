@@ -1,0 +1,69 @@
+"""Which processors a rank computes on: SGLang's CPU binding, the process's affinity, and OpenMP's number of threads."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from sglang.srt.model_executor_ms.arguments import SettingError
+
+BINDING = "SGLANG_CPU_OMP_THREADS_BIND"  # SGLang's own: of each rank its processors, such as 0-15|16-31, or all
+COUNT = "OMP_NUM_THREADS"
+TOPOLOGY = Path("/sys/devices/system/cpu")
+
+
+def processors(rank: int = 0, variables: Mapping[str, str] = os.environ, topology: Path = TOPOLOGY) -> list[int]:
+    """The processors for the compute threads of `rank`, one thread each.
+
+    They are the rank's group in SGLANG_CPU_OMP_THREADS_BIND, or all that the process may use; of these one a physical
+    core, since a second thread on a core has no second set of vector units. OMP_NUM_THREADS asks for fewer, or for the
+    others too. Raises SettingError with every malformed variable.
+    """
+    allowed = os.sched_getaffinity(0)
+    problems: list[str] = []
+    bound = _bound(variables.get(BINDING) or "all", rank, allowed, problems)
+    count = (variables.get(COUNT) or "").split(",")[0]  # the rest is for nested regions
+    if count and not (count.isdecimal() and int(count) > 0):
+        problems.append(f"{COUNT}={variables[COUNT]!r}: expected a number of threads, 1 or more")
+    if problems:
+        raise SettingError("\n".join(problems))
+    first, others = _by_core(sorted(bound), topology)
+    return (first + others)[: int(count)] if count else first
+
+
+def _bound(binding, rank, allowed, problems):
+    if binding == "all":
+        return allowed
+    groups = binding.split("|")
+    if rank >= len(groups):
+        problems.append(f"{BINDING}={binding!r}: it has {len(groups)} groups, and this is rank {rank}")
+        return allowed
+    try:
+        found = parse_processors(groups[rank])
+    except ValueError:
+        problems.append(f"{BINDING}={binding!r}: expected processors of each rank, such as 0-15|16-31 or 0,2|4,6")
+        return allowed
+    if strange := sorted(found - allowed):
+        problems.append(f"{BINDING}={binding!r}: processors {strange} are not among this process's: {sorted(allowed)}")
+    return found
+
+
+def parse_processors(text: str) -> set[int]:
+    """Numbers and ranges, as in 0-3,8. ValueError if it is nothing of the kind."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        found |= set(range(int(first), int(last if dash else first) + 1))
+    if not found:
+        raise ValueError(text)
+    return found
+
+
+def _by_core(numbers, topology):
+    """-> the first of `numbers` on each physical core, the others"""
+    first, others, seen = [], [], set()
+    for number in numbers:
+        siblings = topology / f"cpu{number}/topology/thread_siblings_list"
+        core = siblings.read_text().strip() if siblings.exists() else str(number)
+        (others if core in seen else first).append(number)
+        seen.add(core)
+    return first, others

@@ -1,0 +1,73 @@
+"""The processors of a rank: binding, affinity, threads of a core, number of threads."""
+
+import os
+
+import pytest
+
+from sglang.srt.model_executor_ms.arguments import SettingError
+from sglang.srt.model_executor_ms.cores import parse_processors, processors
+
+
+@pytest.fixture(autouse=True)
+def eight_processors(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+
+
+@pytest.fixture
+def two_a_core(tmp_path):
+    """Processors i and i + 4 are the two threads of a core."""
+    for number in range(8):
+        folder = tmp_path / f"cpu{number}/topology"
+        folder.mkdir(parents=True)
+        (folder / "thread_siblings_list").write_text(f"{number % 4},{number % 4 + 4}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "variables, wanted",
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"OMP_NUM_THREADS": "2"}, [0, 1]),
+        ({"OMP_NUM_THREADS": "6"}, [0, 1, 2, 3, 4, 5]),
+        ({"OMP_NUM_THREADS": "100"}, [0, 1, 2, 3, 4, 5, 6, 7]),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "all"}, [0, 1, 2, 3]),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "4-6|0-1"}, [4, 5, 6]),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "0,2,4|1"}, [0, 2]),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "0-3|4-7", "OMP_NUM_THREADS": "1"}, [0]),
+    ],
+)
+def test_one_thread_a_core_of_the_ranks_group(variables, wanted, two_a_core):
+    assert processors(0, variables, two_a_core) == wanted
+
+
+def test_the_rank_picks_its_group(two_a_core):
+    assert processors(1, {"SGLANG_CPU_OMP_THREADS_BIND": "0-1|2-3"}, two_a_core) == [2, 3]
+
+
+def test_without_a_topology_every_processor_is_a_core(tmp_path):
+    assert processors(0, {}, tmp_path) == list(range(8))
+
+
+@pytest.mark.parametrize(
+    "variables, named",
+    [
+        ({"OMP_NUM_THREADS": "0"}, "OMP_NUM_THREADS='0'"),
+        ({"OMP_NUM_THREADS": "many"}, "1 or more"),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "0-"}, "such as 0-15|16-31"),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "3-1"}, "such as 0-15|16-31"),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "7-9"}, r"processors \[8, 9\] are not among"),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "x", "OMP_NUM_THREADS": "-1"}, "(?s)such as.*OMP_NUM_THREADS='-1'"),
+    ],
+)
+def test_a_malformed_variable_is_named_with_what_it_should_be(variables, named, two_a_core):
+    with pytest.raises(SettingError, match=named):
+        processors(0, variables, two_a_core)
+
+
+def test_a_rank_without_a_group_is_told(two_a_core):
+    with pytest.raises(SettingError, match="it has 2 groups, and this is rank 2"):
+        processors(2, {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}, two_a_core)
+
+
+def test_ranges_and_numbers():
+    assert parse_processors("0-2,5") == {0, 1, 2, 5}
