@@ -96,7 +96,7 @@ class MindSporeForCausalLM(torch.nn.Module):
 
 
 def _warm_up_steps(model_runner, vocab_size: int) -> list[Step]:
-    """WARM_UP on pages of the pool, in which nothing is kept yet; no two tokens have the same, or results would vary."""
+    """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
     generator = np.random.default_rng(0)
     page_size = model_runner.page_size
     steps = []

@@ -20,8 +20,8 @@ class UnsupportedDevice(Exception):
 def start(device: str, table: str | None = None, processors: Sequence[int] = (0,)) -> None:
     """Make MindSpore ready on `device` with operator table `table`, or the device's preferred one.
 
-    Operators compute on `processors`, one thread each. Must run before the first MindSpore operator of the process. Raises
-    UnsupportedDevice with what is supported.
+    Operators compute on `processors`, one thread each. Must run before the first MindSpore operator of the process.
+    Raises UnsupportedDevice with what is supported.
     """
     kind = device.split(":")[0]
     if kind not in TABLES:

@@ -96,9 +96,9 @@ def start(processors: Sequence[int]) -> None:
 def capture(run: Callable[[], torch.Tensor], lasting: Sequence[Tensor]) -> Callable[[], torch.Tensor] | None:
     """Call `run` once, which runs a static graph to its end, and record what it does -> a replay of that, or None.
 
-    `lasting`: the inputs, weights and caches of the graph; a replay reads and writes them where they are, and its result
-    lies in memory that the next replay overwrites. None where a table does not capture, or the graph has operators that
-    are not the table's. The caller compares results: a replay knows nothing of what other operators did.
+    `lasting`: the inputs, weights and caches of the graph; a replay reads and writes them where they are. Its result
+    lies in memory that the next replay overwrites. None where a table does not capture. The caller compares results: a
+    replay knows nothing of what operators did that are not the table's.
     """
 
 
