@@ -1,6 +1,7 @@
 """How every engine is timed: the same prompts, and decode by difference.
 
-Standard library only, to run in any environment. Prints one JSON object a line: {"ready": seconds}, then for each case {"case", "prefill", "decode"}, in tokens/s.
+Standard library only, to run in any environment. Prints one JSON object a line: {"ready": seconds}, then for each case
+{"case", "prefill", "decode"}, in tokens/s.
 """
 
 import json
