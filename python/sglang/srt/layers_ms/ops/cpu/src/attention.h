@@ -38,13 +38,6 @@ struct Rows {
 };
 
 template <typename T>
-inline f32x16 load_part(const T* p, int64_t count) {
-  f32x16 x{};
-  for (int64_t i = 0; i < count; ++i) x[i] = to_float(p[i]);
-  return x;
-}
-
-template <typename T>
 inline void widen(const T* from, float* to, int64_t size) {
   int64_t i = 0;
   for (; i + 16 <= size; i += 16) store(to + i, load(from + i));

@@ -147,16 +147,16 @@ inline void dots(const T* x, const T* const (&w)[4], int64_t k, float (&found)[M
       }
     }
 #endif
-  for (; i + 16 <= k; i += 16) {
+  auto add = [&](auto&& load_some) {
     f32x16 row[4];
-    for (int r = 0; r < 4; ++r) row[r] = load(w[r] + i);
+    for (int r = 0; r < 4; ++r) row[r] = load_some(w[r] + i);
     for (int m = 0; m < M; ++m)
-      for (int r = 0; r < 4; ++r) total[m][r] += row[r] * load(x + m * k + i);
-  }
+      for (int r = 0; r < 4; ++r) total[m][r] += row[r] * load_some(x + m * k + i);
+  };
+  for (; i + 16 <= k; i += 16) add([](const T* p) { return load(p); });
+  // A vector again: sums in another order would depend on how many rows are taken together.
+  if (i < k) add([&](const T* p) { return load_part(p, k - i); });
   for (int m = 0; m < M; ++m) sums(total[m], found[m]);
-  for (; i < k; ++i)
-    for (int m = 0; m < M; ++m)
-      for (int r = 0; r < 4; ++r) found[m][r] += to_float(w[r][i]) * to_float(x[m * k + i]);
 }
 
 // keep(row, column, x[row] * row `column` of w) for the columns first to last.

@@ -12,12 +12,16 @@ namespace KERNEL_ISA {
 typedef float f32x16 __attribute__((vector_size(64), aligned(4)));
 typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t u16x16 __attribute__((vector_size(32), aligned(2)));
-typedef _Float16 f16x16 __attribute__((vector_size(32), aligned(2)));
+#if defined(__aarch64__)
+typedef __fp16 f16;  // C++ has _Float16 there from GCC 13 on
+#else
+typedef _Float16 f16;
+#endif
+typedef f16 f16x16 __attribute__((vector_size(32), aligned(2)));
 
 struct bf16 {
   uint16_t bits;
 };
-typedef _Float16 f16;
 
 inline f32x16 splat(float x) { return f32x16{} + x; }
 
@@ -67,6 +71,14 @@ inline bf16 from_float<bf16>(float x) {
   std::memcpy(&u, &x, 4);
   if ((u & 0x7fffffffu) > 0x7f800000u) return bf16{static_cast<uint16_t>((u >> 16) | 0x40u)};
   return bf16{static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+}
+
+// The first `count` values of a vector, and zeros.
+template <typename T>
+inline f32x16 load_part(const T* p, int64_t count) {
+  f32x16 x{};
+  for (int64_t i = 0; i < count; ++i) x[i] = to_float(p[i]);
+  return x;
 }
 
 inline float sum(f32x16 x) {

@@ -1,0 +1,131 @@
+"""How near prefill and decode come to what the machine can do: memory reads, and matrix products.
+
+python benchmark/roofline.py --model FOLDER
+
+Measures how fast all processors together read memory and multiply bfloat16 matrices, then this backend on the
+checkpoint (default: a random one of --shape). A decode step has to read every weight and every cached key and value
+once; a prefill has to multiply each token with every weight, and with the keys and values before it.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from bench_vs_peers import CACHE, OURS, interpreter, machine, run
+from random_checkpoint import SHAPES, write_checkpoint
+from transformers import AutoConfig
+
+from sglang.srt.model_executor_ms import bridge, device
+from sglang.srt.model_executor_ms.cores import processors
+
+CASES = ["1:128:32", "4:128:32", "8:128:32", "1:4096:16", "1:1024:0", "8:128:0"]
+BUFFER = 1 << 30  # bytes to read: far more than caches hold
+SIZES = ((1024, 1024, 4096), (1024, 2048, 8192), (2048, 4096, 4096))  # rows, columns of x, columns of the product
+
+
+def best(run, repetitions: int = 7) -> float:
+    """Seconds of the fastest run."""
+    found = []
+    for _ in range(repetitions):
+        began = time.perf_counter()
+        run()
+        found.append(time.perf_counter() - began)
+    return min(found)
+
+
+def read_bandwidth() -> float:
+    """Bytes a second, by torch's largest of many numbers, and by a product with one row."""
+    buffer = torch.zeros(BUFFER // 8, dtype=torch.int64)
+    by_torch = BUFFER / best(lambda: buffer.max())
+    weight, x = torch.zeros(BUFFER // 8192, 4096, dtype=torch.bfloat16), torch.zeros(1, 4096, dtype=torch.bfloat16)
+    return max(by_torch, BUFFER / best(_product(x, weight)))
+
+
+def matrix_peak() -> float:
+    """Operations a second of bfloat16 products: torch's or ours, whichever is faster."""
+    found = []
+    for rows, inner, columns in SIZES:
+        x, weight = torch.randn(rows, inner).bfloat16(), torch.randn(columns, inner).bfloat16()
+        seconds = min(best(lambda x=x, weight=weight: torch.mm(x, weight.t())), best(_product(x, weight)))
+        found.append(2 * rows * inner * columns / seconds)
+    return max(found)
+
+
+def _product(x: torch.Tensor, weight: torch.Tensor):
+    """Our product of x with packed `weight`, as a replayed graph; packs the weight in place."""
+    import mindspore as ms
+
+    from sglang.srt.layers_ms import ops
+
+    @ms.jit
+    def linear(x, weight):
+        return ops.linear(x, weight, None)
+
+    x, weight = bridge.to_mindspore(x), bridge.to_mindspore(weight)
+    ops.pack_linear(weight)
+    ops.begin_step(len(x), 1)
+    graph = lambda: bridge.to_torch(linear(x, weight))  # noqa: E731
+    graph()
+    return ops.capture(graph, [x, weight]) or graph
+
+
+class Work:
+    """Bytes and operations of a dense decoder."""
+
+    def __init__(self, model: Path):
+        config = AutoConfig.from_pretrained(model)
+        sizes = _tensor_sizes(model)
+        untied = any(name.endswith("lm_head.weight") for name in sizes)
+        self.weights = sum(size for name, size in sizes.items() if not (untied and "embed_tokens" in name))
+        self.head = config.vocab_size * config.hidden_size * 2
+        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        self.cached = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * 2
+        self.pair = 4 * config.num_hidden_layers * config.num_attention_heads * head_dim
+
+    def decode_bytes(self, batch: int, context: int) -> int:
+        return self.weights + batch * context * self.cached
+
+    def prefill_operations(self, batch: int, length: int) -> int:
+        """Two a weight (of which bfloat16 has two bytes) and token; the head sees one token of each request."""
+        pairs = length * (length + 1) // 2
+        return batch * (length * (self.weights - self.head) + self.head + pairs * self.pair)
+
+
+def _tensor_sizes(model: Path) -> dict[str, int]:
+    sizes = {}
+    for file in model.glob("*.safetensors"):
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                first, last = tensor["data_offsets"]
+                sizes[name] = last - first
+    return sizes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="a folder with a bfloat16 checkpoint in safetensors")
+    parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
+    parser.add_argument("--cases", nargs="+", default=CASES, help="batch:input:output, output 0: no decode")
+    arguments = parser.parse_args()
+    model = arguments.model or write_checkpoint(arguments.shape, CACHE / arguments.shape)
+    device.start("cpu", processors=processors())
+    bandwidth, peak, work = read_bandwidth(), matrix_peak(), Work(model)
+    print(f"{machine()}: reads {bandwidth / 1e9:.1f} GB/s, multiplies {peak / 1e12:.2f} TFLOP/s in bfloat16")
+    found = run(OURS, interpreter(OURS, CACHE), model, arguments.cases, 3)
+    for case in arguments.cases:
+        batch, length, new = map(int, case.split(":"))
+        if new:
+            name = f"decode batch {batch}, context {length} (tok/s)"
+            limit = batch * bandwidth / work.decode_bytes(batch, length + new // 2)
+        else:
+            name = f"prefill {batch}x{length} (tok/s)"
+            limit = batch * length * peak / work.prefill_operations(batch, length)
+        print(f"{name}: {found[name]:.1f} of {limit:.1f}, {100 * found[name] / limit:.0f}%")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What a request is answered does not depend on the requests beside it, nor on what the cache held already.
+
+On the CPU's table not even in the last bit; MindSpore's stock products, which the reference table has, choose their
+blocks by the number of rows: there the tokens are equal.
+"""
+
+import numpy as np
+import pytest
+from models.harness import PagedModel, Requests
+from models.tiny import COMMON, save
+
+NEW_TOKENS = 12
+PROMPT = 120  # and decoding goes past 128 keys, which attention takes together
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def model(request, table, tmp_path_factory):
+    dtype = request.param
+    return PagedModel(save("qwen3", tmp_path_factory.mktemp(f"qwen3-{dtype}"), dtype), dtype)
+
+
+def others(count):
+    """Prompts of many lengths."""
+    generator = np.random.default_rng(count)
+    return {f"other {i}": generator.integers(0, COMMON["vocab_size"], 3 + 2 * i) for i in range(count)}
+
+
+@pytest.fixture(scope="module")
+def prompt():
+    return np.random.default_rng(99).integers(0, COMMON["vocab_size"], PROMPT)
+
+
+def answer(model, prompt, beside=0, prefix=0):
+    """The logits of the prompt's last token, and of greedy tokens after it, with `beside` other requests in each step.
+
+    prefix: tokens of the prompt that another request has left in the cache.
+    """
+    requests = Requests(model, 4)
+    if prefix:
+        requests.step({"before": prompt[:prefix]})
+        requests.share("asked", "before", prefix)
+    ids = {**others(beside), "asked": prompt[prefix:]}
+    found = []
+    for _ in range(NEW_TOKENS):
+        logits = requests.step(ids)
+        found.append(logits["asked"][-1])
+        ids = {name: logits[name][-1:].argmax(-1) for name in ids}
+    return np.stack(found)
+
+
+@pytest.fixture(scope="module")
+def alone(model, prompt):
+    return answer(model, prompt)
+
+
+@pytest.mark.parametrize("prefix", [0, 8, 64])
+@pytest.mark.parametrize("beside", [0, 2, 7])
+def test_an_answer_is_the_same_in_every_batch_and_after_a_cache_hit(model, prompt, alone, table, beside, prefix):
+    found = answer(model, prompt, beside, prefix)
+    np.testing.assert_array_equal(found.argmax(-1), alone.argmax(-1))
+    if table == "cpu":
+        np.testing.assert_array_equal(found, alone)

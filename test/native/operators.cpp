@@ -1,0 +1,442 @@
+// The C++ operators against plain statements of them in double, called as MindSpore calls them: over random shapes, and
+// with arguments that must be refused. Arrays have exactly the bytes that they need, so that an address sanitizer sees
+// every access outside; built for another processor it runs in an emulator. test_native.py builds and runs it.
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+extern "C" {
+#define OPERATOR(name) int name(int, void**, int*, int64_t**, const char**, void*, void*);
+OPERATOR(embedding)
+OPERATOR(linear)
+OPERATOR(rms_norm)
+OPERATOR(add_rms_norm)
+OPERATOR(silu_and_mul)
+OPERATOR(gelu_and_mul)
+OPERATOR(gelu_tanh_and_mul)
+OPERATOR(qkv_to_cache)
+OPERATOR(paged_attention)
+struct Range {
+  const void* start;
+  int64_t size;
+};
+const char* mindspore_cpu_isa();
+int mindspore_cpu_use(const char* isa);
+void mindspore_cpu_threads(int threads, const int* processors);
+void mindspore_cpu_begin_step(int64_t tokens, int64_t requests);
+void mindspore_cpu_pack(int dtype, void* weight, int64_t n, int64_t k);
+void mindspore_cpu_unpack(int dtype, void* weight, int64_t n, int64_t k);
+void mindspore_cpu_logits(int dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n);
+void* mindspore_cpu_begin_recording(const Range* lasting, int64_t count);
+int mindspore_cpu_finish_recording(void* recording);
+int mindspore_cpu_replay(void* recording);
+void* mindspore_cpu_replay_result(void* recording);
+void mindspore_cpu_drop_recording(void* recording);
+}
+
+namespace {
+
+using Operator = int (*)(int, void**, int*, int64_t**, const char**, void*, void*);
+using Shape = std::vector<int64_t>;
+#if defined(__aarch64__)
+typedef __fp16 Half;
+#else
+typedef _Float16 Half;
+#endif
+std::mt19937 generator(7);
+int checks = 0, failures = 0;
+const std::string kDtypes[] = {"float32", "float16", "bfloat16"};
+const double kLimits[] = {2e-6, 2e-3, 1.6e-2};  // of the largest value
+
+double uniform(double low, double high) { return std::uniform_real_distribution<double>(low, high)(generator); }
+int64_t any(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
+int index_of(const std::string& dtype) {
+  for (int i = 0; i < 3; ++i)
+    if (kDtypes[i] == dtype) return i;
+  return -1;
+}
+
+// Values of one dtype; `exact` is what they are, in double.
+struct Array {
+  std::string dtype;
+  Shape shape;
+  int64_t size = 1;
+  std::unique_ptr<char[]> bytes;
+
+  Array(std::string dtype, Shape shape) : dtype(std::move(dtype)), shape(std::move(shape)) {
+    for (int64_t length : this->shape) size *= length;
+    bytes.reset(new char[size * width()]());
+  }
+  int64_t width() const { return dtype == "float32" || dtype == "int32" ? 4 : 2; }
+  void set(int64_t i, double value) {
+    const float f = static_cast<float>(value);
+    if (dtype == "float32") std::memcpy(&bytes[i * 4], &f, 4);
+    if (dtype == "int32") {
+      const int32_t n = static_cast<int32_t>(value);
+      std::memcpy(&bytes[i * 4], &n, 4);
+    }
+    if (dtype == "float16") {
+      const Half h = static_cast<Half>(f);
+      std::memcpy(&bytes[i * 2], &h, 2);
+    }
+    if (dtype == "bfloat16") {
+      uint32_t u;
+      std::memcpy(&u, &f, 4);
+      const uint16_t b = static_cast<uint16_t>((u + 0x7fff + ((u >> 16) & 1)) >> 16);
+      std::memcpy(&bytes[i * 2], &b, 2);
+    }
+  }
+  double get(int64_t i) const {
+    float f = 0;
+    if (dtype == "float32") std::memcpy(&f, &bytes[i * 4], 4);
+    if (dtype == "int32") {
+      int32_t n;
+      std::memcpy(&n, &bytes[i * 4], 4);
+      return n;
+    }
+    if (dtype == "float16") {
+      Half h;
+      std::memcpy(&h, &bytes[i * 2], 2);
+      f = static_cast<float>(h);
+    }
+    if (dtype == "bfloat16") {
+      uint16_t b;
+      std::memcpy(&b, &bytes[i * 2], 2);
+      const uint32_t u = static_cast<uint32_t>(b) << 16;
+      std::memcpy(&f, &u, 4);
+    }
+    return f;
+  }
+  Array& fill(double low = -1, double high = 1) {
+    for (int64_t i = 0; i < size; ++i) set(i, uniform(low, high));
+    return *this;
+  }
+};
+
+Array ints(const std::vector<int64_t>& values) {
+  Array found("int32", {static_cast<int64_t>(values.size())});
+  for (size_t i = 0; i < values.size(); ++i) found.set(i, values[i]);
+  return found;
+}
+
+Array number(double value) {
+  Array found("float32", {1});
+  found.set(0, value);
+  return found;
+}
+
+int call(Operator op, const std::vector<Array*>& arrays) {
+  std::vector<void*> data;
+  std::vector<int> ranks;
+  std::vector<int64_t*> shapes;
+  std::vector<const char*> dtypes;
+  for (Array* array : arrays) {
+    data.push_back(array->bytes.get());
+    ranks.push_back(static_cast<int>(array->shape.size()));
+    shapes.push_back(array->shape.data());
+    dtypes.push_back(array->dtype.c_str());
+  }
+  return op(static_cast<int>(arrays.size()), data.data(), ranks.data(), shapes.data(), dtypes.data(), nullptr, nullptr);
+}
+
+void expect(bool holds, const std::string& what) {
+  ++checks;
+  if (holds) return;
+  ++failures;
+  std::printf("FAILED (%s): %s\n", mindspore_cpu_isa(), what.c_str());
+}
+
+// found[i] is wanted(i) for the first `count`, within the limit of a dtype.
+void close(const Array& found, int64_t count, const std::function<double(int64_t)>& wanted, const std::string& dtype,
+           const std::string& what) {
+  double largest = 1e-3, worst = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const double want = wanted(i), have = found.get(i);
+    largest = std::max(largest, std::fabs(want));
+    worst = std::isfinite(have) ? std::max(worst, std::fabs(have - want)) : INFINITY;
+  }
+  expect(worst <= kLimits[index_of(dtype)] * largest, what + " " + dtype + ": off by " + std::to_string(worst));
+}
+
+void test_linear(const std::string& dtype) {
+  const int64_t rows = any(1, 140), k = any(1, 90), n = any(1, 210);
+  Array x(dtype, {rows, k}), w(dtype, {n, k}), bias(dtype, {n}), y(dtype, {rows, n});
+  x.fill(), w.fill(), bias.fill();
+  Array packed(dtype, {n, k});
+  std::memcpy(packed.bytes.get(), w.bytes.get(), w.size * w.width());
+  mindspore_cpu_pack(index_of(dtype), packed.bytes.get(), n, k);
+  const bool biased = any(0, 1);
+  std::vector<Array*> arguments{&x, &packed, &y};
+  if (biased) arguments.insert(arguments.begin() + 2, &bias);
+  expect(call(linear, arguments) == 0, "linear");
+  auto product = [&](int64_t i) {
+    double total = 0;
+    for (int64_t j = 0; j < k; ++j) total += x.get(i / n * k + j) * w.get(i % n * k + j);
+    return total;
+  };
+  close(y, y.size, [&](int64_t i) { return product(i) + (biased ? bias.get(i % n) : 0); }, dtype, "linear");
+  mindspore_cpu_unpack(index_of(dtype), packed.bytes.get(), n, k);
+  expect(!std::memcmp(packed.bytes.get(), w.bytes.get(), w.size * w.width()), "unpack undoes pack");
+  Array logits("float32", {rows, n});
+  mindspore_cpu_logits(index_of(dtype), x.bytes.get(), w.bytes.get(), reinterpret_cast<float*>(logits.bytes.get()),
+                       rows, k, n);
+  close(logits, logits.size, product, "float32", "logits of " + dtype);
+}
+
+void test_norms(const std::string& dtype) {
+  const int64_t rows = any(1, 70), size = any(1, 200);
+  const double eps = 1e-5;
+  Array x(dtype, {rows, size}), residual(dtype, {rows, size}), weight(dtype, {size}), y(dtype, {rows, size});
+  Array total(dtype, {rows, size}), epsilon = number(eps);
+  x.fill(), residual.fill(), weight.fill(0.5, 1.5);
+  auto normed = [&](const Array& of, int64_t i) {
+    double squares = 0;
+    for (int64_t j = 0; j < size; ++j) squares += std::pow(of.get(i / size * size + j), 2);
+    return of.get(i) / std::sqrt(squares / size + eps) * weight.get(i % size);
+  };
+  expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm");
+  close(y, y.size, [&](int64_t i) { return normed(x, i); }, dtype, "rms_norm");
+  expect(call(add_rms_norm, {&x, &residual, &weight, &epsilon, &y, &total}) == 0, "add_rms_norm");
+  close(total, y.size, [&](int64_t i) { return x.get(i) + residual.get(i); }, dtype, "sum");
+  close(y, y.size, [&](int64_t i) { return normed(total, i); }, dtype, "add_rms_norm");
+}
+
+void test_activations(const std::string& dtype) {
+  const int64_t rows = any(1, 40), size = any(1, 150);
+  Array x(dtype, {rows, 2 * size}), y(dtype, {rows, size});
+  x.fill(-9, 9);
+  auto gate = [&](int64_t i) { return x.get(i / size * 2 * size + i % size); };
+  auto up = [&](int64_t i) { return x.get(i / size * 2 * size + size + i % size); };
+  expect(call(silu_and_mul, {&x, &y}) == 0, "silu_and_mul");
+  close(y, y.size, [&](int64_t i) { return gate(i) / (1 + std::exp(-gate(i))) * up(i); }, dtype, "silu_and_mul");
+  expect(call(gelu_and_mul, {&x, &y}) == 0, "gelu_and_mul");
+  close(y, y.size, [&](int64_t i) { return 0.5 * gate(i) * (1 + std::erf(gate(i) / std::sqrt(2.0))) * up(i); }, dtype,
+        "gelu_and_mul");
+  expect(call(gelu_tanh_and_mul, {&x, &y}) == 0, "gelu_tanh_and_mul");
+  auto tanh_gelu = [&](int64_t i) {
+    const double g = gate(i);
+    return 0.5 * g * (1 + std::tanh(std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) * up(i);
+  };
+  close(y, y.size, tanh_gelu, dtype, "gelu_tanh_and_mul");
+}
+
+void test_embedding(const std::string& dtype) {
+  const int64_t tokens = any(1, 9), rows = any(1, 20), width = any(1, 40), first = any(0, 30);
+  Array ids("int32", {tokens}), weight(dtype, {rows, width}), y(dtype, {tokens, width}), start = ints({first});
+  weight.fill();
+  for (int64_t i = 0; i < tokens; ++i) ids.set(i, any(0, 60));
+  expect(call(embedding, {&ids, &weight, &start, &y}) == 0, "embedding");
+  auto wanted = [&](int64_t i) {
+    const int64_t row = static_cast<int64_t>(ids.get(i / width)) - first;
+    return row >= 0 && row < rows ? weight.get(row * width + i % width) : 0;
+  };
+  close(y, y.size, wanted, dtype, "embedding");
+}
+
+// Requests with pages of a cache in random order, some with a prefix that is there already, and padding after the last.
+struct Batch {
+  int64_t page_size, pages, blocks, tokens = 0;
+  std::vector<int64_t> query_lens, seq_lens, table;
+  Batch() {
+    const int64_t requests = any(1, 4);
+    page_size = std::vector<int64_t>{1, 4, 16}[any(0, 2)];
+    for (int64_t i = 0; i < requests; ++i) {
+      const int64_t length = any(1, any(0, 1) ? 20 : 300);
+      seq_lens.push_back(length);
+      query_lens.push_back(any(0, 2) ? any(1, length) : 1);
+      tokens += query_lens.back();
+    }
+    blocks = 0;
+    for (int64_t length : seq_lens) blocks = std::max(blocks, (length + page_size - 1) / page_size);
+    ++blocks;
+    pages = blocks * requests + 1;
+    std::vector<int64_t> order(pages);
+    for (int64_t i = 0; i < pages; ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), generator);
+    table.assign(order.begin(), order.begin() + requests * blocks);
+  }
+  int64_t slot(int64_t request, int64_t place) const {
+    return table[request * blocks + place / page_size] * page_size + place % page_size;
+  }
+};
+
+struct Heads {
+  int64_t kv, group, size;
+  Heads() : kv(any(1, 3)), group(any(1, 5)), size(std::vector<int64_t>{24, 64, 80, 96, 128, 256}[any(0, 5)]) {}
+};
+
+void test_attention(const std::string& dtype, const std::string& cache_dtype) {
+  const Batch batch;
+  const Heads heads;
+  const int64_t all = heads.kv * heads.group, requests = batch.seq_lens.size(), padding = any(0, 3);
+  Array q(dtype, {batch.tokens + padding, all * heads.size}), out(dtype, q.shape);
+  Array k(cache_dtype, {batch.pages * batch.page_size, heads.kv, heads.size}), v(cache_dtype, k.shape);
+  Array table("int32", {requests, batch.blocks}), page = ints({batch.page_size});
+  q.fill(-2, 2), k.fill(-2, 2), v.fill();
+  for (int64_t i = 0; i < table.size; ++i) table.set(i, batch.table[i]);
+  Array query_lens = ints(batch.query_lens), seq_lens = ints(batch.seq_lens);
+  const double scale = 1 / std::sqrt(heads.size);
+  Array factor = number(scale);
+  mindspore_cpu_begin_step(batch.tokens, requests);
+  const std::vector<Array*> arguments{&q, &k, &v, &table, &query_lens, &seq_lens, &page, &factor, &out};
+  expect(call(paged_attention, arguments) == 0, "paged_attention");
+  int64_t token = 0, worst_row = -1;
+  double worst = 0;
+  for (int64_t request = 0; request < requests; ++request)
+    for (int64_t i = 0; i < batch.query_lens[request]; ++i, ++token)
+      for (int64_t head = 0; head < all; ++head) {
+        const int64_t seen = batch.seq_lens[request] - batch.query_lens[request] + i + 1, kv = head / heads.group;
+        std::vector<double> weight(seen);
+        double most = -INFINITY, sum = 0;
+        for (int64_t j = 0; j < seen; ++j) {
+          const int64_t at = (batch.slot(request, j) * heads.kv + kv) * heads.size;
+          double score = 0;
+          for (int64_t d = 0; d < heads.size; ++d) score += q.get((token * all + head) * heads.size + d) * k.get(at + d);
+          weight[j] = score * scale;
+          most = std::max(most, weight[j]);
+        }
+        for (double& w : weight) sum += w = std::exp(w - most);
+        for (int64_t d = 0; d < heads.size; ++d) {
+          double wanted = 0;
+          for (int64_t j = 0; j < seen; ++j)
+            wanted += weight[j] / sum * v.get((batch.slot(request, j) * heads.kv + kv) * heads.size + d);
+          const double off = std::fabs(out.get((token * all + head) * heads.size + d) - wanted);
+          if (!(off <= worst)) worst = off, worst_row = token;
+        }
+      }
+  const double limit = std::max(kLimits[index_of(dtype)], kLimits[index_of(cache_dtype)]);
+  expect(worst <= limit, "paged_attention " + dtype + ", cache " + cache_dtype + ", head size " +
+                             std::to_string(heads.size) + ": token " + std::to_string(worst_row) + " off by " +
+                             std::to_string(worst));
+  for (int64_t i = batch.tokens * all * heads.size; i < out.size; ++i)
+    expect(out.get(i) == 0, "paged_attention writes padding");
+  // What must be refused: a page outside the cache, lengths that do not fit, an empty request.
+  Array broken = ints({batch.seq_lens[0] + 1000});
+  auto refused = [&](int argument, Array* bad, const std::string& what) {
+    std::vector<Array*> changed = arguments;
+    changed[argument] = bad;
+    expect(call(paged_attention, changed) != 0, "paged_attention takes " + what);
+  };
+  Array outside("int32", table.shape), no_queries = ints(batch.query_lens), too_long = ints(batch.seq_lens);
+  for (int64_t i = 0; i < outside.size; ++i) outside.set(i, batch.pages);
+  no_queries.set(0, 0), too_long.set(0, batch.blocks * batch.page_size + 1);
+  refused(3, &outside, "pages outside the cache");
+  refused(4, &no_queries, "a request without queries");
+  refused(5, &too_long, "a length past the table");
+  mindspore_cpu_begin_step(-1, -1);
+}
+
+void test_cache_write(const std::string& dtype, const std::string& cache_dtype) {
+  const Heads heads;
+  const int64_t tokens = any(1, 40), slots = tokens + any(1, 9), positions = any(5, 50), all = heads.kv * heads.group;
+  const int64_t half = any(0, 1) ? heads.size / 2 : heads.size / 4, size = heads.size;
+  const double eps = 1e-6;
+  const bool normed = any(0, 1);
+  Array qkv(dtype, {tokens, (all + 2 * heads.kv) * size}), q_norm(dtype, {normed ? size : 1}), k_norm(dtype, q_norm.shape);
+  Array cos("float32", {positions, half}), sin("float32", {positions, half}), place("int32", {tokens});
+  Array k(cache_dtype, {slots, heads.kv, size}), v(cache_dtype, k.shape), slot("int32", {tokens}), epsilon = number(eps);
+  Array q(dtype, {tokens, all * size});
+  qkv.fill(), q_norm.fill(0.5, 1.5), k_norm.fill(0.5, 1.5), cos.fill(), sin.fill();
+  for (int64_t i = 0; i < tokens; ++i) place.set(i, any(0, positions - 1)), slot.set(i, slots - 1 - i);
+  const std::vector<Array*> arguments{&qkv, &q_norm, &k_norm, &cos, &sin, &place, &k, &v, &slot, &epsilon, &q};
+  expect(call(qkv_to_cache, arguments) == 0, "qkv_to_cache");
+  auto in = [&](int64_t token, int64_t head, int64_t d) { return qkv.get((token * (all + 2 * heads.kv) + head) * size + d); };
+  auto wanted = [&](int64_t token, int64_t head, int64_t d) {
+    auto scaled = [&](int64_t at) {
+      if (!normed) return in(token, head, at);
+      double squares = 0;
+      for (int64_t j = 0; j < size; ++j) squares += std::pow(in(token, head, j), 2);
+      return in(token, head, at) / std::sqrt(squares / size + eps) * (head < all ? q_norm : k_norm).get(at);
+    };
+    if (d >= 2 * half) return scaled(d);
+    const int64_t row = static_cast<int64_t>(place.get(token)) * half + d % half;
+    return d < half ? scaled(d) * cos.get(row) - scaled(d + half) * sin.get(row)
+                    : scaled(d) * cos.get(row) + scaled(d - half) * sin.get(row);
+  };
+  close(q, q.size, [&](int64_t i) { return wanted(i / (all * size), i / size % all, i % size); }, dtype, "queries");
+  const std::string coarser = kLimits[index_of(dtype)] > kLimits[index_of(cache_dtype)] ? dtype : cache_dtype;
+  auto token_of = [&](int64_t i) { return slots - 1 - i / (heads.kv * size); };
+  auto written = [&](const Array& cache, int64_t first, bool rotated, const std::string& what) {
+    auto want = [&](int64_t i) -> double {
+      const int64_t token = token_of(i), head = first + i / size % heads.kv, d = i % size;
+      if (token >= tokens) return 0;  // a slot that nobody was given
+      return rotated ? wanted(token, head, d) : in(token, head, d);
+    };
+    close(cache, cache.size, want, coarser, what);
+  };
+  written(k, all, true, "keys");
+  written(v, all + heads.kv, false, "values");
+  Array far("int32", {tokens}), negative("int32", {tokens});
+  for (int64_t i = 0; i < tokens; ++i) far.set(i, slots), negative.set(i, -1);
+  for (Array* bad : {&far, &negative})
+    for (int argument : {5, 8}) {
+      std::vector<Array*> changed = arguments;
+      changed[argument] = bad;
+      if (argument == 5 && bad == &far && slots < positions) continue;
+      expect(call(qkv_to_cache, changed) != 0, "qkv_to_cache takes a slot or a position outside");
+    }
+}
+
+void test_rows_of_a_step(const std::string& dtype) {
+  Array x(dtype, {8, 32}), weight(dtype, {32}), epsilon = number(1e-5), y(dtype, {8, 32});
+  x.fill(), weight.fill();
+  mindspore_cpu_begin_step(3, 1);
+  expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of a step");
+  for (int64_t i = 3 * 32; i < y.size; ++i) expect(y.get(i) == 0, "rms_norm writes rows after the step's");
+  mindspore_cpu_begin_step(9, 1);
+  expect(call(rms_norm, {&x, &weight, &epsilon, &y}) != 0, "rms_norm takes a step of more rows than there are");
+  mindspore_cpu_begin_step(0, 0);
+  expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of an empty step");
+  mindspore_cpu_begin_step(-1, -1);
+}
+
+void test_replay(const std::string& dtype) {
+  Array x(dtype, {5, 64}), norm(dtype, {64}), epsilon = number(1e-5), y(dtype, {5, 64}), z(dtype, {5, 32});
+  x.fill(), norm.fill();
+  const Range lasting[] = {{x.bytes.get(), x.size * x.width()}, {norm.bytes.get(), norm.size * norm.width()}};
+  void* recording = mindspore_cpu_begin_recording(lasting, 2);
+  call(rms_norm, {&x, &norm, &epsilon, &y});
+  call(silu_and_mul, {&y, &z});
+  expect(mindspore_cpu_finish_recording(recording), "a recording is complete");
+  x.fill();
+  epsilon.set(0, 1e9);  // a constant of the graph, which a replay has a copy of
+  const Array untouched(dtype, {5, 32});
+  std::memset(z.bytes.get(), 0, z.size * z.width());
+  expect(mindspore_cpu_replay(recording) == 0, "a replay");
+  expect(!std::memcmp(z.bytes.get(), untouched.bytes.get(), z.size * z.width()), "a replay has results of its own");
+  Array again = number(1e-5);
+  call(rms_norm, {&x, &norm, &again, &y});
+  call(silu_and_mul, {&y, &z});
+  expect(!std::memcmp(mindspore_cpu_replay_result(recording), z.bytes.get(), z.size * z.width()), "a replay is equal");
+  mindspore_cpu_drop_recording(recording);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  const int rounds = count > 1 ? std::atoi(arguments[1]) : 20;
+  mindspore_cpu_threads(3, nullptr);
+  int tables = 0;
+  for (const char* isa : {"avx512_bf16", "avx512", "avx2", "generic"}) {
+    if (!mindspore_cpu_use(isa)) continue;
+    ++tables;
+    for (int round = 0; round < rounds; ++round)
+      for (const std::string& dtype : kDtypes) {
+        test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
+        test_rows_of_a_step(dtype), test_replay(dtype);
+        for (const std::string& cache_dtype : kDtypes) {
+          test_attention(dtype, cache_dtype);
+          test_cache_write(dtype, cache_dtype);
+        }
+      }
+    std::printf("%s: %d checks so far, %d failed\n", isa, checks, failures);
+  }
+  return failures > 0 || tables == 0;
+}

@@ -1,0 +1,60 @@
+"""test/native/operators.cpp, built with sanitizers for this machine, and for aarch64, where it runs in an emulator."""
+
+import os
+import platform
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "python/sglang/srt/layers_ms/ops/cpu/src"
+COMMON = [SOURCES / f"{name}.cpp" for name in ("entry", "parallel", "trace", "capture")]
+PROGRAM = ROOT / "test/native/operators.cpp"
+FLAGS = ["-std=c++17", "-g1", "-O1", "-Wall", "-Wno-psabi"]
+# As in setup.py.
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
+X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
+
+
+def build(compiler: str, isas: dict, flags: list, folder: Path) -> Path:
+    """Compile the operators and the program -> the program."""
+    units = [(source, source.stem, []) for source in (*COMMON, PROGRAM)]
+    units += [(SOURCES / "isa.cpp", isa, [f"-DKERNEL_ISA={isa}", *more]) for isa, more in isas.items()]
+
+    def compile_one(unit):
+        source, name, more = unit
+        target = folder / f"{name}.o"
+        subprocess.run([compiler, *FLAGS, *flags, *more, "-c", source, "-o", target], check=True)
+        return target
+
+    with ThreadPoolExecutor(2) as two_at_once:
+        objects = list(two_at_once.map(compile_one, units))
+    program = folder / "operators"
+    subprocess.run([compiler, *flags, *objects, "-o", program, "-lpthread"], check=True)
+    return program
+
+
+def passes(command, **environment):
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert ", 0 failed" in done.stdout
+    return done.stdout
+
+
+def test_operators_under_the_address_and_undefined_behaviour_sanitizers(tmp_path):
+    # avx512 is avx512_bf16 without one instruction; it is tested without sanitizers.
+    some = {isa: flags for isa, flags in X86.items() if isa != "avx512"}
+    isas = some if platform.machine() == "x86_64" else {"generic": []}
+    program = build("g++", isas, ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"], tmp_path)
+    assert ("avx2: " if "avx2" in isas else "generic: ") in passes([program, "3"])
+
+
+@pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no g++-aarch64-linux-gnu on this machine")
+def test_operators_compile_for_aarch64_and_run_in_an_emulator(tmp_path):
+    program = build("aarch64-linux-gnu-g++", {"generic": []}, ["-static"], tmp_path)
+    if not shutil.which("qemu-aarch64"):
+        pytest.skip("compiled; no qemu-user on this machine to run it")
+    assert "generic: " in passes(["qemu-aarch64", program, "1"])
