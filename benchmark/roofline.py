@@ -18,6 +18,7 @@ from random_checkpoint import SHAPES, write_checkpoint
 from transformers import AutoConfig
 
 from sglang.srt.model_executor_ms import bridge, device
+from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
 
 CASES = ["1:128:32", "4:128:32", "8:128:32", "1:4096:16", "1:1024:0", "8:128:0"]
@@ -66,9 +67,9 @@ def _product(x: torch.Tensor, weight: torch.Tensor):
     x, weight = bridge.to_mindspore(x), bridge.to_mindspore(weight)
     ops.pack_linear(weight)
     ops.begin_step(len(x), 1)
-    graph = lambda: bridge.to_torch(linear(x, weight))  # noqa: E731
-    graph()
-    return ops.capture(graph, [x, weight]) or graph
+    linear(x, weight)  # compiles
+    replay = ops.capture(lambda: linear(x, weight), [x, weight])
+    return replay or (lambda: bridge.to_torch(linear(x, weight)))
 
 
 class Work:
@@ -112,7 +113,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", default=CASES, help="batch:input:output, output 0: no decode")
     arguments = parser.parse_args()
     model = arguments.model or write_checkpoint(arguments.shape, CACHE / arguments.shape)
-    device.start("cpu", processors=processors())
+    device.start("cpu", processors=processors(read_environment()))
     bandwidth, peak, work = read_bandwidth(), matrix_peak(), Work(model)
     print(f"{machine()}: reads {bandwidth / 1e9:.1f} GB/s, multiplies {peak / 1e12:.2f} TFLOP/s in bfloat16")
     found = run(OURS, interpreter(OURS, CACHE), model, arguments.cases, 3)

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from sglang.srt.model_executor_ms.arguments import SettingError
+from sglang.srt.model_executor_ms.arguments import SettingError, read_environment
 from sglang.srt.model_executor_ms.cores import parse_processors, processors
 
 
@@ -37,15 +37,15 @@ def two_a_core(tmp_path):
     ],
 )
 def test_one_thread_a_core_of_the_ranks_group(variables, wanted, two_a_core):
-    assert processors(0, variables, two_a_core) == wanted
+    assert processors(read_environment(variables), 0, two_a_core) == wanted
 
 
 def test_the_rank_picks_its_group(two_a_core):
-    assert processors(1, {"SGLANG_CPU_OMP_THREADS_BIND": "0-1|2-3"}, two_a_core) == [2, 3]
+    assert processors(read_environment({"SGLANG_CPU_OMP_THREADS_BIND": "0-1|2-3"}), 1, two_a_core) == [2, 3]
 
 
 def test_without_a_topology_every_processor_is_a_core(tmp_path):
-    assert processors(0, {}, tmp_path) == list(range(8))
+    assert processors(read_environment({}), 0, tmp_path) == list(range(8))
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_without_a_topology_every_processor_is_a_core(tmp_path):
 )
 def test_a_malformed_variable_is_named_with_what_it_should_be(variables, named, two_a_core):
     with pytest.raises(SettingError, match=named):
-        processors(0, variables, two_a_core)
+        processors(read_environment(variables), 0, two_a_core)
 
 
 def test_a_rank_without_a_group_is_told(two_a_core):
     with pytest.raises(SettingError, match="it has 2 groups, and this is rank 2"):
-        processors(2, {"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}, two_a_core)
+        processors(read_environment({"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}), 2, two_a_core)
 
 
 def test_ranges_and_numbers():

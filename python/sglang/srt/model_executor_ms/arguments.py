@@ -7,9 +7,13 @@ from dataclasses import dataclass
 
 OPERATOR_TABLE = "SGLANG_MS_OPS"
 PROFILE = "SGLANG_MS_PROFILE"
-# SGLang's own: the platform plugin to use, and whether its CPU engine (sgl_kernel) is asked for.
+# SGLang's own: the processors of each rank, such as 0-15|16-31, or all; where traces go; the platform plugin to use;
+# and whether its CPU engine (sgl_kernel) is asked for.
+BINDING = "SGLANG_CPU_OMP_THREADS_BIND"
+TRACES = "SGLANG_TORCH_PROFILER_DIR"
 PLATFORM = "SGLANG_PLATFORM"
 CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
+THREADS = "OMP_NUM_THREADS"
 
 CPU_PLATFORM = "mindspore_cpu"  # the entry point of platform.py, in setup.py
 
@@ -28,6 +32,9 @@ class Environment:
 
     ops_table: str | None = None  # the operator table to compute with; None: the device's preferred one
     profile: bool = False  # print the time of every forward
+    traces: str | None = None  # the folder for traces; None: the temporary one
+    binding: str | None = None  # the processors of each rank; None: all that the process may use
+    threads: str | None = None  # how many threads compute; None: one a core
     platform: str | None = None  # the SGLang platform plugin to use; None: SGLang finds one
     cpu_engine: bool = False  # SGLang's torch kernels for CPUs are to be used
 
@@ -46,6 +53,9 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     return Environment(
         ops_table=table,
         profile=profile == "1",
+        traces=variables.get(TRACES) or None,
+        binding=variables.get(BINDING) or None,
+        threads=variables.get(THREADS) or None,
         platform=variables.get(PLATFORM) or None,
         cpu_engine=variables.get(CPU_ENGINE) == "1",  # as SGLang reads it
     )

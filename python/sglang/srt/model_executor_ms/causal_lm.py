@@ -38,7 +38,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         """config: Hugging Face's; built under torch's default dtype, which is the one that --dtype asks for."""
         super().__init__()
         environment = read_environment()
-        device.start(get_device().device, environment.ops_table, processors())
+        device.start(get_device().device, environment.ops_table, processors(environment))
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
         if computed != requested:
@@ -49,7 +49,7 @@ class MindSporeForCausalLM(torch.nn.Module):
             runtime = Runtime(dtype=runtime.dtype, max_positions=asked_context)
         self.config = config
         self.network = model_class(config.architectures)(config.to_dict(), runtime)
-        self.profile = ForwardProfile(environment.profile)
+        self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
         self.lm_head = LMHead(self.network.head())
         self.kv_caches = self.graph = self.limits = self.warm_up = None  # until the key/value pool exists

@@ -1,17 +1,14 @@
 """Which processors a rank computes on: SGLang's CPU binding, the process's affinity, and OpenMP's number of threads."""
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
-from sglang.srt.model_executor_ms.arguments import SettingError
+from sglang.srt.model_executor_ms.arguments import BINDING, THREADS, Environment, SettingError
 
-BINDING = "SGLANG_CPU_OMP_THREADS_BIND"  # SGLang's own: of each rank its processors, such as 0-15|16-31, or all
-COUNT = "OMP_NUM_THREADS"
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
-def processors(rank: int = 0, variables: Mapping[str, str] = os.environ, topology: Path = TOPOLOGY) -> list[int]:
+def processors(environment: Environment, rank: int = 0, topology: Path = TOPOLOGY) -> list[int]:
     """The processors for the compute threads of `rank`, one thread each.
 
     They are the rank's group in SGLANG_CPU_OMP_THREADS_BIND, or all that the process may use; of these one a physical
@@ -20,10 +17,10 @@ def processors(rank: int = 0, variables: Mapping[str, str] = os.environ, topolog
     """
     allowed = os.sched_getaffinity(0)
     problems: list[str] = []
-    bound = _bound(variables.get(BINDING) or "all", rank, allowed, problems)
-    count = (variables.get(COUNT) or "").split(",")[0]  # the rest is for nested regions
+    bound = _bound(environment.binding or "all", rank, allowed, problems)
+    count = (environment.threads or "").split(",")[0]  # the rest is for nested regions
     if count and not (count.isdecimal() and int(count) > 0):
-        problems.append(f"{COUNT}={variables[COUNT]!r}: expected a number of threads, 1 or more")
+        problems.append(f"{THREADS}={environment.threads!r}: expected a number of threads, 1 or more")
     if problems:
         raise SettingError("\n".join(problems))
     first, others = _by_core(sorted(bound), topology)

@@ -132,20 +132,20 @@ class StaticGraph(ForwardGraph):
         if self.replay is None:
             return super().run(input_ids, step)
         self._fill(input_ids, step)
-        return self.replay()[: len(input_ids)].clone()  # the next step overwrites it
+        return bridge.to_torch(self.replay())[: len(input_ids)].clone()  # the next step overwrites it
 
     def capture(self, steps):
         self._fill(*steps[0])
         parameters = [parameter for _, parameter in self.model.parameters_and_names()]
         lasting = [*parameters, *self.k_caches, *self.v_caches, *self.tensors, *self.plan]
-        replay = ops.capture(lambda: bridge.to_torch(self._graph()), lasting)
+        replay = ops.capture(self._graph, lasting)
         if replay and all(self._agrees(replay, *step) for step in steps):
             self.replay = replay
         return self.replay is not None
 
     def _agrees(self, replay, input_ids, step):
         wanted = super().run(input_ids, step)
-        return torch.equal(replay()[: len(input_ids)], wanted)
+        return torch.equal(bridge.to_torch(replay())[: len(input_ids)], wanted)
 
     def _fill(self, input_ids, step):
         *arrays, plan = step.arrays()

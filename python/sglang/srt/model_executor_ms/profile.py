@@ -22,11 +22,12 @@ HOST, OPERATORS = 1, 2  # rows of the trace
 class ForwardProfile:
     """Times steps where it is switched on; costs nothing where it is not."""
 
-    def __init__(self, enabled: bool):
+    def __init__(self, enabled: bool, traces: str | None = None):
+        """traces: the folder for the trace, or None for the temporary one."""
         self.enabled = enabled
         if enabled:
             ops.record(True)
-            self.trace = Trace()
+            self.trace = Trace(Path(traces or tempfile.gettempdir()))
             self.steps: Counter[str] = Counter()
             self.tables: dict[str, Counter] = defaultdict(Counter)  # of a kind: nanoseconds of an operator
             self.calls: dict[str, Counter] = defaultdict(Counter)
@@ -80,8 +81,7 @@ class ForwardProfile:
 class Trace:
     """A file of events in Chrome's JSON array format, which needs no end: it can be read while it grows."""
 
-    def __init__(self):
-        folder = Path(os.environ.get("SGLANG_TORCH_PROFILER_DIR") or tempfile.gettempdir())
+    def __init__(self, folder: Path):
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / f"mindspore-trace-{os.getpid()}.json"
         self.events = ["[", *(_event("M", row, "thread_name", args={"name": name}) for row, name in _ROWS)]

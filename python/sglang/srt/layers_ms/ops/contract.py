@@ -8,7 +8,6 @@ The last section is called on the host: it says what a table wants of its caller
 
 from collections.abc import Callable, Sequence
 
-import torch
 from mindspore import Tensor
 
 
@@ -93,8 +92,8 @@ def start(processors: Sequence[int]) -> None:
     """Called once in a process, before any other: the processors to compute on, with a thread on each."""
 
 
-def capture(run: Callable[[], torch.Tensor], lasting: Sequence[Tensor]) -> Callable[[], torch.Tensor] | None:
-    """Call `run` once, which runs a static graph to its end, and record what it does -> a replay of that, or None.
+def capture(run: Callable[[], Tensor], lasting: Sequence[Tensor]) -> Callable[[], Tensor] | None:
+    """Call `run` once, which runs a static graph, and record what it does -> a replay of that, or None.
 
     `lasting`: the inputs, weights and caches of the graph; a replay reads and writes them where they are. Its result
     lies in memory that the next replay overwrites. None where a table does not capture. The caller compares results: a

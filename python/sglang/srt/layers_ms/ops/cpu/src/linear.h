@@ -17,7 +17,8 @@ namespace KERNEL_ISA {
 constexpr int kGroup = 16;         // columns in a register, and
 constexpr int kWide = 4 * kGroup;  // in a block
 constexpr int kMostRows = 6;       // rows of x that fit the registers together with such a block
-constexpr int64_t kRowBlock = 96;  // rows of x a task takes
+constexpr int64_t kRowBlock = 96;  // rows of x a task takes, and
+constexpr int64_t kTogether = 4;   // blocks of columns, most of them
 
 inline bool packable(int64_t k) { return k % 2 == 0; }
 
@@ -103,8 +104,10 @@ struct Multiply<bf16> {
 
 enum class Start { bias, sum };  // what a product is added to: a bias (or nothing), or what y has
 
-template <Start start, typename T, typename Y, int M, int G>
-inline void tile(const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n) {
+// y [M, n] = x [M, k] * a block of G * 16 columns. `ahead`: memory to fetch meanwhile, of every G cache
+// lines one.
+template <Start start, bool fetches, typename T, typename Y, int M, int G>
+inline void tile(const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n, const T* ahead) {
   f32x16 acc[M][G];
   for (int m = 0; m < M; ++m)
     for (int g = 0; g < G; ++g) {
@@ -113,16 +116,25 @@ inline void tile(const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t
       else
         acc[m][g] = bias ? load(bias + g * kGroup) : f32x16{};
     }
-  for (int64_t i = 0; i < k; i += Multiply<T>::kStep)
+  for (int64_t i = 0; i < k; i += Multiply<T>::kStep) {
+    if constexpr (fetches) __builtin_prefetch(ahead + i * G * kGroup, 0, 2);
     Multiply<T>::template step<M, G>(acc, x + i, k, w + i * G * kGroup);
+  }
   for (int m = 0; m < M; ++m)
     for (int g = 0; g < G; ++g) store(y + m * n + g * kGroup, acc[m][g]);
 }
 
-// y[rows, n] = x[rows, k] * a block of G * 16 columns.
+// The same for any number of rows; `ahead` as a whole.
 template <int G, Start start = Start::bias, int M = kMostRows, typename T, typename Y>
-inline void tiles(int64_t rows, const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n) {
-  for (; rows >= M; rows -= M, x += M * k, y += M * n) tile<start, T, Y, M, G>(x, w, bias, y, k, n);
+inline void tiles(int64_t rows, const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n,
+                  const T* ahead = nullptr) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int pass = 0; rows >= M; rows -= M, x += M * k, y += M * n, ++pass) {
+    if (ahead && pass < G)
+      tile<start, true, T, Y, M, G>(x, w, bias, y, k, n, ahead + pass * line);
+    else
+      tile<start, false, T, Y, M, G>(x, w, bias, y, k, n, nullptr);
+  }
   if constexpr (M > 1) {
     if (rows > 0) tiles<G, start, M - 1>(rows, x, w, bias, y, k, n);
   }
@@ -193,17 +205,25 @@ void logits_as(const T* x, const T* w, float* y, int64_t rows, int64_t k, int64_
 // Columns before `start`, a multiple of 64, are left alone.
 template <typename T, typename Y>
 void linear_as(const T* x, const T* w, const T* bias, Y* y, int64_t rows, int64_t k, int64_t n, int64_t start) {
-  const int64_t packed = packable(k) ? n / kGroup * kGroup : 0;
-  const int64_t blocks = packed / kWide + packed % kWide / kGroup - start / kWide;
+  const int64_t packed = packable(k) ? n / kGroup * kGroup : 0, wide_end = packed / kWide * kWide;
+  const int64_t wide = (wide_end - start) / kWide, narrow = (packed - wide_end) / kGroup;
   const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  // Neighbouring tasks share their columns: the weights of one are still in the cache for the next.
-  pool::each(blocks * row_blocks, [&](int64_t task) {
-    const int64_t block = start / kWide + task / row_blocks, row = task % row_blocks * kRowBlock;
-    const int64_t narrow = std::max<int64_t>(0, block - packed / kWide);  // blocks of 16 before this one
-    const int64_t first = (block - narrow) * kWide + narrow * kGroup, count = std::min(kRowBlock, rows - row);
-    const T *xs = x + row * k, *ws = w + first * k, *bs = bias ? bias + first : nullptr;
-    Y* ys = y + row * n + first;
-    first < packed / kWide * kWide ? tiles<4>(count, xs, ws, bs, ys, k, n) : tiles<1>(count, xs, ws, bs, ys, k, n);
+  // Few rows: neighbouring blocks make a task, and the next one is fetched while rows after the first meet this one.
+  // Many: neighbouring tasks share their block, which is still in the cache.
+  const int64_t together = row_blocks > 1 ? 1 : std::clamp<int64_t>(wide / (4 * pool::threads()), 1, kTogether);
+  const int64_t groups = (wide + together - 1) / together;
+  pool::each(groups * row_blocks, [&](int64_t task) {
+    const int64_t row = task % row_blocks * kRowBlock, count = std::min(kRowBlock, rows - row);
+    const int64_t first = task / row_blocks * together, last = std::min(wide, first + together);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t column = start + block * kWide;
+      const T* ahead = block + 1 < last && rows > kMostRows ? w + (column + kWide) * k : nullptr;
+      tiles<4>(count, x + row * k, w + column * k, bias ? bias + column : nullptr, y + row * n + column, k, n, ahead);
+    }
+  });
+  pool::each(narrow, [&](int64_t task) {
+    const int64_t column = wide_end + task * kGroup;
+    tiles<1>(rows, x, w + column * k, bias ? bias + column : nullptr, y + column, k, n);
   });
   if (packed == n) return;
   pool::each((n - packed + kGroup - 1) / kGroup, [&](int64_t task) {
