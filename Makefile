@@ -38,9 +38,8 @@ test: lint  ## lint, then run every test
 test-fast: $(STAMP)  ## the tests that start no server and build no wheel
 	$(RUN) -m pytest --ignore=test/serving --ignore=test/test_packaging.py $(PYTEST_ARGS)
 
-bench: $(STAMP)  ## time prefill and decode of MODEL, batch sizes 1 and 4
-	$(RUN) benchmark/bench_one_batch.py --model-path $(MODEL) --framework mindspore --device cpu \
-		--batch-size 1 4 --input-len 128 --output-len 32 --result-filename ""
+bench: $(STAMP)  ## prefill and decode of a 0.6B model of random weights, and how near the machine's limits they are
+	$(RUN) benchmark/roofline.py --cases 1:128:32 4:128:32 8:128:32 1:1024:0
 
 lint: $(STAMP)  ## check rules and format
 	$(RUN) -m ruff check --quiet .
