@@ -110,9 +110,10 @@ def test_the_wheel_holds_every_python_file_the_compiled_operators_and_nothing_el
     sources = {str(path.relative_to(tree / "python")) for path in (tree / "python").rglob("*.p*") if path.is_file()}
     sources = {name for name in sources if ".egg-info" not in name}
     found = {name for name in names if ".dist-info/" not in name}
-    (library,) = found - sources
-    assert Path(library).match("sglang/srt/layers_ms/ops/cpu/libmindspore_cpu*.so")
-    assert found - {library} == sources
+    libraries = found - sources
+    assert {Path(library).name.split(".")[0] for library in libraries} == {"libmindspore_cpu", "libmindspore_onednn"}
+    assert all(Path(library).match("sglang/srt/layers_ms/ops/cpu/libmindspore_*.so") for library in libraries)
+    assert found - libraries == sources
 
 
 def test_the_wheel_holds_every_room_and_the_torchvision_module(names):
