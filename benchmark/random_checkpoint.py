@@ -4,13 +4,14 @@ python benchmark/random_checkpoint.py qwen3-0.6b FOLDER
 """
 
 import argparse
-import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, Qwen3Config
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
 
-DEMO_MODEL = Path(__file__).parents[1] / "ms_example/demo_model"  # its tokenizer goes along: servers want one
 SHAPES = {
     "qwen3-0.6b": Qwen3Config(
         vocab_size=151936,
@@ -42,6 +43,13 @@ SHAPES = {
 }
 
 
+def write_tokenizer(vocab_size: int, folder: Path) -> None:
+    """A word for every id: random models choose any id, and a load generator times those that have a text."""
+    words = Tokenizer(WordLevel({f"w{number}": number for number in range(vocab_size)}, unk_token="w0"))
+    words.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w2").save_pretrained(folder)
+
+
 def write_checkpoint(shape: str, folder: Path) -> Path:
     """Write the checkpoint unless `folder` has one already -> folder."""
     if (folder / "config.json").exists():
@@ -50,8 +58,7 @@ def write_checkpoint(shape: str, folder: Path) -> Path:
     config = SHAPES[shape]
     config.dtype = "bfloat16"
     AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    for file in DEMO_MODEL.glob("tokenizer*"):
-        shutil.copy(file, folder)
+    write_tokenizer(config.vocab_size, folder)
     return folder
 
 
