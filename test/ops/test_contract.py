@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mindspore import mutable, nn
-from ops.statements import ACTIVATIONS, EPS, call, close, draw, embedded, normalised, product
+from ops.statements import ACTIVATIONS, EPS, call, close, draw, embedded, normalised, product, tensor
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms import bridge
@@ -15,10 +15,17 @@ from sglang.srt.model_executor_ms import bridge
 pytestmark = pytest.mark.usefixtures("table")
 
 
+@pytest.mark.parametrize("rows, width", [(64, 16), (150, 6), (23, 12), (200, 7)])
+def test_embedding_finds_every_row_of_a_packed_table(rows, width):
+    weight, ids = draw(rows, width), np.arange(rows, dtype=np.int32)[::-1].copy()
+    found = call(ops.embedding, [ids], [weight], (0,), prepare=ops.pack_linear)
+    np.testing.assert_array_equal(found.asnumpy(), weight[::-1])
+
+
 @pytest.mark.parametrize("first", [0, 7, 64])
 def test_embedding_gives_the_row_of_each_id_it_holds_and_zeros_for_others(first):
     weight, ids = draw(9, 5), np.array([0, 8, 6, 7, 15, 16, 63, 64, 72, 73, 8], np.int32)
-    found = call(ops.embedding, [ids], [weight], (first,))
+    found = call(ops.embedding, [ids], [weight], (first,), prepare=ops.pack_linear)
     np.testing.assert_array_equal(found.asnumpy(), embedded(ids, weight, first))
 
 
@@ -38,7 +45,9 @@ def test_linear_adds_its_bias():
 @pytest.mark.parametrize("rows, width, vocab_size", [(1, 5, 7), (2, 76, 60), (67, 40, 700)])
 def test_logits_are_the_product_with_the_transposed_weight(rows, width, vocab_size):
     x, weight = draw(rows, width), draw(vocab_size, width)
-    close(ops.logits(ms.Tensor(x), ms.Tensor(weight)), product(x, weight))
+    packed = tensor(weight)
+    ops.pack_linear(packed)
+    close(ops.logits(tensor(x), packed), product(x, weight))
 
 
 @pytest.mark.parametrize("rows, width, size", [(1, 60, 60), (7, 60, 60), (5, 60, 10)])

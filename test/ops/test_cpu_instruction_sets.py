@@ -79,7 +79,7 @@ def rows(dtype, width, outputs):
     cpu.begin_step(9, 1)
     x_, bias_, norm = tensors(x, bias, draw(dtype, width))
     gate_up = cpu.linear(x_, packed(weight), bias_)
-    found = [gate_up, *cpu.add_rms_norm(x_, x_, norm, 1e-6), cpu.logits(x_, bridge.to_mindspore(weight))]
+    found = [gate_up, *cpu.add_rms_norm(x_, x_, norm, 1e-6), cpu.logits(x_, packed(weight))]
     found += [getattr(cpu, name)(gate_up) for name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul")]
     return [bridge.to_torch(one) for one in found]
 

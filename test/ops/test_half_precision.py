@@ -24,7 +24,7 @@ def near(found, wanted, dtype):
 def test_embedding_gives_rows_as_they_are(dtype):
     ids = np.array([3, 9, 4, 11], np.int32)
     values, weight = rounded(dtype, 9, 5)
-    found = call(ops.embedding, [ids], [weight], (3,)).astype(ms.float32).asnumpy()
+    found = call(ops.embedding, [ids], [weight], (3,), prepare=ops.pack_linear).astype(ms.float32).asnumpy()
     np.testing.assert_array_equal(found, embedded(ids, values, 3))
 
 
@@ -40,7 +40,9 @@ def test_linear_sums_in_float32(dtype, rows, width, outputs):
 @pytest.mark.parametrize("rows, width, vocab_size", [(1, 40, 7), (67, 512, 700)])
 def test_logits_are_exact_float32(dtype, rows, width, vocab_size):
     (x, x_), (weight, weight_) = rounded(dtype, rows, width, seed=1), rounded(dtype, vocab_size, width, seed=2)
-    close(ops.logits(tensor(x_), tensor(weight_)), product(x, weight))
+    packed = tensor(weight_)
+    ops.pack_linear(packed)
+    close(ops.logits(tensor(x_), packed), product(x, weight))
 
 
 @pytest.mark.parametrize("width, size", [(60, 60), (60, 10), (512, 512)])

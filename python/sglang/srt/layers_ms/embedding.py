@@ -20,6 +20,10 @@ class VocabTable(nn.Cell):
         piece = Piece("weight", (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))
         self.weight = parameter((rows, hidden_size), dtype, piece)
 
+    def pack(self):
+        """Rearrange the loaded table for the operator table. Once after each load."""
+        ops.pack_linear(self.weight)
+
 
 class VocabEmbedding(VocabTable):
     """ids [T] -> rows [T, hidden_size]."""

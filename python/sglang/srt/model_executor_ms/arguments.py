@@ -70,6 +70,14 @@ def let_idle_torch_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def use_huge_pages() -> None:
+    """Let torch, in the processes started from here on, keep large tensors, such as the cache, in huge pages.
+
+    A setting that the user made stays.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
 def select_cpu_platform(wanted: bool) -> None:
     """Let the processes started from here on use platform.py's platform, or SGLang's own again.
 

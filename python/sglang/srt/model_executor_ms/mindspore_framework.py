@@ -9,6 +9,7 @@ from sglang.srt.model_executor_ms.arguments import (
     let_idle_torch_threads_sleep,
     read_environment,
     select_cpu_platform,
+    use_huge_pages,
 )
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag, refuse_unsupported
 from sglang.srt.model_executor_ms.machine import accelerator
@@ -40,6 +41,7 @@ def configure(server_args) -> None:
     device = server_args.device or _device_of_this_machine()
     select_cpu_platform(device == "cpu" and accelerator() is None)
     let_idle_torch_threads_sleep()
+    use_huge_pages()
     declare_resolution(
         server_args, SOURCE, model_impl="mindspore", device=device, attention_backend="mindspore", **_NO_CUDA_GRAPHS
     )

@@ -2,7 +2,7 @@
 
 from mindspore import nn
 
-from sglang.srt.layers_ms import Linear, LMHead, RMSNorm, VocabEmbedding
+from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding
 from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, Runtime
 
 
@@ -59,9 +59,9 @@ class CausalLM(nn.Cell):
             self.ignored_tensors = (*self.ignored_tensors, r"^lm_head\.weight$")
 
     def pack(self):
-        """Let every linear layer rearrange its weight. Once after each load."""
+        """Let every layer that wants to rearrange its weight. Once after each load."""
         for _, cell in self.cells_and_names():
-            if isinstance(cell, Linear):
+            if cell is not self and hasattr(cell, "pack"):
                 cell.pack()
 
     def head(self):

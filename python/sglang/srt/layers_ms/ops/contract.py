@@ -12,11 +12,17 @@ from mindspore import Tensor
 
 
 def embedding(ids: Tensor, weight: Tensor, first: int) -> Tensor:
-    """ids [T], weight [N, width] -> rows [T, width]; row n holds id first + n, and ids held elsewhere give zeros."""
+    """ids [T], weight [N, width] -> rows [T, width]; row n holds id first + n, and ids held elsewhere give zeros.
+
+    The weight is as `pack_linear` leaves it.
+    """
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x [T, in] times weight [out, in] transposed, plus bias [out] if there is one -> [T, out]."""
+    """x [T, in] times weight [out, in] transposed, plus bias [out] if there is one -> [T, out].
+
+    The weight is as `pack_linear` leaves it.
+    """
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -78,7 +84,10 @@ def paged_attention(
 
 
 def logits(x: Tensor, weight: Tensor) -> Tensor:
-    """x [T, k] times weight [n, k] transposed -> float32 [T, n]. Called outside graphs, before the sampler."""
+    """x [T, k] times weight [n, k] transposed -> float32 [T, n]. Called outside graphs, before the sampler.
+
+    The weight is as `pack_linear` leaves it.
+    """
 
 
 def all_reduce(x: Tensor, group: str) -> Tensor:
@@ -143,4 +152,7 @@ def begin_step(tokens: int, requests: int) -> None:
 
 
 def pack_linear(weight) -> None:
-    """Rearrange, in place, a parameter that only `linear` reads, into the layout that it likes. Called once, loaded."""
+    """Rearrange, in place, a matrix that only `linear`, `logits` and `embedding` read, into the layout that they like.
+
+    Called once, when it is loaded.
+    """

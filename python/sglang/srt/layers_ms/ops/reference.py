@@ -147,7 +147,7 @@ def begin_step(tokens, requests):
 
 
 def pack_linear(weight):
-    """Row-major is what `linear` reads."""
+    """They read it row by row."""
 
 
 def cache_view(cache, name):

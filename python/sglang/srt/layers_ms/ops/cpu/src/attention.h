@@ -31,11 +31,32 @@ inline int64_t heads_of(const Attention& a, const Task& task) {
 
 // What one task keeps of its rows: the largest score, the sum of weights, and the weighted sum of values.
 struct Rows {
-  std::vector<float> most, weight, values;
-  int64_t width;
-  Rows(int64_t rows, int64_t width)
-      : most(rows, kNone), weight(rows, 0.0f), values(rows * width, 0.0f), width(width) {}
+  float *most, *weight, *values;
+  int64_t rows, width;
+  static int64_t padded(int64_t rows) { return (rows + 15) / 16 * 16; }
+  static int64_t size(int64_t rows, int64_t width) { return padded(rows) * 2 + rows * width; }
+  // In memory for size(rows, width) values.
+  Rows(float* memory, int64_t rows, int64_t width)
+      : most(memory),
+        weight(memory + padded(rows)),
+        values(memory + 2 * padded(rows)),
+        rows(rows),
+        width(width) {}
+  void clear() {
+    std::fill(most, most + rows, kNone);
+    std::fill(weight, values + rows * width, 0.0f);
+  }
 };
+
+// Memory of this thread that keeps its size from call to call, one a `purpose`: getting it from the system each time
+// takes as long as the attention of a hundred keys.
+enum class Purpose { partials, rows, q, scores, weights, k, v, line };
+template <Purpose purpose, typename T>
+inline T* scratch(int64_t size) {
+  thread_local std::vector<T> memory;
+  if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
+  return memory.data();
+}
 
 template <typename T>
 inline void widen(const T* from, float* to, int64_t size) {
@@ -70,7 +91,7 @@ inline void softmax_step(float* scores, float scale, int64_t row, Rows& rows) {
   }
   const float before = known == kNone ? 0.0f : exp(splat(known - top))[0];
   rows.weight[row] = rows.weight[row] * before + sum(total);
-  float* values = rows.values.data() + row * rows.width;
+  float* values = rows.values + row * rows.width;
   for (int64_t i = 0; i < rows.width; i += 16) store(values + i, load(values + i) * before);
 }
 
@@ -252,23 +273,20 @@ inline void in_fours(int64_t rows, F&& f, int64_t first = 0) {
 template <typename C, typename Q>
 inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const Task& task, Rows& state) {
   const int64_t group = a.heads / a.kv_heads, width = state.width;
-  std::vector<float> scores(a.heads * kKeys);
+  float* scores = scratch<Purpose::scores, float>(a.heads * kKeys);
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first), after = std::min(first + kKeys, task.last_key - 1);
     const Block<C> keys(a, a.k_cache, table, 0, first, count), values(a, a.v_cache, table, 0, first, count);
     const Block<C> next(a, a.k_cache, table, 0, after, std::min(kKeys, task.last_key - after));
-    std::fill(scores.begin(), scores.end(), kNone);
-    in_fours(group, [&](int64_t row, auto m) {
-      few_scores<m.value>(a, q, width, row, keys, values, count, scores.data());
-    });
-    for (int64_t row = 0; row < a.heads; ++row) softmax_step(scores.data() + row * kKeys, a.scale, row, state);
+    std::fill(scores, scores + a.heads * kKeys, kNone);
+    in_fours(group, [&](int64_t row, auto m) { few_scores<m.value>(a, q, width, row, keys, values, count, scores); });
+    for (int64_t row = 0; row < a.heads; ++row) softmax_step(scores + row * kKeys, a.scale, row, state);
     for (int64_t head = 0; head < a.kv_heads; ++head) {
       const Block<C> part = values.from(head * a.head_dim);
       for (int64_t j = 0; j < kKeys; ++j) fetch(next.row[j] + head * a.head_dim, a.head_dim);
       in_fours(group, [&](int64_t row, auto m) {
         const int64_t at = head * group + row;
-        few_values<m.value, Q>(scores.data() + at * kKeys, part, a.head_dim, count, state.values.data() + at * width,
-                               width);
+        few_values<m.value, Q>(scores + at * kKeys, part, a.head_dim, count, state.values + at * width, width);
       });
     }
   }
@@ -339,24 +357,25 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
                       Rows& state) {
   const int64_t width = state.width, size = a.head_dim, group = a.heads / a.kv_heads;
   const int64_t first_place = a.seq_lens[task.request] - a.query_lens[task.request] + task.first_query;
-  std::vector<Q> k(kKeys * width), v(kKeys * width), line(2 * width), weights(rows * kKeys);
-  std::vector<float> scores(rows * kKeys);
+  Q *k = scratch<Purpose::k, Q>(kKeys * width), *v = scratch<Purpose::v, Q>(kKeys * width);
+  Q *line = scratch<Purpose::line, Q>(2 * width), *weights = scratch<Purpose::weights, Q>(rows * kKeys);
+  float* scores = scratch<Purpose::scores, float>(rows * kKeys);
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first);
     const int64_t row = std::max<int64_t>(0, first - first_place) * group;  // those before see no key of this block
-    pack_keys(Block<C>(a, a.k_cache, table, task.kv_head, first, count), size, count, width, k.data(), line.data());
-    pack_values(Block<C>(a, a.v_cache, table, task.kv_head, first, count), size, count, width, v.data(), line.data());
-    tiles<4>(rows - row, q + row * width, k.data(), static_cast<const Q*>(nullptr), scores.data(), width, kKeys);
+    pack_keys(Block<C>(a, a.k_cache, table, task.kv_head, first, count), size, count, width, k, line);
+    pack_values(Block<C>(a, a.v_cache, table, task.kv_head, first, count), size, count, width, v, line);
+    tiles<4>(rows - row, q + row * width, k, static_cast<const Q*>(nullptr), scores, width, kKeys);
     for (int64_t i = row; i < rows; ++i) {
-      float* line_of_scores = scores.data() + (i - row) * kKeys;
+      float* line_of_scores = scores + (i - row) * kKeys;
       for (int64_t j = std::min(count, first_place + i / group + 1 - first); j < kKeys; ++j) line_of_scores[j] = kNone;
       softmax_step(line_of_scores, a.scale, i, state);
       for (int64_t j = 0; j < kKeys; j += 16)
-        store(weights.data() + (i - row) * kKeys + j, load(line_of_scores + j));
+        store(weights + (i - row) * kKeys + j, load(line_of_scores + j));
     }
     over_columns(width, [&](int64_t d, auto columns) {
-      tiles<columns / kGroup, Start::sum>(rows - row, weights.data(), v.data() + d * kKeys,
-                                          static_cast<const Q*>(nullptr), state.values.data() + row * width + d, kKeys,
+      tiles<columns / kGroup, Start::sum>(rows - row, weights, v + d * kKeys,
+                                          static_cast<const Q*>(nullptr), state.values + row * width + d, kKeys,
                                           width);
     });
   }
@@ -387,7 +406,7 @@ inline void write_rows(const Attention& a, const Task& task, int64_t first_token
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t token = first_token + task.first_query + row / group, head = task.kv_head * group + row % group;
     T* out = static_cast<T*>(const_cast<void*>(a.out)) + (token * a.heads + head) * a.head_dim;
-    const float* values = state.values.data() + row * state.width;
+    const float* values = state.values + row * state.width;
     const float factor = 1.0f / state.weight[row];
     over(a.head_dim, [&](int64_t i) { store(out + i, load(values + i) * factor); },
          [&](int64_t i) { out[i] = from_float<T>(values[i] * factor); });
@@ -395,7 +414,7 @@ inline void write_rows(const Attention& a, const Task& task, int64_t first_token
 }
 
 inline void merge(Rows& into, const Rows& other) {
-  for (size_t row = 0; row < into.most.size(); ++row) {
+  for (int64_t row = 0; row < into.rows; ++row) {
     const float top = std::max(into.most[row], other.most[row]);
     const float a = std::exp(into.most[row] - top), b = std::exp(other.most[row] - top);
     into.most[row] = top;
@@ -414,35 +433,46 @@ void attention_as(const Attention& a) {
   for (int64_t i = 0; i < a.requests; ++i) starts[i + 1] = starts[i] + a.query_lens[i];
   int64_t partials;
   const std::vector<Task> tasks = tasks_of(a, partials);
-  std::vector<Rows> kept(partials, Rows(a.heads, width));
+  const int64_t kept_size = Rows::size(a.heads, width);
+  float* kept = scratch<Purpose::partials, float>(partials * kept_size);
+  auto partial = [&](const Task& task) { return Rows(kept + task.partial * kept_size, a.heads, width); };
   pool::each(static_cast<int64_t>(tasks.size()), [&](int64_t index) {
     const Task& task = tasks[index];
     const int32_t* table = a.block_tables + task.request * a.blocks;
     const int64_t group = heads_of(a, task), rows = task.queries * group, first_token = starts[task.request];
     using Q = Query<T, C>;
-    std::vector<Q> q(rows * width, Q{});
+    Q* q = scratch<Purpose::q, Q>(rows * width);
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t token = first_token + task.first_query + row / group, head = task.kv_head * group + row % group;
       const T* from = static_cast<const T*>(a.q) + (token * a.heads + head) * a.head_dim;
+      Q* to = q + row * width;
       if constexpr (std::is_same_v<Q, T>)
-        std::copy(from, from + a.head_dim, q.data() + row * width);
+        std::copy(from, from + a.head_dim, to);
       else
-        widen(from, q.data() + row * width, a.head_dim);
+        widen(from, to, a.head_dim);
+      std::fill(to + a.head_dim, to + width, Q{});
     }
+    Rows state = task.partial >= 0 ? partial(task)
+                                   : Rows(scratch<Purpose::rows, float>(Rows::size(rows, width)), rows, width);
+    state.clear();
     if (task.partial >= 0) {
-      few_rows<C, Q>(a, q.data(), table, task, kept[task.partial]);
-      return;
+      few_rows<C, Q>(a, q, table, task, state);
+    } else {
+      many_rows<C, Q>(a, rows, q, table, task, state);
+      write_rows<T>(a, task, first_token, state);
     }
-    Rows state(rows, width);
-    many_rows<C, Q>(a, rows, q.data(), table, task, state);
-    write_rows<T>(a, task, first_token, state);
   });
-  for (size_t i = 0; i < tasks.size(); ++i) {  // one query: add up the pieces of its keys
-    if (tasks[i].partial < 0 || tasks[i].first_key != 0) continue;
-    Rows& state = kept[tasks[i].partial];
-    for (size_t j = i + 1; j < tasks.size() && tasks[j].first_key != 0; ++j) merge(state, kept[tasks[j].partial]);
-    write_rows<T>(a, tasks[i], starts[tasks[i].request], state);
-  }
+  if (partials == 0) return;
+  std::vector<size_t> firsts;  // of the tasks of each request with one query
+  for (size_t i = 0; i < tasks.size(); ++i)
+    if (tasks[i].partial >= 0 && (i == 0 || tasks[i - 1].request != tasks[i].request)) firsts.push_back(i);
+  pool::each(static_cast<int64_t>(firsts.size()), [&](int64_t index) {  // add up the pieces of its keys
+    const Task& task = tasks[firsts[index]];
+    Rows state = partial(task);
+    for (size_t j = firsts[index] + 1; j < tasks.size() && tasks[j].request == task.request; ++j)
+      merge(state, partial(tasks[j]));
+    write_rows<T>(a, task, starts[task.request], state);
+  });
 }
 
 }  // namespace KERNEL_ISA

@@ -202,25 +202,29 @@ extern "C" EXPORTED void mindspore_cpu_unpack(int dtype, void* weight, int64_t n
   kernels->unpack(static_cast<Dtype>(dtype), weight, n, k);
 }
 
-// ids [T], weight [N, width], first [1] -> [T, width]
+// ids [T], packed weight [N, width], first [1] -> [T, width]
 OPERATOR(embedding, 1) {
-  const int64_t tokens = a.tokens(0), rows = a.dim(1, 0), bytes = a.dim(1, 1) * size_of(a.dtype(1));
+  const int64_t tokens = a.tokens(0);
   const int32_t *ids = a.ints(0), *first = a.ints(2);
+  const Dtype dtype = a.dtype(1);
   if (a.failed()) return;
-  for (int64_t i = 0; i < tokens; ++i) {
-    char* out = static_cast<char*>(a.data(3)) + i * bytes;
-    const int64_t row = static_cast<int64_t>(ids[i]) - first[0];
-    if (row >= 0 && row < rows)
-      std::memcpy(out, static_cast<const char*>(a.data(1)) + row * bytes, bytes);
-    else
-      std::memset(out, 0, bytes);
-  }
+  kernels->embedding(dtype, ids, a.data(1), a.data(3), *first, tokens, a.dim(1, 0), a.dim(1, 1));
 }
 
 static void multiply(Dtype dtype, const LargeProduct& a, int64_t row, int64_t rows, int64_t first_column) {
   const char* x = static_cast<const char*>(a.x) + row * a.k * size_of(dtype);
   char* y = static_cast<char*>(a.y) + row * a.n * (a.wide ? 4 : size_of(dtype));
   kernels->linear(dtype, x, a.weight, a.bias, y, a.wide, rows, a.k, a.n, first_column);
+}
+
+static void product(Dtype dtype, const LargeProduct& whole) {
+  int64_t rows = 0, columns = 0;  // of the corner that another library has computed
+  if (large_products.product && dtype == Dtype::bf16 && whole.rows >= large_products.least_rows) {
+    columns = large_products.product(whole);
+    rows = columns ? whole.rows / large_products.least_rows * large_products.least_rows : 0;
+  }
+  if (rows > 0 && columns < whole.n) multiply(dtype, whole, 0, rows, columns);
+  if (rows < whole.rows) multiply(dtype, whole, rows, whole.rows - rows, 0);
 }
 
 // x [T, k], packed weight [n, k], bias [n] if there is one -> [T, n]
@@ -233,14 +237,7 @@ OPERATOR(linear, 1) {
   const int y = a.count() - 1;
   if (a.failed()) return;
   const bool wide = a.dtype(y) == Dtype::f32 && dtype != Dtype::f32;
-  const LargeProduct whole{a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(y), wide, tokens, k, n};
-  int64_t rows = 0, columns = 0;  // of the corner that another library has computed
-  if (large_products.product && dtype == Dtype::bf16 && tokens >= large_products.least_rows) {
-    columns = large_products.product(whole);
-    rows = columns ? tokens / large_products.least_rows * large_products.least_rows : 0;
-  }
-  if (rows > 0 && columns < n) multiply(dtype, whole, 0, rows, columns);
-  if (rows < tokens) multiply(dtype, whole, rows, tokens - rows, 0);
+  product(dtype, {a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(y), wide, tokens, k, n});
 }
 
 // x [T, groups * size], weight [size], eps [1] -> like x
@@ -338,10 +335,11 @@ OPERATOR(paged_attention, 1) {
   kernels->attention(call);
 }
 
-// y[rows, n] = x[rows, k] * row-major weight[n, k]. Called outside graphs, and not as an operator: MindSpore would copy
+// y[rows, n] = x[rows, k] * packed weight[n, k]. Called outside graphs, and not as an operator: MindSpore would copy
 // the weight first.
 extern "C" EXPORTED void mindspore_cpu_logits(int dtype, const void* x, const void* weight, float* y, int64_t rows,
                                               int64_t k, int64_t n) {
   trace::Timer timer("logits");
-  kernels->logits(static_cast<Dtype>(dtype), x, weight, y, rows, k, n);
+  const Dtype kind = static_cast<Dtype>(dtype);
+  product(kind, {x, weight, nullptr, y, kind != Dtype::f32, rows, k, n});
 }

@@ -41,10 +41,11 @@ void linear(Dtype dtype, const void* x, const void* weight, const void* bias, vo
   });
 }
 
-void logits(Dtype dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n) {
+void embedding(Dtype dtype, const int32_t* ids, const void* weight, void* y, int64_t first, int64_t tokens, int64_t n,
+               int64_t k) {
   with(dtype, [&](auto* t) {
     using T = TYPE(t);
-    logits_as(in<T>(x), in<T>(weight), y, rows, k, n);
+    embedding_as(ids, in<T>(weight), out<T>(y), first, tokens, n, k);
   });
 }
 
@@ -96,7 +97,7 @@ void attention(const Attention& a) {
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels{NAME(KERNEL_ISA), pack,         unpack,      linear,       logits,
+const Kernels kernels{NAME(KERNEL_ISA), pack,         unpack,      linear,       embedding,
                       rms_norm,         add_rms_norm, act_and_mul, qkv_to_cache, attention};
 
 }  // namespace KERNEL_ISA

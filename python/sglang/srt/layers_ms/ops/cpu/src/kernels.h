@@ -35,8 +35,9 @@ struct Kernels {
   // first_column, a multiple of 64, are left as they are.
   void (*linear)(Dtype, const void* x, const void* weight, const void* bias, void* y, bool wide, int64_t rows,
                  int64_t k, int64_t n, int64_t first_column);
-  // y[rows, n] = x[rows, k] * row-major weight[n, k].
-  void (*logits)(Dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n);
+  // y[tokens, k] = rows ids - first of a packed weight [n, k]; zeros for ids of other rows.
+  void (*embedding)(Dtype, const int32_t* ids, const void* weight, void* y, int64_t first, int64_t tokens, int64_t n,
+                    int64_t k);
   void (*rms_norm)(Dtype, const void* x, const void* weight, void* y, float eps, int64_t groups, int64_t size);
   void (*add_rms_norm)(Dtype, const void* x, const void* residual, const void* weight, void* y, void* total, float eps,
                        int64_t rows, int64_t size);

@@ -102,11 +102,18 @@ struct Multiply<bf16> {
   }
 };
 
+// f(integral constant `count`), which is 1 to kMostRows.
+template <int M = kMostRows, typename F>
+inline void with_rows(int64_t count, F&& f) {
+  if (count == M) return f(std::integral_constant<int, M>{});
+  if constexpr (M > 1) with_rows<M - 1>(count, f);
+}
+
 enum class Start { bias, sum };  // what a product is added to: a bias (or nothing), or what y has
 
-// y [M, n] = x [M, k] * a block of G * 16 columns. `ahead`: memory to fetch meanwhile, of every G cache
-// lines one.
-template <Start start, bool fetches, typename T, typename Y, int M, int G>
+// y [M, n] = x [M, k] * a block of G * 16 columns. `ahead`: memory to fetch meanwhile, of every G cache lines the first
+// `lines`.
+template <Start start, int lines, typename T, typename Y, int M, int G>
 inline void tile(const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n, const T* ahead) {
   f32x16 acc[M][G];
   for (int m = 0; m < M; ++m)
@@ -117,26 +124,35 @@ inline void tile(const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t
         acc[m][g] = bias ? load(bias + g * kGroup) : f32x16{};
     }
   for (int64_t i = 0; i < k; i += Multiply<T>::kStep) {
-    if constexpr (fetches) __builtin_prefetch(ahead + i * G * kGroup, 0, 2);
+    for (int line = 0; line < lines; ++line)
+      __builtin_prefetch(ahead + i * G * kGroup + line * (64 / static_cast<int64_t>(sizeof(T))), 0, 2);
     Multiply<T>::template step<M, G>(acc, x + i, k, w + i * G * kGroup);
   }
   for (int m = 0; m < M; ++m)
     for (int g = 0; g < G; ++g) store(y + m * n + g * kGroup, acc[m][g]);
 }
 
-// The same for any number of rows; `ahead` as a whole.
-template <int G, Start start = Start::bias, int M = kMostRows, typename T, typename Y>
+// The same for any number of rows, as many in each pass as in the others; `ahead` as a whole.
+template <int G, Start start = Start::bias, typename T, typename Y>
 inline void tiles(int64_t rows, const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n,
                   const T* ahead = nullptr) {
   constexpr int64_t line = 64 / sizeof(T);
-  for (int pass = 0; rows >= M; rows -= M, x += M * k, y += M * n, ++pass) {
-    if (ahead && pass < G)
-      tile<start, true, T, Y, M, G>(x, w, bias, y, k, n, ahead + pass * line);
-    else
-      tile<start, false, T, Y, M, G>(x, w, bias, y, k, n, nullptr);
-  }
-  if constexpr (M > 1) {
-    if (rows > 0) tiles<G, start, M - 1>(rows, x, w, bias, y, k, n);
+  const int64_t passes = (rows + kMostRows - 1) / kMostRows;
+  for (int64_t pass = 0, fetched = 0; pass < passes; ++pass) {
+    const int64_t count = rows / passes + (pass < rows % passes);
+    // Measured: beside two passes the processor fetches most by itself, and asking for more than a quarter delays it.
+    const int64_t share = passes == 2 ? 1 - pass : std::min(G - fetched, (G + passes - 1) / passes);
+    const int64_t lines = ahead ? share : 0;
+    auto take = [&](auto m) {
+      const T* next = ahead + fetched * line;
+      if (lines == 0) return tile<start, 0, T, Y, m.value, G>(x, w, bias, y, k, n, nullptr);
+      if (lines == 1) return tile<start, 1, T, Y, m.value, G>(x, w, bias, y, k, n, next);
+      tile<start, 2, T, Y, m.value, G>(x, w, bias, y, k, n, next);
+    };
+    with_rows(count, take);
+    x += count * k;
+    y += count * n;
+    fetched += lines;
   }
 }
 
@@ -149,10 +165,7 @@ inline void dots(const T* x, const T* const (&w)[4], int64_t k, float (&found)[M
   if constexpr (std::is_same_v<T, bf16>)
     for (; i + 32 <= k; i += 32) {
       __m512bh row[4];
-      for (int r = 0; r < 4; ++r) {
-        row[r] = (__m512bh)_mm512_loadu_si512(w[r] + i);
-        __builtin_prefetch(w[r] + i + 4 * k);  // of the next four
-      }
+      for (int r = 0; r < 4; ++r) row[r] = (__m512bh)_mm512_loadu_si512(w[r] + i);
       for (int m = 0; m < M; ++m) {
         const __m512bh pairs = (__m512bh)_mm512_loadu_si512(x + m * k + i);
         for (int r = 0; r < 4; ++r) total[m][r] = (f32x16)_mm512_dpbf16_ps((__m512)total[m][r], row[r], pairs);
@@ -189,16 +202,27 @@ inline void all_dots(const T* x, const T* w, int64_t rows, int64_t k, int64_t fi
   }
 }
 
-constexpr int64_t kLogitRows = 256;  // rows of the weight a task takes, and
-constexpr int64_t kInCache = 16;     // that pass all rows of x while they are in the first cache
+// A row of a packed matrix.
+template <typename T>
+inline void packed_row(const T* w, int64_t row, int64_t n, int64_t k, T* y) {
+  const int64_t wide_end = n / kWide * kWide, packed_end = packable(k) ? n / kGroup * kGroup : 0;
+  const int64_t width = row >= packed_end ? 1 : row < wide_end ? kWide : kGroup;
+  if (width == 1) {
+    std::copy(w + row * k, w + (row + 1) * k, y);
+    return;
+  }
+  const T* block = w + row / width * width * k;  // blocks of 16 begin at a multiple of 64, so also at one of 16
+  for (int64_t i = 0; i < k; ++i) y[i] = block[packed_index<T>(row % width, i, width)];
+}
 
 template <typename T>
-void logits_as(const T* x, const T* w, float* y, int64_t rows, int64_t k, int64_t n) {
-  pool::each((n + kLogitRows - 1) / kLogitRows, [&](int64_t task) {
-    const int64_t end = std::min(n, (task + 1) * kLogitRows);
-    for (int64_t first = task * kLogitRows; first < end; first += kInCache)
-      all_dots(x, w, rows, k, first, std::min(end, first + kInCache),
-               [&](int64_t row, int64_t column, float found) { y[row * n + column] = found; });
+void embedding_as(const int32_t* ids, const T* w, T* y, int64_t first, int64_t tokens, int64_t n, int64_t k) {
+  pool::each(tokens, [&](int64_t token) {
+    const int64_t row = ids[token] - first;
+    if (row >= 0 && row < n)
+      packed_row(w, row, n, k, y + token * k);
+    else
+      std::fill(y + token * k, y + (token + 1) * k, T{});
   });
 }
 
