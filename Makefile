@@ -18,10 +18,10 @@ STAMP := $(VENV)/.sglang-mindspore-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test test-fast bench lint format wheel clean
+.PHONY: help install demo serve test test-fast bench models-table lint format wheel clean
 
 help:  ## print this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## install SGLang, MindSpore and this package, all pinned, into VENV (.venv)
 
@@ -40,6 +40,9 @@ test-fast: $(STAMP)  ## the tests that start no server and build no wheel
 
 bench: $(STAMP)  ## prefill and decode of a 0.6B model of random weights, and how near the machine's limits they are
 	$(RUN) benchmark/roofline.py --cases 1:128:32 4:128:32 8:128:32 1:1024:0
+
+models-table: $(STAMP)  ## write README's table of models, from the registry and the last results of test/models
+	$(RUN) docs/models_table.py
 
 lint: $(STAMP)  ## check rules and format
 	$(RUN) -m ruff check --quiet .

@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import re
+import runpy
 from distutils.core import run_setup
 from importlib.util import resolve_name
 from pathlib import Path
@@ -168,3 +169,8 @@ def test_no_file_of_ours_has_the_name_of_a_file_of_sglang():
 def test_no_room_of_ours_has_the_name_of_a_package_of_sglang():
     theirs = {file.parts[2] for file in importlib.metadata.files("sglang") if file.parts[:2] == ("sglang", "srt")}
     assert not theirs & {name.partition(".")[0] for name in BELOW}
+
+
+def test_readme_has_the_table_of_models_that_make_models_table_writes():
+    written = runpy.run_path(str(ROOT / "docs/models_table.py"))["readme"]()
+    assert written == (ROOT / "README.md").read_text(encoding="utf-8"), "run `make models-table`"

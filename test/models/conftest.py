@@ -1,10 +1,13 @@
-"""Compiled models, one for all tests that want the same."""
+"""Compiled models, one for all tests that want the same; and what became of the tests of each architecture."""
 
 import functools
 
 import pytest
 from models.harness import PagedModel
-from models.tiny import save
+from models.results import Results
+from models.tiny import TINY, save
+
+RESULTS = Results()
 
 
 @pytest.fixture(scope="session")
@@ -15,4 +18,22 @@ def paged_model(table, tmp_path_factory):
     def load(variant: str, dtype: str = "float32") -> PagedModel:
         return PagedModel(save(variant, tmp_path_factory.mktemp(f"{variant}-{dtype}"), dtype), dtype)
 
-    return load
+    def get(variant: str, dtype: str = "float32") -> PagedModel:
+        model = load(variant, dtype)
+        RESULTS.computes(model.architecture, against(variant))
+        return model
+
+    return get
+
+
+def against(variant: str) -> str:
+    return "a statement of its paper" if TINY[variant].get("statement") else "transformers"
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" and not report.skipped:
+        RESULTS.finished(report.passed)
+
+
+def pytest_sessionfinish():
+    RESULTS.write()

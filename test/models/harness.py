@@ -29,6 +29,7 @@ class PagedModel:
     def __init__(self, folder: Path, dtype: str = "float32"):
         config = AutoConfig.from_pretrained(folder)
         runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
+        self.architecture = config.architectures[0]
         self.network = model_class(config.architectures)(config.to_dict(), runtime)
         loader.load(self.network, folder, ignore=self.network.ignored_tensors, progress=False)
         self.network.pack()

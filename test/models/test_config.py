@@ -7,7 +7,7 @@ from models.tiny import ARCHITECTURES, TINY
 from transformers import AutoConfig
 
 from sglang.srt.models_ms.config import IGNORED, ConfigReader, DecoderConfig, Runtime, UnsupportedConfig
-from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_class
+from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_class, nearest
 
 NAMES = {
     "llama": "LlamaForCausalLM",
@@ -156,7 +156,16 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
     with pytest.raises(UnknownArchitecture) as error:
         model_class(architectures)
     assert f"architectures = {architectures} of config.json is not supported" in str(error.value)
-    assert str(error.value).endswith(", ".join(sorted(NAMES.values())))
+    assert str(error.value).endswith(", ".join(sorted(MODELS)))
+    assert "docs/adding_a_model.md" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [("Qwen2AudioLMHeadModel", "Qwen2ForCausalLM"), ("LlamaModel", "LlamaForCausalLM"), ("BertModel", None)],
+)
+def test_an_unknown_architecture_is_told_the_nearest(name, near):
+    assert nearest(name) == near
 
 
 def test_the_first_known_architecture_is_taken():

@@ -102,12 +102,12 @@ def verify(server_args) -> None:
 
 def check_model(model_config) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built."""
-    from sglang.srt.models_ms.registry import MODELS
+    from sglang.srt.models_ms.registry import MODELS, unknown
 
     problems = []
     architectures = model_config.hf_config.architectures or []
     if not set(architectures) & set(MODELS):
-        problems.append(f"its architectures are {architectures}, and supported are {', '.join(sorted(MODELS))}")
+        problems.append(unknown(architectures))
     if model_config.quantization:
         problems.append(f"its weights are quantised ({model_config.quantization})")
     if not model_config.is_generation:

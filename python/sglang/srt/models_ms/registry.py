@@ -1,13 +1,28 @@
-"""Architecture name in config.json -> where its class is. Adding a model is one line here and one file beside it."""
+"""Architecture name in config.json -> where its class is. Adding a model is one line here and one file beside it.
 
+README's table of models is made of these lines: run `make models-table` after a change.
+"""
+
+import difflib
 import importlib
+from typing import NamedTuple
+
+
+class Model(NamedTuple):
+    module: str  # of this room; its class has the architecture's name
+    models: str  # published models of the architecture
+    features: str = ""  # what sets it apart from a plain decoder
+
 
 MODELS = {
-    "LlamaForCausalLM": "llama",
-    "MistralForCausalLM": "mistral",
-    "Qwen2ForCausalLM": "qwen2",
-    "Qwen3ForCausalLM": "qwen3",
+    "LlamaForCausalLM": Model("llama", "Llama 1, 2, 3.x and checkpoints of its shape", "biases, scaled rotary"),
+    "MistralForCausalLM": Model("mistral", "Mistral without sliding window"),
+    "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN"),
+    "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm"),
 }
+GUIDE = "docs/adding_a_model.md"
+# What names of architectures end in, whatever the family.
+_KINDS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification", "Model")
 
 
 class UnknownArchitecture(Exception):
@@ -18,9 +33,30 @@ def model_class(architectures: list[str]) -> type:
     """The class of the first architecture that is known; UnknownArchitecture, listing the known ones, if none is."""
     for architecture in architectures:
         if architecture in MODELS:
-            module = importlib.import_module(f"{__package__}.{MODELS[architecture]}")
+            module = importlib.import_module(f"{__package__}.{MODELS[architecture].module}")
             return getattr(module, architecture)
-    raise UnknownArchitecture(
-        f"architectures = {architectures} of config.json is not supported by --framework mindspore; "
-        f"supported: {', '.join(sorted(MODELS))}"
+    raise UnknownArchitecture(unknown(architectures))
+
+
+def unknown(architectures: list[str]) -> str:
+    """What to tell the user of a checkpoint of which no architecture is known."""
+    near = [name for name in map(nearest, architectures) if name]
+    hint = f"nearest by name: {near[0]} ({MODELS[near[0]].models}); " if near else ""
+    return (
+        f"architectures = {architectures} of config.json is not supported by --framework mindspore; {hint}"
+        f"{GUIDE} says how to add one; supported: {', '.join(sorted(MODELS))}"
     )
+
+
+def nearest(architecture: str) -> str | None:
+    """The known architecture whose family's name is most like this one's, None if none is."""
+    families = {}
+    for name in MODELS:
+        families.setdefault(_family(name), name)
+    found = difflib.get_close_matches(_family(architecture), families, n=1, cutoff=0.5)
+    return families[found[0]] if found else None
+
+
+def _family(architecture: str) -> str:
+    kind = next((kind for kind in _KINDS if architecture.endswith(kind)), "")
+    return architecture.removesuffix(kind).lower()

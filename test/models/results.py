@@ -1,0 +1,32 @@
+"""What a run of test/models found of each architecture, for README's table (docs/models_table.py)."""
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).with_suffix(".json")
+
+
+class Results:
+    """The outcome of each architecture whose models this run compared with something."""
+
+    def __init__(self):
+        self.computed = set()  # (architecture, what it is compared with) that the test which is running has computed
+        self.found = {}  # architecture -> {"against": what it was compared with, "passed": whether all tests did}
+
+    def computes(self, architecture: str, against: str) -> None:
+        self.computed.add((architecture, against))
+
+    def finished(self, passed: bool) -> None:
+        """The test that was running has finished."""
+        for architecture, against in self.computed:
+            result = self.found.setdefault(architecture, {"against": against, "passed": True})
+            result["passed"] &= passed
+        self.computed.clear()
+
+    def write(self) -> None:
+        """Architectures that were not tested in this run keep what an earlier one found."""
+        before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        after = {**before, **self.found}
+        if after != before:
+            lines = [f"  {json.dumps(name)}: {json.dumps(after[name])}" for name in sorted(after)]
+            RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
