@@ -46,7 +46,7 @@ class PagedModel:
         )
         self.caches = KVCaches(self.pool, config.num_hidden_layers)
         self.graph = None
-        self.head = LMHead(self.network.head())
+        self.head = LMHead(self.network.head(), config.logit_scale, config.final_logit_softcapping)
 
     def forget(self) -> None:
         """Make the cache one that other requests have used."""

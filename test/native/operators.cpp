@@ -18,6 +18,10 @@ OPERATOR(embedding)
 OPERATOR(linear)
 OPERATOR(rms_norm)
 OPERATOR(add_rms_norm)
+OPERATOR(layer_norm)
+OPERATOR(add_scaled)
+OPERATOR(scaled)
+OPERATOR(normalise_qk)
 OPERATOR(silu_and_mul)
 OPERATOR(gelu_and_mul)
 OPERATOR(gelu_tanh_and_mul)
@@ -126,11 +130,13 @@ Array ints(const std::vector<int64_t>& values) {
   return found;
 }
 
-Array number(double value) {
-  Array found("float32", {1});
-  found.set(0, value);
+Array numbers(const std::vector<double>& values) {
+  Array found("float32", {static_cast<int64_t>(values.size())});
+  for (size_t i = 0; i < values.size(); ++i) found.set(i, values[i]);
   return found;
 }
+
+Array number(double value) { return numbers({value}); }
 
 int call(Operator op, const std::vector<Array*>& arrays) {
   std::vector<void*> data;
@@ -192,20 +198,75 @@ void test_linear(const std::string& dtype) {
 
 void test_norms(const std::string& dtype) {
   const int64_t rows = any(1, 70), size = any(1, 200);
-  const double eps = 1e-5;
+  const double eps = 1e-5, offset = any(0, 1);
   Array x(dtype, {rows, size}), residual(dtype, {rows, size}), weight(dtype, {size}), y(dtype, {rows, size});
-  Array total(dtype, {rows, size}), epsilon = number(eps);
+  Array total(dtype, {rows, size}), epsilon = numbers({eps, offset});
   x.fill(), residual.fill(), weight.fill(0.5, 1.5);
   auto normed = [&](const Array& of, int64_t i) {
     double squares = 0;
     for (int64_t j = 0; j < size; ++j) squares += std::pow(of.get(i / size * size + j), 2);
-    return of.get(i) / std::sqrt(squares / size + eps) * weight.get(i % size);
+    return of.get(i) / std::sqrt(squares / size + eps) * (weight.get(i % size) + offset);
   };
   expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm");
   close(y, y.size, [&](int64_t i) { return normed(x, i); }, dtype, "rms_norm");
   expect(call(add_rms_norm, {&x, &residual, &weight, &epsilon, &y, &total}) == 0, "add_rms_norm");
   close(total, y.size, [&](int64_t i) { return x.get(i) + residual.get(i); }, dtype, "sum");
   close(y, y.size, [&](int64_t i) { return normed(total, i); }, dtype, "add_rms_norm");
+}
+
+// x[i] with the mean taken off where centred, over the root of the mean of the squares of its group.
+double unit(const Array& x, int64_t row, int64_t columns, int64_t first, int64_t size, int64_t i, double eps,
+            bool centred) {
+  double mean = 0, squares = 0;
+  auto at = [&](int64_t j) { return x.get(row * columns + first + j); };
+  for (int64_t j = 0; centred && j < size; ++j) mean += at(j) / size;
+  for (int64_t j = 0; j < size; ++j) squares += std::pow(at(j) - mean, 2);
+  return (at(i) - mean) / std::sqrt(squares / size + eps);
+}
+
+void test_layer_norm(const std::string& dtype) {
+  const int64_t rows = any(1, 70), size = any(2, 200), groups = any(1, 3);
+  Array x(dtype, {rows, groups * size}), weight(dtype, {size}), bias(dtype, {size}), y(dtype, x.shape);
+  Array eps = number(1e-5), short_bias(dtype, {size - 1});
+  x.fill(), weight.fill(0.5, 1.5), bias.fill();
+  auto wanted = [&](int64_t i) {
+    return unit(x, i / size, size, 0, size, i % size, 1e-5, true) * weight.get(i % size);
+  };
+  expect(call(layer_norm, {&x, &weight, &eps, &y}) == 0, "layer_norm");
+  close(y, y.size, wanted, dtype, "layer_norm");
+  expect(call(layer_norm, {&x, &weight, &bias, &eps, &y}) == 0, "layer_norm with bias");
+  close(y, y.size, [&](int64_t i) { return wanted(i) + bias.get(i % size); }, dtype, "layer_norm with bias");
+  expect(call(layer_norm, {&x, &weight, &short_bias, &eps, &y}) != 0, "layer_norm takes a short bias");
+}
+
+void test_sums(const std::string& dtype) {
+  const int64_t rows = any(1, 70), size = any(1, 200);
+  Array x(dtype, {rows, size}), other(dtype, x.shape), y(dtype, x.shape), factor = number(0.37), more(dtype, {rows + 1, size});
+  x.fill(), other.fill();
+  expect(call(add_scaled, {&x, &other, &factor, &y}) == 0, "add");
+  close(y, y.size, [&](int64_t i) { return x.get(i) + 0.37 * other.get(i); }, dtype, "add");
+  expect(call(scaled, {&x, &factor, &y}) == 0, "scale");
+  close(y, y.size, [&](int64_t i) { return 0.37 * x.get(i); }, dtype, "scale");
+  expect(call(add_scaled, {&x, &more, &factor, &y}) != 0, "add takes other shapes");
+}
+
+void test_qk_norm(const std::string& dtype) {
+  const int64_t rows = any(1, 40), kv = any(1, 3), all = kv * any(1, 4), size = any(2, 40), columns = (all + 2 * kv) * size;
+  const bool whole = any(0, 1), centred = any(0, 1);
+  Array qkv(dtype, {rows, columns}), q(dtype, {all, size}), k(dtype, {kv, size}), y(dtype, qkv.shape), eps = number(1e-5);
+  Array how = ints({whole ? 0 : size, centred}), uneven = ints({size + 1, centred});
+  qkv.fill(), q.fill(0.5, 1.5), k.fill(0.5, 1.5);
+  expect(call(normalise_qk, {&qkv, &q, &k, &eps, &how, &y}) == 0, "normalise_qk");
+  auto wanted = [&](int64_t i) {
+    const int64_t row = i / columns, column = i % columns, part = column < all * size ? 0 : all * size;
+    const Array& weight = part ? k : q;
+    if (column >= (all + kv) * size) return qkv.get(i);
+    const int64_t group = whole ? weight.size : size, first = part + (column - part) / group * group;
+    return unit(qkv, row, columns, first, group, column - first, 1e-5, centred) * weight.get(column - part);
+  };
+  close(y, y.size, wanted, dtype, "normalise_qk");
+  if (q.size % (size + 1) || k.size % (size + 1))
+    expect(call(normalise_qk, {&qkv, &q, &k, &eps, &uneven, &y}) != 0, "normalise_qk takes groups that do not fit");
 }
 
 void test_activations(const std::string& dtype) {
@@ -340,15 +401,15 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
   const Heads heads;
   const int64_t tokens = any(1, 40), slots = tokens + any(1, 9), positions = any(5, 50), all = heads.kv * heads.group;
   const int64_t half = any(0, 1) ? heads.size / 2 : heads.size / 4, size = heads.size;
-  const double eps = 1e-6;
-  const bool normed = any(0, 1);
+  const double eps = 1e-6, offset = any(0, 1);
+  const bool normed = any(0, 1), rotates = any(0, 3), interleaved = any(0, 1);
   Array qkv(dtype, {tokens, (all + 2 * heads.kv) * size}), q_norm(dtype, {normed ? size : 1}), k_norm(dtype, q_norm.shape);
   Array cos("float32", {positions, half}), sin("float32", {positions, half}), place("int32", {tokens});
-  Array k(cache_dtype, {slots, heads.kv, size}), v(cache_dtype, k.shape), slot("int32", {tokens}), epsilon = number(eps);
-  Array q(dtype, {tokens, all * size});
+  Array k(cache_dtype, {slots, heads.kv, size}), v(cache_dtype, k.shape), slot("int32", {tokens}), epsilon = numbers({eps, offset});
+  Array q(dtype, {tokens, all * size}), order = ints({rotates, interleaved});
   qkv.fill(), q_norm.fill(0.5, 1.5), k_norm.fill(0.5, 1.5), cos.fill(), sin.fill();
   for (int64_t i = 0; i < tokens; ++i) place.set(i, any(0, positions - 1)), slot.set(i, slots - 1 - i);
-  const std::vector<Array*> arguments{&qkv, &q_norm, &k_norm, &cos, &sin, &place, &k, &v, &slot, &epsilon, &q};
+  const std::vector<Array*> arguments{&qkv, &q_norm, &k_norm, &cos, &sin, &place, &k, &v, &slot, &epsilon, &order, &q};
   expect(call(qkv_to_cache, arguments) == 0, "qkv_to_cache");
   auto in = [&](int64_t token, int64_t head, int64_t d) { return qkv.get((token * (all + 2 * heads.kv) + head) * size + d); };
   auto wanted = [&](int64_t token, int64_t head, int64_t d) {
@@ -356,12 +417,13 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
       if (!normed) return in(token, head, at);
       double squares = 0;
       for (int64_t j = 0; j < size; ++j) squares += std::pow(in(token, head, j), 2);
-      return in(token, head, at) / std::sqrt(squares / size + eps) * (head < all ? q_norm : k_norm).get(at);
+      return in(token, head, at) / std::sqrt(squares / size + eps) * ((head < all ? q_norm : k_norm).get(at) + offset);
     };
-    if (d >= 2 * half) return scaled(d);
-    const int64_t row = static_cast<int64_t>(place.get(token)) * half + d % half;
-    return d < half ? scaled(d) * cos.get(row) - scaled(d + half) * sin.get(row)
-                    : scaled(d) * cos.get(row) + scaled(d - half) * sin.get(row);
+    if (!rotates || d >= 2 * half) return scaled(d);
+    const int64_t row = static_cast<int64_t>(place.get(token)) * half + (interleaved ? d / 2 : d % half);
+    const int64_t apart = interleaved ? 1 : half;
+    return (interleaved ? d % 2 == 0 : d < half) ? scaled(d) * cos.get(row) - scaled(d + apart) * sin.get(row)
+                                                 : scaled(d) * cos.get(row) + scaled(d - apart) * sin.get(row);
   };
   close(q, q.size, [&](int64_t i) { return wanted(i / (all * size), i / size % all, i % size); }, dtype, "queries");
   const std::string coarser = kLimits[index_of(dtype)] > kLimits[index_of(cache_dtype)] ? dtype : cache_dtype;
@@ -382,13 +444,13 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
     for (int argument : {5, 8}) {
       std::vector<Array*> changed = arguments;
       changed[argument] = bad;
-      if (argument == 5 && bad == &far && slots < positions) continue;
+      if (argument == 5 && (!rotates || (bad == &far && slots < positions))) continue;
       expect(call(qkv_to_cache, changed) != 0, "qkv_to_cache takes a slot or a position outside");
     }
 }
 
 void test_rows_of_a_step(const std::string& dtype) {
-  Array x(dtype, {8, 32}), weight(dtype, {32}), epsilon = number(1e-5), y(dtype, {8, 32});
+  Array x(dtype, {8, 32}), weight(dtype, {32}), epsilon = numbers({1e-5, 0}), y(dtype, {8, 32});
   x.fill(), weight.fill();
   mindspore_cpu_begin_step(3, 1);
   expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of a step");
@@ -401,7 +463,7 @@ void test_rows_of_a_step(const std::string& dtype) {
 }
 
 void test_replay(const std::string& dtype) {
-  Array x(dtype, {5, 64}), norm(dtype, {64}), epsilon = number(1e-5), y(dtype, {5, 64}), z(dtype, {5, 32});
+  Array x(dtype, {5, 64}), norm(dtype, {64}), epsilon = numbers({1e-5, 0}), y(dtype, {5, 64}), z(dtype, {5, 32});
   x.fill(), norm.fill();
   const Range lasting[] = {{x.bytes.get(), x.size * x.width()}, {norm.bytes.get(), norm.size * norm.width()}};
   void* recording = mindspore_cpu_begin_recording(lasting, 2);
@@ -414,7 +476,7 @@ void test_replay(const std::string& dtype) {
   std::memset(z.bytes.get(), 0, z.size * z.width());
   expect(mindspore_cpu_replay(recording) == 0, "a replay");
   expect(!std::memcmp(z.bytes.get(), untouched.bytes.get(), z.size * z.width()), "a replay has results of its own");
-  Array again = number(1e-5);
+  Array again = numbers({1e-5, 0});
   call(rms_norm, {&x, &norm, &again, &y});
   call(silu_and_mul, {&y, &z});
   expect(!std::memcmp(mindspore_cpu_replay_result(recording), z.bytes.get(), z.size * z.width()), "a replay is equal");
@@ -432,6 +494,7 @@ int main(int count, char** arguments) {
     ++tables;
     for (int round = 0; round < rounds; ++round)
       for (const std::string& dtype : kDtypes) {
+        test_layer_norm(dtype), test_sums(dtype), test_qk_norm(dtype);
         test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
         test_rows_of_a_step(dtype), test_replay(dtype);
         for (const std::string& cache_dtype : kDtypes) {

@@ -59,9 +59,16 @@ def close(found, wanted, dtype="float32"):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=LIMITS[dtype] * np.abs(wanted).max())
 
 
-def normalised(x, weight):
+def normalised(x, weight, offset=0.0):
+    weight = weight.astype(np.float64) + offset
     groups = x.astype(np.float64).reshape(-1, len(weight))
     return np.stack([row / math.sqrt(np.dot(row, row) / len(row) + EPS) * weight for row in groups]).reshape(x.shape)
+
+
+def centred(x, weight):
+    """Layer norm without bias, of every group."""
+    groups = x.astype(np.float64).reshape(-1, len(weight))
+    return np.stack([(row - row.mean()) / math.sqrt(row.var() + EPS) * weight for row in groups]).reshape(x.shape)
 
 
 def embedded(ids, weight, first):

@@ -54,13 +54,13 @@ def test_logits_are_the_product_with_the_transposed_weight(rows, width, vocab_si
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_rms_norm_normalises_every_group(rows, width, size, scale):
     x, weight = draw(rows, width, scale=scale), draw(size)
-    close(call(ops.rms_norm, [x], [weight], (EPS,)), normalised(x, weight))
+    close(call(ops.rms_norm, [x], [weight], (EPS, 0.0)), normalised(x, weight))
 
 
 @pytest.mark.parametrize("rows", [1, 7])
 def test_add_rms_norm_gives_the_norm_of_the_sum_and_the_sum(rows):
     x, residual, weight = draw(rows, 60, seed=1), draw(rows, 60, seed=2), draw(60)
-    norm, total = call(ops.add_rms_norm, [x, residual], [weight], (EPS,))
+    norm, total = call(ops.add_rms_norm, [x, residual], [weight], (EPS, 0.0))
     close(total, x + residual)
     close(norm, normalised(x + residual, weight))
 
@@ -75,29 +75,35 @@ def test_activations_multiply_the_second_half_by_the_activated_first(name, rows,
 
 
 @pytest.mark.parametrize(
-    "heads, kv_heads, head_dim, rotated", [(6, 2, 10, 10), (3, 1, 24, 24), (4, 4, 20, 12), (2, 1, 8, 2)]
+    "heads, kv_heads, head_dim, rotated",
+    [(6, 2, 10, 10), (3, 1, 24, 24), (4, 4, 20, 12), (2, 1, 8, 2), (2, 1, 64, 36), (3, 1, 6, 0)],
 )
-@pytest.mark.parametrize("normed", [False, True])
+@pytest.mark.parametrize("interleaved", [False, True])
+@pytest.mark.parametrize("offset", [None, 0.0, 1.0])  # None: no norm
 def test_heads_are_normalised_then_their_pairs_multiplied_by_a_unit_complex_number(
-    heads, kv_heads, head_dim, rotated, normed
+    heads, kv_heads, head_dim, rotated, interleaved, offset
 ):
     positions, slots = np.array([0, 1, 1, 6, 3], np.int32), np.array([4, 0, 8, 3, 1], np.int32)
     angles = draw(7, rotated // 2, scale=2.0)
     widths = [count * head_dim for count in (heads, kv_heads, kv_heads)]
     q, k, v = (draw(5, width, seed=seed) for seed, width in enumerate(widths))
-    weights = [draw(head_dim, seed=seed) if normed else None for seed in (1, 2)]
+    weights = [None if offset is None else draw(head_dim, seed=seed) for seed in (1, 2)]
     caches = [np.full((9, kv_heads, head_dim), 7, np.float32) for _ in range(2)]
     views = [ops.cache_view(ms.Tensor.from_numpy(cache), f"cache_{i}") for i, cache in enumerate(caches)]
 
     def turned(x, weight):
-        x = normalised(x, weight) if normed else x
+        x = x if weight is None else normalised(x, weight, offset)
         heads = x.reshape(5, -1, head_dim).astype(np.complex128)
-        pairs = heads[..., : rotated // 2] + 1j * heads[..., rotated // 2 : rotated]
+        of_pair = (slice(0, rotated, 2), slice(1, rotated, 2))  # the real part and the imaginary
+        if not interleaved:
+            of_pair = (slice(rotated // 2), slice(rotated // 2, rotated))
+        pairs = heads[..., of_pair[0]] + 1j * heads[..., of_pair[1]]
         pairs *= np.exp(1j * angles[positions].astype(np.float64))[:, None]
-        return np.concatenate([pairs.real, pairs.imag, heads[..., rotated:].real], -1).reshape(x.shape)
+        heads[..., of_pair[0]], heads[..., of_pair[1]] = pairs.real, pairs.imag
+        return heads.real.reshape(x.shape)
 
-    tables = [ms.Tensor(turn(angles)) for turn in (np.cos, np.sin)]
-    network = Prepare(weights, tables, kv_heads, head_dim)
+    tables = [ms.Tensor(turn(angles)) if rotated else None for turn in (np.cos, np.sin)]
+    network = Prepare(weights, offset or 0.0, tables, interleaved, kv_heads, head_dim)
     ops.begin_step(5, 1)
     integers = [ms.Tensor(array) for array in (positions, slots)]
     found = network(ms.Tensor(np.concatenate([q, k, v], -1)), mutable(tuple(views)), *integers)
@@ -111,8 +117,9 @@ def test_heads_are_normalised_then_their_pairs_multiplied_by_a_unit_complex_numb
 class Prepare(nn.Cell):
     """ops.qkv_to_cache with its constants, in a graph."""
 
-    def __init__(self, weights, tables, kv_heads, head_dim):
+    def __init__(self, weights, offset, tables, interleaved, kv_heads, head_dim):
         super().__init__()
+        self.offset, self.interleaved = offset, interleaved
         self.q_norm, self.k_norm = (None if weight is None else ms.Tensor(weight) for weight in weights)
         self.cos, self.sin = tables
         self.kv_heads, self.head_dim = kv_heads, head_dim
@@ -124,9 +131,11 @@ class Prepare(nn.Cell):
             self.q_norm,
             self.k_norm,
             EPS,
+            self.offset,
             positions,
             self.cos,
             self.sin,
+            self.interleaved,
             caches[0],
             caches[1],
             slots,
@@ -152,8 +161,8 @@ class Normed(nn.Cell):
     def construct(self, x):
         y = ops.linear(x, self.weight, None)
         y = ms.ops.abs(y) if self.foreign else y
-        normed, total = ops.add_rms_norm(y, x, self.norm, EPS)
-        return ops.rms_norm(total + 0.0, self.norm, EPS) if self.foreign else normed
+        normed, total = ops.add_rms_norm(y, x, self.norm, EPS, 0.0)
+        return ops.rms_norm(total + 0.0, self.norm, EPS, 0.0) if self.foreign else normed
 
 
 @pytest.fixture

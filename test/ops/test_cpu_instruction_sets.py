@@ -62,7 +62,7 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
     qkv, norm, cos, sin, k_cache, v_cache = tensors(qkv, norm, cos, sin, *caches)
     integers = [ms.Tensor(array) for array in (positions, slots)]
     q, *views = cpu.qkv_to_cache(
-        qkv, norm, norm, 1e-6, integers[0], cos, sin, k_cache, v_cache, integers[1], KV_HEADS, head_dim
+        qkv, norm, norm, 1e-6, 0.0, integers[0], cos, sin, False, k_cache, v_cache, integers[1], KV_HEADS, head_dim
     )
     arrays = {
         "block_tables": ms.Tensor(tables),
@@ -79,7 +79,8 @@ def rows(dtype, width, outputs):
     cpu.begin_step(9, 1)
     x_, bias_, norm = tensors(x, bias, draw(dtype, width))
     gate_up = cpu.linear(x_, packed(weight), bias_)
-    found = [gate_up, *cpu.add_rms_norm(x_, x_, norm, 1e-6), cpu.logits(x_, packed(weight))]
+    found = [gate_up, *cpu.add_rms_norm(x_, x_, norm, 1e-6, 1.0), cpu.logits(x_, packed(weight))]
+    found += [cpu.layer_norm(x_, norm, norm, 1e-6), cpu.add(x_, x_, 0.3), cpu.scale(x_, 0.3)]
     found += [getattr(cpu, name)(gate_up) for name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul")]
     return [bridge.to_torch(one) for one in found]
 

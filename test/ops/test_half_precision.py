@@ -48,13 +48,13 @@ def test_logits_are_exact_float32(dtype, rows, width, vocab_size):
 @pytest.mark.parametrize("width, size", [(60, 60), (60, 10), (512, 512)])
 def test_rms_norm_takes_its_mean_in_float32(dtype, width, size):
     (x, x_), (weight, weight_) = rounded(dtype, 5, width, seed=1), rounded(dtype, size, seed=2)
-    near(call(ops.rms_norm, [x_], [weight_], (EPS,)), normalised(x, weight), dtype)
+    near(call(ops.rms_norm, [x_], [weight_], (EPS, 0.0)), normalised(x, weight), dtype)
 
 
 def test_add_rms_norm_gives_the_norm_of_the_sum_and_the_sum(dtype):
     (x, x_), (residual, residual_) = rounded(dtype, 5, 60, seed=1), rounded(dtype, 5, 60, seed=2)
     weight, weight_ = rounded(dtype, 60)
-    norm, total = call(ops.add_rms_norm, [x_, residual_], [weight_], (EPS,))
+    norm, total = call(ops.add_rms_norm, [x_, residual_], [weight_], (EPS, 0.0))
     near(total, x + residual, dtype)
     near(norm, normalised(x + residual, weight), dtype)
 

@@ -42,7 +42,8 @@ def test_the_reference_has_no_operator_that_the_contract_does_not_name(ops):
 
 def test_every_operator_is_tested_beside_this_file_for_every_table():
     sources = "".join(
-        (Path(__file__).parent / name).read_text() for name in ("statements.py", "test_contract.py", "test_cache.py")
+        (Path(__file__).parent / name).read_text()
+        for name in ("statements.py", "test_contract.py", "test_cache.py", "test_norms.py")
     )
     untested = {name for name in bound_ops.NAMES if f"ops.{name}" not in sources and f'"{name}"' not in sources}
     # all_reduce needs ranks that communicate; start is called by device.start for every test.
@@ -51,7 +52,7 @@ def test_every_operator_is_tested_beside_this_file_for_every_table():
 
 def test_an_operator_called_before_select_says_so(ops):
     with pytest.raises(ops.OperatorTableError, match=r"ops\.rms_norm was called before ops\.select"):
-        ops.rms_norm(None, None, 1e-6)
+        ops.rms_norm(None, None, 1e-6, 0.0)
 
 
 def test_select_binds_every_operator(ops):
@@ -74,7 +75,7 @@ def test_another_signature_than_the_contracts_is_refused_and_binds_nothing(ops, 
     with pytest.raises(ops.OperatorTableError, match=r"takes \['x'\], the contract says \['gate_up'\]"):
         ops.select("strange")
     with pytest.raises(ops.OperatorTableError, match="before"):
-        ops.rms_norm(None, None, 1e-6)
+        ops.rms_norm(None, None, 1e-6, 0.0)
 
 
 def test_a_fallback_gives_what_a_table_lacks_and_is_announced(ops, monkeypatch, caplog):

@@ -7,16 +7,19 @@ from sglang.srt.layers_ms.attention import Attention
 from sglang.srt.layers_ms.embedding import LMHead, VocabEmbedding
 from sglang.srt.layers_ms.linear import ColumnLinear, Linear, QKVLinear, RowLinear, merged_linear
 from sglang.srt.layers_ms.mlp import GatedMLP
-from sglang.srt.layers_ms.norm import RMSNorm
+from sglang.srt.layers_ms.norm import HeadNorms, LayerNorm, RMSNorm, RowNorm
 
 __all__ = [
     "Attention",
     "ColumnLinear",
     "GatedMLP",
+    "HeadNorms",
     "LMHead",
+    "LayerNorm",
     "Linear",
     "QKVLinear",
     "RMSNorm",
+    "RowNorm",
     "RowLinear",
     "VocabEmbedding",
     "merged_linear",

@@ -11,34 +11,55 @@ from sglang.srt.layers_ms.rotary import rotary_tables
 class Attention(nn.Cell):
     """Causal attention of one layer: projection, optional query/key norm, rotary, cache write, attention, projection.
 
-    qk_norm: None, or "head": each head of q and k is normalised, with one weight for all heads, before it is rotated.
+    qk_norm: None, "head": each head of q and k is normalised, with one weight for all heads, before it is rotated, or a
+    cell that normalises packed queries, keys and values (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: of "head", as
+    RMSNorm's. scale: of scores, head_dim ** -0.5 by default. rope: the config's by default; None: no rotation.
+    interleaved: neighbouring dimensions are rotated against each other.
     """
 
-    def __init__(self, config, layer_id, *, qkv_bias=False, out_bias=False, qk_norm=None):
+    def __init__(
+        self,
+        config,
+        layer_id,
+        *,
+        qkv_bias=False,
+        out_bias=False,
+        qk_norm=None,
+        norm_offset=0.0,
+        scale=None,
+        rope=...,
+        interleaved=False,
+    ):
         super().__init__()
-        self.layer_id, self.head_dim, self.scale = layer_id, config.head_dim, config.head_dim**-0.5
+        self.layer_id, self.head_dim, self.interleaved = layer_id, config.head_dim, interleaved
+        self.scale = config.head_dim**-0.5 if scale is None else scale
         shard, dtype = config.shard, config.dtype
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.qkv_proj = QKVLinear(config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype)
         self.o_proj = RowLinear(
             heads * config.head_dim, config.hidden_size, out_bias, shard, dtype, "num_attention_heads * head_dim"
         )
-        self.num_kv_heads, self.eps = self.qkv_proj.num_kv_heads, config.rms_norm_eps
-        self.cos, self.sin = rotary_tables(config.rope, config.max_positions)
+        self.num_kv_heads, self.eps, self.offset = self.qkv_proj.num_kv_heads, config.rms_norm_eps, norm_offset
+        rope = config.rope if rope is ... else rope
+        self.cos, self.sin = (None, None) if rope is None else rotary_tables(rope, config.max_positions)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
+        self.qk_norm = None if qk_norm == "head" else qk_norm
 
     def construct(self, x, step):
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
+        qkv = self.qkv_proj(x)
         q, k_cache, v_cache = ops.qkv_to_cache(
-            self.qkv_proj(x),
+            qkv if self.qk_norm is None else self.qk_norm(qkv),
             q_norm,
             k_norm,
             self.eps,
+            self.offset,
             step["positions"],
             self.cos,
             self.sin,
+            self.interleaved,
             step["k_caches"][self.layer_id],
             step["v_caches"][self.layer_id],
             step["slots"],

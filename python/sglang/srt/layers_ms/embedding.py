@@ -26,15 +26,17 @@ class VocabTable(nn.Cell):
 
 
 class VocabEmbedding(VocabTable):
-    """ids [T] -> rows [T, hidden_size]."""
+    """ids [T] -> rows [T, hidden_size], times `factor`."""
 
-    def __init__(self, vocab_size, hidden_size, shard, dtype):
+    def __init__(self, vocab_size, hidden_size, shard, dtype, factor=1.0):
         super().__init__(vocab_size, hidden_size, shard, dtype)
+        self.factor = factor
         self.group = shard.group if shard.size > 1 else None
 
     def construct(self, ids):
         rows = ops.embedding(ids, self.weight, self.first)
-        return rows if self.group is None else ops.all_reduce(rows, self.group)
+        rows = rows if self.group is None else ops.all_reduce(rows, self.group)
+        return rows if self.factor == 1.0 else ops.scale(rows, self.factor)
 
 
 class LMHead(VocabTable):

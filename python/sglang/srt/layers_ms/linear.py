@@ -47,6 +47,15 @@ def merged_linear(in_features: int, names: list[str], rows: int, bias: bool, sha
     return ColumnLinear(in_features, [(name, rows, shard.slice(rows, name)) for name in names], bias, dtype)
 
 
+def packed_linear(in_features: int, names: list[str], rows: int, bias: bool, shard: Shard, dtype: Type) -> ColumnLinear:
+    """As merged_linear, of a checkpoint that has them stacked in one matrix, whose name is in `names` once for each."""
+    whole, parts = rows * len(names), []
+    for i, name in enumerate(names):
+        own = shard.slice(rows, name)
+        parts.append((name, whole, slice(i * rows + own.start, i * rows + own.stop)))
+    return ColumnLinear(in_features, parts, bias, dtype)
+
+
 class QKVLinear(ColumnLinear):
     """Query, key and value projection in one product: x [T, hidden_size] -> [T, (H + 2 K) * D] of this rank's heads.
 

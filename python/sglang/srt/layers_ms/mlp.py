@@ -3,7 +3,7 @@
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.linear import RowLinear, merged_linear
+from sglang.srt.layers_ms.linear import RowLinear, merged_linear, packed_linear
 
 ACTIVATIONS = {  # Hugging Face's hidden_act -> operator of act(gate) * up
     "silu": "silu_and_mul",
@@ -13,15 +13,18 @@ ACTIVATIONS = {  # Hugging Face's hidden_act -> operator of act(gate) * up
 
 
 class GatedMLP(nn.Cell):
-    """down(act(gate(x)) * up(x)), gate and up in one product."""
+    """down(act(gate(x)) * up(x)), gate and up in one product.
 
-    def __init__(self, config, bias=False):
+    packed: whether the checkpoint has them in one matrix, gate_up_proj, gate first.
+    """
+
+    def __init__(self, config, bias=False, packed=False):
         super().__init__()
-        size = config.intermediate_size
+        size, shard = config.intermediate_size, config.shard
         self.act_and_mul = getattr(ops, ACTIVATIONS[config.hidden_act])
-        self.gate_up_proj = merged_linear(
-            config.hidden_size, ["gate_proj", "up_proj"], size, bias, config.shard, config.dtype
-        )
+        linear = packed_linear if packed else merged_linear
+        names = ["gate_up_proj"] * 2 if packed else ["gate_proj", "up_proj"]
+        self.gate_up_proj = linear(config.hidden_size, names, size, bias, shard, config.dtype)
         self.down_proj = RowLinear(size, config.hidden_size, bias, config.shard, config.dtype, "intermediate_size")
 
     def construct(self, x):

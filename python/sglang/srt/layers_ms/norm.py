@@ -1,7 +1,8 @@
-"""RMSNorm, alone or fused with the residual addition before it."""
+"""Norms, alone or after the residual addition before them, and those of queries and keys."""
 
 from mindspore import nn
 
+from sglang.srt.distributed_ms.shard import ShardError
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 
@@ -9,18 +10,87 @@ ALL = slice(None)
 
 
 class RMSNorm(nn.Cell):
-    """Root mean square norm over rows of `size` values, or over every group of `size` values of longer rows."""
+    """Root mean square norm over rows of `size` values, or over every group of `size` values of longer rows.
 
-    def __init__(self, size, eps, dtype):
+    offset: added to the weight; 1 where a checkpoint holds weights less one, as Gemma's do.
+    """
+
+    def __init__(self, size, eps, dtype, offset=0.0):
         super().__init__()
-        self.eps = eps
+        self.eps, self.offset = eps, offset
         self.weight = parameter((size,), dtype, Piece("weight", (ALL,)))
 
     def construct(self, x, residual=None):
         """Without residual -> (norm of x, x); with it -> (norm of the sum, the sum)."""
         if residual is None:
-            return ops.rms_norm(x, self.weight, self.eps), x
-        return ops.add_rms_norm(x, residual, self.weight, self.eps)
+            return ops.rms_norm(x, self.weight, self.eps, self.offset), x
+        return ops.add_rms_norm(x, residual, self.weight, self.eps, self.offset)
 
     def plain(self, x):
-        return ops.rms_norm(x, self.weight, self.eps)
+        return ops.rms_norm(x, self.weight, self.eps, self.offset)
+
+
+class LayerNorm(nn.Cell):
+    """Mean and variance norm, behind RMSNorm's interface."""
+
+    def __init__(self, size, eps, dtype, bias=True):
+        super().__init__()
+        self.eps = eps
+        self.weight = parameter((size,), dtype, Piece("weight", (ALL,)))
+        self.bias = parameter((size,), dtype, Piece("bias", (ALL,))) if bias else None
+
+    def construct(self, x, residual=None):
+        total = x if residual is None else ops.add(x, residual, 1.0)
+        return ops.layer_norm(total, self.weight, self.bias, self.eps), total
+
+    def plain(self, x):
+        return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class RowNorm(nn.Cell):
+    """RMS norm of all queries of a token together, and of all its keys: q_norm [H * D], k_norm [K * D]."""
+
+    def __init__(self, config):
+        super().__init__()
+        if config.shard.size > 1:
+            raise ShardError("queries and keys are normalised over all heads: start with a tensor-parallel size of 1")
+        self.head_dim, self.eps = config.head_dim, config.rms_norm_eps
+        for name, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
+            size = heads * config.head_dim
+            piece = Piece(f"../{name}_norm.weight", (ALL,), whole=(size,))
+            setattr(self, f"{name}_weight", parameter((size,), config.dtype, piece))
+
+    def construct(self, qkv):
+        return ops.normalise_qk(qkv, self.q_weight, self.k_weight, self.eps, self.head_dim, True, False)
+
+
+class HeadNorms(nn.Cell):
+    """Layer norm without bias of each head of queries and keys, by a weight of its own.
+
+    In the checkpoint q_norm.weight [H, D] and k_norm.weight [K, D], or where `names` is given one tensor [D] for each
+    head: names.format("q", head).
+    """
+
+    def __init__(self, config, names=None):
+        super().__init__()
+        self.head_dim, self.eps = config.head_dim, config.rms_norm_eps
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        _, own_kv_heads = config.shard.kv_heads(kv_heads)
+        self.q_weight = self._weight("q", heads, config.shard.slice(heads, "num_attention_heads"), config.dtype, names)
+        self.k_weight = self._weight("k", kv_heads, own_kv_heads, config.dtype, names)
+
+    def _weight(self, name, heads, own, dtype, names):
+        count, size = own.stop - own.start, self.head_dim
+        if names is None:
+            piece = Piece(f"../{name}_norm.weight", (own, ALL), whole=(heads, size))
+            return parameter((count, size), dtype, piece)
+        pieces = []
+        for head in range(heads):
+            row = head - own.start
+            here = slice(row * size, row * size + size) if 0 <= row < count else slice(0, 0)
+            read = ALL if 0 <= row < count else slice(0, 0)  # other ranks' heads
+            pieces.append(Piece(f"../{names.format(name, head)}", (read,), here, (size,)))
+        return parameter((count * size,), dtype, *pieces)
+
+    def construct(self, qkv):
+        return ops.normalise_qk(qkv, self.q_weight, self.k_weight, self.eps, self.head_dim, False, True)

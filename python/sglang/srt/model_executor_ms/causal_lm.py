@@ -51,7 +51,9 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.network = model_class(config.architectures)(config.to_dict(), runtime)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
-        self.lm_head = LMHead(self.network.head())
+        self.logits_processor.final_logit_softcapping = None  # the head caps
+        read = self.network.config
+        self.lm_head = LMHead(self.network.head(), read.logit_scale, read.final_logit_softcapping)
         self.kv_caches = self.graph = self.limits = self.warm_up = None  # until the key/value pool exists
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:

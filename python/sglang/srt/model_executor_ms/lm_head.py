@@ -7,15 +7,23 @@ from sglang.srt.model_executor_ms import bridge
 
 
 class LMHead:
-    """Takes the place of SGLang's ParallelLMHead; the weight is the model's own, not a copy."""
+    """Takes the place of SGLang's ParallelLMHead; the weight is the model's own, not a copy.
 
-    def __init__(self, parameter):
-        """parameter: [vocab_size (padded), hidden_size]."""
-        self.parameter = parameter
+    It scales and caps the logits too: on a CPU without SGLang's own engine, LogitsProcessor caps with a GPU's kernel.
+    """
+
+    def __init__(self, parameter, scale: float = 1.0, soft_cap: float | None = None):
+        """parameter: [vocab_size (padded), hidden_size]. soft_cap: logits -> cap * tanh(logits / cap), once scaled."""
+        self.parameter, self.scale, self.soft_cap = parameter, scale, soft_cap
         self.weight = bridge.to_torch(parameter)  # LogitsProcessor looks at its dtype
         self.quant_method = self  # the LogitsProcessor calls its `apply` instead of multiplying by `weight`
 
     def apply(self, _lm_head, hidden_states: torch.Tensor, bias=None) -> torch.Tensor:
         """hidden_states [T, hidden_size] -> float32 logits [T, vocab_size (padded)]."""
         assert bias is None, "no model of ours has a biased head"
-        return bridge.to_torch(ops.logits(bridge.to_mindspore(hidden_states.contiguous()), self.parameter))
+        logits = bridge.to_torch(ops.logits(bridge.to_mindspore(hidden_states.contiguous()), self.parameter))
+        if self.scale != 1.0:
+            logits.mul_(self.scale)
+        if self.soft_cap:
+            logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
+        return logits

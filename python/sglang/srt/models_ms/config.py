@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass, field
 
 import mindspore as ms
+import numpy as np
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms.mlp import ACTIVATIONS
@@ -21,6 +22,7 @@ IGNORED = {
     "torch_dtype": "older name of dtype",
     "initializer_range": "training",
     "attention_dropout": "training",
+    "hidden_dropout": "training",
     "use_cache": "the cache is SGLang's",
     "output_attentions": "not served",
     "output_hidden_states": "not served",
@@ -52,6 +54,8 @@ IGNORED = {
     "encoder_only": "SGLang's note on the config, for multimodal models",
     "language_only": "SGLang's note on the config, for multimodal models",
     "language_model_only": "SGLang's note on the config, for multimodal models",
+    "model_max_length": "read by SGLang for the length of the context",
+    "mup_denominator": "training",
     "unsloth_fixed": "provenance",
     "unsloth_version": "provenance",
 }
@@ -148,6 +152,13 @@ class Runtime:
     max_positions: int = 0  # longest context served, in tokens; 0: as long as config.json says
     shard: Shard = field(default_factory=Shard)
 
+    def rounded(self, value: float) -> float:
+        """The value as an activation holds it: what a checkpoint was trained with, where it rounds a factor."""
+        if self.dtype != ms.bfloat16:
+            return float(np.dtype(str(self.dtype).lower()).type(value))
+        bits = int(np.float32(value).view(np.uint32))
+        return float(np.uint32(bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32))
+
 
 @dataclass(frozen=True)
 class DecoderConfig:
@@ -161,7 +172,7 @@ class DecoderConfig:
     num_key_value_heads: int
     head_dim: int
     hidden_act: str
-    rms_norm_eps: float
+    rms_norm_eps: float  # of every norm, whatever its kind and its key
     rope: Rope
     tie_word_embeddings: bool
     attention_bias: bool
@@ -169,6 +180,10 @@ class DecoderConfig:
     dtype: ms.Type
     max_positions: int
     shard: Shard
+    embedding_multiplier: float = 1.0  # on embedded tokens
+    residual_multiplier: float = 1.0  # on what attention and mlp add
+    logit_scale: float = 1.0
+    final_logit_softcapping: float | None = None  # logits -> cap * tanh(logits / cap), after their scale
 
     @classmethod
     def read(cls, hf: ConfigReader, runtime: Runtime, **special):
@@ -187,7 +202,7 @@ class DecoderConfig:
             num_key_value_heads=hf.get("num_key_value_heads", heads),
             head_dim=head_dim,
             hidden_act=hf.require("hidden_act", *ACTIVATIONS),
-            rms_norm_eps=hf.get("rms_norm_eps"),
+            rms_norm_eps=special["rms_norm_eps"] if "rms_norm_eps" in special else hf.get("rms_norm_eps"),
             rope=hf.rope(head_dim),
             tie_word_embeddings=hf.get("tie_word_embeddings", False),
             attention_bias=False,

@@ -2,18 +2,26 @@
 
 from mindspore import nn
 
-from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding
+from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding, ops
 from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, Runtime
 
 
-class PreNormLayer(nn.Cell):
-    """x -> x + attention(norm(x)) -> + mlp(norm(x)), with the additions fused into the norms."""
+def rms_norm(config):
+    """The norm of most decoders, over rows of hidden_size values."""
+    return RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
 
-    def __init__(self, config, attention, mlp):
+
+class PreNormLayer(nn.Cell):
+    """x -> x + attention(norm(x)) -> + mlp(norm(x)), with the additions fused into the norms.
+
+    Layers pass on what they computed last and the sum of all before it, which the next norm adds. norm: what makes one.
+    """
+
+    def __init__(self, config, attention, mlp, norm=rms_norm):
         super().__init__()
         self.self_attn, self.mlp = attention, mlp
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
+        self.input_layernorm = norm(config)
+        self.post_attention_layernorm = norm(config)
 
     def construct(self, x, residual, step):
         x, residual = self.input_layernorm(x, residual)
@@ -22,14 +30,42 @@ class PreNormLayer(nn.Cell):
         return self.mlp(x), residual
 
 
+class ScaledLayer(PreNormLayer):
+    """PreNormLayer whose attention and mlp are scaled by config.residual_multiplier before they are added."""
+
+    def __init__(self, config, attention, mlp):
+        super().__init__(config, attention, mlp)
+        self.factor = config.residual_multiplier
+
+    def construct(self, x, residual, step):
+        x, residual = self.input_layernorm(x, residual)
+        x = ops.scale(self.self_attn(x, step), self.factor)
+        x, residual = self.post_attention_layernorm(x, residual)
+        return ops.scale(self.mlp(x), self.factor), residual
+
+
+class ParallelLayer(nn.Cell):
+    """x -> x + attention(norm(x)) + mlp(norm(x)): both see the same norm."""
+
+    def __init__(self, config, attention, mlp, norm=rms_norm):
+        super().__init__()
+        self.self_attn, self.mlp, self.input_layernorm = attention, mlp, norm(config)
+
+    def construct(self, x, residual, step):
+        x, residual = self.input_layernorm(x, residual)
+        return ops.add(self.self_attn(x, step), self.mlp(x), 1.0), residual
+
+
 class Decoder(nn.Cell):
     """Embedding, layers and last norm; attribute names are Hugging Face's."""
 
-    def __init__(self, config, layer_class):
+    def __init__(self, config, layer_class, norm=rms_norm):
         super().__init__()
-        self.embed_tokens = VocabEmbedding(config.vocab_size, config.hidden_size, config.shard, config.dtype)
+        self.embed_tokens = VocabEmbedding(
+            config.vocab_size, config.hidden_size, config.shard, config.dtype, config.embedding_multiplier
+        )
         self.layers = nn.CellList([layer_class(config, layer_id) for layer_id in range(config.num_hidden_layers)])
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
+        self.norm = norm(config)
 
     def construct(self, step):
         x, residual = self.embed_tokens(step["input_ids"]), None
@@ -43,6 +79,7 @@ class CausalLM(nn.Cell):
 
     config_class = DecoderConfig
     layer_class = None
+    norm = staticmethod(rms_norm)  # the last one
     # Tensors that published checkpoints carry and no model computes with: patterns of their names.
     ignored_tensors = (r"rotary_emb\.inv_freq$",)
 
@@ -51,7 +88,7 @@ class CausalLM(nn.Cell):
         super().__init__()
         config = self.config_class.read(ConfigReader(hf_config), runtime)
         self.config = config
-        self.model = Decoder(config, self.layer_class)
+        self.model = Decoder(config, self.layer_class, self.norm)
         self.lm_head = None
         if not config.tie_word_embeddings:
             self.lm_head = LMHead(config.vocab_size, config.hidden_size, config.shard, config.dtype)

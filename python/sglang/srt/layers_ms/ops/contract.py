@@ -25,15 +25,31 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
 
 
-def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean(x^2) + eps) * weight over every group of len(weight) values of x [T, groups * len(weight)].
+def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) * (weight + offset) over every group of len(weight) values of x [T, groups * size].
 
-    One group normalises a whole row, several normalise the heads of a row. Zhang and Sennrich, 2019.
+    One group normalises a whole row, several normalise the heads of a row. The weight is added to in float32: Gemma's
+    are stored less one. Zhang and Sennrich, 2019.
     """
 
 
-def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+def add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, eps: float, offset: float) -> tuple[Tensor, Tensor]:
     """sum = x + residual -> (rms_norm(sum), sum)."""
+
+
+def layer_norm(x: Tensor, weight: Tensor, bias: Tensor | None, eps: float) -> Tensor:
+    """(x - mean(x)) / sqrt(variance(x) + eps) * weight + bias over every group of len(weight) values of x.
+
+    Ba, Kiros and Hinton, 2016.
+    """
+
+
+def add(x: Tensor, y: Tensor, factor: float) -> Tensor:
+    """x + y * factor, of x and y of one shape [T, n]."""
+
+
+def scale(x: Tensor, factor: float) -> Tensor:
+    """x * factor, of x [T, n]."""
 
 
 def silu_and_mul(gate_up: Tensor) -> Tensor:
@@ -48,14 +64,26 @@ def gelu_tanh_and_mul(gate_up: Tensor) -> Tensor:
     """[T, 2 * n], gate then up -> gelu(gate) * up, [T, n], with the tanh approximation of gelu."""
 
 
+def normalise_qk(
+    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float, head_dim: int, whole: bool, centred: bool
+) -> Tensor:
+    """qkv [T, (H + 2 K) * D] with its queries and its keys normalised; values as they are.
+
+    The weights have a value for each column: H * D and K * D, of any shape. whole: over all queries of a token together
+    and all its keys; else over each head. centred: as layer_norm without bias; else as rms_norm.
+    """
+
+
 def qkv_to_cache(
     qkv: Tensor,
     q_norm: Tensor | None,
     k_norm: Tensor | None,
     eps: float,
+    offset: float,
     positions: Tensor,
-    cos: Tensor,
-    sin: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
+    interleaved: bool,
     k_cache: Tensor,
     v_cache: Tensor,
     slots: Tensor,
@@ -65,8 +93,9 @@ def qkv_to_cache(
     """Turn qkv [T, (H + 2 K) * D] into queries [T, H * D], and keys and values at slots [T] of the caches.
 
     Each head of queries and keys is normalised by q_norm, k_norm [D] (`rms_norm`) where they are given. Then its first
-    R values are rotated by the rows cos, sin [P, R / 2] at positions [T], the first half of them against the second
-    (neox order); the others pass through. Su et al., 2021 (RoFormer).
+    R values are rotated by the rows cos, sin [P, R / 2] at positions [T]: each of the first half of them against one of
+    the second (neox order), or where interleaved neighbours against each other (GPT-J order). The others pass through;
+    without cos and sin all do. Su et al., 2021 (RoFormer).
 
     The caches, from `cache_view`, are written in place, in their dtype. Returns the queries and the caches: attention
     must read the returned ones, which is what orders the read after the write.

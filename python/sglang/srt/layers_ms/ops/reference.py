@@ -24,14 +24,35 @@ def linear(x, weight, bias):
     return y if bias is None else y + bias
 
 
-def rms_norm(x, weight, eps):
-    groups = x.reshape(-1, weight.shape[0])
-    return (groups * mint.rsqrt(mint.mean(groups * groups, -1, True) + eps) * weight).reshape(x.shape)
+def _unit(groups, eps):
+    """Every row divided by its root mean square."""
+    return groups * mint.rsqrt(mint.mean(groups * groups, -1, True) + eps)
 
 
-def add_rms_norm(x, residual, weight, eps):
+def _centred(groups):
+    return groups - mint.mean(groups, -1, True)
+
+
+def rms_norm(x, weight, eps, offset):
+    return (_unit(x.reshape(-1, weight.shape[0]), eps) * (weight + offset)).reshape(x.shape)
+
+
+def add_rms_norm(x, residual, weight, eps, offset):
     total = x + residual
-    return rms_norm(total, weight, eps), total
+    return rms_norm(total, weight, eps, offset), total
+
+
+def layer_norm(x, weight, bias, eps):
+    y = _unit(_centred(x.reshape(-1, weight.shape[0])), eps) * weight
+    return (y if bias is None else y + bias).reshape(x.shape)
+
+
+def add(x, y, factor):
+    return x + y * factor
+
+
+def scale(x, factor):
+    return x * factor
 
 
 def silu_and_mul(gate_up):
@@ -51,17 +72,21 @@ def gelu_tanh_and_mul(gate_up):
     return gate * mint.sigmoid(2.0 * inner) * up
 
 
-def _rotate(x, cos, sin, head_dim):
+def _rotate(x, cos, sin, interleaved, head_dim):
     heads, half = x.reshape(x.shape[0], -1, head_dim), cos.shape[-1]
-    left, right, passed = mint.split(heads, (half, half, head_dim - 2 * half), -1)
-    turned = (left * cos - right * sin, right * cos + left * sin, passed)
-    return mint.cat(turned if head_dim > 2 * half else turned[:2], -1).reshape(x.shape)
+    turning, passed = mint.split(heads, (2 * half, head_dim - 2 * half), -1)
+    # One axis for the pairs, one for the two of each.
+    shape, two = ((half, 2), -1) if interleaved else ((2, half), -2)
+    left, right = mint.chunk(turning.reshape(*heads.shape[:2], *shape), 2, two)
+    cos, sin = mint.unsqueeze(cos, two), mint.unsqueeze(sin, two)
+    turned = mint.cat((left * cos - right * sin, right * cos + left * sin), two).reshape(turning.shape)
+    return mint.cat((turned, passed) if head_dim > 2 * half else (turned,), -1).reshape(x.shape)
 
 
-def _rotary(q, k, positions, cos, sin, head_dim):
+def _rotary(q, k, positions, cos, sin, interleaved, head_dim):
     cos = mint.unsqueeze(ops.gather(cos, positions, 0), 1)
     sin = mint.unsqueeze(ops.gather(sin, positions, 0), 1)
-    return _rotate(q, cos, sin, head_dim), _rotate(k, cos, sin, head_dim)
+    return _rotate(q, cos, sin, interleaved, head_dim), _rotate(k, cos, sin, interleaved, head_dim)
 
 
 def _stored(rows, cache):
@@ -76,12 +101,43 @@ def _write_kv(k, v, k_cache, v_cache, slots):
     )
 
 
-def qkv_to_cache(qkv, q_norm, k_norm, eps, positions, cos, sin, k_cache, v_cache, slots, kv_heads, head_dim):
-    kv_size = kv_heads * head_dim
-    q, k, v = mint.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size), -1)
+def _split(qkv, kv_size):
+    return mint.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size), -1)
+
+
+def _normalise_columns(x, weight, eps, size, centred):
+    groups = x.reshape(-1, size)
+    return _unit(_centred(groups) if centred else groups, eps).reshape(x.shape) * weight.reshape(-1)
+
+
+def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
+    q, k, v = _split(qkv, math.prod(k_weight.shape))
+    q = _normalise_columns(q, q_weight, eps, q.shape[-1] if whole else head_dim, centred)
+    k = _normalise_columns(k, k_weight, eps, k.shape[-1] if whole else head_dim, centred)
+    return mint.cat((q, k, v), -1)
+
+
+def qkv_to_cache(
+    qkv,
+    q_norm,
+    k_norm,
+    eps,
+    offset,
+    positions,
+    cos,
+    sin,
+    interleaved,
+    k_cache,
+    v_cache,
+    slots,
+    kv_heads,
+    head_dim,
+):
+    q, k, v = _split(qkv, kv_heads * head_dim)
     if q_norm is not None:
-        q, k = rms_norm(q, q_norm, eps), rms_norm(k, k_norm, eps)
-    q, k = _rotary(q, k, positions, cos, sin, head_dim)
+        q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
+    if cos is not None:
+        q, k = _rotary(q, k, positions, cos, sin, interleaved, head_dim)
     return q, *_write_kv(k, v, k_cache, v_cache, slots)
 
 

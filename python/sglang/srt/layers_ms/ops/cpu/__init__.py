@@ -40,6 +40,10 @@ def _queries(qkv, q_norm, k_norm, cos, sin, positions, k_cache, *_):
 _embedding = _custom("embedding", lambda ids, weight, _: [ids[0], weight[1]], lambda ids, weight, _: weight)
 _linear = _custom("linear", lambda x, weight, *_: [x[0], weight[0]])
 _rms_norm = _custom("rms_norm", _first)
+_layer_norm = _custom("layer_norm", _first)
+_add = _custom("add_scaled", _first)
+_scale = _custom("scaled", _first)
+_normalise_qk = _custom("normalise_qk", _first)
 _add_rms_norm = _custom("add_rms_norm", lambda x, *_: (x, x), lambda x, *_: (x, x))
 _silu_and_mul, _gelu_and_mul, _gelu_tanh_and_mul = (
     _custom(name, lambda gate_up: [gate_up[0], gate_up[1] // 2])
@@ -50,13 +54,13 @@ _paged_attention = _custom("paged_attention", _first)
 
 
 @constexpr
-def _float(value):
-    return Tensor(np.array([value], np.float32))
+def _floats(*values):
+    return Tensor(np.array(values, np.float32))
 
 
 @constexpr
-def _int(value):
-    return Tensor(np.array([value], np.int32))
+def _ints(*values):
+    return Tensor(np.array(values, np.int32))
 
 
 @constexpr
@@ -64,20 +68,39 @@ def _no_norm(dtype):
     return Tensor(np.zeros(1, np.float32), dtype)
 
 
+@constexpr
+def _no_table():
+    return Tensor(np.zeros((1, 1), np.float32))
+
+
 def embedding(ids, weight, first):
-    return _embedding(ids, weight, _int(first))
+    return _embedding(ids, weight, _ints(first))
 
 
 def linear(x, weight, bias):
     return _linear(x, weight) if bias is None else _linear(x, weight, bias)
 
 
-def rms_norm(x, weight, eps):
-    return _rms_norm(x, weight, _float(eps))
+def rms_norm(x, weight, eps, offset):
+    return _rms_norm(x, weight, _floats(eps, offset))
 
 
-def add_rms_norm(x, residual, weight, eps):
-    return _add_rms_norm(x, residual, weight, _float(eps))
+def add_rms_norm(x, residual, weight, eps, offset):
+    return _add_rms_norm(x, residual, weight, _floats(eps, offset))
+
+
+def layer_norm(x, weight, bias, eps):
+    if bias is None:
+        return _layer_norm(x, weight, _floats(eps))
+    return _layer_norm(x, weight, bias, _floats(eps))
+
+
+def add(x, y, factor):
+    return _add(x, y, _floats(factor))
+
+
+def scale(x, factor):
+    return _scale(x, _floats(factor))
 
 
 def silu_and_mul(gate_up):
@@ -92,17 +115,39 @@ def gelu_tanh_and_mul(gate_up):
     return _gelu_tanh_and_mul(gate_up)
 
 
-def qkv_to_cache(qkv, q_norm, k_norm, eps, positions, cos, sin, k_cache, v_cache, slots, kv_heads, head_dim):
+def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
+    return _normalise_qk(qkv, q_weight, k_weight, _floats(eps), _ints(0 if whole else head_dim, centred))
+
+
+def qkv_to_cache(
+    qkv,
+    q_norm,
+    k_norm,
+    eps,
+    offset,
+    positions,
+    cos,
+    sin,
+    interleaved,
+    k_cache,
+    v_cache,
+    slots,
+    kv_heads,
+    head_dim,
+):
     if q_norm is None:
         q_norm = k_norm = _no_norm(qkv.dtype)
-    q = _qkv_to_cache(qkv, q_norm, k_norm, cos, sin, positions, k_cache, v_cache, slots, _float(eps))
+    order = _ints(cos is not None, interleaved)
+    if cos is None:
+        cos = sin = _no_table()
+    q = _qkv_to_cache(qkv, q_norm, k_norm, cos, sin, positions, k_cache, v_cache, slots, _floats(eps, offset), order)
     return q, k_cache, v_cache
 
 
 def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
     (page_size,) = step["plan"]
     return _paged_attention(
-        q, k_cache, v_cache, step["block_tables"], step["query_lens"], step["seq_lens"], page_size, _float(scale)
+        q, k_cache, v_cache, step["block_tables"], step["query_lens"], step["seq_lens"], page_size, _floats(scale)
     )
 
 

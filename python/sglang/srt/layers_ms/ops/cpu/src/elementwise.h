@@ -1,4 +1,4 @@
-// Norms, activations, and what becomes of queries, keys and values between projection and attention.
+// Norms, sums, activations, and what becomes of queries, keys and values between projection and attention.
 #pragma once
 #include <algorithm>
 #include <vector>
@@ -36,28 +36,96 @@ inline float inverse_rms(const T* x, int64_t size, float eps) {
 }
 
 template <typename T>
-inline void normalise(const T* x, const T* weight, T* y, int64_t size, float eps) {
-  const float factor = inverse_rms(x, size, eps);
-  over(size, [&](int64_t i) { store(y + i, load(x + i) * factor * load(weight + i)); },
-       [&](int64_t i) { y[i] = from_float<T>(to_float(x[i]) * factor * to_float(weight[i])); });
+inline void normalise(const T* x, const T* weight, T* y, int64_t size, RMS rms) {
+  const float factor = inverse_rms(x, size, rms.eps), offset = rms.offset;
+  over(size, [&](int64_t i) { store(y + i, load(x + i) * factor * (load(weight + i) + offset)); },
+       [&](int64_t i) { y[i] = from_float<T>(to_float(x[i]) * factor * (to_float(weight[i]) + offset)); });
 }
 
 template <typename T>
-void rms_norm_as(const T* x, const T* weight, T* y, float eps, int64_t groups, int64_t size) {
+void rms_norm_as(const T* x, const T* weight, T* y, RMS rms, int64_t groups, int64_t size) {
   over_rows(groups, size, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) normalise(x + i * size, weight, y + i * size, size, eps);
+    for (int64_t i = first; i < last; ++i) normalise(x + i * size, weight, y + i * size, size, rms);
+  });
+}
+
+// The mean first and the variance about it then: the difference of their sums would lose what is left of large means.
+template <typename T>
+inline void centre_and_normalise(const T* x, const T* weight, const T* bias, T* y, int64_t size, float eps) {
+  f32x16 values{}, squares{};
+  float value = 0, square = 0;
+  over(size, [&](int64_t i) { values += load(x + i); }, [&](int64_t i) { value += to_float(x[i]); });
+  const float mean = (sum(values) + value) / static_cast<float>(size);
+  over(size, [&](int64_t i) { squares += (load(x + i) - mean) * (load(x + i) - mean); },
+       [&](int64_t i) { square += (to_float(x[i]) - mean) * (to_float(x[i]) - mean); });
+  const float factor = 1.0f / std::sqrt((sum(squares) + square) / static_cast<float>(size) + eps);
+  over(size,
+       [&](int64_t i) {
+         const f32x16 scaled = (load(x + i) - mean) * factor * load(weight + i);
+         store(y + i, bias ? scaled + load(bias + i) : scaled);
+       },
+       [&](int64_t i) {
+         const float scaled = (to_float(x[i]) - mean) * factor * to_float(weight[i]);
+         y[i] = from_float<T>(bias ? scaled + to_float(bias[i]) : scaled);
+       });
+}
+
+template <typename T>
+void layer_norm_as(const T* x, const T* weight, const T* bias, T* y, float eps, int64_t groups, int64_t size) {
+  over_rows(groups, size, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i)
+      centre_and_normalise(x + i * size, weight, bias, y + i * size, size, eps);
+  });
+}
+
+// y = x + other * factor; without other x * factor.
+template <typename T>
+void add_as(const T* x, const T* other, T* y, float factor, int64_t rows, int64_t size) {
+  over_rows(rows, size, [&](int64_t first, int64_t last) {
+    const int64_t at = first * size, count = (last - first) * size;
+    if (other)
+      over(count, [&](int64_t i) { store(y + at + i, load(x + at + i) + load(other + at + i) * factor); },
+           [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) + to_float(other[at + i]) * factor); });
+    else
+      over(count, [&](int64_t i) { store(y + at + i, load(x + at + i) * factor); },
+           [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) * factor); });
   });
 }
 
 template <typename T>
-void add_rms_norm_as(const T* x, const T* residual, const T* weight, T* y, T* total, float eps, int64_t rows,
+void normalise_qk_as(const QKNorm& a) {
+  const int64_t columns = a.q_size + 2 * a.kv_size;
+  over_rows(a.tokens, columns, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const T* x = static_cast<const T*>(a.qkv) + row * columns;
+      T* y = static_cast<T*>(a.out) + row * columns;
+      auto normalise_part = [&](const void* weights, int64_t size) {
+        const int64_t group = a.group ? a.group : size;
+        for (int64_t i = 0; i < size; i += group) {
+          const T* weight = static_cast<const T*>(weights) + i;
+          if (a.centred)
+            centre_and_normalise<T>(x + i, weight, nullptr, y + i, group, a.eps);
+          else
+            normalise(x + i, weight, y + i, group, {a.eps, 0.0f});
+        }
+        x += size, y += size;
+      };
+      normalise_part(a.q_weight, a.q_size);
+      normalise_part(a.k_weight, a.kv_size);
+      std::copy(x, x + a.kv_size, y);
+    }
+  });
+}
+
+template <typename T>
+void add_rms_norm_as(const T* x, const T* residual, const T* weight, T* y, T* total, RMS rms, int64_t rows,
                      int64_t size) {
   over_rows(rows, size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const int64_t at = row * size;
       over(size, [&](int64_t i) { store(total + at + i, load(x + at + i) + load(residual + at + i)); },
            [&](int64_t i) { total[at + i] = from_float<T>(to_float(x[at + i]) + to_float(residual[at + i])); });
-      normalise(total + at, weight, y + at, size, eps);
+      normalise(total + at, weight, y + at, size, rms);
     }
   });
 }
@@ -107,13 +175,28 @@ void act_and_mul_as(int activation, const T* gate_up, T* y, int64_t rows, int64_
   });
 }
 
-// One head, widened: normalised if there is a weight, its first 2 * half values rotated.
+// One head, widened, and normalised if there is a weight.
 template <typename T>
-inline void prepare_head(const T* in, float* head, const T* weight, float eps, const float* cos, const float* sin,
-                         int64_t head_dim, int64_t half) {
-  const float factor = weight ? inverse_rms(in, head_dim, eps) : 1.0f;
-  over(head_dim, [&](int64_t i) { store(head + i, load(in + i) * factor * (weight ? load(weight + i) : splat(1.0f))); },
-       [&](int64_t i) { head[i] = to_float(in[i]) * factor * (weight ? to_float(weight[i]) : 1.0f); });
+inline void widen_head(const T* in, float* head, const T* weight, RMS rms, int64_t head_dim) {
+  if (!weight) {
+    over(head_dim, [&](int64_t i) { store(head + i, load(in + i)); }, [&](int64_t i) { head[i] = to_float(in[i]); });
+    return;
+  }
+  const float factor = inverse_rms(in, head_dim, rms.eps), offset = rms.offset;
+  over(head_dim, [&](int64_t i) { store(head + i, load(in + i) * factor * (load(weight + i) + offset)); },
+       [&](int64_t i) { head[i] = to_float(in[i]) * factor * (to_float(weight[i]) + offset); });
+}
+
+// Rotates the first 2 * half values: neighbours against each other, or the first half against the second.
+inline void rotate(float* head, const float* cos, const float* sin, int64_t half, bool interleaved) {
+  if (interleaved) {
+    for (int64_t i = 0; i < half; ++i) {
+      const float left = head[2 * i], right = head[2 * i + 1];
+      head[2 * i] = left * cos[i] - right * sin[i];
+      head[2 * i + 1] = right * cos[i] + left * sin[i];
+    }
+    return;
+  }
   float* other = head + half;
   over(half,
        [&](int64_t i) {
@@ -146,7 +229,8 @@ void qkv_to_cache_as(const QKV& a) {
       const float *cos = a.cos + a.positions[row] * a.half, *sin = a.sin + a.positions[row] * a.half;
       for (int64_t i = 0; i < a.heads + a.kv_heads; ++i, in += a.head_dim) {
         const T* weight = static_cast<const T*>(i < a.heads ? a.q_norm : a.k_norm);
-        prepare_head(in, head.data(), weight, a.eps, cos, sin, a.head_dim, a.half);
+        widen_head(in, head.data(), weight, a.rms, a.head_dim);
+        rotate(head.data(), cos, sin, a.half, a.interleaved);
         if (i < a.heads)
           narrow(head.data(), q + i * a.head_dim, a.head_dim);
         else

@@ -77,6 +77,11 @@ class Arguments {
     return Dtype::f32;
   }
 
+  const float* floats(int i, int64_t count) {
+    if (dtype(i) != Dtype::f32 || size(i) != count) fail("argument %d: %ld float32 wanted", i, count);
+    return static_cast<const float*>(data_[i]);
+  }
+
   const int32_t* ints(int i) {
     if (std::strcmp(dtypes_[i], "int32")) fail("argument %d is %s; int32 wanted", i, dtypes_[i]);
     return static_cast<const int32_t*>(data_[i]);
@@ -240,23 +245,80 @@ OPERATOR(linear, 1) {
   product(dtype, {a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(y), wide, tokens, k, n});
 }
 
-// x [T, groups * size], weight [size], eps [1] -> like x
+// x [T, groups * size], weight [size], eps and offset [2] -> like x
 OPERATOR(rms_norm, 1) {
   const int64_t tokens = a.tokens(0), size = a.size(1);
+  const float* rms = a.floats(2, 2);
   a.want(a.last(0) % size == 0 && a.dtype(0) == a.dtype(1), "rows of %ld, weight of %ld", a.last(0), size);
   if (a.failed()) return;
-  kernels->rms_norm(a.dtype(0), a.data(0), a.data(1), a.data(3), *static_cast<float*>(a.data(2)),
-                    tokens * (a.last(0) / size), size);
+  kernels->rms_norm(a.dtype(0), a.data(0), a.data(1), a.data(3), {rms[0], rms[1]}, tokens * (a.last(0) / size), size);
 }
 
-// x, residual [T, size], weight [size], eps [1] -> norm, sum
+// x [T, groups * size], weight [size], bias [size] if there is one, eps [1] -> like x
+OPERATOR(layer_norm, 1) {
+  const int64_t tokens = a.tokens(0), size = a.size(1);
+  const bool biased = a.count() == 5;
+  const int last = a.count() - 1;
+  const float* eps = a.floats(last - 1, 1);
+  a.want(a.last(0) % size == 0 && a.dtype(0) == a.dtype(1), "rows of %ld, weight of %ld", a.last(0), size);
+  a.want(!biased || (a.size(2) == size && a.dtype(2) == a.dtype(0)), "weight of %ld, bias of %ld", size, a.size(2));
+  if (a.failed()) return;
+  kernels->layer_norm(a.dtype(0), a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(last), *eps,
+                      tokens * (a.last(0) / size), size);
+}
+
+// x, y [T, size], factor [1] -> like x
+OPERATOR(add_scaled, 1) {
+  const int64_t tokens = a.tokens(0), size = a.last(0);
+  const float* factor = a.floats(2, 1);
+  a.want(a.size(1) == a.size(0) && a.last(1) == size && a.dtype(0) == a.dtype(1),
+         "x has %ld columns, y %ld, or their rows or dtypes differ", size, a.last(1));
+  if (a.failed()) return;
+  kernels->add(a.dtype(0), a.data(0), a.data(1), a.data(3), *factor, tokens, size);
+}
+
+// x [T, size], factor [1] -> like x
+OPERATOR(scaled, 1) {
+  const int64_t tokens = a.tokens(0);
+  const float* factor = a.floats(1, 1);
+  if (a.failed()) return;
+  kernels->add(a.dtype(0), a.data(0), nullptr, a.data(2), *factor, tokens, a.last(0));
+}
+
+// qkv [T, (H + 2 K) * D], q_weight [H * D], k_weight [K * D], eps [1], group (0: all) and whether centred [2] -> like qkv
+OPERATOR(normalise_qk, 1) {
+  QKNorm call{};
+  call.qkv = a.data(0);
+  call.q_weight = a.data(1);
+  call.k_weight = a.data(2);
+  call.out = a.data(5);
+  call.tokens = a.tokens(0);
+  call.q_size = a.size(1);
+  call.kv_size = a.size(2);
+  const float* eps = a.floats(3, 1);
+  const int32_t* how = a.ints(4);
+  a.want(a.last(0) == call.q_size + 2 * call.kv_size && a.dtype(1) == a.dtype(0) && a.dtype(2) == a.dtype(0),
+         "%ld columns, weights for %ld queries and %ld keys, or their dtypes differ", a.last(0), call.q_size,
+         call.kv_size);
+  if (a.failed()) return;
+  call.eps = *eps;
+  call.group = how[0];
+  call.centred = how[1];
+  a.want(call.group >= 0 && (!call.group || (call.q_size % call.group == 0 && call.kv_size % call.group == 0)),
+         "groups of %ld in %ld queries and %ld keys", call.group, call.q_size, call.kv_size);
+  if (a.failed()) return;
+  kernels->normalise_qk(a.dtype(0), call);
+}
+
+// x, residual [T, size], weight [size], eps and offset [2] -> norm, sum
 OPERATOR(add_rms_norm, 2) {
   const int64_t tokens = a.tokens(0), size = a.last(0);
+  const float* rms = a.floats(3, 2);
   a.want(a.last(1) == size && a.size(2) == size && a.dtype(0) == a.dtype(1) && a.dtype(0) == a.dtype(2),
          "x has %ld columns, the residual %ld, the weight %ld, or their dtypes differ", size, a.last(1), a.size(2));
   if (a.failed()) return;
-  kernels->add_rms_norm(a.dtype(0), a.data(0), a.data(1), a.data(2), a.data(4), a.data(5),
-                        *static_cast<float*>(a.data(3)), tokens, size);
+  kernels->add_rms_norm(a.dtype(0), a.data(0), a.data(1), a.data(2), a.data(4), a.data(5), {rms[0], rms[1]}, tokens,
+                        size);
 }
 
 static void act_and_mul(Arguments& a, int activation) {
@@ -271,7 +333,8 @@ OPERATOR(gelu_and_mul, 1) { act_and_mul(a, 1); }
 OPERATOR(gelu_tanh_and_mul, 1) { act_and_mul(a, 2); }
 
 // qkv [T, (H + 2 K) * D], q_norm [D], k_norm [D] (of one value: none), cos, sin [P, R / 2], positions [T],
-// caches [slots, K, D], slots [T], eps [1] -> q [T, H * D]; writes the caches
+// caches [slots, K, D], slots [T], eps and offset [2], whether to rotate and whether interleaved [2] -> q [T, H * D];
+// writes the caches
 OPERATOR(qkv_to_cache, 1) {
   QKV call{};
   call.tokens = a.tokens(0);
@@ -280,7 +343,10 @@ OPERATOR(qkv_to_cache, 1) {
   call.kv_heads = a.dim(6, 1);
   call.head_dim = a.dim(6, 2);
   call.heads = a.last(0) / call.head_dim - 2 * call.kv_heads;
-  call.half = a.last(3);
+  const int32_t* rotation = a.ints(10);
+  if (a.failed()) return;
+  call.half = rotation[0] ? a.last(3) : 0;
+  call.interleaved = rotation[1];
   const bool normed = a.size(1) == call.head_dim;
   call.qkv = a.data(0);
   call.q_norm = normed ? a.data(1) : nullptr;
@@ -291,13 +357,14 @@ OPERATOR(qkv_to_cache, 1) {
   call.k_cache = a.data(6);
   call.v_cache = a.data(7);
   call.slots = a.ints(8);
-  call.eps = *static_cast<float*>(a.data(9));
-  call.q = a.data(10);
-  a.want(call.heads > 0 && a.last(10) == call.heads * call.head_dim && a.dtype(7) == call.cache_dtype,
+  const float* rms = a.floats(9, 2);
+  call.rms = {rms[0], rms[1]};
+  call.q = a.data(11);
+  a.want(call.heads > 0 && a.last(11) == call.heads * call.head_dim && a.dtype(7) == call.cache_dtype,
          "%ld columns do not hold %ld key and value heads of %ld", a.last(0), call.kv_heads, call.head_dim);
   a.want(2 * call.half <= call.head_dim, "rotary tables of %ld for heads of %ld", call.half, call.head_dim);
   if (a.failed()) return;
-  a.want(within(call.positions, call.tokens, a.dim(3, 0)), "a position is outside the rotary table of %ld", a.dim(3, 0));
+  a.want(!call.half || within(call.positions, call.tokens, a.dim(3, 0)), "a position is outside the rotary table of %ld", a.dim(3, 0));
   a.want(within(call.slots, call.tokens, a.dim(6, 0)), "a slot is outside the cache of %ld", a.dim(6, 0));
   if (a.failed()) return;
   kernels->qkv_to_cache(call);

@@ -49,19 +49,38 @@ void embedding(Dtype dtype, const int32_t* ids, const void* weight, void* y, int
   });
 }
 
-void rms_norm(Dtype dtype, const void* x, const void* weight, void* y, float eps, int64_t groups, int64_t size) {
+void rms_norm(Dtype dtype, const void* x, const void* weight, void* y, RMS rms, int64_t groups, int64_t size) {
   with(dtype, [&](auto* t) {
     using T = TYPE(t);
-    rms_norm_as(in<T>(x), in<T>(weight), out<T>(y), eps, groups, size);
+    rms_norm_as(in<T>(x), in<T>(weight), out<T>(y), rms, groups, size);
   });
 }
 
-void add_rms_norm(Dtype dtype, const void* x, const void* residual, const void* weight, void* y, void* total,
-                  float eps, int64_t rows, int64_t size) {
+void add_rms_norm(Dtype dtype, const void* x, const void* residual, const void* weight, void* y, void* total, RMS rms,
+                  int64_t rows, int64_t size) {
   with(dtype, [&](auto* t) {
     using T = TYPE(t);
-    add_rms_norm_as(in<T>(x), in<T>(residual), in<T>(weight), out<T>(y), out<T>(total), eps, rows, size);
+    add_rms_norm_as(in<T>(x), in<T>(residual), in<T>(weight), out<T>(y), out<T>(total), rms, rows, size);
   });
+}
+
+void layer_norm(Dtype dtype, const void* x, const void* weight, const void* bias, void* y, float eps, int64_t groups,
+                int64_t size) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    layer_norm_as(in<T>(x), in<T>(weight), in<T>(bias), out<T>(y), eps, groups, size);
+  });
+}
+
+void add(Dtype dtype, const void* x, const void* other, void* y, float factor, int64_t rows, int64_t size) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    add_as(in<T>(x), in<T>(other), out<T>(y), factor, rows, size);
+  });
+}
+
+void normalise_qk(Dtype dtype, const QKNorm& a) {
+  with(dtype, [&](auto* t) { normalise_qk_as<TYPE(t)>(a); });
 }
 
 void act_and_mul(Dtype dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size) {
@@ -97,7 +116,7 @@ void attention(const Attention& a) {
 }  // namespace
 
 extern const Kernels kernels;
-const Kernels kernels{NAME(KERNEL_ISA), pack,         unpack,      linear,       embedding,
-                      rms_norm,         add_rms_norm, act_and_mul, qkv_to_cache, attention};
+const Kernels kernels{NAME(KERNEL_ISA), pack, unpack,       linear,      embedding,    rms_norm, add_rms_norm,
+                      layer_norm,       add,  normalise_qk, act_and_mul, qkv_to_cache, attention};
 
 }  // namespace KERNEL_ISA

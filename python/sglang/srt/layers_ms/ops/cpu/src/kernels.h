@@ -14,6 +14,21 @@ struct Attention {
   Dtype dtype, cache_dtype;
 };
 
+struct RMS {
+  float eps;
+  float offset;  // what is added to the weight
+};
+
+struct QKNorm {
+  const void* qkv;                      // [tokens, q_size + 2 * kv_size]
+  void* out;                            // like qkv
+  const void *q_weight, *k_weight;      // [q_size], [kv_size]
+  int64_t tokens, q_size, kv_size;
+  int64_t group;  // values that are normalised together; 0: all queries, all keys
+  float eps;
+  bool centred;
+};
+
 struct QKV {
   const void* qkv;                // [tokens, (heads + 2 * kv_heads) * head_dim]
   void* q;                        // [tokens, heads * head_dim]
@@ -21,8 +36,10 @@ struct QKV {
   const int32_t *positions, *slots;
   const float *cos, *sin;         // [positions, half]
   void *k_cache, *v_cache;        // [slots, kv_heads, head_dim]
-  int64_t tokens, heads, kv_heads, head_dim, half;
-  float eps;
+  int64_t tokens, heads, kv_heads, head_dim;
+  int64_t half;  // pairs that are rotated; 0: none
+  bool interleaved;
+  RMS rms;
   Dtype dtype, cache_dtype;
 };
 
@@ -38,9 +55,15 @@ struct Kernels {
   // y[tokens, k] = rows ids - first of a packed weight [n, k]; zeros for ids of other rows.
   void (*embedding)(Dtype, const int32_t* ids, const void* weight, void* y, int64_t first, int64_t tokens, int64_t n,
                     int64_t k);
-  void (*rms_norm)(Dtype, const void* x, const void* weight, void* y, float eps, int64_t groups, int64_t size);
-  void (*add_rms_norm)(Dtype, const void* x, const void* residual, const void* weight, void* y, void* total, float eps,
+  void (*rms_norm)(Dtype, const void* x, const void* weight, void* y, RMS, int64_t groups, int64_t size);
+  void (*add_rms_norm)(Dtype, const void* x, const void* residual, const void* weight, void* y, void* total, RMS,
                        int64_t rows, int64_t size);
+  // bias may be null
+  void (*layer_norm)(Dtype, const void* x, const void* weight, const void* bias, void* y, float eps, int64_t groups,
+                     int64_t size);
+  // y = x + other * factor; other null: y = x * factor
+  void (*add)(Dtype, const void* x, const void* other, void* y, float factor, int64_t rows, int64_t size);
+  void (*normalise_qk)(Dtype, const QKNorm&);
   void (*act_and_mul)(Dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size);
   void (*qkv_to_cache)(const QKV&);
   void (*attention)(const Attention&);
