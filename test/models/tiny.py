@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 
 import torch
+from models.variants import experts
 from transformers import AutoConfig, AutoModelForCausalLM
 
 COMMON = dict(
@@ -61,13 +62,14 @@ TINY = {
     "qwen3": dict(QWEN3),
     "qwen3-tied": dict(QWEN3, tie_word_embeddings=True),
     "qwen3-bias": dict(QWEN3, attention_bias=True),
+    **experts.VARIANTS,
 }
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
 
 
 def _randomise(name: str, parameter: torch.Tensor) -> None:
     """Norms far from one, biases far from zero, and scores so large that attention is no plain average."""
-    gain = 1.0 if parameter.ndim == 1 or "embed" in name else 1.5 / math.sqrt(parameter.shape[1])
+    gain = 1.0 if parameter.ndim == 1 or "embed" in name else 1.5 / math.sqrt(parameter.shape[-1])
     parameter.copy_(torch.randn(parameter.shape) * gain)
 
 
@@ -76,9 +78,11 @@ def hugging_face(name: str, dtype: str = "float32"):
     """Hugging Face's model of a variant, computing in float32 with weights rounded to `dtype`."""
     config = AutoConfig.for_model(**TINY[name])
     torch.manual_seed(len(name))
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
+    eager = dict(attn_implementation="eager", experts_implementation="eager")  # grouped products want even sizes
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager).eval()
     with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
+        corrections = [named for named in model.named_buffers() if "e_score_correction_bias" in named[0]]
+        for parameter_name, parameter in [*model.named_parameters(), *corrections]:
             _randomise(parameter_name, parameter)
             parameter.copy_(parameter.to(getattr(torch, dtype)))
     return model

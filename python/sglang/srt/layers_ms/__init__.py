@@ -7,18 +7,23 @@ from sglang.srt.layers_ms.attention import Attention
 from sglang.srt.layers_ms.embedding import LMHead, VocabEmbedding
 from sglang.srt.layers_ms.linear import ColumnLinear, Linear, QKVLinear, RowLinear, merged_linear
 from sglang.srt.layers_ms.mlp import GatedMLP
+from sglang.srt.layers_ms.moe import Experts, MixtureOfExperts, Router, Routing
 from sglang.srt.layers_ms.norm import HeadNorms, LayerNorm, RMSNorm, RowNorm
 
 __all__ = [
     "Attention",
     "ColumnLinear",
+    "Experts",
     "GatedMLP",
     "HeadNorms",
     "LMHead",
     "LayerNorm",
     "Linear",
+    "MixtureOfExperts",
     "QKVLinear",
     "RMSNorm",
+    "Router",
+    "Routing",
     "RowNorm",
     "RowLinear",
     "VocabEmbedding",

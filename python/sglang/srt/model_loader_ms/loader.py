@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +64,13 @@ def load(
     everything that does not fit; nothing has been written then.
     """
     started = time.perf_counter()
-    wants = tensors_of(model)
     if load_format == "dummy":
-        read, ignored = _randomise(wants), ()
+        wants, ignored = tensors_of(model), ()
+        read = _randomise(wants)
     else:
         folder = locate(source, load_format, revision, cache_dir)
         checkpoint = Checkpoint(folder, load_format)
+        wants = tensors_of(model, checkpoint.tensors)
         ignored, unused = _left_over(checkpoint, wants, ignore)
         problems = [*checkpoint.problems, *_misfits(checkpoint, wants), *(f"unexpected: {name}" for name in unused)]
         if problems:
@@ -89,17 +90,22 @@ def update(model: nn.Cell, source: str | Path, *, load_format: str = "auto", ign
     return load(model, source, load_format=load_format, ignore=ignore, progress=False)
 
 
-def tensors_of(model: nn.Cell) -> list[Want]:
-    """Which parts of which checkpoint tensors the parameters of `model` need, on this rank."""
+def tensors_of(model: nn.Cell, present: Container[str] = ()) -> list[Want]:
+    """Which parts of which checkpoint tensors the parameters of `model` need, on this rank.
+
+    present: the checkpoint's tensors, where it may have one of several layouts.
+    """
     wants, unknown = [], []
     for name, param in model.parameters_and_names():
         if not hasattr(param, "pieces"):
             unknown.append(name)
             continue
         dtype = str(param.dtype).lower()
-        for piece in param.pieces:
-            source = _absolute(name, piece.source)
-            wants.append(Want(source, piece.read, piece.whole, name, param.host[piece.rows], dtype))
+        others = (pieces for pieces in param.otherwise if pieces and _absolute(name, pieces[0].source) in present)
+        for piece in next(others, param.pieces):
+            host = param.host[piece.rows]
+            host = host.swapaxes(-1, -2) if piece.transposed else host
+            wants.append(Want(_absolute(name, piece.source), piece.read, piece.whole, name, host, dtype))
     if unknown:
         raise CheckpointError(f"parameters that do not state their pieces (make them with parameter()): {unknown}")
     return wants

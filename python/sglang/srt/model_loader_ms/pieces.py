@@ -3,6 +3,7 @@
 import contextlib
 import math
 import mmap
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -17,24 +18,26 @@ class Piece(NamedTuple):
     # Slices of the checkpoint tensor that this rank needs, one a dimension. Empty slices say that the tensor belongs to
     # the model although only other ranks use it; without them it counts as unexpected.
     read: tuple
-    rows: slice = slice(None)  # rows (first axis) of the parameter that they fill
+    rows: slice | tuple = slice(None)  # rows (first axis) of the parameter that they fill, or an index of it
     # Shape of the whole checkpoint tensor. A tensor that is too long has the part `read` as well, and loads without
     # complaint unless this is given: give it wherever `read` is not everything.
     whole: tuple | None = None
+    transposed: bool = False  # the last two axes of the checkpoint tensor are the parameter's the other way round
 
 
-def parameter(shape: tuple, dtype: ms.Type, *pieces: Piece) -> ms.Parameter:
+def parameter(shape: tuple, dtype: ms.Type, *pieces: Piece, otherwise: Sequence[tuple] = ()) -> ms.Parameter:
     """A parameter of zeros that the loader fills from `pieces`; rows that no piece covers stay zero.
 
-    The result has `pieces`, and `host`: its own storage as a writable numpy array, of int16 where dtype is bfloat16,
-    which numpy lacks.
+    otherwise: pieces of other layouts; the first of them whose first source the checkpoint has takes the place of
+    `pieces`. The result has `pieces`, `otherwise`, and `host`: its own storage as a writable numpy array, of int16
+    where dtype is bfloat16, which numpy lacks.
     """
     host = _zeros(shape, np.dtype("int16" if dtype == ms.bfloat16 else str(dtype).lower()))
     # MindSpore 2.10: Parameter(tensor) copies the tensor, assign_value adopts it (test_pieces.py).
     param = ms.Parameter(ms.Tensor(np.zeros([1] * len(shape)), dtype), requires_grad=False)
     param.assign_value(ms.Tensor.from_numpy(host).view(dtype))
     param.param_info.parameter_shape = list(shape)
-    param.host, param.pieces = host, pieces
+    param.host, param.pieces, param.otherwise = host, pieces, tuple(otherwise)
     return param
 
 

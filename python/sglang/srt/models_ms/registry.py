@@ -19,6 +19,7 @@ MODELS = {
     "MistralForCausalLM": Model("mistral", "Mistral without sliding window"),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN"),
     "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm"),
+    "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-MoE", "experts"),
 }
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.

@@ -25,6 +25,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
 
 
+def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """As linear, with a float32 result."""
+
+
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * (weight + offset) over every group of len(weight) values of x [T, groups * size].
 
@@ -112,6 +116,53 @@ def paged_attention(
     """
 
 
+def route(
+    logits: Tensor,
+    bias: Tensor | None,
+    top_k: int,
+    scoring: str,
+    groups: int,
+    top_groups: int,
+    group_top: int,
+    renormalise: bool,
+    scaling: float,
+    soft_cap: float,
+) -> tuple[Tensor, Tensor]:
+    """float32 logits [T, E] of E experts -> weights [T, top_k], float32, and experts [T, top_k], the best first.
+
+    Scores are the "softmax" or "sigmoid" of the logits, which a soft cap other than 0 makes cap * tanh(logits / cap).
+    The top_k of the largest score + bias are chosen, bias [E] float32. Of several groups of neighbouring experts only
+    those of the top_groups best ones can be: a group's score is the sum of its group_top largest. Weights are the
+    scores without bias, divided by their sum where renormalise, times scaling. A softmax over the chosen ones is a
+    softmax that is renormalised. DeepSeek-AI, 2024 (DeepSeek-V3).
+    """
+
+
+def fused_experts(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_bias: Tensor | None,
+    down: Tensor,
+    down_bias: Tensor | None,
+    weights: Tensor,
+    experts: Tensor,
+    activation: str,
+    alpha: float,
+    limit: float,
+) -> Tensor:
+    """x [T, h] -> the sum over each token's experts [T, k], times their weights [T, k], of down(inner), [T, h].
+
+    Of each expert inner = act(gate) * up, with gate and up the products of x with gate_up [E, 2, n, h] transposed, plus
+    gate_up_bias [E, 2, n]; down [E, h, n], down_bias [E, h]. The stacks are as `pack_linear` leaves them. Activations:
+    "silu", "gelu", "gelu_pytorch_tanh" and "clamped_silu", which is gate * sigmoid(alpha * gate) * (up + 1) with gate
+    at most limit and up within it (gpt-oss); no other one uses alpha and limit.
+    """
+
+
+def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
+    """x + sigmoid(gate) * y, of x and y [T, n] and gate [T, 1]."""
+
+
 def logits(x: Tensor, weight: Tensor) -> Tensor:
     """x [T, k] times weight [n, k] transposed -> float32 [T, n]. Called outside graphs, before the sampler.
 
@@ -183,5 +234,5 @@ def begin_step(tokens: int, requests: int) -> None:
 def pack_linear(weight) -> None:
     """Rearrange, in place, a matrix that only `linear`, `logits` and `embedding` read, into the layout that they like.
 
-    Called once, when it is loaded.
+    Or a stack of matrices, for `fused_experts`: those of the last two axes. Called once, when it is loaded.
     """

@@ -10,6 +10,7 @@ from mindspore import Parameter, Tensor, mint, ops
 from mindspore import dtype as mstype
 
 from . import bfloat16
+from .reference_experts import add_gated, fused_experts, route  # noqa: F401 - operators of this table
 
 
 def embedding(ids, weight, first):
@@ -22,6 +23,10 @@ def linear(x, weight, bias):
     # transpose_b: MindSpore 2.10 copies a transposed matrix, at every call, if it is given one.
     y = ops.MatMul(transpose_b=True)(x, weight)
     return y if bias is None else y + bias
+
+
+def wide_linear(x, weight, bias):
+    return linear(x, weight, bias)
 
 
 def _unit(groups, eps):

@@ -6,6 +6,7 @@ linear layers are rearranged once, in place. src/kernels.h says what is computed
 """
 
 import ctypes
+import math
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,20 @@ _silu_and_mul, _gelu_and_mul, _gelu_tanh_and_mul = (
 )
 _qkv_to_cache = _custom("qkv_to_cache", _queries)
 _paged_attention = _custom("paged_attention", _first)
+_wide_linear = _custom("linear", lambda x, weight, *_: [x[0], weight[0]], lambda *_: mstype.float32)
+_route = _custom(
+    "route",
+    lambda logits, bias, chosen, *_: ([logits[0], chosen[0]], [logits[0], chosen[0]]),
+    lambda *_: (mstype.float32, mstype.int32),
+)
+_fused_experts = _custom("fused_experts", _first)
+_add_gated = _custom("add_gated", _first)
+_EXPERT_ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3}  # as in src/kernels.h
+
+
+@constexpr
+def _room(size):
+    return Tensor(np.zeros(size, np.int32))  # says a result's size
 
 
 @constexpr
@@ -79,6 +94,10 @@ def embedding(ids, weight, first):
 
 def linear(x, weight, bias):
     return _linear(x, weight) if bias is None else _linear(x, weight, bias)
+
+
+def wide_linear(x, weight, bias):
+    return _wide_linear(x, weight) if bias is None else _wide_linear(x, weight, bias)
 
 
 def rms_norm(x, weight, eps, offset):
@@ -151,6 +170,23 @@ def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
     )
 
 
+def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap):
+    bias = _no_norm(mstype.float32) if bias is None else bias
+    integers = _ints(int(scoring == "sigmoid"), groups, top_groups, group_top, int(renormalise))
+    return _route(logits, bias, _room(top_k), integers, _floats(scaling, soft_cap))
+
+
+def fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit):
+    gate_up_bias = _no_norm(x.dtype) if gate_up_bias is None else gate_up_bias
+    down_bias = _no_norm(x.dtype) if down_bias is None else down_bias
+    kind = _ints(_EXPERT_ACTIVATIONS[activation])
+    return _fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, kind, _floats(alpha, limit))
+
+
+def add_gated(x, y, gate):
+    return _add_gated(x, y, gate)
+
+
 def logits(x, weight):
     (tokens, width), vocab_size = x.shape, weight.shape[0]
     if x.dtype != weight.dtype or weight.shape[1] != width:
@@ -216,9 +252,11 @@ def begin_step(tokens, requests):
 
 
 def pack_linear(weight):
-    rows, columns = weight.shape
-    storage = ctypes.c_void_p(weight.data_ptr())
-    _library.mindspore_cpu_pack(_DTYPES[weight.dtype], storage, ctypes.c_int64(rows), ctypes.c_int64(columns))
+    *stack, rows, columns = weight.shape
+    size = rows * columns * weight.itemsize
+    for matrix in range(math.prod(stack)):
+        storage = ctypes.c_void_p(weight.data_ptr() + matrix * size)
+        _library.mindspore_cpu_pack(_DTYPES[weight.dtype], storage, ctypes.c_int64(rows), ctypes.c_int64(columns))
 
 
 def cache_view(cache, name):

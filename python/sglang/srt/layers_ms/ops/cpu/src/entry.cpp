@@ -402,6 +402,88 @@ OPERATOR(paged_attention, 1) {
   kernels->attention(call);
 }
 
+// logits [T, experts] float32, bias [experts] float32 (of one value: none), chosen [k], integers [5]: sigmoid, groups,
+// top_groups, group_top, renormalise; numbers [2]: scaling, soft cap -> weights [T, k] float32, experts [T, k] int32
+OPERATOR(route, 2) {
+  Route call{};
+  call.tokens = a.tokens(0);
+  call.experts = a.last(0);
+  call.top_k = a.last(2);
+  a.want(a.dtype(0) == Dtype::f32 && a.dtype(1) == Dtype::f32, "logits and bias must be float32");
+  a.want(a.size(3) == 5 && a.size(4) == 2, "%ld integers and %ld numbers", a.size(3), a.size(4));
+  const int32_t* integers = a.ints(3);
+  call.chosen = const_cast<int32_t*>(a.ints(6));
+  if (a.failed()) return;
+  call.logits = static_cast<const float*>(a.data(0));
+  call.bias = a.size(1) == call.experts ? static_cast<const float*>(a.data(1)) : nullptr;
+  call.weights = static_cast<float*>(a.data(5));
+  call.sigmoid = integers[0];
+  call.groups = integers[1];
+  call.top_groups = integers[2];
+  call.group_top = integers[3];
+  call.renormalise = integers[4];
+  call.scaling = static_cast<const float*>(a.data(4))[0];
+  call.soft_cap = static_cast<const float*>(a.data(4))[1];
+  a.want(call.top_k > 0 && call.top_k <= call.experts, "%ld of %ld experts", call.top_k, call.experts);
+  a.want(call.groups > 0 && call.experts % call.groups == 0, "%ld experts in %ld groups", call.experts, call.groups);
+  if (a.failed()) return;
+  const int64_t size = call.experts / call.groups;
+  a.want(call.top_groups > 0 && call.top_groups <= call.groups && call.group_top > 0 && call.group_top <= size &&
+             call.top_groups * size >= call.top_k,
+         "%ld of %ld groups, %ld of %ld experts in each", call.top_groups, call.groups, call.group_top, size);
+  a.want(a.last(5) == call.top_k && a.last(6) == call.top_k && a.dtype(5) == Dtype::f32, "results of another shape");
+  if (a.failed()) return;
+  kernels->route(call);
+}
+
+// x [T, width], packed gate_up [experts, 2, size, width], its bias [experts, 2, size], packed down [experts, width,
+// size], its bias [experts, width] (biases of one value: none), weights [T, k] float32, experts [T, k], activation [1],
+// numbers [2]: alpha, limit -> like x
+OPERATOR(fused_experts, 1) {
+  Experts call{};
+  call.dtype = a.dtype(0);
+  call.tokens = a.tokens(0);
+  call.width = a.last(0);
+  call.experts = a.dim(3, 0);
+  call.size = a.last(3);
+  call.top_k = a.last(5);
+  call.chosen = a.ints(6);
+  const int32_t* activation = a.ints(7);
+  for (int i = 1; i < 5; ++i) a.want(a.dtype(i) == call.dtype, "argument %d is not of the dtype of x", i);
+  a.want(a.size(1) == call.experts * 2 * call.size * call.width && a.last(1) == call.width &&
+             a.size(3) == call.experts * call.size * call.width,
+         "the stacks are not of %ld experts of %ld and %ld", call.experts, call.width, call.size);
+  a.want(a.size(2) == 1 || a.size(2) == call.experts * 2 * call.size, "a first bias of %ld values", a.size(2));
+  a.want(a.size(4) == 1 || a.size(4) == call.experts * call.width, "a second bias of %ld values", a.size(4));
+  a.want(a.dtype(5) == Dtype::f32 && a.last(6) == call.top_k && a.size(8) == 2, "weights and experts do not fit");
+  a.want(a.tokens(5) == call.tokens && a.tokens(6) == call.tokens, "weights or experts of other tokens");
+  if (a.failed()) return;
+  a.want(*activation >= 0 && *activation <= 3, "activation %d", *activation);
+  a.want(within(call.chosen, call.tokens * call.top_k, call.experts), "an expert is none of the %ld", call.experts);
+  if (a.failed()) return;
+  call.x = a.data(0);
+  call.gate_up = a.data(1);
+  call.gate_up_bias = a.size(2) > 1 ? a.data(2) : nullptr;
+  call.down = a.data(3);
+  call.down_bias = a.size(4) > 1 ? a.data(4) : nullptr;
+  call.weights = static_cast<const float*>(a.data(5));
+  call.activation = *activation;
+  call.alpha = static_cast<const float*>(a.data(8))[0];
+  call.limit = static_cast<const float*>(a.data(8))[1];
+  call.y = a.data(9);
+  kernels->experts(call);
+}
+
+// x, other [T, size], gate [T, 1] -> like x
+OPERATOR(add_gated, 1) {
+  const int64_t tokens = a.tokens(0), size = a.last(0);
+  a.want(a.last(1) == size && a.last(2) == 1 && a.tokens(1) == tokens && a.tokens(2) == tokens &&
+             a.dtype(1) == a.dtype(0) && a.dtype(2) == a.dtype(0),
+         "x has %ld columns, the other %ld, the gate %ld, or their dtypes differ", size, a.last(1), a.last(2));
+  if (a.failed()) return;
+  kernels->add_gated(a.dtype(0), a.data(0), a.data(1), a.data(2), a.data(3), tokens, size);
+}
+
 // y[rows, n] = x[rows, k] * packed weight[n, k]. Called outside graphs, and not as an operator: MindSpore would copy
 // the weight first.
 extern "C" EXPORTED void mindspore_cpu_logits(int dtype, const void* x, const void* weight, float* y, int64_t rows,

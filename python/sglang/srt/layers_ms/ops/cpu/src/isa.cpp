@@ -1,6 +1,7 @@
 // All kernels, for the instruction set that this file is compiled for; KERNEL_ISA names it.
 #include "attention.h"
 #include "elementwise.h"
+#include "experts.h"
 #include "kernels.h"
 #include "linear.h"
 
@@ -110,6 +111,19 @@ void attention(const Attention& a) {
   });
 }
 
+void route(const Route& a) { route_as(a); }
+
+void experts(const Experts& a) {
+  with(a.dtype, [&](auto* t) { experts_as<TYPE(t)>(a); });
+}
+
+void add_gated(Dtype dtype, const void* x, const void* other, const void* gate, void* y, int64_t rows, int64_t size) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    add_gated_as(in<T>(x), in<T>(other), in<T>(gate), out<T>(y), rows, size);
+  });
+}
+
 #define NAME_OF(isa) #isa
 #define NAME(isa) NAME_OF(isa)
 
@@ -117,6 +131,7 @@ void attention(const Attention& a) {
 
 extern const Kernels kernels;
 const Kernels kernels{NAME(KERNEL_ISA), pack, unpack,       linear,      embedding,    rms_norm, add_rms_norm,
-                      layer_norm,       add,  normalise_qk, act_and_mul, qkv_to_cache, attention};
+                      layer_norm,       add,  normalise_qk, act_and_mul, qkv_to_cache, attention,
+                      route,            experts, add_gated};
 
 }  // namespace KERNEL_ISA

@@ -43,6 +43,30 @@ struct QKV {
   Dtype dtype, cache_dtype;
 };
 
+struct Route {
+  const float* logits;  // [tokens, experts]
+  const float* bias;    // [experts], or null; added to scores where experts are chosen
+  float* weights;       // [tokens, top_k]
+  int32_t* chosen;      // [tokens, top_k]
+  int64_t tokens, experts, top_k, groups, top_groups;
+  int64_t group_top;    // a group's score is the sum of its best so many
+  bool sigmoid, renormalise;
+  float scaling, soft_cap;  // no soft cap where it is 0
+};
+
+struct Experts {
+  const void* x;                       // [tokens, width]
+  const void *gate_up, *gate_up_bias;  // packed [experts, 2, size, width]; [experts, 2, size] or null
+  const void *down, *down_bias;        // packed [experts, width, size]; [experts, width] or null
+  const float* weights;                // [tokens, top_k]
+  const int32_t* chosen;               // [tokens, top_k]
+  void* y;                             // [tokens, width]
+  int64_t tokens, width, size, experts, top_k;
+  int activation;       // as of act_and_mul, or 3: silu(alpha * gate) / alpha * (up + 1) with both within the limit
+  float alpha, limit;
+  Dtype dtype;
+};
+
 struct Kernels {
   const char* isa;
   // Rearranges a row-major [n, k] matrix in place to the layout that `linear` reads.
@@ -67,4 +91,8 @@ struct Kernels {
   void (*act_and_mul)(Dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size);
   void (*qkv_to_cache)(const QKV&);
   void (*attention)(const Attention&);
+  void (*route)(const Route&);
+  void (*experts)(const Experts&);
+  // y = x + sigmoid(gate) * other, gate one a row.
+  void (*add_gated)(Dtype, const void* x, const void* other, const void* gate, void* y, int64_t rows, int64_t size);
 };

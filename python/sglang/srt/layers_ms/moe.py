@@ -1,0 +1,169 @@
+"""Mixture of experts: a router that chooses experts for each token, and the experts, stacked in one parameter."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from mindspore import Type, float32, nn
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.linear import Linear
+from sglang.srt.model_loader_ms.pieces import Piece, parameter
+
+ALL = slice(None)
+
+
+class Routing(NamedTuple):
+    """How experts are chosen and weighted: arguments of ops.route."""
+
+    top_k: int
+    scoring: str = "softmax"  # or "sigmoid"
+    groups: int = 1
+    top_groups: int = 1
+    group_top: int = 1  # a group's score is the sum of its best so many
+    renormalise: bool = False
+    scaling: float = 1.0
+    soft_cap: float = 0.0  # 0: none
+
+
+class Router(Linear):
+    """x [T, hidden_size] -> weights and experts of each token, [T, top_k] each. Logits are float32.
+
+    corrected: whether the checkpoint has e_score_correction_bias, which is added to scores where experts are chosen.
+    """
+
+    def __init__(self, config, num_experts: int, routing: Routing, *, bias=False, corrected=False):
+        super().__init__()
+        self.routing = routing
+        whole = (num_experts, config.hidden_size)
+        self.weight = parameter(whole, config.dtype, Piece("weight", (ALL, ALL), whole=whole))
+        self.bias = parameter((num_experts,), config.dtype, Piece("bias", (ALL,))) if bias else None
+        piece = Piece("e_score_correction_bias", (ALL,))
+        self.correction = parameter((num_experts,), float32, piece) if corrected else None
+
+    def construct(self, x):
+        return ops.route(ops.wide_linear(x, self.weight, self.bias), self.correction, *self.routing)
+
+
+class Sizes(NamedTuple):
+    """What a layout needs to know to say where experts' matrices are."""
+
+    experts: int
+    width: int  # of the hidden states
+    size: int  # inner size of an expert
+    own: slice  # the share of it that this rank computes
+
+
+class Layout(NamedTuple):
+    """Pieces of the stacks gate_up [E, 2, size, width] and down [E, width, size], and of their biases."""
+
+    gate_up: tuple
+    down: tuple
+    gate_up_bias: tuple = ()
+    down_bias: tuple = ()
+
+
+def separate(gate: str, up: str, down: str) -> Callable[[Sizes], tuple[Layout, ...]]:
+    """Three matrices an expert, as most checkpoints have them: experts.3.gate_proj.weight."""
+
+    def layouts(sizes: Sizes):
+        inner, outer = (sizes.size, sizes.width), (sizes.width, sizes.size)
+        gate_up = [
+            Piece(f"{expert}.{name}.weight", (sizes.own, ALL), (expert, part), inner)
+            for expert in range(sizes.experts)
+            for part, name in enumerate((gate, up))
+        ]
+        downs = [
+            Piece(f"{expert}.{down}.weight", (ALL, sizes.own), (expert,), outer) for expert in range(sizes.experts)
+        ]
+        return Layout(tuple(gate_up), tuple(downs)), fused(sizes)
+
+    return layouts
+
+
+def fused(sizes: Sizes) -> Layout:
+    """Two tensors for all experts, as transformers holds them: gate_up_proj, gate first, and down_proj."""
+    start, stop = sizes.own.start, sizes.own.stop
+    whole = (sizes.experts, 2 * sizes.size, sizes.width)
+    gate_up = tuple(
+        Piece(
+            "gate_up_proj", (ALL, slice(part * sizes.size + start, part * sizes.size + stop), ALL), (ALL, part), whole
+        )
+        for part in (0, 1)
+    )
+    down = Piece("down_proj", (ALL, ALL, sizes.own), whole=(sizes.experts, sizes.width, sizes.size))
+    return Layout(gate_up, (down,))
+
+
+SEPARATE = separate("gate_proj", "up_proj", "down_proj")
+
+
+class Experts(nn.Cell):
+    """The weighted sum of act(gate) * up MLPs that a router chose for each token.
+
+    activation, alpha, limit: as ops.fused_experts has them. layouts: what says where their matrices are in a
+    checkpoint; the first layout counts unless the checkpoint has another one's tensors.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        size: int,
+        count: int,
+        shard: Shard,
+        dtype: Type,
+        *,
+        activation="silu",
+        alpha=1.0,
+        limit=1.0,
+        bias=False,
+        layouts=SEPARATE,
+    ):
+        super().__init__()
+        own = shard.slice(size, "moe_intermediate_size")
+        found = layouts(Sizes(count, width, size, own))
+        local = own.stop - own.start
+
+        def stack(shape, name):
+            first, *others = (getattr(layout, name) for layout in found)
+            return parameter(shape, dtype, *first, otherwise=others)
+
+        self.gate_up = stack((count, 2, local, width), "gate_up")
+        self.down = stack((count, width, local), "down")
+        self.gate_up_bias = stack((count, 2, local), "gate_up_bias") if bias else None
+        self.down_bias = stack((count, width), "down_bias") if bias else None
+        self.activation, self.alpha, self.limit = activation, alpha, limit
+        self.group = shard.group if shard.size > 1 else None
+
+    def pack(self):
+        """Rearrange the loaded matrices for the operator table. Once after each load."""
+        ops.pack_linear(self.gate_up)
+        ops.pack_linear(self.down)
+
+    def construct(self, x, weights, experts):
+        y = ops.fused_experts(
+            x,
+            self.gate_up,
+            self.gate_up_bias,
+            self.down,
+            self.down_bias,
+            weights,
+            experts,
+            self.activation,
+            self.alpha,
+            self.limit,
+        )
+        return y if self.group is None else ops.all_reduce(y, self.group)
+
+
+class MixtureOfExperts(nn.Cell):
+    """x -> what the experts make of it that `gate`, a Router, chooses; plus shared_experts(x), if there are any."""
+
+    def __init__(self, gate, experts, shared_experts=None):
+        super().__init__()
+        self.gate, self.experts, self.shared_experts = gate, experts, shared_experts
+
+    def construct(self, x):
+        weights, experts = self.gate(x)
+        y = self.experts(x, weights, experts)
+        return y if self.shared_experts is None else ops.add(y, self.shared_experts(x), 1.0)

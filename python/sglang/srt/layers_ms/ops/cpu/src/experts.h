@@ -1,0 +1,263 @@
+// Mixture of experts: which experts a token goes to, and the products of tokens with their experts' matrices.
+//
+// Each matrix of a stack is packed by itself as linear.h says. Tokens are sorted by expert; a task multiplies the rows
+// of one expert with some blocks of its columns, so that few tokens read each weight they need once, at the memory's
+// speed, and many share it. The sums of a token are in an order that no other token changes.
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "elementwise.h"
+#include "linear.h"
+
+namespace KERNEL_ISA {
+
+constexpr int64_t kScratch = 128 << 20;  // bytes for the rows of the tokens that are taken together
+constexpr int kClamped = 3;              // activation; the others are those of act_and_mul
+
+// The scores of one token: softmax or sigmoid of its logits, with room for a whole last vector.
+inline void score(const Route& a, const float* logits, float* scores) {
+  float most = -INFINITY, total = 0;
+  for (int64_t i = 0; i < a.experts; ++i) {
+    scores[i] = a.soft_cap > 0 ? a.soft_cap * std::tanh(logits[i] / a.soft_cap) : logits[i];
+    most = std::max(most, scores[i]);
+  }
+  for (int64_t i = 0; i < a.experts; i += 16) {
+    const f32x16 x = load(scores + i);
+    store(scores + i, a.sigmoid ? 1.0f / (1.0f + exp(-x)) : exp(x - most));
+  }
+  if (a.sigmoid) return;
+  for (int64_t i = 0; i < a.experts; ++i) total += scores[i];
+  for (int64_t i = 0; i < a.experts; ++i) scores[i] /= total;
+}
+
+// The place of the largest value, the first of equal ones, among those that are not taken; takes it.
+inline int64_t take_largest(const float* values, int64_t count, bool* taken) {
+  int64_t best = -1;
+  for (int64_t i = 0; i < count; ++i)
+    if (!taken[i] && (best < 0 || values[i] > values[best])) best = i;
+  taken[best] = true;
+  return best;
+}
+
+// Takes all experts but those of the best groups.
+inline void limit_groups(const Route& a, const float* choice, bool* taken) {
+  const int64_t size = a.experts / a.groups;
+  std::vector<float> scores(a.groups);
+  const std::unique_ptr<bool[]> seen(new bool[a.experts]()), kept(new bool[a.groups]());
+  for (int64_t group = 0; group < a.groups; ++group)
+    for (int64_t i = 0; i < a.group_top; ++i)
+      scores[group] += choice[group * size + take_largest(choice + group * size, size, seen.get() + group * size)];
+  for (int64_t i = 0; i < a.top_groups; ++i) take_largest(scores.data(), a.groups, kept.get());
+  for (int64_t i = 0; i < a.experts; ++i) taken[i] = !kept[i / size];
+}
+
+inline void route_token(const Route& a, int64_t token, float* scores, float* choice, bool* taken) {
+  score(a, a.logits + token * a.experts, scores);
+  for (int64_t i = 0; i < a.experts; ++i) choice[i] = scores[i] + (a.bias ? a.bias[i] : 0.0f);
+  std::fill(taken, taken + a.experts, false);
+  if (a.groups > 1) limit_groups(a, choice, taken);
+  float* weights = a.weights + token * a.top_k;
+  int32_t* chosen = a.chosen + token * a.top_k;
+  float total = 1e-20f;  // no division by zero where all scores vanish
+  for (int64_t i = 0; i < a.top_k; ++i) {
+    chosen[i] = static_cast<int32_t>(take_largest(choice, a.experts, taken));
+    total += weights[i] = scores[chosen[i]];
+  }
+  for (int64_t i = 0; i < a.top_k; ++i) weights[i] = (a.renormalise ? weights[i] / total : weights[i]) * a.scaling;
+}
+
+inline void route_as(const Route& a) {
+  over_rows(a.tokens, a.experts * a.top_k, [&](int64_t first, int64_t last) {
+    std::vector<float> scores(a.experts + 16), choice(a.experts);
+    const std::unique_ptr<bool[]> taken(new bool[a.experts]);
+    for (int64_t token = first; token < last; ++token)
+      route_token(a, token, scores.data(), choice.data(), taken.get());
+  });
+}
+
+// Columns of a packed matrix that are multiplied together.
+struct Columns {
+  int64_t first, width;
+  bool packed;
+};
+
+inline int64_t column_blocks(int64_t n, int64_t k) {
+  const int64_t packed = packable(k) ? n / kGroup * kGroup : 0;
+  return packed / kWide + packed % kWide / kGroup + (n - packed + kGroup - 1) / kGroup;
+}
+
+inline Columns columns_of(int64_t block, int64_t n, int64_t k) {
+  const int64_t packed = packable(k) ? n / kGroup * kGroup : 0, wide = packed / kWide;
+  if (block < wide) return {block * kWide, kWide, true};
+  const int64_t first = wide * kWide + (block - wide) * kGroup;
+  return {first, std::min<int64_t>(kGroup, n - first), first < packed};
+}
+
+// y [rows, width of the columns] = x [rows, k] * these columns of w, + bias; rows of y are `stride` apart.
+template <typename T>
+inline void product(const T* x, const T* w, const T* bias, float* y, int64_t rows, int64_t k, int64_t stride,
+                    const Columns& c, const T* ahead) {
+  const T *block = w + c.first * k, *added = bias ? bias + c.first : nullptr;
+  if (c.packed && c.width == kWide) return tiles<4>(rows, x, block, added, y, k, stride, ahead);
+  if (c.packed) return tiles<1>(rows, x, block, added, y, k, stride);
+  all_dots(x, w, rows, k, c.first, c.first + c.width, [&](int64_t row, int64_t column, float found) {
+    y[row * stride + column - c.first] = found + (bias ? to_float(bias[column]) : 0.0f);
+  });
+}
+
+inline f32x16 gated(const Experts& a, f32x16 gate, f32x16 up) {
+  if (a.activation != kClamped) return activate(a.activation, gate) * up;
+  const f32x16 limit = splat(a.limit);
+  gate = gate > limit ? limit : gate;
+  up = up > limit ? limit : up;
+  up = up < -limit ? -limit : up;
+  return activate(0, gate * a.alpha) / a.alpha * (up + 1.0f);  // gate * sigmoid(alpha * gate) * (up + 1)
+}
+
+// Some tokens, sorted by expert: a row for each expert of each token.
+template <typename T>
+class SortedTokens {
+ public:
+  SortedTokens(const Experts& a, int64_t first, int64_t count)
+      : a_(a), first_(first), count_(count), rows_(count * a.top_k), row_of_(rows_), token_of_(rows_) {
+    const int32_t* chosen = a.chosen + first * a.top_k;
+    std::vector<int64_t> next(a.experts + 1);
+    for (int64_t i = 0; i < rows_; ++i) ++next[chosen[i] + 1];
+    for (int64_t expert = 0; expert < a.experts; ++expert) {
+      for (int64_t done = 0; done < next[expert + 1]; done += kRowBlock)
+        pieces_.push_back({expert, next[expert] + done, std::min(kRowBlock, next[expert + 1] - done)});
+      next[expert + 1] += next[expert];
+    }
+    for (int64_t i = 0; i < rows_; ++i) {
+      row_of_[i] = next[chosen[i]]++;
+      token_of_[row_of_[i]] = first + i / a.top_k;
+    }
+    memory_.reset(new char[rows_ * bytes_of_row(a)]);
+    found_ = reinterpret_cast<float*>(memory_.get());
+    x_ = reinterpret_cast<T*>(found_ + rows_ * a.width);
+    inner_ = x_ + rows_ * a.width;
+  }
+
+  static int64_t bytes_of_row(const Experts& a) { return a.width * (4 + sizeof(T)) + a.size * sizeof(T); }
+
+  void run() {
+    over_rows(rows_, a_.width, [&](int64_t first, int64_t last) {
+      for (int64_t row = first; row < last; ++row)
+        std::memcpy(x_ + row * a_.width, in(a_.x) + token_of_[row] * a_.width, a_.width * sizeof(T));
+    });
+    each_block(a_.size, a_.width, [&](const Piece& piece, int64_t block, int64_t last) { inner(piece, block, last); });
+    each_block(a_.width, a_.size, [&](const Piece& piece, int64_t block, int64_t last) { outer(piece, block, last); });
+    over_rows(count_, a_.width * a_.top_k, [&](int64_t first, int64_t last) {
+      for (int64_t token = first; token < last; ++token) combine(token);
+    });
+  }
+
+ private:
+  struct Piece {
+    int64_t expert, row, count;
+  };
+
+  static const T* in(const void* p) { return static_cast<const T*>(p); }
+
+  // f(piece, block, end of the blocks of its task) for all column blocks of a [n, k] matrix of each expert in use.
+  template <typename F>
+  void each_block(int64_t n, int64_t k, F&& f) {
+    const int64_t blocks = column_blocks(n, k), pieces = pieces_.size();
+    // Neighbouring pieces of an expert share a block, which is still in the cache; without any blocks make a task.
+    const bool shared = rows_ > kRowBlock * 8;
+    const int64_t together = shared ? 1 : std::clamp<int64_t>(blocks * pieces / (4 * pool::threads()), 1, kTogether);
+    const int64_t groups = (blocks + together - 1) / together;
+    std::vector<std::pair<int64_t, int64_t>> tasks;  // piece, group
+    tasks.reserve(pieces * groups);
+    for (int64_t piece = 0, end = 0; piece < pieces; piece = end) {
+      while (end < pieces && pieces_[end].expert == pieces_[piece].expert) ++end;
+      for (int64_t group = 0; group < groups; ++group)
+        for (int64_t own = piece; own < end; ++own) tasks.emplace_back(own, group);
+    }
+    pool::each(tasks.size(), [&](int64_t task) {
+      const auto [piece, group] = tasks[task];
+      const int64_t last = std::min(blocks, (group + 1) * together);
+      for (int64_t block = group * together; block < last; ++block) f(pieces_[piece], block, last);
+    });
+  }
+
+  // Gate and up of some columns, activated.
+  void inner(const Piece& piece, int64_t block, int64_t last) {
+    const Columns c = columns_of(block, a_.size, a_.width);
+    const T* gate_weight = in(a_.gate_up) + piece.expert * 2 * a_.size * a_.width;
+    const T *up_weight = gate_weight + a_.size * a_.width, *x = x_ + piece.row * a_.width;
+    const T* gate_bias = a_.gate_up_bias ? in(a_.gate_up_bias) + piece.expert * 2 * a_.size : nullptr;
+    const T* up_bias = gate_bias ? gate_bias + a_.size : nullptr;
+    alignas(64) float gate[kRowBlock * kWide], up[kRowBlock * kWide];
+    const bool fetches = piece.count > kMostRows;
+    const T* next = fetches && block + 1 < last ? gate_weight + (c.first + c.width) * a_.width : nullptr;
+    const T* up_block = fetches ? up_weight + c.first * a_.width : nullptr;
+    product(x, gate_weight, gate_bias, gate, piece.count, a_.width, kWide, c, up_block);
+    product(x, up_weight, up_bias, up, piece.count, a_.width, kWide, c, next);
+    for (int64_t row = 0; row < piece.count; ++row) {
+      const float *g = gate + row * kWide, *u = up + row * kWide;
+      T* y = inner_ + (piece.row + row) * a_.size + c.first;
+      over(c.width, [&](int64_t i) { store(y + i, gated(a_, load(g + i), load(u + i))); },
+           [&](int64_t i) { y[i] = from_float<T>(gated(a_, splat(g[i]), splat(u[i]))[0]); });
+    }
+  }
+
+  void outer(const Piece& piece, int64_t block, int64_t last) {
+    const Columns c = columns_of(block, a_.width, a_.size);
+    const T* weight = in(a_.down) + piece.expert * a_.width * a_.size;
+    const T* bias = a_.down_bias ? in(a_.down_bias) + piece.expert * a_.width : nullptr;
+    const bool fetches = piece.count > kMostRows && block + 1 < last;
+    const T* next = fetches ? weight + (c.first + c.width) * a_.size : nullptr;
+    product(inner_ + piece.row * a_.size, weight, bias, found_ + piece.row * a_.width + c.first, piece.count, a_.size,
+            a_.width, c, next);
+  }
+
+  void combine(int64_t token) {
+    const int64_t* rows = row_of_.data() + token * a_.top_k;
+    const float* weights = a_.weights + (first_ + token) * a_.top_k;
+    T* y = static_cast<T*>(a_.y) + (first_ + token) * a_.width;
+    over(a_.width,
+         [&](int64_t i) {
+           f32x16 total{};
+           for (int64_t j = 0; j < a_.top_k; ++j) total += weights[j] * load(found_ + rows[j] * a_.width + i);
+           store(y + i, total);
+         },
+         [&](int64_t i) {
+           float total = 0;
+           for (int64_t j = 0; j < a_.top_k; ++j) total += weights[j] * found_[rows[j] * a_.width + i];
+           y[i] = from_float<T>(total);
+         });
+  }
+
+  const Experts& a_;
+  int64_t first_, count_, rows_;
+  std::vector<int64_t> row_of_, token_of_;  // the row of each expert of each token, and the token of each row
+  std::vector<Piece> pieces_;               // at most kRowBlock rows of one expert, by expert
+  std::unique_ptr<char[]> memory_;
+  float* found_;  // [rows, width]: what an expert makes of a token
+  T *x_, *inner_;  // [rows, width], [rows, size]
+};
+
+template <typename T>
+void experts_as(const Experts& a) {
+  const int64_t most = std::max<int64_t>(1, kScratch / (a.top_k * SortedTokens<T>::bytes_of_row(a)));
+  for (int64_t first = 0; first < a.tokens; first += most)
+    SortedTokens<T>(a, first, std::min(most, a.tokens - first)).run();
+}
+
+template <typename T>
+void add_gated_as(const T* x, const T* other, const T* gate, T* y, int64_t rows, int64_t size) {
+  over_rows(rows, size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const float factor = 1.0f / (1.0f + std::exp(-to_float(gate[row])));
+      const int64_t at = row * size;
+      over(size, [&](int64_t i) { store(y + at + i, load(x + at + i) + factor * load(other + at + i)); },
+           [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) + factor * to_float(other[at + i])); });
+    }
+  });
+}
+
+}  // namespace KERNEL_ISA

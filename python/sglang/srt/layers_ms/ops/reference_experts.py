@@ -1,0 +1,68 @@
+"""The reference table's mixture of experts: each token gathers the matrices of its experts.
+
+That wants memory: it is for few tokens and small experts, the oracle of other tables.
+"""
+
+import math
+
+from mindspore import dtype as mstype
+from mindspore import mint, ops
+
+
+def _limited(choice, groups, top_groups, group_top):
+    """choice [T, E] with minus infinity for the experts of other groups than the best."""
+    grouped = choice.reshape(-1, groups, choice.shape[1] // groups)
+    scores = ops.topk(grouped, group_top)[0].sum(-1)
+    _, best = ops.topk(scores, top_groups)
+    kept = ops.one_hot(best, groups).sum(1) > 0  # [T, groups]
+    return mint.where(mint.unsqueeze(kept, -1), grouped, -math.inf).reshape(choice.shape)
+
+
+def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap):
+    if soft_cap:
+        # tanh, which MindSpore 2.10's gives with errors of 1e-4.
+        logits = soft_cap * (2.0 * mint.sigmoid(2.0 * logits / soft_cap) - 1.0)
+    scores = mint.softmax(logits, -1) if scoring == "softmax" else mint.sigmoid(logits)
+    choice = scores if bias is None else scores + bias
+    if groups > 1:
+        choice = _limited(choice, groups, top_groups, group_top)
+    _, experts = ops.topk(choice, top_k)
+    weights = ops.gather_elements(scores, 1, experts)
+    if renormalise:
+        weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
+    return weights * scaling, experts.astype(mstype.int32)
+
+
+def _gated(gate, up, activation, alpha, limit):
+    if activation == "clamped_silu":
+        gate, up = ops.minimum(gate, limit), ops.maximum(ops.minimum(up, limit), -limit)
+        return gate * mint.sigmoid(alpha * gate) * (up + 1.0)
+    if activation == "gelu":
+        return gate * 0.5 * (1.0 + ops.erf(gate * math.sqrt(0.5))) * up
+    if activation == "gelu_pytorch_tanh":
+        return gate * mint.sigmoid(2.0 * math.sqrt(2 / math.pi) * (gate + 0.044715 * gate * gate * gate)) * up
+    return gate * mint.sigmoid(gate) * up
+
+
+def _of(stack, chosen):
+    """The matrices or biases of the chosen experts [T], flattened to a row each."""
+    return ops.gather(stack.reshape(stack.shape[0], -1), chosen, 0)
+
+
+def fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit):
+    _, _, size, width = gate_up.shape
+    total = mint.zeros_like(x)
+    for choice in range(experts.shape[1]):
+        chosen = experts[:, choice]
+        inner = mint.matmul(_of(gate_up, chosen).reshape(-1, 2 * size, width), mint.unsqueeze(x, -1))
+        inner = inner.reshape(-1, 2 * size)
+        inner = inner if gate_up_bias is None else inner + _of(gate_up_bias, chosen)
+        inner = _gated(inner[:, :size], inner[:, size:], activation, alpha, limit)
+        found = mint.matmul(_of(down, chosen).reshape(-1, width, size), mint.unsqueeze(inner, -1)).reshape(-1, width)
+        found = found if down_bias is None else found + _of(down_bias, chosen)
+        total = total + found * weights[:, choice : choice + 1]
+    return total
+
+
+def add_gated(x, y, gate):
+    return x + mint.sigmoid(gate) * y
