@@ -36,15 +36,13 @@ def add_table(monkeypatch, name, without=(), **operators):
 
 
 def test_the_reference_has_no_operator_that_the_contract_does_not_name(ops):
-    functions = [value for value in vars(reference).values() if getattr(value, "__module__", "") == reference.__name__]
+    values = vars(reference).values()  # some are written in files beside it: reference_experts.py
+    functions = [value for value in values if getattr(value, "__module__", "").startswith(reference.__name__)]
     assert {function.__name__ for function in functions if not function.__name__.startswith("_")} == set(ops.NAMES)
 
 
 def test_every_operator_is_tested_beside_this_file_for_every_table():
-    sources = "".join(
-        (Path(__file__).parent / name).read_text()
-        for name in ("statements.py", "test_contract.py", "test_cache.py", "test_norms.py")
-    )
+    sources = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py") if path != Path(__file__))
     untested = {name for name in bound_ops.NAMES if f"ops.{name}" not in sources and f'"{name}"' not in sources}
     # all_reduce needs ranks that communicate; start is called by device.start for every test.
     assert untested == {"all_reduce", "start"}
@@ -58,7 +56,7 @@ def test_an_operator_called_before_select_says_so(ops):
 def test_select_binds_every_operator(ops):
     ops.select("reference")
     bound = {name: getattr(ops, name) for name in ops.NAMES}
-    assert {function.__module__ for function in bound.values()} == {"unbound_ops.reference"}
+    assert all(function.__module__.startswith("unbound_ops.reference") for function in bound.values())
     assert {name: function.__name__ for name, function in bound.items()} == {name: name for name in ops.NAMES}
 
 
