@@ -10,11 +10,18 @@ from sglang.srt.models_ms.config import IGNORED, ConfigReader, DecoderConfig, Ru
 from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_class, nearest
 
 NAMES = {
+    "cohere": "CohereForCausalLM",
+    "gemma": "GemmaForCausalLM",
+    "glm": "GlmForCausalLM",
+    "glm4": "Glm4ForCausalLM",
+    "granite": "GraniteForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
+    "stablelm": "StableLmForCausalLM",
 }
 
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 from models.harness import Requests, assert_logits_close
-from models.tiny import ARCHITECTURES, COMMON, TINY, reference_logits
+from models.tiny import ARCHITECTURES, COMMON, PLAIN, TINY, reference_logits
+from models.variants import blocks
 
 LENGTHS = {"one": 1, "short": 13, "long": 70}  # long goes beyond the original length of every scaled rope
 PAGE_SIZES = [1, 4, 16]
@@ -77,12 +78,16 @@ def test_prompt_logits_equal_hugging_face(paged_model, variant, way, page_size):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("variant", [*ARCHITECTURES, "qwen3-tied"])
+@pytest.mark.parametrize("variant", [*ARCHITECTURES, *blocks.PLAIN, "qwen3-tied"])
 def test_a_checkpoint_and_cache_of_half_precision_stay_within_bounds(paged_model, variant, dtype):
     ids = prompts()
     found = chunks(Requests(paged_model(variant, dtype), page_size=4), ids)
     wanted = {request: reference_logits(variant, ids[request], dtype) for request in found}
     assert_logits_close(found, wanted, LIMITS[dtype])
+
+
+GREEDY = [name for name in TINY if name in PLAIN or TINY[name]["model_type"] in ARCHITECTURES]
+REPEATING = ["gemma"]  # its head is its scaled embedding: what was last is most likely next
 
 
 def greedy(requests: Requests, ids: dict) -> dict:
@@ -95,7 +100,7 @@ def greedy(requests: Requests, ids: dict) -> dict:
     return ids
 
 
-@pytest.mark.parametrize("variant", TINY)
+@pytest.mark.parametrize("variant", GREEDY)
 def test_64_greedy_tokens_equal_hugging_face(paged_model, variant):
     lengths = {"one": 1, "short": 13, "long": 32}
     starts = {request: tokens[: lengths[request]] for request, tokens in prompts().items()}
@@ -103,4 +108,4 @@ def test_64_greedy_tokens_equal_hugging_face(paged_model, variant):
         # Each token is Hugging Face's choice after those before it: by induction, all are its greedy tokens.
         chosen = reference_logits(variant, ids).argmax(-1)[lengths[request] - 1 : -1]
         np.testing.assert_array_equal(ids[lengths[request] :], chosen, err_msg=f"{variant}, request {request}")
-        assert len(set(chosen)) > 3, f"{variant}, request {request} repeats itself: {chosen}"
+        assert len(set(chosen)) > 3 or variant in REPEATING, f"{variant}, request {request} repeats itself: {chosen}"

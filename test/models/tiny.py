@@ -9,32 +9,15 @@ import math
 from pathlib import Path
 
 import torch
-from models.variants import experts
+from models.variants import COMMON, blocks, experts, rope
 from transformers import AutoConfig, AutoModelForCausalLM
 
-COMMON = dict(
-    vocab_size=131,
-    hidden_size=60,
-    intermediate_size=76,
-    num_hidden_layers=2,
-    num_attention_heads=6,
-    num_key_value_heads=2,
-    max_position_embeddings=256,
-    rms_norm_eps=3e-3,
-    rope_parameters=dict(rope_type="default", rope_theta=500.0),
-)
 LLAMA, MISTRAL, QWEN2, QWEN3 = (
     dict(COMMON, model_type="llama"),
     dict(COMMON, model_type="mistral", sliding_window=None, head_dim=14),
     dict(COMMON, model_type="qwen2"),
     dict(COMMON, model_type="qwen3", head_dim=18),
 )
-
-
-def rope(rope_type, **parameters):
-    """Scaled rotary embedding, with so many pairs of dimensions that some are scaled and some are not."""
-    return dict(head_dim=20, rope_parameters=dict(rope_type=rope_type, rope_theta=300.0, **parameters))
-
 
 YARN = rope("yarn", factor=5.0, original_max_position_embeddings=40, beta_fast=6.0, beta_slow=0.5)
 TINY = {
@@ -63,8 +46,10 @@ TINY = {
     "qwen3-tied": dict(QWEN3, tie_word_embeddings=True),
     "qwen3-bias": dict(QWEN3, attention_bias=True),
     **experts.VARIANTS,
+    **blocks.VARIANTS,
 }
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
+PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN]
 
 
 def _randomise(name: str, parameter: torch.Tensor) -> None:

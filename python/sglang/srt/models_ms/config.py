@@ -123,7 +123,8 @@ class ConfigReader:
         if kind not in FREQUENCIES:
             raise UnsupportedConfig(f"{self.arch}: rope_type = {kind!r} is not supported, only {sorted(FREQUENCIES)}")
         theta = found.get("rope_theta") or self.get("rope_theta", 10000.0)
-        partial = found.get("partial_rotary_factor") or self.get("partial_rotary_factor", 1.0)
+        partial = self.get("partial_rotary_factor", 1.0)  # where transformers 5 has it too, the same
+        partial = found.get("partial_rotary_factor") or partial
         longest = self.get("max_position_embeddings")
         strange = set(found) - ROPE_KEYS - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
         if strange:

@@ -15,11 +15,18 @@ class Model(NamedTuple):
 
 
 MODELS = {
+    "CohereForCausalLM": Model("cohere", "Command R, Command R+", "parallel residual, LayerNorm, logit scale"),
+    "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
+    "Glm4ForCausalLM": Model("glm4", "GLM-4-0414", "norms before and after, interleaved partial rotary"),
+    "GlmForCausalLM": Model("glm", "GLM-4", "interleaved partial rotary"),
+    "GraniteForCausalLM": Model("granite", "Granite 3.x", "multipliers"),
     "LlamaForCausalLM": Model("llama", "Llama 1, 2, 3.x and checkpoints of its shape", "biases, scaled rotary"),
     "MistralForCausalLM": Model("mistral", "Mistral without sliding window"),
+    "Olmo2ForCausalLM": Model("olmo2", "OLMo 2", "norms after, query/key norm"),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN"),
     "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm"),
     "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-MoE", "experts"),
+    "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
 }
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.

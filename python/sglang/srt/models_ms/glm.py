@@ -1,0 +1,25 @@
+"""GLM-4: Llama's decoder with interleaved partial rotary, biases on queries, keys and values; gate and up packed.
+
+Reference: transformers/models/glm/modeling_glm.py.
+"""
+
+from sglang.srt.layers_ms import Attention, GatedMLP
+from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
+
+
+class GlmConfig(DecoderConfig):
+    @classmethod
+    def read(cls, hf, runtime, **special):
+        return super().read(hf, runtime, attention_bias=hf.get("attention_bias", True), **special)
+
+
+class GlmLayer(PreNormLayer):
+    def __init__(self, config, layer_id):
+        attention = Attention(config, layer_id, qkv_bias=config.attention_bias, interleaved=True)
+        super().__init__(config, attention, GatedMLP(config, packed=True))
+
+
+class GlmForCausalLM(CausalLM):
+    config_class = GlmConfig
+    layer_class = GlmLayer

@@ -1,0 +1,44 @@
+"""Other norms, multipliers, rotary orders and residual branches than Llama's."""
+
+from models.variants import COMMON
+
+LAYER_NORM = {key: value for key, value in COMMON.items() if key != "rms_norm_eps"} | dict(layer_norm_eps=3e-3)
+PARTIAL = dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5)
+GEMMA = dict(COMMON, model_type="gemma", head_dim=14)
+STABLELM = dict(
+    LAYER_NORM,
+    model_type="stablelm",
+    hidden_size=72,
+    intermediate_size=78,
+    rope_parameters=PARTIAL,
+    use_qkv_bias=True,
+)
+COHERE = dict(LAYER_NORM, model_type="cohere", logit_scale=0.3)
+GRANITE = dict(
+    COMMON,
+    model_type="granite",
+    intermediate_size=77,
+    embedding_multiplier=3.7,
+    attention_multiplier=0.21,
+    residual_multiplier=0.43,
+    logits_scaling=2.9,
+)
+OLMO2 = dict(COMMON, model_type="olmo2")
+GLM = dict(COMMON, model_type="glm", head_dim=20, rope_parameters=PARTIAL, pad_token_id=None)
+GLM4 = dict(GLM, model_type="glm4")
+VARIANTS = {
+    "gemma": GEMMA,
+    "gemma-legacy": dict(GEMMA, hidden_act="gelu", num_key_value_heads=1, tie_word_embeddings=False),
+    "stablelm": STABLELM,
+    "stablelm-parallel": dict(STABLELM, use_parallel_residual=True, qk_layernorm=True, use_qkv_bias=False),
+    "cohere": COHERE,
+    "cohere-qk-norm": dict(COHERE, use_qk_norm=True, attention_bias=True, tie_word_embeddings=False),
+    "granite": GRANITE,
+    "granite-bias": dict(GRANITE, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "olmo2": OLMO2,
+    "olmo2-bias": dict(OLMO2, attention_bias=True, num_key_value_heads=6, tie_word_embeddings=True),
+    "glm": GLM,
+    "glm4": GLM4,
+    "glm4-no-bias": dict(GLM4, attention_bias=False, num_key_value_heads=1),
+}
+PLAIN = ["gemma", "stablelm", "cohere", "granite", "olmo2", "glm", "glm4"]
