@@ -24,7 +24,7 @@ X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-ma
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = X86 if ON_X86 else {"generic": []}
 # (sources, folder of their objects, flags)
-KERNELS = [(["entry.cpp", "parallel.cpp", "trace.cpp", "capture.cpp"], "common", [])]
+KERNELS = [(["entry.cpp", "parallel.cpp", "trace.cpp", "capture.cpp", "group.cpp"], "common", [])]
 KERNELS += [(["isa.cpp"], isa, [f"-DKERNEL_ISA={isa}", *flags]) for isa, flags in INSTRUCTION_SETS.items()]
 ONEDNN_LIBRARY = f"{OPERATORS}.libmindspore_onednn"
 

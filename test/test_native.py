@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "python/sglang/srt/layers_ms/ops/cpu/src"
-COMMON = [SOURCES / f"{name}.cpp" for name in ("entry", "parallel", "trace", "capture")]
+COMMON = [SOURCES / f"{name}.cpp" for name in ("entry", "parallel", "trace", "capture", "group")]
 PROGRAM = ROOT / "test/native/operators.cpp"
 FLAGS = ["-std=c++17", "-g1", "-O1", "-Wall", "-Wno-psabi"]
 # As in setup.py.

@@ -69,8 +69,8 @@ def test_a_supported_argument_may_have_any_value(name):
 
 
 def test_all_refused_arguments_are_in_one_error():
-    lines = refusal(tp_size=2, quantization="fp8", device="cuda")
-    assert [line.split()[0] for line in sorted(lines)] == ["--device", "--quantization", "--tp-size"]
+    lines = refusal(pp_size=2, quantization="fp8", device="cuda")
+    assert [line.split()[0] for line in sorted(lines)] == ["--device", "--pp-size", "--quantization"]
 
 
 # ---- environment variables ----
@@ -115,10 +115,10 @@ def test_the_platform_is_selected_for_child_processes_unless_the_user_selected_o
 def test_a_server_with_a_refused_argument_ends_before_the_weights_are_looked_for(tmp_path):
     (tmp_path / "config.json").write_text((ROOT / "ms_example/demo_model/config.json").read_text())
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(tmp_path), "--device", "cpu"]
-    command += ["--framework", "mindspore", "--tp-size", "2", "--quantization", "fp8"]
+    command += ["--framework", "mindspore", "--pp-size", "2", "--quantization", "fp8"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode != 0
-    assert "--tp-size 2: " in ended.stderr
+    assert "--pp-size 2: " in ended.stderr
     assert "--quantization fp8: " in ended.stderr
     assert "\nerror: --framework mindspore does not support these arguments:\n" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from sglang.srt.model_executor_ms.arguments import SettingError, read_environment
-from sglang.srt.model_executor_ms.cores import parse_processors, processors
+from sglang.srt.model_executor_ms.cores import divide, parse_processors, processors
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +67,20 @@ def test_a_malformed_variable_is_named_with_what_it_should_be(variables, named, 
 def test_a_rank_without_a_group_is_told(two_a_core):
     with pytest.raises(SettingError, match="it has 2 groups, and this is rank 2"):
         processors(read_environment({"SGLANG_CPU_OMP_THREADS_BIND": "0|1"}), 2, two_a_core)
+
+
+@pytest.mark.parametrize(
+    "ranks, wanted",
+    [
+        (1, [[0, 1, 2, 3]]),
+        (2, [[0, 1], [2, 3]]),
+        (3, [[0], [1], [2, 3]]),
+        (4, [[0], [1], [2], [3]]),
+        (5, [[0], [1], [2], [3], [0]]),
+    ],
+)
+def test_cores_are_divided_among_ranks(ranks, wanted, two_a_core):
+    assert divide(ranks, two_a_core) == wanted
 
 
 def test_ranges_and_numbers():

@@ -70,6 +70,11 @@ def let_idle_torch_threads_sleep() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
+def bind_ranks(groups: list[list[int]]) -> None:
+    """Give each rank that is started from here on its processors, unless the user did."""
+    os.environ.setdefault(BINDING, "|".join(",".join(map(str, group)) for group in groups))
+
+
 def use_huge_pages() -> None:
     """Let torch, in the processes started from here on, keep large tensors, such as the cache, in huge pages.
 

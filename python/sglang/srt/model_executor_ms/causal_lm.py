@@ -10,7 +10,7 @@ from tqdm import tqdm
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_context import get_attn_backend
-from sglang.srt.model_executor_ms import device
+from sglang.srt.model_executor_ms import device, parallel
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
 from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, forward_graph
@@ -38,17 +38,19 @@ class MindSporeForCausalLM(torch.nn.Module):
         """config: Hugging Face's; built under torch's default dtype, which is the one that --dtype asks for."""
         super().__init__()
         environment = read_environment()
-        device.start(get_device().device, environment.ops_table, processors(environment))
+        cores = processors(environment, parallel.rank())
+        device.start(get_device().device, environment.ops_table, cores)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
         if computed != requested:
             logger.info("dtype %s: these operators hold weights and activations in %s", requested, computed)
-        runtime = Runtime(dtype=getattr(ms, computed), max_positions=get_context_length(config))
-        asked_context = get_model().context_length
-        if asked_context and asked_context > runtime.max_positions:
-            runtime = Runtime(dtype=runtime.dtype, max_positions=asked_context)
+        positions = max(get_context_length(config), get_model().context_length or 0)
+        shard = parallel.join_tensor_parallel()
+        if shard.size > 1:
+            parallel.stay_on(cores)
+        runtime = Runtime(dtype=getattr(ms, computed), max_positions=positions, shard=shard)
         self.config = config
-        self.network = model_class(config.architectures)(config.to_dict(), runtime)
+        self.network = model_class(config.architectures)(parallel.as_published(config.to_dict()), runtime)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
         self.logits_processor.final_logit_softcapping = None  # the head caps

@@ -27,6 +27,15 @@ def processors(environment: Environment, rank: int = 0, topology: Path = TOPOLOG
     return (first + others)[: int(count)] if count else first
 
 
+def divide(ranks: int, topology: Path = TOPOLOGY) -> list[list[int]]:
+    """The processors that this process may use, one a core, dealt out to the ranks; these share where cores lack."""
+    first, others = _by_core(sorted(os.sched_getaffinity(0)), topology)
+    if len(first) < ranks:
+        return [[first[rank % len(first)]] for rank in range(ranks)]
+    cut = [rank * len(first) // ranks for rank in range(ranks + 1)]
+    return [first[start:end] for start, end in zip(cut, cut[1:], strict=False)]
+
+
 def _bound(binding, rank, allowed, problems):
     if binding == "all":
         return allowed

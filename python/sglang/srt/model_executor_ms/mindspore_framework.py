@@ -6,11 +6,13 @@ import importlib.util
 
 from sglang.srt.model_executor_ms.arguments import (
     Refusal,
+    bind_ranks,
     let_idle_torch_threads_sleep,
     read_environment,
     select_cpu_platform,
     use_huge_pages,
 )
+from sglang.srt.model_executor_ms.cores import divide
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag, refuse_unsupported
 from sglang.srt.model_executor_ms.machine import accelerator
 
@@ -46,6 +48,8 @@ def configure(server_args) -> None:
         server_args, SOURCE, model_impl="mindspore", device=device, attention_backend="mindspore", **_NO_CUDA_GRAPHS
     )
     if device == "cpu":
+        if server_args.tp_size > 1:
+            bind_ranks(divide(server_args.tp_size))  # SGLang wants a NUMA node for each rank otherwise
         # An idle scheduler polls without a pause otherwise, on a core that others could compute with.
         declare_resolution(server_args, SOURCE, sleep_on_idle=True)
 

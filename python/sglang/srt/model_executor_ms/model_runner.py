@@ -3,7 +3,7 @@
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor_ms.mindspore_framework import DEVICES
 from sglang.srt.model_executor_ms.weights import MindSporeWeightUpdater
-from sglang.srt.runtime_context import get_model
+from sglang.srt.runtime_context import get_model, get_parallel
 
 
 class UnsupportedDevice(Exception):
@@ -20,7 +20,7 @@ class MindSporeModelRunner(ModelRunner):
 
     def init_weight_updater(self):
         self.weight_updater = MindSporeWeightUpdater(
-            tp_rank=0,
+            tp_rank=get_parallel().tp_rank,
             device=self.device,
             gpu_id=self.gpu_id,
             model_config=self.model_config,

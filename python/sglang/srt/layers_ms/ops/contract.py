@@ -181,6 +181,14 @@ def start(processors: Sequence[int]) -> None:
     """Called once in a process, before any other: the processors to compute on, with a thread on each."""
 
 
+def join(group: str, rank: int, size: int, gather: Callable[[object], list]) -> None:
+    """Join the communication group `group`, as `rank` of `size`, before a graph that uses it is built.
+
+    gather: gives every rank the objects that all of them call it with, in the order of the ranks. Raises RuntimeError,
+    on every rank, if the group cannot be made, and NotImplementedError where a table has no groups.
+    """
+
+
 def capture(run: Callable[[], Tensor], lasting: Sequence[Tensor]) -> Callable[[], Tensor] | None:
     """Call `run` once, which runs a static graph, and record what it does -> a replay of that, or None.
 

@@ -183,6 +183,13 @@ def start(processors):
     """MindSpore has threads of its own."""
 
 
+def join(group, rank, size, gather):
+    raise NotImplementedError(
+        f"the reference operators compute on one rank, and the group {group!r} has {size}: "
+        "tensor parallelism on a CPU needs the C++ operators"
+    )
+
+
 def capture(run, lasting):
     return None
 

@@ -40,6 +40,7 @@ def _queries(qkv, q_norm, k_norm, cos, sin, positions, k_cache, *_):
 
 _embedding = _custom("embedding", lambda ids, weight, _: [ids[0], weight[1]], lambda ids, weight, _: weight)
 _linear = _custom("linear", lambda x, weight, *_: [x[0], weight[0]])
+_all_reduce = _custom("all_reduce", _first)
 _rms_norm = _custom("rms_norm", _first)
 _layer_norm = _custom("layer_norm", _first)
 _add = _custom("add_scaled", _first)
@@ -76,6 +77,11 @@ def _floats(*values):
 @constexpr
 def _ints(*values):
     return Tensor(np.array(values, np.int32))
+
+
+@constexpr
+def _number(group):
+    return Tensor(np.array([_groups[group]], np.int32))
 
 
 @constexpr
@@ -197,6 +203,10 @@ def logits(x, weight):
     return found
 
 
+def all_reduce(x, group):
+    return _all_reduce(x, _number(group))
+
+
 def use(isa: str) -> bool:
     """Compute with the kernels for avx512_bf16, avx512 or avx2 -> whether this processor has it. For comparison."""
     return bool(_library.mindspore_cpu_use(isa.encode()))
@@ -213,6 +223,15 @@ def use_onednn() -> str:
     from sglang.srt.layers_ms.ops.cpu import onednn
 
     return onednn.install(_library)
+
+
+_groups = {}  # name -> number
+
+
+def join(group, rank, size, gather):
+    from sglang.srt.layers_ms.ops.cpu import shared_memory
+
+    _groups[group] = shared_memory.join(_library, rank, size, gather)
 
 
 def capture(run, lasting):

@@ -130,6 +130,21 @@ void add_rms_norm_as(const T* x, const T* residual, const T* weight, T* y, T* to
   });
 }
 
+template <typename T>
+void sum_as(const void* const* rows, int count, T* y, int64_t size) {
+  over(size,
+       [&](int64_t i) {
+         f32x16 total = load(static_cast<const T*>(rows[0]) + i);
+         for (int row = 1; row < count; ++row) total += load(static_cast<const T*>(rows[row]) + i);
+         store(y + i, total);
+       },
+       [&](int64_t i) {
+         float total = to_float(static_cast<const T*>(rows[0])[i]);
+         for (int row = 1; row < count; ++row) total += to_float(static_cast<const T*>(rows[row])[i]);
+         y[i] = from_float<T>(total);
+       });
+}
+
 // e^x: the power of two by its exponent bits, the rest by a polynomial; relative error about 2e-7.
 inline f32x16 exp(f32x16 x) {
   x = x < -87.0f ? splat(-87.0f) : x;

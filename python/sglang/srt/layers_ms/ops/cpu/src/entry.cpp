@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "capture.h"
+#include "group.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "product.h"
@@ -179,6 +180,11 @@ extern "C" EXPORTED Threads mindspore_cpu_thread_functions() { return {pool::thr
 extern "C" EXPORTED void mindspore_cpu_threads(int threads, const int* processors) {
   pool::configure(threads, processors);
 }
+// Groups of src/group.h.
+extern "C" EXPORTED int64_t mindspore_cpu_group_size(int ranks) { return group::size(ranks); }
+extern "C" EXPORTED int mindspore_cpu_join(void* memory, int rank, int ranks, const int* processes, double patience) {
+  return group::join(memory, rank, ranks, processes, patience);
+}
 // Recordings of src/capture.h: begin, run the graph, finish -> whether it can be replayed. Ranges are memory that lasts.
 extern "C" EXPORTED capture::Recording* mindspore_cpu_begin_recording(const capture::Range* lasting, int64_t count) {
   auto* recording = new capture::Recording(std::vector<capture::Range>(lasting, lasting + count));
@@ -243,6 +249,18 @@ OPERATOR(linear, 1) {
   if (a.failed()) return;
   const bool wide = a.dtype(y) == Dtype::f32 && dtype != Dtype::f32;
   product(dtype, {a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(y), wide, tokens, k, n});
+}
+
+// x [T, size], group [1] -> the sum of all ranks' x
+OPERATOR(all_reduce, 1) {
+  const int64_t tokens = a.tokens(0), size = a.last(0);
+  const Dtype dtype = a.dtype(0);
+  const int32_t* number = a.ints(1);
+  if (a.failed()) return;
+  a.want(*number >= 0 && *number < group::count(), "there is no group %d", *number);
+  if (a.failed()) return;
+  const int missing = group::all_reduce(*number, *kernels, dtype, a.data(0), a.data(2), tokens * size);
+  a.want(!missing, "the ranks cannot add up their results");
 }
 
 // x [T, groups * size], weight [size], eps and offset [2] -> like x

@@ -124,6 +124,13 @@ void add_gated(Dtype dtype, const void* x, const void* other, const void* gate, 
   });
 }
 
+void sum(Dtype dtype, const void* const* rows, int count, void* y, int64_t size) {
+  with(dtype, [&](auto* t) {
+    using T = TYPE(t);
+    sum_as(rows, count, out<T>(y), size);
+  });
+}
+
 #define NAME_OF(isa) #isa
 #define NAME(isa) NAME_OF(isa)
 
@@ -132,6 +139,6 @@ void add_gated(Dtype dtype, const void* x, const void* other, const void* gate, 
 extern const Kernels kernels;
 const Kernels kernels{NAME(KERNEL_ISA), pack, unpack,       linear,      embedding,    rms_norm, add_rms_norm,
                       layer_norm,       add,  normalise_qk, act_and_mul, qkv_to_cache, attention,
-                      route,            experts, add_gated};
+                      route,            experts, add_gated,    sum};
 
 }  // namespace KERNEL_ISA

@@ -95,4 +95,6 @@ struct Kernels {
   void (*experts)(const Experts&);
   // y = x + sigmoid(gate) * other, gate one a row.
   void (*add_gated)(Dtype, const void* x, const void* other, const void* gate, void* y, int64_t rows, int64_t size);
+  // y[size] = the sum of `count` rows, in float32.
+  void (*sum)(Dtype, const void* const* rows, int count, void* y, int64_t size);
 };

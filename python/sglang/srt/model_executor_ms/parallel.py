@@ -1,0 +1,50 @@
+"""Which share of the model this process computes: SGLang's tensor-parallel group, made known to the operators."""
+
+import os
+
+import torch
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms import ops
+from sglang.srt.runtime_context import get_parallel
+
+GROUP = "tp"
+
+
+def rank() -> int:
+    """Of this process among those of this host that compute the model."""
+    return get_parallel().tp_rank
+
+
+def join_tensor_parallel() -> Shard:
+    """The share of this rank; the ranks can add up their results from now on."""
+    parallel = get_parallel()
+    if parallel.tp_size == 1:
+        return Shard()
+    from sglang.srt.distributed import get_tp_group
+
+    group = get_tp_group().cpu_group
+
+    def gather(value):
+        found = [None] * parallel.tp_size
+        torch.distributed.all_gather_object(found, value, group=group)
+        return found
+
+    ops.join(GROUP, parallel.tp_rank, parallel.tp_size, gather)
+    return Shard(parallel.tp_rank, parallel.tp_size, GROUP)
+
+
+def stay_on(processors: list[int]) -> None:
+    """Keep this thread, which computes beside the operators' own, on the processors of its rank."""
+    os.sched_setaffinity(0, processors)
+
+
+def as_published(config: dict) -> dict:
+    """A model's config with the sizes of its checkpoint, which SGLang pads for its own kernels on a CPU."""
+    names = {"original_total_num_kv_heads": "num_key_value_heads"}
+    published = dict(config)
+    for key in [key for key in config if key.startswith("original_")]:
+        name = names.get(key, key.removeprefix("original_"))
+        if key != "original_max_position_embeddings" and name in config:
+            published[name] = config[key]
+    return published

@@ -1,0 +1,70 @@
+"""Ranks on one host add up what they have through shared memory, and say so when one of them is missing."""
+
+import queue
+
+import pytest
+from distributed import ranks
+
+# Less than a cache line, no multiple of a vector, more than one thread's piece, and more than is shared at a time.
+SHAPES = [(1, 1), (3, 7), (8, 2048), (70, 515), (520, 1100)]
+ULP = {"float32": 2**-22, "float16": 2**-10, "bfloat16": 2**-7}
+
+
+def run(size, body, *arguments):
+    """-> what each rank returned, in order; None for one that ended without a word."""
+    processes, results = ranks.start(size, body, *arguments)
+    found = {}
+    try:
+        while len(found) < size:
+            try:
+                rank, result = results.get(timeout=1)
+                found[rank] = result
+            except queue.Empty:
+                silent = [rank for rank, process in enumerate(processes) if rank not in found and process.exitcode]
+                found.update(dict.fromkeys(silent))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+    return [found[rank] for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_every_rank_gets_the_same_bits_and_they_are_the_sum(size):
+    found = run(size, ranks.sums, SHAPES)
+    assert all(isinstance(result, list) for result in found), found
+    for case in zip(*found, strict=True):
+        assert len({same for *_, same in case}) == 1
+    for number, (error, largest, _) in enumerate(found[0]):
+        assert error <= ULP[ranks.DTYPES[number % 3]] * largest, (SHAPES[number // 3], ranks.DTYPES[number % 3])
+
+
+def test_100000_collectives_in_a_row_are_right():
+    assert run(2, ranks.many, 100_000) == [0, 0]
+
+
+def test_a_rank_that_is_late_is_waited_for():
+    assert run(2, ranks.late, 1, 2.0) == [10.0, 10.0]
+
+
+def test_the_death_of_a_rank_is_noticed_at_once(capfd):
+    found = run(3, ranks.dies, 1)
+    assert found[1] is None
+    assert all(0 <= seconds < 10 for seconds in (found[0], found[2]))
+    assert "rank 1 (process " in capfd.readouterr().err
+
+
+def test_a_rank_that_does_not_come_is_named_after_a_while(capfd):
+    found = run(2, ranks.absent, 1.0)
+    assert found == ["RuntimeError: all_reduce failed", "absent"]
+    assert "has not come in time" in capfd.readouterr().err
+
+
+def test_a_full_dev_shm_is_an_error_on_every_rank_and_leaves_nothing_there():
+    found = run(2, ranks.without_room)
+    assert all("cannot be had in /dev/shm: No space left on device" in result for result in found), found
+    assert not ranks.shared_files()
+
+
+def test_nothing_of_a_group_is_in_dev_shm_once_it_is_joined():
+    assert run(2, ranks.left_behind) == [[], []]
