@@ -336,9 +336,22 @@ struct Heads {
   Heads() : kv(any(1, 3)), group(any(1, 5)), size(std::vector<int64_t>{24, 64, 80, 96, 128, 256}[any(0, 5)]) {}
 };
 
+// What attention may have beside products and the causal mask, each in about every third case.
+struct Features {
+  int64_t window;
+  double soft_cap;
+  bool sinks, slopes;
+  Features() : window(any(0, 2) ? 0 : any(1, 150)), soft_cap(any(0, 2) ? 0 : 1.5), sinks(!any(0, 2)), slopes(!any(0, 2)) {}
+  double score(double product, double slope, int64_t distance) const {
+    const double capped = soft_cap > 0 ? soft_cap * std::tanh(product / soft_cap) : product;
+    return slopes ? capped - slope * distance : capped;
+  }
+};
+
 void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   const Batch batch;
   const Heads heads;
+  const Features features;
   const int64_t all = heads.kv * heads.group, requests = batch.seq_lens.size(), padding = any(0, 3);
   Array q(dtype, {batch.tokens + padding, all * heads.size}), out(dtype, q.shape);
   Array k(cache_dtype, {batch.pages * batch.page_size, heads.kv, heads.size}), v(cache_dtype, k.shape);
@@ -347,9 +360,15 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   for (int64_t i = 0; i < table.size; ++i) table.set(i, batch.table[i]);
   Array query_lens = ints(batch.query_lens), seq_lens = ints(batch.seq_lens);
   const double scale = 1 / std::sqrt(heads.size);
-  Array factor = number(scale);
+  Array factors("float32", {2}), sinks("float32", {all}), slopes("float32", {all});
+  factors.set(0, scale), factors.set(1, features.soft_cap);
+  sinks.fill(), slopes.fill(0, 0.05);
+  Array options = ints({features.window, features.sinks, features.slopes}), unused = number(0);
   mindspore_cpu_begin_step(batch.tokens, requests);
-  const std::vector<Array*> arguments{&q, &k, &v, &table, &query_lens, &seq_lens, &page, &factor, &out};
+  const std::vector<Array*> arguments{&q,    &k,        &v,       &table,
+                                      &query_lens,      &seq_lens, &page,
+                                      &factors,         features.sinks ? &sinks : &unused,
+                                      features.slopes ? &slopes : &unused, &options, &out};
   expect(call(paged_attention, arguments) == 0, "paged_attention");
   int64_t token = 0, worst_row = -1;
   double worst = 0;
@@ -358,14 +377,17 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
       for (int64_t head = 0; head < all; ++head) {
         const int64_t seen = batch.seq_lens[request] - batch.query_lens[request] + i + 1, kv = head / heads.group;
         std::vector<double> weight(seen);
-        double most = -INFINITY, sum = 0;
+        double most = features.sinks ? sinks.get(head) : -INFINITY;
         for (int64_t j = 0; j < seen; ++j) {
+          weight[j] = -INFINITY;
+          if (features.window && seen - j > features.window) continue;
           const int64_t at = (batch.slot(request, j) * heads.kv + kv) * heads.size;
           double score = 0;
           for (int64_t d = 0; d < heads.size; ++d) score += q.get((token * all + head) * heads.size + d) * k.get(at + d);
-          weight[j] = score * scale;
+          weight[j] = features.score(score * scale, slopes.get(head), seen - 1 - j);
           most = std::max(most, weight[j]);
         }
+        double sum = features.sinks ? std::exp(sinks.get(head) - most) : 0;
         for (double& w : weight) sum += w = std::exp(w - most);
         for (int64_t d = 0; d < heads.size; ++d) {
           double wanted = 0;
@@ -394,6 +416,15 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   refused(3, &outside, "pages outside the cache");
   refused(4, &no_queries, "a request without queries");
   refused(5, &too_long, "a length past the table");
+  Array behind = ints({-1, 0, 0}), of_less("float32", {all + 1}), used = ints({0, 1, 1}), halves("float16", {all});
+  refused(7, &unused, "a scale without a soft cap");
+  refused(10, &behind, "a window before the first key");
+  refused(10, &page, "too few options");
+  std::vector<Array*> changed = arguments;
+  changed[10] = &used, changed[9] = &slopes, changed[8] = &of_less;
+  expect(call(paged_attention, changed) != 0, "paged_attention takes sinks of other heads");
+  changed[8] = &halves;
+  expect(call(paged_attention, changed) != 0, "paged_attention takes sinks of half precision");
   mindspore_cpu_begin_step(-1, -1);
 }
 

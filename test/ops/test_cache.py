@@ -2,13 +2,14 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
 from mindspore import mutable, nn
-from ops.statements import close, tensor
+from ops.statements import close, draw, tensor
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms import bridge
@@ -64,8 +65,30 @@ class Store(nn.Cell):
         return self.store(qkv, caches, positions, slots)[0]
 
 
+class Features(NamedTuple):
+    """What attention may have beside products and the causal mask."""
+
+    window: int = 0
+    soft_cap: float = 0.0
+    sinks: bool = False
+    slopes: bool = False
+
+    def score(self, product, slope, distance):
+        capped = self.soft_cap * math.tanh(product / self.soft_cap) if self.soft_cap else product
+        return capped - slope * distance
+
+
+PLAIN = Features()
+
+
 class Attend(Store):
     """Store, then attend to what was stored, as a layer does."""
+
+    def __init__(self, kv_heads, head_dim, features=PLAIN, sinks=None, slopes=None):
+        super().__init__(kv_heads, head_dim)
+        self.window, self.soft_cap = features.window, features.soft_cap
+        self.sinks = tensor(sinks) if features.sinks else None
+        self.slopes = tensor(slopes) if features.slopes else None
 
     @ms.jit(fullgraph=True)
     def construct(self, qkv, caches, arrays, plan):
@@ -79,7 +102,19 @@ class Attend(Store):
             "block_tables": arrays[5],
             "plan": plan,
         }
-        return ops.paged_attention(q, k_cache, v_cache, step, self.kv_heads, self.head_dim, SCALE)
+        return ops.paged_attention(
+            q,
+            k_cache,
+            v_cache,
+            step,
+            self.kv_heads,
+            self.head_dim,
+            SCALE,
+            self.window,
+            self.soft_cap,
+            self.sinks,
+            self.slopes,
+        )
 
 
 def cache_of(torch_caches):
@@ -181,6 +216,12 @@ class Step:
         self.qkv = torch.from_numpy(rng.standard_normal((sum(self.query_lens), sum(widths)))).to(model.dtype)
         self.queries = self.qkv[:, : widths[0]].double().numpy().reshape(-1, heads, head_dim)
 
+    def spoil_what_no_window_reaches(self):
+        """Slots before every window of this step may belong to others by now."""
+        for slots, new, total in zip(self.context, self.query_lens, self.seq_lens, strict=True):
+            before = slots[: max(0, total - new + 1 - self.model.features.window)]
+            self.model.caches[:, before] = STALE
+
     def arrays(self):
         positions, request_ids, slots = [], [], []
         for request, (new, total) in enumerate(self.requests):
@@ -194,22 +235,31 @@ class Step:
         """One token and one head after the other, in float64; reads the caches, which are written by now."""
         heads, kv_heads, head_dim = self.model.heads
         keys, values = self.model.caches.double().numpy()
+        features = self.model.features
         rows, queries = [], iter(self.queries)
         for request, (new, total) in enumerate(self.requests):
             for position in range(total - new, total):
-                seen = self.context[request][: position + 1]
+                first = max(0, position + 1 - features.window) if features.window else 0
+                seen = list(enumerate(self.context[request][: position + 1]))[first:]
                 for head, query in enumerate(next(queries)):
                     group = head // (heads // kv_heads)
-                    scores = [math.exp(np.dot(query, keys[slot, group]) * SCALE) for slot in seen]
-                    weighted = sum(score * values[slot, group] for score, slot in zip(scores, seen, strict=True))
-                    rows.append(weighted / sum(scores))
+                    slope = self.model.slopes[head] if features.slopes else 0.0
+                    sink = math.exp(self.model.sinks[head]) if features.sinks else 0.0
+                    scores = [
+                        math.exp(features.score(np.dot(query, keys[slot, group]) * SCALE, slope, position - place))
+                        for place, slot in seen
+                    ]
+                    weighted = sum(score * values[slot, group] for score, (_, slot) in zip(scores, seen, strict=True))
+                    rows.append(weighted / (sum(scores) + sink))
         return np.array(rows).reshape(-1, heads * head_dim)
 
 
 class Model:
     """Write and attend for one shape of heads, in and with a cache of one dtype, compiled once for all steps."""
 
-    def __init__(self, heads, kv_heads, head_dim, dtype):
+    def __init__(self, heads, kv_heads, head_dim, dtype, features=PLAIN):
+        self.features = features
+        self.sinks, self.slopes = draw(heads, seed=1), abs(draw(heads, seed=2)) * 0.3
         self.heads, self.rows, self.dtype = (heads, kv_heads, head_dim), (kv_heads, head_dim), dtype
         self.caches = torch.zeros(2, SLOTS, kv_heads, head_dim, dtype=dtype)
         self.views = cache_of(self.caches)
@@ -223,7 +273,7 @@ class Model:
         qkv = tensor(step.qkv.to(getattr(torch, self.computed)))
         groups = [[ms.Tensor(array) for array in group] for group in (arrays, plan)]
         if self.network is None:
-            self.network = Attend(*self.rows)
+            self.network = Attend(*self.rows, self.features, self.sinks, self.slopes)
             if not ops.static_graphs():
                 integers = [mutable(tuple(dynamic(tensor) for tensor in group)) for group in groups]
                 self.network.set_inputs(ms.Tensor(shape=[None, qkv.shape[1]], dtype=qkv.dtype), self.views, *integers)
@@ -260,3 +310,32 @@ def test_attention_sees_the_places_of_its_request_up_to_its_own(model, heads, dt
     found = model.run(step)
     found.asnumpy()  # waits: the caches are written before they are read
     close(found, step.attention(), model.computed)
+
+
+FEATURES = {
+    "a window of one key": Features(window=1),
+    "a window within a page": Features(window=3),
+    "a window of several pages": Features(window=19),
+    "a soft cap": Features(soft_cap=1.7),
+    "sinks": Features(sinks=True),
+    "slopes": Features(slopes=True),
+    "everything": Features(window=9, soft_cap=2.3, sinks=True, slopes=True),
+}
+FEATURE_CASES = [
+    *((name, torch.float32, page_size) for name in FEATURES for page_size in (4, 16)),
+    ("everything", torch.float16, 4),
+    ("everything", torch.bfloat16, 4),
+]
+
+
+@pytest.mark.parametrize("feature, dtype, page_size", FEATURE_CASES, ids=str)
+def test_attention_with(model, feature, dtype, page_size):
+    """Windows, soft caps, sinks and slopes; a request that decodes, whole prompts, and tokens after a cached prefix."""
+    model = model(6, 2, 10, dtype, FEATURES[feature])
+    for batch in ([(1, 30), (1, 2), (1, 16)], [(20, 20), (7, 31), (1, 1), (1, 25)]):
+        step = Step(batch, page_size, model)
+        if model.features.window:
+            step.spoil_what_no_window_reaches()
+        found = model.run(step)
+        found.asnumpy()
+        close(found, step.attention(), model.computed)

@@ -1,11 +1,23 @@
 """Grouped-query attention over the paged cache."""
 
-from mindspore import nn
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import QKVLinear, RowLinear
 from sglang.srt.layers_ms.norm import RMSNorm
 from sglang.srt.layers_ms.rotary import rotary_tables
+from sglang.srt.model_loader_ms.pieces import Piece, parameter
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """Press et al., 2021: powers of two evenly spaced; where heads is no power of two, every other one between."""
+    whole = 2 ** math.floor(math.log2(heads))
+    first = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]
+    return first + [2 ** (-4 * (2 * i + 1) / whole) for i in range(heads - whole)]
 
 
 class Attention(nn.Cell):
@@ -15,6 +27,9 @@ class Attention(nn.Cell):
     cell that normalises packed queries, keys and values (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: of "head", as
     RMSNorm's. scale: of scores, head_dim ** -0.5 by default. rope: the config's by default; None: no rotation.
     interleaved: neighbouring dimensions are rotated against each other.
+    window: tokens that a token sees, itself included; 0: all before it. soft_cap: bound of scores; 0: none.
+    sinks: name of the checkpoint's tensor with a score for each head that draws attention to nothing, or None.
+    alibi: None, or the slope of each query head of the model (`alibi_slopes`).
     """
 
     def __init__(
@@ -29,6 +44,10 @@ class Attention(nn.Cell):
         scale=None,
         rope=...,
         interleaved=False,
+        window=0,
+        soft_cap=0.0,
+        sinks=None,
+        alibi=None,
     ):
         super().__init__()
         self.layer_id, self.head_dim, self.interleaved = layer_id, config.head_dim, interleaved
@@ -42,6 +61,10 @@ class Attention(nn.Cell):
         self.num_kv_heads, self.eps, self.offset = self.qkv_proj.num_kv_heads, config.rms_norm_eps, norm_offset
         rope = config.rope if rope is ... else rope
         self.cos, self.sin = (None, None) if rope is None else rotary_tables(rope, config.max_positions)
+        self.window, self.soft_cap = window, soft_cap
+        own = self.qkv_proj.query_heads
+        self.sinks = None if sinks is None else parameter((own.stop - own.start,), ms.float32, Piece(sinks, (own,)))
+        self.slopes = None if alibi is None else Tensor(np.asarray(alibi, np.float32)[own])
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm
@@ -66,5 +89,17 @@ class Attention(nn.Cell):
             self.num_kv_heads,
             self.head_dim,
         )
-        found = ops.paged_attention(q, k_cache, v_cache, step, self.num_kv_heads, self.head_dim, self.scale)
+        found = ops.paged_attention(
+            q,
+            k_cache,
+            v_cache,
+            step,
+            self.num_kv_heads,
+            self.head_dim,
+            self.scale,
+            self.window,
+            self.soft_cap,
+            self.sinks,
+            self.slopes,
+        )
         return self.o_proj(found)

@@ -70,7 +70,7 @@ class QKVLinear(ColumnLinear):
         q_rows, kv_rows = num_heads * head_dim, num_kv_heads * head_dim
         parts = [("q_proj", q_rows, query), ("k_proj", kv_rows, key), ("v_proj", kv_rows, key)]
         super().__init__(hidden_size, parts, bias, dtype)
-        self.num_kv_heads = local_kv_heads
+        self.num_kv_heads, self.query_heads = local_kv_heads, heads
 
 
 class RowLinear(Linear):

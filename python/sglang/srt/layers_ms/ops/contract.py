@@ -107,12 +107,27 @@ def qkv_to_cache(
 
 
 def paged_attention(
-    q: Tensor, k_cache: Tensor, v_cache: Tensor, step: dict, kv_heads: int, head_dim: int, scale: float
+    q: Tensor,
+    k_cache: Tensor,
+    v_cache: Tensor,
+    step: dict,
+    kv_heads: int,
+    head_dim: int,
+    scale: float,
+    window: int = 0,
+    soft_cap: float = 0.0,
+    sinks: Tensor | None = None,
+    slopes: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of q [T, H * D] over the cached keys of each token's request -> [T, H * D].
 
-    A token sees the keys at places 0 to its position, inclusive, of its request. `step` holds the fields of
-    StepInputs and, as `plan`, what this table's `plan` made. Head h reads key/value head h // (H / K).
+    A token sees the keys at places 0 to its position, inclusive, of its request; with a window only the last `window`
+    of them, and what lies before every window has no effect. `step` holds the fields of StepInputs and, as `plan`, what
+    this table's `plan` made. Head h reads key/value head h // (H / K).
+
+    A score is scale * q.k; with a soft cap, soft_cap * tanh(score / soft_cap) (Gemma 2); with slopes [H] float32, plus
+    slope * (the key's place - the query's) (Press et al., 2021, ALiBi). sinks [H] float32: one more score for each
+    head, of a key whose value is zero (Xiao et al., 2023).
     """
 
 

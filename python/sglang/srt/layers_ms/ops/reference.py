@@ -153,7 +153,27 @@ def _context(cache, slots, kv_heads, head_dim):
     return rows.reshape(rows.shape[0], rows.shape[1], kv_heads, head_dim).permute(0, 2, 1, 3)
 
 
-def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
+def _softmax_with_sinks(scores, sinks):
+    """Softmax of scores [B, H, n, places] and of one more score for each head, without that one's weight."""
+    if sinks is None:
+        return mint.softmax(scores, -1)
+    more = sinks.reshape(1, -1, 1, 1) + mint.zeros_like(scores[..., :1])
+    return mint.softmax(mint.cat((scores, more), -1), -1)[..., :-1]
+
+
+def paged_attention(
+    q,
+    k_cache,
+    v_cache,
+    step,
+    kv_heads,
+    head_dim,
+    scale,
+    window=0,
+    soft_cap=0.0,
+    sinks=None,
+    slopes=None,
+):
     query_rows, query_positions, packed_rows, context_slots, places = step["plan"]
     keys = _context(k_cache, context_slots, kv_heads, head_dim)
     values = _context(v_cache, context_slots, kv_heads, head_dim)
@@ -164,8 +184,16 @@ def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
     query = query.reshape(requests, kv_heads, -1, head_dim)  # the heads of a group share their key head
     scores = mint.matmul(query, keys.permute(0, 1, 3, 2)) * scale
     scores = scores.reshape(requests, heads, longest, -1)
-    seen = places.reshape(1, 1, 1, -1) <= query_positions.reshape(requests, 1, longest, 1)
-    weights = mint.softmax(mint.where(seen, scores, -math.inf), -1)
+    if soft_cap:
+        # soft_cap * tanh(scores / soft_cap), which MindSpore 2.10's tanh gives with errors of 1e-4.
+        scores = soft_cap * (2.0 * mint.sigmoid(2.0 / soft_cap * scores) - 1.0)
+    distance = places.reshape(1, 1, 1, -1) - query_positions.reshape(requests, 1, longest, 1)
+    if slopes is not None:
+        scores = scores + slopes.reshape(1, -1, 1, 1) * distance.astype(mstype.float32)
+    seen = distance <= 0
+    if window:
+        seen = mint.logical_and(seen, distance > -window)
+    weights = _softmax_with_sinks(mint.where(seen, scores, -math.inf), sinks)
     found = mint.matmul(weights.reshape(requests, kv_heads, -1, weights.shape[-1]), values)
     found = found.reshape(requests, heads, longest, head_dim).permute(0, 2, 1, 3).reshape(-1, heads * head_dim)
     return ops.gather(found, packed_rows, 0)

@@ -169,10 +169,32 @@ def qkv_to_cache(
     return q, k_cache, v_cache
 
 
-def paged_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale):
+def paged_attention(
+    q,
+    k_cache,
+    v_cache,
+    step,
+    kv_heads,
+    head_dim,
+    scale,
+    window=0,
+    soft_cap=0.0,
+    sinks=None,
+    slopes=None,
+):
     (page_size,) = step["plan"]
     return _paged_attention(
-        q, k_cache, v_cache, step["block_tables"], step["query_lens"], step["seq_lens"], page_size, _floats(scale)
+        q,
+        k_cache,
+        v_cache,
+        step["block_tables"],
+        step["query_lens"],
+        step["seq_lens"],
+        page_size,
+        _floats(scale, soft_cap),
+        _floats(0.0) if sinks is None else sinks,
+        _floats(0.0) if slopes is None else slopes,
+        _ints(window, int(sinks is not None), int(slopes is not None)),
     )
 
 

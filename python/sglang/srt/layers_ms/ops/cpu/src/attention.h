@@ -3,7 +3,8 @@
 // One key/value head serves a group of query heads, so its keys are read once for all of them. Requests with one
 // query are split over their keys, all heads together, since the heads of a token lie side by side in the cache; the
 // others over heads and blocks of queries, each of which ends at its last query's place. Where a task begins and ends
-// depends on its own request alone, and so do its results.
+// depends on its own request alone, and so do its results. Where there is a window, tasks begin with the first key that
+// one of their queries sees.
 #pragma once
 #include <algorithm>
 #include <limits>
@@ -66,6 +67,30 @@ inline void widen(const T* from, float* to, int64_t size) {
 }
 
 inline f32x16 largest(f32x16 a, f32x16 b) { return a > b ? a : b; }
+
+// tanh x: the series near zero, where the difference from one of an exponential would lose digits.
+inline f32x16 tanh(f32x16 x) {
+  const f32x16 y = x * x;
+  const f32x16 series = x + x * y * (y * (y * (y * 0.0218694885f - 0.0539682540f) + 0.133333333f) - 0.333333333f);
+  const f32x16 other = 1.0f - 2.0f / (exp(2.0f * x) + 1.0f);
+  return y < 0.0625f ? series : other;
+}
+
+// Whether scores are more than products times the scale; if so `finish` has multiplied by it.
+inline bool finishes(const Attention& a) { return a.soft_cap > 0 || a.slopes; }
+
+// Products [kKeys] of a query of a head -> scores; the first key lies `distance` places after the query (so less than 0).
+inline void finish(const Attention& a, float* scores, int64_t head, int64_t distance) {
+  const f32x16 steps = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  const float slope = a.slopes ? a.slopes[head] : 0.0f;
+  for (int64_t j = 0; j < kKeys; j += 16) {
+    const f32x16 product = load(scores + j);
+    f32x16 score = product * a.scale;
+    if (a.soft_cap > 0) score = tanh(score / a.soft_cap) * a.soft_cap;
+    score += (steps + static_cast<float>(distance + j)) * slope;
+    store(scores + j, product == kNone ? splat(kNone) : score);
+  }
+}
 
 // Scores [kKeys] of one row -> weights, in place; the row's statistics and values are brought up to date.
 inline void softmax_step(float* scores, float scale, int64_t row, Rows& rows) {
@@ -280,7 +305,11 @@ inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const
     const Block<C> next(a, a.k_cache, table, 0, after, std::min(kKeys, task.last_key - after));
     std::fill(scores, scores + a.heads * kKeys, kNone);
     in_fours(group, [&](int64_t row, auto m) { few_scores<m.value>(a, q, width, row, keys, values, count, scores); });
-    for (int64_t row = 0; row < a.heads; ++row) softmax_step(scores + row * kKeys, a.scale, row, state);
+    if (finishes(a))
+      for (int64_t row = 0; row < a.heads; ++row)
+        finish(a, scores + row * kKeys, row, first + 1 - a.seq_lens[task.request]);
+    const float scale = finishes(a) ? 1.0f : a.scale;
+    for (int64_t row = 0; row < a.heads; ++row) softmax_step(scores + row * kKeys, scale, row, state);
     for (int64_t head = 0; head < a.kv_heads; ++head) {
       const Block<C> part = values.from(head * a.head_dim);
       for (int64_t j = 0; j < kKeys; ++j) fetch(next.row[j] + head * a.head_dim, a.head_dim);
@@ -352,6 +381,13 @@ inline void pack_values(const Block<bf16>& values, int64_t size, int64_t count, 
   }
 }
 
+inline int64_t unseen(int64_t keys) { return std::min(kKeys, std::max<int64_t>(0, keys)); }
+
+// The row after the last one that sees the key at this place, counted from the first row's query.
+inline int64_t last_row(const Attention& a, int64_t rows, int64_t group, int64_t place) {
+  return a.window ? std::min(rows, std::max<int64_t>(0, place + a.window) * group) : rows;
+}
+
 template <typename C, typename Q>
 inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_t* table, const Task& task,
                       Rows& state) {
@@ -360,21 +396,26 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
   Q *k = scratch<Purpose::k, Q>(kKeys * width), *v = scratch<Purpose::v, Q>(kKeys * width);
   Q *line = scratch<Purpose::line, Q>(2 * width), *weights = scratch<Purpose::weights, Q>(rows * kKeys);
   float* scores = scratch<Purpose::scores, float>(rows * kKeys);
+  const float scale = finishes(a) ? 1.0f : a.scale;
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first);
-    const int64_t row = std::max<int64_t>(0, first - first_place) * group;  // those before see no key of this block
+    const int64_t row = std::max<int64_t>(0, first - first_place) * group;  // those before see no key of this block,
+    const int64_t end = last_row(a, rows, group, first + count - 1 - first_place);  // nor do these and those after
     pack_keys(Block<C>(a, a.k_cache, table, task.kv_head, first, count), size, count, width, k, line);
     pack_values(Block<C>(a, a.v_cache, table, task.kv_head, first, count), size, count, width, v, line);
-    tiles<4>(rows - row, q + row * width, k, static_cast<const Q*>(nullptr), scores, width, kKeys);
-    for (int64_t i = row; i < rows; ++i) {
+    tiles<4>(end - row, q + row * width, k, static_cast<const Q*>(nullptr), scores, width, kKeys);
+    for (int64_t i = row; i < end; ++i) {
       float* line_of_scores = scores + (i - row) * kKeys;
-      for (int64_t j = std::min(count, first_place + i / group + 1 - first); j < kKeys; ++j) line_of_scores[j] = kNone;
-      softmax_step(line_of_scores, a.scale, i, state);
+      const int64_t place = first_place + i / group;
+      for (int64_t j = std::min(count, place + 1 - first); j < kKeys; ++j) line_of_scores[j] = kNone;
+      if (a.window) std::fill(line_of_scores, line_of_scores + unseen(place + 1 - a.window - first), kNone);
+      if (finishes(a)) finish(a, line_of_scores, task.kv_head * group + i % group, first - place);
+      softmax_step(line_of_scores, scale, i, state);
       for (int64_t j = 0; j < kKeys; j += 16)
         store(weights + (i - row) * kKeys + j, load(line_of_scores + j));
     }
     over_columns(width, [&](int64_t d, auto columns) {
-      tiles<columns / kGroup, Start::sum>(rows - row, weights, v + d * kKeys,
+      tiles<columns / kGroup, Start::sum>(end - row, weights, v + d * kKeys,
                                           static_cast<const Q*>(nullptr), state.values + row * width + d, kKeys,
                                           width);
     });
@@ -383,18 +424,24 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
 
 // ---- tasks ----
 
+// The first key that a query at this place sees.
+inline int64_t first_seen(const Attention& a, int64_t place) {
+  return a.window ? std::max<int64_t>(0, place + 1 - a.window) : 0;
+}
+
 inline std::vector<Task> tasks_of(const Attention& a, int64_t& partials) {
   const int64_t group = a.heads / a.kv_heads, block = std::max<int64_t>(1, kRows / group);
   std::vector<Task> tasks;
   partials = 0;
   for (int64_t request = 0; request < a.requests; ++request) {
     const int64_t queries = a.query_lens[request], length = a.seq_lens[request];
-    for (int64_t key = 0; queries == 1 && key < length; key += kSplit)
+    for (int64_t key = first_seen(a, length - 1); queries == 1 && key < length; key += kSplit)
       tasks.push_back({request, 0, 0, 1, key, std::min(length, key + kSplit), partials++});
     for (int64_t head = 0; queries > 1 && head < a.kv_heads; ++head)
       for (int64_t query = (queries - 1) / block * block; query >= 0; query -= block) {  // the longest first
         const int64_t count = std::min(block, queries - query);
-        tasks.push_back({request, head, query, count, 0, length - queries + query + count, -1});
+        const int64_t place = length - queries + query;
+        tasks.push_back({request, head, query, count, first_seen(a, place), place + count, -1});
       }
   }
   return tasks;
@@ -407,7 +454,8 @@ inline void write_rows(const Attention& a, const Task& task, int64_t first_token
     const int64_t token = first_token + task.first_query + row / group, head = task.kv_head * group + row % group;
     T* out = static_cast<T*>(const_cast<void*>(a.out)) + (token * a.heads + head) * a.head_dim;
     const float* values = state.values + row * state.width;
-    const float factor = 1.0f / state.weight[row];
+    const float sink = a.sinks ? std::exp(a.sinks[head] - state.most[row]) : 0.0f;
+    const float factor = 1.0f / (state.weight[row] + sink);
     over(a.head_dim, [&](int64_t i) { store(out + i, load(values + i) * factor); },
          [&](int64_t i) { out[i] = from_float<T>(values[i] * factor); });
   }

@@ -88,6 +88,18 @@ class Arguments {
     return static_cast<const int32_t*>(data_[i]);
   }
 
+  const float* floats(int i) {
+    if (dtype(i) != Dtype::f32) fail("argument %d is %s; float32 wanted", i, dtypes_[i]);
+    return static_cast<const float*>(data_[i]);
+  }
+
+  // The argument if it is used, one value for each head; else null.
+  const float* one_a_head(int i, bool used, int64_t heads) {
+    if (!used) return nullptr;
+    if (size(i) != heads) fail("argument %d has %ld values for %ld heads", i, size(i), heads);
+    return floats(i);
+  }
+
   int64_t tokens(int i) { return used(i, step_tokens, "tokens"); }
   int64_t requests(int i) { return used(i, step_requests, "requests"); }
 
@@ -389,7 +401,8 @@ OPERATOR(qkv_to_cache, 1) {
 }
 
 // q [T, H * D], caches [slots, K, D], block_tables [B, blocks], query_lens [B], seq_lens [B], page_size [1],
-// scale [1] -> like q
+// scale and soft cap [2], sinks [H], slopes [H] (of those that are not used anything), window, whether sinks and slopes
+// are used [3] -> like q
 OPERATOR(paged_attention, 1) {
   Attention call{};
   const int64_t tokens = a.tokens(0);
@@ -399,8 +412,9 @@ OPERATOR(paged_attention, 1) {
   call.block_tables = a.ints(3);
   call.query_lens = a.ints(4);
   call.seq_lens = a.ints(5);
-  call.scale = *static_cast<float*>(a.data(7));
-  call.out = a.data(8);
+  const float* factors = a.floats(7);
+  const int32_t* options = a.ints(10);
+  call.out = a.data(11);
   call.requests = a.requests(4);
   call.blocks = a.dim(3, 1);
   call.kv_heads = a.dim(1, 1);
@@ -409,7 +423,14 @@ OPERATOR(paged_attention, 1) {
   call.dtype = a.dtype(0);
   call.cache_dtype = a.dtype(1);
   const int32_t* page_size = a.ints(6);
+  a.want(a.size(7) == 2 && a.size(10) == 3, "%ld factors, %ld options", a.size(7), a.size(10));
   if (a.failed()) return;
+  call.scale = factors[0];
+  call.soft_cap = factors[1];
+  call.window = options[0];
+  call.sinks = a.one_a_head(8, options[1], call.heads);
+  call.slopes = a.one_a_head(9, options[2], call.heads);
+  a.want(call.window >= 0 && call.soft_cap >= 0, "window %ld, soft cap %g", call.window, call.soft_cap);
   call.page_size = *page_size;
   a.want(a.last(0) % call.head_dim == 0 && call.heads % call.kv_heads == 0, "%ld query columns, %ld heads of %ld",
          a.last(0), call.kv_heads, call.head_dim);

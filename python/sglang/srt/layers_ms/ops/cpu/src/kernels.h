@@ -10,7 +10,9 @@ struct Attention {
   const void *k_cache, *v_cache;  // [slots, kv_heads, head_dim]
   const int32_t *block_tables, *query_lens, *seq_lens;
   int64_t requests, blocks, page_size, heads, kv_heads, head_dim;
-  float scale;
+  float scale, soft_cap;         // soft_cap 0: none
+  int64_t window;                 // 0: none
+  const float *sinks, *slopes;    // [heads], or null
   Dtype dtype, cache_dtype;
 };
 
