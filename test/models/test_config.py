@@ -21,6 +21,9 @@ NAMES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
+    "glm4_moe": "Glm4MoeForCausalLM",
+    "olmoe": "OlmoeForCausalLM",
+    "qwen2_moe": "Qwen2MoeForCausalLM",
     "stablelm": "StableLmForCausalLM",
 }
 
@@ -170,7 +173,7 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
 
 @pytest.mark.parametrize(
     "name, near",
-    [("Qwen2AudioLMHeadModel", "Qwen2ForCausalLM"), ("LlamaModel", "LlamaForCausalLM"), ("BertModel", None)],
+    [("Qwen2AudioLMHeadModel", "Qwen2MoeForCausalLM"), ("LlamaModel", "LlamaForCausalLM"), ("BertModel", None)],
 )
 def test_an_unknown_architecture_is_told_the_nearest(name, near):
     assert nearest(name) == near

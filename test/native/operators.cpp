@@ -1,6 +1,7 @@
 // The C++ operators against plain statements of them in double, called as MindSpore calls them: over random shapes, and
 // with arguments that must be refused. Arrays have exactly the bytes that they need, so that an address sanitizer sees
 // every access outside; built for another processor it runs in an emulator. test_native.py builds and runs it.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -27,6 +28,9 @@ OPERATOR(gelu_and_mul)
 OPERATOR(gelu_tanh_and_mul)
 OPERATOR(qkv_to_cache)
 OPERATOR(paged_attention)
+OPERATOR(route)
+OPERATOR(fused_experts)
+OPERATOR(add_gated)
 struct Range {
   const void* start;
   int64_t size;
@@ -514,6 +518,8 @@ void test_replay(const std::string& dtype) {
   mindspore_cpu_drop_recording(recording);
 }
 
+#include "experts.h"
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -527,7 +533,7 @@ int main(int count, char** arguments) {
       for (const std::string& dtype : kDtypes) {
         test_layer_norm(dtype), test_sums(dtype), test_qk_norm(dtype);
         test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
-        test_rows_of_a_step(dtype), test_replay(dtype);
+        test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype);
         for (const std::string& cache_dtype : kDtypes) {
           test_attention(dtype, cache_dtype);
           test_cache_write(dtype, cache_dtype);

@@ -21,6 +21,18 @@ class Linear(nn.Cell):
         ops.pack_linear(self.weight)
 
 
+class WholeLinear(Linear):
+    """A matrix that every rank has."""
+
+    def __init__(self, in_features: int, out_features: int, dtype: Type):
+        super().__init__()
+        whole = (out_features, in_features)
+        self.weight = parameter(whole, dtype, Piece("weight", (ALL, ALL), whole=whole))
+
+    def construct(self, x):
+        return ops.linear(x, self.weight, None)
+
+
 class ColumnLinear(Linear):
     """Several checkpoint matrices stacked by their output rows.
 

@@ -30,9 +30,9 @@ class MixtureConfig(DecoderConfig):
 
 
 def num_experts(hf: ConfigReader) -> int:
-    """Under the name that published configs have, or the one under which transformers writes it."""
-    found = hf.get("num_experts", None)
-    return found if found is not None else hf.get("num_local_experts")
+    """Under one of the names that published configs have, or the one under which transformers writes it."""
+    found = [hf.get(key, None) for key in ("num_experts", "n_routed_experts")]
+    return next((count for count in found if count is not None), None) or hf.get("num_local_experts")
 
 
 def _check(hf: ConfigReader, config: MixtureConfig) -> None:

@@ -25,7 +25,10 @@ MODELS = {
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2", "norms after, query/key norm"),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN"),
     "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm"),
-    "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-MoE", "experts"),
+    "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, corrected sigmoid router"),
+    "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
+    "Qwen2MoeForCausalLM": Model("qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", "experts, gated shared expert"),
+    "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
 }
 GUIDE = "docs/adding_a_model.md"

@@ -1,0 +1,52 @@
+"""Qwen2-MoE: Qwen2's decoder with experts in the place of the MLP, beside a shared one that a gate lets through.
+
+Reference: transformers/models/qwen2_moe/modeling_qwen2_moe.py.
+"""
+
+from mindspore import nn
+
+from sglang.srt.layers_ms import Attention, GatedMLP, Router, Routing, ops
+from sglang.srt.layers_ms.linear import WholeLinear
+from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
+from sglang.srt.models_ms.mixture import MixtureConfig, experts, num_experts, sized_mlp
+from sglang.srt.models_ms.qwen3_moe import dense_layers
+
+
+class Qwen2MoeConfig(MixtureConfig):
+    @classmethod
+    def read(cls, hf, runtime, **special):
+        hf.require_full_attention()
+        return super().read(
+            hf,
+            runtime,
+            attention_bias=hf.get("qkv_bias", True),
+            num_experts=num_experts(hf),
+            moe_intermediate_size=hf.get("moe_intermediate_size"),
+            shared_intermediate_size=hf.get("shared_expert_intermediate_size"),
+            dense_layers=dense_layers(hf),
+            routing=Routing(hf.get("num_experts_per_tok"), renormalise=hf.get("norm_topk_prob", False)),
+            **special,
+        )
+
+
+class Qwen2MoeMixture(nn.Cell):
+    def __init__(self, config):
+        super().__init__()
+        self.gate, self.experts = Router(config, config.num_experts, config.routing), experts(config)
+        self.shared_expert = sized_mlp(config, config.shared_intermediate_size)
+        self.shared_expert_gate = WholeLinear(config.hidden_size, 1, config.dtype)
+
+    def construct(self, x):
+        weights, chosen = self.gate(x)
+        return ops.add_gated(self.experts(x, weights, chosen), self.shared_expert(x), self.shared_expert_gate(x))
+
+
+class Qwen2MoeLayer(PreNormLayer):
+    def __init__(self, config, layer_id):
+        mlp = GatedMLP(config) if layer_id in config.dense_layers else Qwen2MoeMixture(config)
+        super().__init__(config, Attention(config, layer_id, qkv_bias=config.attention_bias), mlp)
+
+
+class Qwen2MoeForCausalLM(CausalLM):
+    config_class = Qwen2MoeConfig
+    layer_class = Qwen2MoeLayer

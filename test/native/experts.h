@@ -1,0 +1,114 @@
+// Routers and experts, beside plain statements of them; part of operators.cpp.
+#pragma once
+
+void test_route() {
+  const int64_t tokens = any(1, 40), groups = any(1, 4), size = any(3, 20), experts = groups * size;
+  const int64_t top_groups = any(1, groups), group_top = any(1, 2), top_k = any(1, std::min<int64_t>(8, top_groups * size));
+  const bool sigmoid = any(0, 1), biased = any(0, 1), renormalise = any(0, 1);
+  const double scaling = uniform(0.5, 3), cap = any(0, 1) ? 2.0 : 0.0;
+  Array logits("float32", {tokens, experts}), bias("float32", {biased ? experts : 1}), chosen("int32", {top_k});
+  Array integers = ints({sigmoid, groups, top_groups, group_top, renormalise}), numbers("float32", {2});
+  Array weights("float32", {tokens, top_k}), found("int32", {tokens, top_k});
+  logits.fill(-3, 3), bias.fill(-0.3, 0.3);
+  numbers.set(0, scaling), numbers.set(1, cap);
+  const std::vector<Array*> arguments{&logits, &bias, &chosen, &integers, &numbers, &weights, &found};
+  expect(call(route, arguments) == 0, "route");
+  for (int64_t token = 0; token < tokens; ++token) {
+    std::vector<double> scores(experts), choice(experts);
+    double sum = 0;
+    for (int64_t i = 0; i < experts; ++i) {
+      const double logit = logits.get(token * experts + i), x = cap > 0 ? cap * std::tanh(logit / cap) : logit;
+      scores[i] = sigmoid ? 1 / (1 + std::exp(-x)) : std::exp(x);
+      sum += scores[i];
+    }
+    for (int64_t i = 0; i < experts; ++i) {
+      if (!sigmoid) scores[i] /= sum;
+      choice[i] = scores[i] + (biased ? bias.get(i) : 0);
+    }
+    std::vector<std::pair<double, int64_t>> best;
+    for (int64_t group = 0; group < groups; ++group) {
+      std::vector<double> own(choice.begin() + group * size, choice.begin() + (group + 1) * size);
+      std::sort(own.rbegin(), own.rend());
+      double score = 0;
+      for (int64_t i = 0; i < group_top; ++i) score += own[i];
+      best.push_back({-score, group});
+    }
+    std::sort(best.begin(), best.end());
+    std::vector<std::pair<double, int64_t>> order;
+    for (int64_t i = 0; i < top_groups; ++i)
+      for (int64_t j = 0; j < size; ++j) order.push_back({-choice[best[i].second * size + j], best[i].second * size + j});
+    std::sort(order.begin(), order.end());
+    double total = 0;
+    for (int64_t i = 0; i < top_k; ++i) total += scores[order[i].second];
+    for (int64_t i = 0; i < top_k; ++i) {
+      const int64_t expert = static_cast<int64_t>(found.get(token * top_k + i));
+      expect(expert >= 0 && expert < experts && std::fabs(-order[i].first - choice[expert]) < 1e-5, "the chosen experts");
+      const double wanted = scores[order[i].second] / (renormalise ? total : 1) * scaling;
+      expect(std::fabs(weights.get(token * top_k + i) - wanted) < 1e-4 * scaling, "their weights");
+    }
+  }
+  Array none = ints({sigmoid, groups, 0, group_top, renormalise}), uneven = ints({sigmoid, experts + 1, 1, 1, 0});
+  for (Array* bad : {&none, &uneven}) {
+    std::vector<Array*> changed = arguments;
+    changed[3] = bad;
+    expect(call(route, changed) != 0, "route takes groups that cannot be");
+  }
+}
+
+void test_experts(const std::string& dtype) {
+  const int64_t tokens = any(1, any(0, 3) ? 9 : 250), width = any(1, 100), size = any(1, 150), experts = any(1, 6);
+  const int64_t top_k = any(1, experts), kind = any(0, 3);
+  const bool biased = any(0, 1);
+  const double alpha = 1.7, limit = 0.6;
+  Array x(dtype, {tokens, width}), gate_up(dtype, {experts, 2, size, width}), down(dtype, {experts, width, size});
+  Array inner(dtype, {biased ? experts * 2 * size : 1}), outer(dtype, {biased ? experts * width : 1});
+  Array weights("float32", {tokens, top_k}), chosen("int32", {tokens, top_k}), y(dtype, x.shape);
+  Array activation = ints({kind}), numbers("float32", {2});
+  x.fill(), gate_up.fill(-0.3, 0.3), down.fill(-0.3, 0.3), inner.fill(), outer.fill(), weights.fill(0, 1);
+  numbers.set(0, alpha), numbers.set(1, limit);
+  for (int64_t i = 0; i < chosen.size; ++i) chosen.set(i, (i + i / top_k) % experts);
+  Array first(dtype, gate_up.shape), second(dtype, down.shape);  // packed
+  std::memcpy(first.bytes.get(), gate_up.bytes.get(), gate_up.size * gate_up.width());
+  std::memcpy(second.bytes.get(), down.bytes.get(), down.size * down.width());
+  for (int64_t i = 0; i < 2 * experts; ++i)
+    mindspore_cpu_pack(index_of(dtype), first.bytes.get() + i * size * width * x.width(), size, width);
+  for (int64_t i = 0; i < experts; ++i)
+    mindspore_cpu_pack(index_of(dtype), second.bytes.get() + i * size * width * x.width(), width, size);
+  const std::vector<Array*> arguments{&x,       &first,  &inner,      &second,  &outer,
+                                      &weights, &chosen, &activation, &numbers, &y};
+  expect(call(fused_experts, arguments) == 0, "fused_experts");
+  auto gated = [&](double gate, double up) {
+    if (kind == 0) return gate / (1 + std::exp(-gate)) * up;
+    if (kind == 1) return 0.5 * gate * (1 + std::erf(gate / std::sqrt(2.0))) * up;
+    if (kind == 2) return 0.5 * gate * (1 + std::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
+    gate = std::min(gate, limit), up = std::min(std::max(up, -limit), limit);
+    return gate / (1 + std::exp(-alpha * gate)) * (up + 1);
+  };
+  std::vector<double> wanted(y.size);
+  for (int64_t i = 0; i < tokens * top_k; ++i) {
+    const int64_t token = i / top_k, expert = static_cast<int64_t>(chosen.get(i));
+    std::vector<double> middle(size);
+    for (int64_t j = 0; j < size; ++j) {
+      double found[2];
+      for (int64_t part = 0; part < 2; ++part) {
+        const int64_t row = (expert * 2 + part) * size + j;
+        found[part] = biased ? inner.get(row) : 0;
+        for (int64_t c = 0; c < width; ++c) found[part] += gate_up.get(row * width + c) * x.get(token * width + c);
+      }
+      middle[j] = gated(found[0], found[1]);
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      double found = biased ? outer.get(expert * width + c) : 0;
+      for (int64_t j = 0; j < size; ++j) found += down.get((expert * width + c) * size + j) * middle[j];
+      wanted[token * width + c] += weights.get(i) * found;
+    }
+  }
+  close(y, y.size, [&](int64_t i) { return wanted[i]; }, dtype, "fused_experts");
+  chosen.set(chosen.size - 1, experts);
+  expect(call(fused_experts, arguments) != 0, "fused_experts takes an expert that there is not");
+  Array gate(dtype, {tokens, 1}), other(dtype, x.shape);
+  gate.fill(-3, 3), other.fill();
+  expect(call(add_gated, {&x, &other, &gate, &y}) == 0, "add_gated");
+  auto sum = [&](int64_t i) { return x.get(i) + other.get(i) / (1 + std::exp(-gate.get(i / width))); };
+  close(y, y.size, sum, dtype, "add_gated");
+}
