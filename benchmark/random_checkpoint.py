@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen3Config
+from transformers import AutoModelForCausalLM, DeepseekV2Config, PreTrainedTokenizerFast, Qwen3Config
 
 SHAPES = {
     "qwen3-0.6b": Qwen3Config(
@@ -24,6 +24,39 @@ SHAPES = {
         max_position_embeddings=40960,
         rope_parameters={"rope_type": "default", "rope_theta": 1_000_000},
         tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+    ),
+    # DeepSeek-V2-Lite with 6 of its 27 layers: 6 GB, of which a token reads 1.4.
+    "deepseek-v2-lite-cut": DeepseekV2Config(
+        vocab_size=102400,
+        hidden_size=2048,
+        intermediate_size=10944,
+        moe_intermediate_size=1408,
+        num_hidden_layers=6,
+        num_attention_heads=16,
+        num_key_value_heads=16,
+        q_lora_rank=None,
+        kv_lora_rank=512,
+        qk_nope_head_dim=128,
+        qk_rope_head_dim=64,
+        v_head_dim=128,
+        n_routed_experts=64,
+        n_shared_experts=2,
+        num_experts_per_tok=6,
+        first_k_dense_replace=1,
+        topk_method="greedy",
+        max_position_embeddings=163840,
+        rope_parameters={
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 40.0,
+            "beta_fast": 32.0,
+            "beta_slow": 1.0,
+            "mscale": 0.707,
+            "mscale_all_dim": 0.707,
+            "original_max_position_embeddings": 4096,
+        },
         bos_token_id=None,
         eos_token_id=2,
     ),

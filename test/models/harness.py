@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
@@ -23,6 +23,21 @@ SLOTS = 1024  # of the pool, for any page size that divides it
 STALE = 100.0  # what a used cache may hold where nobody should look
 
 
+def pool_of(config, dtype: torch.dtype):
+    """The pool that SGLang makes for such a model."""
+    shared = dict(
+        size=SLOTS - 1,
+        page_size=1,
+        dtype=dtype,
+        layer_num=config.num_hidden_layers,
+        device="cpu",
+        enable_memory_saver=False,
+    )
+    if hasattr(config, "kv_lora_rank"):
+        return MLATokenToKVPool(kv_lora_rank=config.kv_lora_rank, qk_rope_head_dim=config.qk_rope_head_dim, **shared)
+    return MHATokenToKVPool(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
+
+
 class PagedModel:
     """A checkpoint on a pool of SLOTS tokens, compiled at its first step."""
 
@@ -34,16 +49,7 @@ class PagedModel:
         loader.load(self.network, folder, ignore=self.network.ignored_tensors, progress=False)
         self.network.pack()
         self.config = config = self.network.config
-        self.pool = MHATokenToKVPool(
-            size=SLOTS - 1,
-            page_size=1,
-            dtype=getattr(torch, dtype),
-            head_num=config.num_key_value_heads,
-            head_dim=config.head_dim,
-            layer_num=config.num_hidden_layers,
-            device="cpu",
-            enable_memory_saver=False,
-        )
+        self.pool = pool_of(config, getattr(torch, dtype))
         self.caches = KVCaches(self.pool, config.num_hidden_layers)
         self.graph = None
         self.head = LMHead(self.network.head(), config.logit_scale, config.final_logit_softcapping)
@@ -52,7 +58,8 @@ class PagedModel:
         """Make the cache one that other requests have used."""
         for layer in range(self.config.num_hidden_layers):
             self.pool.get_key_buffer(layer).fill_(STALE)
-            self.pool.get_value_buffer(layer).fill_(-STALE)
+            if isinstance(self.pool, MHATokenToKVPool):
+                self.pool.get_value_buffer(layer).fill_(-STALE)
 
     def logits(self, ids, step) -> np.ndarray:
         """ids [T] -> float32 [T, vocab_size]."""

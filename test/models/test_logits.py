@@ -78,7 +78,7 @@ def test_prompt_logits_equal_hugging_face(paged_model, variant, way, page_size):
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-@pytest.mark.parametrize("variant", [*ARCHITECTURES, *blocks.PLAIN, "qwen3-tied"])
+@pytest.mark.parametrize("variant", [*ARCHITECTURES, *blocks.PLAIN, "minicpm3", "qwen3-tied"])
 def test_a_checkpoint_and_cache_of_half_precision_stay_within_bounds(paged_model, variant, dtype):
     ids = prompts()
     found = chunks(Requests(paged_model(variant, dtype), page_size=4), ids)

@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 import torch
-from models.variants import COMMON, blocks, experts, rope
+from models.variants import COMMON, blocks, experts, mla, rope
 from transformers import AutoConfig, AutoModelForCausalLM
 
 LLAMA, MISTRAL, QWEN2, QWEN3 = (
@@ -47,9 +47,10 @@ TINY = {
     "qwen3-bias": dict(QWEN3, attention_bias=True),
     **experts.VARIANTS,
     **blocks.VARIANTS,
+    **mla.VARIANTS,
 }
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
-PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN]
+PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN]
 
 
 def _randomise(name: str, parameter: torch.Tensor) -> None:

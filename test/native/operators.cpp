@@ -31,6 +31,8 @@ OPERATOR(paged_attention)
 OPERATOR(route)
 OPERATOR(fused_experts)
 OPERATOR(add_gated)
+OPERATOR(latent_to_cache)
+OPERATOR(latent_attention)
 struct Range {
   const void* start;
   int64_t size;
@@ -519,6 +521,7 @@ void test_replay(const std::string& dtype) {
 }
 
 #include "experts.h"
+#include "latent.h"
 
 }  // namespace
 
@@ -537,6 +540,7 @@ int main(int count, char** arguments) {
         for (const std::string& cache_dtype : kDtypes) {
           test_attention(dtype, cache_dtype);
           test_cache_write(dtype, cache_dtype);
+          test_latent_write(dtype, cache_dtype), test_latent_attention(dtype, cache_dtype);
         }
       }
     std::printf("%s: %d checks so far, %d failed\n", isa, checks, failures);

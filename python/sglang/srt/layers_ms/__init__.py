@@ -6,6 +6,7 @@ This room imports layers_ms.ops, model_loader_ms.pieces and distributed_ms.
 from sglang.srt.layers_ms.attention import Attention
 from sglang.srt.layers_ms.embedding import LMHead, VocabEmbedding
 from sglang.srt.layers_ms.linear import ColumnLinear, Linear, QKVLinear, RowLinear, merged_linear
+from sglang.srt.layers_ms.mla import LatentAttention
 from sglang.srt.layers_ms.mlp import GatedMLP
 from sglang.srt.layers_ms.moe import Experts, MixtureOfExperts, Router, Routing
 from sglang.srt.layers_ms.norm import HeadNorms, LayerNorm, RMSNorm, RowNorm
@@ -17,6 +18,7 @@ __all__ = [
     "GatedMLP",
     "HeadNorms",
     "LMHead",
+    "LatentAttention",
     "LayerNorm",
     "Linear",
     "MixtureOfExperts",

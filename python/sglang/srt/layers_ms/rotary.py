@@ -64,7 +64,8 @@ def _llama3(rope):
     return frequencies * (kept + (1 - kept) / rope.factor), 1.0
 
 
-def _yarn_mscale(factor, mscale=1.0):
+def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
+    """How much larger cos and sin, or scores, get where positions are stretched by factor."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
@@ -72,8 +73,8 @@ def _yarn_attention_factor(rope):
     if rope.attention_factor is not None:
         return rope.attention_factor
     if rope.mscale and rope.mscale_all_dim:
-        return _yarn_mscale(rope.factor, rope.mscale) / _yarn_mscale(rope.factor, rope.mscale_all_dim)
-    return _yarn_mscale(rope.factor)
+        return yarn_mscale(rope.factor, rope.mscale) / yarn_mscale(rope.factor, rope.mscale_all_dim)
+    return yarn_mscale(rope.factor)
 
 
 def _yarn(rope):

@@ -1,18 +1,23 @@
 """SGLang's key/value pool as the graph sees it: the same memory, layer by layer."""
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
 from sglang.srt.model_executor_ms import bridge
 
 
 class KVCaches:
-    """Views of a pool's buffers, each [slots, K, D], made once."""
+    """Views of a pool's buffers, each [slots, K, D], made once.
+
+    A pool of latent attention has one buffer a layer, [slots, 1, L + R]: k_caches and v_caches both show it.
+    """
 
     def __init__(self, pool, num_layers: int):
-        """pool: SGLang's MHATokenToKVPool, with buffers of float32, float16 or bfloat16."""
+        """pool: SGLang's MHATokenToKVPool or MLATokenToKVPool, with buffers of float32, float16 or bfloat16."""
         self.pool, self.num_layers = pool, num_layers
         self._address = self._first_address()
+        values = pool.get_key_buffer if isinstance(pool, MLATokenToKVPool) else pool.get_value_buffer
         self.k_caches = self._views(pool.get_key_buffer, "k_cache")
-        self.v_caches = self._views(pool.get_value_buffer, "v_cache")
+        self.v_caches = self._views(values, "v_cache")
 
     def stale(self) -> bool:
         """Whether the pool was released or resized since the views were made."""

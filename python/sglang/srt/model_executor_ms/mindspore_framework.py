@@ -112,7 +112,7 @@ def check_model(model_config) -> None:
     architectures = model_config.hf_config.architectures or []
     if not set(architectures) & set(MODELS):
         problems.append(unknown(architectures))
-    if model_config.quantization:
+    if model_config.quantization and not _is_dequantised(model_config):
         problems.append(f"its weights are quantised ({model_config.quantization})")
     if not model_config.is_generation:
         problems.append("it does not generate text (an embedding, reward or classification model)")
@@ -120,6 +120,13 @@ def check_model(model_config) -> None:
         problems.append("it is multimodal")
     if problems:
         raise UnsupportedModel(f"{model_config.model_path}: not supported yet by {SOURCE}: {'; '.join(problems)}")
+
+
+def _is_dequantised(model_config) -> bool:
+    """Whether the weights are float8 in blocks, of which the loader makes the dtype that is computed in."""
+    found = getattr(model_config.hf_config, "quantization_config", None) or {}
+    found = found if isinstance(found, dict) else found.to_dict()
+    return model_config.quantization == found.get("quant_method") == "fp8" and bool(found.get("weight_block_size"))
 
 
 def register_model() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from sglang.srt.model_loader_ms.files import find
+from sglang.srt.model_loader_ms.float8 import Scales, join
 
 _BLOCK = 8 << 20  # bytes copied at a time: bounds the pages of the files that are in memory
 _LONGEST_HEADER = 100 << 20  # bytes, the format's own limit
@@ -45,6 +46,7 @@ class Stored(NamedTuple):
     dtype: str  # torch's name for it, or the file's own where torch has none
     data: torch.Tensor | None = None  # a view of `file`; None if torch has no such dtype
     file: mmap.mmap | None = None
+    scales: Scales | None = None  # of a float8 matrix, whose dtype then is that of its products with them
 
 
 class Checkpoint:
@@ -60,6 +62,7 @@ class Checkpoint:
         self._files = {}
         for path in paths:
             self._add(path)
+        self.problems += join(self.tensors, folder)
 
     def _add(self, path: Path) -> None:
         read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
@@ -107,9 +110,13 @@ def copy(stored: Stored, read: tuple, host: np.ndarray, dtype: str) -> Iterator[
     """Copy the part `read` into `host`, of the same shape, as `dtype`; yields the bytes of every block read."""
     target, part = _torch_view(host, dtype), stored.data[read]
     rows = max(1, _BLOCK * len(part) // max(1, part.nbytes))
+    row_blocks, column_blocks = stored.scales.of(stored.shape, read) if stored.scales else ((), ())
     for start in range(0, len(part), rows):
         block = part[start : start + rows]
-        target[start : start + rows].copy_(block)
+        values = block
+        if stored.scales:
+            values = block.float() * stored.scales.factors[row_blocks[start : start + rows]][:, column_blocks].float()
+        target[start : start + rows].copy_(values)
         _release(block, stored.file)
         yield block.nbytes
 

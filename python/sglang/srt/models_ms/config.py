@@ -51,6 +51,11 @@ IGNORED = {
     "swa_head_dim": "SGLang's note on the config, for sliding windows",
     "swa_v_head_dim": "SGLang's note on the config, for sliding windows",
     "v_head_dim": "SGLang's note on the config: head_dim, outside MLA",
+    "ep_size": "SGLang's flags say who computes which experts",
+    "seq_aux": "training",
+    "aux_loss_alpha": "training",
+    "quantization_config": "the loader reads it; what it cannot dequantise is refused",
+    "qk_head_dim": "qk_nope_head_dim + qk_rope_head_dim",
     "encoder_only": "SGLang's note on the config, for multimodal models",
     "language_only": "SGLang's note on the config, for multimodal models",
     "language_model_only": "SGLang's note on the config, for multimodal models",
@@ -193,7 +198,7 @@ class DecoderConfig:
         Raises UnsupportedConfig, naming key and value, for what is missing or not supported.
         """
         heads, hidden = hf.get("num_attention_heads"), hf.get("hidden_size")
-        head_dim = hf.get("head_dim", hidden // heads)
+        head_dim = special.get("head_dim") or hf.get("head_dim", hidden // heads)
         shared = dict(
             vocab_size=hf.get("vocab_size"),
             hidden_size=hidden,

@@ -16,11 +16,16 @@ class Model(NamedTuple):
 
 MODELS = {
     "CohereForCausalLM": Model("cohere", "Command R, Command R+", "parallel residual, LayerNorm, logit scale"),
+    "DeepseekV2ForCausalLM": Model("deepseek_v2", "DeepSeek V2, V2.5, V2-Lite", "latent attention, grouped experts"),
+    "DeepseekV3ForCausalLM": Model(
+        "deepseek_v3", "DeepSeek V3, R1, Kimi K2", "latent attention, corrected routing, float8 checkpoints"
+    ),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
     "Glm4ForCausalLM": Model("glm4", "GLM-4-0414", "norms before and after, interleaved partial rotary"),
     "GlmForCausalLM": Model("glm", "GLM-4", "interleaved partial rotary"),
     "GraniteForCausalLM": Model("granite", "Granite 3.x", "multipliers"),
     "LlamaForCausalLM": Model("llama", "Llama 1, 2, 3.x and checkpoints of its shape", "biases, scaled rotary"),
+    "MiniCPM3ForCausalLM": Model("minicpm3", "MiniCPM3", "latent attention, multipliers"),
     "MistralForCausalLM": Model("mistral", "Mistral without sliding window"),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2", "norms after, query/key norm"),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN"),

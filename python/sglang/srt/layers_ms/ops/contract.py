@@ -178,6 +178,42 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """x + sigmoid(gate) * y, of x and y [T, n] and gate [T, 1]."""
 
 
+def latent_to_cache(
+    q: Tensor,
+    kv: Tensor,
+    norm: Tensor,
+    eps: float,
+    positions: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    interleaved: bool,
+    cache: Tensor,
+    slots: Tensor,
+    heads: int,
+) -> tuple[Tensor, Tensor]:
+    """Write the rows that latent attention caches, and rotate its queries.
+
+    Of kv [T, L + R] the first L values are normalised by norm [L] (`rms_norm`) and the others rotated, into slots [T]
+    of the cache. The last R values of each head of q [T, H * (N + R)] are rotated alike: by the rows cos, sin
+    [P, R / 2] at positions [T], the first half of the values against the second, or where interleaved neighbours
+    against each other.
+
+    Returns the queries and the cache, which is written in place; attention must read the returned one.
+    DeepSeek-AI, 2024 (DeepSeek-V2).
+    """
+
+
+def latent_attention(
+    q: Tensor, cache: Tensor, k_up: Tensor, k_absorb: Tensor, v_up: Tensor, step: dict, scale: float
+) -> Tensor:
+    """Causal attention of q [T, H * (N + R)] over the cached rows of each token's request -> [T, H * V].
+
+    Of a row's first L values c, head h's key is k_up[h] c [N], followed by the row's other R values, and its value
+    v_up[h] c [V]. k_up [H, N, L], v_up [H, V, L]; k_absorb [H, L, N] is k_up, each head transposed. All three are as
+    `pack_linear` leaves them, and a table reads those that it wants. A token sees what it does in `paged_attention`.
+    """
+
+
 def logits(x: Tensor, weight: Tensor) -> Tensor:
     """x [T, k] times weight [n, k] transposed -> float32 [T, n]. Called outside graphs, before the sampler.
 
@@ -257,5 +293,5 @@ def begin_step(tokens: int, requests: int) -> None:
 def pack_linear(weight) -> None:
     """Rearrange, in place, a matrix that only `linear`, `logits` and `embedding` read, into the layout that they like.
 
-    Or a stack of matrices, for `fused_experts`: those of the last two axes. Called once, when it is loaded.
+    Or a stack of matrices, for operators that say so: those of the last two axes. Called once, when it is loaded.
     """

@@ -11,6 +11,7 @@ from mindspore import dtype as mstype
 
 from . import bfloat16
 from .reference_experts import add_gated, fused_experts, route  # noqa: F401 - operators of this table
+from .reference_mla import latent_attention, latent_to_cache  # noqa: F401 - operators of this table
 
 
 def embedding(ids, weight, first):

@@ -53,6 +53,8 @@ _silu_and_mul, _gelu_and_mul, _gelu_tanh_and_mul = (
 )
 _qkv_to_cache = _custom("qkv_to_cache", _queries)
 _paged_attention = _custom("paged_attention", _first)
+_latent_to_cache = _custom("latent_to_cache", _first)
+_latent_attention = _custom("latent_attention", lambda q, cache, k_up, k_absorb, v_up, *_: [q[0], v_up[0] * v_up[1]])
 _wide_linear = _custom("linear", lambda x, weight, *_: [x[0], weight[0]], lambda *_: mstype.float32)
 _route = _custom(
     "route",
@@ -213,6 +215,17 @@ def fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, a
 
 def add_gated(x, y, gate):
     return _add_gated(x, y, gate)
+
+
+def latent_to_cache(q, kv, norm, eps, positions, cos, sin, interleaved, cache, slots, heads):
+    order = _ints(heads, interleaved)
+    return _latent_to_cache(q, kv, norm, cos, sin, positions, cache, slots, _floats(eps), order), cache
+
+
+def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
+    (page_size,) = step["plan"]
+    requests = (step["block_tables"], step["query_lens"], step["seq_lens"])
+    return _latent_attention(q, cache, k_up, k_absorb, v_up, *requests, page_size, _floats(scale))
 
 
 def logits(x, weight):

@@ -51,7 +51,8 @@ struct Rows {
 
 // Memory of this thread that keeps its size from call to call, one a `purpose`: getting it from the system each time
 // takes as long as the attention of a hundred keys.
-enum class Purpose { partials, rows, q, scores, weights, k, v, line };
+enum class Purpose { partials, rows, q, scores, weights, k, v, line,
+                     head_in, head_out, head_k, head_v, latent, absorbed, found };  // the last ones: mla.h
 template <Purpose purpose, typename T>
 inline T* scratch(int64_t size) {
   thread_local std::vector<T> memory;

@@ -523,6 +523,8 @@ OPERATOR(add_gated, 1) {
   kernels->add_gated(a.dtype(0), a.data(0), a.data(1), a.data(2), a.data(3), tokens, size);
 }
 
+#include "latent_entry.h"  // more operators, with the helpers above
+
 // y[rows, n] = x[rows, k] * packed weight[n, k]. Called outside graphs, and not as an operator: MindSpore would copy
 // the weight first.
 extern "C" EXPORTED void mindspore_cpu_logits(int dtype, const void* x, const void* weight, float* y, int64_t rows,

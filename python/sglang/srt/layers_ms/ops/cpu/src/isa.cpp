@@ -4,6 +4,7 @@
 #include "experts.h"
 #include "kernels.h"
 #include "linear.h"
+#include "mla.h"
 
 namespace KERNEL_ISA {
 namespace {
@@ -131,6 +132,26 @@ void sum(Dtype dtype, const void* const* rows, int count, void* y, int64_t size)
   });
 }
 
+void latent_to_cache(const LatentRows& a) {
+  with(a.dtype, [&](auto* t) {
+    using T = TYPE(t);
+    with(a.cache_dtype, [&](auto* c) {
+      using C = TYPE(c);
+      latent_to_cache_as<T, C>(a);
+    });
+  });
+}
+
+void latent_attention(const LatentAttention& a) {
+  with(a.dtype, [&](auto* t) {
+    using T = TYPE(t);
+    with(a.cache_dtype, [&](auto* c) {
+      using C = TYPE(c);
+      latent_attention_as<T, C>(a);
+    });
+  });
+}
+
 #define NAME_OF(isa) #isa
 #define NAME(isa) NAME_OF(isa)
 
@@ -139,6 +160,7 @@ void sum(Dtype dtype, const void* const* rows, int count, void* y, int64_t size)
 extern const Kernels kernels;
 const Kernels kernels{NAME(KERNEL_ISA), pack, unpack,       linear,      embedding,    rms_norm, add_rms_norm,
                       layer_norm,       add,  normalise_qk, act_and_mul, qkv_to_cache, attention,
-                      route,            experts, add_gated,    sum};
+                      route,            experts, add_gated,    sum,         latent_to_cache,
+                      latent_attention};
 
 }  // namespace KERNEL_ISA

@@ -69,6 +69,28 @@ struct Experts {
   Dtype dtype;
 };
 
+struct LatentRows {
+  const void *q, *kv;    // [tokens, heads * (nope + rope)], [tokens, rank + rope]
+  const void* norm;      // [rank]
+  void *out, *cache;     // like q; [slots, rank + rope]
+  const int32_t *positions, *slots;
+  const float *cos, *sin;  // [positions, rope / 2]
+  int64_t tokens, heads, nope, rope, rank;
+  float eps;
+  bool interleaved;
+  Dtype dtype, cache_dtype;
+};
+
+struct LatentAttention {
+  const void *q, *cache;  // [tokens, heads * (nope + rope)], [slots, rank + rope]
+  void* out;              // [tokens, heads * value]
+  const void *k_up, *k_absorb, *v_up;  // packed [heads, nope, rank], [heads, rank, nope], [heads, value, rank]
+  const int32_t *block_tables, *query_lens, *seq_lens;
+  int64_t requests, blocks, page_size, heads, nope, rope, rank, value;
+  float scale;
+  Dtype dtype, cache_dtype;
+};
+
 struct Kernels {
   const char* isa;
   // Rearranges a row-major [n, k] matrix in place to the layout that `linear` reads.
@@ -99,4 +121,6 @@ struct Kernels {
   void (*add_gated)(Dtype, const void* x, const void* other, const void* gate, void* y, int64_t rows, int64_t size);
   // y[size] = the sum of `count` rows, in float32.
   void (*sum)(Dtype, const void* const* rows, int count, void* y, int64_t size);
+  void (*latent_to_cache)(const LatentRows&);
+  void (*latent_attention)(const LatentAttention&);
 };

@@ -134,7 +134,7 @@ int threads() { return configured; }
 bool inside() { return in_task; }
 
 void run(int64_t tasks, void (*body)(void*, int64_t), void* context) {
-  if (tasks <= 1 || configured == 1) {
+  if (tasks <= 1 || configured == 1 || in_task) {
     for (int64_t task = 0; task < tasks; ++task) body(context, task);
     return;
   }

@@ -11,6 +11,7 @@ int threads();
 bool inside();  // whether this thread works on a task
 
 // Calls body(context, task) for every task in [0, tasks), in any order, on all threads; returns when all are done.
+// Inside a task, on its thread alone.
 void run(int64_t tasks, void (*body)(void*, int64_t), void* context);
 
 template <typename F>

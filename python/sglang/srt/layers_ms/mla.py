@@ -1,0 +1,102 @@
+"""Multi-head latent attention: one row a token is cached, from which the keys and values of all heads are computed.
+
+DeepSeek-AI, 2024 (DeepSeek-V2). Reference: transformers/models/deepseek_v2/modeling_deepseek_v2.py.
+"""
+
+from mindspore import nn
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.linear import ColumnLinear, Linear, RowLinear
+from sglang.srt.layers_ms.norm import RMSNorm
+from sglang.srt.layers_ms.rotary import Rope, rotary_tables, yarn_mscale
+from sglang.srt.model_loader_ms.pieces import Piece, parameter
+
+ALL = slice(None)
+LATENT_EPS = 1e-6  # of the norms of compressed rows: published code has it whatever rms_norm_eps says
+
+
+def latent_scale(rope: Rope, head_dim: int) -> float:
+    """Factor on scores: that of the head size, and where positions are stretched by yarn its mscale, squared."""
+    stretch = 1.0
+    if rope.rope_type != "default" and rope.mscale_all_dim:
+        stretch = yarn_mscale(rope.factor, rope.mscale_all_dim)
+    return head_dim**-0.5 * stretch * stretch
+
+
+class UpProjection(Linear):
+    """Weights from cached rows to each head's keys and values; in checkpoints one matrix [H * (N + V), L]."""
+
+    def __init__(self, config, heads: slice):
+        super().__init__()
+        nope, value, rank = config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank
+        whole, count = (config.num_attention_heads * (nope + value), rank), heads.stop - heads.start
+
+        def pieces(first, rows):
+            starts = (head * (nope + value) + first for head in range(heads.start, heads.stop))
+            return (
+                Piece("weight", (slice(start, start + rows), ALL), (head,), whole) for head, start in enumerate(starts)
+            )
+
+        self.keys = parameter((count, nope, rank), config.dtype, *pieces(0, nope))
+        self.values = parameter((count, value, rank), config.dtype, *pieces(nope, value))
+        self.absorb = parameter((count, rank, nope), config.dtype)  # keys, each head transposed
+
+    def pack(self):
+        self.absorb.host[:] = self.keys.host.transpose(0, 2, 1)
+        for weight in (self.keys, self.values, self.absorb):
+            ops.pack_linear(weight)
+
+
+class LatentAttention(nn.Cell):
+    """Causal latent attention of one layer."""
+
+    def __init__(self, config, layer_id):
+        super().__init__()
+        hidden, rank, shard, dtype = config.hidden_size, config.kv_lora_rank, config.shard, config.dtype
+        size, bias = config.qk_nope_head_dim + config.qk_rope_head_dim, config.attention_bias
+        heads = shard.slice(config.num_attention_heads, "num_attention_heads")
+        self.layer_id, self.interleaved, self.heads = layer_id, config.rope_interleave, heads.stop - heads.start
+        self.scale = latent_scale(config.rope, size)
+        self.cos, self.sin = rotary_tables(config.rope, config.max_positions)
+
+        def queries(name, width):
+            rows = slice(heads.start * size, heads.stop * size)
+            return ColumnLinear(width, [(name, config.num_attention_heads * size, rows)], False, dtype)
+
+        def compression(name, width):
+            return ColumnLinear(hidden, [(name, width, slice(0, width))], bias, dtype)
+
+        self.compresses_queries = config.q_lora_rank is not None
+        if self.compresses_queries:
+            self.q_a_proj = compression("q_a_proj", config.q_lora_rank)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_EPS, dtype)
+            self.q_b_proj = queries("q_b_proj", config.q_lora_rank)
+        else:
+            self.q_proj = queries("q_proj", hidden)
+        self.kv_a_proj_with_mqa = compression("kv_a_proj_with_mqa", rank + config.qk_rope_head_dim)
+        self.kv_a_layernorm = RMSNorm(rank, LATENT_EPS, dtype)
+        self.kv_b_proj = UpProjection(config, heads)
+        width = config.num_attention_heads * config.v_head_dim
+        self.o_proj = RowLinear(width, hidden, bias, shard, dtype, "num_attention_heads * v_head_dim")
+
+    def queries(self, x):
+        if self.compresses_queries:
+            return self.q_b_proj(self.q_a_layernorm.plain(self.q_a_proj(x)))
+        return self.q_proj(x)
+
+    def construct(self, x, step):
+        q, cache = ops.latent_to_cache(
+            self.queries(x),
+            self.kv_a_proj_with_mqa(x),
+            self.kv_a_layernorm.weight,
+            self.kv_a_layernorm.eps,
+            step["positions"],
+            self.cos,
+            self.sin,
+            self.interleaved,
+            step["k_caches"][self.layer_id],
+            step["slots"],
+            self.heads,
+        )
+        up = self.kv_b_proj
+        return self.o_proj(ops.latent_attention(q, cache, up.keys, up.absorb, up.values, step, self.scale))

@@ -1,0 +1,173 @@
+// Multi-head latent attention (DeepSeek-AI, 2024, DeepSeek-V2): a token's keys and values of all heads are products of
+// one cached row with weights, and there are two ways to the same result.
+//
+// Absorbed: queries are multiplied by the keys' weights, attention runs over the cached rows themselves, read once for
+// all heads, and what it finds is multiplied by the values' weights. Up-projected: keys and values of each head are
+// computed from the cached rows first. The former costs more a pair of query and key, the latter something a key: each
+// request goes the way that costs less for as many queries as it has, and its results depend on nothing else.
+#pragma once
+#include "attention.h"
+
+namespace KERNEL_ISA {
+
+template <typename From, typename To>
+inline void convert(const From* from, To* to, int64_t size) {
+  if constexpr (std::is_same_v<From, To>)
+    std::copy(from, from + size, to);
+  else
+    over(size, [&](int64_t i) { store(to + i, load(from + i)); },
+         [&](int64_t i) { to[i] = from_float<To>(to_float(from[i])); });
+}
+
+template <typename T, typename C>
+void latent_to_cache_as(const LatentRows& a) {
+  const int64_t size = a.nope + a.rope, width = a.rank + a.rope, half = a.rope / 2;
+  over_rows(a.tokens, a.heads * size + width, [&](int64_t first, int64_t last) {
+    float* row = scratch<Purpose::head_in, float>(std::max(a.rank, a.rope) + 16);
+    for (int64_t token = first; token < last; ++token) {
+      auto turn = [&](const T* from, auto* to) {
+        const int64_t place = a.positions[token] * half;
+        widen_head<T>(from, row, nullptr, {}, a.rope);
+        rotate(row, a.cos + place, a.sin + place, half, a.interleaved);
+        narrow(row, to, a.rope);
+      };
+      for (int64_t head = 0; head < a.heads; ++head) {
+        const int64_t at = (token * a.heads + head) * size;
+        const T* from = static_cast<const T*>(a.q) + at;
+        T* to = static_cast<T*>(a.out) + at;
+        std::copy(from, from + a.nope, to);
+        turn(from + a.nope, to + a.nope);
+      }
+      const T* kv = static_cast<const T*>(a.kv) + token * width;
+      C* to = static_cast<C*>(a.cache) + a.slots[token] * width;
+      widen_head(kv, row, static_cast<const T*>(a.norm), {a.eps, 0.0f}, a.rank);
+      narrow(row, to, a.rank);
+      turn(kv + a.rank, to + a.rank);
+    }
+  });
+}
+
+// Whether a request with so many queries had better compute its keys and values.
+inline bool up_projects(const LatentAttention& a, int64_t queries) {
+  return queries * (2 * a.rank - a.nope - a.value) > a.rank * (a.nope + a.value);
+}
+
+// y[i] = the product of x[i] with a head's packed weight [n, k], for `count` places: from(i) and to(i) say where they are.
+template <typename T, typename From, typename To>
+inline void multiply_head(const void* weights, int64_t head, int64_t n, int64_t k, int64_t count, From&& from, To&& to) {
+  T *x = scratch<Purpose::head_in, T>(count * k), *y = scratch<Purpose::head_out, T>(count * n);
+  for (int64_t i = 0; i < count; ++i) std::copy(from(i), from(i) + k, x + i * k);
+  linear_as<T, T>(x, static_cast<const T*>(weights) + head * n * k, nullptr, y, count, k, n, 0);
+  for (int64_t i = 0; i < count; ++i) std::copy(y + i * n, y + (i + 1) * n, to(i));
+}
+
+struct Asked {  // a request, and the first of its tokens in the step
+  int64_t request, first;
+};
+
+template <typename T, typename C>
+void absorbed(const LatentAttention& a, const std::vector<Asked>& requests) {
+  const int64_t width = a.rank + a.rope, size = a.nope + a.rope;
+  std::vector<int64_t> tokens;
+  std::vector<int32_t> tables, queries, lengths;
+  for (const Asked& asked : requests) {
+    for (int64_t i = 0; i < a.query_lens[asked.request]; ++i) tokens.push_back(asked.first + i);
+    const int32_t* table = a.block_tables + asked.request * a.blocks;
+    tables.insert(tables.end(), table, table + a.blocks);
+    queries.push_back(a.query_lens[asked.request]);
+    lengths.push_back(a.seq_lens[asked.request]);
+  }
+  const int64_t count = static_cast<int64_t>(tokens.size());
+  T* q = scratch<Purpose::absorbed, T>(count * a.heads * width);
+  T* found = scratch<Purpose::found, T>(count * a.heads * width);
+  pool::each(a.heads, [&](int64_t head) {
+    auto from = [&](int64_t i) { return static_cast<const T*>(a.q) + (tokens[i] * a.heads + head) * size; };
+    auto to = [&](int64_t i) { return q + (i * a.heads + head) * width; };
+    multiply_head<T>(a.k_absorb, head, a.rank, a.nope, count, from, to);
+    for (int64_t i = 0; i < count; ++i) std::copy(from(i) + a.nope, from(i) + size, to(i) + a.rank);
+  });
+  Attention call{};
+  call.q = q;
+  call.out = found;
+  call.k_cache = call.v_cache = a.cache;  // the last a.rope columns of the result are not used
+  call.block_tables = tables.data();
+  call.query_lens = queries.data();
+  call.seq_lens = lengths.data();
+  call.requests = static_cast<int64_t>(requests.size());
+  call.blocks = a.blocks;
+  call.page_size = a.page_size;
+  call.heads = a.heads;
+  call.kv_heads = 1;
+  call.head_dim = width;
+  call.scale = a.scale;
+  attention_as<T, C>(call);
+  pool::each(a.heads, [&](int64_t head) {
+    multiply_head<T>(
+        a.v_up, head, a.value, a.rank, count, [&](int64_t i) { return found + (i * a.heads + head) * width; },
+        [&](int64_t i) { return static_cast<T*>(a.out) + (tokens[i] * a.heads + head) * a.value; });
+  });
+}
+
+// Keys [length, size] and values [length, size] of one head of a request; columns after the last are zero.
+template <typename T, typename C>
+void up_project(const LatentAttention& a, int64_t request, int64_t head, int64_t size, T* k, T* v) {
+  const int32_t* table = a.block_tables + request * a.blocks;
+  const int64_t length = a.seq_lens[request], width = a.rank + a.rope;
+  T* latent = scratch<Purpose::latent, T>(kRowBlock * a.rank);
+  for (int64_t first = 0; first < length; first += kRowBlock) {
+    const int64_t count = std::min(kRowBlock, length - first);
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t place = first + i, slot = table[place / a.page_size] * a.page_size + place % a.page_size;
+      const C* row = static_cast<const C*>(a.cache) + slot * width;
+      convert(row, latent + i * a.rank, a.rank);
+      convert(row + a.rank, k + place * size + a.nope, a.rope);
+      std::fill(k + place * size + a.nope + a.rope, k + (place + 1) * size, T{});
+      std::fill(v + place * size + a.value, v + (place + 1) * size, T{});
+    }
+    auto from = [&](int64_t i) { return latent + i * a.rank; };
+    multiply_head<T>(a.k_up, head, a.nope, a.rank, count, from, [&](int64_t i) { return k + (first + i) * size; });
+    multiply_head<T>(a.v_up, head, a.value, a.rank, count, from, [&](int64_t i) { return v + (first + i) * size; });
+  }
+}
+
+template <typename T, typename C>
+void up_projected(const LatentAttention& a, const Asked& asked, int64_t head) {
+  const int64_t own = a.nope + a.rope, size = std::max(own, a.value);
+  const int32_t queries = a.query_lens[asked.request], length = a.seq_lens[asked.request], page = 0;
+  T *k = scratch<Purpose::head_k, T>(length * size), *v = scratch<Purpose::head_v, T>(length * size);
+  T *q = scratch<Purpose::absorbed, T>(queries * size), *found = scratch<Purpose::found, T>(queries * size);
+  up_project<T, C>(a, asked.request, head, size, k, v);
+  for (int64_t i = 0; i < queries; ++i) {
+    const T* from = static_cast<const T*>(a.q) + ((asked.first + i) * a.heads + head) * own;
+    std::copy(from, from + own, q + i * size);
+    std::fill(q + i * size + own, q + (i + 1) * size, T{});
+  }
+  Attention call{};
+  call.q = q;
+  call.out = found;
+  call.k_cache = k;
+  call.v_cache = v;
+  call.block_tables = &page;
+  call.query_lens = &queries;
+  call.seq_lens = &length;
+  call.requests = call.blocks = call.heads = call.kv_heads = 1;
+  call.page_size = length;
+  call.head_dim = size;
+  call.scale = a.scale;
+  attention_as<T, T>(call);
+  for (int64_t i = 0; i < queries; ++i)
+    std::copy(found + i * size, found + i * size + a.value,
+              static_cast<T*>(a.out) + ((asked.first + i) * a.heads + head) * a.value);
+}
+
+template <typename T, typename C>
+void latent_attention_as(const LatentAttention& a) {
+  std::vector<Asked> few, many;
+  for (int64_t request = 0, first = 0; request < a.requests; first += a.query_lens[request++])
+    (up_projects(a, a.query_lens[request]) ? many : few).push_back({request, first});
+  pool::each(static_cast<int64_t>(many.size()) * a.heads,
+             [&](int64_t task) { up_projected<T, C>(a, many[task / a.heads], task % a.heads); });
+  if (!few.empty()) absorbed<T, C>(a, few);
+}
+
+}  // namespace KERNEL_ISA

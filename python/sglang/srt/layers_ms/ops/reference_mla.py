@@ -1,0 +1,52 @@
+"""Reference of latent attention: keys and values of every head are computed from the cached rows, then attended to."""
+
+import math
+
+from mindspore import dtype as mstype
+from mindspore import mint, ops
+
+from . import bfloat16
+
+
+def _turned(x, cos, sin, interleaved):
+    """x [T, heads, R], cos and sin [T, 1, R / 2]."""
+    pairs = x.reshape(*x.shape[:2], -1, 2) if interleaved else x.reshape(*x.shape[:2], 2, -1).permute(0, 1, 3, 2)
+    left, right = pairs[..., 0], pairs[..., 1]
+    turned = ops.stack((left * cos - right * sin, right * cos + left * sin), -1)
+    return (turned if interleaved else turned.permute(0, 1, 3, 2)).reshape(x.shape)
+
+
+def latent_to_cache(q, kv, norm, eps, positions, cos, sin, interleaved, cache, slots, heads):
+    rank, tokens = norm.shape[0], q.shape[0]
+    rope = kv.shape[-1] - rank
+    cos = mint.unsqueeze(ops.gather(cos, positions, 0), 1)
+    sin = mint.unsqueeze(ops.gather(sin, positions, 0), 1)
+    query = q.reshape(tokens, heads, -1)
+    nope = query.shape[-1] - rope
+    plain, turning = mint.split(query, (nope, rope), -1)
+    query = mint.cat((plain, _turned(turning, cos, sin, interleaved)), -1).reshape(q.shape)
+    latent, key = mint.split(kv, (rank, rope), -1)
+    latent = latent * mint.rsqrt(mint.mean(latent * latent, -1, True) + eps) * norm
+    key = _turned(key.reshape(tokens, 1, rope), cos, sin, interleaved).reshape(tokens, rope)
+    rows = mint.cat((latent, key), -1)
+    stored = bfloat16.to_bits(rows) if cache.dtype == mstype.int16 else rows.astype(cache.dtype)
+    return query, ops.scatter_update(cache, slots, stored)
+
+
+def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
+    query_rows, query_positions, packed_rows, context_slots, places = step["plan"]
+    (heads, nope, rank), value = k_up.shape, v_up.shape[1]
+    requests, longest = query_rows.shape
+    rows = ops.gather(cache, context_slots, 0)  # [B, places, L + R]
+    rows = bfloat16.from_bits(rows) if cache.dtype == mstype.int16 else rows.astype(mstype.float32)
+    size = nope + rows.shape[-1] - rank
+    latent, turned = mint.split(mint.unsqueeze(rows, 1), (rank, size - nope), -1)  # one head for all
+    keys = mint.matmul(latent, k_up.permute(0, 2, 1))  # [B, H, places, N]
+    keys = mint.cat((keys, mint.broadcast_to(turned, (*keys.shape[:3], size - nope))), -1)
+    values = mint.matmul(latent, v_up.permute(0, 2, 1))
+    query = ops.gather(q, query_rows, 0).reshape(requests, longest, heads, size).permute(0, 2, 1, 3)
+    scores = mint.matmul(query, keys.permute(0, 1, 3, 2)) * scale
+    seen = places.reshape(1, 1, 1, -1) <= query_positions.reshape(requests, 1, longest, 1)
+    weights = mint.softmax(mint.where(seen, scores, -math.inf), -1)
+    found = mint.matmul(weights, values).permute(0, 2, 1, 3).reshape(-1, heads * value)
+    return ops.gather(found, packed_rows, 0)

@@ -1,0 +1,152 @@
+"""Latent attention: what is written to the cache, and attention over it, for every table."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import mutable, nn
+from ops.statements import EPS, LIMITS, close, draw
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.step_inputs import FIELDS, step_inputs
+
+pytestmark = pytest.mark.usefixtures("table")
+DTYPES = ["float32", "float16", "bfloat16"]
+SLOTS, PAGE, SCALE, POSITIONS = 256, 4, 0.3, 100
+# Heads, dimensions of a key that are not rotated and that are, of a value, of a cached row. Every request is absorbed
+# where rows are short; of the second sizes those of more than 32 queries are up-projected, of the third all but few.
+SIZES = [(3, 10, 12, 14, 11), (2, 18, 6, 14, 32), (4, 16, 4, 16, 17)]
+STEPS = [([1], [30]), ([40], [40]), ([1, 40, 3, 1, 70], [65, 45, 3, 1, 90])]  # query and sequence lengths
+
+
+class Step(nn.Cell):
+    """Writes to the cache, then attends to it, as a layer does."""
+
+    def __init__(self, norm, cos, sin, interleaved, heads, weights):
+        super().__init__()
+        self.norm, self.cos, self.sin, self.interleaved, self.heads = norm, cos, sin, interleaved, heads
+        self.k_up, self.k_absorb, self.v_up = weights
+
+    @ms.jit(fullgraph=True)
+    def construct(self, q, kv, caches, arrays, plan):
+        step = {
+            "positions": arrays[0],
+            "request_ids": arrays[1],
+            "slots": arrays[2],
+            "query_lens": arrays[3],
+            "seq_lens": arrays[4],
+            "block_tables": arrays[5],
+            "plan": plan,
+        }
+        q, cache = ops.latent_to_cache(
+            q,
+            kv,
+            self.norm,
+            EPS,
+            step["positions"],
+            self.cos,
+            self.sin,
+            self.interleaved,
+            caches[0],
+            step["slots"],
+            self.heads,
+        )
+        return q, ops.latent_attention(q, cache, self.k_up, self.k_absorb, self.v_up, step, SCALE)
+
+
+class Case:
+    """Random inputs of a step, as tensors and as the float64 numbers that these hold."""
+
+    def __init__(self, sizes, lengths, dtype, interleaved):
+        self.sizes, (self.queries, self.lengths) = sizes, lengths
+        self.dtype, self.interleaved = ops.compute_dtype(dtype), interleaved
+        heads, nope, rope, value, rank = sizes
+        tokens = sum(self.queries)
+        self.q, self.q_ = self.rounded(tokens, heads * (nope + rope))
+        self.kv, self.kv_ = self.rounded(tokens, rank + rope, seed=1)
+        self.norm, self.norm_ = self.rounded(rank, seed=2)
+        self.k_up, k_up = self.rounded(heads, nope, rank, seed=3, scale=rank**-0.5)
+        self.v_up, v_up = self.rounded(heads, value, rank, seed=4, scale=rank**-0.5)
+        self.weights = [ms.Parameter(w) for w in (k_up, self.tensor(self.k_up.transpose(0, 2, 1)), v_up)]
+        for weight in self.weights:
+            ops.pack_linear(weight)
+        self.angles = draw(POSITIONS, rope // 2, seed=5)
+        self.cache = torch.from_numpy(draw(SLOTS, 1, rank + rope, seed=6)).to(getattr(torch, dtype))
+        pages = np.random.default_rng(0).permutation(np.arange(1, SLOTS // PAGE))
+        self.table = np.zeros((len(self.lengths), max(self.lengths) + PAGE), np.int64)
+        for row, length in zip(self.table, self.lengths, strict=True):
+            held, pages = np.split(pages, [-(-length // PAGE)])
+            row[: len(held) * PAGE] = (held[:, None] * PAGE + np.arange(PAGE)).ravel()
+        ends = zip(self.table, self.queries, self.lengths, strict=True)
+        self.slots = np.concatenate([row[length - new : length] for row, new, length in ends])
+        self.before = self.cache.double().numpy().copy()
+
+    def tensor(self, values):
+        return bridge.to_mindspore(torch.from_numpy(np.ascontiguousarray(values)).to(getattr(torch, self.dtype)))
+
+    def rounded(self, *shape, seed=0, scale=1.0):
+        values = torch.from_numpy(draw(*shape, seed=seed, scale=scale)).to(getattr(torch, self.dtype))
+        return values.double().numpy(), self.tensor(values.float().numpy())
+
+    def run(self):
+        """-> queries and what attention gives, as tensors; the cache has been written."""
+        cos, sin = (ms.Tensor(turn(self.angles).astype(np.float32)) for turn in (np.cos, np.sin))
+        step = step_inputs(self.queries, self.lengths, self.slots, self.table, PAGE)
+        network = Step(self.norm_, cos, sin, self.interleaved, self.sizes[0], self.weights)
+        caches = mutable((ops.cache_view(bridge.to_mindspore(self.cache), "cache"),))
+        arrays = mutable(tuple(bridge.int32(getattr(step, name)) for name in FIELDS[:-1]))
+        plan = mutable(tuple(bridge.int32(array) for array in step.plan))
+        ops.begin_step(len(step.positions), len(self.lengths))
+        return network(self.q_, self.kv_, caches, arrays, plan)
+
+    def turned(self, x, positions):
+        """x [..., R], rotated as complex numbers."""
+        half = x.shape[-1] // 2
+        pairs = x.reshape(*x.shape[:-1], half, 2) if self.interleaved else np.stack([x[..., :half], x[..., half:]], -1)
+        angles = self.angles[positions].astype(np.float64).reshape(-1, *[1] * (x.ndim - 2), half)
+        turned = (pairs[..., 0] + 1j * pairs[..., 1]) * np.exp(1j * angles)
+        axis = -1 if self.interleaved else -2
+        return np.stack([turned.real, turned.imag], axis).reshape(x.shape)
+
+    def wanted(self):
+        """-> queries, rows that are written, and attention, as numpy says."""
+        heads, nope, rope, value, rank = self.sizes
+        positions = np.concatenate([np.arange(n - new, n) for new, n in zip(self.queries, self.lengths, strict=True)])
+        q = self.q.reshape(-1, heads, nope + rope).copy()
+        q[..., nope:] = self.turned(q[..., nope:], positions)
+        latent, key = np.split(self.kv, [rank], -1)
+        latent = latent / np.sqrt((latent**2).mean(-1, keepdims=True) + EPS) * self.norm
+        rows = np.concatenate([latent, self.turned(key, positions)], -1)
+        cache = self.before[:, 0].copy()
+        cache[self.slots] = rows
+        found, start = [], 0
+        for row, new, length in zip(self.table, self.queries, self.lengths, strict=True):
+            for i in range(new):
+                context = cache[row[: length - new + i + 1]]
+                for head in range(heads):
+                    keys = np.concatenate([context[:, :rank] @ self.k_up[head].T, context[:, rank:]], -1)
+                    weights = np.exp(keys @ q[start + i, head] * SCALE)
+                    found.append(weights / weights.sum() @ context[:, :rank] @ self.v_up[head].T)
+            start += new
+        return q.reshape(self.q.shape), rows, np.stack(found).reshape(-1, heads * value)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("lengths", STEPS, ids=["decode", "prefill", "mixed"])
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_latent_attention(sizes, lengths, dtype):
+    case = Case(sizes, lengths, dtype, interleaved=sizes[0] != 2)
+    q, found = case.run()
+    wanted_q, rows, wanted = case.wanted()
+    close(q, wanted_q, case.dtype)
+    written = case.cache.double().numpy()[:, 0]
+    limit = LIMITS[dtype] * np.abs(rows).max()
+    np.testing.assert_allclose(written[case.slots], rows, rtol=0, atol=limit)
+    others = np.delete(np.arange(SLOTS), case.slots)
+    np.testing.assert_array_equal(written[others], case.before[others, 0])
+    # Scores are sums of rounded products, and what attention finds is rounded before the last product.
+    found = found.astype(ms.float32).asnumpy()
+    assert found.shape == wanted.shape
+    limits = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=limits[dtype] * np.abs(wanted).max())
