@@ -1,6 +1,7 @@
 """Rotary frequencies against transformers', for every kind of scaling, and from every form of config."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,7 +55,12 @@ SCALINGS = {
             "truncate": st.booleans(),
         },
     ),
+    "longrope": st.fixed_dictionaries(
+        {"original_max_position_embeddings": st.integers(16, 2048)},
+        optional={"factor": floats(1.0, 64.0), "attention_factor": floats(0.5, 2.0)},
+    ),
 }
+DIVISORS = floats(0.5, 64.0)
 
 
 def test_every_kind_of_scaling_is_compared():
@@ -67,10 +73,14 @@ def test_every_kind_of_scaling_is_compared():
 def test_frequencies_are_those_of_transformers(kind, data, theta, pairs):
     parameters = dict(rope_type=kind, rope_theta=theta, **data.draw(SCALINGS[kind]))
     longest = 2048
+    if kind == "longrope":
+        divisors = st.lists(DIVISORS, min_size=pairs, max_size=pairs)
+        parameters |= dict(short_factor=data.draw(divisors), long_factor=data.draw(divisors))
     config = LlamaConfig(**SIZES, head_dim=2 * pairs, max_position_embeddings=longest, rope_parameters=dict(parameters))
     length = round(parameters["factor"] * longest) if kind == "dynamic" else None  # ours is the base of the longest
-    wanted, wanted_factor = theirs(config, length)
-    found, factor = inverse_frequencies(read(config.to_dict(), 2 * pairs))
+    served = data.draw(st.integers(16, 4096))
+    wanted, wanted_factor = theirs(config, served if kind == "longrope" else length)
+    found, factor = inverse_frequencies(replace(read(config.to_dict(), 2 * pairs), longest=served))
     # Theirs are float32, and powers of a large base lose some more.
     np.testing.assert_allclose(found, wanted, rtol=3e-5)
     assert factor == pytest.approx(wanted_factor)
@@ -153,6 +163,15 @@ def test_tables_are_the_angles_of_all_positions_with_the_attention_factor():
         for pair, frequency in enumerate(frequencies):
             assert cos[position, pair] == pytest.approx(1.3 * math.cos(position * frequency), abs=1e-6)
             assert sin[position, pair] == pytest.approx(1.3 * math.sin(position * frequency), abs=1e-6)
+
+
+@pytest.mark.parametrize("context, divisor, scale", [(40, 2.0, 1.5), (41, 5.0, 0.7)])
+def test_longrope_has_the_factors_of_the_context_that_is_served(context, divisor, scale):
+    scaling = dict(short_factor=[2.0] * 3, long_factor=[5.0] * 3, original_max_position_embeddings=40)
+    scaling |= dict(type="su", short_mscale=1.5, long_mscale=0.7)
+    rope = read(dict(rope_theta=300.0, rope_scaling=scaling, max_position_embeddings=256), 6)
+    cos, _ = rotary_tables(rope, context)
+    assert cos.asnumpy()[7, 0] == pytest.approx(scale * math.cos(7 / divisor), abs=1e-6)
 
 
 def test_layers_of_a_model_share_their_tables():

@@ -18,8 +18,10 @@ from sglang.srt.layers_ms import (
     QKVLinear,
     RowLinear,
     VocabEmbedding,
+    grouped,
     merged_linear,
     ops,
+    stacked,
 )
 from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
@@ -62,22 +64,25 @@ def draw(name, shape):
     return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
 
 
-def fill(network):
+def fill(network, tensors=None):
     """Give every parameter its slices of checkpoint tensors that are the same for all ranks, and pack them."""
-    load(network)
+    load(network, tensors)
     for _, cell in network.cells_and_names():
         if hasattr(cell, "pack"):
             cell.pack()
 
 
-def load(network):
+def load(network, tensors=None):
     for want in tensors_of(network):
-        want.host[...] = draw(want.source, want.whole or want.host.shape)[want.read]
+        shape = want.whole or want.host.shape
+        whole = (tensors or {}).get(want.source, draw(want.source, shape))
+        assert whole.shape == shape
+        want.host[...] = whole[want.read]
 
 
-def run(layer, x):
+def run(layer, x, tensors=None):
     network = Compiled(layer)
-    fill(network)
+    fill(network, tensors)
     ops.begin_step(len(x), 1)
     return network(ms.Tensor(x)).asnumpy()
 
@@ -136,6 +141,58 @@ def test_each_rank_has_its_query_heads_and_the_key_value_heads_that_those_read(s
             group, own_group = head // (HEADS // kv_heads), local // (HEADS // size // own_k.shape[1])
             close(own_k[:, own_group], k[:, group])
             close(own_v[:, own_group], v[:, group])
+
+
+def published(order, whole):
+    """Rows of q_proj, k_proj and v_proj in the order in which a packed checkpoint has their heads."""
+    q, k, v = (part.reshape(-1, HEAD_DIM, *part.shape[1:]) for part in whole)
+    if order is stacked:
+        packed = np.concatenate([q, k, v])
+    else:
+        packed = np.concatenate([[*group, k[i], v[i]] for i, group in enumerate(np.split(q, len(k)))])
+    return packed.reshape(-1, *whole[0].shape[1:])
+
+
+@pytest.mark.parametrize("order", [stacked, grouped])
+@pytest.mark.parametrize("size, kv_heads", [(1, 1), (1, 2), (1, 8), (2, 4), (2, 8), (4, 2)])
+def test_packed_projections_are_the_separate_ones(order, size, kv_heads):
+    stack = {}
+    for kind, shape in (("weight", (HIDDEN,)), ("bias", ())):
+        rows = dict(q=HEADS, k=kv_heads, v=kv_heads)
+        whole = [draw(f"{name}_proj.{kind}", (count * HEAD_DIM, *shape)) for name, count in rows.items()]
+        stack[f"qkv_proj.{kind}"] = published(order, whole)
+    for shard in ranks(size):
+        found = []
+        for packed in (None, order):
+            layer = QKVLinear(HIDDEN, HEADS, kv_heads, HEAD_DIM, True, shard, ms.float32, packed)
+            load(Compiled(layer), stack)
+            found.append(layer)
+        np.testing.assert_array_equal(found[1].weight.host, found[0].weight.host)
+        np.testing.assert_array_equal(found[1].bias.host, found[0].bias.host)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_packed_mlp_is_the_separate_one(partial_results, size):
+    x, stack = draw("x", (3, HIDDEN)), {}
+    for kind, shape in (("weight", (HIDDEN,)), ("bias", ())):
+        halves = [draw(f"layer.{name}_proj.{kind}", (INTERMEDIATE, *shape)) for name in ("gate", "up")]
+        stack[f"layer.gate_up_proj.{kind}"] = np.concatenate(halves)
+    wanted = run(GatedMLP(config(Shard()), bias=True), x)
+    total = sum(run(GatedMLP(config(shard), bias=True, packed=True), x, stack) for shard in ranks(size))
+    close(total, wanted)
+
+
+@pytest.mark.parametrize("dtype", [ms.float32, ms.float16, ms.bfloat16], ids=str)
+def test_a_head_scales_its_rows_to_length_one(dtype):
+    head = LMHead(VOCAB, HIDDEN, Shard(), dtype)
+    given = ms.Tensor(draw("weight", (VOCAB, HIDDEN))).astype(dtype)
+    head.weight.host[:VOCAB] = (given.view(ms.int16) if dtype == ms.bfloat16 else given).asnumpy()
+    head.scale_rows_to_one()
+    rows = ms.Tensor.from_numpy(head.weight.host).view(dtype).astype(ms.float32).asnumpy()
+    given = given.astype(ms.float32).asnumpy()
+    unit = given / np.linalg.norm(given, axis=-1, keepdims=True)
+    np.testing.assert_allclose(rows[:VOCAB], unit, rtol=0, atol={ms.float32: 1e-6}.get(dtype, 4e-3))
+    assert not rows[VOCAB:].any()
 
 
 @pytest.mark.parametrize("bias", [False, True])

@@ -372,3 +372,26 @@ def test_a_bar_is_shown_on_a_terminal_when_asked_for(folder, monkeypatch, capsys
     monkeypatch.setattr("sys.stderr.isatty", lambda: terminal)
     load(Model(), folder.path, progress=progress)
     assert ("Loading weights" in capsys.readouterr().err) == shown
+
+
+NAMES = {"layers.0": "h.zero", "layers": "h", "o_proj": "attn.out", "embed.weight": "wte"}
+
+
+def test_names_are_replaced_where_whole_parts_of_them_are_the_given_ones(folder):
+    tensors = weights()
+    theirs = {
+        "wte": "embed.weight",
+        "head.weight": "head.weight",
+        "h.zero.attn.out.weight": "layers.0.o_proj.weight",
+        **{f"h.zero.{name}.weight": f"layers.0.{name}.weight" for name in ROWS},
+    }
+    folder.write({name: tensors[ours] for name, ours in theirs.items()})
+    load(model := Model(), folder.path, names=NAMES)
+    assert_same(values(model), expected({name: tensor.numpy() for name, tensor in tensors.items()}))
+
+
+def test_a_misfit_is_reported_under_the_checkpoints_name(folder):
+    folder.write(weights())
+    message = refusal(folder, names={"o_proj": "out"})
+    assert "missing: layers.0.out.weight" in message
+    assert "unexpected: layers.0.o_proj.weight" in message

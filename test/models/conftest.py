@@ -26,6 +26,18 @@ def paged_model(table, tmp_path_factory):
     return get
 
 
+@pytest.fixture
+def served(table):
+    """Function of a checkpoint's folder and of what it is compared with -> the checkpoint, served in float32."""
+
+    def get(folder, against: str) -> PagedModel:
+        model = PagedModel(folder)
+        RESULTS.computes(model.architecture, against)
+        return model
+
+    return get
+
+
 def against(variant: str) -> str:
     return "a statement of its paper" if TINY[variant].get("statement") else "transformers"
 

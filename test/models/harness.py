@@ -6,7 +6,6 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
@@ -17,7 +16,7 @@ from sglang.srt.model_executor_ms.step_inputs import step_inputs
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
-from sglang.srt.utils.hf_transformers_utils import get_context_length
+from sglang.srt.utils.hf_transformers_utils import get_config, get_context_length
 
 SLOTS = 1024  # of the pool, for any page size that divides it
 STALE = 100.0  # what a used cache may hold where nobody should look
@@ -42,11 +41,12 @@ class PagedModel:
     """A checkpoint on a pool of SLOTS tokens, compiled at its first step."""
 
     def __init__(self, folder: Path, dtype: str = "float32"):
-        config = AutoConfig.from_pretrained(folder)
+        config = get_config(str(folder), trust_remote_code=True)
         runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
         self.architecture = config.architectures[0]
         self.network = model_class(config.architectures)(config.to_dict(), runtime)
-        loader.load(self.network, folder, ignore=self.network.ignored_tensors, progress=False)
+        wanted = dict(names=self.network.tensor_names, ignore=self.network.ignored_tensors)
+        loader.load(self.network, folder, progress=False, **wanted)
         self.network.pack()
         self.config = config = self.network.config
         self.pool = pool_of(config, getattr(torch, dtype))

@@ -4,12 +4,14 @@ No value is left at its default and no size divides another by accident, so that
 somewhere shows in the logits.
 """
 
+import copy
 import functools
 import math
 from pathlib import Path
 
 import torch
-from models.variants import COMMON, blocks, experts, mla, rope
+from models import statements
+from models.variants import COMMON, blocks, experts, layouts, mla, rope
 from transformers import AutoConfig, AutoModelForCausalLM
 
 LLAMA, MISTRAL, QWEN2, QWEN3 = (
@@ -18,7 +20,6 @@ LLAMA, MISTRAL, QWEN2, QWEN3 = (
     dict(COMMON, model_type="qwen2"),
     dict(COMMON, model_type="qwen3", head_dim=18),
 )
-
 YARN = rope("yarn", factor=5.0, original_max_position_embeddings=40, beta_fast=6.0, beta_slow=0.5)
 TINY = {
     "llama": dict(LLAMA),
@@ -48,9 +49,10 @@ TINY = {
     **experts.VARIANTS,
     **blocks.VARIANTS,
     **mla.VARIANTS,
+    **layouts.VARIANTS,
 }
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
-PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN]
+PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN]
 
 
 def _randomise(name: str, parameter: torch.Tensor) -> None:
@@ -62,7 +64,7 @@ def _randomise(name: str, parameter: torch.Tensor) -> None:
 @functools.cache
 def hugging_face(name: str, dtype: str = "float32"):
     """Hugging Face's model of a variant, computing in float32 with weights rounded to `dtype`."""
-    config = AutoConfig.for_model(**TINY[name])
+    config = AutoConfig.for_model(**copy.deepcopy(TINY[name]))  # classes write into rope_parameters
     torch.manual_seed(len(name))
     eager = dict(attn_implementation="eager", experts_implementation="eager")  # grouped products want even sizes
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager).eval()
@@ -76,6 +78,8 @@ def hugging_face(name: str, dtype: str = "float32"):
 
 def save(name: str, folder: Path, dtype: str = "float32") -> Path:
     """Write a variant's checkpoint as transformers does, in `dtype`; returns the folder."""
+    if "statement" in TINY[name]:
+        return statements.save(TINY[name], folder, dtype)
     model = hugging_face(name, dtype)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     model.float()
@@ -84,12 +88,14 @@ def save(name: str, folder: Path, dtype: str = "float32") -> Path:
 
 @torch.no_grad()
 def reference_logits(name: str, ids, dtype: str = "float32"):
-    """float32 [tokens, vocab_size]: what Hugging Face's model says after each of the ids."""
+    """float32 [tokens, vocab_size]: what Hugging Face's model, or the statement of one, says after each of the ids."""
+    if "statement" in TINY[name]:
+        return statements.reference_logits(TINY[name], ids, dtype)
     model = hugging_face(name, dtype)
     ids, config = torch.as_tensor(ids), model.config
-    if config.rope_parameters["rope_type"] == "dynamic":
+    if config.rope_parameters["rope_type"] in ("dynamic", "longrope"):
         # Its base depends on the length of the batch, ours is always the one of the longest: pad to that.
-        longest = int(config.rope_parameters["factor"] * config.max_position_embeddings)
+        longest = int(config.rope_parameters.get("factor", 1) * config.max_position_embeddings)
         padded = torch.nn.functional.pad(ids, (0, longest - len(ids)))
     else:
         padded = ids

@@ -5,7 +5,7 @@ This room imports layers_ms.ops, model_loader_ms.pieces and distributed_ms.
 
 from sglang.srt.layers_ms.attention import Attention
 from sglang.srt.layers_ms.embedding import LMHead, VocabEmbedding
-from sglang.srt.layers_ms.linear import ColumnLinear, Linear, QKVLinear, RowLinear, merged_linear
+from sglang.srt.layers_ms.linear import ColumnLinear, Linear, QKVLinear, RowLinear, grouped, merged_linear, stacked
 from sglang.srt.layers_ms.mla import LatentAttention
 from sglang.srt.layers_ms.mlp import GatedMLP
 from sglang.srt.layers_ms.moe import Experts, MixtureOfExperts, Router, Routing
@@ -29,5 +29,7 @@ __all__ = [
     "RowNorm",
     "RowLinear",
     "VocabEmbedding",
+    "grouped",
     "merged_linear",
+    "stacked",
 ]

@@ -29,7 +29,7 @@ class Attention(nn.Cell):
     interleaved: neighbouring dimensions are rotated against each other.
     window: tokens that a token sees, itself included; 0: all before it. soft_cap: bound of scores; 0: none.
     sinks: name of the checkpoint's tensor with a score for each head that draws attention to nothing, or None.
-    alibi: None, or the slope of each query head of the model (`alibi_slopes`).
+    alibi: None, or the slope of each query head of the model (`alibi_slopes`). packed: as QKVLinear's.
     """
 
     def __init__(
@@ -48,13 +48,14 @@ class Attention(nn.Cell):
         soft_cap=0.0,
         sinks=None,
         alibi=None,
+        packed=None,
     ):
         super().__init__()
         self.layer_id, self.head_dim, self.interleaved = layer_id, config.head_dim, interleaved
         self.scale = config.head_dim**-0.5 if scale is None else scale
         shard, dtype = config.shard, config.dtype
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.qkv_proj = QKVLinear(config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype)
+        self.qkv_proj = QKVLinear(config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype, packed)
         self.o_proj = RowLinear(
             heads * config.head_dim, config.hidden_size, out_bias, shard, dtype, "num_attention_heads * head_dim"
         )

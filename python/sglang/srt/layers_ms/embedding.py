@@ -1,5 +1,7 @@
 """The vocabulary's two tables: embedding of ids, and the head that scores them."""
 
+import mindspore as ms
+import numpy as np
 from mindspore import Type, nn
 
 from sglang.srt.distributed_ms.shard import Shard
@@ -41,3 +43,12 @@ class VocabEmbedding(VocabTable):
 
 class LMHead(VocabTable):
     """Holds the head's weight; SGLang's LogitsProcessor multiplies by it."""
+
+    def scale_rows_to_one(self):
+        """Give the loaded rows the length one. Before `pack`. Yang et al., 2023 (Baichuan 2's NormHead)."""
+        host, dtype = self.weight.host, self.weight.dtype
+        for start in range(0, len(host), 4096):  # rows: bounds the memory that float32 copies take
+            rows = ms.Tensor.from_numpy(host[start : start + 4096]).view(dtype).astype(ms.float32).asnumpy()
+            length = np.maximum(np.sqrt((rows * rows).sum(-1, keepdims=True)), 1e-12)
+            unit = ms.Tensor(rows / length).astype(dtype)
+            host[start : start + 4096] = (unit.view(ms.int16) if dtype == ms.bfloat16 else unit).asnumpy()

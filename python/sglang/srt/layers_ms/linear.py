@@ -71,18 +71,52 @@ def packed_linear(in_features: int, names: list[str], rows: int, bias: bool, sha
 class QKVLinear(ColumnLinear):
     """Query, key and value projection in one product: x [T, hidden_size] -> [T, (H + 2 K) * D] of this rank's heads.
 
-    Key/value heads are replicated where ranks outnumber them.
+    Key/value heads are replicated where ranks outnumber them. packed: None where the checkpoint has q_proj, k_proj and
+    v_proj; for one matrix, qkv_proj, the order of its heads, `stacked` or `grouped`.
     """
 
-    def __init__(self, hidden_size, num_heads, num_kv_heads, head_dim, bias, shard: Shard, dtype):
+    def __init__(self, hidden_size, num_heads, num_kv_heads, head_dim, bias, shard: Shard, dtype, packed=None):
         heads = shard.slice(num_heads, "num_attention_heads")
         local_kv_heads, kv_heads = shard.kv_heads(num_kv_heads)
-        query = slice(heads.start * head_dim, heads.stop * head_dim)
-        key = slice(kv_heads.start * head_dim, kv_heads.stop * head_dim)
-        q_rows, kv_rows = num_heads * head_dim, num_kv_heads * head_dim
-        parts = [("q_proj", q_rows, query), ("k_proj", kv_rows, key), ("v_proj", kv_rows, key)]
-        super().__init__(hidden_size, parts, bias, dtype)
+        if packed is None:
+            parts = [
+                ("q_proj", num_heads, heads),
+                ("k_proj", num_kv_heads, kv_heads),
+                ("v_proj", num_kv_heads, kv_heads),
+            ]
+        else:
+            query, key, value = packed(num_heads, num_kv_heads)
+            runs = _runs([*query[heads], *key[kv_heads], *value[kv_heads]])
+            parts = [("qkv_proj", num_heads + 2 * num_kv_heads, run) for run in runs]
+        rows = [
+            (name, whole * head_dim, slice(held.start * head_dim, held.stop * head_dim)) for name, whole, held in parts
+        ]
+        super().__init__(hidden_size, rows, bias, dtype)
         self.num_kv_heads, self.query_heads = local_kv_heads, heads
+
+
+def stacked(heads: int, kv_heads: int) -> tuple:
+    """Where a packed matrix has its query, key and value heads: all queries, then all keys, then all values."""
+    return range(heads), range(heads, heads + kv_heads), range(heads + kv_heads, heads + 2 * kv_heads)
+
+
+def grouped(heads: int, kv_heads: int) -> tuple:
+    """As `stacked`; for each key/value head in turn its queries, its key, its value (InternLM 2)."""
+    queries = heads // kv_heads
+    group, whole = queries + 2, heads + 2 * kv_heads
+    query = [head // queries * group + head % queries for head in range(heads)]
+    return query, range(queries, whole, group), range(queries + 1, whole, group)
+
+
+def _runs(places: list[int]) -> list[slice]:
+    """Places as slices of neighbours, in their order."""
+    runs = []
+    for place in places:
+        if runs and runs[-1].stop == place:
+            runs[-1] = slice(runs[-1].start, place + 1)
+        else:
+            runs.append(slice(place, place + 1))
+    return runs
 
 
 class RowLinear(Linear):

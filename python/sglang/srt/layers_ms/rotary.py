@@ -5,7 +5,7 @@ Frequencies are those of transformers' modeling_rope_utils.py; the tables are fl
 
 import functools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from mindspore import Tensor
@@ -29,6 +29,11 @@ class Rope:
     attention_factor: float | None = None
     mscale: float | None = None
     mscale_all_dim: float | None = None
+    short_factor: tuple = ()  # longrope's divisors of frequencies, one a pair
+    long_factor: tuple = ()
+    short_mscale: float | None = None
+    long_mscale: float | None = None
+    longest: int = 0  # context that is served, in tokens
 
 
 def _exponents(rope):
@@ -95,7 +100,28 @@ def _yarn(rope):
     return mixed, _yarn_attention_factor(rope)
 
 
-FREQUENCIES = {"default": _default, "linear": _linear, "dynamic": _dynamic, "llama3": _llama3, "yarn": _yarn}
+def _longrope(rope):
+    """Ding et al., 2024. One set of divisors for the original length, another beyond it.
+
+    The longest context that is served chooses, for requests of any length, so that cached keys stay valid as a request
+    grows; as in SGLang's reading of dynamic above. transformers chooses anew for every batch.
+    """
+    long = rope.longest > rope.original_max_position_embeddings
+    stretch = math.log(max(rope.factor, 1.0)) / math.log(rope.original_max_position_embeddings)
+    scale = rope.long_mscale if long else rope.short_mscale
+    if scale is None:
+        scale = math.sqrt(1 + stretch) if rope.attention_factor is None else rope.attention_factor
+    return _default(rope)[0] / np.array(rope.long_factor if long else rope.short_factor), scale
+
+
+FREQUENCIES = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _dynamic,
+    "llama3": _llama3,
+    "yarn": _yarn,
+    "longrope": _longrope,
+}
 
 
 def inverse_frequencies(rope: Rope) -> tuple[np.ndarray, float]:
@@ -106,6 +132,6 @@ def inverse_frequencies(rope: Rope) -> tuple[np.ndarray, float]:
 @functools.lru_cache(maxsize=8)
 def rotary_tables(rope: Rope, max_positions: int) -> tuple[Tensor, Tensor]:
     """cos and sin, float32 [max_positions, rotary_dim / 2] each; the same tensors for the same arguments."""
-    frequencies, attention_factor = inverse_frequencies(rope)
+    frequencies, attention_factor = inverse_frequencies(replace(rope, longest=max_positions))
     angles = np.outer(np.arange(max_positions), frequencies)
     return tuple(Tensor((turn(angles) * attention_factor).astype(np.float32)) for turn in (np.cos, np.sin))

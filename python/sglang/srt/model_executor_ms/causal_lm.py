@@ -44,7 +44,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         computed = ops.compute_dtype(requested)
         if computed != requested:
             logger.info("dtype %s: these operators hold weights and activations in %s", requested, computed)
-        positions = max(get_context_length(config), get_model().context_length or 0)
+        positions = get_model().context_length or get_context_length(config)
         shard = parallel.join_tensor_parallel()
         if shard.size > 1:
             parallel.stay_on(cores)
@@ -60,9 +60,9 @@ class MindSporeForCausalLM(torch.nn.Module):
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
-        loader.load(
-            self.network, model_path, load_format=load_format, ignore=self.network.ignored_tensors, revision=revision
-        )
+        network = self.network
+        wanted = dict(names=network.tensor_names, ignore=network.ignored_tensors)
+        loader.load(network, model_path, load_format=load_format, revision=revision, **wanted)
         self.network.pack()
 
     def compile_graphs(self, model_runner) -> None:

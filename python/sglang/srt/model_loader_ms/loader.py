@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from sglang.srt.model_loader_ms.checkpoint import Checkpoint, convertible, copy, randomise, selected
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
+from sglang.srt.model_loader_ms.pieces import Piece
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ def load(
     source: str | Path,
     *,
     load_format: str = "auto",
+    names: Mapping[str, str] | None = None,
     ignore: Iterable[str] = (),
     progress: bool = True,
     revision: str | None = None,
@@ -59,53 +61,59 @@ def load(
 ) -> LoadReport:
     """Fill the parameters of `model` from a folder or a hub id, converting to their dtypes.
 
-    ignore: regular expressions for the ends of names of tensors that may be in the checkpoint unused. load_format
-    "dummy" reads nothing and fills in small random numbers. revision, cache_dir: for a hub id. CheckpointError names
-    everything that does not fit; nothing has been written then.
+    names: names of tensors, or whole dotted parts of them, and what the checkpoint has instead. ignore: regular
+    expressions for the ends of names of tensors that may be in the checkpoint unused. load_format "dummy" reads nothing
+    and fills in small random numbers. revision, cache_dir: for a hub id. CheckpointError names everything that does not
+    fit; nothing has been written then.
     """
     started = time.perf_counter()
     if load_format == "dummy":
-        wants, ignored = tensors_of(model), ()
+        wants, ignored = tensors_of(model, names=names), ()
         read = _randomise(wants)
     else:
         folder = locate(source, load_format, revision, cache_dir)
         checkpoint = Checkpoint(folder, load_format)
-        wants = tensors_of(model, checkpoint.tensors)
+        wants = tensors_of(model, checkpoint.tensors, names)
         ignored, unused = _left_over(checkpoint, wants, ignore)
         problems = [*checkpoint.problems, *_misfits(checkpoint, wants), *(f"unexpected: {name}" for name in unused)]
         if problems:
             raise _does_not_fit(model, folder, problems)
         read = _copy(checkpoint, wants, progress)
-    names = {want.source for want in wants}
-    report = LoadReport(len(names), read, time.perf_counter() - started, tuple(ignored))
+    tensors = {want.source for want in wants}
+    report = LoadReport(len(tensors), read, time.perf_counter() - started, tuple(ignored))
     logger.info("weights: %s", report)
     return report
 
 
-def update(model: nn.Cell, source: str | Path, *, load_format: str = "auto", ignore: Iterable[str] = ()) -> LoadReport:
+def update(model: nn.Cell, source: str | Path, **options) -> LoadReport:
     """Replace the weights in place, so that compiled graphs go on with the new ones; none may run meanwhile.
 
-    CheckpointError, as from `load`, leaves the old weights as they are.
+    options: of `load`. CheckpointError, as from `load`, leaves the old weights as they are.
     """
-    return load(model, source, load_format=load_format, ignore=ignore, progress=False)
+    return load(model, source, progress=False, **options)
 
 
-def tensors_of(model: nn.Cell, present: Container[str] = ()) -> list[Want]:
+def tensors_of(model: nn.Cell, present: Container[str] = (), names: Mapping[str, str] | None = None) -> list[Want]:
     """Which parts of which checkpoint tensors the parameters of `model` need, on this rank.
 
-    present: the checkpoint's tensors, where it may have one of several layouts.
+    present: the checkpoint's tensors, where it may have one of several layouts. names: as `load`'s.
     """
     wants, unknown = [], []
+    renamed = _renaming(names or {})
+
+    def source(parameter: str, piece: Piece) -> str:
+        return renamed(_absolute(parameter, piece.source))
+
     for name, param in model.parameters_and_names():
         if not hasattr(param, "pieces"):
             unknown.append(name)
             continue
         dtype = str(param.dtype).lower()
-        others = (pieces for pieces in param.otherwise if pieces and _absolute(name, pieces[0].source) in present)
+        others = (pieces for pieces in param.otherwise if pieces and source(name, pieces[0]) in present)
         for piece in next(others, param.pieces):
             host = param.host[piece.rows]
             host = host.swapaxes(-1, -2) if piece.transposed else host
-            wants.append(Want(_absolute(name, piece.source), piece.read, piece.whole, name, host, dtype))
+            wants.append(Want(source(name, piece), piece.read, piece.whole, name, host, dtype))
     if unknown:
         raise CheckpointError(f"parameters that do not state their pieces (make them with parameter()): {unknown}")
     return wants
@@ -118,6 +126,13 @@ def _absolute(parameter: str, source: str) -> str:
             raise CheckpointError(f"{parameter}: its source steps out of the model, to {source}")
         cells, source = cells[:-1], source.removeprefix("../")
     return ".".join([*cells, source])
+
+
+def _renaming(names: Mapping[str, str]) -> Callable[[str], str]:
+    if not names:
+        return lambda name: name
+    parts = re.compile(r"(?<![^.])(?:" + "|".join(map(re.escape, names)) + r")(?![^.])")
+    return lambda name: parts.sub(lambda found: names[found[0]], name)
 
 
 def _misfits(checkpoint: Checkpoint, wants: list[Want]) -> list[str]:

@@ -63,6 +63,21 @@ IGNORED = {
     "mup_denominator": "training",
     "unsloth_fixed": "provenance",
     "unsloth_version": "provenance",
+    "gradient_checkpointing": "training",
+    "resid_pdrop": "training",
+    "embd_pdrop": "training",
+    "embed_dropout": "training",
+    "attn_dropout_prob": "training",
+    "emb_dropout_prob": "training",
+    "classifier_dropout": "training",
+    "bias_dropout_fusion": "gives the same values",
+    "prefix_projection": "of prefixes that are trained, which are refused",
+    "apply_query_key_layer_scaling": "gives the same values",
+    "attention_softmax_in_fp32": "scores are float32",
+    "softmax_in_fp32": "scores are float32",
+    "attn_implementation": "Python interface of transformers",
+    "tokenizer_class": "the tokenizer and SGLang read it",
+    "tokenizer_type": "the tokenizer and SGLang read it",
 }
 ROPE_KEYS = {
     "factor",
@@ -76,11 +91,14 @@ ROPE_KEYS = {
     "mscale",
     "mscale_all_dim",
 }
+LONGROPE_KEYS = {"short_factor", "long_factor", "short_mscale", "long_mscale"}
 ROPE_NEEDS = {  # rope_type -> what has no default
     "linear": ("factor",),
     "dynamic": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
 }
+ROPE_TYPES = {"su": "longrope"}  # older names
 
 
 class UnsupportedConfig(Exception):
@@ -94,9 +112,15 @@ class ConfigReader:
         self.hf = hf
         self.arch = (hf.get("architectures") or ["unknown architecture"])[0]
         self.read = set()
+        self.spelling = {}
+
+    def spell(self, **keys):
+        """Read each of these keys under the name that this architecture's config.json has for it, from now on."""
+        self.spelling.update(keys)
 
     def get(self, key, default=...):
         """The value of key; where it is absent or null, the default, or UnsupportedConfig if there is none."""
+        key = self.spelling.get(key, key)
         self.read.add(key)
         value = self.hf.get(key)
         if value is None and default is ...:
@@ -107,6 +131,7 @@ class ConfigReader:
         """The value of key, refused if it is none of `allowed`; an absent key counts as the first."""
         value = self.get(key, allowed[0])
         if value not in allowed:
+            key = self.spelling.get(key, key)
             raise UnsupportedConfig(f"{self.arch}: {key} = {value!r} is not supported, only {list(allowed)}")
         return value
 
@@ -125,13 +150,14 @@ class ConfigReader:
         """The rotary embedding, from transformers 5's rope_parameters or the older rope_theta and rope_scaling."""
         found = self.get("rope_parameters", None) or self.get("rope_scaling", None) or {}
         kind = found.get("rope_type") or found.get("type") or "default"
+        kind = ROPE_TYPES.get(kind, kind)
         if kind not in FREQUENCIES:
             raise UnsupportedConfig(f"{self.arch}: rope_type = {kind!r} is not supported, only {sorted(FREQUENCIES)}")
-        theta = found.get("rope_theta") or self.get("rope_theta", 10000.0)
-        partial = self.get("partial_rotary_factor", 1.0)  # where transformers 5 has it too, the same
-        partial = found.get("partial_rotary_factor") or partial
+        theta, partial = self.get("rope_theta", 10000.0), self.get("partial_rotary_factor", 1.0)
+        theta, partial = found.get("rope_theta") or theta, found.get("partial_rotary_factor") or partial
         longest = self.get("max_position_embeddings")
-        strange = set(found) - ROPE_KEYS - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+        known = ROPE_KEYS | LONGROPE_KEYS if kind == "longrope" else ROPE_KEYS
+        strange = set(found) - known - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
         if strange:
             raise UnsupportedConfig(f"{self.arch}: rope_parameters has {sorted(strange)}, which {kind!r} does not use")
         missing = [key for key in ROPE_NEEDS.get(kind, ()) if found.get(key) is None]
@@ -143,7 +169,11 @@ class ConfigReader:
                 f"{self.arch}: {rotary_dim} of head_dim = {head_dim} dimensions are rotated "
                 f"(partial_rotary_factor = {partial}); pairs need an even number"
             )
-        given = {key: found[key] for key in ROPE_KEYS if found.get(key) is not None}
+        given = {key: found[key] for key in known if found.get(key) is not None}
+        given.update({key: tuple(given[key]) for key in ("short_factor", "long_factor") if key in given})
+        wrong = {key: len(given[key]) for key in ("short_factor", "long_factor") if key in given}
+        if set(wrong.values()) - {rotary_dim // 2}:
+            raise UnsupportedConfig(f"{self.arch}: {wrong} factors, and {rotary_dim // 2} pairs that are rotated")
         given.setdefault("original_max_position_embeddings", self.get("original_max_position_embeddings", longest))
         if kind != "default" and "factor" not in given:
             given["factor"] = longest / given["original_max_position_embeddings"]

@@ -80,6 +80,7 @@ class CausalLM(nn.Cell):
     config_class = DecoderConfig
     layer_class = None
     norm = staticmethod(rms_norm)  # the last one
+    tensor_names = {}  # our names of tensors, or whole dotted parts of them -> the checkpoint's, where they differ
     # Tensors that published checkpoints carry and no model computes with: patterns of their names.
     ignored_tensors = (r"rotary_emb\.inv_freq$",)
 

@@ -1,4 +1,7 @@
-"""Llama 1, 2 and 3: the plain pre-norm decoder. Reference: transformers/models/llama/modeling_llama.py."""
+"""Llama 1, 2 and 3, Yi and others of its shape: the plain pre-norm decoder.
+
+Reference: transformers/models/llama/modeling_llama.py.
+"""
 
 from sglang.srt.layers_ms import Attention, GatedMLP
 from sglang.srt.models_ms.config import DecoderConfig
@@ -22,3 +25,6 @@ class LlamaLayer(PreNormLayer):
 class LlamaForCausalLM(CausalLM):
     config_class = LlamaConfig
     layer_class = LlamaLayer
+
+
+LLaMAForCausalLM = LlamaForCausalLM  # as the first converted checkpoints spell it

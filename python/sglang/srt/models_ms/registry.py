@@ -15,19 +15,29 @@ class Model(NamedTuple):
 
 
 MODELS = {
+    "BaiChuanForCausalLM": Model("baichuan", "Baichuan 7B", "packed weights"),
+    "BaichuanForCausalLM": Model("baichuan", "Baichuan 13B, Baichuan2", "packed weights, ALiBi, unit head"),
+    "ChatGLMForConditionalGeneration": Model("chatglm", "ChatGLM as fine-tuned", "as ChatGLMModel"),
+    "ChatGLMModel": Model("chatglm", "ChatGLM2, ChatGLM3, GLM-4-9b", "packed weights, half rotary in pairs"),
     "CohereForCausalLM": Model("cohere", "Command R, Command R+", "parallel residual, LayerNorm, logit scale"),
     "DeepseekV2ForCausalLM": Model("deepseek_v2", "DeepSeek V2, V2.5, V2-Lite", "latent attention, grouped experts"),
     "DeepseekV3ForCausalLM": Model(
         "deepseek_v3", "DeepSeek V3, R1, Kimi K2", "latent attention, corrected routing, float8 checkpoints"
     ),
+    "ExaoneForCausalLM": Model("exaone", "EXAONE 3, 3.5"),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
     "Glm4ForCausalLM": Model("glm4", "GLM-4-0414", "norms before and after, interleaved partial rotary"),
     "GlmForCausalLM": Model("glm", "GLM-4", "interleaved partial rotary"),
     "GraniteForCausalLM": Model("granite", "Granite 3.x", "multipliers"),
+    "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "packed wqkv, dynamic NTK"),
+    "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
     "LlamaForCausalLM": Model("llama", "Llama 1, 2, 3.x and checkpoints of its shape", "biases, scaled rotary"),
     "MiniCPM3ForCausalLM": Model("minicpm3", "MiniCPM3", "latent attention, multipliers"),
+    "LLaMAForCausalLM": Model("llama", "Llama 1 as first converted"),
     "MistralForCausalLM": Model("mistral", "Mistral without sliding window"),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2", "norms after, query/key norm"),
+    "Phi3ForCausalLM": Model("phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "packed weights, partial rotary, longrope"),
+    "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "packed weights, biases"),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN"),
     "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm"),
     "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, corrected sigmoid router"),
