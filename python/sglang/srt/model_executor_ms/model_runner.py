@@ -13,6 +13,11 @@ class UnsupportedDevice(Exception):
 class MindSporeModelRunner(ModelRunner):
     """SGLang's ModelRunner around a MindSpore model; pools, sampler, scheduling and graph-free forward are SGLang's."""
 
+    def load_model(self):
+        """Load weights that need no quantised products: of float8 the loader makes the dtype that is computed in."""
+        self.model_config.quantization = None
+        super().load_model()
+
     def init_cuda_graphs(self, capture_decode_cuda_graph: bool = True):
         """Prepare SGLang's runners of forward passes, and compile the model: pools and attention backend exist."""
         super().init_cuda_graphs(capture_decode_cuda_graph)
