@@ -270,5 +270,5 @@ def test_with_mindspore_the_same_look_finds_what_is_ours():
     assert found["ModelRunner"] == "sglang.srt.model_executor_ms.model_runner"
     assert {"check_server_args", "get_model_loader"} <= set(found["wrapped"])
     assert found["attention backend"] and found["mindspore"]
-    assert found["resolution hooks"] == ["handle_npu_backends"]
+    assert found["resolution hooks"] == ["handle_model_specific_adjustments", "handle_npu_backends"]
     assert (found["models"], found["model_impl"]) == (["MindSporeForCausalLM"], "mindspore")

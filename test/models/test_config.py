@@ -16,6 +16,11 @@ from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_cla
 from sglang.srt.utils.hf_transformers_utils import get_config
 
 NAMES = {
+    "olmo3": "Olmo3ForCausalLM",
+    "ministral": "MinistralForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "cohere2": "Cohere2ForCausalLM",
     "baichuan": "BaichuanForCausalLM",
     "chatglm": "ChatGLMModel",
     "cohere": "CohereForCausalLM",
@@ -85,7 +90,7 @@ def test_every_key_of_hugging_faces_config_class_is_read_or_ignored_for_a_reason
 def test_no_key_that_is_ignored_is_also_read(variant):
     """But for sliding windows, which are ignored only where they are switched off or refused."""
     _, reader = read(config_of(variant))
-    assert reader.read & set(IGNORED) <= {"sliding_window", "layer_types", "v_head_dim"}
+    assert reader.read & set(IGNORED) <= {"sliding_window", "layer_types", "v_head_dim", "max_window_layers"}
 
 
 def test_every_ignored_key_says_why():
@@ -127,11 +132,10 @@ def test_absent_values_have_the_meaning_that_hugging_face_gives_them():
 
 SLIDING = ["full_attention", "sliding_attention"]
 REFUSED = [
-    ("mistral", dict(sliding_window=4096), "MistralForCausalLM: sliding_window = 4096 is not supported"),
     ("mistral", dict(layer_types=SLIDING), r"MistralForCausalLM: layer_types has .*'sliding_attention'"),
-    ("qwen2", dict(use_sliding_window=True), "Qwen2ForCausalLM: use_sliding_window = True is not supported"),
+    ("mistral", dict(sliding_window=8, layer_types=["chunked_attention"] * 2), "layer_types has .*'chunked_attention'"),
+    ("mistral", dict(sliding_window=8, layer_types=SLIDING[:1]), "layer_types has .* for 1 of 2 layers"),
     ("qwen2", dict(layer_types=SLIDING), r"Qwen2ForCausalLM: layer_types has .*'sliding_attention'"),
-    ("qwen3", dict(use_sliding_window=True), "Qwen3ForCausalLM: use_sliding_window = True is not supported"),
     ("qwen3", dict(layer_types=SLIDING), r"Qwen3ForCausalLM: layer_types has .*'sliding_attention'"),
     *(
         (variant, dict(hidden_act="relu2"), f"{NAMES[variant]}: hidden_act = 'relu2' is not supported, only .*'silu'")
@@ -175,6 +179,23 @@ REFUSED = [
 def test_what_is_not_computed_is_refused_by_name_and_value(variant, changes, message):
     with pytest.raises(UnsupportedConfig, match=message):
         read(config_of(variant, **changes))
+
+
+def windows_of(variant, **changes):
+    return read(config_of(variant, **changes))[0].windows
+
+
+def test_windows_are_in_the_layers_that_the_config_says():
+    """By layer_types, and without them as each architecture's first configs meant it."""
+    four = dict(num_hidden_layers=4, sliding_window=8, layer_types=None)
+    assert windows_of("mistral", **four) == (8, 8, 8, 8)
+    assert windows_of("mistral", **four | dict(sliding_window=None)) == (0, 0, 0, 0)
+    assert windows_of("mistral", **four | dict(layer_types=SLIDING * 2)) == (0, 8, 0, 8)
+    assert windows_of("qwen2", **four, use_sliding_window=True, max_window_layers=3) == (0, 0, 0, 8)
+    assert windows_of("qwen2", **four, use_sliding_window=False, max_window_layers=3) == (0, 0, 0, 0)
+    assert windows_of("gemma2", **four) == (8, 0, 8, 0)
+    assert windows_of("gemma3", **four) == (8, 8, 8, 8)
+    assert windows_of("cohere2", **four) == (8, 8, 8, 0)
 
 
 NEEDED = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from models import statements
-from models.variants import COMMON, blocks, experts, layouts, mla, rope
+from models.variants import COMMON, blocks, experts, layouts, mla, rope, windows
 from transformers import AutoConfig, AutoModelForCausalLM
 
 LLAMA, MISTRAL, QWEN2, QWEN3 = (
@@ -49,10 +49,11 @@ TINY = {
     **experts.VARIANTS,
     **blocks.VARIANTS,
     **mla.VARIANTS,
+    **windows.VARIANTS,
     **layouts.VARIANTS,
 }
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
-PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN]
+PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN, *windows.PLAIN]
 
 
 def _randomise(name: str, parameter: torch.Tensor) -> None:
@@ -93,7 +94,7 @@ def reference_logits(name: str, ids, dtype: str = "float32"):
         return statements.reference_logits(TINY[name], ids, dtype)
     model = hugging_face(name, dtype)
     ids, config = torch.as_tensor(ids), model.config
-    if config.rope_parameters["rope_type"] in ("dynamic", "longrope"):
+    if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
         # Its base depends on the length of the batch, ours is always the one of the longest: pad to that.
         longest = int(config.rope_parameters.get("factor", 1) * config.max_position_embeddings)
         padded = torch.nn.functional.pad(ids, (0, longest - len(ids)))

@@ -160,14 +160,19 @@ REFUSED = (
         """),
     ),
     (
-        "MLA, sparse and sliding-window attention are not supported yet",
+        "one key/value pool serves the layers with a sliding window and those without",
         _names("""
-            enable_encoder_swa_bounded_replay enable_decoder_swa_bounded_replay enable_return_indexer_topk
-            c128_page_size swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set disable_hybrid_swa_memory
-            swa_prefix_tails qsa_indexer_dtype dsa_prefill_backend dsv4_prefill_backend dsa_decode_backend
-            dsa_paged_mqa_logits_backend dsa_topk_backend flashinfer_mla_disable_ragged enable_deepseek_v4_fp4_indexer
-            dsv4_attn_backend dsa_triton_union enable_dsa_fused_indexer disable_chunked_prefix_cache
-            enable_linker_mla_dedup enable_hisparse hisparse_config
+            enable_encoder_swa_bounded_replay enable_decoder_swa_bounded_replay swa_full_tokens_ratio
+            _swa_full_tokens_ratio_explicitly_set disable_hybrid_swa_memory swa_prefix_tails
+        """),
+    ),
+    (
+        "MLA and sparse attention are not supported yet",
+        _names("""
+            enable_return_indexer_topk c128_page_size qsa_indexer_dtype dsa_prefill_backend dsv4_prefill_backend
+            dsa_decode_backend dsa_paged_mqa_logits_backend dsa_topk_backend flashinfer_mla_disable_ragged
+            enable_deepseek_v4_fp4_indexer dsv4_attn_backend dsa_triton_union enable_dsa_fused_indexer
+            disable_chunked_prefix_cache enable_linker_mla_dedup enable_hisparse hisparse_config
         """),
     ),
     (

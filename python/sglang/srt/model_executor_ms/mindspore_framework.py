@@ -45,7 +45,14 @@ def configure(server_args) -> None:
     let_idle_torch_threads_sleep()
     use_huge_pages()
     declare_resolution(
-        server_args, SOURCE, model_impl="mindspore", device=device, attention_backend="mindspore", **_NO_CUDA_GRAPHS
+        server_args,
+        SOURCE,
+        model_impl="mindspore",
+        device=device,
+        attention_backend="mindspore",
+        # One pool for all layers: those with a window keep what it has left behind, and read none of it.
+        disable_hybrid_swa_memory=True,
+        **_NO_CUDA_GRAPHS,
     )
     if device == "cpu":
         if server_args.tp_size > 1:
@@ -80,6 +87,23 @@ def keep_attention_backend(server_args, previous) -> None:
             prefill_attention_backend="mindspore",
             decode_attention_backend="mindspore",
         )
+
+
+def adjust_to_model(server_args, previous) -> None:
+    """SGLang's adjustments to the model (`previous`), which for gpt-oss assert a backend of a list that lacks ours."""
+    from sglang.srt.arg_groups import model_hook
+
+    original = model_hook.attention_backends_of
+    model_hook.attention_backends_of = lambda view: tuple(_known_to_sglang(name) for name in original(view))
+    try:
+        previous(server_args)
+    finally:
+        model_hook.attention_backends_of = original
+
+
+def _known_to_sglang(attention_backend):
+    """A backend that can do what ours can, to SGLang."""
+    return "triton" if attention_backend == "mindspore" else attention_backend
 
 
 def check_as_if_on_npu(original, server_args) -> None:

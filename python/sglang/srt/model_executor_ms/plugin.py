@@ -109,6 +109,7 @@ def _hook_arguments() -> None:
 
     # SGLang's NPU defaults overwrite the attention backend; its own hook puts ours back.
     register_resolution_hook("handle_npu_backends")(mindspore_framework.keep_attention_backend)
+    register_resolution_hook("handle_model_specific_adjustments")(mindspore_framework.adjust_to_model)
     # SGLang's check of the arguments allows model_impl mindspore on an NPU only.
     _apply(
         "sglang.srt.arg_groups.validation_hook.check_server_args",

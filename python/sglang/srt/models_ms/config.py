@@ -37,9 +37,9 @@ IGNORED = {
     "label2id": "names of classes",
     "auto_map": "code of the checkpoint is not run",
     "keys_to_ignore_at_inference": "Python interface of transformers",
-    "max_window_layers": "read where a sliding window is used, which is refused",
-    "sliding_window": "refused where it is used",
-    "layer_types": "checked in require_full_attention",
+    "max_window_layers": "read where layers use a sliding window",
+    "sliding_window": "read where layers use it",
+    "layer_types": "read where layers differ",
     "num_labels": "classification heads",
     "torchscript": "Python interface of transformers",
     "is_encoder_decoder": "the architecture decides",
@@ -142,13 +142,33 @@ class ConfigReader:
         if kinds != {"full_attention"}:
             raise UnsupportedConfig(f"{self.arch}: layer_types has {sorted(kinds)}, only 'full_attention' is supported")
 
+    def windows(self, slides, used=True) -> tuple[int, ...]:
+        """The window of each layer in tokens, itself included; 0 for a layer that sees all tokens before it.
+
+        slides: layer -> whether it has a window, where layer_types does not say; used: whether any has.
+        """
+        layers, window = self.get("num_hidden_layers"), self.get("sliding_window", 0) if used else 0
+        default = ["sliding_attention" if window and slides(layer) else "full_attention" for layer in range(layers)]
+        kinds = self.get("layer_types", default)
+        possible = {"full_attention", "sliding_attention"} if window else {"full_attention"}
+        if not set(kinds) <= possible or len(kinds) != layers:
+            raise UnsupportedConfig(
+                f"{self.arch}: layer_types has {sorted(set(kinds))} for {len(kinds)} of {layers} layers, "
+                f"only {sorted(possible)} are supported with a sliding_window of {window}"
+            )
+        return tuple(window if kind == "sliding_attention" else 0 for kind in kinds)
+
     def unknown(self) -> list[str]:
         """Keys that nobody read and that are not known to change nothing."""
         return sorted(set(self.hf) - self.read - set(IGNORED))
 
-    def rope(self, head_dim: int) -> Rope:
-        """The rotary embedding, from transformers 5's rope_parameters or the older rope_theta and rope_scaling."""
+    def rope(self, head_dim: int, layer_type: str | None = None) -> Rope:
+        """The rotary embedding, from transformers 5's rope_parameters or the older rope_theta and rope_scaling.
+
+        layer_type: of which kind of layers, where rope_parameters has an entry for each.
+        """
         found = self.get("rope_parameters", None) or self.get("rope_scaling", None) or {}
+        found = found.get(layer_type) or found
         kind = found.get("rope_type") or found.get("type") or "default"
         kind = ROPE_TYPES.get(kind, kind)
         if kind not in FREQUENCIES:
@@ -216,6 +236,7 @@ class DecoderConfig:
     dtype: ms.Type
     max_positions: int
     shard: Shard
+    windows: tuple[int, ...] = ()  # of each layer, see ConfigReader.windows
     embedding_multiplier: float = 1.0  # on embedded tokens
     residual_multiplier: float = 1.0  # on what attention and mlp add
     logit_scale: float = 1.0
@@ -239,7 +260,7 @@ class DecoderConfig:
             head_dim=head_dim,
             hidden_act=hf.require("hidden_act", *ACTIVATIONS),
             rms_norm_eps=special["rms_norm_eps"] if "rms_norm_eps" in special else hf.get("rms_norm_eps"),
-            rope=hf.rope(head_dim),
+            rope=special["rope"] if "rope" in special else hf.rope(head_dim),
             tie_word_embeddings=hf.get("tie_word_embeddings", False),
             attention_bias=False,
             mlp_bias=False,

@@ -1,6 +1,6 @@
-"""Mistral without its sliding window: Llama's decoder, no biases.
+"""Mistral and Ministral: Llama's decoder, no biases; a sliding window in all layers, or in those of layer_types.
 
-Reference: transformers/models/mistral/modeling_mistral.py.
+References: transformers/models/mistral/modeling_mistral.py, transformers/models/ministral/modeling_ministral.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
@@ -11,16 +11,18 @@ from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 class MistralConfig(DecoderConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require("sliding_window", None)
-        hf.require_full_attention()
-        return super().read(hf, runtime, **special)
+        return super().read(hf, runtime, windows=hf.windows(lambda layer: True), **special)
 
 
 class MistralLayer(PreNormLayer):
     def __init__(self, config, layer_id):
-        super().__init__(config, Attention(config, layer_id), GatedMLP(config))
+        super().__init__(config, Attention(config, layer_id, window=config.windows[layer_id]), GatedMLP(config))
 
 
 class MistralForCausalLM(CausalLM):
     config_class = MistralConfig
     layer_class = MistralLayer
+
+
+class MinistralForCausalLM(MistralForCausalLM):
+    """The same: its configs always have layer_types."""

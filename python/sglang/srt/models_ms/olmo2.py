@@ -19,10 +19,11 @@ class Olmo2Config(DecoderConfig):
 class Olmo2Layer(nn.Cell):
     """x -> x + norm(attention(x)) -> + norm(mlp(x))."""
 
-    def __init__(self, config, layer_id):
+    def __init__(self, config, layer_id, **options):
+        """options: more of Attention's."""
         super().__init__()
         bias = config.attention_bias
-        self.self_attn = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm=RowNorm(config))
+        self.self_attn = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm=RowNorm(config), **options)
         self.mlp = GatedMLP(config)
         self.post_attention_layernorm = rms_norm(config)
         self.post_feedforward_layernorm = rms_norm(config)

@@ -8,16 +8,22 @@ from sglang.srt.models_ms.config import DecoderConfig
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
 
+def qwen_windows(hf):
+    """A window in the layers from max_window_layers on, if use_sliding_window says so."""
+    first = hf.get("max_window_layers", 28)
+    return hf.windows(lambda layer: layer >= first, used=hf.get("use_sliding_window", False))
+
+
 class Qwen2Config(DecoderConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require_full_attention()
-        return super().read(hf, runtime, **special)
+        return super().read(hf, runtime, windows=qwen_windows(hf), **special)
 
 
 class Qwen2Layer(PreNormLayer):
     def __init__(self, config, layer_id):
-        super().__init__(config, Attention(config, layer_id, qkv_bias=True), GatedMLP(config))
+        attention = Attention(config, layer_id, qkv_bias=True, window=config.windows[layer_id])
+        super().__init__(config, attention, GatedMLP(config))
 
 
 class Qwen2ForCausalLM(CausalLM):

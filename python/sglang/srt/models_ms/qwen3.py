@@ -6,19 +6,21 @@ Reference: transformers/models/qwen3/modeling_qwen3.py.
 from sglang.srt.layers_ms import Attention, GatedMLP
 from sglang.srt.models_ms.config import DecoderConfig
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
+from sglang.srt.models_ms.qwen2 import qwen_windows
 
 
 class Qwen3Config(DecoderConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require_full_attention()
-        return super().read(hf, runtime, attention_bias=hf.get("attention_bias", False), **special)
+        here = dict(attention_bias=hf.get("attention_bias", False), windows=qwen_windows(hf))
+        return super().read(hf, runtime, **here, **special)
 
 
 class Qwen3Layer(PreNormLayer):
     def __init__(self, config, layer_id):
         bias = config.attention_bias
-        attention = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm="head")
+        window = config.windows[layer_id]
+        attention = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm="head", window=window)
         super().__init__(config, attention, GatedMLP(config))
 
 

@@ -1,0 +1,67 @@
+"""Sliding windows, smaller and larger than a page and than a chunk of test_logits.py, and what comes with them."""
+
+from models.variants import COMMON
+
+SLIDING, FULL = "sliding_attention", "full_attention"
+MISTRAL = dict(COMMON, model_type="mistral", head_dim=14)
+QWEN = dict(use_sliding_window=True, sliding_window=9, max_window_layers=1)
+GEMMA2 = dict(
+    COMMON,
+    model_type="gemma2",
+    head_dim=14,
+    num_hidden_layers=3,
+    sliding_window=9,
+    query_pre_attn_scalar=23,
+    attn_logit_softcapping=3.1,
+    final_logit_softcapping=7.3,
+)
+ROPES = {
+    FULL: dict(rope_type="linear", rope_theta=500.0, factor=3.0),
+    SLIDING: dict(rope_type="default", rope_theta=30.0),
+}
+GEMMA3 = dict(
+    COMMON,
+    model_type="gemma3_text",
+    head_dim=14,
+    num_hidden_layers=3,
+    layer_types=[SLIDING, SLIDING, FULL],
+    sliding_window=9,
+    query_pre_attn_scalar=23,
+    rope_parameters=ROPES,
+)
+COHERE2 = {key: value for key, value in COMMON.items() if key != "rms_norm_eps"} | dict(
+    model_type="cohere2",
+    layer_norm_eps=3e-3,
+    logit_scale=0.3,
+    sliding_window=9,
+    layer_types=[SLIDING, FULL],
+)
+OLMO3 = dict(
+    COMMON,
+    model_type="olmo3",
+    sliding_window=9,
+    layer_types=[SLIDING, FULL],
+    rope_parameters={
+        FULL: dict(rope_type="yarn", rope_theta=500.0, factor=3.0, original_max_position_embeddings=40),
+        SLIDING: dict(rope_type="default", rope_theta=500.0),
+    },
+)
+VARIANTS = {
+    "mistral-window": dict(MISTRAL, sliding_window=3),
+    "mistral-wide-window": dict(MISTRAL, sliding_window=23),
+    "ministral": dict(MISTRAL, model_type="ministral", sliding_window=7, layer_types=[FULL, SLIDING]),
+    "qwen2-window": dict(COMMON, model_type="qwen2", **QWEN),
+    "qwen3-window": dict(COMMON, model_type="qwen3", head_dim=18, **QWEN),
+    "gemma2": GEMMA2,
+    "gemma2-uncapped": dict(
+        GEMMA2,
+        attn_logit_softcapping=None,
+        final_logit_softcapping=None,
+        attention_bias=True,
+        tie_word_embeddings=False,
+    ),
+    "gemma3": GEMMA3,
+    "cohere2": COHERE2,
+    "olmo3": OLMO3,
+}
+PLAIN = ["ministral", "gemma2", "gemma3", "cohere2", "olmo3"]

@@ -1,0 +1,35 @@
+"""A model with sliding windows and two rotary tables through SGLang's engine, whatever SGLang makes of its config."""
+
+import numpy as np
+import torch
+from models.tiny import reference_logits, save
+
+import sglang
+
+PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than the window of 9
+NEW_TOKENS = 12
+
+
+def test_gemma_3_gives_hugging_faces_logprobs_and_greedy_tokens(tmp_path):
+    engine = sglang.Engine(
+        model_path=str(save("gemma3", tmp_path)),
+        framework="mindspore",
+        device="cpu",
+        dtype="float32",
+        skip_tokenizer_init=True,
+        max_total_tokens=1024,
+        max_running_requests=4,
+        chunked_prefill_size=16,
+    )
+    greedy = dict(temperature=0, max_new_tokens=NEW_TOKENS, ignore_eos=True)
+    try:
+        answers = engine.generate(input_ids=PROMPTS, sampling_params=greedy, return_logprob=True, logprob_start_len=0)
+    finally:
+        engine.shutdown()
+    for prompt, answer in zip(PROMPTS, answers, strict=True):
+        ids = [*prompt, *answer["output_ids"]]
+        wanted = torch.from_numpy(reference_logits("gemma3", ids)).log_softmax(-1).numpy()
+        meta = answer["meta_info"]
+        found = [logprob for logprob, *_ in (*meta["input_token_logprobs"][1:], *meta["output_token_logprobs"])]
+        np.testing.assert_allclose(found, wanted[np.arange(len(ids) - 1), ids[1:]], atol=1e-3)
+        np.testing.assert_array_equal(answer["output_ids"], wanted.argmax(-1)[len(prompt) - 1 : -1])
