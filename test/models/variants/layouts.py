@@ -119,6 +119,7 @@ VARIANTS = {
     "exaone": EXAONE,
     "exaone-tied": dict(EXAONE, tie_word_embeddings=True, num_key_value_heads=3),
     "phi3": PHI3,
+    "phi3-window": dict(PHI3, sliding_window=9),
     "phi3-long": dict(PHI3, **longrope(256)),
     "phi3-short": dict(PHI3, **longrope(256, original=256), num_key_value_heads=6),
 }
