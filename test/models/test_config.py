@@ -35,6 +35,7 @@ NAMES = {
     "internlm2": "InternLM2ForCausalLM",
     "internlm3": "InternLM3ForCausalLM",
     "llama": "LlamaForCausalLM",
+    "minicpm": "MiniCPMForCausalLM",
     "mistral": "MistralForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
     "phi3": "Phi3ForCausalLM",

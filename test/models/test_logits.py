@@ -89,7 +89,8 @@ def test_a_checkpoint_and_cache_of_half_precision_stay_within_bounds(paged_model
 
 
 GREEDY = [name for name in TINY if name in PLAIN or TINY[name]["model_type"] in ARCHITECTURES]
-REPEATING = ["gemma", "gemma2", "gemma3"]  # their head is their scaled embedding: what was last is most likely next
+# Their head is their scaled embedding: what was last is most likely next.
+REPEATING = ["gemma", "gemma2", "gemma3", "minicpm"]
 
 
 def greedy(requests: Requests, ids: dict) -> dict:

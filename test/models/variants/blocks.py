@@ -26,6 +26,17 @@ GRANITE = dict(
 OLMO2 = dict(COMMON, model_type="olmo2")
 GLM = dict(COMMON, model_type="glm", head_dim=20, rope_parameters=PARTIAL, pad_token_id=None)
 GLM4 = dict(GLM, model_type="glm4")
+MINICPM = {key: value for key, value in COMMON.items() if key != "rope_parameters"} | dict(
+    statement="minicpm",
+    model_type="minicpm",
+    architectures=["MiniCPMForCausalLM"],
+    hidden_act="silu",
+    rope_theta=500.0,
+    scale_emb=1.7,
+    scale_depth=1.3,
+    dim_model_base=26,
+    tie_word_embeddings=True,
+)
 VARIANTS = {
     "gemma": GEMMA,
     "gemma-legacy": dict(GEMMA, hidden_act="gelu", num_key_value_heads=1, tie_word_embeddings=False),
@@ -39,6 +50,8 @@ VARIANTS = {
     "olmo2-bias": dict(OLMO2, attention_bias=True, num_key_value_heads=6, tie_word_embeddings=True),
     "glm": GLM,
     "glm4": GLM4,
+    "minicpm": MINICPM,
+    "minicpm-untied": dict(MINICPM, tie_word_embeddings=False, num_key_value_heads=6),
     "glm4-no-bias": dict(GLM4, attention_bias=False, num_key_value_heads=1),
 }
-PLAIN = ["gemma", "stablelm", "cohere", "granite", "olmo2", "glm", "glm4"]
+PLAIN = ["gemma", "stablelm", "cohere", "granite", "olmo2", "glm", "glm4", "minicpm"]

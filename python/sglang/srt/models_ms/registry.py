@@ -40,6 +40,7 @@ MODELS = {
     "MinistralForCausalLM": Model("mistral", "Ministral", "alternating windows"),
     "MistralForCausalLM": Model("mistral", "Mistral, Mistral NeMo", "sliding window"),
     "Olmo3ForCausalLM": Model("olmo3", "OLMo 3", "OLMo 2 with windows, YaRN outside of them"),
+    "MiniCPMForCausalLM": Model("minicpm", "MiniCPM 1, 2 and 4 without sparse attention", "multipliers"),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2", "norms after, query/key norm"),
     "Phi3ForCausalLM": Model("phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "packed weights, partial rotary, longrope"),
     "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "packed weights, biases"),
