@@ -10,13 +10,15 @@ import pytest
 import torch
 from mindspore import nn
 
-from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.distributed_ms.shard import Shard, ShardError
 from sglang.srt.layers_ms import (
     Attention,
     GatedMLP,
+    HeadNorms,
     LMHead,
     QKVLinear,
     RowLinear,
+    RowNorm,
     VocabEmbedding,
     grouped,
     merged_linear,
@@ -248,9 +250,17 @@ class AttentionOfRows(nn.Cell):
         return self.attention(ops.embedding(step["input_ids"], self.rows, 0), step)
 
 
-def attention(shard, kv_heads):
+NORMS = {
+    "head": lambda config: "head",
+    "heads": HeadNorms,
+    "each head": lambda config: HeadNorms(config, "{}_norms.{}.weight"),
+}
+
+
+def attention(shard, kv_heads, norm="head"):
     """The output of a rank's attention for two requests, after an earlier step that filled their cache."""
-    layer = Attention(config(shard, kv_heads), 0, qkv_bias=True, out_bias=True, qk_norm="head")
+    qk_norm = NORMS[norm](config(shard, kv_heads))
+    layer = Attention(config(shard, kv_heads), 0, qkv_bias=True, out_bias=True, qk_norm=qk_norm)
     network = AttentionOfRows(layer, draw("rows", (11, HIDDEN)))
     fill(network)
     keys, values = torch.zeros(2, 64, layer.num_kv_heads, HEAD_DIM)
@@ -265,13 +275,23 @@ def attention(shard, kv_heads):
 
 
 @functools.cache
-def whole_attention(table, kv_heads):
-    return attention(Shard(), kv_heads)
+def whole_attention(table, kv_heads, norm="head"):
+    return attention(Shard(), kv_heads, norm)
 
 
 @pytest.mark.parametrize("size, kv_heads", [(2, 1), (2, 4), (4, 2)])
 def test_attention_adds_up_with_divided_and_with_replicated_key_value_heads(partial_results, table, size, kv_heads):
     close(sum(attention(shard, kv_heads) for shard in ranks(size)), whole_attention(table, kv_heads))
+
+
+@pytest.mark.parametrize("norm, kv_heads", [("heads", 4), ("heads", 1), ("each head", 4)])
+def test_each_rank_has_the_norms_of_its_heads(partial_results, table, norm, kv_heads):
+    close(sum(attention(shard, kv_heads, norm) for shard in ranks(2)), whole_attention(table, kv_heads, norm))
+
+
+def test_a_norm_over_all_heads_is_refused_on_several_ranks():
+    with pytest.raises(ShardError, match="normalised over all heads"):
+        RowNorm(config(Shard(0, 2, "ranks")))
 
 
 SUMMED = {
