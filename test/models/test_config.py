@@ -6,6 +6,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+import mindspore as ms
 import pytest
 from models import statements
 from models.tiny import ARCHITECTURES, TINY
@@ -133,6 +134,11 @@ def test_absent_values_have_the_meaning_that_hugging_face_gives_them():
 
 SLIDING = ["full_attention", "sliding_attention"]
 REFUSED = [
+    ("gemma", dict(use_bidirectional_attention=True), "use_bidirectional_attention = True is not supported"),
+    ("gemma", dict(hidden_act="relu2"), "GemmaForCausalLM: hidden_act = 'relu2' is not supported"),
+    ("minicpm", dict(sparse_config=dict(block_size=64)), "MiniCPMForCausalLM: sparse_config = .* is not supported"),
+    ("cohere", dict(layer_norm_eps=None), "CohereForCausalLM: config.json has no 'layer_norm_eps'"),
+    ("stablelm", dict(layer_norm_eps=None), "StableLmForCausalLM: config.json has no 'layer_norm_eps'"),
     ("mistral", dict(layer_types=SLIDING), r"MistralForCausalLM: layer_types has .*'sliding_attention'"),
     ("mistral", dict(sliding_window=8, layer_types=["chunked_attention"] * 2), "layer_types has .*'chunked_attention'"),
     ("mistral", dict(sliding_window=8, layer_types=SLIDING[:1]), "layer_types has .* for 1 of 2 layers"),
@@ -241,3 +247,9 @@ def test_the_first_known_architecture_is_taken():
 @pytest.mark.parametrize("name", MODELS)
 def test_every_architecture_of_the_registry_is_where_it_says(name):
     assert model_class([name]).__name__ == SAME.get(name, name)
+
+
+@pytest.mark.parametrize("dtype, held", [("float32", 48**0.5), ("float16", 6.9296875), ("bfloat16", 6.9375)])
+def test_a_factor_is_rounded_as_activations_are(dtype, held):
+    assert Runtime(dtype=getattr(ms, dtype)).rounded(48**0.5) == pytest.approx(held, rel=1e-7)
+    assert Runtime(dtype=getattr(ms, dtype)).rounded(0.5) == 0.5
