@@ -4,7 +4,8 @@ python benchmark/roofline.py --model FOLDER
 
 Measures how fast all processors together read memory and multiply bfloat16 matrices, then this backend on the
 checkpoint (default: a random one of --shape). A decode step has to read every weight and every cached key and value
-once; a prefill has to multiply each token with every weight, and with the keys and values before it.
+once; a prefill has to multiply each token with every weight, and with the keys and values before it. Of experts only
+those count that tokens go to, of several tokens as many as random ones would hit.
 """
 
 import argparse
@@ -73,25 +74,32 @@ def _product(x: torch.Tensor, weight: torch.Tensor):
 
 
 class Work:
-    """Bytes and operations of a dense decoder."""
+    """Bytes and operations of a decoder."""
 
     def __init__(self, model: Path):
         config = AutoConfig.from_pretrained(model)
         sizes = _tensor_sizes(model)
         untied = any(name.endswith("lm_head.weight") for name in sizes)
-        self.weights = sum(size for name, size in sizes.items() if not (untied and "embed_tokens" in name))
+        experts = {name: size for name, size in sizes.items() if ".experts." in name}
+        self.experts = sum(experts.values())  # bytes of those that a router chooses from
+        dense = {name: size for name, size in sizes.items() if name not in experts}
+        self.weights = sum(size for name, size in dense.items() if not (untied and "embed_tokens" in name))
+        count = getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", 1)
+        self.chosen = config.num_experts_per_tok / count if experts else 0.0
         self.head = config.vocab_size * config.hidden_size * 2
         head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.cached = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * 2
         self.pair = 4 * config.num_hidden_layers * config.num_attention_heads * head_dim
 
     def decode_bytes(self, batch: int, context: int) -> int:
-        return self.weights + batch * context * self.cached
+        hit = 1 - (1 - self.chosen) ** batch
+        return self.weights + hit * self.experts + batch * context * self.cached
 
     def prefill_operations(self, batch: int, length: int) -> int:
         """Two a weight (of which bfloat16 has two bytes) and token; the head sees one token of each request."""
         pairs = length * (length + 1) // 2
-        return batch * (length * (self.weights - self.head) + self.head + pairs * self.pair)
+        each = self.weights - self.head + self.chosen * self.experts
+        return batch * (length * each + self.head + pairs * self.pair)
 
 
 def _tensor_sizes(model: Path) -> dict[str, int]:

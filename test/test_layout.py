@@ -25,7 +25,12 @@ BELOW = {
     "model_loader_ms": (),
     "distributed_ms": (),
 }
-TORCH = ("model_executor_ms", "model_loader_ms.checkpoint", "model_loader_ms.float8")
+TORCH = (
+    "model_executor_ms",
+    "model_loader_ms.checkpoint",
+    "model_loader_ms.float8",
+    "model_loader_ms.mxfp4",
+)
 HOOKS = "model_executor_ms.plugin"
 ENVIRONMENT = "model_executor_ms.arguments"
 

@@ -13,6 +13,7 @@ from mindspore import nn
 from sglang.srt.distributed_ms.shard import Shard, ShardError
 from sglang.srt.layers_ms import (
     Attention,
+    Experts,
     GatedMLP,
     HeadNorms,
     LMHead,
@@ -25,6 +26,7 @@ from sglang.srt.layers_ms import (
     ops,
     stacked,
 )
+from sglang.srt.layers_ms.expert_layouts import interleaved
 from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
@@ -217,6 +219,26 @@ def test_mlps_add_up(partial_results, size):
     x = draw("x", (3, HIDDEN))
     total = sum(run(GatedMLP(config(shard), bias=True), x) for shard in ranks(size))
     close(total, run(GatedMLP(config(Shard()), bias=True), x))
+
+
+class AllExperts(nn.Cell):
+    """Each of three tokens goes to two experts."""
+
+    def __init__(self, shard, **options):
+        super().__init__()
+        self.experts = Experts(HIDDEN, INTERMEDIATE, 3, shard, ms.float32, **options)
+        self.weights, self.chosen = ms.Tensor(draw("weights", (3, 2))), ms.Tensor([[0, 1], [2, 0], [1, 2]], ms.int32)
+
+    def construct(self, x):
+        return self.experts(x, self.weights, self.chosen)
+
+
+@pytest.mark.parametrize("options", [{}, dict(layouts=interleaved, bias=True, activation="clamped_silu")])
+@pytest.mark.parametrize("size", SIZES)
+def test_experts_add_up_with_their_bias_added_once(partial_results, size, options):
+    x = draw("x", (3, HIDDEN))
+    total = sum(run(AllExperts(shard, **options), x) for shard in ranks(size))
+    close(total, run(AllExperts(Shard(), **options), x))
 
 
 @pytest.mark.parametrize("size", SIZES)

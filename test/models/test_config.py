@@ -25,6 +25,10 @@ NAMES = {
     "baichuan": "BaichuanForCausalLM",
     "chatglm": "ChatGLMModel",
     "cohere": "CohereForCausalLM",
+    "deepseek": "DeepseekForCausalLM",
+    "gpt_oss": "GptOssForCausalLM",
+    "grok1": "Grok1ForCausalLM",
+    "mixtral": "MixtralForCausalLM",
     "exaone": "ExaoneForCausalLM",
     "gemma": "GemmaForCausalLM",
     "glm": "GlmForCausalLM",
@@ -52,6 +56,7 @@ NAMES = {
 SAME = {
     "BaiChuanForCausalLM": "BaichuanForCausalLM",
     "ChatGLMForConditionalGeneration": "ChatGLMModel",
+    "Grok1ModelForCausalLM": "Grok1ForCausalLM",
     "LLaMAForCausalLM": "LlamaForCausalLM",
 }  # other spellings
 
@@ -234,7 +239,7 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
 
 @pytest.mark.parametrize(
     "name, near",
-    [("Qwen2AudioLMHeadModel", "Qwen2MoeForCausalLM"), ("LlamaModel", "LlamaForCausalLM"), ("BertModel", None)],
+    [("Qwen2AudioLMHeadModel", "Qwen2MoeForCausalLM"), ("LlamaModel", "LlamaForCausalLM"), ("ViTModel", None)],
 )
 def test_an_unknown_architecture_is_told_the_nearest(name, near):
     assert nearest(name) == near

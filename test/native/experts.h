@@ -111,4 +111,7 @@ void test_experts(const std::string& dtype) {
   expect(call(add_gated, {&x, &other, &gate, &y}) == 0, "add_gated");
   auto sum = [&](int64_t i) { return x.get(i) + other.get(i) / (1 + std::exp(-gate.get(i / width))); };
   close(y, y.size, sum, dtype, "add_gated");
+  Array bound = number(0.5);
+  expect(call(clipped, {&x, &bound, &y}) == 0, "clip");
+  close(y, y.size, [&](int64_t i) { return std::min(std::max(x.get(i), -0.5), 0.5); }, dtype, "clip");
 }

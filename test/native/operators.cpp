@@ -31,6 +31,7 @@ OPERATOR(paged_attention)
 OPERATOR(route)
 OPERATOR(fused_experts)
 OPERATOR(add_gated)
+OPERATOR(clipped)
 OPERATOR(latent_to_cache)
 OPERATOR(latent_attention)
 struct Range {

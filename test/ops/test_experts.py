@@ -142,6 +142,12 @@ def test_add_gated_adds_what_the_gate_lets_through(dtype):
     close(call(ops.add_gated, [x_, y_, gate_]), wanted, ops.compute_dtype(dtype))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_clip_bounds_on_both_sides(dtype):
+    x, x_ = rounded(dtype, 5, 38)
+    close(call(ops.clip, [x_], (), (0.75,)), np.clip(x, -0.75, 0.75), ops.compute_dtype(dtype))
+
+
 def test_an_expert_that_is_none_is_an_error_where_a_table_checks():
     if not ops.static_graphs():
         return

@@ -2,6 +2,61 @@
 
 from models.variants import COMMON
 
+PUBLISHED = {key: value for key, value in COMMON.items() if key != "rope_parameters"} | dict(rope_theta=500.0)
+MIXTRAL = dict(
+    COMMON, model_type="mixtral", head_dim=14, num_local_experts=5, num_experts_per_tok=2, sliding_window=None
+)
+DEEPSEEK = dict(
+    PUBLISHED,
+    statement="deepseek",
+    model_type="deepseek",
+    architectures=["DeepseekForCausalLM"],
+    num_hidden_layers=3,
+    moe_intermediate_size=22,
+    n_routed_experts=7,
+    n_shared_experts=2,
+    num_experts_per_tok=3,
+    first_k_dense_replace=1,
+    moe_layer_freq=1,
+    norm_topk_prob=False,
+    hidden_act="silu",
+)
+GROK = dict(
+    PUBLISHED,
+    statement="grok",
+    model_type="grok1",
+    architectures=["Grok1ForCausalLM"],
+    head_dim=14,
+    hidden_act="gelu_pytorch_tanh",
+    moe_intermediate_size=38,
+    num_local_experts=5,
+    num_experts_per_tok=2,
+    attn_logit_softcapping=2.0,
+    router_logit_softcapping=1.5,
+    embedding_multiplier_scale=1.8,
+    output_multiplier_scale=0.6,
+    residual_moe=False,
+)
+GPT_OSS = dict(
+    COMMON,
+    model_type="gpt_oss",
+    head_dim=20,
+    num_hidden_layers=3,
+    sliding_window=9,
+    num_local_experts=5,
+    num_experts_per_tok=2,
+    swiglu_alpha=1.4,
+    swiglu_limit=0.9,
+    rope_parameters=dict(
+        rope_type="yarn",
+        rope_theta=300.0,
+        factor=5.0,
+        original_max_position_embeddings=40,
+        beta_fast=6.0,
+        beta_slow=0.5,
+        truncate=False,
+    ),
+)
 QWEN3_MOE = dict(
     COMMON,
     model_type="qwen3_moe",
@@ -42,6 +97,12 @@ GLM4_MOE = dict(
     topk_group=2,
 )
 VARIANTS = {
+    "mixtral": MIXTRAL,
+    "deepseek": DEEPSEEK,
+    "deepseek-renormalised": dict(DEEPSEEK, norm_topk_prob=True, moe_layer_freq=2, first_k_dense_replace=0),
+    "grok": GROK,
+    "grok-residual": dict(GROK, residual_moe=True, architectures=["Grok1ModelForCausalLM"]),
+    "gpt_oss": GPT_OSS,
     "qwen2_moe": QWEN2_MOE,
     "qwen2_moe-dense": dict(QWEN2_MOE, num_hidden_layers=3, mlp_only_layers=[1], norm_topk_prob=True, qkv_bias=False),
     "olmoe": OLMOE,
@@ -55,4 +116,4 @@ VARIANTS = {
         QWEN3_MOE, num_hidden_layers=4, decoder_sparse_step=2, mlp_only_layers=[1], norm_topk_prob=False
     ),
 }
-PLAIN = ["qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
+PLAIN = ["mixtral", "deepseek", "grok", "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]

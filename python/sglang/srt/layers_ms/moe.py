@@ -1,12 +1,12 @@
 """Mixture of experts: a router that chooses experts for each token, and the experts, stacked in one parameter."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 from mindspore import Type, float32, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.expert_layouts import SEPARATE, Sizes
 from sglang.srt.layers_ms.linear import Linear
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 
@@ -43,59 +43,6 @@ class Router(Linear):
 
     def construct(self, x):
         return ops.route(ops.wide_linear(x, self.weight, self.bias), self.correction, *self.routing)
-
-
-class Sizes(NamedTuple):
-    """What a layout needs to know to say where experts' matrices are."""
-
-    experts: int
-    width: int  # of the hidden states
-    size: int  # inner size of an expert
-    own: slice  # the share of it that this rank computes
-
-
-class Layout(NamedTuple):
-    """Pieces of the stacks gate_up [E, 2, size, width] and down [E, width, size], and of their biases."""
-
-    gate_up: tuple
-    down: tuple
-    gate_up_bias: tuple = ()
-    down_bias: tuple = ()
-
-
-def separate(gate: str, up: str, down: str) -> Callable[[Sizes], tuple[Layout, ...]]:
-    """Three matrices an expert, as most checkpoints have them: experts.3.gate_proj.weight."""
-
-    def layouts(sizes: Sizes):
-        inner, outer = (sizes.size, sizes.width), (sizes.width, sizes.size)
-        gate_up = [
-            Piece(f"{expert}.{name}.weight", (sizes.own, ALL), (expert, part), inner)
-            for expert in range(sizes.experts)
-            for part, name in enumerate((gate, up))
-        ]
-        downs = [
-            Piece(f"{expert}.{down}.weight", (ALL, sizes.own), (expert,), outer) for expert in range(sizes.experts)
-        ]
-        return Layout(tuple(gate_up), tuple(downs)), fused(sizes)
-
-    return layouts
-
-
-def fused(sizes: Sizes) -> Layout:
-    """Two tensors for all experts, as transformers holds them: gate_up_proj, gate first, and down_proj."""
-    start, stop = sizes.own.start, sizes.own.stop
-    whole = (sizes.experts, 2 * sizes.size, sizes.width)
-    gate_up = tuple(
-        Piece(
-            "gate_up_proj", (ALL, slice(part * sizes.size + start, part * sizes.size + stop), ALL), (ALL, part), whole
-        )
-        for part in (0, 1)
-    )
-    down = Piece("down_proj", (ALL, ALL, sizes.own), whole=(sizes.experts, sizes.width, sizes.size))
-    return Layout(gate_up, (down,))
-
-
-SEPARATE = separate("gate_proj", "up_proj", "down_proj")
 
 
 class Experts(nn.Cell):

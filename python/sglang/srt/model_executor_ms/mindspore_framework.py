@@ -147,7 +147,9 @@ def check_model(model_config) -> None:
 
 
 def _is_dequantised(model_config) -> bool:
-    """Whether the weights are float8 in blocks, of which the loader makes the dtype that is computed in."""
+    """Whether the weights are MXFP4, or float8 in blocks, of which the loader makes the dtype that is computed in."""
+    if model_config.quantization == "mxfp4":
+        return True
     found = getattr(model_config.hf_config, "quantization_config", None) or {}
     found = found if isinstance(found, dict) else found.to_dict()
     return model_config.quantization == found.get("quant_method") == "fp8" and bool(found.get("weight_block_size"))

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from sglang.srt.model_loader_ms import float8, mxfp4
 from sglang.srt.model_loader_ms.files import find
-from sglang.srt.model_loader_ms.float8 import Scales, join
 
 _BLOCK = 8 << 20  # bytes copied at a time: bounds the pages of the files that are in memory
 _LONGEST_HEADER = 100 << 20  # bytes, the format's own limit
@@ -46,7 +46,7 @@ class Stored(NamedTuple):
     dtype: str  # torch's name for it, or the file's own where torch has none
     data: torch.Tensor | None = None  # a view of `file`; None if torch has no such dtype
     file: mmap.mmap | None = None
-    scales: Scales | None = None  # of a float8 matrix, whose dtype then is that of its products with them
+    scales: float8.Scales | None = None  # of a float8 matrix, whose dtype then is that of its products with them
 
 
 class Checkpoint:
@@ -62,7 +62,7 @@ class Checkpoint:
         self._files = {}
         for path in paths:
             self._add(path)
-        self.problems += join(self.tensors, folder)
+        self.problems += [*mxfp4.join(self.tensors), *float8.join(self.tensors, folder)]
 
     def _add(self, path: Path) -> None:
         read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
@@ -240,7 +240,7 @@ def _stored(meta: torch.Tensor, data: mmap.mmap) -> Stored:
 
 def _release(block: torch.Tensor, file: mmap.mmap) -> None:
     """Give back the pages of the mapped file that a block lies in; they count as this process's memory otherwise."""
-    if not block.numel():
+    if not block.numel() or file is None:
         return
     start = block.data_ptr() - torch.frombuffer(file, dtype=torch.uint8).data_ptr()
     span = sum((size - 1) * stride for size, stride in zip(block.shape, block.stride(), strict=True)) + 1

@@ -66,6 +66,7 @@ IGNORED = {
     "gradient_checkpointing": "training",
     "resid_pdrop": "training",
     "embd_pdrop": "training",
+    "emb_pdrop": "training",
     "embed_dropout": "training",
     "attn_dropout_prob": "training",
     "emb_dropout_prob": "training",
@@ -253,7 +254,7 @@ class DecoderConfig:
         shared = dict(
             vocab_size=hf.get("vocab_size"),
             hidden_size=hidden,
-            intermediate_size=hf.get("intermediate_size"),
+            intermediate_size=special.get("intermediate_size") or hf.get("intermediate_size"),
             num_hidden_layers=hf.get("num_hidden_layers"),
             num_attention_heads=heads,
             num_key_value_heads=hf.get("num_key_value_heads", heads),

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from sglang.srt.layers_ms import Experts, GatedMLP, MixtureOfExperts, Router, Routing
-from sglang.srt.layers_ms.moe import SEPARATE
+from sglang.srt.layers_ms.expert_layouts import SEPARATE
 from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, UnsupportedConfig
 
 IGNORED_BY_ROUTERS = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")  # training

@@ -56,6 +56,10 @@ def scale(x: Tensor, factor: float) -> Tensor:
     """x * factor, of x [T, n]."""
 
 
+def clip(x: Tensor, limit: float) -> Tensor:
+    """x [T, n] with what is above limit, or below -limit, made that."""
+
+
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """[T, 2 * n], gate then up -> silu(gate) * up, [T, n]. Shazeer, 2020 (SwiGLU)."""
 

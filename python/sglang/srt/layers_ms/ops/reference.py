@@ -61,6 +61,10 @@ def scale(x, factor):
     return x * factor
 
 
+def clip(x, limit):
+    return ops.clip_by_value(x, -limit, limit)
+
+
 def silu_and_mul(gate_up):
     gate, up = mint.chunk(gate_up, 2, -1)
     return mint.nn.functional.silu(gate) * up

@@ -63,6 +63,7 @@ _route = _custom(
 )
 _fused_experts = _custom("fused_experts", _first)
 _add_gated = _custom("add_gated", _first)
+_clip = _custom("clipped", _first)
 _EXPERT_ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3}  # as in src/kernels.h
 
 
@@ -128,6 +129,10 @@ def add(x, y, factor):
 
 def scale(x, factor):
     return _scale(x, _floats(factor))
+
+
+def clip(x, limit):
+    return _clip(x, _floats(limit))
 
 
 def silu_and_mul(gate_up):

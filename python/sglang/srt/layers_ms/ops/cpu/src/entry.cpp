@@ -513,6 +513,14 @@ OPERATOR(fused_experts, 1) {
   kernels->experts(call);
 }
 
+// x [T, size], limit [1] -> like x
+OPERATOR(clipped, 1) {
+  const int64_t tokens = a.tokens(0);
+  const float* limit = a.floats(1, 1);
+  if (a.failed()) return;
+  kernels->clip(a.dtype(0), a.data(0), a.data(2), *limit, tokens, a.last(0));
+}
+
 // x, other [T, size], gate [T, 1] -> like x
 OPERATOR(add_gated, 1) {
   const int64_t tokens = a.tokens(0), size = a.last(0);

@@ -260,4 +260,19 @@ void add_gated_as(const T* x, const T* other, const T* gate, T* y, int64_t rows,
   });
 }
 
+template <typename T>
+void clip_as(const T* x, T* y, float limit, int64_t rows, int64_t size) {
+  const f32x16 high = splat(limit), low = splat(-limit);
+  over_rows(rows, size, [&](int64_t first, int64_t last) {
+    const T* from = x + first * size;
+    T* to = y + first * size;
+    over((last - first) * size,
+         [&](int64_t i) {
+           const f32x16 value = load(from + i), below = value > high ? high : value;
+           store(to + i, below < low ? low : below);
+         },
+         [&](int64_t i) { to[i] = from_float<T>(std::min(std::max(to_float(from[i]), -limit), limit)); });
+  });
+}
+
 }  // namespace KERNEL_ISA

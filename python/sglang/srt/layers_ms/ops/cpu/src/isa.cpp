@@ -132,6 +132,10 @@ void sum(Dtype dtype, const void* const* rows, int count, void* y, int64_t size)
   });
 }
 
+void clip(Dtype dtype, const void* x, void* y, float limit, int64_t rows, int64_t size) {
+  with(dtype, [&](auto* t) { clip_as(in<TYPE(t)>(x), out<TYPE(t)>(y), limit, rows, size); });
+}
+
 void latent_to_cache(const LatentRows& a) {
   with(a.dtype, [&](auto* t) {
     using T = TYPE(t);
@@ -160,7 +164,6 @@ void latent_attention(const LatentAttention& a) {
 extern const Kernels kernels;
 const Kernels kernels{NAME(KERNEL_ISA), pack, unpack,       linear,      embedding,    rms_norm, add_rms_norm,
                       layer_norm,       add,  normalise_qk, act_and_mul, qkv_to_cache, attention,
-                      route,            experts, add_gated,    sum,         latent_to_cache,
-                      latent_attention};
+                      route,            experts, add_gated, sum, clip, latent_to_cache, latent_attention};
 
 }  // namespace KERNEL_ISA

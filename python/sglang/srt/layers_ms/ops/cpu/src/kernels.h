@@ -121,6 +121,7 @@ struct Kernels {
   void (*add_gated)(Dtype, const void* x, const void* other, const void* gate, void* y, int64_t rows, int64_t size);
   // y[size] = the sum of `count` rows, in float32.
   void (*sum)(Dtype, const void* const* rows, int count, void* y, int64_t size);
+  void (*clip)(Dtype, const void* x, void* y, float limit, int64_t rows, int64_t size);
   void (*latent_to_cache)(const LatentRows&);
   void (*latent_attention)(const LatentAttention&);
 };
