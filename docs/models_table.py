@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = ROOT / "python/sglang/srt/models_ms/registry.py"
-RESULTS = ROOT / "test/models/results.json"  # written by test/models/conftest.py
+RESULTS = ROOT / "test/models/results.jsonl"  # written by test/models/conftest.py
 README = ROOT / "README.md"
 BEGIN, END = "<!-- make models-table: begin -->\n", "<!-- make models-table: end -->\n"
 HEADER = ("architecture", "models", "features", "compared with")
@@ -35,7 +35,7 @@ def table(models: dict, results: dict) -> str:
 def readme() -> str:
     """README as it should be."""
     models = runpy.run_path(str(REGISTRY))["MODELS"]
-    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    results = dict(map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines()))
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
     return before + BEGIN + table(models, results) + END + after

@@ -4,10 +4,8 @@ import functools
 
 import pytest
 from models.harness import PagedModel
-from models.results import Results
+from models.results import RESULTS
 from models.tiny import TINY, save
-
-RESULTS = Results()
 
 
 @pytest.fixture(scope="session")

@@ -45,8 +45,11 @@ class PagedModel:
         runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
         self.architecture = config.architectures[0]
         self.network = model_class(config.architectures)(config.to_dict(), runtime)
-        wanted = dict(names=self.network.tensor_names, ignore=self.network.ignored_tensors)
-        loader.load(self.network, folder, progress=False, **wanted)
+        network = self.network
+        wanted = dict(
+            names=network.tensor_names, ignore=network.ignored_tensors, optional_prefix=network.optional_prefix
+        )
+        loader.load(network, folder, progress=False, **wanted)
         self.network.pack()
         self.config = config = self.network.config
         self.pool = pool_of(config, getattr(torch, dtype))
@@ -63,13 +66,16 @@ class PagedModel:
 
     def logits(self, ids, step) -> np.ndarray:
         """ids [T] -> float32 [T, vocab_size]."""
+        logits = self.head.apply(self.head, self.hidden_states(ids, step))
+        return logits[:, : self.config.vocab_size].numpy()
+
+    def hidden_states(self, ids, step) -> torch.Tensor:
+        """ids [T] -> [T, hidden_size]."""
         if self.graph is None:
             limits = Limits(tokens=200, requests=8, blocks=SLOTS)
             self.graph = forward_graph(self.network, self.caches.k_caches, self.caches.v_caches, limits)
             assert self.graph.capture([(np.asarray(ids), step)]) == ops.static_graphs()
-        hidden = self.graph.run(np.asarray(ids), step)
-        logits = self.head.apply(self.head, hidden)
-        return logits[:, : self.config.vocab_size].numpy()
+        return self.graph.run(np.asarray(ids), step)
 
 
 class Requests:

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-RESULTS = Path(__file__).with_suffix(".json")
+FILE = Path(__file__).with_suffix(".jsonl")
 
 
 class Results:
@@ -25,8 +25,11 @@ class Results:
 
     def write(self) -> None:
         """Architectures that were not tested in this run keep what an earlier one found."""
-        before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+        before = dict(map(json.loads, FILE.read_text(encoding="utf-8").splitlines())) if FILE.exists() else {}
         after = {**before, **self.found}
         if after != before:
-            lines = [f"  {json.dumps(name)}: {json.dumps(after[name])}" for name in sorted(after)]
-            RESULTS.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+            lines = [json.dumps([name, after[name]]) for name in sorted(after)]
+            FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+RESULTS = Results()  # of this run

@@ -56,7 +56,7 @@ ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of e
 PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN, *windows.PLAIN]
 
 
-def _randomise(name: str, parameter: torch.Tensor) -> None:
+def randomise(name: str, parameter: torch.Tensor) -> None:
     """Norms far from one, biases far from zero, and scores so large that attention is no plain average."""
     gain = 1.0 if parameter.ndim == 1 or "embed" in name else 1.5 / math.sqrt(parameter.shape[-1])
     parameter.copy_(torch.randn(parameter.shape) * gain)
@@ -72,7 +72,7 @@ def hugging_face(name: str, dtype: str = "float32"):
     with torch.no_grad():
         corrections = [named for named in model.named_buffers() if "e_score_correction_bias" in named[0]]
         for parameter_name, parameter in [*model.named_parameters(), *corrections]:
-            _randomise(parameter_name, parameter)
+            randomise(parameter_name, parameter)
             parameter.copy_(parameter.to(getattr(torch, dtype)))
     return model
 

@@ -94,13 +94,13 @@ ADOPTED = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], start_ne
 class Server:
     """A launch_server process; `log` is where it writes."""
 
-    def __init__(self, log: Path, *arguments):
+    def __init__(self, log: Path, *arguments, model=MODEL):
         self.log = log
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "sglang.launch_server", "--model-path", MODEL, "--framework", "mindspore"]
+        command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), "--framework", "mindspore"]
         command += ["--device", "cpu", "--dtype", "float32", "--port", str(self.port), *arguments]
         shell = ["sh", "-c", 'exec "$@" >"$0" 2>&1', log]  # the log is the server's, the pipe is the launcher's
         launcher = [sys.executable, "-c", ADOPTED, *shell, *command]
@@ -128,6 +128,21 @@ class Server:
 
     def post(self, path: str, body=None, **options) -> requests.Response:
         return requests.post(f"{self.url}{path}", json=body, timeout=120, **options)
+
+
+@pytest.fixture(scope="module")
+def serve(tmp_path_factory):
+    """Function of a checkpoint and arguments -> its server, which runs until the module's tests have ended."""
+    servers = []
+
+    def start(model, *arguments) -> Server:
+        log = tmp_path_factory.mktemp("server") / "log"
+        servers.append(Server(log, "--max-total-tokens", "2048", *arguments, model=model))
+        return servers[-1].await_ready()
+
+    yield start
+    for server in servers:
+        server.stop()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sglang.srt.configs.model_config import is_generation_model
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_context import get_attn_backend
@@ -16,10 +17,12 @@ from sglang.srt.model_executor_ms.cores import processors
 from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
+from sglang.srt.model_executor_ms.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.profile import ForwardProfile
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
+from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.runtime_context import get_device, get_model, get_schedule
 from sglang.srt.utils.hf_transformers_utils import get_context_length
@@ -50,7 +53,12 @@ class MindSporeForCausalLM(torch.nn.Module):
             parallel.stay_on(cores)
         runtime = Runtime(dtype=getattr(ms, computed), max_positions=positions, shard=shard)
         self.config = config
-        self.network = model_class(config.architectures)(parallel.as_published(config.to_dict()), runtime)
+        network_class = model_class(config.architectures)
+        generates = is_generation_model(config.architectures, get_model().is_embedding)
+        if not generates:
+            network_class = embedding_class(network_class)
+        self.network = network_class(parallel.as_published(config.to_dict()), runtime)
+        self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
         self.logits_processor.final_logit_softcapping = None  # the head caps
@@ -61,7 +69,9 @@ class MindSporeForCausalLM(torch.nn.Module):
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
         network = self.network
-        wanted = dict(names=network.tensor_names, ignore=network.ignored_tensors)
+        wanted = dict(
+            names=network.tensor_names, ignore=network.ignored_tensors, optional_prefix=network.optional_prefix
+        )
         loader.load(network, model_path, load_format=load_format, revision=revision, **wanted)
         self.network.pack()
 
@@ -82,8 +92,8 @@ class MindSporeForCausalLM(torch.nn.Module):
         logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
 
     @torch.no_grad()
-    def forward(self, input_ids, positions, forward_batch):
-        """One step of SGLang: input_ids [T], positions [T] -> LogitsProcessorOutput."""
+    def forward(self, input_ids, positions, forward_batch, get_embedding=False):
+        """One step of SGLang: input_ids [T], positions [T] -> LogitsProcessorOutput, or EmbeddingPoolerOutput."""
         backend = get_attn_backend()
         step = backend.forward_metadata
         kind = forward_batch.forward_mode.name.lower()
@@ -91,6 +101,8 @@ class MindSporeForCausalLM(torch.nn.Module):
             with self.profile.phase("graph"):
                 hidden_states = self._hidden_states(input_ids, step, backend.token_to_kv_pool)
             with self.profile.phase("logits"):
+                if get_embedding:
+                    return self.pooling(hidden_states, forward_batch, input_ids)
                 return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
 
     def _hidden_states(self, input_ids, step, pool) -> torch.Tensor:

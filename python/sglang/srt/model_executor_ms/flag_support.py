@@ -42,7 +42,7 @@ SUPPORTED = _names("""
     decode_log_interval enable_request_time_stats_logging kv_events_config load_publish_endpoint enable_trace
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
-    disable_custom_all_reduce disable_flashinfer_autotune tp_size
+    disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size
 """)
 
 # Arguments of which only these values are supported.
@@ -143,7 +143,6 @@ REFUSED = (
             enable_precise_embedding_interpolation
         """),
     ),
-    ("embedding models are not supported yet", _names("is_embedding")),
     (
         "mixture-of-experts models are not supported yet",
         _names("""

@@ -130,16 +130,17 @@ def verify(server_args) -> None:
 
 def check_model(model_config) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built."""
-    from sglang.srt.models_ms.registry import MODELS, unknown
+    from sglang.srt.models_ms.registry import MODELS, POOLED, unknown
 
     problems = []
     architectures = model_config.hf_config.architectures or []
-    if not set(architectures) & set(MODELS):
+    known = [name for name in architectures if name in MODELS]
+    if not known:
         problems.append(unknown(architectures))
+    elif MODELS[known[0]].module == POOLED and model_config.is_generation:
+        problems.append(f"{known[0]} does not generate text: give --is-embedding")
     if model_config.quantization and not _is_dequantised(model_config):
         problems.append(f"its weights are quantised ({model_config.quantization})")
-    if not model_config.is_generation:
-        problems.append("it does not generate text (an embedding, reward or classification model)")
     if model_config.is_multimodal:
         problems.append("it is multimodal")
     if problems:

@@ -55,16 +55,17 @@ def load(
     load_format: str = "auto",
     names: Mapping[str, str] | None = None,
     ignore: Iterable[str] = (),
+    optional_prefix: str = "",
     progress: bool = True,
     revision: str | None = None,
     cache_dir: str | None = None,
 ) -> LoadReport:
     """Fill the parameters of `model` from a folder or a hub id, converting to their dtypes.
 
-    names: names of tensors, or whole dotted parts of them, and what the checkpoint has instead. ignore: regular
-    expressions for the ends of names of tensors that may be in the checkpoint unused. load_format "dummy" reads nothing
-    and fills in small random numbers. revision, cache_dir: for a hub id. CheckpointError names everything that does not
-    fit; nothing has been written then.
+    names: names of tensors, or whole dotted parts of them, and what the checkpoint has instead. optional_prefix: of
+    names, which may be absent throughout the checkpoint. ignore: regular expressions for the ends of names of tensors
+    that may be in the checkpoint unused. load_format "dummy" reads nothing and fills in small random numbers. revision,
+    cache_dir: for a hub id. CheckpointError names everything that does not fit; nothing has been written then.
     """
     started = time.perf_counter()
     if load_format == "dummy":
@@ -73,7 +74,7 @@ def load(
     else:
         folder = locate(source, load_format, revision, cache_dir)
         checkpoint = Checkpoint(folder, load_format)
-        wants = tensors_of(model, checkpoint.tensors, names)
+        wants = _as_named(checkpoint, tensors_of(model, checkpoint.tensors, names), optional_prefix)
         ignored, unused = _left_over(checkpoint, wants, ignore)
         problems = [*checkpoint.problems, *_misfits(checkpoint, wants), *(f"unexpected: {name}" for name in unused)]
         if problems:
@@ -133,6 +134,17 @@ def _renaming(names: Mapping[str, str]) -> Callable[[str], str]:
         return lambda name: name
     parts = re.compile(r"(?<![^.])(?:" + "|".join(map(re.escape, names)) + r")(?![^.])")
     return lambda name: parts.sub(lambda found: names[found[0]], name)
+
+
+def _as_named(checkpoint: Checkpoint, wants: list[Want], optional_prefix: str) -> list[Want]:
+    """The wants by the names that the checkpoint uses: without the prefix if it has tensors for them so only."""
+    prefixed = [want for want in wants if want.source.startswith(optional_prefix)]
+    short = {want.source.removeprefix(optional_prefix) for want in prefixed}
+    if not optional_prefix or any(want.source in checkpoint.tensors for want in prefixed):
+        return wants
+    if not short & checkpoint.tensors.keys():
+        return wants
+    return [want._replace(source=want.source.removeprefix(optional_prefix)) for want in wants]
 
 
 def _misfits(checkpoint: Checkpoint, wants: list[Want]) -> list[str]:

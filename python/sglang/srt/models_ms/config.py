@@ -33,14 +33,16 @@ IGNORED = {
     "bos_token_id": "the tokenizer and SGLang read it",
     "eos_token_id": "the tokenizer and SGLang read it",
     "pad_token_id": "the tokenizer and SGLang read it",
-    "id2label": "names of classes",
+    "id2label": "names of classes; the heads of classifiers count them",
     "label2id": "names of classes",
     "auto_map": "code of the checkpoint is not run",
     "keys_to_ignore_at_inference": "Python interface of transformers",
     "max_window_layers": "read where layers use a sliding window",
     "sliding_window": "read where layers use it",
     "layer_types": "read where layers differ",
-    "num_labels": "classification heads",
+    "num_labels": "read by the heads of classifiers",
+    "is_matryoshka": "SGLang reads it: embeddings may be cut",
+    "matryoshka_dimensions": "SGLang reads it: embeddings may be cut",
     "torchscript": "Python interface of transformers",
     "is_encoder_decoder": "the architecture decides",
     "_attn_implementation": "Python interface of transformers",
@@ -269,6 +271,7 @@ class DecoderConfig:
             max_positions=runtime.max_positions or hf.get("max_position_embeddings"),
             shard=runtime.shard,
         )
+        hf.require("is_causal", True)
         config = cls(**{**shared, **special})
         if hf.unknown():
             logger.warning(

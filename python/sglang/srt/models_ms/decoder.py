@@ -83,6 +83,8 @@ class CausalLM(nn.Cell):
     tensor_names = {}  # our names of tensors, or whole dotted parts of them -> the checkpoint's, where they differ
     # Tensors that published checkpoints carry and no model computes with: patterns of their names.
     ignored_tensors = (r"rotary_emb\.inv_freq$",)
+    # Checkpoints of a decoder alone, as embedding models are published, name its tensors without this.
+    optional_prefix = "model."
 
     def __init__(self, hf_config: dict, runtime: Runtime):
         """Build the model of a Hugging Face config, parameters still zero; UnsupportedConfig if it cannot be."""

@@ -57,9 +57,26 @@ MODELS = {
     "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
 }
+# Architectures that do not generate.
+MODELS |= {
+    "LlamaModel": Model("pooled", "Llama as an encoder", "embedding"),
+    "LlamaEmbeddingModel": Model("pooled", "Llama as an encoder, SGLang's name", "embedding"),
+    "MistralModel": Model("pooled", "e5-mistral, Linq-Embed, SFR-Embedding", "embedding"),
+    "Qwen2Model": Model("pooled", "Qwen2 as an encoder", "embedding"),
+    "Qwen3Model": Model("pooled", "Qwen3 as an encoder", "embedding"),
+    "LlamaForSequenceClassification": Model("pooled", "Skywork-Reward-Llama and other classifiers", "scores"),
+    "LlamaForSequenceClassificationWithNormal_Weights": Model("pooled", "URM-LLaMa", "scores, weighted by a gate"),
+    "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores"),
+    "Qwen3ForSequenceClassification": Model("pooled", "Skywork-Reward-V2-Qwen3, rerankers", "scores"),
+    "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward"),
+    "Qwen3ForRewardModel": Model("pooled", "rewards in the shape of Qwen2.5-Math-RM", "reward"),
+}
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.
 _KINDS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification", "Model")
+
+
+POOLED = "pooled"  # the module of architectures that cannot generate
 
 
 class UnknownArchitecture(Exception):

@@ -1,0 +1,21 @@
+"""The small products that turn a pooled hidden state into scores. Always float32; called outside graphs."""
+
+import mindspore as ms
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.linear import ALL, Linear
+from sglang.srt.model_loader_ms.pieces import Piece, parameter
+
+
+class ScoreLinear(Linear):
+    """x float32 [B, in] -> float32 [B, out]. Every rank computes all of it."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False):
+        super().__init__()
+        whole = (out_features, in_features)
+        self.weight = parameter(whole, ms.float32, Piece("weight", (ALL, ALL), whole=whole))
+        self.bias = parameter((out_features,), ms.float32, Piece("bias", (ALL,))) if bias else None
+
+    def construct(self, x):
+        scores = ops.logits(x, self.weight)
+        return scores if self.bias is None else scores + self.bias

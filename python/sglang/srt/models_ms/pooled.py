@@ -1,0 +1,120 @@
+"""Decoders that do not generate: embeddings, and scores of a whole text by a small head (classes, rewards).
+
+The graph computes hidden states as it does for generation. SGLang picks each request's last token of them, and
+`scores`, outside the graph, is the head. References: transformers' *ForSequenceClassification; for reward models the
+code that their checkpoints bring along.
+"""
+
+from mindspore import nn, ops
+
+from sglang.srt.layers_ms.score import ScoreLinear
+from sglang.srt.models_ms.llama import LlamaForCausalLM
+from sglang.srt.models_ms.mistral import MistralForCausalLM
+from sglang.srt.models_ms.qwen2 import Qwen2ForCausalLM
+from sglang.srt.models_ms.qwen3 import Qwen3ForCausalLM
+
+
+class Pooled:
+    """Before a decoder's class: the decoder without the head of its vocabulary."""
+
+    def __init__(self, hf_config: dict, runtime):
+        # As where the head is the embedding: the model has none, and the checkpoint may have one.
+        super().__init__({**hf_config, "tie_word_embeddings": True}, runtime)
+
+
+def embedding_class(decoder: type) -> type:
+    """The class for embeddings of a decoder, which may be one already."""
+    return decoder if issubclass(decoder, Pooled) else type(decoder.__name__, (Pooled, decoder), {})
+
+
+class Classifier(Pooled):
+    """A score for each class."""
+
+    def __init__(self, hf_config, runtime):
+        super().__init__(hf_config, runtime)
+        self.score = ScoreLinear(self.config.hidden_size, _classes(hf_config))
+
+    def scores(self, x):
+        """Hidden states float32 [B, hidden_size] -> float32 [B, classes]."""
+        return self.score(x)
+
+
+def _classes(hf_config: dict) -> int:
+    labels = hf_config.get("id2label")
+    return len(labels) if labels else hf_config.get("num_labels") or 2  # transformers' default
+
+
+class Reward(Pooled):
+    """One score, by a perceptron of one hidden layer."""
+
+    def __init__(self, hf_config, runtime):
+        super().__init__(hf_config, runtime)
+        size = self.config.hidden_size
+        self.score = nn.SequentialCell(ScoreLinear(size, size, bias=True), nn.ReLU(), ScoreLinear(size, 1, bias=True))
+
+    def scores(self, x):
+        return self.score(x)
+
+
+class LlamaModel(Pooled, LlamaForCausalLM):
+    pass
+
+
+class LlamaEmbeddingModel(Pooled, LlamaForCausalLM):
+    pass
+
+
+class MistralModel(Pooled, MistralForCausalLM):
+    pass
+
+
+class Qwen2Model(Pooled, Qwen2ForCausalLM):
+    pass
+
+
+class Qwen3Model(Pooled, Qwen3ForCausalLM):
+    pass
+
+
+class LlamaForSequenceClassification(Classifier, LlamaForCausalLM):
+    pass
+
+
+class Qwen2ForSequenceClassification(Classifier, Qwen2ForCausalLM):
+    pass
+
+
+class Qwen3ForSequenceClassification(Classifier, Qwen3ForCausalLM):
+    pass
+
+
+class Qwen2ForRewardModel(Reward, Qwen2ForCausalLM):
+    pass
+
+
+class Qwen3ForRewardModel(Reward, Qwen3ForCausalLM):
+    pass
+
+
+class GatedScores(nn.Cell):
+    """What each attribute counts for this text: x [B, hidden_size] -> [B, attributes]."""
+
+    def __init__(self, size: int, attributes: int):
+        super().__init__()
+        layers = [ScoreLinear(size, size, bias=True), nn.SeLU(), ScoreLinear(size, size, bias=True), nn.SeLU()]
+        self.fc = nn.SequentialCell(*layers, ScoreLinear(size, attributes, bias=True))
+
+    def construct(self, x):
+        return self.fc(x)
+
+
+class LlamaForSequenceClassificationWithNormal_Weights(Classifier, LlamaForCausalLM):
+    """Classes come in pairs, mean and variance of an attribute's score; the reward is a weighted sum of the means."""
+
+    def __init__(self, hf_config, runtime):
+        super().__init__(hf_config, runtime)
+        self.weights = GatedScores(self.config.hidden_size, _classes(hf_config) // 2)
+
+    def scores(self, x):
+        means = self.score(x)[:, ::2]
+        return ops.sum(means * self.weights(x), 1, keepdim=True)

@@ -1,0 +1,110 @@
+"""Small random checkpoints of models that do not generate, and what they should answer."""
+
+import functools
+from pathlib import Path
+
+import torch
+from models.tiny import TINY, randomise
+from safetensors.torch import save_file
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+
+CLASSES = 6
+
+
+class Reward(nn.Module):
+    """Qwen2.5-Math-RM, as the code beside its checkpoint says: a perceptron on the last token's hidden state."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.model, size = AutoModel.from_config(config), config.hidden_size
+        self.score = nn.Sequential(nn.Linear(size, size), nn.ReLU(), nn.Linear(size, 1))
+
+    def forward(self, ids):
+        return self.score(self.model(ids).last_hidden_state[:, -1])
+
+
+class NormalWeights(nn.Module):
+    """URM-LLaMa, as the code beside its checkpoint says: the weighted sum of attributes' mean scores."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.model, size = AutoModel.from_config(config), config.hidden_size
+        self.score = nn.Linear(size, CLASSES, bias=False)
+        self.weights = nn.ModuleDict()
+        self.weights["fc"] = nn.Sequential(
+            nn.Linear(size, size), nn.SELU(), nn.Linear(size, size), nn.SELU(), nn.Linear(size, CLASSES // 2)
+        )
+
+    def forward(self, ids):
+        last = self.model(ids).last_hidden_state[:, -1]
+        mean, _variance = self.score(last).unflatten(-1, (-1, 2)).unbind(-1)
+        return (mean * self.weights["fc"](last)).sum(-1, keepdim=True)
+
+
+class Classes(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.classifier = AutoModelForSequenceClassification.from_config(config)
+        assert self.classifier.config.pad_token_id is None, "then transformers reads the last token"
+
+    def forward(self, ids):
+        return self.classifier(ids).logits
+
+
+class Embedding(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.decoder = AutoModel.from_config(config)
+
+    def forward(self, ids):
+        return nn.functional.normalize(self.decoder(ids).last_hidden_state[:, -1])
+
+
+KINDS = {  # architecture -> variant of its decoder, and what it does with that
+    "LlamaModel": ("llama-bias", Embedding),
+    "LlamaEmbeddingModel": ("llama", Embedding),
+    "MistralModel": ("mistral", Embedding),
+    "Qwen2Model": ("qwen2", Embedding),
+    "Qwen3Model": ("qwen3", Embedding),
+    "LlamaForSequenceClassification": ("llama", Classes),
+    "LlamaForSequenceClassificationWithNormal_Weights": ("llama", NormalWeights),
+    "Qwen2ForSequenceClassification": ("qwen2-tied", Classes),
+    "Qwen3ForSequenceClassification": ("qwen3", Classes),
+    "Qwen2ForRewardModel": ("qwen2", Reward),
+    "Qwen3ForRewardModel": ("qwen3-tied", Reward),
+}
+
+
+def against(architecture: str) -> str:
+    _, kind = KINDS[architecture]
+    return "a statement of its code" if kind in (Reward, NormalWeights) else "transformers"
+
+
+@functools.cache
+def model(architecture: str, **config) -> nn.Module:
+    """float32; ids [1, T] -> what the model says of them [1, values]."""
+    variant, kind = KINDS[architecture]
+    torch.manual_seed(len(architecture))
+    made = kind(AutoConfig.for_model(**TINY[variant], num_labels=CLASSES, **config)).eval()
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            randomise(name, parameter)
+    return made
+
+
+def save(architecture: str, folder: Path, **config) -> Path:
+    """Write a checkpoint with the names that published ones use; returns the folder. config: more values of it."""
+    made = model(architecture)
+    inner = next(iter(made.children())) if isinstance(made, (Classes, Embedding)) else made
+    settings = inner.config if hasattr(inner, "config") else made.model.config
+    settings.update({"architectures": [architecture], **config})
+    settings.save_pretrained(folder)
+    save_file({name: tensor.contiguous() for name, tensor in inner.state_dict().items()}, folder / "model.safetensors")
+    return folder
+
+
+@torch.no_grad()
+def answer(architecture: str, ids) -> torch.Tensor:
+    """[values]"""
+    return model(architecture)(torch.as_tensor(ids)[None])[0]

@@ -1,0 +1,138 @@
+"""Embeddings, classes, rankings and scores through SGLang's Engine and endpoints, against transformers."""
+
+import openai
+import pytest
+import torch
+from models import pooled, tiny
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import PreTrainedTokenizerFast
+
+import sglang
+
+YES, NO = 17, 101
+WORDS = {f"w{number}": number for number in range(tiny.COMMON["vocab_size"])}
+WORDS = {**{word: number for word, number in WORDS.items() if number not in (YES, NO)}, "yes": YES, "no": NO}
+# What SGLang tells a reranker by, and then the query and the document.
+RERANKER = 'answer can only be "yes" or "no" {{ messages[0]["content"] }} {{ messages[1]["content"] }}'
+QUERY = "w5 w80 w33"
+TEXTS = ["w1 w2 w3", "w99", " ".join(f"w{number}" for number in range(20, 70))]
+
+
+def ids(text: str) -> list[int]:
+    return [WORDS.get(word, 0) for word in text.split()]
+
+
+def write_tokenizer(folder, **settings):
+    words = Tokenizer(WordLevel(WORDS, unk_token="w0"))
+    words.pre_tokenizer = WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", **settings).save_pretrained(folder)
+    return folder
+
+
+def checkpoint(tmp_path_factory, architecture, **config):
+    return write_tokenizer(pooled.save(architecture, tmp_path_factory.mktemp(architecture), **config))
+
+
+def answers(architecture, texts=TEXTS) -> torch.Tensor:
+    return torch.stack([pooled.answer(architecture, ids(text)) for text in texts])
+
+
+def assert_near(found, wanted):
+    torch.testing.assert_close(torch.as_tensor(found), wanted, atol=1e-4 * float(wanted.abs().max()), rtol=0)
+
+
+def test_engine_encodes_in_chunks_and_behind_cached_prefixes(tmp_path_factory):
+    folder = checkpoint(tmp_path_factory, "MistralModel")
+    arguments = dict(framework="mindspore", device="cpu", dtype="float32", max_total_tokens=2048)
+    with sglang.Engine(model_path=str(folder), chunked_prefill_size=16, **arguments) as engine:
+        for texts in (TEXTS, TEXTS, [TEXTS[2] + " w7"]):
+            found = engine.encode(texts)
+            assert_near([one["embedding"] for one in found], answers("MistralModel", texts))
+    assert found[0]["meta_info"]["prompt_tokens"] == 51
+
+
+class TestEmbeddings:
+    @pytest.fixture(scope="class")
+    def client(self, serve, tmp_path_factory):
+        """Qwen3-Embedding: the architecture generates, the checkpoint is the decoder alone."""
+        folder = checkpoint(
+            tmp_path_factory,
+            "Qwen3Model",
+            architectures=["Qwen3ForCausalLM"],
+            is_matryoshka=True,
+            matryoshka_dimensions=[8, 60],
+        )
+        server = serve(folder, "--is-embedding")
+        return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+
+    def test_they_are_transformers_hidden_states_normalised(self, client):
+        found = client.embeddings.create(model="default", input=TEXTS)
+        assert_near([one.embedding for one in found.data], answers("Qwen3Model"))
+        assert found.usage.prompt_tokens == 54
+
+    def test_they_are_cut_to_the_dimensions_that_the_config_allows(self, client):
+        found = client.embeddings.create(model="default", input=TEXTS, dimensions=8, encoding_format="float")
+        cut = torch.nn.functional.normalize(answers("Qwen3Model")[:, :8])
+        assert_near([one.embedding for one in found.data], cut)
+        with pytest.raises(openai.BadRequestError, match="only supports"):
+            client.embeddings.create(model="default", input=TEXTS, dimensions=9)
+
+    def test_ids_outside_the_vocabulary_are_the_clients_error(self, client):
+        with pytest.raises(openai.BadRequestError, match="a token is from 0 to 130"):
+            client.embeddings.create(model="default", input=[5, 131])
+
+
+class TestClassifier:
+    @pytest.fixture(scope="class")
+    def server(self, serve, tmp_path_factory):
+        return serve(checkpoint(tmp_path_factory, "Qwen3ForSequenceClassification"))
+
+    def test_classify_gives_logits_and_v1_classify_labels(self, server):
+        wanted = answers("Qwen3ForSequenceClassification")
+        found = server.post("/classify", {"text": TEXTS}).json()
+        assert_near([one["embedding"] for one in found], wanted)
+        found = server.post("/v1/classify", {"model": "m", "input": TEXTS}).json()["data"]
+        assert_near([one["probs"] for one in found], wanted.softmax(-1))
+        assert [one["label"] for one in found] == [f"LABEL_{row.argmax()}" for row in wanted]
+
+    def test_score_gives_each_classs_probability(self, server):
+        body = {"model": "m", "query": QUERY + " ", "items": TEXTS, "apply_softmax": True}
+        wanted = answers("Qwen3ForSequenceClassification", [f"{QUERY} {text}" for text in TEXTS])
+        assert_near(server.post("/v1/score", body).json()["scores"], wanted.softmax(-1))
+
+    def test_rerank_orders_documents_by_the_score_of_the_first_class(self, server):
+        found = server.post("/v1/rerank", {"query": QUERY, "documents": TEXTS}).json()
+        wanted = answers("Qwen3ForSequenceClassification", [f"{QUERY} {text}" for text in TEXTS])[:, 0]
+        order = wanted.argsort(descending=True).tolist()
+        assert [one["index"] for one in found] == order
+        assert_near([one["score"] for one in found], wanted[order])
+
+
+class TestReranker:
+    """Qwen3-Reranker: a generating model whose probabilities of yes and no are the score."""
+
+    @pytest.fixture(scope="class")
+    def server(self, serve, tmp_path_factory):
+        folder = tiny.save("qwen3", tmp_path_factory.mktemp("reranker"))
+        return serve(write_tokenizer(folder, chat_template=RERANKER))
+
+    def test_rerank_orders_documents_by_yes_over_no(self, server):
+        found = server.post("/v1/rerank", {"query": QUERY, "documents": TEXTS}).json()
+        prompts = [f'answer can only be "yes" or "no" {QUERY} {text}' for text in TEXTS]
+        logits = torch.stack([last_logits(prompt) for prompt in prompts])
+        wanted = (logits[:, YES] - logits[:, NO]).sigmoid()
+        order = wanted.argsort(descending=True).tolist()
+        assert [one["index"] for one in found] == order
+        assert_near([one["score"] for one in found], wanted[order])
+
+    def test_score_gives_probabilities_of_tokens(self, server):
+        labels = [3, YES, 130]
+        body = {"model": "m", "query": QUERY + " ", "items": TEXTS, "label_token_ids": labels}
+        wanted = torch.stack([last_logits(f"{QUERY} {text}").softmax(-1)[labels] for text in TEXTS])
+        assert_near(server.post("/v1/score", body).json()["scores"], wanted)
+
+
+def last_logits(text: str) -> torch.Tensor:
+    return torch.from_numpy(tiny.reference_logits("qwen3", ids(text))[-1])
