@@ -27,7 +27,7 @@ from random_checkpoint import SHAPES, write_checkpoint
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sglang-mindspore"
 OURS = "sglang-mindspore"
-CASES = "1:128:32 4:128:32 8:128:32 32:128:32 1:1024:0 8:128:0 1:4096:16 1:8192:0"
+CASES = "1:128:32 4:128:32 8:128:32 32:128:32 1:1024:0 8:128:0 1:4096:64 1:8192:0"
 SAMPLE = 1  # seconds between readings of memory
 # What torchvision's wheel wants beside a CPU build of torch; a peer's environment needs it too.
 TORCHVISION = ("sglang_mindspore_torchvision.py", "sglang_mindspore_torchvision.pth")

@@ -22,7 +22,7 @@ from sglang.srt.model_executor_ms import bridge, device
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
 
-CASES = ["1:128:32", "4:128:32", "8:128:32", "1:4096:16", "1:1024:0", "8:128:0"]
+CASES = ["1:128:32", "4:128:32", "8:128:32", "1:4096:64", "1:1024:0", "8:128:0"]
 BUFFER = 1 << 30  # bytes to read: far more than caches hold
 SIZES = ((1024, 1024, 4096), (1024, 2048, 8192), (2048, 4096, 4096))  # rows, columns of x, columns of the product
 
