@@ -17,7 +17,6 @@ from sglang.srt.models_ms.registry import MODELS, POOLED, UnknownArchitecture, m
 from sglang.srt.utils.hf_transformers_utils import get_config
 
 NAMES = {
-    "olmo3": "Olmo3ForCausalLM",
     "ministral": "MinistralForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",

@@ -36,16 +36,6 @@ COHERE2 = {key: value for key, value in COMMON.items() if key != "rms_norm_eps"}
     sliding_window=9,
     layer_types=[SLIDING, FULL],
 )
-OLMO3 = dict(
-    COMMON,
-    model_type="olmo3",
-    sliding_window=9,
-    layer_types=[SLIDING, FULL],
-    rope_parameters={
-        FULL: dict(rope_type="yarn", rope_theta=500.0, factor=3.0, original_max_position_embeddings=40),
-        SLIDING: dict(rope_type="default", rope_theta=500.0),
-    },
-)
 VARIANTS = {
     "mistral-window": dict(MISTRAL, sliding_window=3),
     "mistral-wide-window": dict(MISTRAL, sliding_window=23),
@@ -62,6 +52,5 @@ VARIANTS = {
     ),
     "gemma3": GEMMA3,
     "cohere2": COHERE2,
-    "olmo3": OLMO3,
 }
-PLAIN = ["ministral", "gemma2", "gemma3", "cohere2", "olmo3"]
+PLAIN = ["ministral", "gemma2", "gemma3", "cohere2"]

@@ -13,6 +13,7 @@ from sglang.srt.models_ms.decoder import CausalLM, rms_norm
 class Olmo2Config(DecoderConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
+        hf.require_full_attention()  # SGLang calls OLMo 3, which has windows, by this name
         return super().read(hf, runtime, attention_bias=hf.get("attention_bias", False), **special)
 
 

@@ -39,7 +39,6 @@ MODELS = {
     "LLaMAForCausalLM": Model("llama", "Llama 1 as first converted"),
     "MinistralForCausalLM": Model("mistral", "Ministral", "alternating windows"),
     "MistralForCausalLM": Model("mistral", "Mistral, Mistral NeMo", "sliding window"),
-    "Olmo3ForCausalLM": Model("olmo3", "OLMo 3", "OLMo 2 with windows, YaRN outside of them"),
     "MiniCPMForCausalLM": Model("minicpm", "MiniCPM 1, 2 and 4 without sparse attention", "multipliers"),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2", "norms after, query/key norm"),
     "Phi3ForCausalLM": Model("phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "packed weights, partial rotary, longrope"),
