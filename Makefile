@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 PORT ?= 30000
 MODEL ?= ms_example/demo_model
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 # Without a limit SGLang's key/value pool takes most of the machine's memory.
 SERVE_ARGS ?= --max-total-tokens 32768
 
@@ -32,11 +33,11 @@ serve: $(STAMP)  ## serve MODEL (the demo model) over HTTP on PORT (30000)
 	$(RUN) -m sglang.launch_server --model-path $(MODEL) --framework mindspore --device cpu --port $(PORT) \
 		$(SERVE_ARGS)
 
-test: lint  ## lint, then run every test
-	$(RUN) -m pytest $(PYTEST_ARGS)
+test: lint  ## lint, then run every test, in TEST_PROCESSES (2) side by side
+	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 
 test-fast: $(STAMP)  ## the tests that start no server and build no wheel
-	$(RUN) -m pytest --ignore=test/serving --ignore=test/test_packaging.py $(PYTEST_ARGS)
+	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup --ignore=test/serving --ignore=test/test_packaging.py $(PYTEST_ARGS)
 
 bench: $(STAMP)  ## prefill and decode of a 0.6B model of random weights, and how near the machine's limits they are
 	$(RUN) benchmark/roofline.py --cases 1:128:32 4:128:32 8:128:32 1:1024:0

@@ -1,8 +1,12 @@
-"""What all tests share: MindSpore started as a server starts it, on each operator table in turn."""
+"""What all tests share: MindSpore started as a server starts it, on each operator table in turn; and their order.
+
+`make test` runs two processes of tests side by side (xdist, --dist loadgroup).
+"""
 
 import os
 
 import pytest
+from models.results import Results
 
 # Torch's OpenMP workers spin after every product, and keep MindSpore's threads from the cores: 25 ms a step, not 3.
 # Read when torch loads its OpenMP library; servers that tests start inherit it.
@@ -18,3 +22,38 @@ def table(request):
     """The name of the operator table under test, which is bound."""
     device.start("cpu", request.param)
     return request.param
+
+
+SHARED = ("server", "engine", "tight_engine")  # fixtures that take long to start and that many modules use
+PARAMETERS = ("table", "variant")  # what takes long to make for each value
+
+
+def group(item) -> str:
+    """Of the tests that should follow each other in one process."""
+    if shared := [name for name in SHARED if name in item.fixturenames]:
+        return shared[0]
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return "-".join([item.path.stem, *(str(parameters[name]) for name in PARAMETERS if name in parameters)])
+
+
+def pytest_itemcollected(item):
+    item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
+@pytest.hookimpl(trylast=True)  # pytest has brought together what shares a fixture's parameter: groups stay so
+def pytest_collection_modifyitems(items):
+    groups = {name: number for number, name in enumerate(dict.fromkeys(map(group, items)))}
+    items.sort(key=lambda item: groups[group(item)])
+
+
+RESULTS = Results()
+
+
+def pytest_runtest_logreport(report):
+    if report.when == "call" and not report.skipped:
+        RESULTS.finished(report.user_properties, report.passed)
+
+
+def pytest_sessionfinish(session):
+    if not hasattr(session.config, "workerinput"):  # the process that the others report to
+        RESULTS.write()

@@ -1,36 +1,49 @@
-"""Compiled models, one for all tests that want the same; and what became of the tests of each architecture."""
+"""Compiled models, one for all tests that want the same; and what the models of each test are compared with."""
 
 import functools
 
 import pytest
 from models.harness import PagedModel
-from models.results import RESULTS
+from models.results import PROPERTY
 from models.tiny import TINY, save
+
+KEPT = 4  # compiled models; the tests of a variant follow each other
+
+
+@pytest.fixture
+def computes(request):
+    """Function of an architecture and of what it is compared with: notes that this test computes it."""
+    return lambda architecture, against: request.node.user_properties.append((PROPERTY, (architecture, against)))
 
 
 @pytest.fixture(scope="session")
-def paged_model(table, tmp_path_factory):
-    """Function of a variant of tiny.TINY and a dtype -> its checkpoint of that dtype, served in that dtype."""
-
-    @functools.cache
-    def load(variant: str, dtype: str = "float32") -> PagedModel:
+def load(table, tmp_path_factory):
+    @functools.lru_cache(KEPT)
+    def load(variant: str, dtype: str) -> PagedModel:
         return PagedModel(save(variant, tmp_path_factory.mktemp(f"{variant}-{dtype}"), dtype), dtype)
+
+    return load
+
+
+@pytest.fixture
+def paged_model(load, computes):
+    """Function of a variant of tiny.TINY and a dtype -> its checkpoint of that dtype, served in that dtype."""
 
     def get(variant: str, dtype: str = "float32") -> PagedModel:
         model = load(variant, dtype)
-        RESULTS.computes(model.architecture, against(variant))
+        computes(model.architecture, against(variant))
         return model
 
     return get
 
 
 @pytest.fixture
-def served(table):
+def served(table, computes):
     """Function of a checkpoint's folder and of what it is compared with -> the checkpoint, served in float32."""
 
     def get(folder, against: str) -> PagedModel:
         model = PagedModel(folder)
-        RESULTS.computes(model.architecture, against)
+        computes(model.architecture, against)
         return model
 
     return get
@@ -38,12 +51,3 @@ def served(table):
 
 def against(variant: str) -> str:
     return "a statement of its paper" if TINY[variant].get("statement") else "transformers"
-
-
-def pytest_runtest_logreport(report):
-    if report.when == "call" and not report.skipped:
-        RESULTS.finished(report.passed)
-
-
-def pytest_sessionfinish():
-    RESULTS.write()

@@ -4,24 +4,20 @@ import json
 from pathlib import Path
 
 FILE = Path(__file__).with_suffix(".jsonl")
+PROPERTY = "computes"  # of a test: [architecture, what its model is compared with]
 
 
 class Results:
     """The outcome of each architecture whose models this run compared with something."""
 
     def __init__(self):
-        self.computed = set()  # (architecture, what it is compared with) that the test which is running has computed
         self.found = {}  # architecture -> {"against": what it was compared with, "passed": whether all tests did}
 
-    def computes(self, architecture: str, against: str) -> None:
-        self.computed.add((architecture, against))
-
-    def finished(self, passed: bool) -> None:
-        """The test that was running has finished."""
-        for architecture, against in self.computed:
+    def finished(self, properties: list, passed: bool) -> None:
+        """A test with these properties has finished."""
+        for architecture, against in (value for name, value in properties if name == PROPERTY):
             result = self.found.setdefault(architecture, {"against": against, "passed": True})
             result["passed"] &= passed
-        self.computed.clear()
 
     def write(self) -> None:
         """Architectures that were not tested in this run keep what an earlier one found."""
@@ -30,6 +26,3 @@ class Results:
         if after != before:
             lines = [json.dumps([name, after[name]]) for name in sorted(after)]
             FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-RESULTS = Results()  # of this run

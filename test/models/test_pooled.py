@@ -7,7 +7,6 @@ import pytest
 import torch
 from models.harness import PagedModel, Requests
 from models.pooled import CLASSES, KINDS, against, answer, save
-from models.results import RESULTS
 from models.test_logits import prompts
 
 from sglang.srt.model_executor_ms.pooling import LastTokenPooling
@@ -26,9 +25,9 @@ class HiddenStates(PagedModel):
 
 
 @pytest.fixture
-def served(table, tmp_path):
+def served(table, tmp_path, computes):
     def load(architecture):
-        RESULTS.computes(architecture, against(architecture))
+        computes(architecture, against(architecture))
         return HiddenStates(save(architecture, tmp_path))
 
     return load

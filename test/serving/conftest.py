@@ -3,10 +3,10 @@
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest import mock
 
 import psutil
 import pytest
@@ -14,7 +14,8 @@ import requests
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import sglang
+from sglang.srt.entrypoints.engine import Engine as SglangEngine
+from sglang.srt.utils import kill_process_tree
 
 ROOT = Path(__file__).parents[2]
 MODEL = str(ROOT / "ms_example/demo_model")
@@ -53,16 +54,28 @@ def reference():
     return Reference()
 
 
-def start_engine(**arguments):
-    return sglang.Engine(
-        model_path=MODEL, framework="mindspore", device="cpu", dtype="float32", random_seed=0, **arguments
-    )
+class Engine(SglangEngine):
+    """An Engine beside which others can run: SGLang's `shutdown` ends all children of the process that it is in."""
+
+    def __init__(self, model=MODEL, **arguments):
+        others = set(psutil.Process().children())
+        arguments = dict(device="cpu", dtype="float32", random_seed=0, max_total_tokens=2048) | arguments
+        super().__init__(model_path=str(model), framework="mindspore", **arguments)
+        self.own = set(psutil.Process().children()) - others
+
+    def shutdown(self):
+        with mock.patch("sglang.srt.entrypoints.engine.kill_process_tree", self._end):
+            super().shutdown()
+
+    def _end(self, *_arguments, **_options):
+        for child in self.own & set(psutil.Process().children()):
+            kill_process_tree(child.pid)
 
 
 @pytest.fixture(scope="session")
 def engine():
     """As most users start it: overlap schedule, pages of one token."""
-    engine = start_engine(
+    engine = Engine(
         max_total_tokens=8192,
         max_running_requests=32,
         enable_return_hidden_states=True,
@@ -72,10 +85,10 @@ def engine():
     engine.shutdown()
 
 
-@pytest.fixture(scope="session")  # as `engine`, whose processes end with the first engine's shutdown
+@pytest.fixture(scope="session")
 def tight_engine():
     """Pages of 16 tokens, prefill in chunks of 32, no overlap, and a cache that a few requests fill."""
-    engine = start_engine(
+    engine = Engine(
         max_total_tokens=768,
         page_size=16,
         chunked_prefill_size=32,
@@ -87,8 +100,8 @@ def tight_engine():
     engine.shutdown()
 
 
-# Starts a command that outlives it, and prints its process: sglang.Engine.shutdown() kills all children of its process.
-ADOPTED = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:], start_new_session=True).pid)"
+# Becomes a command that ends with the process, and the thread, that started it, whatever ends that: prctl(2).
+TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
 
 class Server:
@@ -102,11 +115,15 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), "--framework", "mindspore"]
         command += ["--device", "cpu", "--dtype", "float32", "--port", str(self.port), *arguments]
-        shell = ["sh", "-c", 'exec "$@" >"$0" 2>&1', log]  # the log is the server's, the pipe is the launcher's
-        launcher = [sys.executable, "-c", ADOPTED, *shell, *command]
         environment = {**os.environ, "SGLANG_MS_PROFILE": "1"}
-        started = subprocess.run(launcher, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-        self.process = psutil.Process(int(started.stdout))
+        with log.open("wb") as output:
+            self.process = psutil.Popen(
+                [sys.executable, "-c", TIED, *command],
+                stdout=output,
+                stderr=output,
+                env=environment,
+                start_new_session=True,
+            )
 
     def alive(self) -> bool:
         return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE

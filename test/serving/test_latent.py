@@ -5,32 +5,20 @@ import pytest
 import torch
 from models.float8 import to_float8
 from models.tiny import COMMON, save
+from serving.conftest import Engine
 from transformers import AutoModelForCausalLM
 
-import sglang
 
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     source, *folders = (tmp_path_factory.mktemp(name) for name in ("source", "float8", "products"))
     to_float8(save("deepseek_v3", source), *folders)
     return folders
 
 
-@pytest.fixture(scope="session")  # an Engine's shutdown ends the processes of all others as well
+@pytest.fixture(scope="module")
 def latent_engine(folders):
-    engine = sglang.Engine(
-        model_path=str(folders[0]),
-        framework="mindspore",
-        device="cpu",
-        dtype="float32",
-        random_seed=0,
-        skip_tokenizer_init=True,
-        max_total_tokens=2048,
-        max_running_requests=8,
-        page_size=4,
-        chunked_prefill_size=48,
-    )
+    engine = Engine(folders[0], skip_tokenizer_init=True, max_running_requests=8, page_size=4, chunked_prefill_size=48)
     yield engine
     engine.shutdown()
 

@@ -4,12 +4,11 @@ import openai
 import pytest
 import torch
 from models import pooled, tiny
+from serving.conftest import Engine
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
-
-import sglang
 
 YES, NO = 17, 101
 WORDS = {f"w{number}": number for number in range(tiny.COMMON["vocab_size"])}
@@ -45,8 +44,7 @@ def assert_near(found, wanted):
 
 def test_engine_encodes_in_chunks_and_behind_cached_prefixes(tmp_path_factory):
     folder = checkpoint(tmp_path_factory, "MistralModel")
-    arguments = dict(framework="mindspore", device="cpu", dtype="float32", max_total_tokens=2048)
-    with sglang.Engine(model_path=str(folder), chunked_prefill_size=16, **arguments) as engine:
+    with Engine(folder, chunked_prefill_size=16) as engine:
         for texts in (TEXTS, TEXTS, [TEXTS[2] + " w7"]):
             found = engine.encode(texts)
             assert_near([one["embedding"] for one in found], answers("MistralModel", texts))

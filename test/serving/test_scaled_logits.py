@@ -3,20 +3,11 @@
 import numpy as np
 import torch
 from models.tiny import reference_logits, save
-
-import sglang
+from serving.conftest import Engine
 
 
 def test_cohere_gives_hugging_faces_logprobs_and_greedy_tokens(tmp_path):
-    engine = sglang.Engine(
-        model_path=str(save("cohere", tmp_path)),
-        framework="mindspore",
-        device="cpu",
-        dtype="float32",
-        skip_tokenizer_init=True,
-        max_total_tokens=1024,
-        max_running_requests=4,
-    )
+    engine = Engine(save("cohere", tmp_path), skip_tokenizer_init=True, max_running_requests=4)
     prompt, greedy = list(range(5, 85, 2)), dict(temperature=0, max_new_tokens=8, ignore_eos=True)
     try:
         answer = engine.generate(input_ids=prompt, sampling_params=greedy, return_logprob=True, logprob_start_len=0)

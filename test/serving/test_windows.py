@@ -3,24 +3,15 @@
 import numpy as np
 import torch
 from models.tiny import reference_logits, save
-
-import sglang
+from serving.conftest import Engine
 
 PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than the window of 9
 NEW_TOKENS = 12
 
 
 def test_gemma_3_gives_hugging_faces_logprobs_and_greedy_tokens(tmp_path):
-    engine = sglang.Engine(
-        model_path=str(save("gemma3", tmp_path)),
-        framework="mindspore",
-        device="cpu",
-        dtype="float32",
-        skip_tokenizer_init=True,
-        max_total_tokens=1024,
-        max_running_requests=4,
-        chunked_prefill_size=16,
-    )
+    folder = save("gemma3", tmp_path)
+    engine = Engine(folder, skip_tokenizer_init=True, max_running_requests=4, chunked_prefill_size=16)
     greedy = dict(temperature=0, max_new_tokens=NEW_TOKENS, ignore_eos=True)
     try:
         answers = engine.generate(input_ids=PROMPTS, sampling_params=greedy, return_logprob=True, logprob_start_len=0)
