@@ -8,6 +8,7 @@ TEST_PROCESSES ?= 2
 SERVE_ARGS ?= --max-total-tokens 32768
 
 RUN := $(VENV)/bin/python
+SIDE_BY_SIDE = $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(wildcard requirements/*.txt)
 ROOMS := $(wildcard python/sglang/srt/*_ms/__init__.py)
@@ -34,10 +35,11 @@ serve: $(STAMP)  ## serve MODEL (the demo model) over HTTP on PORT (30000)
 		$(SERVE_ARGS)
 
 test: lint  ## lint, then run every test, in TEST_PROCESSES (2) side by side
-	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(PYTEST_ARGS)
+	$(SIDE_BY_SIDE) --ignore=test/serving
+	$(SIDE_BY_SIDE) test/serving  # in processes that hold no compiled models
 
 test-fast: $(STAMP)  ## the tests that start no server and build no wheel
-	$(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadgroup --ignore=test/serving --ignore=test/test_packaging.py $(PYTEST_ARGS)
+	$(SIDE_BY_SIDE) --ignore=test/serving --ignore=test/test_packaging.py
 
 bench: $(STAMP)  ## prefill and decode of a 0.6B model of random weights, and how near the machine's limits they are
 	$(RUN) benchmark/roofline.py --cases 1:128:32 4:128:32 8:128:32 1:1024:0

@@ -4,13 +4,15 @@ import os
 
 import pytest
 
+from sglang.srt.model_executor_ms import cores
 from sglang.srt.model_executor_ms.arguments import SettingError, read_environment
-from sglang.srt.model_executor_ms.cores import divide, parse_processors, processors
+from sglang.srt.model_executor_ms.cores import divide, parse_processors, processors, share
 
 
 @pytest.fixture(autouse=True)
 def eight_processors(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(cores, "share", lambda: None)
 
 
 @pytest.fixture
@@ -81,6 +83,39 @@ def test_a_rank_without_a_group_is_told(two_a_core):
 )
 def test_cores_are_divided_among_ranks(ranks, wanted, two_a_core):
     assert divide(ranks, two_a_core) == wanted
+
+
+@pytest.mark.parametrize(
+    "variables, wanted",
+    [
+        ({}, [0, 1]),
+        ({"OMP_NUM_THREADS": "3"}, [0, 1, 2]),
+        ({"SGLANG_CPU_OMP_THREADS_BIND": "0-2"}, [0, 1, 2]),
+    ],
+)
+def test_a_containers_share_counts_unless_the_user_says_otherwise(variables, wanted, two_a_core, monkeypatch):
+    monkeypatch.setattr(cores, "share", lambda: 2)
+    assert processors(read_environment(variables), 0, two_a_core) == wanted
+    assert divide(2, two_a_core) == [[0], [1]]
+
+
+@pytest.mark.parametrize(
+    "files, wanted",
+    [
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "250000 100000\n"}, 2),
+        ({"cpu.max": "50000 100000\n"}, 1),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_the_share_of_a_container_is_read_from_its_control_group(files, wanted, tmp_path):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    assert share(tmp_path) == wanted
 
 
 def test_ranges_and_numbers():

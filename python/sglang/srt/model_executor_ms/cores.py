@@ -6,14 +6,16 @@ from pathlib import Path
 from sglang.srt.model_executor_ms.arguments import BINDING, THREADS, Environment, SettingError
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
+CGROUPS = Path("/sys/fs/cgroup")
 
 
 def processors(environment: Environment, rank: int = 0, topology: Path = TOPOLOGY) -> list[int]:
     """The processors for the compute threads of `rank`, one thread each.
 
-    They are the rank's group in SGLANG_CPU_OMP_THREADS_BIND, or all that the process may use; of these one a physical
-    core, since a second thread on a core has no second set of vector units. OMP_NUM_THREADS asks for fewer, or for the
-    others too. Raises SettingError with every malformed variable.
+    They are the rank's group in SGLANG_CPU_OMP_THREADS_BIND, or all that the process may use, and no more than a
+    container's share of time is worth; of these one a physical core, since a second thread on a core has no second set
+    of vector units. OMP_NUM_THREADS asks for fewer, or for the others too. Raises SettingError with every malformed
+    variable.
     """
     allowed = os.sched_getaffinity(0)
     problems: list[str] = []
@@ -24,16 +26,31 @@ def processors(environment: Environment, rank: int = 0, topology: Path = TOPOLOG
     if problems:
         raise SettingError("\n".join(problems))
     first, others = _by_core(sorted(bound), topology)
-    return (first + others)[: int(count)] if count else first
+    return (first + others)[: int(count)] if count else first[: None if environment.binding else share()]
 
 
 def divide(ranks: int, topology: Path = TOPOLOGY) -> list[list[int]]:
     """The processors that this process may use, one a core, dealt out to the ranks; these share where cores lack."""
-    first, others = _by_core(sorted(os.sched_getaffinity(0)), topology)
+    first, _ = _by_core(sorted(os.sched_getaffinity(0)), topology)
+    first = first[: share()]
     if len(first) < ranks:
         return [[first[rank % len(first)]] for rank in range(ranks)]
     cut = [rank * len(first) // ranks for rank in range(ranks + 1)]
     return [first[start:end] for start, end in zip(cut, cut[1:], strict=False)]
+
+
+def share(root: Path = CGROUPS) -> int | None:
+    """How many processors' time the container may use, at least 1, as `docker run --cpus` sets it; None: any.
+
+    Linux, cgroups(7): cpu.max of version 2; of version 1, cpu.cfs_quota_us and cpu.cfs_period_us.
+    """
+    version_1 = [root / "cpu" / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+    try:
+        unified = root / "cpu.max"
+        quota, period = unified.read_text().split() if unified.exists() else [file.read_text() for file in version_1]
+        return None if quota == "max" or int(quota) < 0 else max(1, int(quota) // int(period))
+    except (OSError, ValueError):  # no such limit on this system
+        return None
 
 
 def _bound(binding, rank, allowed, problems):
