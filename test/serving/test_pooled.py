@@ -53,7 +53,8 @@ def test_engine_encodes_in_chunks_and_behind_cached_prefixes(tmp_path_factory):
 
 class TestEmbeddings:
     @pytest.fixture(scope="class")
-    def client(self, serve, tmp_path_factory):
+    @classmethod
+    def client(cls, serve, tmp_path_factory):
         """Qwen3-Embedding: the architecture generates, the checkpoint is the decoder alone."""
         folder = checkpoint(
             tmp_path_factory,
@@ -84,7 +85,8 @@ class TestEmbeddings:
 
 class TestClassifier:
     @pytest.fixture(scope="class")
-    def server(self, serve, tmp_path_factory):
+    @classmethod
+    def server(cls, serve, tmp_path_factory):
         return serve(checkpoint(tmp_path_factory, "Qwen3ForSequenceClassification"))
 
     def test_classify_gives_logits_and_v1_classify_labels(self, server):
@@ -112,7 +114,8 @@ class TestReranker:
     """Qwen3-Reranker: a generating model whose probabilities of yes and no are the score."""
 
     @pytest.fixture(scope="class")
-    def server(self, serve, tmp_path_factory):
+    @classmethod
+    def server(cls, serve, tmp_path_factory):
         folder = tiny.save("qwen3", tmp_path_factory.mktemp("reranker"))
         return serve(write_tokenizer(folder, chat_template=RERANKER))
 
