@@ -148,6 +148,7 @@ def test_an_absent_factor_is_the_ratio_of_the_lengths():
     assert read(dict(rope_parameters=scaling, max_position_embeddings=256), 20).factor == 4.0
 
 
+@pytest.mark.usefixtures("table")
 @pytest.mark.parametrize("head_dim, factor, rotated", [(20, 1.0, 20), (20, 0.5, 10), (16, 0.25, 4)])
 def test_partial_rotary_turns_the_leading_dimensions_only(head_dim, factor, rotated):
     rope = read(dict(rope_theta=500.0, partial_rotary_factor=factor, max_position_embeddings=256), head_dim)
@@ -155,6 +156,7 @@ def test_partial_rotary_turns_the_leading_dimensions_only(head_dim, factor, rota
     assert [table.shape for table in rotary_tables(rope, 8)] == [(8, rotated // 2)] * 2
 
 
+@pytest.mark.usefixtures("table")
 def test_tables_are_the_angles_of_all_positions_with_the_attention_factor():
     rope = Rope("yarn", 300.0, 12, 256, factor=5.0, original_max_position_embeddings=40, attention_factor=1.3)
     frequencies, _ = inverse_frequencies(rope)
@@ -165,6 +167,7 @@ def test_tables_are_the_angles_of_all_positions_with_the_attention_factor():
             assert sin[position, pair] == pytest.approx(1.3 * math.sin(position * frequency), abs=1e-6)
 
 
+@pytest.mark.usefixtures("table")
 @pytest.mark.parametrize("context, divisor, scale", [(40, 2.0, 1.5), (41, 5.0, 0.7)])
 def test_longrope_has_the_factors_of_the_context_that_is_served(context, divisor, scale):
     scaling = dict(short_factor=[2.0] * 3, long_factor=[5.0] * 3, original_max_position_embeddings=40)
@@ -174,6 +177,7 @@ def test_longrope_has_the_factors_of_the_context_that_is_served(context, divisor
     assert cos.asnumpy()[7, 0] == pytest.approx(scale * math.cos(7 / divisor), abs=1e-6)
 
 
+@pytest.mark.usefixtures("table")
 def test_layers_of_a_model_share_their_tables():
     rope = Rope("default", 300.0, 12, 256)
     assert rotary_tables(rope, 64)[0] is rotary_tables(Rope("default", 300.0, 12, 256), 64)[0]

@@ -286,7 +286,7 @@ def attention(shard, kv_heads, norm="head"):
     network = AttentionOfRows(layer, draw("rows", (11, HIDDEN)))
     fill(network)
     keys, values = torch.zeros(2, 64, layer.num_kv_heads, HEAD_DIM)
-    pool = SimpleNamespace(get_key_buffer=lambda _: keys, get_value_buffer=lambda _: values)
+    pool = SimpleNamespace(get_key_buffer=lambda _: keys, get_value_buffer=lambda _: values, page_size=1)
     caches = KVCaches(pool, 1)
     table = np.stack([np.arange(8, 16), np.arange(32, 40)])
     first = step_inputs([5, 2], [5, 2], [*table[0, :5], *table[1, :2]], table, 4)

@@ -22,11 +22,11 @@ SLOTS = 1024  # of the pool, for any page size that divides it
 STALE = 100.0  # what a used cache may hold where nobody should look
 
 
-def pool_of(config, dtype: torch.dtype):
+def pool_of(config, dtype: torch.dtype, page_size: int):
     """The pool that SGLang makes for such a model."""
     shared = dict(
-        size=SLOTS - 1,
-        page_size=1,
+        size=SLOTS - page_size,
+        page_size=page_size,
         dtype=dtype,
         layer_num=config.num_hidden_layers,
         device="cpu",
@@ -40,7 +40,8 @@ def pool_of(config, dtype: torch.dtype):
 class PagedModel:
     """A checkpoint on a pool of SLOTS tokens, compiled at its first step."""
 
-    def __init__(self, folder: Path, dtype: str = "float32"):
+    def __init__(self, folder: Path, dtype: str = "float32", page_size: int = 1):
+        """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
         config = get_config(str(folder), trust_remote_code=True)
         runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
         self.architecture = config.architectures[0]
@@ -52,7 +53,7 @@ class PagedModel:
         loader.load(network, folder, progress=False, **wanted)
         self.network.pack()
         self.config = config = self.network.config
-        self.pool = pool_of(config, getattr(torch, dtype))
+        self.pool = pool_of(config, getattr(torch, dtype), page_size)
         self.caches = KVCaches(self.pool, config.num_hidden_layers)
         self.graph = None
         self.head = LMHead(self.network.head(), config.logit_scale, config.final_logit_softcapping)

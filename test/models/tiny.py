@@ -56,6 +56,12 @@ ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of e
 PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN, *windows.PLAIN]
 
 
+def described(name: str) -> dict:
+    """The config of a variant, or of llama@32: of llama with heads of 32 values, for tables that want such sizes."""
+    variant, _, head_dim = name.partition("@")
+    return TINY[variant] | (dict(head_dim=int(head_dim)) if head_dim else {})
+
+
 def randomise(name: str, parameter: torch.Tensor) -> None:
     """Norms far from one, biases far from zero, and scores so large that attention is no plain average."""
     gain = 1.0 if parameter.ndim == 1 or "embed" in name else 1.5 / math.sqrt(parameter.shape[-1])
@@ -65,7 +71,7 @@ def randomise(name: str, parameter: torch.Tensor) -> None:
 @functools.cache
 def hugging_face(name: str, dtype: str = "float32"):
     """Hugging Face's model of a variant, computing in float32 with weights rounded to `dtype`."""
-    config = AutoConfig.for_model(**copy.deepcopy(TINY[name]))  # classes write into rope_parameters
+    config = AutoConfig.for_model(**copy.deepcopy(described(name)))  # classes write into rope_parameters
     torch.manual_seed(len(name))
     eager = dict(attn_implementation="eager", experts_implementation="eager")  # grouped products want even sizes
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager).eval()
@@ -79,8 +85,8 @@ def hugging_face(name: str, dtype: str = "float32"):
 
 def save(name: str, folder: Path, dtype: str = "float32") -> Path:
     """Write a variant's checkpoint as transformers does, in `dtype`; returns the folder."""
-    if "statement" in TINY[name]:
-        return statements.save(TINY[name], folder, dtype)
+    if "statement" in described(name):
+        return statements.save(described(name), folder, dtype)
     model = hugging_face(name, dtype)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     model.float()
@@ -90,8 +96,8 @@ def save(name: str, folder: Path, dtype: str = "float32") -> Path:
 @torch.no_grad()
 def reference_logits(name: str, ids, dtype: str = "float32"):
     """float32 [tokens, vocab_size]: what Hugging Face's model, or the statement of one, says after each of the ids."""
-    if "statement" in TINY[name]:
-        return statements.reference_logits(TINY[name], ids, dtype)
+    if "statement" in described(name):
+        return statements.reference_logits(described(name), ids, dtype)
     model = hugging_face(name, dtype)
     ids, config = torch.as_tensor(ids), model.config
     if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):

@@ -49,13 +49,12 @@ class Store(nn.Cell):
             None,
             0.0,
             0.0,
-            positions,
             self.cos,
             self.sin,
             False,
             caches[0],
             caches[1],
-            slots,
+            {"positions": positions, "slots": slots},
             self.kv_heads,
             self.head_dim,
         )
@@ -118,9 +117,8 @@ class Attend(Store):
 
 
 def cache_of(torch_caches):
-    names = ("k_cache", "v_cache")
-    views = [ops.cache_view(bridge.to_mindspore(cache), name) for cache, name in zip(torch_caches, names, strict=True)]
-    return mutable(tuple(views))
+    pairs = zip(map(bridge.to_mindspore, torch_caches), ("k_cache", "v_cache"), strict=True)
+    return mutable(tuple(ops.cache_view(cache, name, 1) for cache, name in pairs))
 
 
 def write(torch_caches, k, v, slots):

@@ -18,14 +18,14 @@ pytestmark = pytest.mark.usefixtures("table")
 @pytest.mark.parametrize("rows, width", [(64, 16), (150, 6), (23, 12), (200, 7)])
 def test_embedding_finds_every_row_of_a_packed_table(rows, width):
     weight, ids = draw(rows, width), np.arange(rows, dtype=np.int32)[::-1].copy()
-    found = call(ops.embedding, [ids], [weight], (0,), prepare=ops.pack_linear)
+    found = call(ops.embedding, [ids], [weight], (0,), prepare=ops.pack_table)
     np.testing.assert_array_equal(found.asnumpy(), weight[::-1])
 
 
 @pytest.mark.parametrize("first", [0, 7, 64])
 def test_embedding_gives_the_row_of_each_id_it_holds_and_zeros_for_others(first):
     weight, ids = draw(9, 5), np.array([0, 8, 6, 7, 15, 16, 63, 64, 72, 73, 8], np.int32)
-    found = call(ops.embedding, [ids], [weight], (first,), prepare=ops.pack_linear)
+    found = call(ops.embedding, [ids], [weight], (first,), prepare=ops.pack_table)
     np.testing.assert_array_equal(found.asnumpy(), embedded(ids, weight, first))
 
 
@@ -89,7 +89,7 @@ def test_heads_are_normalised_then_their_pairs_multiplied_by_a_unit_complex_numb
     q, k, v = (draw(5, width, seed=seed) for seed, width in enumerate(widths))
     weights = [None if offset is None else draw(head_dim, seed=seed) for seed in (1, 2)]
     caches = [np.full((9, kv_heads, head_dim), 7, np.float32) for _ in range(2)]
-    views = [ops.cache_view(ms.Tensor.from_numpy(cache), f"cache_{i}") for i, cache in enumerate(caches)]
+    views = [ops.cache_view(ms.Tensor.from_numpy(cache), f"cache_{i}", 1) for i, cache in enumerate(caches)]
 
     def turned(x, weight):
         x = x if weight is None else normalised(x, weight, offset)
@@ -132,16 +132,32 @@ class Prepare(nn.Cell):
             self.k_norm,
             EPS,
             self.offset,
-            positions,
             self.cos,
             self.sin,
             self.interleaved,
             caches[0],
             caches[1],
-            slots,
+            {"positions": positions, "slots": slots},
             self.kv_heads,
             self.head_dim,
         )[0]
+
+
+def test_every_request_of_a_step_is_in_one_part():
+    parts = ops.parts(np.array([3, 1, 2], np.int32), np.array([3, 7, 5], np.int32))
+    assert sorted(np.concatenate([rows for _, rows in parts])) == [0, 1, 2]
+    assert all(isinstance(kind, str) for kind, _ in parts)
+
+
+def test_attention_of_the_whole_contract_is_accepted_and_graphs_are_compiled():
+    ops.check_attention(heads=6, kv_heads=2, head_dim=10, rotary_dim=4, window=3, soft_cap=2.0, sinks=True, slopes=True)
+    assert ops.compiled()
+
+
+def test_rotary_tables_keep_every_value():
+    cos, sin = draw(9, 6), draw(9, 6, seed=1)
+    for found, wanted in zip(ops.rotary_tables(cos, sin, ms.float32), (cos, sin), strict=True):
+        np.testing.assert_array_equal(found.asnumpy(), wanted)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])

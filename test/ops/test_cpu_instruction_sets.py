@@ -61,8 +61,9 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
     cpu.begin_step(len(slots), len(lengths))
     qkv, norm, cos, sin, k_cache, v_cache = tensors(qkv, norm, cos, sin, *caches)
     integers = [ms.Tensor(array) for array in (positions, slots)]
+    rows = dict(zip(("positions", "slots"), integers, strict=True))
     q, *views = cpu.qkv_to_cache(
-        qkv, norm, norm, 1e-6, 0.0, integers[0], cos, sin, False, k_cache, v_cache, integers[1], KV_HEADS, head_dim
+        qkv, norm, norm, 1e-6, 0.0, cos, sin, False, k_cache, v_cache, rows, KV_HEADS, head_dim
     )
     arrays = {
         "block_tables": ms.Tensor(tables),

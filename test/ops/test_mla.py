@@ -94,7 +94,7 @@ class Case:
         cos, sin = (ms.Tensor(turn(self.angles).astype(np.float32)) for turn in (np.cos, np.sin))
         step = step_inputs(self.queries, self.lengths, self.slots, self.table, PAGE)
         network = Step(self.norm_, cos, sin, self.interleaved, self.sizes[0], self.weights)
-        caches = mutable((ops.cache_view(bridge.to_mindspore(self.cache), "cache"),))
+        caches = mutable((ops.cache_view(bridge.to_mindspore(self.cache), "cache", 1),))
         arrays = mutable(tuple(bridge.int32(getattr(step, name)) for name in FIELDS[:-1]))
         plan = mutable(tuple(bridge.int32(array) for array in step.plan))
         ops.begin_step(len(step.positions), len(self.lengths))

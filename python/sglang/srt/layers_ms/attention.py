@@ -61,11 +61,21 @@ class Attention(nn.Cell):
         )
         self.num_kv_heads, self.eps, self.offset = self.qkv_proj.num_kv_heads, config.rms_norm_eps, norm_offset
         rope = config.rope if rope is ... else rope
-        self.cos, self.sin = (None, None) if rope is None else rotary_tables(rope, config.max_positions)
-        self.window, self.soft_cap = window, soft_cap
-        own = self.qkv_proj.query_heads
+        self.cos, self.sin = (None, None) if rope is None else rotary_tables(rope, config.max_positions, dtype)
+        self.window = window if window < config.max_positions else 0
+        self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
         self.sinks = None if sinks is None else parameter((own.stop - own.start,), ms.float32, Piece(sinks, (own,)))
         self.slopes = None if alibi is None else Tensor(np.asarray(alibi, np.float32)[own])
+        ops.check_attention(
+            own.stop - own.start,
+            self.num_kv_heads,
+            self.head_dim,
+            0 if rope is None else rope.rotary_dim,
+            self.window,
+            soft_cap,
+            sinks is not None,
+            alibi is not None,
+        )
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm
@@ -80,13 +90,12 @@ class Attention(nn.Cell):
             k_norm,
             self.eps,
             self.offset,
-            step["positions"],
             self.cos,
             self.sin,
             self.interleaved,
             step["k_caches"][self.layer_id],
             step["v_caches"][self.layer_id],
-            step["slots"],
+            step,
             self.num_kv_heads,
             self.head_dim,
         )

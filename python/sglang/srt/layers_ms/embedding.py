@@ -24,7 +24,7 @@ class VocabTable(nn.Cell):
 
     def pack(self):
         """Rearrange the loaded table for the operator table. Once after each load."""
-        ops.pack_linear(self.weight)
+        ops.pack_table(self.weight)
 
 
 class VocabEmbedding(VocabTable):

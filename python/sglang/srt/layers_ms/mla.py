@@ -57,7 +57,7 @@ class LatentAttention(nn.Cell):
         heads = shard.slice(config.num_attention_heads, "num_attention_heads")
         self.layer_id, self.interleaved, self.heads = layer_id, config.rope_interleave, heads.stop - heads.start
         self.scale = latent_scale(config.rope, size)
-        self.cos, self.sin = rotary_tables(config.rope, config.max_positions)
+        self.cos, self.sin = rotary_tables(config.rope, config.max_positions, config.dtype)
 
         def queries(name, width):
             rows = slice(heads.start * size, heads.stop * size)

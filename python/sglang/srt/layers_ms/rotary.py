@@ -1,14 +1,17 @@
 """Rotary position embedding: which angle each dimension turns by at each position, for every published scaling.
 
-Frequencies are those of transformers' modeling_rope_utils.py; the tables are float32 and shared by all layers.
+Frequencies are those of transformers' modeling_rope_utils.py; tables are made in float32, and all layers share them.
 """
 
 import functools
 import math
 from dataclasses import dataclass, replace
 
+import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, Type
+
+from sglang.srt.layers_ms import ops
 
 
 @dataclass(frozen=True)
@@ -129,9 +132,16 @@ def inverse_frequencies(rope: Rope) -> tuple[np.ndarray, float]:
     return FREQUENCIES[rope.rope_type](rope)
 
 
+def rotary_tables(rope: Rope, max_positions: int, dtype: Type = ms.float32) -> tuple[Tensor, Tensor]:
+    """cos and sin of every position and pair, as ops.rotary_tables wants them for a model of `dtype`.
+
+    The same tensors for the same arguments.
+    """
+    return _tables(rope, max_positions, dtype, ops.rotary_tables)
+
+
 @functools.lru_cache(maxsize=8)
-def rotary_tables(rope: Rope, max_positions: int) -> tuple[Tensor, Tensor]:
-    """cos and sin, float32 [max_positions, rotary_dim / 2] each; the same tensors for the same arguments."""
+def _tables(rope, max_positions, dtype, laid_out):
     frequencies, attention_factor = inverse_frequencies(replace(rope, longest=max_positions))
     angles = np.outer(np.arange(max_positions), frequencies)
-    return tuple(Tensor((turn(angles) * attention_factor).astype(np.float32)) for turn in (np.cos, np.sin))
+    return laid_out(*((turn(angles) * attention_factor).astype(np.float32) for turn in (np.cos, np.sin)), dtype)

@@ -10,7 +10,9 @@ from sglang.srt.layers_ms import ops
 
 logger = logging.getLogger(__name__)
 
-TABLES = {"cpu": ("cpu", "reference")}  # device -> its operator tables, the preferred one first
+# Device -> its operator tables, the preferred one first, and those that only SGLANG_MS_OPS selects.
+TABLES = {"cpu": ("cpu", "reference"), "npu": ("ascend",)}
+ON_REQUEST = {"cpu": ("ascend_reference",), "npu": ()}
 
 
 class UnsupportedDevice(Exception):
@@ -26,8 +28,9 @@ def start(device: str, table: str | None = None, processors: Sequence[int] = (0,
     kind = device.split(":")[0]
     if kind not in TABLES:
         raise UnsupportedDevice(f"no MindSpore operator table for device {device!r}; there are: {TABLES}")
-    if table and table not in TABLES[kind]:
-        raise UnsupportedDevice(f"SGLANG_MS_OPS={table}: device {kind!r} has the tables {list(TABLES[kind])}")
+    possible = (*TABLES[kind], *ON_REQUEST[kind])
+    if table and table not in possible:
+        raise UnsupportedDevice(f"SGLANG_MS_OPS={table}: device {kind!r} has the tables {list(possible)}")
     # On a CPU MindSpore's asynchronous mode is slower, and does not order its writes against torch's.
     ms.runtime.launch_blocking()
     chosen, portable = table or _preferred(TABLES[kind]), TABLES[kind][-1]

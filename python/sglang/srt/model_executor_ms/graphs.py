@@ -1,6 +1,7 @@
 """The compiled forward pass: one graph for every batch, in the way that the operator table wants it."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -35,16 +36,43 @@ def compilations() -> int:
 
 
 class ForwardGraph(nn.Cell):
-    """A model and its caches, compiled."""
+    """A model and its caches, compiled, for steps of one kind (ops.parts)."""
 
-    def __init__(self, model, k_caches: tuple, v_caches: tuple):
+    def __init__(self, model, k_caches: tuple, v_caches: tuple, kind: str):
         """The caches, from ops.cache_view, are those that every call uses."""
         super().__init__()
-        self.model = model
+        self.model, self.kind = model, kind
         self.k_caches, self.v_caches = mutable(k_caches), mutable(v_caches)
 
     @ms.jit(fullgraph=True)  # without fullgraph MindSpore runs what it cannot compile in Python, silently
     def construct(
+        self,
+        input_ids,
+        positions,
+        request_ids,
+        slots,
+        q_seq_lens,
+        batch_valid_length,
+        block_tables,
+        plan,
+        k_caches,
+        v_caches,
+    ):
+        # MindSpore's attention on Ascend finds lengths on the host, in inputs of these two names and no others.
+        return self.forward(
+            input_ids,
+            positions,
+            request_ids,
+            slots,
+            q_seq_lens,
+            batch_valid_length,
+            block_tables,
+            plan,
+            k_caches,
+            v_caches,
+        )
+
+    def forward(
         self,
         input_ids,
         positions,
@@ -67,6 +95,7 @@ class ForwardGraph(nn.Cell):
             "seq_lens": seq_lens,
             "block_tables": block_tables,
             "plan": plan,
+            "kind": self.kind,
             "k_caches": k_caches,
             "v_caches": v_caches,
         }
@@ -91,8 +120,8 @@ class ForwardGraph(nn.Cell):
 class DynamicGraph(ForwardGraph):
     """Takes tensors of each step's own shape: dynamic axes are declared once, at the first step."""
 
-    def __init__(self, model, k_caches, v_caches):
-        super().__init__(model, k_caches, v_caches)
+    def __init__(self, model, k_caches, v_caches, kind):
+        super().__init__(model, k_caches, v_caches, kind)
         self.declared = False
 
     def outputs(self, input_ids, step):
@@ -100,22 +129,38 @@ class DynamicGraph(ForwardGraph):
         if not self.declared:
             self._declare(arrays, plan)
         arrays = [bridge.int32(array) for array in (input_ids, *arrays)]
-        plan = mutable(tuple(bridge.int32(array) for array in plan))
-        return self(*arrays, plan, self.k_caches, self.v_caches)
+        return self(*arrays, _mutable(map(bridge.int32, plan)), self.k_caches, self.v_caches)
 
     def _declare(self, arrays, plan):
         positions, *_ = arrays
         any_length = [Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in (positions, *arrays)]
-        plan = mutable(tuple(Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in plan))
-        self.set_inputs(*any_length, plan, self.k_caches, self.v_caches)
+        any_plan = _mutable(Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in plan)
+        self.set_inputs(*any_length, any_plan, self.k_caches, self.v_caches)
         self.declared = True
+
+
+def _mutable(tensors) -> tuple:
+    tensors = tuple(tensors)
+    return mutable(tensors) if tensors else tensors
+
+
+class UncompiledGraph(ForwardGraph):
+    """Runs operator by operator, for a table whose operators look at values."""
+
+    def construct(self, *inputs):
+        return self.forward(*inputs)
+
+    def outputs(self, input_ids, step):
+        *arrays, plan = step.arrays()
+        arrays = [bridge.int32(array) for array in (input_ids, *arrays)]
+        return self(*arrays, tuple(map(bridge.int32, plan)), self.k_caches, self.v_caches)
 
 
 class StaticGraph(ForwardGraph):
     """Takes tensors with room for the largest step; ops.begin_step tells how many rows of them count."""
 
     def __init__(self, model, k_caches, v_caches, limits: Limits):
-        super().__init__(model, k_caches, v_caches)
+        super().__init__(model, k_caches, v_caches, "")
         self.limits = limits
         tokens, requests, blocks = limits
         shapes = [(tokens,)] * 4 + [(requests,)] * 2 + [(requests, blocks)]
@@ -168,8 +213,31 @@ class StaticGraph(ForwardGraph):
             raise StepTooLarge(f"a step of {found}; the graph was compiled for at most {self.limits}")
 
 
-def forward_graph(model, k_caches: tuple, v_caches: tuple, limits: Limits) -> ForwardGraph:
-    """The graph of the kind that the operator table in use wants."""
+class PartGraphs:
+    """A graph for each kind of steps; a step of several kinds is computed part by part."""
+
+    def __init__(self, graph_of: Callable[[str], ForwardGraph]):
+        self.graph_of = functools.cache(graph_of)
+
+    def run(self, input_ids: np.ndarray, step: StepInputs) -> torch.Tensor:
+        parts = ops.parts(step.query_lens, step.seq_lens)
+        if len(parts) == 1:
+            return self.graph_of(parts[0][0]).run(input_ids, step)
+        found = None
+        for kind, requests in parts:
+            tokens = np.flatnonzero(np.isin(step.request_ids, requests))
+            rows = self.graph_of(kind).run(input_ids[tokens], step.of(requests, tokens))
+            found = rows.new_empty(len(input_ids), rows.shape[1]) if found is None else found
+            found[torch.from_numpy(tokens).to(rows.device)] = rows
+        return found
+
+    def capture(self, steps: Sequence[Step]) -> bool:
+        return False
+
+
+def forward_graph(model, k_caches: tuple, v_caches: tuple, limits: Limits) -> ForwardGraph | PartGraphs:
+    """The graph, or graphs, that the operator table in use wants."""
     if ops.static_graphs():
         return StaticGraph(model, k_caches, v_caches, limits)
-    return DynamicGraph(model, k_caches, v_caches)
+    graph_class = DynamicGraph if ops.compiled() else UncompiledGraph
+    return PartGraphs(lambda kind: graph_class(model, k_caches, v_caches, kind))

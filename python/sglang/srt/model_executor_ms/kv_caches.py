@@ -28,4 +28,6 @@ class KVCaches:
 
     def _views(self, buffer, name: str) -> tuple:
         layers = range(self.num_layers)
-        return tuple(ops.cache_view(bridge.to_mindspore(buffer(layer)), f"{name}_{layer}") for layer in layers)
+        buffers = (bridge.to_mindspore(buffer(layer)) for layer in layers)
+        page_size = self.pool.page_size
+        return tuple(ops.cache_view(buffer, f"{name}_{layer}", page_size) for layer, buffer in enumerate(buffers))

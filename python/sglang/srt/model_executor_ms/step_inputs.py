@@ -18,6 +18,7 @@ class StepInputs:
     seq_lens: np.ndarray  # [B] tokens of each request in the cache after this step
     block_tables: np.ndarray  # [B, most blocks] cache pages of each request in order; 0, the spare page, after the last
     plan: tuple  # what the operator table in use adds, see ops.plan
+    page_size: int  # tokens
 
     def arrays(self) -> tuple:
         """The fields in the order in which a graph takes them; `plan` is a tuple."""
@@ -31,6 +32,19 @@ class StepInputs:
             self.plan,
         )
 
+    def of(self, requests: np.ndarray, tokens: np.ndarray) -> "StepInputs":
+        """The step of some of its requests: their rows, and those of their tokens, in order."""
+        query_lens, seq_lens = self.query_lens[requests], self.seq_lens[requests]
+        blocks = -(-int(seq_lens.max()) // self.page_size)
+        tables, slots = self.block_tables[requests, :blocks], self.slots[tokens]
+        return _planned(self.positions[tokens], slots, query_lens, seq_lens, tables, self.page_size)
+
+
+def _planned(positions, slots, query_lens, seq_lens, tables, page_size) -> StepInputs:
+    request_ids = np.repeat(np.arange(len(query_lens), dtype=np.int32), query_lens)
+    plan = ops.plan(positions, request_ids, query_lens, seq_lens, tables, page_size)
+    return StepInputs(positions, request_ids, slots, query_lens, seq_lens, tables, plan, page_size)
+
 
 FIELDS = ("positions", "request_ids", "slots", "query_lens", "seq_lens", "block_tables", "plan")
 
@@ -41,15 +55,13 @@ def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int) -> Ste
     query_lens, seq_lens [B]; slots [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each request.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
-    request_ids = np.repeat(np.arange(len(query_lens), dtype=np.int32), query_lens)
     ends = np.cumsum(query_lens, dtype=np.int32)
     # A request's tokens of this step are its last ones.
     positions = np.arange(ends[-1], dtype=np.int32) + np.repeat(seq_lens - ends, query_lens)
     blocks = -(-seq_lens // page_size)
     tables = np.asarray(token_table)[:, : int(blocks.max()) * page_size : page_size] // page_size
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
-    plan = ops.plan(positions, request_ids, query_lens, seq_lens, tables, page_size)
-    return StepInputs(positions, request_ids, np.asarray(slots, np.int32), query_lens, seq_lens, tables, plan)
+    return _planned(positions, np.asarray(slots, np.int32), query_lens, seq_lens, tables, page_size)
 
 
 def from_forward_batch(forward_batch, req_to_token, page_size: int) -> StepInputs:

@@ -14,7 +14,7 @@ from mindspore import Tensor
 def embedding(ids: Tensor, weight: Tensor, first: int) -> Tensor:
     """ids [T], weight [N, width] -> rows [T, width]; row n holds id first + n, and ids held elsewhere give zeros.
 
-    The weight is as `pack_linear` leaves it.
+    The weight is as `pack_table` leaves it.
     """
 
 
@@ -88,32 +88,31 @@ def qkv_to_cache(
     k_norm: Tensor | None,
     eps: float,
     offset: float,
-    positions: Tensor,
     cos: Tensor | None,
     sin: Tensor | None,
     interleaved: bool,
     k_cache: Tensor,
     v_cache: Tensor,
-    slots: Tensor,
+    step: dict,
     kv_heads: int,
     head_dim: int,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Turn qkv [T, (H + 2 K) * D] into queries [T, H * D], and keys and values at slots [T] of the caches.
+) -> tuple:
+    """Turn qkv [T, (H + 2 K) * D] into queries [T, H * D], and keys and values at the step's slots [T] of the caches.
 
     Each head of queries and keys is normalised by q_norm, k_norm [D] (`rms_norm`) where they are given. Then its first
-    R values are rotated by the rows cos, sin [P, R / 2] at positions [T]: each of the first half of them against one of
-    the second (neox order), or where interleaved neighbours against each other (GPT-J order). The others pass through;
-    without cos and sin all do. Su et al., 2021 (RoFormer).
+    R values are rotated by cos and sin, from `rotary_tables`, at the step's positions [T]: each of the first half of
+    them against one of the second (neox order), or where interleaved neighbours against each other (GPT-J order). The
+    others pass through; without cos and sin all do. Su et al., 2021 (RoFormer).
 
-    The caches, from `cache_view`, are written in place, in their dtype. Returns the queries and the caches: attention
-    must read the returned ones, which is what orders the read after the write.
+    The caches, from `cache_view`, are written in place, in their dtype. Returns the queries, and what attention must be
+    given in the place of the two caches: that it reads this is what orders the read after the write.
     """
 
 
 def paged_attention(
     q: Tensor,
-    k_cache: Tensor,
-    v_cache: Tensor,
+    k_cache,
+    v_cache,
     step: dict,
     kv_heads: int,
     head_dim: int,
@@ -125,9 +124,10 @@ def paged_attention(
 ) -> Tensor:
     """Causal attention of q [T, H * D] over the cached keys of each token's request -> [T, H * D].
 
-    A token sees the keys at places 0 to its position, inclusive, of its request; with a window only the last `window`
-    of them, and what lies before every window has no effect. `step` holds the fields of StepInputs and, as `plan`, what
-    this table's `plan` made. Head h reads key/value head h // (H / K).
+    k_cache and v_cache are as `qkv_to_cache` returned them. A token sees the keys at places 0 to its position,
+    inclusive, of its request; with a window only the last `window` of them, and what lies before every window has no
+    effect. `step` holds the fields of StepInputs, as `plan` what this table's `plan` made, and as `kind` the name that
+    `parts` gave the step. Head h reads key/value head h // (H / K).
 
     A score is scale * q.k; with a soft cap, soft_cap * tanh(score / soft_cap) (Gemma 2); with slopes [H] float32, plus
     slope * (the key's place - the query's) (Press et al., 2021, ALiBi). sinks [H] float32: one more score for each
@@ -221,7 +221,7 @@ def latent_attention(
 def logits(x: Tensor, weight: Tensor) -> Tensor:
     """x [T, k] times weight [n, k] transposed -> float32 [T, n]. Called outside graphs, before the sampler.
 
-    The weight is as `pack_linear` leaves it.
+    The weight is as `pack_linear` or `pack_table` leaves it.
     """
 
 
@@ -271,10 +271,25 @@ def compute_dtype(dtype: str) -> str:
     """
 
 
-def cache_view(cache: Tensor, name: str) -> Tensor:
-    """Make what the graph receives of one layer's key or value cache [slots, K, D], sharing its memory.
+def check_attention(
+    heads: int, kv_heads: int, head_dim: int, rotary_dim: int, window: int, soft_cap: float, sinks: bool, slopes: bool
+) -> None:
+    """Raise NotImplementedError, with what is lacking and what to do, if `paged_attention` cannot compute a layer's.
 
-    `name` is unique to the cache. Dtypes: float32, float16, bfloat16.
+    rotary_dim: of head_dim, how many values are rotated; window: 0 also where no context that is served outgrows it;
+    sinks, slopes: whether there are any.
+    """
+
+
+def rotary_tables(cos, sin, dtype) -> tuple[Tensor, Tensor]:
+    """float32 numpy arrays [P, R / 2] of P positions -> what operators read of them, of weights of `dtype`."""
+
+
+def cache_view(cache: Tensor, name: str, page_size: int) -> Tensor:
+    """Make what the graph receives of one layer's key or value cache, sharing its memory.
+
+    The cache is [slots, K, D], or as SGLang keeps it for an NPU [pages, page_size, K, D]. `name` is unique to it.
+    Dtypes: float32, float16, bfloat16. Raises NotImplementedError for a size of pages that the table cannot read.
     """
 
 
@@ -286,6 +301,18 @@ def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size: 
     """
 
 
+def parts(query_lens, seq_lens) -> list:
+    """In which runs of which graphs a step is computed: [(kind, rows of its requests, in order)], numpy [n] each.
+
+    Takes those fields of StepInputs as numpy arrays. Kinds are names; a graph serves the steps of one kind, and its
+    operators find the name in `step`. Most tables have one kind, and every step is one part.
+    """
+
+
+def compiled() -> bool:
+    """Whether graphs are compiled; else their operators run one by one, and can look at values."""
+
+
 def static_graphs() -> bool:
     """Whether graphs must have fixed shapes, with room for the largest step, of which `begin_step` says what counts."""
 
@@ -295,7 +322,11 @@ def begin_step(tokens: int, requests: int) -> None:
 
 
 def pack_linear(weight) -> None:
-    """Rearrange, in place, a matrix that only `linear`, `logits` and `embedding` read, into the layout that they like.
+    """Rearrange, in place, a matrix that only `linear`, `wide_linear` and `logits` read, into the layout they like.
 
     Or a stack of matrices, for operators that say so: those of the last two axes. Called once, when it is loaded.
     """
+
+
+def pack_table(weight) -> None:
+    """As pack_linear, of a matrix that `embedding` and `logits` read."""

@@ -133,13 +133,12 @@ def qkv_to_cache(
     k_norm,
     eps,
     offset,
-    positions,
     cos,
     sin,
     interleaved,
     k_cache,
     v_cache,
-    slots,
+    step,
     kv_heads,
     head_dim,
 ):
@@ -147,8 +146,8 @@ def qkv_to_cache(
     if q_norm is not None:
         q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
     if cos is not None:
-        q, k = _rotary(q, k, positions, cos, sin, interleaved, head_dim)
-    return q, *_write_kv(k, v, k_cache, v_cache, slots)
+        q, k = _rotary(q, k, step["positions"], cos, sin, interleaved, head_dim)
+    return q, *_write_kv(k, v, k_cache, v_cache, step["slots"])
 
 
 def _context(cache, slots, kv_heads, head_dim):
@@ -239,6 +238,22 @@ def compute_dtype(dtype):
     return "float32"
 
 
+def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes):
+    """Any attention of the contract."""
+
+
+def rotary_tables(cos, sin, dtype):
+    return Tensor(cos), Tensor(sin)
+
+
+def parts(query_lens, seq_lens):
+    return [("", np.arange(len(query_lens)))]
+
+
+def compiled():
+    return True
+
+
 def static_graphs():
     return False
 
@@ -251,7 +266,11 @@ def pack_linear(weight):
     """They read it row by row."""
 
 
-def cache_view(cache, name):
+def pack_table(weight):
+    """As pack_linear."""
+
+
+def cache_view(cache, name, page_size):
     flat = cache.view(cache.shape[0], -1)
     if flat.dtype == mstype.bfloat16:
         flat = flat.view(mstype.int16)

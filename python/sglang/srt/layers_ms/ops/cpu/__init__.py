@@ -157,13 +157,12 @@ def qkv_to_cache(
     k_norm,
     eps,
     offset,
-    positions,
     cos,
     sin,
     interleaved,
     k_cache,
     v_cache,
-    slots,
+    step,
     kv_heads,
     head_dim,
 ):
@@ -172,7 +171,8 @@ def qkv_to_cache(
     order = _ints(cos is not None, interleaved)
     if cos is None:
         cos = sin = _no_table()
-    q = _qkv_to_cache(qkv, q_norm, k_norm, cos, sin, positions, k_cache, v_cache, slots, _floats(eps, offset), order)
+    norms, tables, places = (q_norm, k_norm), (cos, sin), (step["positions"], k_cache, v_cache, step["slots"])
+    q = _qkv_to_cache(qkv, *norms, *tables, *places, _floats(eps, offset), order)
     return q, k_cache, v_cache
 
 
@@ -302,6 +302,22 @@ def compute_dtype(dtype):
     return dtype
 
 
+def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes):
+    """Any attention of the contract."""
+
+
+def rotary_tables(cos, sin, dtype):
+    return Tensor(cos), Tensor(sin)
+
+
+def parts(query_lens, seq_lens):
+    return [("", np.arange(len(query_lens)))]
+
+
+def compiled():
+    return True
+
+
 def static_graphs():
     return True
 
@@ -318,7 +334,11 @@ def pack_linear(weight):
         _library.mindspore_cpu_pack(_DTYPES[weight.dtype], storage, ctypes.c_int64(rows), ctypes.c_int64(columns))
 
 
-def cache_view(cache, name):
+def pack_table(weight):
+    pack_linear(weight)
+
+
+def cache_view(cache, name, page_size):
     return cache
 
 

@@ -1,0 +1,113 @@
+"""Grouped-query attention over the paged cache: the kind of a step (host.parts) says which kernel reads what."""
+
+import numpy as np
+from mindspore import Tensor
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
+
+from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
+from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH
+
+# FlashAttentionScore reads the causal mask of any length from this triangle; 1 and -10000 are its two conventions.
+TRIANGLE = np.triu(np.ones((128, 128), np.float32), 1)
+
+
+@constexpr
+def _causal_mask(dtype):
+    return Tensor(TRIANGLE if dtype == mstype.bfloat16 else TRIANGLE * -10000.0, dtype)
+
+
+@constexpr
+def _only_plain(window, soft_cap, sinks, slopes):
+    if window or soft_cap or sinks or slopes:
+        raise NotImplementedError("a window, soft cap, sinks or slopes that check_attention would have refused")
+    return True
+
+
+def _turning(x, rotary_dim, head_dim, interleaved):
+    """x [T, n * D] -> its turning values [T, n * R] with pairs in halves, and the others [T, n, D - R] or None.
+
+    Where neighbours are pairs they are put in halves, of queries and keys alike, and stay there: scores do not change.
+    """
+    rest = None
+    if rotary_dim < head_dim:
+        x, rest = kernels.split(x.reshape(-1, x.shape[-1] // head_dim, head_dim), (rotary_dim, head_dim - rotary_dim))
+    if interleaved:
+        x = kernels.swap(x.reshape(-1, rotary_dim // 2, 2))
+    return x, rest
+
+
+def _rotated_part(x, rotary_dim, head_dim, interleaved):
+    width = x.shape[-1] // head_dim * rotary_dim
+    turning, rest = _turning(x, rotary_dim, head_dim, interleaved)
+    return kernels.contiguous(turning).reshape(-1, width), rest
+
+
+def _whole(turned, rest, rotary_dim):
+    if rest is None:
+        return turned
+    heads = rest.shape[1]
+    rows = kernels.cat((turned.reshape(-1, heads, rotary_dim), rest))
+    return rows.reshape(-1, heads * rows.shape[-1])
+
+
+def _rotary(q, k, cos, sin, interleaved, step, head_dim):
+    if step["kind"] != FRESH:
+        cos, sin = kernels.gather(cos, step["positions"]), kernels.gather(sin, step["positions"])
+    size = cos.shape[-1]
+    q, q_rest = _rotated_part(q, size, head_dim, interleaved)
+    k, k_rest = _rotated_part(k, size, head_dim, interleaved)
+    q, k = kernels.apply_rotary(q, k, cos, sin, step["seq_lens"])
+    return _whole(q, q_rest, size), _whole(k, k_rest, size)
+
+
+def qkv_to_cache(
+    qkv,
+    q_norm,
+    k_norm,
+    eps,
+    offset,
+    cos,
+    sin,
+    interleaved,
+    k_cache,
+    v_cache,
+    step,
+    kv_heads,
+    head_dim,
+):
+    kv_size = kv_heads * head_dim
+    q, k, v = kernels.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size))
+    q, k, v = kernels.contiguous(q), kernels.contiguous(k), kernels.contiguous(v)
+    if q_norm is not None:
+        q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
+    if cos is not None:
+        q, k = _rotary(q, k, cos, sin, interleaved, step, head_dim)
+    written = kernels.reshape_and_cache(k, v, k_cache, v_cache, step["slots"])
+    # A fresh request attends to its keys and values as they are, not to the cache.
+    return kernels.depend(q, written), (k_cache, k), (v_cache, v)
+
+
+def paged_attention(
+    q,
+    k_cache,
+    v_cache,
+    step,
+    kv_heads,
+    head_dim,
+    scale,
+    window=0,
+    soft_cap=0.0,
+    sinks=None,
+    slopes=None,
+):
+    _only_plain(window, soft_cap, sinks is not None, slopes is not None)
+    (k_cache, k), (v_cache, v) = k_cache, v_cache
+    heads = q.shape[-1] // head_dim
+    lengths = (step["query_lens"], step["seq_lens"])
+    if step["kind"] == FRESH:
+        return kernels.flash_attention(q, k, v, heads, scale, _causal_mask(q.dtype), *lengths)
+    mode = "MASK_DEFAULT" if step["kind"] == DECODE else "TRAPEZOIDAL"
+    tables = step["block_tables"]
+    return kernels.paged_attention(q, k_cache, v_cache, tables, lengths[1], lengths[0], heads, kv_heads, scale, mode)

@@ -1,0 +1,110 @@
+"""Products, norms and what is computed value by value."""
+
+import numpy as np
+from mindspore import Tensor
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
+
+from sglang.srt.layers_ms.ops.ascend import kernels
+
+
+def embedding(ids, weight, first):
+    wanted = kernels.add(ids, -first)
+    held = kernels.clamp(wanted, 0, weight.shape[0] - 1)
+    rows = kernels.gather(weight, held)
+    here = kernels.cast(kernels.equal(wanted, held), weight.dtype)
+    return kernels.mul(rows, here.reshape(-1, 1))
+
+
+def linear(x, weight, bias):
+    y = kernels.matmul(x, weight)
+    return y if bias is None else kernels.add(y, bias)
+
+
+def wide_linear(x, weight, bias):
+    wide = mstype.float32
+    y = kernels.matmul(kernels.cast(x, wide), kernels.cast(weight, wide))
+    return y if bias is None else kernels.add(y, kernels.cast(bias, wide))
+
+
+def _offset_norm(rows, weight, eps, offset):
+    """Gemma's: in float32, in which the offset is added to the weight."""
+    wide = mstype.float32
+    gamma = kernels.add(kernels.cast(weight, wide), offset)
+    return kernels.cast(kernels.rms_norm(kernels.cast(rows, wide), gamma, eps), rows.dtype)
+
+
+def rms_norm(x, weight, eps, offset):
+    rows = x.reshape(-1, weight.shape[0])
+    y = _offset_norm(rows, weight, eps, offset) if offset else kernels.rms_norm(rows, weight, eps)
+    return y.reshape(-1, x.shape[-1])
+
+
+def add_rms_norm(x, residual, weight, eps, offset):
+    if offset or x.shape[-1] != weight.shape[0]:
+        total = kernels.add(x, residual)
+        return rms_norm(total, weight, eps, offset), total
+    return kernels.add_rms_norm(x, residual, weight, eps)
+
+
+def layer_norm(x, weight, bias, eps):
+    rows = x.reshape(-1, weight.shape[0])
+    return kernels.layer_norm(rows, weight, bias, eps).reshape(-1, x.shape[-1])
+
+
+def add(x, y, factor):
+    return kernels.add(x, y) if factor == 1.0 else kernels.add_scaled(x, y, factor)
+
+
+def scale(x, factor):
+    return kernels.mul(x, factor)
+
+
+def clip(x, limit):
+    return kernels.clamp(x, -limit, limit)
+
+
+def silu_and_mul(gate_up):
+    return kernels.swiglu(gate_up)
+
+
+def _gelu_and_mul(gate_up, approximate):
+    half = gate_up.shape[-1] // 2
+    gate, up = kernels.split(gate_up, (half, half))
+    return kernels.mul(kernels.gelu(gate, approximate), up)
+
+
+def gelu_and_mul(gate_up):
+    return _gelu_and_mul(gate_up, "none")
+
+
+def gelu_tanh_and_mul(gate_up):
+    return _gelu_and_mul(gate_up, "tanh")
+
+
+@constexpr
+def _ones(size, dtype):
+    return Tensor(np.ones(size, np.float32), dtype)
+
+
+def _normalised(x, weight, eps, size, centred):
+    """Groups of `size` values, then the weight of each column."""
+    rows = kernels.contiguous(x).reshape(-1, size)
+    y = kernels.layer_norm(rows, None, None, eps) if centred else kernels.rms_norm(rows, _ones(size, x.dtype), eps)
+    return kernels.mul(y.reshape(-1, x.shape[-1]), weight.reshape(1, -1))
+
+
+def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
+    q_size = k_size = 1
+    for size in q_weight.shape:
+        q_size = q_size * size
+    for size in k_weight.shape:
+        k_size = k_size * size
+    q, k, v = kernels.split(qkv, (q_size, k_size, k_size))
+    q = _normalised(q, q_weight, eps, q_size if whole else head_dim, centred)
+    k = _normalised(k, k_weight, eps, k_size if whole else head_dim, centred)
+    return kernels.cat((q, k, v))
+
+
+def logits(x, weight):
+    return kernels.cast(kernels.matmul(x, weight), mstype.float32)

@@ -1,0 +1,123 @@
+"""What this table wants of its caller, on the host."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from mindspore import Tensor
+
+from sglang.srt.layers_ms.ops.ascend import kernels
+
+# Kinds of steps, a graph each. A fresh request has no token in the cache yet.
+FRESH, CHUNK, DECODE = "fresh", "chunk", "decode"
+PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
+LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
+LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
+LARGEST_GROUP = 128  # query heads of one key/value head
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What differs between chips."""
+
+    dtypes: tuple[str, ...]  # of weights, activations and caches
+    fractal: bool  # whether matrices of linear layers are in NZ
+
+
+PROFILES = {"310p": Profile(("float16",), True)}
+DEFAULT = Profile(("bfloat16", "float16"), False)  # 910B, 910C
+
+
+def profile() -> Profile:
+    return next((found for chip, found in PROFILES.items() if chip in kernels.soc()), DEFAULT)
+
+
+def start(processors):
+    kernels.bind()
+
+
+def capture(run, lasting):
+    return None
+
+
+def record(on):
+    """MindSpore's own profiler knows when its kernels run."""
+
+
+def recorded():
+    return []
+
+
+def compute_dtype(dtype):
+    possible = profile().dtypes
+    if dtype not in possible:
+        raise NotImplementedError(f"dtype {dtype}: {kernels.soc()} computes in {' or '.join(possible)}; give --dtype")
+    return dtype
+
+
+def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes):
+    lacking = []
+    if head_dim % 16 or head_dim > LARGEST_HEAD:
+        lacking.append(f"heads of {head_dim} values, which must be a multiple of 16 and at most {LARGEST_HEAD}")
+    if rotary_dim % 16:
+        lacking.append(f"rotary embedding of {rotary_dim} values, which must be a multiple of 16")
+    if heads // kv_heads > LARGEST_GROUP:
+        lacking.append(f"{heads // kv_heads} query heads of one key/value head, at most {LARGEST_GROUP}")
+    if window:
+        lacking.append(f"a window of {window} tokens; none is needed for --context-length {window}")
+    if soft_cap:
+        lacking.append(f"scores capped at {soft_cap}")
+    if sinks:
+        lacking.append("attention sinks")
+    if slopes:
+        lacking.append("ALiBi slopes")
+    if lacking:
+        raise NotImplementedError("MindSpore's attention on Ascend lacks: " + "; ".join(lacking))
+
+
+def rotary_tables(cos, sin, dtype):
+    return tuple(Tensor(np.concatenate([table, table], -1)).astype(dtype) for table in (cos, sin))
+
+
+def cache_view(cache, name, page_size):
+    *_, kv_heads, head_dim = cache.shape
+    if page_size not in PAGE_SIZES:
+        raise NotImplementedError(f"--page-size {page_size}: PagedAttention reads pages of {PAGE_SIZES} tokens")
+    if head_dim <= LARGEST_HEAD and head_dim * page_size > LARGEST_BLOCK:
+        raise NotImplementedError(
+            f"--page-size {page_size} with heads of {head_dim} values: at most {LARGEST_BLOCK // head_dim}"
+        )
+    return cache.view(-1, page_size, kv_heads, head_dim)
+
+
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
+    return ()
+
+
+def parts(query_lens, seq_lens):
+    rows, single = np.arange(len(query_lens)), query_lens == 1
+    if single.all():
+        return [(DECODE, rows)]
+    fresh = query_lens == seq_lens
+    found = [(FRESH, rows[fresh]), (DECODE if single[~fresh].all() else CHUNK, rows[~fresh])]
+    return [(kind, chosen) for kind, chosen in found if len(chosen)]
+
+
+def compiled():
+    return True
+
+
+def static_graphs():
+    return False
+
+
+def begin_step(tokens, requests):
+    """Tensors have the shapes of the step."""
+
+
+def pack_linear(weight):
+    if profile().fractal:
+        weight.assign_value(kernels.format_cast(weight, kernels.NZ))
+
+
+def pack_table(weight):
+    """Gather reads rows: it stays as it is."""

@@ -1,0 +1,172 @@
+"""Kernels of the paged cache, of rotation and of attention; parameters as in ascend/kernels.py."""
+
+import numpy as np
+from mindspore import dtype as mstype
+
+from sglang.srt.layers_ms.ops.ascend_reference.memory import (
+    HALVES,
+    bits,
+    check,
+    check_lengths,
+    require,
+    stored,
+    tensor,
+    values,
+)
+
+INTEGERS = (mstype.int32,)
+TRIANGLE = {mstype.bfloat16: 1.0, mstype.float16: -10000.0}  # what stands above the diagonal of a causal mask
+PAGE_SIZES = (16, 32, 64, 128)
+
+
+def depend(x, earlier):
+    return x
+
+
+def _check_cache(kernel, name, cache, dtype):
+    check(kernel, name, cache, (dtype,), 4)
+    require(cache.shape[1] in PAGE_SIZES, kernel, f"{name} {cache.shape} has pages of other sizes than {PAGE_SIZES}")
+
+
+def _write(kernel, name, rows, cache, slots):
+    check(kernel, name, rows, HALVES, 2)
+    _check_cache(kernel, f"{name}_cache", cache, rows.dtype)
+    blocks, block, heads, size = cache.shape
+    require(rows.shape == (len(slots), heads * size), kernel, f"{name} {rows.shape} of {len(slots)} slots")
+    held = stored(cache).reshape(blocks * block, -1)
+    held[slots[slots >= 0]] = bits(values(rows), rows.dtype)[slots >= 0]
+
+
+def reshape_and_cache(key, value, key_cache, value_cache, slot_mapping):
+    kernel = "ReshapeAndCache"
+    check(kernel, "slot_mapping", slot_mapping, INTEGERS, 1)
+    slots, room = stored(slot_mapping), key_cache.shape[0] * key_cache.shape[1]
+    used = slots[slots != -1]
+    require(((used >= 0) & (used < room)).all(), kernel, f"slots {slots.tolist()}: neither -1 nor below {room}")
+    require(len(set(used)) == len(used), kernel, f"slots {slots.tolist()} name one twice")
+    require((value is None) == (value_cache is None), kernel, "value and value_cache go together")
+    _write(kernel, "key", key, key_cache, slots)
+    if value is not None:
+        _write(kernel, "value", value, value_cache, slots)
+    return key
+
+
+def _rotary_rows(cos, tokens, lengths):
+    """Which row of cos turns each token."""
+    if cos.shape[0] == tokens:
+        return np.arange(tokens)
+    rule = f"{tokens} tokens, lengths {lengths.tolist()} and {cos.shape[0]} rows: neither a row each nor all positions"
+    require(lengths.sum() == tokens and lengths.max() <= cos.shape[0], "ApplyRotaryPosEmb", rule)
+    return np.concatenate([np.arange(length) for length in lengths])
+
+
+def apply_rotary(query, key, cos, sin, lengths):
+    kernel = "ApplyRotaryPosEmb"
+    counts = check_lengths(kernel, "lengths", lengths)
+    for name, given in (("query", query), ("key", key), ("cos", cos), ("sin", sin)):
+        check(kernel, name, given, HALVES, 2)
+        require(given.dtype == query.dtype, kernel, f"{name} is {given.dtype}, query {query.dtype}")
+    size = cos.shape[1]
+    require(size % 16 == 0 and sin.shape == cos.shape, kernel, f"cos {cos.shape} and sin {sin.shape}")
+    cos, sin = values(cos), values(sin)
+    for table in (cos, sin):
+        require((table[:, : size // 2] == table[:, size // 2 :]).all(), kernel, "halves of cos and sin differ")
+    rows = _rotary_rows(cos, query.shape[0], counts)
+    return _turned(query, cos[rows], sin[rows]), _turned(key, cos[rows], sin[rows])
+
+
+def _turned(x, cos, sin):
+    size = cos.shape[1]
+    require(x.shape[1] % size == 0 and len(x) == len(cos), "ApplyRotaryPosEmb", f"{x.shape} of heads of {size}")
+    heads = values(x).reshape(len(x), -1, size)
+    left, right = np.split(heads, 2, -1)
+    found = heads * cos[:, None] + np.concatenate([-right, left], -1) * sin[:, None]
+    return tensor(found.reshape(x.shape), x.dtype)
+
+
+def _attend(query, keys, values_, scale):
+    """query [n, H, D], the last of a context of keys and values [m, K, D] -> [n, H * D]."""
+    queries, heads, _ = query.shape
+    places, kv_heads, _ = keys.shape
+    keys, values_ = (np.repeat(held, heads // kv_heads, 1) for held in (keys, values_))
+    scores = np.einsum("nhd,mhd->hnm", query, keys, optimize=True) * scale
+    hidden = np.arange(places) > np.arange(places - queries, places)[:, None]
+    scores = np.where(hidden, -np.inf, scores)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    return np.einsum("hnm,mhd->nhd", weights, values_, optimize=True).reshape(queries, -1)
+
+
+def _head_dim(kernel, query, heads):
+    size = query.shape[1] // heads
+    require(query.shape[1] == size * heads, kernel, f"query {query.shape} of {heads} heads")
+    require(size % 16 == 0 and size <= 256, kernel, f"head_dim {size} is no multiple of 16, or above 256")
+    return size
+
+
+def flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens):
+    kernel = "FlashAttentionScore"
+    check(kernel, "query", query, HALVES, 2)
+    for name, given in (("key", key), ("value", value), ("mask", mask)):
+        check(kernel, name, given, (query.dtype,), 2)
+    size = _head_dim(kernel, query, heads)
+    require(key.shape == value.shape and len(key) == len(query), kernel, f"{query.shape}, {key.shape}, {value.shape}")
+    wanted = np.triu(np.full((128, 128), TRIANGLE[query.dtype], np.float32), 1)
+    good = mask.shape == (128, 128) and np.allclose(values(mask), wanted, rtol=4e-3)
+    require(good, kernel, f"mask {mask.shape} is not the triangle of {TRIANGLE[query.dtype]} of 128 tokens")
+    lengths = check_lengths(kernel, "query_lens", query_lens)
+    require(lengths.sum() == len(query), kernel, f"lengths {lengths.tolist()} of {len(query)} tokens: one a request")
+    require((lengths == check_lengths(kernel, "key_lens", key_lens)).all(), kernel, "requests with a cached prefix")
+    q, k, v = (values(x).reshape(len(x), -1, size) for x in (query, key, value))
+    ends = np.cumsum(lengths)
+    pieces = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
+    return tensor(np.concatenate([_attend(q[at], k[at], v[at], scale) for at in pieces]), query.dtype)
+
+
+def _check_paged(kernel, query, key_cache, value_cache, block_tables, kv_heads, size):
+    for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
+        _check_cache(kernel, name, cache, query.dtype)
+        require(cache.shape[2:] == (kv_heads, size), kernel, f"{name} {cache.shape} of {kv_heads} heads of {size}")
+        require(cache.shape[1] * size <= 16384, kernel, f"{name} {cache.shape}: a page of a head is above 16384")
+    check(kernel, "block_tables", block_tables, INTEGERS, 2)
+
+
+def _check_step(kernel, query, contexts, queries, tables, block, mode):
+    require(len(contexts) == len(queries) == len(tables), kernel, "lengths and block_tables of other requests")
+    require(queries.sum() == len(query), kernel, f"query_lens {queries.tolist()} of {len(query)} tokens: one a request")
+    paddings = contexts == 0
+    require((queries[~paddings] <= contexts[~paddings]).all(), kernel, f"queries {queries} of contexts {contexts}")
+    require((queries[paddings] <= 1).all(), kernel, f"padding requests of {queries[paddings]} queries")
+    require((contexts <= tables.shape[1] * block).all(), kernel, f"contexts {contexts} of {tables.shape[1]} pages")
+    require(mode in ("MASK_DEFAULT", "TRAPEZOIDAL"), kernel, f"mask_mode {mode}")
+    many = (queries > 1).any()
+    require(not many or mode == "TRAPEZOIDAL", kernel, f"{queries.tolist()} queries see what comes after them")
+
+
+def paged_attention(query, key_cache, value_cache, tables, context_lens, query_lens, heads, kv_heads, scale, mode):
+    kernel = "PagedAttention"
+    check(kernel, "query", query, HALVES, 2)
+    size = _head_dim(kernel, query, heads)
+    require(heads % kv_heads == 0 and heads // kv_heads <= 128, kernel, f"{heads} heads on {kv_heads}")
+    _check_paged(kernel, query, key_cache, value_cache, tables, kv_heads, size)
+    contexts = check_lengths(kernel, "context_lens", context_lens)
+    queries = check_lengths(kernel, "query_lens", query_lens)
+    tables, (blocks, block, *_) = stored(tables), key_cache.shape
+    _check_step(kernel, query, contexts, queries, tables, block, mode)
+    held = [stored(cache).reshape(blocks * block, kv_heads, size) for cache in (key_cache, value_cache)]
+    rows = values(query).reshape(len(query), heads, size)
+    found = np.full(query.shape, np.nan, np.float32)  # of padding: whoever reads it shows it
+    start = 0
+    for context, count, table in zip(contexts, queries, tables, strict=True):
+        if context:
+            pages = table[: -(-context // block)]
+            require(((pages >= 0) & (pages < blocks)).all(), kernel, f"pages {pages.tolist()} of {blocks}")
+            slots = (pages[:, None] * block + np.arange(block)).reshape(-1)[:context]
+            cached = [_floats(cache[slots], query.dtype) for cache in held]
+            found[start : start + count] = _attend(rows[start : start + count], *cached, scale)
+        start += count
+    return tensor(found, query.dtype)
+
+
+def _floats(array, dtype):
+    return (array.astype(np.uint32) << 16).view(np.float32) if dtype == mstype.bfloat16 else array.astype(np.float32)

@@ -1,0 +1,31 @@
+"""The Ascend table with kernels that check what they are given, and models on it."""
+
+import functools
+
+import pytest
+from models.harness import PagedModel
+from models.tiny import save
+
+from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.model_executor_ms import device
+
+PAGE = 16
+
+
+@pytest.fixture(scope="module")
+def checked():
+    """The operators of the table ascend_reference, bound."""
+    device.start("cpu", "ascend_reference")
+    yield
+    kernels.bind()
+
+
+@pytest.fixture(scope="module")
+def model_of(checked, tmp_path_factory):
+    """Function of a variant of models/tiny.py and a dtype -> its checkpoint on pages of PAGE tokens."""
+
+    @functools.cache
+    def load(variant, dtype):
+        return PagedModel(save(variant, tmp_path_factory.mktemp("checkpoint"), dtype), dtype, PAGE)
+
+    return load
