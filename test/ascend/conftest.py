@@ -1,4 +1,4 @@
-"""The Ascend table with kernels that check what they are given, and models on it."""
+"""The Ascend table as an NPU has it, and with kernels that check what they are given; models on it."""
 
 import functools
 
@@ -6,6 +6,7 @@ import pytest
 from models.harness import PagedModel
 from models.tiny import save
 
+from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.model_executor_ms import device
 
@@ -13,11 +14,18 @@ PAGE = 16
 
 
 @pytest.fixture(scope="module")
-def checked():
+def bound_before():
+    """Whatever table other tests have bound is bound again at the end."""
+    before = {name: getattr(ops, name) for name in ops.NAMES}
+    yield
+    vars(ops).update(before)
+    kernels.bind()
+
+
+@pytest.fixture(scope="module")
+def checked(bound_before):
     """The operators of the table ascend_reference, bound."""
     device.start("cpu", "ascend_reference")
-    yield
-    kernels.bind()
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +33,7 @@ def model_of(checked, tmp_path_factory):
     """Function of a variant of models/tiny.py and a dtype -> its checkpoint on pages of PAGE tokens."""
 
     @functools.cache
-    def load(variant, dtype):
+    def load(variant, dtype="float16"):
         return PagedModel(save(variant, tmp_path_factory.mktemp("checkpoint"), dtype), dtype, PAGE)
 
     return load

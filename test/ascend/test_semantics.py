@@ -1,14 +1,37 @@
 """Net 2: models on the Ascend table, whose kernels check all that they are given, against Hugging Face."""
 
+from dataclasses import replace
+
+import mindspore as ms
+import numpy as np
 import pytest
-from models.harness import Requests, assert_logits_close
-from models.test_logits import LIMITS, WAYS, prompts
-from models.tiny import reference_logits
+import torch
+from models.harness import PagedModel, Requests, assert_logits_close
+from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
+from models.tiny import TINY, reference_logits, save
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.ascend import host, kernels
+from sglang.srt.model_executor_ms import graphs
+from sglang.srt.model_executor_ms.step_inputs import step_inputs
 
 from .conftest import PAGE
 
-# Heads of multiples of 16 values, as the kernels want; each variant in one way, plain ones in all.
-VARIANTS = ["llama@16", "llama-mha@32", "llama-mqa@16", "llama-bias@16", "llama-gelu@16", "llama-gelu-tanh@16"]
+# Heads of a multiple of 16 values, as the kernels want. llama3 and the yarn ones scale their rotary embedding, tied
+# ones score with the embedding, which is padded: 131 rows are no multiple of anything.
+VARIANTS = [
+    *("llama-mha@32", "llama-mqa@16", "llama-bias@16", "llama-mlp-bias@16", "llama-gelu@16", "llama-gelu-tanh@16"),
+    *("llama-tied@16", "llama-linear@16", "llama3@16", "llama-yarn@16", "mistral@48", "qwen2@16", "qwen2-tied@16"),
+    *("qwen3-tied@16", "qwen3-bias@32", "gemma@16", "gemma-legacy@16", "stablelm@h192", "stablelm-parallel@h192"),
+    *("cohere@16", "cohere-qk-norm@16", "granite@16", "granite-bias@16", "olmo2@16", "olmo2-bias@16", "glm@32"),
+    *("glm4@32", "glm4-no-bias@32", "minicpm@h96", "internlm2@h96", "internlm3@16", "exaone@h96", "phi3@h96"),
+    *("baichuan@h96",),
+]
+
+
+def compare(found, variant, ids, dtype):
+    wanted = {request: reference_logits(variant, ids[request], dtype) for request in found}
+    assert_logits_close(found, wanted, LIMITS[dtype])
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
@@ -16,6 +39,219 @@ VARIANTS = ["llama@16", "llama-mha@32", "llama-mqa@16", "llama-bias@16", "llama-
 @pytest.mark.parametrize("variant", ["llama@32", "qwen3@16"])
 def test_logits_equal_hugging_face_however_a_prompt_is_served(model_of, variant, way, dtype):
     ids = prompts()
-    found = WAYS[way](Requests(model_of(variant, dtype), PAGE), ids)
-    wanted = {request: reference_logits(variant, ids[request], dtype) for request in found}
-    assert_logits_close(found, wanted, LIMITS[dtype])
+    compare(WAYS[way](Requests(model_of(variant, dtype), PAGE), ids), variant, ids, dtype)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_batch_of_fresh_chunked_and_decoding_requests_equals_hugging_face(model_of, variant):
+    ids = prompts()
+    compare(mixed_batch(Requests(model_of(variant), PAGE), ids), variant, ids, "float16")
+
+
+def padded(step, rows):
+    """A step of one token a request, in a bucket of more: slot -1, length 0, and the spare page."""
+    more = rows - len(step.slots)
+
+    def fill(array, value):
+        return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1), constant_values=value)
+
+    return replace(
+        step,
+        positions=fill(step.positions, 0),
+        request_ids=np.arange(rows, dtype=np.int32),
+        slots=fill(step.slots, -1),
+        query_lens=fill(step.query_lens, 1),
+        seq_lens=fill(step.seq_lens, 0),
+        block_tables=fill(step.block_tables, 0),
+    )
+
+
+def test_padding_rows_change_neither_logits_nor_cache(model_of, monkeypatch):
+    model, ids = model_of("qwen3@16"), prompts()
+    requests = Requests(model, PAGE)
+    first = requests.step({"short": ids["short"][:-1], "long": ids["long"][:-1]})
+    model.pool.get_key_buffer(0)[:PAGE] = 7.0  # the spare page
+    run = model.graph.run
+    rows_run = []
+
+    def run_padded(input_ids, step):
+        wide = padded(step, 8)
+        rows_run.append(len(wide.slots))
+        return run(np.pad(input_ids, (0, 8 - len(input_ids))), wide)[: len(input_ids)]
+
+    monkeypatch.setattr(model.graph, "run", run_padded)
+    last = requests.step({"short": ids["short"][-1:], "long": ids["long"][-1:]})
+    assert rows_run == [8]
+    compare({name: np.concatenate([first[name], last[name]]) for name in last}, "qwen3@16", ids, "float16")
+    assert (model.pool.get_key_buffer(0)[:PAGE] == 7.0).all()
+
+
+# ---- what other backends got wrong, where the table could ----
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of kernels from here on: (name, arguments)."""
+    made = []
+
+    def recorded(name, kernel):
+        def call(*arguments):
+            made.append((name, arguments))
+            return kernel(*arguments)
+
+        return call
+
+    for name in kernels._OWN:
+        monkeypatch.setattr(kernels, name, recorded(name, getattr(kernels, name)))
+    return made
+
+
+def names(calls):
+    return {name for name, _ in calls}
+
+
+def test_each_part_of_a_mixed_batch_has_its_own_kernel(model_of, calls):
+    model, ids = model_of("qwen3@16"), prompts()
+    requests = Requests(model, PAGE)
+    requests.step({"long": ids["long"][:33], "short": ids["short"][:-1]})
+    assert "paged_attention" not in names(calls)
+    calls.clear()
+    requests.step({"short": ids["short"][-1:], "one": ids["one"], "long": ids["long"][33:]})
+    fresh = [arguments[0].shape[0] for name, arguments in calls if name == "flash_attention"]
+    paged = [(arguments[0].shape[0], arguments[-1]) for name, arguments in calls if name == "paged_attention"]
+    assert fresh == [1] * model.config.num_hidden_layers
+    assert paged == [(38, "TRAPEZOIDAL")] * model.config.num_hidden_layers
+
+
+def test_no_kernel_is_given_a_mask_as_large_as_the_context(model_of, calls):
+    requests = Requests(model_of("llama@32"), PAGE)
+    tokens, context = 100, 250
+    ids = np.arange(context) % 131
+    requests.step({"a": ids[: context - tokens]})
+    requests.step({"a": ids[context - tokens :]})
+    masks = [arguments[5].shape for name, arguments in calls if name == "flash_attention"]
+    assert set(masks) == {(128, 128)}
+    arguments = [argument for name, found in calls if name == "paged_attention" for argument in found[3:]]
+    sizes = [np.prod(argument.shape) for argument in arguments if isinstance(argument, ms.Tensor)]
+    assert max(sizes) == -(-context // PAGE)  # the block table; lengths are smaller
+
+
+def test_what_a_step_tells_the_graph_does_not_grow_with_tokens_times_context(checked):
+    table = np.arange(8192).reshape(1, -1)
+    step = step_inputs([512], [8192], np.arange(512), table, 128)
+    *arrays, plan = step.arrays()
+    assert sum(array.size for array in (*arrays, *plan)) == 3 * 512 + 2 + 64
+
+
+def test_a_plain_decode_step_moves_no_cache_and_makes_no_mask(model_of, calls):
+    requests, ids = Requests(model_of("qwen3@16"), PAGE), prompts()
+    requests.step({"short": ids["short"]})
+    calls.clear()
+    requests.step({"short": ids["one"]})
+    layers = 2
+    count = {name: sum(found == name for found, _ in calls) for name in names(calls)}
+    assert count["paged_attention"] == count["reshape_and_cache"] == count["swiglu"] == layers
+    assert all(arguments[-1] == "MASK_DEFAULT" for name, arguments in calls if name == "paged_attention")
+    # A layer: four products, two norms of the row and two of heads, of which the first layer's and ours add nothing.
+    assert count["matmul"] == 4 * layers + 1
+    assert count["rms_norm"] + count["add_rms_norm"] == 4 * layers + 1
+    assert "cat" not in count
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_vocabulary_that_ranks_do_not_divide_adds_up(checked, size):
+    weight = np.random.default_rng(0).standard_normal((131, 16)).astype(np.float16)
+    rows = -(-131 // 64) * 64 // size
+    ids, whole = np.arange(131, dtype=np.int32), np.zeros((rows * size, 16), np.float16)
+    whole[:131] = weight
+    found = [
+        ops.embedding(ms.Tensor(ids), ms.Tensor(whole[rank * rows :][:rows]), rank * rows).asnumpy()
+        for rank in range(size)
+    ]
+    np.testing.assert_array_equal(sum(found), weight)
+
+
+def test_logits_reach_the_sampler_in_float32(model_of):
+    model = model_of("qwen3@16", "bfloat16")
+    states = torch.randn(3, model.config.hidden_size, dtype=torch.bfloat16)
+    assert model.head.apply(model.head, states).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "variant, lacking",
+    [
+        ("llama", "heads of 10 values"),
+        ("qwen3-window@16", "a window of 9 tokens"),
+        ("gemma2@16", "scores capped at 3.1"),
+        ("glm@16", "rotary embedding of 8 values"),
+        ("baichuan-13b@h96", "ALiBi slopes"),
+    ],
+)
+def test_a_model_that_the_kernels_cannot_compute_is_refused_when_it_is_built(model_of, variant, lacking):
+    with pytest.raises(NotImplementedError, match=lacking):
+        model_of(variant)
+
+
+def test_a_window_that_no_context_outgrows_is_none(model_of, monkeypatch):
+    monkeypatch.setitem(TINY, "mistral-whole", dict(TINY["mistral"], sliding_window=256, head_dim=16))
+    ids = prompts()
+    compare(mixed_batch(Requests(model_of("mistral-whole"), PAGE), ids), "mistral-whole", ids, "float16")
+
+
+@pytest.mark.parametrize("page_size, head_dim", [(1, 64), (8, 64), (256, 64), (128, 256)])
+def test_pages_that_paged_attention_cannot_read_are_refused(checked, page_size, head_dim):
+    with pytest.raises(NotImplementedError, match=f"--page-size {page_size}"):
+        ops.cache_view(ms.Tensor(np.zeros((512, 1, head_dim), np.float16)), "cache", page_size)
+
+
+def test_a_cache_that_has_pages_already_is_read_as_it_is(checked):
+    cache = ms.Tensor(np.zeros((4, 32, 2, 16), np.float16))
+    view = ops.cache_view(cache, "cache", 32)
+    assert view.shape == cache.shape and view.data_ptr() == cache.data_ptr()
+
+
+def test_float32_is_refused_with_the_dtypes_there_are(checked):
+    with pytest.raises(NotImplementedError, match="bfloat16 or float16"):
+        ops.compute_dtype("float32")
+
+
+def test_kinds_of_steps(checked):
+    def kinds(queries, lengths):
+        return [(kind, rows.tolist()) for kind, rows in ops.parts(np.array(queries), np.array(lengths))]
+
+    assert kinds([3, 5], [3, 5]) == [("fresh", [0, 1])]
+    assert kinds([1, 1], [1, 9]) == [("decode", [0, 1])]
+    assert kinds([3, 1], [7, 9]) == [("chunk", [0, 1])]
+    assert kinds([1, 4, 2], [9, 4, 8]) == [("fresh", [1]), ("chunk", [0, 2])]
+    assert kinds([1, 4, 1], [9, 4, 3]) == [("fresh", [1]), ("decode", [0, 2])]
+    assert kinds([1, 1], [5, 0]) == [("decode", [0, 1])]  # a row of padding
+
+
+@pytest.fixture
+def chip_310p(checked, monkeypatch):
+    monkeypatch.setattr(kernels, "soc", lambda: "ascend310p")
+
+
+def test_a_310p_computes_in_float16_only(chip_310p):
+    assert ops.compute_dtype("float16") == "float16"
+    with pytest.raises(NotImplementedError, match="ascend310p computes in float16"):
+        ops.compute_dtype("bfloat16")
+
+
+def test_a_310p_has_linear_weights_in_fractal_layout_and_vocabularies_row_by_row(chip_310p, tmp_path, calls):
+    model, ids = PagedModel(save("llama-tied@16", tmp_path, "float16"), "float16", PAGE), prompts()
+    layers = model.config.num_hidden_layers
+    assert [arguments[1] for name, arguments in calls if name == "format_cast"] == [kernels.NZ] * 4 * layers
+    compare(mixed_batch(Requests(model, PAGE), ids), "llama-tied@16", ids, "float16")
+
+
+def test_profiles_are_those_of_the_chips(monkeypatch):
+    for chip, dtypes in (("ascend910b", 2), ("ascend910_93", 2), ("ascend310p", 1)):
+        monkeypatch.setattr(kernels, "soc", lambda chip=chip: chip)
+        assert len(host.profile().dtypes) == dtypes
+
+
+def test_a_table_that_looks_at_values_runs_uncompiled(model_of):
+    model, before = model_of("qwen3@16"), graphs.compilations()
+    Requests(model, PAGE).step({"one": prompts()["one"]})
+    assert graphs.compilations() == before

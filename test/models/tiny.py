@@ -57,9 +57,13 @@ PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLA
 
 
 def described(name: str) -> dict:
-    """The config of a variant, or of llama@32: of llama with heads of 32 values, for tables that want such sizes."""
-    variant, _, head_dim = name.partition("@")
-    return TINY[variant] | (dict(head_dim=int(head_dim)) if head_dim else {})
+    """The config of a variant; llama@32: of llama with heads of 32 values, llama@h96: with a hidden_size of 96.
+
+    For tables that compute only heads of such sizes.
+    """
+    variant, _, size = name.partition("@")
+    key = "hidden_size" if size.startswith("h") else "head_dim"
+    return TINY[variant] | ({key: int(size.removeprefix("h"))} if size else {})
 
 
 def randomise(name: str, parameter: torch.Tensor) -> None:

@@ -1,0 +1,55 @@
+"""The Ascend path from end to end through SGLang, on kernels that check what they are given."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import sglang
+
+MODEL = str(Path(__file__).parents[2] / "ms_example/demo_model")
+PROMPTS = ["Return a list of", "def", "The model is loaded from the checkpoint, and then the server"]
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    monkeypatch.setenv("SGLANG_MS_OPS", "ascend_reference")
+    engine = sglang.Engine(
+        model_path=MODEL,
+        framework="mindspore",
+        device="cpu",
+        dtype="float16",
+        page_size=16,
+        chunked_prefill_size=32,
+        max_total_tokens=1024,
+        max_running_requests=8,
+        random_seed=0,
+    )
+    yield engine
+    engine.shutdown()
+
+
+@torch.no_grad()
+def test_an_engine_answers_as_transformers_does(engine):
+    """Greedy tokens and logprobs, of prompts in one batch, in chunks, and of one whose prefix is cached."""
+    tokenizer = AutoTokenizer.from_pretrained(MODEL)
+    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
+    ids = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    ids += [ids[2] * 5, ids[2] * 5 + ids[0]]  # in chunks; then with a cached prefix
+    greedy = dict(max_new_tokens=6, temperature=0, ignore_eos=True)
+    logprobs = dict(return_logprob=True, logprob_start_len=0)
+    answers = engine.generate(input_ids=ids[:4], sampling_params=greedy, **logprobs)
+    answers.append(engine.generate(input_ids=ids[4], sampling_params=greedy, return_logprob=True))
+    assert answers[4]["meta_info"]["cached_tokens"] >= 16
+    for prompt, answer in zip(ids, answers, strict=True):
+        meta = answer["meta_info"]
+        found = [(logprob, token) for logprob, token, _ in meta["input_token_logprobs"] + meta["output_token_logprobs"]]
+        tokens = prompt + answer["output_ids"]
+        wanted = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        assert [token for _, token in found] == tokens[-len(found) :]
+        for place, (logprob, token) in enumerate(found, len(tokens) - len(found) - 1):
+            if logprob is not None:  # the first token of a prompt
+                assert logprob == pytest.approx(wanted[place, token].item(), abs=0.05), f"token {place + 1}"
+        for place, token in enumerate(answer["output_ids"], len(prompt) - 1):
+            assert wanted[place, token] > wanted[place].max() - 0.05

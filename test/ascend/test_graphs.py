@@ -1,0 +1,41 @@
+"""Net 1 for whole models: the graphs of the Ascend table compile, of dynamic shapes and one for each kind of steps."""
+
+import numpy as np
+import pytest
+from models.harness import PagedModel, Requests
+from models.tiny import save
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.model_executor_ms.graphs import compilations
+
+from .conftest import PAGE
+from .inference import LACKING
+
+
+@pytest.fixture
+def model_of(bound_before, monkeypatch, tmp_path):
+    """Function of a variant -> it, on the operators of an NPU."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(kernels, "soc", lambda: "ascend910b")
+    ops.select("ascend", fallback="reference")
+    ops.start([0])
+
+    def load(variant):
+        return PagedModel(save(variant, tmp_path, "bfloat16"), "bfloat16", PAGE)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    "variant", ["qwen3@32", "llama-gelu@16", "gemma@16", "stablelm-parallel@h192", "glm4@32", "olmo2@16", "granite@16"]
+)
+def test_a_graph_for_every_kind_of_steps_passes_inference(model_of, variant):
+    requests, before = Requests(model_of(variant), PAGE), compilations()
+    ids = np.random.default_rng(0).integers(0, 131, 40)
+    for step in ({"a": ids[:5], "b": ids[:20]}, {"a": ids[:3], "b": ids[:1]}, {"a": ids[:1], "b": ids[:1]}):
+        # The embedding, the graph's first operator, is the first that a CPU has no kernel for.
+        with pytest.raises(TypeError) as error:
+            requests.step(step)
+        assert LACKING.search(str(error.value))[2] == "Gather"
+    assert compilations() == before
