@@ -30,6 +30,8 @@ NAMES = {  # kernel -> the primitive that only an NPU has
     "gather": "Gather",
     "layer_norm": "LayerNormExt",
     "gelu": "GeluExt",
+    "clamp": "ClampScalar",
+    "format_cast": "FormatCast",
 }
 
 
@@ -128,6 +130,8 @@ def test_flash_attention_is_one_that_only_the_device_is_lacking_for(heads, kv_he
         ("layer_norm", [((TOKENS, 4096), BF16), ((4096,), BF16), ((4096,), BF16)], (1e-5,)),
         ("gelu", [((TOKENS, 4096), BF16)], ("tanh",)),
         ("gelu", [((TOKENS, 4096), BF16)], ("none",)),
+        ("clamp", [((TOKENS, 4096), BF16)], (-0.5, 0.5)),
+        ("format_cast", [((4096, 512), FP16)], (kernels.NZ,)),
     ],
 )
 def test_other_kernels_are_ones_that_only_the_device_is_lacking_for(name, tensors, constants):

@@ -12,7 +12,7 @@ from models.tiny import TINY, reference_logits, save
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
-from sglang.srt.model_executor_ms import graphs
+from sglang.srt.model_executor_ms import device, graphs
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
 
 from .conftest import PAGE
@@ -177,6 +177,16 @@ def test_logits_reach_the_sampler_in_float32(model_of):
     assert model.head.apply(model.head, states).dtype == torch.float32
 
 
+def test_operators_that_no_model_here_has(checked):
+    x, y = (np.random.default_rng(seed).standard_normal((5, 16)).astype(np.float16) for seed in (1, 2))
+    x_, y_ = ms.Tensor(x), ms.Tensor(y)
+    np.testing.assert_array_equal(ops.clip(x_, 0.5).asnumpy(), x.clip(-0.5, 0.5))
+    np.testing.assert_allclose(ops.add(x_, y_, 0.3).asnumpy(), x + np.float32(0.3) * y, atol=2e-3)
+    wide = ops.wide_linear(x_, y_, ms.Tensor(y[:, 0]))
+    assert wide.dtype == ms.float32
+    np.testing.assert_allclose(wide.asnumpy(), x.astype(np.float64) @ y.T.astype(np.float64) + y[:, 0], atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "variant, lacking",
     [
@@ -208,6 +218,12 @@ def test_a_cache_that_has_pages_already_is_read_as_it_is(checked):
     cache = ms.Tensor(np.zeros((4, 32, 2, 16), np.float16))
     view = ops.cache_view(cache, "cache", 32)
     assert view.shape == cache.shape and view.data_ptr() == cache.data_ptr()
+
+
+@pytest.mark.parametrize("chip, table", [("npu", "ascend_reference"), ("npu", "cpu"), ("cpu", "ascend")])
+def test_a_table_of_another_device_is_refused_with_those_there_are(chip, table):
+    with pytest.raises(device.UnsupportedDevice, match=f"SGLANG_MS_OPS={table}: device '{chip}' has the tables"):
+        device.start(chip, table)
 
 
 def test_float32_is_refused_with_the_dtypes_there_are(checked):
@@ -243,6 +259,10 @@ def test_a_310p_has_linear_weights_in_fractal_layout_and_vocabularies_row_by_row
     layers = model.config.num_hidden_layers
     assert [arguments[1] for name, arguments in calls if name == "format_cast"] == [kernels.NZ] * 4 * layers
     compare(mixed_batch(Requests(model, PAGE), ids), "llama-tied@16", ids, "float16")
+    gate_up = model.network.model.layers[0].mlp.gate_up_proj
+    gate_up.weight.host[:] = 0.5  # as a second load would
+    model.network.pack()
+    assert (gate_up.weight.asnumpy() == 0.5).all()
 
 
 def test_profiles_are_those_of_the_chips(monkeypatch):

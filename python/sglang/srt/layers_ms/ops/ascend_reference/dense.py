@@ -17,7 +17,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import (
 )
 
 INTEGERS = (mstype.int32,)
-fractal = set()  # addresses of matrices in NZ
+fractal = {}  # address -> matrix in NZ, kept so that no other tensor gets its address
 
 
 def soc():
@@ -26,8 +26,9 @@ def soc():
 
 def format_cast(x, layout):
     require(layout == 29 and x.ndim == 2 and x.dtype == mstype.float16, "FormatCast", f"NZ of {x.shape}, {x.dtype}")
-    fractal.add(x.data_ptr())
-    return x
+    found = tensor(values(x), x.dtype)
+    fractal[found.data_ptr()] = found
+    return found
 
 
 def gather(table, rows):
