@@ -24,6 +24,7 @@ NAMES = {
     "baichuan": "BaichuanForCausalLM",
     "chatglm": "ChatGLMModel",
     "cohere": "CohereForCausalLM",
+    "dbrx": "DbrxForCausalLM",
     "deepseek": "DeepseekForCausalLM",
     "gpt_oss": "GptOssForCausalLM",
     "grok1": "Grok1ForCausalLM",
@@ -120,6 +121,9 @@ def test_a_config_that_is_understood_gives_no_warning(caplog):
 def test_values_are_those_of_the_config(variant):
     given = config_of(variant)
     config, _ = read(given)
+    if given["model_type"] == "dbrx":
+        spelling = dict(hidden_size="d_model", num_attention_heads="n_heads", max_position_embeddings="max_seq_len")
+        given |= {key: given[own] for key, own in spelling.items()}
     if given["model_type"] == "qwen":  # there it is the size of gate and up together
         given["intermediate_size"] //= 2
     names = set(DecoderConfig.__dataclass_fields__) & set(given) - {"dtype"}  # which the server decides

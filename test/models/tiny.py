@@ -94,6 +94,8 @@ def save(name: str, folder: Path, dtype: str = "float32") -> Path:
     model = hugging_face(name, dtype)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     model.float()
+    if TINY[name]["model_type"] == "dbrx":
+        experts.as_published(TINY[name], folder)
     return folder
 
 

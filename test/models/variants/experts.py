@@ -1,10 +1,25 @@
 """Mixtures of experts. Sizes leave columns beside whole blocks, and some experts without a token."""
 
+import json
+from pathlib import Path
+
 from models.variants import COMMON
 
 PUBLISHED = {key: value for key, value in COMMON.items() if key != "rope_parameters"} | dict(rope_theta=500.0)
 MIXTRAL = dict(
     COMMON, model_type="mixtral", head_dim=14, num_local_experts=5, num_experts_per_tok=2, sliding_window=None
+)
+DBRX = dict(
+    model_type="dbrx",
+    vocab_size=131,
+    d_model=60,
+    n_heads=6,
+    n_layers=2,
+    max_seq_len=256,
+    rope_parameters=dict(rope_type="default", rope_theta=500.0),
+    attn_config=dict(clip_qkv=1.1, kv_n_heads=2, rope_theta=500.0),
+    ffn_config=dict(ffn_hidden_size=38, moe_num_experts=5, moe_top_k=2, ffn_act_fn=dict(name="gelu")),
+    tie_word_embeddings=False,
 )
 DEEPSEEK = dict(
     PUBLISHED,
@@ -98,6 +113,12 @@ GLM4_MOE = dict(
 )
 VARIANTS = {
     "mixtral": MIXTRAL,
+    "dbrx": DBRX,
+    "dbrx-plain": dict(
+        DBRX,
+        attn_config=dict(clip_qkv=1e6, kv_n_heads=6, rope_theta=500.0),
+        ffn_config=dict(DBRX["ffn_config"], moe_normalize_expert_weights=None),
+    ),
     "deepseek": DEEPSEEK,
     "deepseek-renormalised": dict(DEEPSEEK, norm_topk_prob=True, moe_layer_freq=2, first_k_dense_replace=0),
     "grok": GROK,
@@ -116,4 +137,12 @@ VARIANTS = {
         QWEN3_MOE, num_hidden_layers=4, decoder_sparse_step=2, mlp_only_layers=[1], norm_topk_prob=False
     ),
 }
-PLAIN = ["mixtral", "deepseek", "grok", "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
+PLAIN = ["mixtral", "dbrx", "deepseek", "grok", "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
+
+
+def as_published(config: dict, folder: Path) -> None:
+    """Take from a DBRX checkpoint's config.json what only transformers 5 writes, and SGLang's class refuses."""
+    file = folder / "config.json"
+    written = json.loads(file.read_text())
+    parts = {key: config[key] for key in ("attn_config", "ffn_config")}
+    file.write_text(json.dumps({key: value for key, value in written.items() if key != "rope_parameters"} | parts))

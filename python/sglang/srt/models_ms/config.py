@@ -68,6 +68,7 @@ IGNORED = {
     "gradient_checkpointing": "training",
     "resid_pdrop": "training",
     "embd_pdrop": "training",
+    "attn_pdrop": "training",
     "emb_pdrop": "training",
     "embed_dropout": "training",
     "attn_dropout_prob": "training",
@@ -116,10 +117,16 @@ class ConfigReader:
         self.arch = (hf.get("architectures") or ["unknown architecture"])[0]
         self.read = set()
         self.spelling = {}
+        self.parts = {}
 
     def spell(self, **keys):
         """Read each of these keys under the name that this architecture's config.json has for it, from now on."""
         self.spelling.update(keys)
+
+    def part(self, key) -> "ConfigReader":
+        """The reader of the values under key; `unknown` names those of them that nobody read, too."""
+        self.parts[key] = ConfigReader({"architectures": [self.arch], **self.get(key, {})})
+        return self.parts[key]
 
     def get(self, key, default=...):
         """The value of key; where it is absent or null, the default, or UnsupportedConfig if there is none."""
@@ -163,7 +170,8 @@ class ConfigReader:
 
     def unknown(self) -> list[str]:
         """Keys that nobody read and that are not known to change nothing."""
-        return sorted(set(self.hf) - self.read - set(IGNORED))
+        below = [f"{key}.{name}" for key, part in self.parts.items() for name in part.unknown()]
+        return sorted(set(self.hf) - self.read - set(IGNORED)) + below
 
     def rope(self, head_dim: int, layer_type: str | None = None) -> Rope:
         """The rotary embedding, from transformers 5's rope_parameters or the older rope_theta and rope_scaling.

@@ -43,6 +43,7 @@ MODELS = {
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2", "norms after, query/key norm"),
     "Phi3ForCausalLM": Model("phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "packed weights, partial rotary, longrope"),
     "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "packed weights, biases"),
+    "DbrxForCausalLM": Model("dbrx", "DBRX", "experts, LayerNorm, clipped queries and keys"),
     "DeepseekForCausalLM": Model("deepseek", "DeepSeek-MoE 16B", "experts, shared experts, dense first layers"),
     "GptOssForCausalLM": Model("gpt_oss", "gpt-oss-20b, gpt-oss-120b", "experts of MXFP4, sinks, alternating windows"),
     "Grok1ForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
