@@ -5,7 +5,7 @@ import functools
 import pytest
 from models.harness import PagedModel
 from models.results import PROPERTY
-from models.tiny import TINY, save
+from models.tiny import COMPILED, TINY, save
 
 KEPT = 4  # compiled models; the tests of a variant follow each other
 
@@ -20,7 +20,8 @@ def computes(request):
 def load(table, tmp_path_factory):
     @functools.lru_cache(KEPT)
     def load(variant: str, dtype: str) -> PagedModel:
-        return PagedModel(save(variant, tmp_path_factory.mktemp(f"{variant}-{dtype}"), dtype), dtype)
+        folder = save(variant, tmp_path_factory.mktemp(f"{variant}-{dtype}"), dtype)
+        return PagedModel(folder, dtype, compiled=variant in COMPILED and dtype == "float32")
 
     return load
 
@@ -42,7 +43,7 @@ def served(table, computes):
     """Function of a checkpoint's folder and of what it is compared with -> the checkpoint, served in float32."""
 
     def get(folder, against: str) -> PagedModel:
-        model = PagedModel(folder)
+        model = PagedModel(folder, compiled=False)
         computes(model.architecture, against)
         return model
 

@@ -6,10 +6,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from mindspore import Parameter
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
-from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
+from sglang.srt.model_executor_ms.graphs import DynamicGraph, ForwardGraph, Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
@@ -37,10 +38,29 @@ def pool_of(config, dtype: torch.dtype, page_size: int):
     return MHATokenToKVPool(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
 
 
-class PagedModel:
-    """A checkpoint on a pool of SLOTS tokens, compiled at its first step."""
+class Uncompiled(DynamicGraph):
+    """The reference table's operators one by one: what their graph gives, without the seconds of compiling it."""
 
-    def __init__(self, folder: Path, dtype: str = "float32", page_size: int = 1):
+    construct = ForwardGraph.construct.__wrapped__
+
+    def __call__(self, *arguments):
+        # MindSpore 2.10: outside of a graph, an operator that writes torch's memory writes a copy of it.
+        *arrays, k_caches, v_caches = arguments
+        k_own, v_own = ([Parameter(cache.value()) for cache in caches] for caches in (k_caches, v_caches))
+        found = self.construct(*arrays, k_own, v_own)
+        # Latent attention writes k_caches only, and v_caches are the same memory: these first.
+        for cache, own in zip((*v_caches, *k_caches), (*v_own, *k_own), strict=True):
+            cache.copy_(own)
+        return found
+
+
+class PagedModel:
+    """A checkpoint on a pool of SLOTS tokens.
+
+    compiled: at its first step; otherwise a table that has no static graphs runs its operators one by one.
+    """
+
+    def __init__(self, folder: Path, dtype: str = "float32", page_size: int = 1, compiled: bool = True):
         """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
         config = get_config(str(folder), trust_remote_code=True)
         runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
@@ -55,7 +75,7 @@ class PagedModel:
         self.config = config = self.network.config
         self.pool = pool_of(config, getattr(torch, dtype), page_size)
         self.caches = KVCaches(self.pool, config.num_hidden_layers)
-        self.graph = None
+        self.graph, self.compiled = None, compiled or ops.static_graphs()
         self.head = LMHead(self.network.head(), config.logit_scale, config.final_logit_softcapping)
 
     def forget(self) -> None:
@@ -73,10 +93,15 @@ class PagedModel:
     def hidden_states(self, ids, step) -> torch.Tensor:
         """ids [T] -> [T, hidden_size]."""
         if self.graph is None:
-            limits = Limits(tokens=200, requests=8, blocks=SLOTS)
-            self.graph = forward_graph(self.network, self.caches.k_caches, self.caches.v_caches, limits)
+            self.graph = self._graph()
             assert self.graph.capture([(np.asarray(ids), step)]) == ops.static_graphs()
         return self.graph.run(np.asarray(ids), step)
+
+    def _graph(self) -> ForwardGraph:
+        k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
+        if not self.compiled:
+            return Uncompiled(self.network, k_caches, v_caches)
+        return forward_graph(self.network, k_caches, v_caches, Limits(tokens=200, requests=8, blocks=SLOTS))
 
 
 class Requests:

@@ -53,6 +53,9 @@ TINY = {
     **layouts.VARIANTS,
 }
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
+# What the reference table computes as a graph, which takes it seconds a model; of the others it runs the operators one
+# by one. test/ops compiles each of them, and the CPU's table compiles every variant.
+COMPILED = [*ARCHITECTURES, "baichuan-13b", "cohere-qk-norm", "deepseek_v3", "gemma2", "gpt_oss"]
 PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN, *windows.PLAIN]
 
 

@@ -37,5 +37,5 @@ def to_bits(x: Tensor) -> Tensor:
     mantissa = mint.where(low, mantissa * 2.0, mint.where(high, mantissa * 0.5, mantissa))
     bits = (exponent + 126.0) * 128.0 + mantissa * 128.0
     bits = mint.where(size >= LARGE, bits + 64.0 * 128.0, bits)
-    bits = mint.where(size < SMALLEST_NORMAL, mint.zeros_like(bits), bits)
+    bits = mint.where(size < SMALLEST_NORMAL, 0.0, bits)
     return mint.where(x < 0, bits - 2.0**15, bits).astype(mstype.int32).astype(mstype.int16)

@@ -17,7 +17,7 @@ from .reference_mla import latent_attention, latent_to_cache  # noqa: F401 - ope
 def embedding(ids, weight, first):
     rows = ops.gather(weight, ops.clip_by_value(ids - first, 0, weight.shape[0] - 1), 0)
     held = mint.logical_and(ids >= first, ids < first + weight.shape[0])
-    return mint.where(mint.unsqueeze(held, 1), rows, mint.zeros_like(rows))
+    return mint.where(mint.unsqueeze(held, 1), rows, 0.0)
 
 
 def linear(x, weight, bias):
@@ -161,7 +161,7 @@ def _softmax_with_sinks(scores, sinks):
     """Softmax of scores [B, H, n, places] and of one more score for each head, without that one's weight."""
     if sinks is None:
         return mint.softmax(scores, -1)
-    more = sinks.reshape(1, -1, 1, 1) + mint.zeros_like(scores[..., :1])
+    more = sinks.reshape(1, -1, 1, 1) + ops.zeros_like(scores[..., :1])
     return mint.softmax(mint.cat((scores, more), -1), -1)[..., :-1]
 
 

@@ -51,7 +51,7 @@ def _of(stack, chosen):
 
 def fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit):
     _, _, size, width = gate_up.shape
-    total = mint.zeros_like(x)
+    total = ops.zeros_like(x)
     for choice in range(experts.shape[1]):
         chosen = experts[:, choice]
         inner = mint.matmul(_of(gate_up, chosen).reshape(-1, 2 * size, width), mint.unsqueeze(x, -1))
