@@ -4,6 +4,7 @@ import functools
 from pathlib import Path
 
 import torch
+from models import statements
 from models.tiny import TINY, randomise
 from safetensors.torch import save_file
 from torch import nn
@@ -45,11 +46,29 @@ class NormalWeights(nn.Module):
 class Classes(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.classifier = AutoModelForSequenceClassification.from_config(config)
+        self.classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
         assert self.classifier.config.pad_token_id is None, "then transformers reads the last token"
 
     def forward(self, ids):
         return self.classifier(ids).logits
+
+
+class Scalar(nn.Module):
+    """InternLM2-Reward: v_head on the last token's hidden state, where a causal model has its head."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def tensors(self):
+        found = statements.tensors(self.config)
+        return found | {"v_head.weight": found.pop("output.weight")[:1]}
+
+    def forward(self, ids):
+        weights = {name: tensor.double().numpy() for name, tensor in self.tensors().items()}
+        weights["output.weight"] = weights["v_head.weight"]
+        found = statements.module(self.config).logits(self.config, weights, ids[0].numpy())
+        return torch.from_numpy(found[-1:].astype("float32"))
 
 
 class Embedding(nn.Module):
@@ -71,6 +90,8 @@ KINDS = {  # architecture -> variant of its decoder, and what it does with that
     "LlamaForSequenceClassificationWithNormal_Weights": ("llama", NormalWeights),
     "Qwen2ForSequenceClassification": ("qwen2-tied", Classes),
     "Qwen3ForSequenceClassification": ("qwen3", Classes),
+    "Gemma2ForSequenceClassification": ("gemma2", Classes),
+    "InternLM2ForRewardModel": ("internlm2", Scalar),
     "Qwen2ForRewardModel": ("qwen2", Reward),
     "Qwen3ForRewardModel": ("qwen3-tied", Reward),
 }
@@ -78,15 +99,18 @@ KINDS = {  # architecture -> variant of its decoder, and what it does with that
 
 def against(architecture: str) -> str:
     _, kind = KINDS[architecture]
-    return "a statement of its code" if kind in (Reward, NormalWeights) else "transformers"
+    return "a statement of its code" if kind in (Reward, NormalWeights, Scalar) else "transformers"
 
 
 @functools.cache
 def model(architecture: str, **config) -> nn.Module:
     """float32; ids [1, T] -> what the model says of them [1, values]."""
     variant, kind = KINDS[architecture]
+    if kind is Scalar:
+        return kind(TINY[variant])
     torch.manual_seed(len(architecture))
-    made = kind(AutoConfig.for_model(**TINY[variant], num_labels=CLASSES, **config)).eval()
+    settings = {**TINY[variant], "num_labels": CLASSES, "pad_token_id": None, **config}
+    made = kind(AutoConfig.for_model(**settings)).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
             randomise(name, parameter)
@@ -96,6 +120,10 @@ def model(architecture: str, **config) -> nn.Module:
 def save(architecture: str, folder: Path, **config) -> Path:
     """Write a checkpoint with the names that published ones use; returns the folder. config: more values of it."""
     made = model(architecture)
+    if isinstance(made, Scalar):
+        statements.save({**made.config, "architectures": [architecture]}, folder)
+        save_file(made.tensors(), folder / "model.safetensors")
+        return folder
     inner = next(iter(made.children())) if isinstance(made, (Classes, Embedding)) else made
     settings = inner.config if hasattr(inner, "config") else made.model.config
     settings.update({"architectures": [architecture], **config})

@@ -17,6 +17,8 @@ from sglang.srt.models_ms.registry import MODELS, POOLED, UnknownArchitecture, m
 from sglang.srt.utils.hf_transformers_utils import get_config
 
 NAMES = {
+    "olmo3": "Olmo2ForCausalLM",  # as SGLang calls it
+    "exaone4": "Exaone4ForCausalLM",
     "ministral": "MinistralForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
@@ -95,9 +97,8 @@ def test_every_key_of_hugging_faces_config_class_is_read_or_ignored_for_a_reason
 
 @pytest.mark.parametrize("variant", ARCHITECTURES)
 def test_no_key_that_is_ignored_is_also_read(variant):
-    """But for sliding windows, which are ignored only where they are switched off or refused."""
     _, reader = read(config_of(variant))
-    assert reader.read & set(IGNORED) <= {"sliding_window", "layer_types", "v_head_dim", "max_window_layers"}
+    assert reader.read & set(IGNORED) <= {"v_head_dim"}
 
 
 def test_every_ignored_key_says_why():
@@ -142,6 +143,11 @@ def test_absent_values_have_the_meaning_that_hugging_face_gives_them():
 
 SLIDING = ["full_attention", "sliding_attention"]
 REFUSED = [
+    ("llama", dict(layer_types=SLIDING), r"LlamaForCausalLM: layer_types has .*'sliding_attention'"),
+    ("llama", dict(sliding_window=255), "LlamaForCausalLM: sliding_window = 255 is shorter than the longest context"),
+    ("olmoe", dict(use_sliding_window=True), "OlmoeForCausalLM: use_sliding_window = True is not supported"),
+    ("olmo2", dict(sliding_window=8), "Olmo2ForCausalLM: sliding_window = 8 is shorter"),
+    ("dbrx", dict(sliding_window=8), "DbrxForCausalLM: sliding_window = 8 is shorter"),
     ("gemma", dict(use_bidirectional_attention=True), "use_bidirectional_attention = True is not supported"),
     ("gemma", dict(hidden_act="relu2"), "GemmaForCausalLM: hidden_act = 'relu2' is not supported"),
     ("minicpm", dict(sparse_config=dict(block_size=64)), "MiniCPMForCausalLM: sparse_config = .* is not supported"),
@@ -196,6 +202,21 @@ def test_what_is_not_computed_is_refused_by_name_and_value(variant, changes, mes
         read(config_of(variant, **changes))
 
 
+@pytest.mark.parametrize(
+    "values",
+    [
+        dict(sliding_window=None, layer_types=None),
+        dict(sliding_window=8, use_sliding_window=False, max_window_layers=1),
+        dict(sliding_window=256),
+        dict(layer_types=SLIDING[:1] * 2),
+    ],
+)
+def test_windows_without_an_effect_are_accepted_where_none_are_computed(values, caplog):
+    with caplog.at_level(logging.WARNING):
+        assert windows_of("llama", **values) == ()
+    assert caplog.text == ""
+
+
 def windows_of(variant, **changes):
     return read(config_of(variant, **changes))[0].windows
 
@@ -211,6 +232,12 @@ def test_windows_are_in_the_layers_that_the_config_says():
     assert windows_of("gemma2", **four) == (8, 0, 8, 0)
     assert windows_of("gemma3", **four) == (8, 8, 8, 8)
     assert windows_of("cohere2", **four) == (8, 8, 8, 0)
+    assert windows_of("olmo3", **four | dict(layer_types=SLIDING * 2)) == (0, 8, 0, 8)
+    assert windows_of("mixtral", **four) == (8, 8, 8, 8)
+    used = dict(use_sliding_window=True, max_window_layers=3)
+    assert windows_of("qwen2_moe", **four, **used) == (8, 0, 8, 0)
+    assert windows_of("qwen3_moe", **four, **used) == (8, 8, 8, 8)
+    assert windows_of("qwen3_moe", **four) == (0, 0, 0, 0)
 
 
 NEEDED = [

@@ -28,7 +28,7 @@ class HiddenStates(PagedModel):
 def served(table, tmp_path, computes):
     def load(architecture):
         computes(architecture, against(architecture))
-        return HiddenStates(save(architecture, tmp_path))
+        return HiddenStates(save(architecture, tmp_path), compiled=False)
 
     return load
 

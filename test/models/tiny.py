@@ -6,6 +6,7 @@ somewhere shows in the logits.
 
 import copy
 import functools
+import json
 import math
 from pathlib import Path
 
@@ -52,6 +53,8 @@ TINY = {
     **windows.VARIANTS,
     **layouts.VARIANTS,
 }
+# What makers publish of a variant's config.json, where transformers writes it in another way.
+PUBLISHED_CONFIGS = {**experts.PUBLISHED_CONFIGS, **mla.PUBLISHED_CONFIGS, **windows.PUBLISHED_CONFIGS}
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
 # What the reference table computes as a graph, which takes it seconds a model; of the others it runs the operators one
 # by one. test/ops compiles each of them, and the CPU's table compiles every variant.
@@ -97,9 +100,15 @@ def save(name: str, folder: Path, dtype: str = "float32") -> Path:
     model = hugging_face(name, dtype)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     model.float()
-    if TINY[name]["model_type"] == "dbrx":
-        experts.as_published(TINY[name], folder)
+    if name in PUBLISHED_CONFIGS:
+        _write_config(folder, PUBLISHED_CONFIGS[name](json.loads((folder / "config.json").read_text())))
     return folder
+
+
+def _write_config(folder: Path, config: dict) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+    if "auto_map" in config:
+        statements.write_class(config["model_type"], folder)
 
 
 @torch.no_grad()

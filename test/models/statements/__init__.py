@@ -47,12 +47,17 @@ def save(config: dict, folder: Path, dtype: str = "float32") -> Path:
     """Write a checkpoint as its makers publish it: config.json, perhaps with code, and the tensors."""
     written = {key: value for key, value in config.items() if key != "statement"} | dict(torch_dtype=dtype)
     if config["model_type"] not in KNOWN_TO_SGLANG:
-        name = f"configuration_{config['model_type']}"
-        (folder / f"{name}.py").write_text(REMOTE.format(**config))
-        written["auto_map"] = {"AutoConfig": f"{name}.TinyConfig"}
+        written["auto_map"] = {"AutoConfig": f"{write_class(config['model_type'], folder)}.TinyConfig"}
     (folder / "config.json").write_text(json.dumps(written))
     save_file(tensors(config, dtype), folder / "model.safetensors", {"format": "pt"})
     return folder
+
+
+def write_class(model_type: str, folder: Path) -> str:
+    """Write the config class that --trust-remote-code runs; returns the name of its module."""
+    name = f"configuration_{model_type}"
+    (folder / f"{name}.py").write_text(REMOTE.format(model_type=model_type))
+    return name
 
 
 def reference_logits(config: dict, ids, dtype: str = "float32") -> np.ndarray:

@@ -1,8 +1,5 @@
 """Mixtures of experts. Sizes leave columns beside whole blocks, and some experts without a token."""
 
-import json
-from pathlib import Path
-
 from models.variants import COMMON
 
 PUBLISHED = {key: value for key, value in COMMON.items() if key != "rope_parameters"} | dict(rope_theta=500.0)
@@ -111,8 +108,10 @@ GLM4_MOE = dict(
     n_group=4,
     topk_group=2,
 )
+WINDOW = dict(use_sliding_window=True, sliding_window=9)
 VARIANTS = {
     "mixtral": MIXTRAL,
+    "mixtral-window": dict(MIXTRAL, sliding_window=9),
     "dbrx": DBRX,
     "dbrx-plain": dict(
         DBRX,
@@ -126,6 +125,8 @@ VARIANTS = {
     "gpt_oss": GPT_OSS,
     "qwen2_moe": QWEN2_MOE,
     "qwen2_moe-dense": dict(QWEN2_MOE, num_hidden_layers=3, mlp_only_layers=[1], norm_topk_prob=True, qkv_bias=False),
+    "qwen2_moe-window": dict(QWEN2_MOE, **WINDOW, num_hidden_layers=3, max_window_layers=2),
+    "qwen3_moe-window": dict(QWEN3_MOE, **WINDOW),
     "olmoe": OLMOE,
     "olmoe-bias": dict(OLMOE, attention_bias=True, norm_topk_prob=True),
     "glm4_moe": GLM4_MOE,
@@ -140,9 +141,12 @@ VARIANTS = {
 PLAIN = ["mixtral", "dbrx", "deepseek", "grok", "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
 
 
-def as_published(config: dict, folder: Path) -> None:
-    """Take from a DBRX checkpoint's config.json what only transformers 5 writes, and SGLang's class refuses."""
-    file = folder / "config.json"
-    written = json.loads(file.read_text())
-    parts = {key: config[key] for key in ("attn_config", "ffn_config")}
-    file.write_text(json.dumps({key: value for key, value in written.items() if key != "rope_parameters"} | parts))
+def _dbrx(written: dict) -> dict:
+    """Without what only transformers 5 writes, and SGLang's class refuses."""
+    parts = {"attn_config": ("clip_qkv", "kv_n_heads", "rope_theta"), "ffn_config": DBRX["ffn_config"]}
+    parts = {part: {key: written[part][key] for key in keys} for part, keys in parts.items()}
+    parts["ffn_config"]["moe_normalize_expert_weights"] = written["ffn_config"]["moe_normalize_expert_weights"]
+    return {key: value for key, value in written.items() if key != "rope_parameters"} | parts
+
+
+PUBLISHED_CONFIGS = {"dbrx": _dbrx, "dbrx-plain": _dbrx}

@@ -35,6 +35,14 @@ YARN = dict(
     mscale=0.8,
     mscale_all_dim=1.3,
 )
+LONGROPE = dict(  # as MiniCPM3-4B has it, but for the factor, without which transformers fails
+    rope_type="longrope",
+    factor=256 / 40,
+    rope_theta=300.0,
+    short_factor=[1.0, 1.1, 1.3, 1.7, 2.1, 2.2],
+    long_factor=[1.1, 1.9, 2.7, 4.5, 5.5, 6.6],
+    original_max_position_embeddings=40,
+)
 ONE_GROUP = dict(n_group=1, topk_group=1, n_shared_experts=1)  # Kimi K2
 VARIANTS = {
     "deepseek_v2": V2,
@@ -43,7 +51,21 @@ VARIANTS = {
     ),
     "deepseek_v3": V3,
     "deepseek_v3-one-group": dict(V3, **ONE_GROUP, rope_parameters=YARN, norm_topk_prob=False, rope_interleave=False),
+    "kimi_k2": dict(V3, **ONE_GROUP, rope_parameters=YARN),
     "minicpm3": dict(MINICPM3, tie_word_embeddings=False),
+    "minicpm3-longrope": dict(MINICPM3, tie_word_embeddings=False, rope_parameters=LONGROPE),
     "minicpm3-tied": dict(MINICPM3, tie_word_embeddings=True, q_lora_rank=None, scale_depth=None, dim_model_base=None),
 }
 PLAIN = ["deepseek_v3", "minicpm3"]
+
+
+def _kimi_k2(written: dict) -> dict:
+    """DeepSeek V3's keys under another model_type, whose class comes with the checkpoint."""
+    scaling = written.pop("rope_parameters")
+    scaling["type"] = scaling.pop("rope_type")
+    published = dict(model_type="kimi_k2", scoring_func="sigmoid", topk_method="noaux_tc", moe_layer_freq=1)
+    published["auto_map"] = {"AutoConfig": "configuration_kimi_k2.TinyConfig"}
+    return written | published | {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
+
+
+PUBLISHED_CONFIGS = {"kimi_k2": _kimi_k2}

@@ -36,6 +36,17 @@ COHERE2 = {key: value for key, value in COMMON.items() if key != "rms_norm_eps"}
     sliding_window=9,
     layer_types=[SLIDING, FULL],
 )
+OLMO3 = dict(  # four layers: without layer_types, the last one has no window
+    COMMON,
+    model_type="olmo3",
+    num_hidden_layers=4,
+    sliding_window=9,
+    rope_parameters={
+        FULL: dict(rope_type="yarn", rope_theta=500.0, factor=3.0, original_max_position_embeddings=40),
+        SLIDING: dict(rope_type="default", rope_theta=500.0),
+    },
+)
+EXAONE4 = dict(COMMON, model_type="exaone4", head_dim=18, sliding_window=9, layer_types=[SLIDING, FULL])
 VARIANTS = {
     "mistral-window": dict(MISTRAL, sliding_window=3),
     "mistral-wide-window": dict(MISTRAL, sliding_window=23),
@@ -52,5 +63,17 @@ VARIANTS = {
     ),
     "gemma3": GEMMA3,
     "cohere2": COHERE2,
+    "olmo3": OLMO3,
+    "exaone4": EXAONE4,
+    "exaone4-full": dict(EXAONE4, sliding_window=None, layer_types=[FULL] * 2, tie_word_embeddings=True),
 }
-PLAIN = ["ministral", "gemma2", "gemma3", "cohere2"]
+PLAIN = ["ministral", "gemma2", "gemma3", "cohere2", "olmo3", "exaone4"]
+
+
+def _olmo3(written: dict) -> dict:
+    """One rope_scaling, which is that of the layers without a window."""
+    scaling = written.pop("rope_parameters")[FULL]
+    return written | {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
+
+
+PUBLISHED_CONFIGS = {"olmo3": _olmo3}

@@ -37,9 +37,6 @@ IGNORED = {
     "label2id": "names of classes",
     "auto_map": "code of the checkpoint is not run",
     "keys_to_ignore_at_inference": "Python interface of transformers",
-    "max_window_layers": "read where layers use a sliding window",
-    "sliding_window": "read where layers use it",
-    "layer_types": "read where layers differ",
     "num_labels": "read by the heads of classifiers",
     "is_matryoshka": "SGLang reads it: embeddings may be cut",
     "matryoshka_dimensions": "SGLang reads it: embeddings may be cut",
@@ -145,12 +142,23 @@ class ConfigReader:
             raise UnsupportedConfig(f"{self.arch}: {key} = {value!r} is not supported, only {list(allowed)}")
         return value
 
-    def require_full_attention(self):
-        """Refuse configs whose attention slides a window over the context."""
+    def refuse_windows(self):
+        """Refuse what would hide earlier tokens from some layers, where an architecture reads no windows.
+
+        A sliding_window that is switched off, or as long as the longest context, has no effect and is accepted.
+        """
         self.require("use_sliding_window", False)
+        window = self.get("sliding_window", 0)
         kinds = set(self.get("layer_types", ["full_attention"]))
+        self.get("max_window_layers", None)
         if kinds != {"full_attention"}:
             raise UnsupportedConfig(f"{self.arch}: layer_types has {sorted(kinds)}, only 'full_attention' is supported")
+        switched_off = self.hf.get("use_sliding_window") is False or not window
+        if not switched_off and window < self.get("max_position_embeddings"):
+            raise UnsupportedConfig(
+                f"{self.arch}: sliding_window = {window!r} is shorter than the longest context, and this architecture "
+                "is computed without windows: remove the key, or set use_sliding_window to false, if that is meant"
+            )
 
     def windows(self, slides, used=True) -> tuple[int, ...]:
         """The window of each layer in tokens, itself included; 0 for a layer that sees all tokens before it.
@@ -280,6 +288,8 @@ class DecoderConfig:
             shard=runtime.shard,
         )
         hf.require("is_causal", True)
+        if "sliding_window" not in hf.read:
+            hf.refuse_windows()
         config = cls(**{**shared, **special})
         if hf.unknown():
             logger.warning(

@@ -44,6 +44,21 @@ class ScaledLayer(PreNormLayer):
         return ops.scale(self.mlp(x), self.factor), residual
 
 
+class PostNormLayer(nn.Cell):
+    """x -> x + norm(attention(x)) -> + norm(mlp(x))."""
+
+    def __init__(self, config, attention, mlp):
+        super().__init__()
+        self.self_attn, self.mlp = attention, mlp
+        self.post_attention_layernorm = rms_norm(config)
+        self.post_feedforward_layernorm = rms_norm(config)
+
+    def construct(self, x, residual, step):
+        x = x if residual is None else ops.add(x, residual, 1.0)
+        x = ops.add(x, self.post_attention_layernorm.plain(self.self_attn(x, step)), 1.0)
+        return self.post_feedforward_layernorm.plain(self.mlp(x)), x
+
+
 class ParallelLayer(nn.Cell):
     """x -> x + attention(norm(x)) + mlp(norm(x)): both see the same norm."""
 

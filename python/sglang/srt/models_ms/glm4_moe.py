@@ -16,7 +16,6 @@ class Glm4MoeConfig(MixtureConfig):
 
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require_full_attention()
         hf.get("num_nextn_predict_layers", 0)  # layers after the last, for speculation
         size, experts = hf.get("moe_intermediate_size"), num_experts(hf)
         routing = Routing(

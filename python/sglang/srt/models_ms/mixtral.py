@@ -12,11 +12,10 @@ from sglang.srt.models_ms.mixture import MixtureConfig, mixture
 class MixtralConfig(MixtureConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require("sliding_window", None)
-        hf.require_full_attention()
         return super().read(
             hf,
             runtime,
+            windows=hf.windows(lambda layer: True),
             num_experts=hf.get("num_local_experts"),
             moe_intermediate_size=hf.get("intermediate_size"),
             routing=Routing(hf.get("num_experts_per_tok"), renormalise=True),
@@ -26,7 +25,8 @@ class MixtralConfig(MixtureConfig):
 
 class MixtralLayer(PreNormLayer):
     def __init__(self, config, layer_id):
-        super().__init__(config, Attention(config, layer_id), mixture(config, layouts=separate("w1", "w3", "w2")))
+        attention = Attention(config, layer_id, window=config.windows[layer_id])
+        super().__init__(config, attention, mixture(config, layouts=separate("w1", "w3", "w2")))
 
 
 class MixtralForCausalLM(CausalLM):

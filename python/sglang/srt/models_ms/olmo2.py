@@ -1,38 +1,48 @@
-"""OLMo 2: normalises what attention and mlp give, not what they get, and queries and keys over all heads.
+"""OLMo 2 and 3: normalise what attention and mlp give, not what they get, and queries and keys over all heads.
 
-Reference: transformers/models/olmo2/modeling_olmo2.py.
+OLMo 3, which SGLang calls by OLMo 2's name, has a window in three of four layers, and no scaled rotary in those.
+References: transformers/models/olmo2/modeling_olmo2.py, transformers/models/olmo3/modeling_olmo3.py.
 """
 
-from mindspore import nn
+from dataclasses import dataclass, replace
 
-from sglang.srt.layers_ms import Attention, GatedMLP, RowNorm, ops
-from sglang.srt.models_ms.config import DecoderConfig
-from sglang.srt.models_ms.decoder import CausalLM, rms_norm
+from sglang.srt.layers_ms import Attention, GatedMLP, RowNorm
+from sglang.srt.layers_ms.rotary import Rope
+from sglang.srt.models_ms.config import DecoderConfig, UnsupportedConfig
+from sglang.srt.models_ms.decoder import CausalLM, PostNormLayer
+
+LOST = 10000.0  # rope_theta of SGLang's class for OLMo 3 where it found none; that of the published ones is 500000
 
 
+@dataclass(frozen=True)
 class Olmo2Config(DecoderConfig):
+    local_rope: Rope | None = None  # of the layers with a window
+
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require_full_attention()  # SGLang calls OLMo 3, which has windows, by this name
-        return super().read(hf, runtime, attention_bias=hf.get("attention_bias", False), **special)
+        if not hf.get("rope_parameters", None) and hf.get("rope_theta", LOST) == LOST:
+            raise UnsupportedConfig(
+                f"{hf.arch}: SGLang reads no rope_parameters of OLMo 3, only rope_theta and rope_scaling, as published "
+                "checkpoints have them: write the values of rope_parameters['full_attention'] there"
+            )
+        head_dim = hf.get("hidden_size") // hf.get("num_attention_heads")
+        rope, bias = hf.rope(head_dim, "full_attention"), hf.get("attention_bias", False)
+        local_rope = replace(rope, rope_type="default")
+        if "sliding_attention" in (hf.get("rope_parameters", None) or {}):
+            local_rope = hf.rope(head_dim, "sliding_attention")
+        if hf.get("layer_types", None):
+            special["windows"] = hf.windows(lambda layer: False)
+        return super().read(hf, runtime, attention_bias=bias, rope=rope, local_rope=local_rope, **special)
 
 
-class Olmo2Layer(nn.Cell):
-    """x -> x + norm(attention(x)) -> + norm(mlp(x))."""
-
-    def __init__(self, config, layer_id, **options):
-        """options: more of Attention's."""
-        super().__init__()
-        bias = config.attention_bias
-        self.self_attn = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm=RowNorm(config), **options)
-        self.mlp = GatedMLP(config)
-        self.post_attention_layernorm = rms_norm(config)
-        self.post_feedforward_layernorm = rms_norm(config)
-
-    def construct(self, x, residual, step):
-        x = x if residual is None else ops.add(x, residual, 1.0)
-        x = ops.add(x, self.post_attention_layernorm.plain(self.self_attn(x, step)), 1.0)
-        return self.post_feedforward_layernorm.plain(self.mlp(x)), x
+class Olmo2Layer(PostNormLayer):
+    def __init__(self, config, layer_id):
+        bias, window = config.attention_bias, config.windows[layer_id] if config.windows else 0
+        rope = config.local_rope if window else config.rope
+        attention = Attention(
+            config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm=RowNorm(config), window=window, rope=rope
+        )
+        super().__init__(config, attention, GatedMLP(config))
 
 
 class Olmo2ForCausalLM(CausalLM):

@@ -8,6 +8,8 @@ code that their checkpoints bring along.
 from mindspore import nn, ops
 
 from sglang.srt.layers_ms.score import ScoreLinear
+from sglang.srt.models_ms.gemma2 import Gemma2ForCausalLM
+from sglang.srt.models_ms.internlm2 import InternLM2ForCausalLM
 from sglang.srt.models_ms.llama import LlamaForCausalLM
 from sglang.srt.models_ms.mistral import MistralForCausalLM
 from sglang.srt.models_ms.qwen2 import Qwen2ForCausalLM
@@ -86,6 +88,21 @@ class Qwen2ForSequenceClassification(Classifier, Qwen2ForCausalLM):
 
 class Qwen3ForSequenceClassification(Classifier, Qwen3ForCausalLM):
     pass
+
+
+class Gemma2ForSequenceClassification(Classifier, Gemma2ForCausalLM):
+    pass
+
+
+class InternLM2ForRewardModel(Pooled, InternLM2ForCausalLM):
+    """One score, without a perceptron."""
+
+    def __init__(self, hf_config, runtime):
+        super().__init__(hf_config, runtime)
+        self.v_head = ScoreLinear(self.config.hidden_size, 1)
+
+    def scores(self, x):
+        return self.v_head(x)
 
 
 class Qwen2ForRewardModel(Reward, Qwen2ForCausalLM):

@@ -15,10 +15,12 @@ from sglang.srt.models_ms.qwen3_moe import dense_layers
 class Qwen2MoeConfig(MixtureConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require_full_attention()
+        first = hf.get("max_window_layers", 28)
+        used = hf.get("use_sliding_window", False)
         return super().read(
             hf,
             runtime,
+            windows=hf.windows(lambda layer: layer < first and layer % 2 == 0, used),
             attention_bias=hf.get("qkv_bias", True),
             num_experts=num_experts(hf),
             moe_intermediate_size=hf.get("moe_intermediate_size"),
@@ -44,7 +46,8 @@ class Qwen2MoeMixture(nn.Cell):
 class Qwen2MoeLayer(PreNormLayer):
     def __init__(self, config, layer_id):
         mlp = GatedMLP(config) if layer_id in config.dense_layers else Qwen2MoeMixture(config)
-        super().__init__(config, Attention(config, layer_id, qkv_bias=config.attention_bias), mlp)
+        bias, window = config.attention_bias, config.windows[layer_id]
+        super().__init__(config, Attention(config, layer_id, qkv_bias=bias, window=window), mlp)
 
 
 class Qwen2MoeForCausalLM(CausalLM):

@@ -17,11 +17,11 @@ def dense_layers(hf) -> frozenset:
 class Qwen3MoeConfig(MixtureConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require_full_attention()
         routing = Routing(hf.get("num_experts_per_tok"), renormalise=hf.get("norm_topk_prob", False))
         return super().read(
             hf,
             runtime,
+            windows=hf.windows(lambda layer: True, used=hf.get("use_sliding_window", False)),
             attention_bias=hf.get("attention_bias", False),
             num_experts=num_experts(hf),
             moe_intermediate_size=hf.get("moe_intermediate_size"),
@@ -33,8 +33,8 @@ class Qwen3MoeConfig(MixtureConfig):
 
 class Qwen3MoeLayer(PreNormLayer):
     def __init__(self, config, layer_id):
-        bias = config.attention_bias
-        attention = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm="head")
+        bias, window = config.attention_bias, config.windows[layer_id]
+        attention = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm="head", window=window)
         super().__init__(config, attention, mlp(config, layer_id))
 
 

@@ -26,6 +26,7 @@ MODELS = {
         "deepseek_v3", "DeepSeek V3, R1, Kimi K2", "latent attention, corrected routing, float8 checkpoints"
     ),
     "ExaoneForCausalLM": Model("exaone", "EXAONE 3, 3.5"),
+    "Exaone4ForCausalLM": Model("exaone4", "EXAONE 4", "norms after, query/key norm, windows"),
     "Gemma3ForCausalLM": Model("gemma3", "Gemma 3, text", "five windows in six layers, two rotary tables"),
     "Gemma2ForCausalLM": Model("gemma2", "Gemma 2", "alternating windows, soft caps, norms before and after"),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
@@ -40,21 +41,23 @@ MODELS = {
     "MinistralForCausalLM": Model("mistral", "Ministral", "alternating windows"),
     "MistralForCausalLM": Model("mistral", "Mistral, Mistral NeMo", "sliding window"),
     "MiniCPMForCausalLM": Model("minicpm", "MiniCPM 1, 2 and 4 without sparse attention", "multipliers"),
-    "Olmo2ForCausalLM": Model("olmo2", "OLMo 2", "norms after, query/key norm"),
-    "Phi3ForCausalLM": Model("phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "packed weights, partial rotary, longrope"),
+    "Olmo2ForCausalLM": Model("olmo2", "OLMo 2, OLMo 3", "norms after, query/key norm over all heads, windows"),
+    "Phi3ForCausalLM": Model(
+        "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "packed weights, partial rotary, longrope, window"
+    ),
     "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "packed weights, biases"),
     "DbrxForCausalLM": Model("dbrx", "DBRX", "experts, LayerNorm, clipped queries and keys"),
     "DeepseekForCausalLM": Model("deepseek", "DeepSeek-MoE 16B", "experts, shared experts, dense first layers"),
     "GptOssForCausalLM": Model("gpt_oss", "gpt-oss-20b, gpt-oss-120b", "experts of MXFP4, sinks, alternating windows"),
     "Grok1ForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
     "Grok1ModelForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
-    "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts"),
-    "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN"),
-    "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm"),
+    "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts, sliding window"),
+    "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN, windows"),
+    "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm, windows"),
     "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, corrected sigmoid router"),
     "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
-    "Qwen2MoeForCausalLM": Model("qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", "experts, gated shared expert"),
-    "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts"),
+    "Qwen2MoeForCausalLM": Model("qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", "experts, gated shared expert, windows"),
+    "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts, windows"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
 }
 # Architectures that do not generate.
@@ -68,12 +71,21 @@ MODELS |= {
     "LlamaForSequenceClassificationWithNormal_Weights": Model("pooled", "URM-LLaMa", "scores, weighted by a gate"),
     "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores"),
     "Qwen3ForSequenceClassification": Model("pooled", "Skywork-Reward-V2-Qwen3, rerankers", "scores"),
+    "Gemma2ForSequenceClassification": Model("pooled", "Skywork-Reward-Gemma-2", "scores"),
+    "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward"),
     "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward"),
     "Qwen3ForRewardModel": Model("pooled", "rewards in the shape of Qwen2.5-Math-RM", "reward"),
 }
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.
-_KINDS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration", "ForSequenceClassification", "Model")
+_KINDS = (
+    "ForCausalLM",
+    "LMHeadModel",
+    "ForConditionalGeneration",
+    "ForSequenceClassification",
+    "ForRewardModel",
+    "Model",
+)
 
 
 POOLED = "pooled"  # the module of architectures that cannot generate
@@ -90,6 +102,11 @@ def model_class(architectures: list[str]) -> type:
             module = importlib.import_module(f"{__package__}.{MODELS[architecture].module}")
             return getattr(module, architecture)
     raise UnknownArchitecture(unknown(architectures))
+
+
+def has_scores(architecture: str) -> bool:
+    """Whether it is a classifier or a reward model: it gives scores, no embeddings."""
+    return any(kind in architecture for kind in ("ForSequenceClassification", "ForRewardModel"))
 
 
 def unknown(architectures: list[str]) -> str:
