@@ -90,20 +90,26 @@ def keep_attention_backend(server_args, previous) -> None:
 
 
 def adjust_to_model(server_args, previous) -> None:
-    """SGLang's adjustments to the model (`previous`), which for gpt-oss assert a backend of a list that lacks ours."""
+    """SGLang's adjustments to the model (`previous`), which for some assert a backend of a list that lacks ours."""
     from sglang.srt.arg_groups import model_hook
 
-    original = model_hook.attention_backends_of
-    model_hook.attention_backends_of = lambda view: tuple(_known_to_sglang(name) for name in original(view))
+    original = model_hook.resolved_view
+    model_hook.resolved_view = lambda server_args: _KnownToSGLang(original(server_args))
     try:
         previous(server_args)
     finally:
-        model_hook.attention_backends_of = original
+        model_hook.resolved_view = original
 
 
-def _known_to_sglang(attention_backend):
-    """A backend that can do what ours can, to SGLang."""
-    return "triton" if attention_backend == "mindspore" else attention_backend
+class _KnownToSGLang:
+    """A view of the arguments with, in the place of our attention backend, one that can do what ours can, to SGLang."""
+
+    def __init__(self, view):
+        self._view = view
+
+    def __getattr__(self, name):
+        value = getattr(self._view, name)
+        return "trtllm_mha" if name.endswith("attention_backend") and value == "mindspore" else value
 
 
 def check_as_if_on_npu(original, server_args) -> None:
@@ -130,7 +136,8 @@ def verify(server_args) -> None:
 
 def check_model(model_config) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built."""
-    from sglang.srt.models_ms.registry import MODELS, POOLED, unknown
+    from sglang.srt.model_executor_ms import sentence_transformers
+    from sglang.srt.models_ms.registry import MODELS, POOLED, has_scores, unknown
 
     problems = []
     architectures = model_config.hf_config.architectures or []
@@ -139,6 +146,8 @@ def check_model(model_config) -> None:
         problems.append(unknown(architectures))
     elif MODELS[known[0]].module == POOLED and model_config.is_generation:
         problems.append(f"{known[0]} does not generate text: give --is-embedding")
+    elif not model_config.is_generation and not has_scores(known[0]):
+        problems += sentence_transformers.problems(model_config.model_path, model_config.revision)
     if model_config.quantization and not _is_dequantised(model_config):
         problems.append(f"its weights are quantised ({model_config.quantization})")
     if model_config.is_multimodal:
