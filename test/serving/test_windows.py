@@ -1,6 +1,10 @@
-"""A model with sliding windows and two rotary tables through SGLang's engine, whatever SGLang makes of its config."""
+"""Models with sliding windows through SGLang's engine, whatever SGLang makes of their configs.
+
+Gemma 3 has two rotary tables; of gpt-oss, SGLang would keep the layers with a window in a pool of their own.
+"""
 
 import numpy as np
+import pytest
 import torch
 from models.tiny import reference_logits, save
 from serving.conftest import Engine
@@ -9,8 +13,9 @@ PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than the wi
 NEW_TOKENS = 12
 
 
-def test_gemma_3_gives_hugging_faces_logprobs_and_greedy_tokens(tmp_path):
-    folder = save("gemma3", tmp_path)
+@pytest.mark.parametrize("variant", ["gemma3", "gpt_oss"])
+def test_logprobs_and_greedy_tokens_are_hugging_faces(tmp_path, variant):
+    folder = save(variant, tmp_path)
     engine = Engine(folder, skip_tokenizer_init=True, max_running_requests=4, chunked_prefill_size=16)
     greedy = dict(temperature=0, max_new_tokens=NEW_TOKENS, ignore_eos=True)
     try:
@@ -19,7 +24,7 @@ def test_gemma_3_gives_hugging_faces_logprobs_and_greedy_tokens(tmp_path):
         engine.shutdown()
     for prompt, answer in zip(PROMPTS, answers, strict=True):
         ids = [*prompt, *answer["output_ids"]]
-        wanted = torch.from_numpy(reference_logits("gemma3", ids)).log_softmax(-1).numpy()
+        wanted = torch.from_numpy(reference_logits(variant, ids)).log_softmax(-1).numpy()
         meta = answer["meta_info"]
         found = [logprob for logprob, *_ in (*meta["input_token_logprobs"][1:], *meta["output_token_logprobs"])]
         np.testing.assert_allclose(found, wanted[np.arange(len(ids) - 1), ids[1:]], atol=1e-3)
