@@ -53,6 +53,19 @@ class Classes(nn.Module):
         return self.classifier(ids).logits
 
 
+class ClassificationHead(nn.Module):
+    """As SGLang's llama_classification.py says."""
+
+    def __init__(self, config):
+        super().__init__()
+        config.classification_out_size = CLASSES
+        self.model = AutoModel.from_config(config)
+        self.classification_head = nn.Linear(config.hidden_size, CLASSES, bias=False)
+
+    def forward(self, ids):
+        return self.classification_head(self.model(ids).last_hidden_state[:, -1])
+
+
 class Scalar(nn.Module):
     """InternLM2-Reward: v_head on the last token's hidden state, where a causal model has its head."""
 
@@ -90,6 +103,7 @@ KINDS = {  # architecture -> variant of its decoder, and what it does with that
     "LlamaForSequenceClassificationWithNormal_Weights": ("llama", NormalWeights),
     "Qwen2ForSequenceClassification": ("qwen2-tied", Classes),
     "Qwen3ForSequenceClassification": ("qwen3", Classes),
+    "LlamaForClassification": ("llama-head-dim", ClassificationHead),
     "Gemma2ForSequenceClassification": ("gemma2", Classes),
     "InternLM2ForRewardModel": ("internlm2", Scalar),
     "Qwen2ForRewardModel": ("qwen2", Reward),
@@ -99,7 +113,7 @@ KINDS = {  # architecture -> variant of its decoder, and what it does with that
 
 def against(architecture: str) -> str:
     _, kind = KINDS[architecture]
-    return "a statement of its code" if kind in (Reward, NormalWeights, Scalar) else "transformers"
+    return "a statement of its code" if kind in (Reward, NormalWeights, ClassificationHead, Scalar) else "transformers"
 
 
 @functools.cache

@@ -38,6 +38,8 @@ IGNORED = {
     "auto_map": "code of the checkpoint is not run",
     "keys_to_ignore_at_inference": "Python interface of transformers",
     "num_labels": "read by the heads of classifiers",
+    "classification_out_size": "read by the heads of classifiers",
+    "reward_token_id": "SGLang scores the last token; a text that is to be scored ends with this one",
     "is_matryoshka": "SGLang reads it: embeddings may be cut",
     "matryoshka_dimensions": "SGLang reads it: embeddings may be cut",
     "torchscript": "Python interface of transformers",

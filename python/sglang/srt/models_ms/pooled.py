@@ -8,6 +8,7 @@ code that their checkpoints bring along.
 from mindspore import nn, ops
 
 from sglang.srt.layers_ms.score import ScoreLinear
+from sglang.srt.models_ms.config import ConfigReader
 from sglang.srt.models_ms.gemma2 import Gemma2ForCausalLM
 from sglang.srt.models_ms.internlm2 import InternLM2ForCausalLM
 from sglang.srt.models_ms.llama import LlamaForCausalLM
@@ -80,6 +81,18 @@ class Qwen3Model(Pooled, Qwen3ForCausalLM):
 
 class LlamaForSequenceClassification(Classifier, LlamaForCausalLM):
     pass
+
+
+class LlamaForClassification(Pooled, LlamaForCausalLM):
+    """A score for each class, by names of SGLang's own. Reference: sglang/srt/models/llama_classification.py."""
+
+    def __init__(self, hf_config, runtime):
+        super().__init__(hf_config, runtime)
+        classes = ConfigReader(hf_config).get("classification_out_size")
+        self.classification_head = ScoreLinear(self.config.hidden_size, classes)
+
+    def scores(self, x):
+        return self.classification_head(x)
 
 
 class Qwen2ForSequenceClassification(Classifier, Qwen2ForCausalLM):

@@ -69,6 +69,7 @@ MODELS |= {
     "Qwen3Model": Model("pooled", "Qwen3 as an encoder", "embedding"),
     "LlamaForSequenceClassification": Model("pooled", "Skywork-Reward-Llama and other classifiers", "scores"),
     "LlamaForSequenceClassificationWithNormal_Weights": Model("pooled", "URM-LLaMa", "scores, weighted by a gate"),
+    "LlamaForClassification": Model("pooled", "classifiers as SGLang names them", "scores"),
     "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores"),
     "Qwen3ForSequenceClassification": Model("pooled", "Skywork-Reward-V2-Qwen3, rerankers", "scores"),
     "Gemma2ForSequenceClassification": Model("pooled", "Skywork-Reward-Gemma-2", "scores"),
@@ -106,7 +107,7 @@ def model_class(architectures: list[str]) -> type:
 
 def has_scores(architecture: str) -> bool:
     """Whether it is a classifier or a reward model: it gives scores, no embeddings."""
-    return any(kind in architecture for kind in ("ForSequenceClassification", "ForRewardModel"))
+    return any(kind in architecture for kind in ("Classification", "ForRewardModel"))
 
 
 def unknown(architectures: list[str]) -> str:
