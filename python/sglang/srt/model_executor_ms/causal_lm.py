@@ -49,7 +49,7 @@ class MindSporeForCausalLM(torch.nn.Module):
             logger.info("dtype %s: these operators hold weights and activations in %s", requested, computed)
         positions = get_model().context_length or get_context_length(config)
         shard = parallel.join_tensor_parallel()
-        if shard.size > 1:
+        if parallel.ranks() > 1:
             parallel.stay_on(cores)
         runtime = Runtime(dtype=getattr(ms, computed), max_positions=positions, shard=shard)
         self.config = config

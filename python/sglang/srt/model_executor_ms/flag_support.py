@@ -42,7 +42,7 @@ SUPPORTED = _names("""
     decode_log_interval enable_request_time_stats_logging kv_events_config load_publish_endpoint enable_trace
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
-    disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size
+    disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
 """)
 
 # Arguments of which only these values are supported.
@@ -58,11 +58,11 @@ LIMITED = {
     "sampling_backend": (None, "pytorch"),
     "cuda_graph_backend_decode": (None, "disabled"),
     "cuda_graph_backend_prefill": (None, "disabled"),
-    "load_balance_method": ("auto", "round_robin"),
+    "load_balance_method": ("auto", "round_robin", "total_requests", "total_tokens"),
     "boundary_reduction": ("auto", "rs+rsv"),
 }
 
-_PARALLEL = "tensor parallelism on one host is the only kind so far"
+_PARALLEL = "of parallelism --tp-size and --dp-size on one host are supported so far"
 _QUANTIZED = "quantised weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
@@ -77,7 +77,7 @@ REFUSED = (
     (
         _PARALLEL,
         _names("""
-            nnodes node_rank dcp_size pp_size pp_max_micro_batch_size pp_async_batch_depth dp_size attn_dp_size
+            nnodes node_rank dcp_size pp_size pp_max_micro_batch_size pp_async_batch_depth attn_dp_size
             attn_cp_size moe_dp_size dwdp_size dcp_comm_backend dcp_replicate_q_proj enable_prefill_cp cp_strategy
             enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding enable_dp_attention
             enable_dp_attention_local_control_broadcast enable_dp_lm_head enable_tp_lm_head_all_to_all

@@ -55,8 +55,9 @@ def configure(server_args) -> None:
         **_NO_CUDA_GRAPHS,
     )
     if device == "cpu":
-        if server_args.tp_size > 1:
-            bind_ranks(divide(server_args.tp_size))  # SGLang wants a NUMA node for each rank otherwise
+        ranks = server_args.dp_size * server_args.pp_size * server_args.tp_size
+        if ranks > 1:
+            bind_ranks(divide(ranks))  # SGLang wants a NUMA node for each rank otherwise
         # An idle scheduler polls without a pause otherwise, on a core that others could compute with.
         declare_resolution(server_args, SOURCE, sleep_on_idle=True)
 

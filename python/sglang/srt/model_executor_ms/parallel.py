@@ -1,4 +1,4 @@
-"""Which share of the model this process computes: SGLang's tensor-parallel group, made known to the operators."""
+"""Which share of the model this process computes: SGLang's groups of processes, made known to the operators."""
 
 import os
 
@@ -6,14 +6,20 @@ import torch
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
-from sglang.srt.runtime_context import get_parallel
+from sglang.srt.runtime_context import get_device, get_parallel
 
 GROUP = "tp"
 
 
 def rank() -> int:
-    """Of this process among those of this host that compute the model."""
-    return get_parallel().tp_rank
+    """Of this process among all of this host that compute: the number by which SGLang binds them to processors."""
+    return get_device().gpu_id
+
+
+def ranks() -> int:
+    """How many processes of this host compute."""
+    parallel = get_parallel()
+    return parallel.dp_size * parallel.pp_size * parallel.tp_size
 
 
 def join_tensor_parallel() -> Shard:

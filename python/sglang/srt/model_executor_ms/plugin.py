@@ -126,6 +126,8 @@ def _activate_mindspore(server_args, role: str) -> None:
         _hook_scheduler(resolving_view(server_args).device)
     elif role == "tokenizer":
         _hook_requests()
+    elif role == "dp_controller":
+        _hook_replicas()
 
 
 @functools.cache
@@ -136,6 +138,15 @@ def _hook_requests() -> None:
         request_check.check_request,
         HookType.BEFORE,
     )
+
+
+@functools.cache
+def _hook_replicas() -> None:
+    from sglang.srt.model_executor_ms import replicas
+
+    controller = "sglang.srt.managers.data_parallel_controller.DataParallelController"
+    _apply(f"{controller}.launch_dp_schedulers", replicas.watch, HookType.BEFORE)
+    _apply(f"{controller}.event_loop", replicas.event_loop, HookType.REPLACE)
 
 
 @functools.cache

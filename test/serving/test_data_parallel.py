@@ -1,0 +1,85 @@
+"""--dp-size 2 on a CPU: two replicas behind SGLang's controller, and a clean end when one of them is killed."""
+
+import os
+import re
+import time
+
+import psutil
+import pytest
+import requests
+from serving.conftest import Server
+
+PROMPTS = ["Return the", "The first", "def main(self):\n"]
+GREEDY = {"max_new_tokens": 12, "temperature": 0}
+
+
+@pytest.fixture(scope="module")
+def replicas(tmp_path_factory):
+    """A server of two replicas; the test that ends it is the last."""
+    arguments = ("--dp-size", "2", "--load-balance-method", "total_requests", "--max-total-tokens", "2048")
+    server = Server(tmp_path_factory.mktemp("replicas") / "log", *arguments)
+    try:
+        yield server.await_ready()
+    finally:
+        server.stop()
+
+
+def children(server, name):
+    found = [child for child in server.process.children(recursive=True) if name in " ".join(child.cmdline())]
+    assert found, f"no process is called {name}"
+    return found
+
+
+def prefills(server) -> list[str]:
+    """Which replica each batch of prompts that the log tells of was computed by."""
+    return re.findall(r" DP(\d)\b[^\]]*\] Prefill batch", server.log.read_text())
+
+
+@pytest.mark.parametrize("replica", [0, 1])
+def test_each_replica_gives_the_tokens_of_transformers(replicas, reference, replica):
+    before = prefills(replicas)
+    for prompt in PROMPTS:
+        ids = reference.tokenizer(prompt).input_ids
+        body = {"input_ids": ids, "sampling_params": GREEDY, "routed_dp_rank": replica}
+        assert replicas.post("/generate", body).json()["output_ids"] == reference.greedy(ids, 12)
+    assert prefills(replicas)[len(before) :] == [str(replica)] * len(PROMPTS)
+
+
+def test_requests_are_shared_among_the_replicas(replicas, reference):
+    before = prefills(replicas)
+    ids = [reference.tokenizer(prompt).input_ids for prompt in PROMPTS * 4]
+    answers = replicas.post("/generate", {"input_ids": ids, "sampling_params": GREEDY}).json()
+    assert [answer["output_ids"] for answer in answers] == [reference.greedy(one, 12) for one in ids]
+    assert set(prefills(replicas)[len(before) :]) == {"0", "1"}
+
+
+def test_each_replica_stays_on_processors_of_its_own(replicas):
+    first, second = (set(child.cpu_affinity()) for child in children(replicas, "scheduler"))
+    assert len(os.sched_getaffinity(0)) < 2 or not first & second
+
+
+def test_an_idle_controller_sleeps(replicas):
+    (controller,) = children(replicas, "data_parallel_controller")
+    before = sum(controller.cpu_times()[:2])
+    time.sleep(2)
+    assert sum(controller.cpu_times()[:2]) - before < 0.5
+
+
+def test_a_killed_replica_ends_the_server_and_the_requests_of_both(replicas):
+    schedulers = children(replicas, "scheduler")
+    body = {"text": "Return", "sampling_params": {"max_new_tokens": 1500, "ignore_eos": True}, "stream": True}
+    body["routed_dp_rank"] = 0
+    with requests.post(f"{replicas.url}/generate", json=body, stream=True, timeout=60) as answer:
+        lines = answer.iter_lines()
+        next(lines)  # it runs
+        schedulers[1].kill()
+        with pytest.raises(requests.RequestException):
+            for _ in lines:
+                pass
+            raise requests.ConnectionError("the stream ended, and so did the request")
+    end = time.monotonic() + 30
+    while replicas.alive() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not replicas.alive()
+    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in schedulers)
+    assert "replica's process" in replicas.log.read_text()
