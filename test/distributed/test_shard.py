@@ -61,6 +61,27 @@ def test_the_refusal_of_key_value_heads_offers_replication():
         Shard(0, 6).kv_heads(4)
 
 
+@given(held=st.integers(1, 5), expert_size=st.integers(1, 6), inside=st.integers(1, 4))
+def test_neighbouring_ranks_share_experts_and_all_ranks_hold_each_once(held, expert_size, inside):
+    total, size = held * expert_size, expert_size * inside
+    found = [Shard(rank, size, "ranks", expert_size).experts(total) for rank in range(size)]
+    for rank, (experts, shard) in enumerate(found):
+        part = rank // inside
+        assert elements(total, experts) == list(range(part * held, (part + 1) * held))
+        assert shard == Shard(rank % inside, inside)
+
+
+def test_experts_that_do_not_divide_are_refused_with_the_sizes_that_do():
+    with pytest.raises(ShardError, match="6 experts .* 4 expert-parallel ranks; .* of 1, 2, 3, 6$"):
+        Shard(0, 4, expert_size=4).experts(6)
+
+
+@pytest.mark.parametrize("expert_size", [0, 3, 8])
+def test_an_expert_parallel_size_that_does_not_divide_the_ranks_is_refused(expert_size):
+    with pytest.raises(ShardError, match=f"size of {expert_size} does not divide .* 4; .* of 1, 2, 4$"):
+        Shard(0, 4, expert_size=expert_size)
+
+
 @given(vocab_size=st.integers(1, 5000), size=st.integers(1, 12), multiple=st.sampled_from([1, 16, 64]))
 def test_every_rank_holds_the_same_rows_of_the_padded_vocabulary(vocab_size, size, multiple):
     padded = Shard(0, size).padded_vocab(vocab_size, multiple)

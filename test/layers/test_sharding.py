@@ -26,10 +26,11 @@ from sglang.srt.layers_ms import (
     ops,
     stacked,
 )
-from sglang.srt.layers_ms.expert_layouts import interleaved
+from sglang.srt.layers_ms.expert_layouts import fused, interleaved, stacked_by_rows
 from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
+from sglang.srt.model_loader_ms.checkpoint import selected
 from sglang.srt.model_loader_ms.loader import tensors_of
 from sglang.srt.models_ms.config import ConfigReader, Runtime
 from sglang.srt.models_ms.llama import LlamaConfig
@@ -91,8 +92,8 @@ def run(layer, x, tensors=None):
     return network(ms.Tensor(x)).asnumpy()
 
 
-def ranks(size):
-    return [Shard(rank, size, "ranks") for rank in range(size)]
+def ranks(size, expert_size=1):
+    return [Shard(rank, size, "ranks", expert_size) for rank in range(size)]
 
 
 def config(shard, kv_heads=2):
@@ -222,23 +223,51 @@ def test_mlps_add_up(partial_results, size):
 
 
 class AllExperts(nn.Cell):
-    """Each of three tokens goes to two experts."""
+    """Each of three tokens goes to two of four experts."""
 
     def __init__(self, shard, **options):
         super().__init__()
-        self.experts = Experts(HIDDEN, INTERMEDIATE, 3, shard, ms.float32, **options)
-        self.weights, self.chosen = ms.Tensor(draw("weights", (3, 2))), ms.Tensor([[0, 1], [2, 0], [1, 2]], ms.int32)
+        self.experts = Experts(HIDDEN, INTERMEDIATE, 4, shard, ms.float32, **options)
+        self.weights, self.chosen = ms.Tensor(draw("weights", (3, 2))), ms.Tensor([[0, 1], [2, 0], [1, 3]], ms.int32)
 
     def construct(self, x):
         return self.experts(x, self.weights, self.chosen)
 
 
-@pytest.mark.parametrize("options", [{}, dict(layouts=interleaved, bias=True, activation="clamped_silu")])
-@pytest.mark.parametrize("size", SIZES)
-def test_experts_add_up_with_their_bias_added_once(partial_results, size, options):
+LAYOUTS = {
+    "separate": {},
+    "interleaved": dict(layouts=interleaved, bias=True, activation="clamped_silu"),
+    "stacked by rows": dict(layouts=stacked_by_rows),
+    "fused": dict(layouts=lambda sizes: (fused(sizes),)),
+}
+
+
+@functools.cache
+def all_experts(table, layout):
+    return run(AllExperts(Shard(), **LAYOUTS[layout]), draw("x", (3, HIDDEN)))
+
+
+# Each expert cut in as many parts as there are ranks, experts divided among the ranks, and both.
+CUTS = [("separate", 2, 1), ("interleaved", 4, 1), ("separate", 2, 2), ("interleaved", 4, 4)]
+CUTS += [(layout, 4, 2) for layout in LAYOUTS]
+
+
+@pytest.mark.parametrize("layout, size, expert_size", CUTS)
+def test_experts_add_up_with_their_bias_added_once(partial_results, table, layout, size, expert_size):
     x = draw("x", (3, HIDDEN))
-    total = sum(run(AllExperts(shard, **options), x) for shard in ranks(size))
-    close(total, run(AllExperts(Shard(), **options), x))
+    total = sum(run(AllExperts(shard, **LAYOUTS[layout]), x) for shard in ranks(size, expert_size))
+    close(total, all_experts(table, layout))
+
+
+def test_a_rank_reads_nothing_of_experts_that_others_hold():
+    whole, read = [], []
+    for shard in (Shard(), *ranks(4, 2)):
+        wants = tensors_of(AllExperts(shard))
+        assert all(want.host.shape == selected(want.whole, want.read) for want in wants)
+        whole.append({want.source for want in wants})
+        read.append({want.source.split(".")[1] for want in wants if want.host.size})
+    assert all(names == whole[0] for names in whole)  # or the others' tensors would be unexpected ones
+    assert read == [{"0", "1", "2", "3"}, {"0", "1"}, {"0", "1"}, {"2", "3"}, {"2", "3"}]
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -57,16 +57,17 @@ void test_route() {
 
 void test_experts(const std::string& dtype) {
   const int64_t tokens = any(1, any(0, 3) ? 9 : 250), width = any(1, 100), size = any(1, 150), experts = any(1, 6);
-  const int64_t top_k = any(1, experts), kind = any(0, 3);
+  const int64_t before = any(0, 1) * any(0, 6), all = before + experts + any(0, 1) * any(0, 6);  // on other ranks
+  const int64_t top_k = any(1, all), kind = any(0, 3);
   const bool biased = any(0, 1);
   const double alpha = 1.7, limit = 0.6;
   Array x(dtype, {tokens, width}), gate_up(dtype, {experts, 2, size, width}), down(dtype, {experts, width, size});
   Array inner(dtype, {biased ? experts * 2 * size : 1}), outer(dtype, {biased ? experts * width : 1});
   Array weights("float32", {tokens, top_k}), chosen("int32", {tokens, top_k}), y(dtype, x.shape);
-  Array activation = ints({kind}), numbers("float32", {2});
+  Array integers = ints({kind, before, all}), numbers("float32", {2});
   x.fill(), gate_up.fill(-0.3, 0.3), down.fill(-0.3, 0.3), inner.fill(), outer.fill(), weights.fill(0, 1);
   numbers.set(0, alpha), numbers.set(1, limit);
-  for (int64_t i = 0; i < chosen.size; ++i) chosen.set(i, (i + i / top_k) % experts);
+  for (int64_t i = 0; i < chosen.size; ++i) chosen.set(i, (i + i / top_k) % all);
   Array first(dtype, gate_up.shape), second(dtype, down.shape);  // packed
   std::memcpy(first.bytes.get(), gate_up.bytes.get(), gate_up.size * gate_up.width());
   std::memcpy(second.bytes.get(), down.bytes.get(), down.size * down.width());
@@ -75,7 +76,7 @@ void test_experts(const std::string& dtype) {
   for (int64_t i = 0; i < experts; ++i)
     mindspore_cpu_pack(index_of(dtype), second.bytes.get() + i * size * width * x.width(), width, size);
   const std::vector<Array*> arguments{&x,       &first,  &inner,      &second,  &outer,
-                                      &weights, &chosen, &activation, &numbers, &y};
+                                      &weights, &chosen, &integers, &numbers, &y};
   expect(call(fused_experts, arguments) == 0, "fused_experts");
   auto gated = [&](double gate, double up) {
     if (kind == 0) return gate / (1 + std::exp(-gate)) * up;
@@ -86,7 +87,8 @@ void test_experts(const std::string& dtype) {
   };
   std::vector<double> wanted(y.size);
   for (int64_t i = 0; i < tokens * top_k; ++i) {
-    const int64_t token = i / top_k, expert = static_cast<int64_t>(chosen.get(i));
+    const int64_t token = i / top_k, expert = static_cast<int64_t>(chosen.get(i)) - before;
+    if (expert < 0 || expert >= experts) continue;
     std::vector<double> middle(size);
     for (int64_t j = 0; j < size; ++j) {
       double found[2];
@@ -104,8 +106,12 @@ void test_experts(const std::string& dtype) {
     }
   }
   close(y, y.size, [&](int64_t i) { return wanted[i]; }, dtype, "fused_experts");
-  chosen.set(chosen.size - 1, experts);
+  chosen.set(chosen.size - 1, all);
   expect(call(fused_experts, arguments) != 0, "fused_experts takes an expert that there is not");
+  Array others = ints({kind, before, before + experts - 1});
+  std::vector<Array*> changed = arguments;
+  chosen.set(chosen.size - 1, 0), changed[7] = &others;
+  expect(call(fused_experts, changed) != 0, "fused_experts takes more experts than there are");
   Array gate(dtype, {tokens, 1}), other(dtype, x.shape);
   gate.fill(-3, 3), other.fill();
   expect(call(add_gated, {&x, &other, &gate, &y}) == 0, "add_gated");

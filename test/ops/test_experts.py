@@ -112,6 +112,33 @@ def test_tokens_get_the_weighted_sum_of_what_their_experts_make(tokens, width, s
     close(found, wanted, ops.compute_dtype(dtype))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_experts_that_are_not_in_the_stacks_add_nothing(dtype):
+    first, held, count = 2, 3, 7
+    (x, x_), (gate_up, gate_up_), (down, down_) = (
+        rounded(dtype, *shape, seed=seed, scale=0.2 if seed else 1.0)
+        for seed, shape in enumerate([(40, 64), (held, 2, 24, 64), (held, 64, 24)])
+    )
+    weights, chosen = np.abs(draw(40, 2)), np.argsort(draw(40, count), -1)[:, :2].astype(np.int32)
+    chosen[0] = 6, 1  # a token that has none of them
+    inside = (chosen >= first) & (chosen < first + held)
+    assert 0 < inside.sum() < inside.size
+
+    def operator(x, weights, chosen, gate_up, down):
+        return ops.fused_experts(
+            x, gate_up, None, down, None, weights, chosen, "silu", 1.0, 1.0, first=first, count=count
+        )
+
+    def pack(gate_up, down):
+        ops.pack_linear(gate_up)
+        ops.pack_linear(down)
+
+    found = call(operator, [x_, weights, chosen], [gate_up_, down_], (), pack)
+    places, kept = np.where(inside, chosen - first, 0), np.where(inside, weights, 0)
+    close(found, mixed(x, gate_up, None, down, None, kept, places, "silu"), ops.compute_dtype(dtype))
+    assert not found[0].astype(ms.float32).asnumpy().any()
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh"])
 def test_experts_have_the_activations_of_dense_layers(activation):
     x, gate_up, down = draw(3, 40), draw(4, 2, 24, 40, scale=0.2), draw(4, 40, 24, scale=0.2)

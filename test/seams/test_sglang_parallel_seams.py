@@ -2,6 +2,9 @@
 
 from seams.sglang_source import assert_in_order, source, works_around
 
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.runtime_context import derive_spawn_ranks
+
 CONTROLLER = "srt.managers.data_parallel_controller:DataParallelController"
 
 
@@ -43,3 +46,14 @@ def test_the_launcher_ends_with_the_controller():
     launched = source("srt.entrypoints.engine:Engine:_launch_subprocesses")
     assert_in_order(launched, "processes = list(scheduler_procs or [])", "SubprocessWatchdog(")
     assert "scheduler_procs.insert(0, proc)" in source("srt.entrypoints.engine:Engine:_launch_scheduler_processes")
+
+
+# ---- experts ----
+
+
+def test_neighbouring_ranks_share_experts():
+    for rank in range(8):
+        sizes = dict(tp_size=8, moe_ep_size=4, moe_dp_size=1, attn_tp_size=8, attn_cp_size=1)
+        ranks = derive_spawn_ranks(world_rank=rank, ep_join_rank_offset=0, **sizes)
+        held, inside = Shard(rank, 8, expert_size=4).experts(12)
+        assert (held.start // 3, inside.rank) == (ranks["moe_ep_rank"], ranks["moe_tp_rank"])

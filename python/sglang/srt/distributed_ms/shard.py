@@ -14,10 +14,16 @@ class Shard:
     rank: int = 0
     size: int = 1
     group: str = ""  # communication group in which the ranks add up their partial results
+    expert_size: int = 1  # into how many parts the ranks divide experts; those that share a part cut each expert in it
 
     def __post_init__(self):
         if not 0 <= self.rank < self.size:
             raise ShardError(f"tensor-parallel rank {self.rank} of {self.size}: rank must be from 0 to size - 1")
+        if self.expert_size < 1 or self.size % self.expert_size:
+            raise ShardError(
+                f"an expert-parallel size of {self.expert_size} does not divide the tensor-parallel size {self.size}; "
+                f"start with an expert-parallel size of {_divisors(self.size)}"
+            )
 
     def part(self, total: int, what: str) -> int:
         """How many of `total` elements each rank holds; ShardError, naming `what`, if they do not divide evenly."""
@@ -29,6 +35,21 @@ class Shard:
         """The elements of `total` that this rank holds; ShardError as in `part`."""
         part = self.part(total, what)
         return slice(self.rank * part, (self.rank + 1) * part)
+
+    def experts(self, total: int) -> tuple[slice, "Shard"]:
+        """Which of `total` experts this rank holds, and its share of the inside of each of them.
+
+        Neighbouring ranks share a part, as SGLang has them (moe_ep_rank, moe_tp_rank). ShardError if the experts do
+        not divide evenly.
+        """
+        if total % self.expert_size:
+            raise ShardError(
+                f"{total} experts cannot be divided over {self.expert_size} expert-parallel ranks; "
+                f"start with an expert-parallel size of {_divisors(total)}"
+            )
+        inside, held = self.size // self.expert_size, total // self.expert_size
+        first = self.rank // inside * held
+        return slice(first, first + held), Shard(self.rank % inside, inside)
 
     def kv_heads(self, total: int) -> tuple[int, slice]:
         """How many of `total` key/value heads this rank holds, and which.

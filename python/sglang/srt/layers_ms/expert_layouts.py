@@ -8,16 +8,21 @@ from typing import NamedTuple
 
 from sglang.srt.model_loader_ms.pieces import Piece
 
-ALL = slice(None)
+ALL, NONE = slice(None), slice(0, 0)
 
 
 class Sizes(NamedTuple):
     """What a layout needs to know to say where experts' matrices are."""
 
     experts: int
+    held: slice  # those of them that this rank has
     width: int  # of the hidden states
     size: int  # inner size of an expert
     own: slice  # the share of it that this rank computes
+
+    def places(self):
+        """(expert, its place in this rank's stacks) of each that the rank has."""
+        return [(expert, place) for place, expert in enumerate(range(self.experts)[self.held])]
 
 
 class Layout(NamedTuple):
@@ -35,13 +40,21 @@ def separate(gate: str, up: str, down: str) -> Callable[[Sizes], tuple[Layout, .
     def layouts(sizes: Sizes):
         inner, outer = (sizes.size, sizes.width), (sizes.width, sizes.size)
         gate_up = [
-            Piece(f"{expert}.{name}.weight", (sizes.own, ALL), (expert, part), inner)
-            for expert in range(sizes.experts)
+            Piece(f"{expert}.{name}.weight", (sizes.own, ALL), (place, part), inner)
+            for expert, place in sizes.places()
             for part, name in enumerate((gate, up))
         ]
         downs = [
-            Piece(f"{expert}.{down}.weight", (ALL, sizes.own), (expert,), outer) for expert in range(sizes.experts)
+            Piece(f"{expert}.{down}.weight", (ALL, sizes.own), (place,), outer) for expert, place in sizes.places()
         ]
+        others = [expert for expert in range(sizes.experts) if expert not in range(sizes.experts)[sizes.held]]
+        # Nothing is read of these; they belong to the model all the same.
+        gate_up += [
+            Piece(f"{expert}.{name}.weight", (NONE, ALL), (0, 0, NONE), inner)
+            for expert in others
+            for name in (gate, up)
+        ]
+        downs += [Piece(f"{expert}.{down}.weight", (NONE, sizes.own), (0, NONE), outer) for expert in others]
         return Layout(tuple(gate_up), tuple(downs)), fused(sizes)
 
     return layouts
@@ -51,13 +64,9 @@ def fused(sizes: Sizes) -> Layout:
     """Two tensors for all experts, as transformers holds them: gate_up_proj, gate first, and down_proj."""
     start, stop = sizes.own.start, sizes.own.stop
     whole = (sizes.experts, 2 * sizes.size, sizes.width)
-    gate_up = tuple(
-        Piece(
-            "gate_up_proj", (ALL, slice(part * sizes.size + start, part * sizes.size + stop), ALL), (ALL, part), whole
-        )
-        for part in (0, 1)
-    )
-    down = Piece("down_proj", (ALL, ALL, sizes.own), whole=(sizes.experts, sizes.width, sizes.size))
+    rows = [slice(part * sizes.size + start, part * sizes.size + stop) for part in (0, 1)]
+    gate_up = tuple(Piece("gate_up_proj", (sizes.held, own, ALL), (ALL, part), whole) for part, own in enumerate(rows))
+    down = Piece("down_proj", (sizes.held, ALL, sizes.own), whole=(sizes.experts, sizes.width, sizes.size))
     return Layout(gate_up, (down,))
 
 
@@ -69,11 +78,11 @@ def stacked_by_rows(sizes):
     whole = (sizes.experts * sizes.size, sizes.width)
     rows = [slice(sizes.own.start + i * sizes.size, sizes.own.stop + i * sizes.size) for i in range(sizes.experts)]
     gate_up = [
-        Piece(name, (rows[i], ALL), (i, part), whole)
-        for i in range(sizes.experts)
+        Piece(name, (rows[expert], ALL), (place, part), whole)
+        for expert, place in sizes.places()
         for part, name in enumerate(("w1", "v1"))
     ]
-    down = [Piece("w2", (rows[i], ALL), (i,), whole, transposed=True) for i in range(sizes.experts)]
+    down = [Piece("w2", (rows[expert], ALL), (place,), whole, transposed=True) for expert, place in sizes.places()]
     return (Layout(tuple(gate_up), tuple(down)),)
 
 
@@ -81,15 +90,17 @@ def interleaved(sizes):
     """Gate and up by turns in the columns of gate_up_proj; matrices are transposed. The same from MXFP4."""
     start, stop, size = sizes.own.start, sizes.own.stop, sizes.size
     parts = [slice(2 * start + part, 2 * stop, 2) for part in (0, 1)]
-    experts = [slice(i, i + 1) for i in range(sizes.experts)]
+    experts = [(slice(expert, expert + 1), slice(place, place + 1)) for expert, place in sizes.places()]
     whole, outer = (sizes.experts, sizes.width, 2 * size), (sizes.experts, size, sizes.width)
     gate_up = [
-        Piece("gate_up_proj", (expert, ALL, columns), (expert, part), whole, transposed=True)
-        for expert in experts
+        Piece("gate_up_proj", (expert, ALL, columns), (place, part), whole, transposed=True)
+        for expert, place in experts
         for part, columns in enumerate(parts)
     ]
-    down = [Piece("down_proj", (expert, sizes.own, ALL), (expert,), outer, transposed=True) for expert in experts]
-    inner = [Piece("gate_up_proj_bias", (ALL, columns), (ALL, part), whole[::2]) for part, columns in enumerate(parts)]
-    here = slice(0, 0) if start else ALL  # the first rank adds it
-    bias = Piece("down_proj_bias", (here, ALL), (here,), outer[::2])
+    down = [Piece("down_proj", (expert, sizes.own, ALL), (place,), outer, transposed=True) for expert, place in experts]
+    inner = [
+        Piece("gate_up_proj_bias", (sizes.held, columns), (ALL, part), whole[::2]) for part, columns in enumerate(parts)
+    ]
+    here, there = (NONE, NONE) if start else (sizes.held, ALL)  # the first rank of an expert adds it
+    bias = Piece("down_proj_bias", (here, ALL), (there,), outer[::2])
     return (Layout(tuple(gate_up), tuple(down), tuple(inner), (bias,)),)

@@ -48,6 +48,7 @@ class Router(Linear):
 class Experts(nn.Cell):
     """The weighted sum of act(gate) * up MLPs that a router chose for each token.
 
+    A rank has the share of them that `shard.experts` says, and adds up what it makes of a token with the other ranks.
     activation, alpha, limit: as ops.fused_experts has them. layouts: what says where their matrices are in a
     checkpoint; the first layout counts unless the checkpoint has another one's tensors.
     """
@@ -67,19 +68,21 @@ class Experts(nn.Cell):
         layouts=SEPARATE,
     ):
         super().__init__()
-        own = shard.slice(size, "moe_intermediate_size")
-        found = layouts(Sizes(count, width, size, own))
-        local = own.stop - own.start
+        held, inside = shard.experts(count)
+        own = inside.slice(size, "moe_intermediate_size")
+        found = layouts(Sizes(count, held, width, size, own))
+        here, local = held.stop - held.start, own.stop - own.start
 
         def stack(shape, name):
             first, *others = (getattr(layout, name) for layout in found)
             return parameter(shape, dtype, *first, otherwise=others)
 
-        self.gate_up = stack((count, 2, local, width), "gate_up")
-        self.down = stack((count, width, local), "down")
-        self.gate_up_bias = stack((count, 2, local), "gate_up_bias") if bias else None
-        self.down_bias = stack((count, width), "down_bias") if bias else None
+        self.gate_up = stack((here, 2, local, width), "gate_up")
+        self.down = stack((here, width, local), "down")
+        self.gate_up_bias = stack((here, 2, local), "gate_up_bias") if bias else None
+        self.down_bias = stack((here, width), "down_bias") if bias else None
         self.activation, self.alpha, self.limit = activation, alpha, limit
+        self.first, self.count = held.start, count
         self.group = shard.group if shard.size > 1 else None
 
     def pack(self):
@@ -99,6 +102,8 @@ class Experts(nn.Cell):
             self.activation,
             self.alpha,
             self.limit,
+            self.first,
+            self.count,
         )
         return y if self.group is None else ops.all_reduce(y, self.group)
 

@@ -43,6 +43,7 @@ SUPPORTED = _names("""
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
+    ep_size
 """)
 
 # Arguments of which only these values are supported.
@@ -62,7 +63,7 @@ LIMITED = {
     "boundary_reduction": ("auto", "rs+rsv"),
 }
 
-_PARALLEL = "of parallelism --tp-size and --dp-size on one host are supported so far"
+_PARALLEL = "of parallelism --tp-size, --ep-size and --dp-size on one host are supported so far"
 _QUANTIZED = "quantised weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
@@ -82,7 +83,7 @@ REFUSED = (
             enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding enable_dp_attention
             enable_dp_attention_local_control_broadcast enable_dp_lm_head enable_tp_lm_head_all_to_all
             enable_attn_tp_input_scattered enable_shared_experts_attn_tp shared_experts_tp_size
-            enable_dense_mlp_attn_tp enable_layernorm_sp disable_attn_tp_gather enable_p2p_check ep_size
+            enable_dense_mlp_attn_tp enable_layernorm_sp disable_attn_tp_gather enable_p2p_check
             moe_dense_tp_size ep_join_rank_offset elastic_ep_initial_size max_ep_size enable_cp_tp_group_sharing
             enable_megamoe_for_layernorm_sp enable_dynamic_chunking use_ray enable_nccl_nvls enable_symm_mem
             enable_mscclpp enable_torch_symm_mem enable_scattered_sconv pre_warm_nccl enable_quant_communications

@@ -128,11 +128,20 @@ def verify(server_args) -> None:
     from sglang.srt.arg_groups.overrides import attention_backends_of, model_config_of, resolving_view
 
     view = resolving_view(server_args)
+    check_sizes(view)
     chosen = set(attention_backends_of(view))
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if str(view.model_path).lower() not in ("none", "dummy"):
         check_model(model_config_of(server_args))
+
+
+def check_sizes(arguments) -> None:
+    """UnsupportedFlag unless the ranks can share the experts."""
+    if arguments.ep_size < 1 or arguments.tp_size % arguments.ep_size:
+        raise UnsupportedFlag(
+            f"--ep-size {arguments.ep_size} does not divide --tp-size {arguments.tp_size}: its ranks share the experts"
+        )
 
 
 def check_model(model_config) -> None:

@@ -37,7 +37,7 @@ def join_tensor_parallel() -> Shard:
         return found
 
     ops.join(GROUP, parallel.tp_rank, parallel.tp_size, gather)
-    return Shard(parallel.tp_rank, parallel.tp_size, GROUP)
+    return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size)
 
 
 def stay_on(processors: list[int]) -> None:

@@ -168,13 +168,16 @@ def fused_experts(
     activation: str,
     alpha: float,
     limit: float,
+    first: int = 0,
+    count: int | None = None,
 ) -> Tensor:
     """x [T, h] -> the sum over each token's experts [T, k], times their weights [T, k], of down(inner), [T, h].
 
     Of each expert inner = act(gate) * up, with gate and up the products of x with gate_up [E, 2, n, h] transposed, plus
     gate_up_bias [E, 2, n]; down [E, h, n], down_bias [E, h]. The stacks are as `pack_linear` leaves them. Activations:
     "silu", "gelu", "gelu_pytorch_tanh" and "clamped_silu", which is gate * sigmoid(alpha * gate) * (up + 1) with gate
-    at most limit and up within it (gpt-oss); no other one uses alpha and limit.
+    at most limit and up within it (gpt-oss); no other one uses alpha and limit. The stacks have the E experts from
+    `first` on, of `count` (None: of E); experts of a token that are not among them add nothing.
     """
 
 

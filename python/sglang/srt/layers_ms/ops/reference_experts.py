@@ -49,8 +49,19 @@ def _of(stack, chosen):
     return ops.gather(stack.reshape(stack.shape[0], -1), chosen, 0)
 
 
-def fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit):
-    _, _, size, width = gate_up.shape
+def _held(experts, weights, first, held):
+    """-> places in stacks of `held` experts from `first` on, and weights, 0 for those that are not in them."""
+    places = experts - first
+    inside = ops.logical_and(places >= 0, places < held)
+    return mint.where(inside, places, ops.zeros_like(places)), mint.where(inside, weights, ops.zeros_like(weights))
+
+
+def fused_experts(
+    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
+):
+    held, _, size, width = gate_up.shape
+    if count is not None and count != held:
+        experts, weights = _held(experts, weights, first, held)
     total = ops.zeros_like(x)
     for choice in range(experts.shape[1]):
         chosen = experts[:, choice]

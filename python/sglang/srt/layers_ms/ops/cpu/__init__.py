@@ -211,11 +211,13 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return _route(logits, bias, _room(top_k), integers, _floats(scaling, soft_cap))
 
 
-def fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit):
+def fused_experts(
+    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
+):
     gate_up_bias = _no_norm(x.dtype) if gate_up_bias is None else gate_up_bias
     down_bias = _no_norm(x.dtype) if down_bias is None else down_bias
-    kind = _ints(_EXPERT_ACTIVATIONS[activation])
-    return _fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, kind, _floats(alpha, limit))
+    integers = _ints(_EXPERT_ACTIVATIONS[activation], first, gate_up.shape[0] if count is None else count)
+    return _fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, integers, _floats(alpha, limit))
 
 
 def add_gated(x, y, gate):

@@ -476,8 +476,8 @@ OPERATOR(route, 2) {
 }
 
 // x [T, width], packed gate_up [experts, 2, size, width], its bias [experts, 2, size], packed down [experts, width,
-// size], its bias [experts, width] (biases of one value: none), weights [T, k] float32, experts [T, k], activation [1],
-// numbers [2]: alpha, limit -> like x
+// size], its bias [experts, width] (biases of one value: none), weights [T, k] float32, experts [T, k], integers [3]:
+// activation, the first of the experts in the stacks, and of how many they are; numbers [2]: alpha, limit -> like x
 OPERATOR(fused_experts, 1) {
   Experts call{};
   call.dtype = a.dtype(0);
@@ -487,7 +487,8 @@ OPERATOR(fused_experts, 1) {
   call.size = a.last(3);
   call.top_k = a.last(5);
   call.chosen = a.ints(6);
-  const int32_t* activation = a.ints(7);
+  const int32_t* integers = a.ints(7);
+  a.want(a.size(7) == 3, "%ld integers", a.size(7));
   for (int i = 1; i < 5; ++i) a.want(a.dtype(i) == call.dtype, "argument %d is not of the dtype of x", i);
   a.want(a.size(1) == call.experts * 2 * call.size * call.width && a.last(1) == call.width &&
              a.size(3) == call.experts * call.size * call.width,
@@ -497,8 +498,12 @@ OPERATOR(fused_experts, 1) {
   a.want(a.dtype(5) == Dtype::f32 && a.last(6) == call.top_k && a.size(8) == 2, "weights and experts do not fit");
   a.want(a.tokens(5) == call.tokens && a.tokens(6) == call.tokens, "weights or experts of other tokens");
   if (a.failed()) return;
-  a.want(*activation >= 0 && *activation <= 3, "activation %d", *activation);
-  a.want(within(call.chosen, call.tokens * call.top_k, call.experts), "an expert is none of the %ld", call.experts);
+  call.activation = integers[0];
+  call.first = integers[1];
+  a.want(call.activation >= 0 && call.activation <= 3, "activation %d", call.activation);
+  a.want(call.first >= 0 && call.first + call.experts <= integers[2], "%ld experts from %ld on, of %d", call.experts,
+         call.first, integers[2]);
+  a.want(within(call.chosen, call.tokens * call.top_k, integers[2]), "an expert is none of the %d", integers[2]);
   if (a.failed()) return;
   call.x = a.data(0);
   call.gate_up = a.data(1);
@@ -506,7 +511,6 @@ OPERATOR(fused_experts, 1) {
   call.down = a.data(3);
   call.down_bias = a.size(4) > 1 ? a.data(4) : nullptr;
   call.weights = static_cast<const float*>(a.data(5));
-  call.activation = *activation;
   call.alpha = static_cast<const float*>(a.data(8))[0];
   call.limit = static_cast<const float*>(a.data(8))[1];
   call.y = a.data(9);

@@ -117,22 +117,27 @@ inline f32x16 gated(const Experts& a, f32x16 gate, f32x16 up) {
   return activate(0, gate * a.alpha) / a.alpha * (up + 1.0f);  // gate * sigmoid(alpha * gate) * (up + 1)
 }
 
-// Some tokens, sorted by expert: a row for each expert of each token.
+// Some tokens, sorted by expert: a row for each expert of each token that is in the stacks.
 template <typename T>
 class SortedTokens {
  public:
   SortedTokens(const Experts& a, int64_t first, int64_t count)
-      : a_(a), first_(first), count_(count), rows_(count * a.top_k), row_of_(rows_), token_of_(rows_) {
-    const int32_t* chosen = a.chosen + first * a.top_k;
+      : a_(a), first_(first), count_(count), row_of_(count * a.top_k, -1) {
+    const int64_t chosen = row_of_.size();
     std::vector<int64_t> next(a.experts + 1);
-    for (int64_t i = 0; i < rows_; ++i) ++next[chosen[i] + 1];
+    for (int64_t i = 0; i < chosen; ++i)
+      if (const int64_t expert = held(i); expert >= 0) ++next[expert + 1];
     for (int64_t expert = 0; expert < a.experts; ++expert) {
       for (int64_t done = 0; done < next[expert + 1]; done += kRowBlock)
         pieces_.push_back({expert, next[expert] + done, std::min(kRowBlock, next[expert + 1] - done)});
       next[expert + 1] += next[expert];
     }
-    for (int64_t i = 0; i < rows_; ++i) {
-      row_of_[i] = next[chosen[i]]++;
+    rows_ = next[a.experts];
+    token_of_.resize(rows_);
+    for (int64_t i = 0; i < chosen; ++i) {
+      const int64_t expert = held(i);
+      if (expert < 0) continue;
+      row_of_[i] = next[expert]++;
       token_of_[row_of_[i]] = first + i / a.top_k;
     }
     memory_.reset(new char[rows_ * bytes_of_row(a)]);
@@ -161,6 +166,12 @@ class SortedTokens {
   };
 
   static const T* in(const void* p) { return static_cast<const T*>(p); }
+
+  // The place in the stacks of a chosen expert, -1 where it is in none of them.
+  int64_t held(int64_t chosen) const {
+    const int64_t expert = a_.chosen[first_ * a_.top_k + chosen] - a_.first;
+    return expert < 0 || expert >= a_.experts ? -1 : expert;
+  }
 
   // f(piece, block, end of the blocks of its task) for all column blocks of a [n, k] matrix of each expert in use.
   template <typename F>
@@ -222,19 +233,21 @@ class SortedTokens {
     over(a_.width,
          [&](int64_t i) {
            f32x16 total{};
-           for (int64_t j = 0; j < a_.top_k; ++j) total += weights[j] * load(found_ + rows[j] * a_.width + i);
+           for (int64_t j = 0; j < a_.top_k; ++j)
+             if (rows[j] >= 0) total += weights[j] * load(found_ + rows[j] * a_.width + i);
            store(y + i, total);
          },
          [&](int64_t i) {
            float total = 0;
-           for (int64_t j = 0; j < a_.top_k; ++j) total += weights[j] * found_[rows[j] * a_.width + i];
+           for (int64_t j = 0; j < a_.top_k; ++j)
+             if (rows[j] >= 0) total += weights[j] * found_[rows[j] * a_.width + i];
            y[i] = from_float<T>(total);
          });
   }
 
   const Experts& a_;
   int64_t first_, count_, rows_;
-  std::vector<int64_t> row_of_, token_of_;  // the row of each expert of each token, and the token of each row
+  std::vector<int64_t> row_of_, token_of_;  // the row of each expert of each token, or -1, and the token of each row
   std::vector<Piece> pieces_;               // at most kRowBlock rows of one expert, by expert
   std::unique_ptr<char[]> memory_;
   float* found_;  // [rows, width]: what an expert makes of a token

@@ -61,9 +61,9 @@ struct Experts {
   const void *gate_up, *gate_up_bias;  // packed [experts, 2, size, width]; [experts, 2, size] or null
   const void *down, *down_bias;        // packed [experts, width, size]; [experts, width] or null
   const float* weights;                // [tokens, top_k]
-  const int32_t* chosen;               // [tokens, top_k]
+  const int32_t* chosen;               // [tokens, top_k]; those outside [first, first + experts) are left out
   void* y;                             // [tokens, width]
-  int64_t tokens, width, size, experts, top_k;
+  int64_t tokens, width, size, experts, top_k, first;
   int activation;       // as of act_and_mul, or 3: silu(alpha * gate) / alpha * (up + 1) with both within the limit
   float alpha, limit;
   Dtype dtype;
