@@ -4,11 +4,12 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import msgspec
 import pytest
 
-from sglang.srt.model_executor_ms import arguments, flags
+from sglang.srt.model_executor_ms import arguments, flags, mindspore_framework
 from sglang.srt.model_executor_ms.flag_support import LIMITED, REFUSED, SUPPORTED
 from sglang.srt.server_args import ServerArgs
 
@@ -69,8 +70,34 @@ def test_a_supported_argument_may_have_any_value(name):
 
 
 def test_all_refused_arguments_are_in_one_error():
-    lines = refusal(pp_size=2, quantization="fp8", device="cuda")
-    assert [line.split()[0] for line in sorted(lines)] == ["--device", "--pp-size", "--quantization"]
+    lines = refusal(nnodes=2, quantization="fp8", device="cuda")
+    assert [line.split()[0] for line in sorted(lines)] == ["--device", "--nnodes", "--quantization"]
+
+
+@pytest.mark.parametrize("ep_size", [0, 3, 4])
+def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
+    with pytest.raises(flags.UnsupportedFlag, match=f"--ep-size {ep_size} does not divide --tp-size 2"):
+        mindspore_framework.check_parallelism(SimpleNamespace(tp_size=2, ep_size=ep_size, pp_size=1))
+
+
+def test_hidden_states_are_refused_in_stages():
+    arguments = SimpleNamespace(tp_size=1, ep_size=1, pp_size=2, return_hidden_states_mode="full")
+    with pytest.raises(flags.UnsupportedFlag, match="--enable-return-hidden-states with --pp-size 2"):
+        mindspore_framework.check_parallelism(arguments)
+    mindspore_framework.check_parallelism(SimpleNamespace(**{**vars(arguments), "pp_size": 1}))
+
+
+def test_pooled_models_are_refused_in_stages():
+    config = SimpleNamespace(
+        model_path="here",
+        hf_config=SimpleNamespace(architectures=["Qwen3Model"]),
+        is_generation=False,
+        quantization=None,
+        is_multimodal=False,
+    )
+    mindspore_framework.check_model(config)
+    with pytest.raises(mindspore_framework.UnsupportedModel, match="it is pooled, and --pp-size 2 is for models that"):
+        mindspore_framework.check_model(config, 2)
 
 
 # ---- environment variables ----
@@ -89,9 +116,15 @@ def test_well_formed_variables_are_taken():
 
 def test_every_malformed_variable_is_named_with_its_value():
     with pytest.raises(arguments.SettingError) as caught:
-        arguments.read_environment({arguments.OPERATOR_TABLE: "../cpu", arguments.PROFILE: "yes"})
+        variables = {arguments.OPERATOR_TABLE: "../cpu", arguments.PROFILE: "yes", arguments.PARTITION: "12,0"}
+        arguments.read_environment(variables)
     lines = str(caught.value).splitlines()
-    assert [line.split(":")[0] for line in lines] == ["SGLANG_MS_OPS='../cpu'", "SGLANG_MS_PROFILE='yes'"]
+    named = ["SGLANG_MS_OPS='../cpu'", "SGLANG_MS_PROFILE='yes'", "SGLANG_PP_LAYER_PARTITION='12,0'"]
+    assert [line.split(":")[0] for line in lines] == named
+
+
+def test_the_layers_of_pipeline_stages_are_read():
+    assert arguments.read_environment({arguments.PARTITION: "3,10,4"}).stage_layers == (3, 10, 4)
 
 
 @pytest.mark.parametrize(("wanted", "before", "after"), [
@@ -115,10 +148,10 @@ def test_the_platform_is_selected_for_child_processes_unless_the_user_selected_o
 def test_a_server_with_a_refused_argument_ends_before_the_weights_are_looked_for(tmp_path):
     (tmp_path / "config.json").write_text((ROOT / "ms_example/demo_model/config.json").read_text())
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(tmp_path), "--device", "cpu"]
-    command += ["--framework", "mindspore", "--pp-size", "2", "--quantization", "fp8"]
+    command += ["--framework", "mindspore", "--enable-dp-attention", "--quantization", "fp8"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode != 0
-    assert "--pp-size 2: " in ended.stderr
+    assert "--enable-dp-attention True: " in ended.stderr
     assert "--quantization fp8: " in ended.stderr
     assert "\nerror: --framework mindspore does not support these arguments:\n" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -48,6 +48,32 @@ def test_the_launcher_ends_with_the_controller():
     assert "scheduler_procs.insert(0, proc)" in source("srt.entrypoints.engine:Engine:_launch_scheduler_processes")
 
 
+# ---- pipeline stages ----
+
+
+def test_a_model_tells_which_layers_its_stage_has():
+    found = source("srt.model_executor.model_runner_components.layer_setup:_resolve_pp_layer_range")
+    assert_in_order(found, 'getattr(model, "start_layer", 0)', 'getattr(model, "end_layer", model_num_layers)')
+
+
+def test_a_stage_is_sent_the_tensors_that_the_one_before_returned_by_their_names():
+    worker = source("srt.managers.tp_worker:TpModelWorker:forward_batch_generation")
+    assert_in_order(worker, "self.pp_group.is_last_rank", "pp_hidden_states_proxy_tensors=")
+    sent = source("srt.managers.scheduler_pp_mixin:SchedulerPPMixin:_pp_send_proxy_to_next_stage")
+    assert "pp_hidden_states_proxy_tensors.tensors" in sent
+    received = source("srt.managers.scheduler_pp_mixin:SchedulerPPMixin:_pp_recv_proxy_tensors")
+    assert "PPProxyTensors(" in received
+
+
+def test_layers_are_divided_by_their_number_and_by_this_variable():
+    assert '"SGLANG_PP_LAYER_PARTITION"' in source("srt.distributed.utils:get_pp_indices")
+
+
+@works_around("does not send hidden states back to the first stage: mindspore_framework.check_parallelism")
+def test_hidden_states_come_back_to_the_first_stage():
+    assert "hidden_states" in source("srt.managers.utils:get_logprob_dict_from_result")
+
+
 # ---- experts ----
 
 

@@ -51,7 +51,8 @@ class Attention(nn.Cell):
         packed=None,
     ):
         super().__init__()
-        self.layer_id, self.head_dim, self.interleaved = layer_id, config.head_dim, interleaved
+        # Among the layers of this stage, which has caches for these only.
+        self.layer_id, self.head_dim, self.interleaved = layer_id - config.held.start, config.head_dim, interleaved
         self.scale = config.head_dim**-0.5 if scale is None else scale
         shard, dtype = config.shard, config.dtype
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads

@@ -14,12 +14,13 @@ ALL = slice(None)
 class VocabTable(nn.Cell):
     """This rank's rows of a [vocab_size, hidden_size] matrix, padded with zeros so that all ranks hold as many."""
 
-    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type):
+    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, source: str = "weight"):
+        """source: the checkpoint's name of the matrix, relative to this cell's."""
         super().__init__()
         rows = shard.padded_vocab(vocab_size) // shard.size
         self.first = rows * shard.rank
         read = slice(min(self.first, vocab_size), min(self.first + rows, vocab_size))
-        piece = Piece("weight", (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))
+        piece = Piece(source, (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))
         self.weight = parameter((rows, hidden_size), dtype, piece)
 
     def pack(self):

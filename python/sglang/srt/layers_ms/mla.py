@@ -55,7 +55,8 @@ class LatentAttention(nn.Cell):
         hidden, rank, shard, dtype = config.hidden_size, config.kv_lora_rank, config.shard, config.dtype
         size, bias = config.qk_nope_head_dim + config.qk_rope_head_dim, config.attention_bias
         heads = shard.slice(config.num_attention_heads, "num_attention_heads")
-        self.layer_id, self.interleaved, self.heads = layer_id, config.rope_interleave, heads.stop - heads.start
+        self.layer_id = layer_id - config.held.start  # among the layers of this stage
+        self.interleaved, self.heads = config.rope_interleave, heads.stop - heads.start
         self.scale = latent_scale(config.rope, size)
         self.cos, self.sin = rotary_tables(config.rope, config.max_positions, config.dtype)
 

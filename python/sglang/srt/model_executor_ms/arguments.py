@@ -8,11 +8,12 @@ from dataclasses import dataclass
 OPERATOR_TABLE = "SGLANG_MS_OPS"
 PROFILE = "SGLANG_MS_PROFILE"
 # SGLang's own: the processors of each rank, such as 0-15|16-31, or all; where traces go; the platform plugin to use;
-# and whether its CPU engine (sgl_kernel) is asked for.
+# whether its CPU engine (sgl_kernel) is asked for; and how many layers each pipeline stage has, such as 12,16.
 BINDING = "SGLANG_CPU_OMP_THREADS_BIND"
 TRACES = "SGLANG_TORCH_PROFILER_DIR"
 PLATFORM = "SGLANG_PLATFORM"
 CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
+PARTITION = "SGLANG_PP_LAYER_PARTITION"
 THREADS = "OMP_NUM_THREADS"
 
 CPU_PLATFORM = "mindspore_cpu"  # the entry point of platform.py, in setup.py
@@ -37,6 +38,7 @@ class Environment:
     threads: str | None = None  # how many threads compute; None: one a core
     platform: str | None = None  # the SGLang platform plugin to use; None: SGLang finds one
     cpu_engine: bool = False  # SGLang's torch kernels for CPUs are to be used
+    stage_layers: tuple[int, ...] = ()  # of each pipeline stage; (): as many in each
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -48,6 +50,9 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     profile = variables.get(PROFILE) or "0"
     if profile not in ("0", "1"):
         problems.append(f"{PROFILE}={profile!r}: expected 0 or 1")
+    partition = variables.get(PARTITION) or ""
+    if partition and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", partition):
+        problems.append(f"{PARTITION}={partition!r}: expected the layers of each pipeline stage, such as 12,16")
     if problems:
         raise SettingError("\n".join(problems))
     return Environment(
@@ -58,6 +63,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         threads=variables.get(THREADS) or None,
         platform=variables.get(PLATFORM) or None,
         cpu_engine=variables.get(CPU_ENGINE) == "1",  # as SGLang reads it
+        stage_layers=tuple(map(int, partition.split(","))) if partition else (),
     )
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from sglang.srt.configs.model_config import is_generation_model
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor_ms import device, parallel
 from sglang.srt.model_executor_ms.arguments import read_environment
@@ -29,6 +30,7 @@ from sglang.srt.utils.hf_transformers_utils import get_context_length
 
 logger = logging.getLogger(__name__)
 
+PASSED_ON = "hidden_states"  # SGLang sends what it is given from stage to stage, by name
 # Steps run before the server is ready: name, tokens and context of each request. One graph serves them all; the later
 # ones show that it does, and touch what only runs once.
 WARM_UP = (("prefill", (3, 2), (3, 2)), ("cached prefix", (2,), (5,)), ("decode", (1, 1, 1), (1, 7, 4)))
@@ -51,7 +53,8 @@ class MindSporeForCausalLM(torch.nn.Module):
         shard = parallel.join_tensor_parallel()
         if parallel.ranks() > 1:
             parallel.stay_on(cores)
-        runtime = Runtime(dtype=getattr(ms, computed), max_positions=positions, shard=shard)
+        stage = parallel.pipeline_stage(environment.stage_layers)
+        runtime = Runtime(dtype=getattr(ms, computed), max_positions=positions, shard=shard, stage=stage)
         self.config = config
         network_class = model_class(config.architectures)
         generates = is_generation_model(config.architectures, get_model().is_embedding)
@@ -63,27 +66,27 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.logits_processor = LogitsProcessor(config)
         self.logits_processor.final_logit_softcapping = None  # the head caps
         read = self.network.config
-        self.lm_head = LMHead(self.network.head(), read.logit_scale, read.final_logit_softcapping)
+        self.stage, self.start_layer, self.end_layer = stage, read.held.start, read.held.stop  # SGLang reads the layers
+        self.lm_head = None
+        if stage.last:
+            self.lm_head = LMHead(self.network.head(), read.logit_scale, read.final_logit_softcapping)
         self.kv_caches = self.graph = self.limits = self.warm_up = None  # until the key/value pool exists
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
-        network = self.network
-        wanted = dict(
-            names=network.tensor_names, ignore=network.ignored_tensors, optional_prefix=network.optional_prefix
-        )
-        loader.load(network, model_path, load_format=load_format, revision=revision, **wanted)
+        wanted = self.network.checkpoint()
+        loader.load(self.network, model_path, load_format=load_format, revision=revision, **wanted)
         self.network.pack()
 
     def compile_graphs(self, model_runner) -> None:
         """Compile all that serving needs, with a progress bar; the key/value pool exists by now."""
         self.limits = _limits(model_runner)
-        self.warm_up = _warm_up_steps(model_runner, self.config.vocab_size)
+        self.warm_up = _warm_up_steps(model_runner, self.network.config)
         self._prepare(model_runner.token_to_kv_pool)
         logger.info("MindSpore graphs compiled before serving: %d", compilations())
 
     def _prepare(self, pool) -> None:
-        self.kv_caches = KVCaches(pool, self.config.num_hidden_layers)
+        self.kv_caches = KVCaches(pool, self.end_layer - self.start_layer, self.start_layer)
         self.graph = forward_graph(self.network, self.kv_caches.k_caches, self.kv_caches.v_caches, self.limits)
         for ids, step in (bar := tqdm(self.warm_up, desc="Compiling MindSpore graphs")):
             self.graph.run(ids, step)
@@ -92,26 +95,32 @@ class MindSporeForCausalLM(torch.nn.Module):
         logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
 
     @torch.no_grad()
-    def forward(self, input_ids, positions, forward_batch, get_embedding=False):
-        """One step of SGLang: input_ids [T], positions [T] -> LogitsProcessorOutput, or EmbeddingPoolerOutput."""
+    def forward(self, input_ids, positions, forward_batch, get_embedding=False, pp_proxy_tensors=None):
+        """One step of SGLang: input_ids [T], positions [T] -> LogitsProcessorOutput, or EmbeddingPoolerOutput.
+
+        Stages of a pipeline pass on hidden states [T, hidden_size] as PPProxyTensors.
+        """
         backend = get_attn_backend()
         step = backend.forward_metadata
         kind = forward_batch.forward_mode.name.lower()
         with self.profile.step(kind, len(step.seq_lens), len(step.positions)):
             with self.profile.phase("graph"):
-                hidden_states = self._hidden_states(input_ids, step, backend.token_to_kv_pool)
+                inputs = input_ids.to(torch.int32).numpy() if self.stage.first else pp_proxy_tensors[PASSED_ON]
+                hidden_states = self._hidden_states(inputs, step, backend.token_to_kv_pool)
+            if not self.stage.last:
+                return PPProxyTensors({PASSED_ON: hidden_states})
             with self.profile.phase("logits"):
                 if get_embedding:
                     return self.pooling(hidden_states, forward_batch, input_ids)
                 return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
 
-    def _hidden_states(self, input_ids, step, pool) -> torch.Tensor:
+    def _hidden_states(self, inputs, step, pool) -> torch.Tensor:
         if self.kv_caches.stale():
             self._prepare(pool)
-        return self.graph.run(input_ids.to(torch.int32).numpy(), step)
+        return self.graph.run(inputs, step)
 
 
-def _warm_up_steps(model_runner, vocab_size: int) -> list[Step]:
+def _warm_up_steps(model_runner, config) -> list[Step]:
     """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
     generator = np.random.default_rng(0)
     page_size = model_runner.page_size
@@ -121,8 +130,11 @@ def _warm_up_steps(model_runner, vocab_size: int) -> list[Step]:
         table = page_size + np.arange(requests * width).reshape(requests, width)  # page 0 is SGLang's spare one
         ends = zip(table, query_lens, seq_lens, strict=True)
         slots = np.concatenate([row[length - queries : length] for row, queries, length in ends])
-        ids = generator.integers(0, vocab_size, len(slots), np.int32)
-        steps.append((ids, step_inputs(query_lens, seq_lens, slots, table, page_size)))
+        inputs = generator.integers(0, config.vocab_size, len(slots), np.int32)
+        if not config.stage.first:
+            dtype = getattr(torch, str(config.dtype).lower())
+            inputs = torch.from_numpy(generator.standard_normal((len(slots), config.hidden_size))).to(dtype)
+        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size)))
     return steps
 
 

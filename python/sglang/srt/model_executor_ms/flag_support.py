@@ -43,7 +43,7 @@ SUPPORTED = _names("""
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
-    ep_size
+    ep_size pp_size pp_max_micro_batch_size pp_async_batch_depth
 """)
 
 # Arguments of which only these values are supported.
@@ -63,7 +63,7 @@ LIMITED = {
     "boundary_reduction": ("auto", "rs+rsv"),
 }
 
-_PARALLEL = "of parallelism --tp-size, --ep-size and --dp-size on one host are supported so far"
+_PARALLEL = "of parallelism --tp-size, --ep-size, --pp-size and --dp-size on one host are supported so far"
 _QUANTIZED = "quantised weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
@@ -78,7 +78,7 @@ REFUSED = (
     (
         _PARALLEL,
         _names("""
-            nnodes node_rank dcp_size pp_size pp_max_micro_batch_size pp_async_batch_depth attn_dp_size
+            nnodes node_rank dcp_size attn_dp_size
             attn_cp_size moe_dp_size dwdp_size dcp_comm_backend dcp_replicate_q_proj enable_prefill_cp cp_strategy
             enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding enable_dp_attention
             enable_dp_attention_local_control_broadcast enable_dp_lm_head enable_tp_lm_head_all_to_all

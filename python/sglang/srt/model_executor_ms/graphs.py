@@ -23,7 +23,8 @@ class Limits(NamedTuple):
     blocks: int  # pages of one request
 
 
-Step = tuple[np.ndarray, StepInputs]  # input ids, and what belongs to them
+# Input ids, of a pipeline stage that is not the first the hidden states of the one before; and what belongs to them.
+Step = tuple[np.ndarray | torch.Tensor, StepInputs]
 
 
 class StepTooLarge(Exception):
@@ -105,8 +106,8 @@ class ForwardGraph(nn.Cell):
         """What the model returns for input_ids [T], as MindSpore tensors."""
         raise NotImplementedError
 
-    def run(self, input_ids: np.ndarray, step: StepInputs) -> torch.Tensor:
-        """input_ids [T] -> hidden states [T, hidden_size]."""
+    def run(self, input_ids: np.ndarray | torch.Tensor, step: StepInputs) -> torch.Tensor:
+        """input_ids [T], or as `Step` has them [T, hidden_size] -> hidden states [T, hidden_size]."""
         return bridge.to_torch(self.outputs(input_ids, step))[: len(input_ids)]
 
     def capture(self, steps: Sequence[Step]) -> bool:
@@ -115,6 +116,10 @@ class ForwardGraph(nn.Cell):
         -> whether it does so.
         """
         return False
+
+
+def _tensor(input_ids):
+    return bridge.to_mindspore(input_ids) if isinstance(input_ids, torch.Tensor) else bridge.int32(input_ids)
 
 
 class DynamicGraph(ForwardGraph):
@@ -127,13 +132,14 @@ class DynamicGraph(ForwardGraph):
     def outputs(self, input_ids, step):
         *arrays, plan = step.arrays()
         if not self.declared:
-            self._declare(arrays, plan)
-        arrays = [bridge.int32(array) for array in (input_ids, *arrays)]
+            self._declare(input_ids, arrays, plan)
+        arrays = [_tensor(input_ids), *(bridge.int32(array) for array in arrays)]
         return self(*arrays, _mutable(map(bridge.int32, plan)), self.k_caches, self.v_caches)
 
-    def _declare(self, arrays, plan):
-        positions, *_ = arrays
-        any_length = [Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in (positions, *arrays)]
+    def _declare(self, input_ids, arrays, plan):
+        first = _tensor(input_ids)
+        any_length = [Tensor(shape=[None, *first.shape[1:]], dtype=first.dtype)]
+        any_length += [Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in arrays]
         any_plan = _mutable(Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in plan)
         self.set_inputs(*any_length, any_plan, self.k_caches, self.v_caches)
         self.declared = True
@@ -195,6 +201,9 @@ class StaticGraph(ForwardGraph):
     def _fill(self, input_ids, step):
         *arrays, plan = step.arrays()
         self._check(step)
+        if isinstance(input_ids, torch.Tensor) and isinstance(self.buffers[0], np.ndarray):
+            self.buffers[0] = input_ids.new_zeros(self.limits.tokens, *input_ids.shape[1:])
+            self.tensors[0] = bridge.to_mindspore(self.buffers[0])
         for buffer, array in zip(self.buffers, (input_ids, *arrays), strict=True):
             buffer[tuple(slice(size) for size in array.shape)] = array
         if not self.plan:

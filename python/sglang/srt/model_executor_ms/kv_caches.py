@@ -8,12 +8,13 @@ from sglang.srt.model_executor_ms import bridge
 class KVCaches:
     """Views of a pool's buffers, each [slots, K, D], made once.
 
-    A pool of latent attention has one buffer a layer, [slots, 1, L + R]: k_caches and v_caches both show it.
+    first_layer: the one of the model whose buffers are the pool's first. A pool of latent attention has one buffer a
+    layer, [slots, 1, L + R]: k_caches and v_caches both show it.
     """
 
-    def __init__(self, pool, num_layers: int):
+    def __init__(self, pool, num_layers: int, first_layer: int = 0):
         """pool: SGLang's MHATokenToKVPool or MLATokenToKVPool, with buffers of float32, float16 or bfloat16."""
-        self.pool, self.num_layers = pool, num_layers
+        self.pool, self.layers = pool, range(first_layer, first_layer + num_layers)
         self._address = self._first_address()
         values = pool.get_key_buffer if isinstance(pool, MLATokenToKVPool) else pool.get_value_buffer
         self.k_caches = self._views(pool.get_key_buffer, "k_cache")
@@ -24,10 +25,8 @@ class KVCaches:
         return self._address != self._first_address()
 
     def _first_address(self) -> int:
-        return self.pool.get_key_buffer(0).data_ptr()
+        return self.pool.get_key_buffer(self.layers.start).data_ptr()
 
     def _views(self, buffer, name: str) -> tuple:
-        layers = range(self.num_layers)
-        buffers = (bridge.to_mindspore(buffer(layer)) for layer in layers)
-        page_size = self.pool.page_size
-        return tuple(ops.cache_view(buffer, f"{name}_{layer}", page_size) for layer, buffer in enumerate(buffers))
+        buffers = ((layer, bridge.to_mindspore(buffer(layer))) for layer in self.layers)
+        return tuple(ops.cache_view(buffer, f"{name}_{layer}", self.pool.page_size) for layer, buffer in buffers)

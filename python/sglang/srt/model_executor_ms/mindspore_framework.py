@@ -128,23 +128,28 @@ def verify(server_args) -> None:
     from sglang.srt.arg_groups.overrides import attention_backends_of, model_config_of, resolving_view
 
     view = resolving_view(server_args)
-    check_sizes(view)
+    check_parallelism(view)
     chosen = set(attention_backends_of(view))
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if str(view.model_path).lower() not in ("none", "dummy"):
-        check_model(model_config_of(server_args))
+        check_model(model_config_of(server_args), view.pp_size)
 
 
-def check_sizes(arguments) -> None:
-    """UnsupportedFlag unless the ranks can share the experts."""
+def check_parallelism(arguments) -> None:
+    """UnsupportedFlag for sizes that do not fit each other, and for what SGLang does not bring back through stages."""
+    if arguments.pp_size > 1 and arguments.return_hidden_states_mode:
+        raise UnsupportedFlag(
+            f"--enable-return-hidden-states with --pp-size {arguments.pp_size}: the first stage, which answers, is not "
+            "sent them"
+        )
     if arguments.ep_size < 1 or arguments.tp_size % arguments.ep_size:
         raise UnsupportedFlag(
             f"--ep-size {arguments.ep_size} does not divide --tp-size {arguments.tp_size}: its ranks share the experts"
         )
 
 
-def check_model(model_config) -> None:
+def check_model(model_config, stages: int = 1) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built."""
     from sglang.srt.model_executor_ms import sentence_transformers
     from sglang.srt.models_ms.registry import MODELS, POOLED, has_scores, unknown
@@ -160,6 +165,8 @@ def check_model(model_config) -> None:
         problems += sentence_transformers.problems(model_config.model_path, model_config.revision)
     if model_config.quantization and not _is_dequantised(model_config):
         problems.append(f"its weights are quantised ({model_config.quantization})")
+    if stages > 1 and not model_config.is_generation:
+        problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
     if model_config.is_multimodal:
         problems.append("it is multimodal")
     if problems:

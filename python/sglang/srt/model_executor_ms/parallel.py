@@ -5,6 +5,7 @@ import os
 import torch
 
 from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
 from sglang.srt.runtime_context import get_device, get_parallel
 
@@ -38,6 +39,12 @@ def join_tensor_parallel() -> Shard:
 
     ops.join(GROUP, parallel.tp_rank, parallel.tp_size, gather)
     return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size)
+
+
+def pipeline_stage(layers: tuple[int, ...]) -> Stage:
+    """The layers of this process. layers: how many each stage is to have, (): as many as the others."""
+    parallel = get_parallel()
+    return Stage(parallel.pp_rank, parallel.pp_size, layers)
 
 
 def stay_on(processors: list[int]) -> None:

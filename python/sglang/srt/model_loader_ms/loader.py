@@ -56,6 +56,8 @@ def load(
     names: Mapping[str, str] | None = None,
     ignore: Iterable[str] = (),
     optional_prefix: str = "",
+    renumbered: Mapping[str, str] | None = None,
+    elsewhere: Iterable[str] = (),
     progress: bool = True,
     revision: str | None = None,
     cache_dir: str | None = None,
@@ -64,10 +66,13 @@ def load(
 
     names: names of tensors, or whole dotted parts of them, and what the checkpoint has instead. optional_prefix: of
     names, which may be absent throughout the checkpoint. ignore: regular expressions for the ends of names of tensors
-    that may be in the checkpoint unused. load_format "dummy" reads nothing and fills in small random numbers. revision,
-    cache_dir: for a hub id. CheckpointError names everything that does not fit; nothing has been written then.
+    that may be in the checkpoint unused. renumbered: cells of a pipeline stage, and what they are called in the whole
+    model; elsewhere: cells that other stages have. load_format "dummy" reads nothing and fills in small random numbers.
+    revision, cache_dir: for a hub id. CheckpointError names everything that does not fit; nothing is written then.
     """
     started = time.perf_counter()
+    others = _prefixes(elsewhere, names or {}, optional_prefix)
+    names = _placed(names or {}, renumbered or {})
     if load_format == "dummy":
         wants, ignored = tensors_of(model, names=names), ()
         read = _randomise(wants)
@@ -75,7 +80,7 @@ def load(
         folder = locate(source, load_format, revision, cache_dir)
         checkpoint = Checkpoint(folder, load_format)
         wants = _as_named(checkpoint, tensors_of(model, checkpoint.tensors, names), optional_prefix)
-        ignored, unused = _left_over(checkpoint, wants, ignore)
+        ignored, unused = _left_over(checkpoint, wants, ignore, others)
         problems = [*checkpoint.problems, *_misfits(checkpoint, wants), *(f"unexpected: {name}" for name in unused)]
         if problems:
             raise _does_not_fit(model, folder, problems)
@@ -136,6 +141,18 @@ def _renaming(names: Mapping[str, str]) -> Callable[[str], str]:
     return lambda name: parts.sub(lambda found: names[found[0]], name)
 
 
+def _placed(names: Mapping[str, str], renumbered: Mapping[str, str]) -> dict[str, str]:
+    """The names of `_renaming`, of cells that are renumbered first."""
+    whole = _renaming(names)
+    return {**{own: whole(cell) for own, cell in renumbered.items()}, **names}
+
+
+def _prefixes(cells: Iterable[str], names: Mapping[str, str], optional_prefix: str) -> tuple[str, ...]:
+    """What the checkpoint's names of these cells' tensors begin with."""
+    found = [_renaming(names)(cell) + "." for cell in cells]
+    return tuple(found + [name.removeprefix(optional_prefix) for name in found])
+
+
 def _as_named(checkpoint: Checkpoint, wants: list[Want], optional_prefix: str) -> list[Want]:
     """The wants by the names that the checkpoint uses: without the prefix if it has tensors for them so only."""
     prefixed = [want for want in wants if want.source.startswith(optional_prefix)]
@@ -173,11 +190,15 @@ def _misfit(want: Want, stored) -> str | None:
     return None
 
 
-def _left_over(checkpoint: Checkpoint, wants: list[Want], ignore: Iterable[str]) -> tuple[list[str], list[str]]:
+def _left_over(
+    checkpoint: Checkpoint, wants: list[Want], ignore: Iterable[str], elsewhere: tuple[str, ...]
+) -> tuple[list[str], list[str]]:
     """Names of tensors that no parameter wants: those that may be there, and those that may not."""
     may_be_there = [re.compile(f"(?:{pattern})$") for pattern in ignore]
     ignored, unused = [], []
     for name in checkpoint.tensors.keys() - {want.source for want in wants}:
+        if name.startswith(elsewhere):
+            continue
         allowed = any(pattern.search(name) for pattern in may_be_there)
         (ignored if allowed else unused).append(name)
     return sorted(ignored), sorted(unused)

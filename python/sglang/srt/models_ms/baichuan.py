@@ -40,7 +40,7 @@ class BaichuanForCausalLM(CausalLM):
     tensor_names = {"self_attn.qkv_proj": "self_attn.W_pack"}
 
     def pack(self):
-        if self.config.unit_head:
+        if self.config.unit_head and self.lm_head is not None:
             self.lm_head.scale_rows_to_one()
         super().pack()
 

@@ -7,6 +7,7 @@ import mindspore as ms
 import numpy as np
 
 from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms.mlp import ACTIVATIONS
 from sglang.srt.layers_ms.rotary import FREQUENCIES, Rope
 
@@ -228,6 +229,7 @@ class Runtime:
     dtype: ms.Type = ms.float32  # of weights and activations
     max_positions: int = 0  # longest context served, in tokens; 0: as long as config.json says
     shard: Shard = field(default_factory=Shard)
+    stage: Stage = field(default_factory=Stage)
 
     def rounded(self, value: float) -> float:
         """The value as an activation holds it: what a checkpoint was trained with, where it rounds a factor."""
@@ -257,11 +259,17 @@ class DecoderConfig:
     dtype: ms.Type
     max_positions: int
     shard: Shard
+    stage: Stage = field(default_factory=Stage)
     windows: tuple[int, ...] = ()  # of each layer, see ConfigReader.windows
     embedding_multiplier: float = 1.0  # on embedded tokens
     residual_multiplier: float = 1.0  # on what attention and mlp add
     logit_scale: float = 1.0
     final_logit_softcapping: float | None = None  # logits -> cap * tanh(logits / cap), after their scale
+
+    @property
+    def held(self) -> range:
+        """The layers of this stage."""
+        return self.stage.layers(self.num_hidden_layers)
 
     @classmethod
     def read(cls, hf: ConfigReader, runtime: Runtime, **special):
@@ -288,6 +296,7 @@ class DecoderConfig:
             dtype=runtime.dtype,
             max_positions=runtime.max_positions or hf.get("max_position_embeddings"),
             shard=runtime.shard,
+            stage=runtime.stage,
         )
         hf.require("is_causal", True)
         if "sliding_window" not in hf.read:

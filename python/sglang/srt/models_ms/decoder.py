@@ -72,20 +72,27 @@ class ParallelLayer(nn.Cell):
 
 
 class Decoder(nn.Cell):
-    """Embedding, layers and last norm; attribute names are Hugging Face's."""
+    """Embedding, layers and last norm, or what this stage has of them; attribute names are Hugging Face's."""
 
     def __init__(self, config, layer_class, norm=rms_norm):
         super().__init__()
-        self.embed_tokens = VocabEmbedding(
-            config.vocab_size, config.hidden_size, config.shard, config.dtype, config.embedding_multiplier
-        )
-        self.layers = nn.CellList([layer_class(config, layer_id) for layer_id in range(config.num_hidden_layers)])
-        self.norm = norm(config)
+        self.embed_tokens = self.norm = None
+        if config.stage.first:
+            self.embed_tokens = VocabEmbedding(
+                config.vocab_size, config.hidden_size, config.shard, config.dtype, config.embedding_multiplier
+            )
+        self.layers = nn.CellList([layer_class(config, layer_id) for layer_id in config.held])
+        if config.stage.last:
+            self.norm = norm(config)
 
     def construct(self, step):
-        x, residual = self.embed_tokens(step["input_ids"]), None
+        x, residual = step["input_ids"], None
+        if self.embed_tokens is not None:
+            x = self.embed_tokens(x)
         for layer in self.layers:
             x, residual = layer(x, residual, step)
+        if self.norm is None:
+            return ops.add(x, residual, 1.0)  # as the next layer's norm does first, to the same bits
         return self.norm(x, residual)[0]
 
 
@@ -107,11 +114,36 @@ class CausalLM(nn.Cell):
         config = self.config_class.read(ConfigReader(hf_config), runtime)
         self.config = config
         self.model = Decoder(config, self.layer_class, self.norm)
-        self.lm_head = None
-        if not config.tie_word_embeddings:
-            self.lm_head = LMHead(config.vocab_size, config.hidden_size, config.shard, config.dtype)
-        else:
+        self.lm_head = self._head(config)
+        if config.tie_word_embeddings:
             self.ignored_tensors = (*self.ignored_tensors, r"^lm_head\.weight$")
+        self._place(config)
+
+    def _head(self, config):
+        tied, stage = config.tie_word_embeddings, config.stage
+        if not stage.last or tied and stage.first:
+            return None
+        source = "../model.embed_tokens.weight" if tied else "weight"  # the last stage has a copy
+        return LMHead(config.vocab_size, config.hidden_size, config.shard, config.dtype, source)
+
+    def _place(self, config):
+        """Say what the layers of this stage are called in the checkpoint, and which cells other stages have."""
+        held, every = config.held, range(config.num_hidden_layers)
+        self.elsewhere = [f"model.layers.{layer}" for layer in every if layer not in held]
+        absent = {"model.embed_tokens": self.model.embed_tokens, "model.norm": self.model.norm}
+        self.elsewhere += [name for name, cell in absent.items() if cell is None]
+        self.elsewhere += [] if config.stage.last else ["lm_head"]
+        self.renumbered = {f"model.layers.{i}": f"model.layers.{layer}" for i, layer in enumerate(held) if i != layer}
+
+    def checkpoint(self) -> dict:
+        """What the loader has to know of this model's checkpoints, as its keywords."""
+        return dict(
+            names=self.tensor_names,
+            ignore=self.ignored_tensors,
+            optional_prefix=self.optional_prefix,
+            renumbered=self.renumbered,
+            elsewhere=self.elsewhere,
+        )
 
     def pack(self):
         """Let every layer that wants to rearrange its weight. Once after each load."""
@@ -120,9 +152,17 @@ class CausalLM(nn.Cell):
                 cell.pack()
 
     def head(self):
-        """The [vocab_size (padded), hidden_size] parameter that scores hidden states; the embedding where tied."""
+        """The [vocab_size (padded), hidden_size] parameter that scores hidden states; the embedding where tied.
+
+        None on a stage that is not the last.
+        """
+        if not self.config.stage.last:
+            return None
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def construct(self, step):
-        """step (the fields of StepInputs by name, and the caches) -> hidden states [T, hidden_size]."""
+        """step (the fields of StepInputs by name, and the caches) -> hidden states [T, hidden_size].
+
+        Of a stage that is not the first, input_ids are the hidden states of the stage before.
+        """
         return self.model(step)
