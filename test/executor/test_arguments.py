@@ -142,6 +142,19 @@ def test_the_platform_is_selected_for_child_processes_unless_the_user_selected_o
     monkeypatch.delenv(arguments.PLATFORM, raising=False)
 
 
+def test_ranks_are_bound_anew_for_every_server_unless_the_user_bound_them(monkeypatch):
+    for name in (arguments.BINDING, arguments.BOUND_HERE):
+        monkeypatch.delenv(name, raising=False)
+    for groups, wanted in (([[0, 1], [2]], "0,1|2"), ([[0], [1], [2]], "0|1|2"), ([], None), ([[3], [4]], "3|4")):
+        arguments.bind_ranks(groups)
+        assert arguments.read_environment().binding == wanted
+    monkeypatch.setenv(arguments.BINDING, "5|6")
+    arguments.bind_ranks([[0], [1]])
+    assert arguments.read_environment().binding == "5|6"
+    for name in (arguments.BINDING, arguments.BOUND_HERE):
+        monkeypatch.delenv(name, raising=False)
+
+
 # ---- a server ----
 
 

@@ -1,4 +1,4 @@
-"""--ep-size 2 with --tp-size 2: a mixture of experts answers as transformers do."""
+"""--ep-size 2 with --tp-size 2, in two pipeline stages: a mixture of experts answers as transformers do."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def folder(tmp_path_factory):
 
 def test_ranks_that_hold_half_of_the_experts_give_hugging_faces_logprobs_and_tokens(folder):
     # 37 rows of an expert cannot be cut in two: experts must be divided, not cut.
-    engine = Engine(folder, tp_size=2, ep_size=2, skip_tokenizer_init=True, max_running_requests=4)
+    engine = Engine(folder, tp_size=2, ep_size=2, pp_size=2, skip_tokenizer_init=True, max_running_requests=4)
     greedy = dict(temperature=0, max_new_tokens=NEW_TOKENS, ignore_eos=True)
     try:
         answers = engine.generate(input_ids=PROMPTS, sampling_params=greedy, return_logprob=True, logprob_start_len=0)

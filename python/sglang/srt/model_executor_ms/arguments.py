@@ -13,6 +13,7 @@ BINDING = "SGLANG_CPU_OMP_THREADS_BIND"
 TRACES = "SGLANG_TORCH_PROFILER_DIR"
 PLATFORM = "SGLANG_PLATFORM"
 CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
+BOUND_HERE = "SGLANG_MS_THREADS_BIND"  # what bind_ranks has set BINDING to
 PARTITION = "SGLANG_PP_LAYER_PARTITION"
 THREADS = "OMP_NUM_THREADS"
 
@@ -77,8 +78,17 @@ def let_idle_torch_threads_sleep() -> None:
 
 
 def bind_ranks(groups: list[list[int]]) -> None:
-    """Give each rank that is started from here on its processors, unless the user did."""
-    os.environ.setdefault(BINDING, "|".join(",".join(map(str, group)) for group in groups))
+    """Give each rank that is started from here on its processors, unless the user did; no groups: leave it to SGLang.
+
+    Those that an earlier server of this process was given do not count as the user's.
+    """
+    if os.environ.get(BINDING) != os.environ.get(BOUND_HERE):
+        return
+    for name in (BINDING, BOUND_HERE):
+        if groups:
+            os.environ[name] = "|".join(",".join(map(str, group)) for group in groups)
+        else:
+            os.environ.pop(name, None)
 
 
 def use_huge_pages() -> None:

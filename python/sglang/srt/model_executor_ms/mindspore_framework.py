@@ -56,8 +56,7 @@ def configure(server_args) -> None:
     )
     if device == "cpu":
         ranks = server_args.dp_size * server_args.pp_size * server_args.tp_size
-        if ranks > 1:
-            bind_ranks(divide(ranks))  # SGLang wants a NUMA node for each rank otherwise
+        bind_ranks(divide(ranks) if ranks > 1 else [])  # SGLang wants a NUMA node for each of several ranks
         # An idle scheduler polls without a pause otherwise, on a core that others could compute with.
         declare_resolution(server_args, SOURCE, sleep_on_idle=True)
 
