@@ -49,6 +49,8 @@ ENGINES = {
         ),
     ),
     "transformers": Engine("transformers_generate.py"),
+    "two ranks": Engine("tensor_parallel.py"),  # ours again, each process with half of the cores
+    "two replicas": Engine("data_parallel.py"),
 }
 
 

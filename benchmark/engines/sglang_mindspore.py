@@ -3,7 +3,8 @@
 import measure
 
 
-def start(model):
+def start(model, **arguments):
+    """arguments: more of the Engine's."""
     import sglang
 
     engine = sglang.Engine(
@@ -16,6 +17,7 @@ def start(model):
         disable_radix_cache=True,
         skip_tokenizer_init=True,
         log_level="warning",
+        **arguments,
     )
 
     def generate(prompts, new_tokens):
