@@ -53,7 +53,7 @@ class Layers(nn.Cell):
         gate_up = [random_bfloat16(shape.experts, 2, shape.size, shape.width) for _ in range(layers)]
         down = [random_bfloat16(shape.experts, shape.width, shape.size) for _ in range(layers)]
         for weight in (*gates, *gate_up, *down):
-            ops.pack_linear(weight)
+            ops.pack_experts(weight)
         self.weights = list(zip(gates, gate_up, down, strict=True))
 
     @ms.jit(fullgraph=True)

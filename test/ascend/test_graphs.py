@@ -28,7 +28,11 @@ def model_of(bound_before, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "variant", ["qwen3@32", "llama-gelu@16", "gemma@16", "stablelm-parallel@h192", "glm4@32", "olmo2@16", "granite@16"]
+    "variant",
+    [
+        *("qwen3@32", "llama-gelu@16", "gemma@16", "stablelm-parallel@h192", "glm4@32", "olmo2@16", "granite@16"),
+        *("qwen3_moe@16", "deepseek_v3@16", "deepseek_v2@32", "minicpm3@16"),
+    ],
 )
 def test_a_graph_for_every_kind_of_steps_passes_inference(model_of, variant):
     requests, before = Requests(model_of(variant), PAGE), compilations()

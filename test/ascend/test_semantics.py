@@ -66,8 +66,9 @@ def padded(step, rows):
     )
 
 
-def test_padding_rows_change_neither_logits_nor_cache(model_of, monkeypatch):
-    model, ids = model_of("qwen3@16"), prompts()
+@pytest.mark.parametrize("variant", ["qwen3@16", "qwen3_moe@16", "deepseek_v3@16"])
+def test_padding_rows_change_neither_logits_nor_cache(model_of, monkeypatch, variant):
+    model, ids = model_of(variant), prompts()
     requests = Requests(model, PAGE)
     first = requests.step({"short": ids["short"][:-1], "long": ids["long"][:-1]})
     model.pool.get_key_buffer(0)[:PAGE] = 7.0  # the spare page
@@ -82,7 +83,7 @@ def test_padding_rows_change_neither_logits_nor_cache(model_of, monkeypatch):
     monkeypatch.setattr(model.graph, "run", run_padded)
     last = requests.step({"short": ids["short"][-1:], "long": ids["long"][-1:]})
     assert rows_run == [8]
-    compare({name: np.concatenate([first[name], last[name]]) for name in last}, "qwen3@16", ids, "float16")
+    compare({name: np.concatenate([first[name], last[name]]) for name in last}, variant, ids, "float16")
     assert (model.pool.get_key_buffer(0)[:PAGE] == 7.0).all()
 
 

@@ -47,6 +47,7 @@ def test_published_keys_are_read_without_a_warning():
     assert reader.unknown() == []
 
 
+@pytest.mark.usefixtures("table")
 def test_tensors_of_layers_that_predict_more_tokens_may_be_there():
     model = model_class(["DeepseekV3ForCausalLM"])(config_of("deepseek_v3", num_nextn_predict_layers=1), Runtime())
     assert r"^model\.layers\.2\..*" in model.ignored_tensors

@@ -65,11 +65,17 @@ PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLA
 def described(name: str) -> dict:
     """The config of a variant; llama@32: of llama with heads of 32 values, llama@h96: with a hidden_size of 96.
 
-    For tables that compute only heads of such sizes.
+    For tables that compute only heads of such sizes. deepseek_v3@16: with sizes that are multiples of 16, all others.
     """
     variant, _, size = name.partition("@")
+    if not size:
+        return TINY[variant]
+    if "kv_lora_rank" in TINY[variant]:
+        unit = int(size)
+        sizes = dict(kv_lora_rank=5 * unit, qk_nope_head_dim=3 * unit, qk_rope_head_dim=unit, v_head_dim=2 * unit)
+        return TINY[variant] | sizes
     key = "hidden_size" if size.startswith("h") else "head_dim"
-    return TINY[variant] | ({key: int(size.removeprefix("h"))} if size else {})
+    return TINY[variant] | {key: int(size.removeprefix("h"))}
 
 
 def randomise(name: str, parameter: torch.Tensor) -> None:

@@ -43,7 +43,7 @@ def test_a_router_gives_the_chosen_experts_and_their_weights(router, biased):
     logits, bias = draw(9, 20, scale=2.0), draw(20, scale=0.3) if biased else None
     constants = ROUTERS[router]
     if biased:
-        found = call(ops.route, [logits], [bias], constants)
+        found = call(ops.route, [logits], [bias], constants, ops.pack_correction)
     else:
         found = call(ops.route, [logits], (), (None, *constants))
     weights, experts = (one.asnumpy() for one in found)
@@ -105,7 +105,7 @@ def test_tokens_get_the_weighted_sum_of_what_their_experts_make(tokens, width, s
 
     def pack(*stacks):
         for stack in stacks[:: 2 if biased else 1]:
-            ops.pack_linear(stack)
+            ops.pack_experts(stack)
 
     found = call(operator, [x_, weights, chosen], stacks, (activation,), pack)
     wanted = mixed(x, gate_up, inner if biased else None, down, outer if biased else None, weights, chosen, activation)
@@ -148,8 +148,8 @@ def test_experts_have_the_activations_of_dense_layers(activation):
         return ops.fused_experts(x, gate_up, None, down, None, weights, chosen, activation, 1.0, 1.0)
 
     def pack(gate_up, down):
-        ops.pack_linear(gate_up)
-        ops.pack_linear(down)
+        ops.pack_experts(gate_up)
+        ops.pack_experts(down)
 
     found = call(operator, [x, weights, chosen], [gate_up, down], (activation,), pack)
     close(found, mixed(x, gate_up, None, down, None, weights, chosen, activation))

@@ -44,12 +44,11 @@ class Step(nn.Cell):
             kv,
             self.norm,
             EPS,
-            step["positions"],
             self.cos,
             self.sin,
             self.interleaved,
             caches[0],
-            step["slots"],
+            step,
             self.heads,
         )
         return q, ops.latent_attention(q, cache, self.k_up, self.k_absorb, self.v_up, step, SCALE)
@@ -130,6 +129,12 @@ class Case:
                     found.append(weights / weights.sum() @ context[:, :rank] @ self.v_up[head].T)
             start += new
         return q.reshape(self.q.shape), rows, np.stack(found).reshape(-1, heads * value)
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_every_size_that_is_tested_here_is_accepted(sizes):
+    _, nope, rope, value, rank = sizes
+    ops.check_latent_attention(rank, rope, nope, value)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

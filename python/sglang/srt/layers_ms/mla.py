@@ -58,6 +58,7 @@ class LatentAttention(nn.Cell):
         self.layer_id = layer_id - config.held.start  # among the layers of this stage
         self.interleaved, self.heads = config.rope_interleave, heads.stop - heads.start
         self.scale = latent_scale(config.rope, size)
+        ops.check_latent_attention(rank, config.qk_rope_head_dim, config.qk_nope_head_dim, config.v_head_dim)
         self.cos, self.sin = rotary_tables(config.rope, config.max_positions, config.dtype)
 
         def queries(name, width):
@@ -91,12 +92,11 @@ class LatentAttention(nn.Cell):
             self.kv_a_proj_with_mqa(x),
             self.kv_a_layernorm.weight,
             self.kv_a_layernorm.eps,
-            step["positions"],
             self.cos,
             self.sin,
             self.interleaved,
             step["k_caches"][self.layer_id],
-            step["slots"],
+            step,
             self.heads,
         )
         up = self.kv_b_proj

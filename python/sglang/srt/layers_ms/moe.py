@@ -41,6 +41,11 @@ class Router(Linear):
         piece = Piece("e_score_correction_bias", (ALL,))
         self.correction = parameter((num_experts,), float32, piece) if corrected else None
 
+    def pack(self):
+        super().pack()
+        if self.correction is not None:
+            ops.pack_correction(self.correction)
+
     def construct(self, x):
         return ops.route(ops.wide_linear(x, self.weight, self.bias), self.correction, *self.routing)
 
@@ -87,8 +92,8 @@ class Experts(nn.Cell):
 
     def pack(self):
         """Rearrange the loaded matrices for the operator table. Once after each load."""
-        ops.pack_linear(self.gate_up)
-        ops.pack_linear(self.down)
+        ops.pack_experts(self.gate_up)
+        ops.pack_experts(self.down)
 
     def construct(self, x, weights, experts):
         y = ops.fused_experts(

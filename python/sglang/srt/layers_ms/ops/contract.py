@@ -150,10 +150,10 @@ def route(
     """float32 logits [T, E] of E experts -> weights [T, top_k], float32, and experts [T, top_k], the best first.
 
     Scores are the "softmax" or "sigmoid" of the logits, which a soft cap other than 0 makes cap * tanh(logits / cap).
-    The top_k of the largest score + bias are chosen, bias [E] float32. Of several groups of neighbouring experts only
-    those of the top_groups best ones can be: a group's score is the sum of its group_top largest. Weights are the
-    scores without bias, divided by their sum where renormalise, times scaling. A softmax over the chosen ones is a
-    softmax that is renormalised. DeepSeek-AI, 2024 (DeepSeek-V3).
+    The top_k of the largest score + bias are chosen, bias [E] float32 as `pack_correction` leaves it. Of several groups
+    of neighbouring experts only those of the top_groups best ones can be: a group's score is the sum of its group_top
+    largest. Weights are the scores without bias, divided by their sum where renormalise, times scaling. A softmax over
+    the chosen ones is a softmax that is renormalised. DeepSeek-AI, 2024 (DeepSeek-V3).
     """
 
 
@@ -174,7 +174,7 @@ def fused_experts(
     """x [T, h] -> the sum over each token's experts [T, k], times their weights [T, k], of down(inner), [T, h].
 
     Of each expert inner = act(gate) * up, with gate and up the products of x with gate_up [E, 2, n, h] transposed, plus
-    gate_up_bias [E, 2, n]; down [E, h, n], down_bias [E, h]. The stacks are as `pack_linear` leaves them. Activations:
+    gate_up_bias [E, 2, n]; down [E, h, n], down_bias [E, h]. The stacks are as `pack_experts` leaves them. Activations:
     "silu", "gelu", "gelu_pytorch_tanh" and "clamped_silu", which is gate * sigmoid(alpha * gate) * (up + 1) with gate
     at most limit and up within it (gpt-oss); no other one uses alpha and limit. The stacks have the E experts from
     `first` on, of `count` (None: of E); experts of a token that are not among them add nothing.
@@ -190,34 +190,34 @@ def latent_to_cache(
     kv: Tensor,
     norm: Tensor,
     eps: float,
-    positions: Tensor,
     cos: Tensor,
     sin: Tensor,
     interleaved: bool,
     cache: Tensor,
-    slots: Tensor,
+    step: dict,
     heads: int,
-) -> tuple[Tensor, Tensor]:
+) -> tuple:
     """Write the rows that latent attention caches, and rotate its queries.
 
-    Of kv [T, L + R] the first L values are normalised by norm [L] (`rms_norm`) and the others rotated, into slots [T]
-    of the cache. The last R values of each head of q [T, H * (N + R)] are rotated alike: by the rows cos, sin
-    [P, R / 2] at positions [T], the first half of the values against the second, or where interleaved neighbours
-    against each other.
+    Of kv [T, L + R] the first L values are normalised by norm [L] (`rms_norm`) and the others rotated, into the step's
+    slots [T] of the cache. The last R values of each head of q [T, H * (N + R)] are rotated alike: by cos and sin, from
+    `rotary_tables`, at the step's positions [T], the first half of the values against the second, or where interleaved
+    neighbours against each other.
 
-    Returns the queries and the cache, which is written in place; attention must read the returned one.
-    DeepSeek-AI, 2024 (DeepSeek-V2).
+    The cache is written in place. Returns the queries, and what attention must be given in the place of the cache: that
+    it reads this is what orders the read after the write. DeepSeek-AI, 2024 (DeepSeek-V2).
     """
 
 
 def latent_attention(
-    q: Tensor, cache: Tensor, k_up: Tensor, k_absorb: Tensor, v_up: Tensor, step: dict, scale: float
+    q: Tensor, cache, k_up: Tensor, k_absorb: Tensor, v_up: Tensor, step: dict, scale: float
 ) -> Tensor:
     """Causal attention of q [T, H * (N + R)] over the cached rows of each token's request -> [T, H * V].
 
-    Of a row's first L values c, head h's key is k_up[h] c [N], followed by the row's other R values, and its value
-    v_up[h] c [V]. k_up [H, N, L], v_up [H, V, L]; k_absorb [H, L, N] is k_up, each head transposed. All three are as
-    `pack_linear` leaves them, and a table reads those that it wants. A token sees what it does in `paged_attention`.
+    The cache is as `latent_to_cache` returned it. Of a row's first L values c, head h's key is k_up[h] c [N], followed
+    by the row's other R values, and its value v_up[h] c [V]. k_up [H, N, L], v_up [H, V, L]; k_absorb [H, L, N] is
+    k_up, each head transposed. All three are as `pack_linear` leaves them, and a table reads those that it wants. A
+    token sees what it does in `paged_attention`.
     """
 
 
@@ -284,6 +284,10 @@ def check_attention(
     """
 
 
+def check_latent_attention(rank: int, rope: int, nope: int, value: int) -> None:
+    """As check_attention, of `latent_attention`: cached rows have rank + rope values, a head's keys nope + rope."""
+
+
 def rotary_tables(cos, sin, dtype) -> tuple[Tensor, Tensor]:
     """float32 numpy arrays [P, R / 2] of P positions -> what operators read of them, of weights of `dtype`."""
 
@@ -333,3 +337,11 @@ def pack_linear(weight) -> None:
 
 def pack_table(weight) -> None:
     """As pack_linear, of a matrix that `embedding` and `logits` read."""
+
+
+def pack_experts(weight) -> None:
+    """As pack_linear, of a stack that `fused_experts` reads."""
+
+
+def pack_correction(bias) -> None:
+    """Prepare, in place, a bias that only `route` reads. It can be called on the result."""

@@ -242,6 +242,10 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
     """Any attention of the contract."""
 
 
+def check_latent_attention(rank, rope, nope, value):
+    """Any sizes."""
+
+
 def rotary_tables(cos, sin, dtype):
     return Tensor(cos), Tensor(sin)
 
@@ -268,6 +272,14 @@ def pack_linear(weight):
 
 def pack_table(weight):
     """As pack_linear."""
+
+
+def pack_experts(weight):
+    """As pack_linear."""
+
+
+def pack_correction(bias):
+    """It is added as it is."""
 
 
 def cache_view(cache, name, page_size):

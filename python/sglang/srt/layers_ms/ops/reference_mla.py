@@ -16,11 +16,11 @@ def _turned(x, cos, sin, interleaved):
     return (turned if interleaved else turned.permute(0, 1, 3, 2)).reshape(x.shape)
 
 
-def latent_to_cache(q, kv, norm, eps, positions, cos, sin, interleaved, cache, slots, heads):
+def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
     rank, tokens = norm.shape[0], q.shape[0]
     rope = kv.shape[-1] - rank
-    cos = mint.unsqueeze(ops.gather(cos, positions, 0), 1)
-    sin = mint.unsqueeze(ops.gather(sin, positions, 0), 1)
+    cos = mint.unsqueeze(ops.gather(cos, step["positions"], 0), 1)
+    sin = mint.unsqueeze(ops.gather(sin, step["positions"], 0), 1)
     query = q.reshape(tokens, heads, -1)
     nope = query.shape[-1] - rope
     plain, turning = mint.split(query, (nope, rope), -1)
@@ -30,7 +30,7 @@ def latent_to_cache(q, kv, norm, eps, positions, cos, sin, interleaved, cache, s
     key = _turned(key.reshape(tokens, 1, rope), cos, sin, interleaved).reshape(tokens, rope)
     rows = mint.cat((latent, key), -1)
     stored = bfloat16.to_bits(rows) if cache.dtype == mstype.int16 else rows.astype(cache.dtype)
-    return query, ops.scatter_update(cache, slots, stored)
+    return query, ops.scatter_update(cache, step["slots"], stored)
 
 
 def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):

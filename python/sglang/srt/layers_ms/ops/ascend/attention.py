@@ -14,7 +14,7 @@ TRIANGLE = np.triu(np.ones((128, 128), np.float32), 1)
 
 
 @constexpr
-def _causal_mask(dtype):
+def causal_mask(dtype):
     return Tensor(TRIANGLE if dtype == mstype.bfloat16 else TRIANGLE * -10000.0, dtype)
 
 
@@ -52,7 +52,7 @@ def _whole(turned, rest, rotary_dim):
     return rows.reshape(-1, heads * rows.shape[-1])
 
 
-def _rotary(q, k, cos, sin, interleaved, step, head_dim):
+def rotary(q, k, cos, sin, interleaved, step, head_dim):
     if step["kind"] != FRESH:
         cos, sin = kernels.gather(cos, step["positions"]), kernels.gather(sin, step["positions"])
     size = cos.shape[-1]
@@ -83,7 +83,7 @@ def qkv_to_cache(
     if q_norm is not None:
         q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
     if cos is not None:
-        q, k = _rotary(q, k, cos, sin, interleaved, step, head_dim)
+        q, k = rotary(q, k, cos, sin, interleaved, step, head_dim)
     written = kernels.reshape_and_cache(k, v, k_cache, v_cache, step["slots"])
     # A fresh request attends to its keys and values as they are, not to the cache.
     return kernels.depend(q, written), (k_cache, k), (v_cache, v)
@@ -107,7 +107,7 @@ def paged_attention(
     heads = q.shape[-1] // head_dim
     lengths = (step["query_lens"], step["seq_lens"])
     if step["kind"] == FRESH:
-        return kernels.flash_attention(q, k, v, heads, scale, _causal_mask(q.dtype), *lengths)
+        return kernels.flash_attention(q, k, v, heads, scale, causal_mask(q.dtype), *lengths)
     mode = "MASK_DEFAULT" if step["kind"] == DECODE else "TRAPEZOIDAL"
     tables = step["block_tables"]
     return kernels.paged_attention(q, k_cache, v_cache, tables, lengths[1], lengths[0], heads, kv_heads, scale, mode)

@@ -6,12 +6,14 @@ import numpy as np
 from mindspore import Tensor
 
 from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.ascend.stacks import pack_stack
 
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet.
 FRESH, CHUNK, DECODE = "fresh", "chunk", "decode"
 PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
 LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
+LARGEST_ROW = 576  # values of a row that latent attention caches
 LARGEST_GROUP = 128  # query heads of one key/value head
 
 
@@ -74,6 +76,18 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
         raise NotImplementedError("MindSpore's attention on Ascend lacks: " + "; ".join(lacking))
 
 
+def check_latent_attention(rank, rope, nope, value):
+    lacking = [f"it on {kernels.soc()}"] if profile().fractal else []
+    sizes = {"kv_lora_rank": rank, "qk_rope_head_dim": rope, "qk_nope_head_dim": nope, "v_head_dim": value}
+    lacking += [f"{name} {size}, which must be a multiple of 16" for name, size in sizes.items() if size % 16]
+    if rank + rope > LARGEST_ROW:
+        lacking.append(f"rows of {rank + rope} values, at most {LARGEST_ROW}")
+    if nope + rope > LARGEST_HEAD or value > nope + rope:
+        lacking.append(f"keys of {nope + rope} and values of {value}, at most {LARGEST_HEAD} and no wider than keys")
+    if lacking:
+        raise NotImplementedError("MindSpore's latent attention on Ascend lacks: " + "; ".join(lacking))
+
+
 def rotary_tables(cos, sin, dtype):
     return tuple(Tensor(np.concatenate([table, table], -1)).astype(dtype) for table in (cos, sin))
 
@@ -115,7 +129,7 @@ def begin_step(tokens, requests):
 
 
 def pack_linear(weight):
-    if profile().fractal:
+    if profile().fractal and weight.ndim == 2:
         # The loader fills `host`, each time it loads; what the last load left in the weight is in NZ already.
         plain = Tensor.from_numpy(weight.host) if hasattr(weight, "host") else weight
         weight.assign_value(kernels.format_cast(plain, kernels.NZ))
@@ -123,3 +137,9 @@ def pack_linear(weight):
 
 def pack_table(weight):
     """Gather reads rows: it stays as it is."""
+
+
+def pack_experts(weight):
+    pack_stack(weight)
+    if profile().fractal:
+        weight.assign_value(kernels.format_cast(weight, kernels.NZ))

@@ -11,6 +11,10 @@ import inspect
 from mindspore import mint, ops
 from mindspore.ops import auto_generate as generated
 
+from sglang.srt.layers_ms.ops.ascend.kernels_collectives import *  # noqa: F403 - kernels, as those below
+from sglang.srt.layers_ms.ops.ascend.kernels_experts import *  # noqa: F403
+from sglang.srt.layers_ms.ops.ascend.kernels_mla import *  # noqa: F403
+
 NZ = 29  # the fractal layout of matrices, in MindSpore's numbering of formats
 
 
@@ -155,7 +159,7 @@ def soc():
 _OWN = {
     name: value
     for name, value in list(globals().items())
-    if callable(value) and getattr(value, "__module__", "") == __name__
+    if callable(value) and str(getattr(value, "__module__", "")).startswith(__name__)
 }
 
 

@@ -1,17 +1,21 @@
 """The Ascend table on a CPU, for tests: each kernel checks what it is given, then computes plainly in float32.
 
-The operators and host functions are those of `ascend`; only kernels differ, and are numpy's (dense.py, attention.py).
-Every rule that a check enforces is MindSpore's, where the check says it. Values have to be known, so nothing is
-compiled. SGLANG_MS_OPS=ascend_reference with --device cpu serves with this table.
+The operators and host functions are those of `ascend`; only kernels differ, and are numpy's, in files of the
+same names. Every rule that a check enforces is MindSpore's, where the check says it. Values have to be known, so
+nothing is compiled. SGLANG_MS_OPS=ascend_reference with --device cpu serves with this table.
 """
 
 from sglang.srt.layers_ms.ops.ascend import *  # noqa: F403 - the operators under test
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend_reference import attention, dense
+from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, mla
 
 
 def start(processors):
-    kernels.bind(dense, attention)
+    kernels.bind(dense, attention, experts, mla, collectives)
+
+
+def join(group, rank, size, gather):
+    collectives.groups[group] = (size, gather)
 
 
 def compiled():

@@ -8,6 +8,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import (
     bits,
     check,
     check_lengths,
+    floats,
     require,
     stored,
     tensor,
@@ -23,14 +24,14 @@ def depend(x, earlier):
     return x
 
 
-def _check_cache(kernel, name, cache, dtype):
+def check_cache(kernel, name, cache, dtype):
     check(kernel, name, cache, (dtype,), 4)
     require(cache.shape[1] in PAGE_SIZES, kernel, f"{name} {cache.shape} has pages of other sizes than {PAGE_SIZES}")
 
 
 def _write(kernel, name, rows, cache, slots):
     check(kernel, name, rows, HALVES, 2)
-    _check_cache(kernel, f"{name}_cache", cache, rows.dtype)
+    check_cache(kernel, f"{name}_cache", cache, rows.dtype)
     blocks, block, heads, size = cache.shape
     require(rows.shape == (len(slots), heads * size), kernel, f"{name} {rows.shape} of {len(slots)} slots")
     held = stored(cache).reshape(blocks * block, -1)
@@ -125,13 +126,13 @@ def flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens)
 
 def _check_paged(kernel, query, key_cache, value_cache, block_tables, kv_heads, size):
     for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
-        _check_cache(kernel, name, cache, query.dtype)
+        check_cache(kernel, name, cache, query.dtype)
         require(cache.shape[2:] == (kv_heads, size), kernel, f"{name} {cache.shape} of {kv_heads} heads of {size}")
         require(cache.shape[1] * size <= 16384, kernel, f"{name} {cache.shape}: a page of a head is above 16384")
     check(kernel, "block_tables", block_tables, INTEGERS, 2)
 
 
-def _check_step(kernel, query, contexts, queries, tables, block, mode):
+def check_step(kernel, query, contexts, queries, tables, block, mode):
     require(len(contexts) == len(queries) == len(tables), kernel, "lengths and block_tables of other requests")
     require(queries.sum() == len(query), kernel, f"query_lens {queries.tolist()} of {len(query)} tokens: one a request")
     paddings = contexts == 0
@@ -151,22 +152,27 @@ def paged_attention(query, key_cache, value_cache, tables, context_lens, query_l
     _check_paged(kernel, query, key_cache, value_cache, tables, kv_heads, size)
     contexts = check_lengths(kernel, "context_lens", context_lens)
     queries = check_lengths(kernel, "query_lens", query_lens)
-    tables, (blocks, block, *_) = stored(tables), key_cache.shape
-    _check_step(kernel, query, contexts, queries, tables, block, mode)
-    held = [stored(cache).reshape(blocks * block, kv_heads, size) for cache in (key_cache, value_cache)]
+    check_step(kernel, query, contexts, queries, stored(tables), key_cache.shape[1], mode)
     rows = values(query).reshape(len(query), heads, size)
-    found = np.full(query.shape, np.nan, np.float32)  # of padding: whoever reads it shows it
-    start = 0
+    found = attend_pages(kernel, rows, (key_cache, value_cache), contexts, queries, stored(tables), scale)
+    return tensor(found.reshape(query.shape), query.dtype)
+
+
+def attend_pages(kernel, rows, caches, contexts, queries, tables, scale):
+    """rows [T, H, D] of queries over the keys and values in caches [blocks, block, K, D] -> [T, H, D].
+
+    What is found for padding requests, of no context, is not a number: whoever reads it shows it.
+    """
+    blocks, block, kv_heads, size = caches[0].shape
+    held = [stored(cache).reshape(blocks * block, kv_heads, size) for cache in caches]
+    found, start = np.full(rows.shape, np.nan, np.float32), 0
     for context, count, table in zip(contexts, queries, tables, strict=True):
         if context:
             pages = table[: -(-context // block)]
             require(((pages >= 0) & (pages < blocks)).all(), kernel, f"pages {pages.tolist()} of {blocks}")
             slots = (pages[:, None] * block + np.arange(block)).reshape(-1)[:context]
-            cached = [_floats(cache[slots], query.dtype) for cache in held]
-            found[start : start + count] = _attend(rows[start : start + count], *cached, scale)
+            keys, values_ = (floats(cache[slots], caches[0].dtype) for cache in held)
+            piece = rows[start : start + count]
+            found[start : start + count] = _attend(piece, keys, values_, scale).reshape(piece.shape)
         start += count
-    return tensor(found, query.dtype)
-
-
-def _floats(array, dtype):
-    return (array.astype(np.uint32) << 16).view(np.float32) if dtype == mstype.bfloat16 else array.astype(np.float32)
+    return found

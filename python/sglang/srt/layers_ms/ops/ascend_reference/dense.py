@@ -25,7 +25,8 @@ def soc():
 
 
 def format_cast(x, layout):
-    require(layout == 29 and x.ndim == 2 and x.dtype == mstype.float16, "FormatCast", f"NZ of {x.shape}, {x.dtype}")
+    known = layout == 29 and x.ndim in (2, 3) and x.dtype == mstype.float16
+    require(known, "FormatCast", f"layout {layout} of {x.shape}, {x.dtype}")
     found = tensor(values(x), x.dtype)
     fractal[found.data_ptr()] = found
     return found

@@ -41,10 +41,14 @@ def stored(tensor) -> np.ndarray:
 
 def values(tensor) -> np.ndarray:
     """A copy: of bfloat16 and float16 in float32, of others in their dtype."""
-    found = stored(tensor)
-    if tensor.dtype == mstype.bfloat16:
-        return (found.astype(np.uint32) << 16).view(np.float32)
-    return found.astype(np.float32) if tensor.dtype == mstype.float16 else found.copy()
+    return floats(stored(tensor), tensor.dtype)
+
+
+def floats(memory: np.ndarray, dtype) -> np.ndarray:
+    """What `stored` gives of a tensor of dtype, or a part of it, as `values` gives it."""
+    if dtype == mstype.bfloat16:
+        return (memory.astype(np.uint32) << 16).view(np.float32)
+    return memory.astype(np.float32) if dtype == mstype.float16 else memory.copy()
 
 
 def bits(array: np.ndarray, dtype) -> np.ndarray:

@@ -224,9 +224,9 @@ def add_gated(x, y, gate):
     return _add_gated(x, y, gate)
 
 
-def latent_to_cache(q, kv, norm, eps, positions, cos, sin, interleaved, cache, slots, heads):
-    order = _ints(heads, interleaved)
-    return _latent_to_cache(q, kv, norm, cos, sin, positions, cache, slots, _floats(eps), order), cache
+def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
+    order, places = _ints(heads, interleaved), (step["positions"], cache, step["slots"])
+    return _latent_to_cache(q, kv, norm, cos, sin, *places, _floats(eps), order), cache
 
 
 def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
@@ -308,6 +308,10 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
     """Any attention of the contract."""
 
 
+def check_latent_attention(rank, rope, nope, value):
+    """Any sizes."""
+
+
 def rotary_tables(cos, sin, dtype):
     return Tensor(cos), Tensor(sin)
 
@@ -338,6 +342,14 @@ def pack_linear(weight):
 
 def pack_table(weight):
     pack_linear(weight)
+
+
+def pack_experts(weight):
+    pack_linear(weight)
+
+
+def pack_correction(bias):
+    """It is added as it is."""
 
 
 def cache_view(cache, name, page_size):

@@ -1,0 +1,106 @@
+"""Mixtures of experts: routing in one kernel where there is one, then products over rows that are sorted by expert."""
+
+import numpy as np
+from mindspore import Tensor
+from mindspore import dtype as mstype
+from mindspore.ops import constexpr
+
+from sglang.srt.layers_ms.ops.ascend import kernels
+
+MOST_EXPERTS, MOST_IN_A_GROUP, GROUPS = 256, 32, 8  # that FusedAddTopKDiv sorts: 32 at once, in 8 groups if more
+FAR = 1e30  # taken off the scores of experts that cannot be chosen
+
+
+def sigmoid_groups(experts: int, groups: int, top_groups: int, group_top: int) -> tuple | None:
+    """How `kernels.sigmoid_top_k` divides a router's experts: (groups, top_groups, group_top), or None: it cannot.
+
+    It takes 8 groups of at most 32 experts, or up to 32 experts. One group is as good as 8 that are all chosen.
+    """
+    if experts <= MOST_IN_A_GROUP or (groups == GROUPS and experts <= MOST_EXPERTS):
+        return groups, top_groups, group_top
+    if groups == top_groups and experts <= MOST_EXPERTS and experts % GROUPS == 0:
+        return GROUPS, GROUPS, 1
+    return None
+
+
+@constexpr
+def _zeros(size):
+    return Tensor(np.zeros(size, np.float32))
+
+
+def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap):
+    if soft_cap:  # soft_cap * tanh(logits / soft_cap)
+        logits = kernels.sigmoid(kernels.mul(logits, 2.0 / soft_cap))
+        logits = kernels.add(kernels.mul(logits, 2.0 * soft_cap), -soft_cap)
+    fused = sigmoid_groups(logits.shape[1], groups, top_groups, group_top)
+    if scoring == "sigmoid" and fused is not None:
+        bias = _zeros(logits.shape[1]) if bias is None else bias
+        weights, experts = kernels.sigmoid_top_k(logits, bias, *fused, top_k, renormalise, scaling)
+        return (weights if renormalise else _scaled(weights, scaling)), experts  # it scales only what it divides
+    if scoring == "softmax" and bias is None and groups == top_groups:
+        weights, experts = kernels.softmax_top_k(logits, top_k)
+    else:
+        weights, experts = _composed(logits, bias, top_k, scoring, groups, top_groups, group_top)
+    if renormalise:
+        weights = kernels.divide(weights, kernels.total(weights))
+    return _scaled(weights, scaling), experts
+
+
+def _scaled(weights, scaling):
+    return weights if scaling == 1.0 else kernels.mul(weights, scaling)
+
+
+def _composed(logits, bias, top_k, scoring, groups, top_groups, group_top):
+    """What no fused kernel does: softmax in groups (DeepSeek V2) or with a bias, sigmoids of more experts (Kimi K2).
+
+    -> scores and experts of those chosen, [T, top_k].
+    """
+    scores = kernels.softmax(logits) if scoring == "softmax" else kernels.sigmoid(logits)
+    choice = scores if bias is None else kernels.add(scores, bias)
+    if groups > top_groups:
+        choice = _in_best_groups(choice, groups, top_groups, group_top)
+    _, experts = kernels.top_k(choice, top_k)
+    return kernels.columns(scores, experts), experts
+
+
+def _in_best_groups(choice, groups, top_groups, group_top):
+    """choice [T, E], with the experts of other groups than the best far below all others."""
+    grouped = choice.reshape(-1, groups, choice.shape[1] // groups)
+    largest, _ = kernels.top_k(grouped, group_top)
+    _, best = kernels.top_k(kernels.total(largest).reshape(-1, groups), top_groups)
+    others = kernels.mul(kernels.add(kernels.membership(best, groups), -1.0), FAR)
+    return kernels.add(grouped, others.reshape(-1, groups, 1)).reshape(choice.shape)
+
+
+def fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit):
+    count, _, columns = gate_up.shape  # as pack_experts leaves it: [E, h, 2 * n], gate before up
+    rows, places, counts = kernels.sort_by_expert(x, experts, count)
+    counts = kernels.cast(counts, mstype.int64)
+    inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(count, columns)
+    inner = kernels.grouped_matmul(rows, gate_up, _as_bias(inner_bias), counts)
+    inner = _gated(inner, activation, alpha, limit)
+    found = kernels.grouped_matmul(inner, down, _as_bias(down_bias), counts)
+    return kernels.sum_of_experts(found, places, weights)
+
+
+def _as_bias(bias):
+    return kernels.cast(bias, mstype.float32) if bias is not None and bias.dtype == mstype.bfloat16 else bias
+
+
+def _gated(gate_up, activation, alpha, limit):
+    """[n, 2 * size], gate then up -> act(gate) * up, [n, size]."""
+    if activation == "silu":
+        return kernels.swiglu(gate_up)
+    half = gate_up.shape[-1] // 2
+    gate, up = kernels.split(gate_up, (half, half))
+    if activation != "clamped_silu":
+        return kernels.mul(kernels.gelu(gate, "tanh" if activation == "gelu_pytorch_tanh" else "none"), up)
+    wide = mstype.float32
+    gate = kernels.clamp(kernels.cast(gate, wide), None, limit)
+    up = kernels.add(kernels.clamp(kernels.cast(up, wide), -limit, limit), 1.0)
+    inner = kernels.mul(kernels.mul(gate, kernels.sigmoid(kernels.mul(gate, alpha))), up)
+    return kernels.cast(inner, gate_up.dtype)
+
+
+def add_gated(x, y, gate):
+    return kernels.add(x, kernels.mul(y, kernels.sigmoid(gate)))

@@ -1,0 +1,79 @@
+"""Latent attention: one cached row a token, from which the keys and values of all heads are computed, or absorbed.
+
+Requests of one new token multiply their queries by the keys' weights and attend to the rows themselves. Others compute
+each head's keys and values: fresh ones from the rows of this step, those with a past from the pages that they hold.
+Values are as wide as keys there, padded with zeros, as both kernels want them.
+"""
+
+from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.ascend.attention import causal_mask, rotary
+from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH, LARGEST_BLOCK, LARGEST_HEAD
+
+
+def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
+    rank = norm.shape[0]
+    rope = kv.shape[-1] - rank
+    nope = q.shape[-1] // heads - rope
+    plain, turning = kernels.split(q.reshape(-1, heads, nope + rope), (nope, rope))
+    latent, key = kernels.split(kv, (rank, rope))
+    turning = kernels.contiguous(turning).reshape(-1, heads * rope)
+    turning, key = rotary(turning, kernels.contiguous(key), cos, sin, interleaved, step, rope)
+    rows = kernels.cat((kernels.rms_norm(kernels.contiguous(latent), norm, eps), key))
+    written = kernels.reshape_and_cache(rows, None, cache, None, step["slots"])
+    q = kernels.cat((plain, turning.reshape(-1, heads, rope))).reshape(-1, heads * (nope + rope))
+    return kernels.depend(q, written), (cache, rows)
+
+
+def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
+    if step["kind"] == DECODE:
+        return _absorbed(q, cache[0], k_up, v_up, step, scale)
+    heads, size, value = k_up.shape[0], q.shape[-1] // k_up.shape[0], v_up.shape[1]
+    lengths = (step["query_lens"], step["seq_lens"])
+    if step["kind"] == FRESH:
+        keys, values = _up_projected(cache[1], k_up, v_up)
+        keys, values = keys.reshape(-1, heads * size), values.reshape(-1, heads * size)
+        found = kernels.flash_attention(q, keys, values, heads, scale, causal_mask(q.dtype), *lengths)
+    else:
+        keys, values, tables = _up_projected_pages(q, cache[0], k_up, v_up, step)
+        found = kernels.paged_attention(
+            q, keys, values, tables, lengths[1], lengths[0], heads, heads, scale, "TRAPEZOIDAL"
+        )
+    if value == size:
+        return found
+    found, _ = kernels.split(found.reshape(-1, heads, size), (value, size - value))
+    return kernels.contiguous(found).reshape(-1, heads * value)
+
+
+def _absorbed(q, cache, k_up, v_up, step, scale):
+    (heads, nope, rank), value, width = k_up.shape, v_up.shape[1], cache.shape[-1]
+    plain, turned = kernels.split(q.reshape(-1, heads, nope + width - rank), (nope, width - rank))
+    latent = kernels.multiply_heads(kernels.contiguous(plain), k_up, False)
+    query = kernels.cat((latent, turned)).reshape(-1, heads * width)
+    lengths = (step["seq_lens"], step["query_lens"])
+    found = kernels.latent_paged_attention(query, cache, step["block_tables"], *lengths, heads, scale, rank)
+    found = kernels.multiply_heads(found.reshape(-1, heads, rank), v_up, True)
+    return found.reshape(-1, heads * value)
+
+
+def _up_projected(rows, k_up, v_up):
+    """rows [n, L + R] -> keys and values of all heads, [n, H, N + R] each."""
+    (heads, nope, rank), value, rope = k_up.shape, v_up.shape[1], rows.shape[-1] - k_up.shape[-1]
+    latent, turned = kernels.split(rows, (rank, rope))
+    latent = kernels.contiguous(latent)
+    keys = kernels.matmul(latent, k_up.reshape(heads * nope, rank)).reshape(-1, heads, nope)
+    keys = kernels.cat((keys, kernels.to_all_heads(turned, heads)))
+    values = kernels.matmul(latent, v_up.reshape(heads * value, rank)).reshape(-1, heads, value)
+    return keys, values if value == nope + rope else kernels.pad_heads(values, nope + rope)
+
+
+def _up_projected_pages(q, cache, k_up, v_up, step):
+    """Keys and values of all that the requests hold, as caches [blocks, block, H, N + R], and their block tables."""
+    pages = kernels.depend(step["block_tables"], q)  # after this step's rows are written
+    rows = kernels.gather_pages(cache, pages.reshape(-1)).reshape(-1, cache.shape[-1])
+    keys, values = _up_projected(rows, k_up, v_up)
+    block = min(cache.shape[1], LARGEST_BLOCK // LARGEST_HEAD)
+    blocks_of_a_page = cache.shape[1] // block
+    shape = (-1, block, k_up.shape[0], keys.shape[-1])
+    tables = step["block_tables"]
+    tables = tables if blocks_of_a_page == 1 else kernels.cat((tables,) * blocks_of_a_page)
+    return keys.reshape(shape), values.reshape(shape), kernels.numbered(tables)

@@ -1,0 +1,40 @@
+"""Weights of experts as their kernels read them: rearranged once, when they are loaded."""
+
+import ctypes
+
+import numpy as np
+from mindspore import Tensor
+
+
+def _host(weight) -> np.ndarray:
+    """What the loader filled, in the shape in which it did; or a copy of a tensor that it did not make.
+
+    int16 stands for bfloat16.
+    """
+    if hasattr(weight, "host"):
+        return weight.host
+    dtype = np.dtype({2: np.int16, 4: np.float32}[weight.itemsize])
+    return np.frombuffer(ctypes.string_at(weight.data_ptr(), weight.nbytes), dtype).reshape(weight.shape).copy()
+
+
+def pack_stack(weight) -> None:
+    """[E, out, in] becomes [E, in, out], and [E, 2, out, in] becomes [E, in, 2 * out]: in place, and the shape as well.
+
+    Grouped products want inputs as rows, and weights without a Reshape, which might copy them at every step.
+    """
+    host = _host(weight)
+    count, columns = host.shape[0], host.shape[-1]
+    packed = host.reshape(count, columns, -1)  # the same memory
+    for matrix, into in zip(host.reshape(count, -1, columns), packed, strict=True):
+        into[:] = matrix.T.copy()
+    weight.assign_value(Tensor.from_numpy(packed).view(weight.dtype))
+    if getattr(weight, "param_info", None) is not None:
+        weight.param_info.parameter_shape = list(packed.shape)
+
+
+def pack_correction(bias) -> None:
+    # FusedAddTopKDiv takes experts of other groups than the best for 0, and would choose them before a negative sum of
+    # score and bias. The same number added to all changes no choice.
+    host = _host(bias)
+    host += 1.0 - host.min()
+    bias.assign_value(Tensor.from_numpy(host))
