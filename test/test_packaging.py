@@ -24,6 +24,7 @@ ROOMS = (
     "layers_ms.ops",
     "layers_ms.ops.cpu",
     "model_executor_ms",
+    "model_executor_ms.npu",
     "model_loader_ms",
     "models_ms",
 )

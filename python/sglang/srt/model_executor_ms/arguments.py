@@ -17,6 +17,10 @@ BOUND_HERE = "SGLANG_MS_THREADS_BIND"  # what bind_ranks has set BINDING to
 PARTITION = "SGLANG_PP_LAYER_PARTITION"
 THREADS = "OMP_NUM_THREADS"
 
+# Set by CANN's and NNAL's set_env.sh, and which cards the process may use.
+CANN = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+NNAL = "ATB_HOME_PATH"
+
 CPU_PLATFORM = "mindspore_cpu"  # the entry point of platform.py, in setup.py
 
 
@@ -66,6 +70,20 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         cpu_engine=variables.get(CPU_ENGINE) == "1",  # as SGLang reads it
         stage_layers=tuple(map(int, partition.split(","))) if partition else (),
     )
+
+
+@dataclass(frozen=True)
+class AscendEnvironment:
+    """What CANN's scripts have set up in this process."""
+
+    cann: str | None = None  # the folder of its toolkit
+    nnal: str | None = None  # the folder of its transformer kernels (ATB)
+
+
+def read_ascend_environment(variables: Mapping[str, str] = os.environ) -> AscendEnvironment:
+    """The folders that set_env.sh of CANN and of NNAL name; None where it was not sourced."""
+    cann = next((variables[name] for name in CANN if variables.get(name)), None)
+    return AscendEnvironment(cann, variables.get(NNAL) or None)
 
 
 def let_idle_torch_threads_sleep() -> None:

@@ -1,0 +1,108 @@
+"""What is installed of an Ascend NPU's software: version files, Python packages and device nodes; starts nothing."""
+
+import importlib.metadata
+import platform
+import re
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from sglang.srt.model_executor_ms.arguments import AscendEnvironment
+
+# Of the distributions whose versions must fit; the names are pip's.
+PACKAGES = (
+    "sglang",
+    "sglang-mindspore",
+    "mindspore",
+    "numpy",
+    "torch",
+    "torch-npu",
+    "transformers",
+    "triton-ascend",
+    "sgl-kernel-npu",
+)
+ASCEND = Path("usr/local/Ascend")  # where the driver is, and where CANN is unless someone chose another place
+_VERSION = re.compile(r"^\s*(?:package_)?version\s*=\s*\[?([\w.]+)", re.IGNORECASE | re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Installation:
+    """Versions as they were found; None for what is not there."""
+
+    python: str
+    machine: str  # processor, as uname says it
+    driver: str | None = None
+    firmware: str | None = None
+    cann: str | None = None
+    cann_folder: Path | None = None
+    cann_active: bool = False  # its set_env.sh was sourced
+    nnal_active: bool = False
+    cards: tuple[str, ...] = ()  # one line each
+    packages: dict[str, str | None] = field(default_factory=dict)
+
+
+def look(environment: AscendEnvironment, root: Path = Path("/")) -> Installation:
+    """Read version files below `root`, the metadata of packages, and /dev."""
+    folder, active = _cann_folder(environment, root)
+    return Installation(
+        python=platform.python_version(),
+        machine=platform.machine(),
+        driver=_version(root / ASCEND / "driver/version.info"),
+        firmware=_version(root / ASCEND / "firmware/version.info"),
+        cann=_cann_version(folder) if folder else None,
+        cann_folder=folder,
+        cann_active=active,
+        nnal_active=bool(environment.nnal),
+        cards=_cards(root),
+        packages={name: package(name) for name in PACKAGES},
+    )
+
+
+def package(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _version(file: Path) -> str | None:
+    if not file.is_file():
+        return None
+    found = _VERSION.search(file.read_text(errors="replace"))
+    return found[1] if found else None
+
+
+def _cann_folder(environment, root):
+    """-> the folder of CANN's toolkit, and whether the environment is set up for it"""
+    if environment.cann:
+        return Path(environment.cann), True
+    places = [root / ASCEND / place for place in ("cann", "ascend-toolkit/latest", "latest")]
+    return next((place for place in places if place.is_dir()), None), False
+
+
+def _cann_version(folder):
+    files = [folder / "compiler/version.info", folder / "version.info", folder / "toolkit/version.info"]
+    files += sorted(folder.glob("*-linux/ascend_toolkit_install.info"))
+    return next(filter(None, map(_version, files)), None)
+
+
+def _cards(root):
+    nodes = sorted((root / "dev").glob("davinci[0-9]*"), key=lambda node: int(node.name.removeprefix("davinci")))
+    names = _chip_names() if nodes and root == Path("/") else {}
+    return tuple(f"{node.name} {names.get(node.name.removeprefix('davinci'), '')}".strip() for node in nodes)
+
+
+def _chip_names() -> dict[str, str]:
+    """Chip names by logic id, from npu-smi, as far as it is there and answers."""
+    try:
+        answer = subprocess.run(["npu-smi", "info", "-m"], capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return {}
+    return chip_names(answer.stdout)
+
+
+def chip_names(table: str) -> dict[str, str]:
+    """From the table of `npu-smi info -m`: NPU id, chip id, logic id, name; rows without a logic id are no chips."""
+    rows = re.findall(r"^\s*\d+\s+\d+\s+(\d+)\s+(\S.*?)\s*$", table, re.MULTILINE)
+    return dict(rows)
