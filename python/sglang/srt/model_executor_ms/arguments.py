@@ -86,6 +86,17 @@ def read_ascend_environment(variables: Mapping[str, str] = os.environ) -> Ascend
     return AscendEnvironment(cann, variables.get(NNAL) or None)
 
 
+def export(variables: Mapping[str, str]) -> None:
+    """Set environment variables that MindSpore reads in this process when it starts; what the user set stays."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def inherited(variables: Mapping[str, str]) -> dict[str, str]:
+    """This process's environment with `variables` over it, for a process that it starts."""
+    return {**os.environ, **variables}
+
+
 def let_idle_torch_threads_sleep() -> None:
     """Keep torch's OpenMP threads, in the processes started from here on, from spinning after each product.
 

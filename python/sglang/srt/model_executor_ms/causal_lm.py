@@ -1,11 +1,11 @@
 """The torch.nn.Module that SGLang calls: ForwardBatch in, hidden states out to SGLang's LogitsProcessor."""
 
 import logging
+import weakref
 
 import mindspore as ms
 import numpy as np
 import torch
-from tqdm import tqdm
 
 from sglang.srt.configs.model_config import is_generation_model
 from sglang.srt.layers.logits_processor import LogitsProcessor
@@ -15,9 +15,10 @@ from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor_ms import device, parallel
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
-from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, forward_graph
+from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations
+from sglang.srt.model_executor_ms.host_runner import HostGraphRunner
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.lm_head import LMHead
+from sglang.srt.model_executor_ms.lm_head import LMHead, TorchLMHead
 from sglang.srt.model_executor_ms.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.profile import ForwardProfile
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
@@ -44,7 +45,12 @@ class MindSporeForCausalLM(torch.nn.Module):
         super().__init__()
         environment = read_environment()
         cores = processors(environment, parallel.rank())
-        device.start(get_device().device, environment.ops_table, cores)
+        where = get_device().device
+        if where.startswith("npu"):
+            from sglang.srt.model_executor_ms.npu import start
+
+            start.take_card()
+        self.table = device.start(where, environment.ops_table, cores)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
         if computed != requested:
@@ -69,30 +75,47 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.stage, self.start_layer, self.end_layer = stage, read.held.start, read.held.stop  # SGLang reads the layers
         self.lm_head = None
         if stage.last:
-            self.lm_head = LMHead(self.network.head(), read.logit_scale, read.final_logit_softcapping)
-        self.kv_caches = self.graph = self.limits = self.warm_up = None  # until the key/value pool exists
+            head_class = TorchLMHead if where.startswith("npu") else LMHead
+            self.lm_head = head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
+        self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
         wanted = self.network.checkpoint()
         loader.load(self.network, model_path, load_format=load_format, revision=revision, **wanted)
         self.network.pack()
+        if self.runner is not None:  # the weights of a server that runs were updated
+            self._bind_head()
 
     def compile_graphs(self, model_runner) -> None:
         """Compile all that serving needs, with a progress bar; the key/value pool exists by now."""
-        self.limits = _limits(model_runner)
-        self.warm_up = _warm_up_steps(model_runner, self.network.config)
-        self._prepare(model_runner.token_to_kv_pool)
+        self.model_runner = weakref.proxy(model_runner)
+        self._prepare(model_runner.token_to_kv_pool, first=True)
         logger.info("MindSpore graphs compiled before serving: %d", compilations())
 
-    def _prepare(self, pool) -> None:
+    def _prepare(self, pool, first: bool = False) -> None:
         self.kv_caches = KVCaches(pool, self.end_layer - self.start_layer, self.start_layer)
-        self.graph = forward_graph(self.network, self.kv_caches.k_caches, self.kv_caches.v_caches, self.limits)
-        for ids, step in (bar := tqdm(self.warm_up, desc="Compiling MindSpore graphs")):
-            self.graph.run(ids, step)
-            bar.set_postfix(graphs=compilations())
-        captured = self.graph.capture(self.warm_up)
-        logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
+        model_runner, limits = self.model_runner, _limits(self.model_runner)
+        common = (self.network, self.kv_caches, limits, model_runner.req_to_token_pool.req_to_token)
+        page_size = model_runner.page_size
+        if self.table in device.AS_ON_NPU:
+            from sglang.srt.model_executor_ms.npu import start
+
+            self.runner = start.runner(*common, page_size, model_runner, self.config.vocab_size, first)
+        else:
+            self.runner = HostGraphRunner(*common, page_size)
+            self.runner.warm_up(_warm_up_steps(page_size, self.network.config))
+        self._bind_head()
+
+    def _bind_head(self) -> None:
+        if self.lm_head is not None:
+            self.lm_head.bind()
+
+    def prepare(self, forward_batch, pool):
+        """Prepare the step of a ForwardBatch that is about to run on SGLang's key/value pool."""
+        if self.kv_caches.stale():
+            self._prepare(pool)
+        return self.runner.prepare(forward_batch)
 
     @torch.no_grad()
     def forward(self, input_ids, positions, forward_batch, get_embedding=False, pp_proxy_tensors=None):
@@ -100,13 +123,10 @@ class MindSporeForCausalLM(torch.nn.Module):
 
         Stages of a pipeline pass on hidden states [T, hidden_size] as PPProxyTensors.
         """
-        backend = get_attn_backend()
-        step = backend.forward_metadata
-        kind = forward_batch.forward_mode.name.lower()
-        with self.profile.step(kind, len(step.seq_lens), len(step.positions)):
+        step, kind = get_attn_backend().forward_metadata, forward_batch.forward_mode.name.lower()
+        with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):
             with self.profile.phase("graph"):
-                inputs = input_ids.to(torch.int32).numpy() if self.stage.first else pp_proxy_tensors[PASSED_ON]
-                hidden_states = self._hidden_states(inputs, step, backend.token_to_kv_pool)
+                hidden_states = self.runner.run(input_ids if self.stage.first else pp_proxy_tensors[PASSED_ON], step)
             if not self.stage.last:
                 return PPProxyTensors({PASSED_ON: hidden_states})
             with self.profile.phase("logits"):
@@ -114,16 +134,10 @@ class MindSporeForCausalLM(torch.nn.Module):
                     return self.pooling(hidden_states, forward_batch, input_ids)
                 return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
 
-    def _hidden_states(self, inputs, step, pool) -> torch.Tensor:
-        if self.kv_caches.stale():
-            self._prepare(pool)
-        return self.graph.run(inputs, step)
 
-
-def _warm_up_steps(model_runner, config) -> list[Step]:
+def _warm_up_steps(page_size: int, config) -> list[Step]:
     """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
     generator = np.random.default_rng(0)
-    page_size = model_runner.page_size
     steps = []
     for _, query_lens, seq_lens in WARM_UP:
         requests, width = len(seq_lens), -(-max(seq_lens) // page_size) * page_size

@@ -13,14 +13,16 @@ logger = logging.getLogger(__name__)
 # Device -> its operator tables, the preferred one first, and those that only SGLANG_MS_OPS selects.
 TABLES = {"cpu": ("cpu", "reference"), "npu": ("ascend",)}
 ON_REQUEST = {"cpu": ("ascend_reference",), "npu": ()}
+# Tables whose steps are prepared as on an NPU, on whatever device.
+AS_ON_NPU = ("ascend", "ascend_reference")
 
 
 class UnsupportedDevice(Exception):
     """No operator table computes on this device."""
 
 
-def start(device: str, table: str | None = None, processors: Sequence[int] = (0,)) -> None:
-    """Make MindSpore ready on `device` with operator table `table`, or the device's preferred one.
+def start(device: str, table: str | None = None, processors: Sequence[int] = (0,)) -> str:
+    """Make MindSpore ready on `device` with operator table `table`, or the device's preferred one -> its name.
 
     Operators compute on `processors`, one thread each. Must run before the first MindSpore operator of the process.
     Raises UnsupportedDevice with what is supported.
@@ -31,11 +33,12 @@ def start(device: str, table: str | None = None, processors: Sequence[int] = (0,
     possible = (*TABLES[kind], *ON_REQUEST[kind])
     if table and table not in possible:
         raise UnsupportedDevice(f"SGLANG_MS_OPS={table}: device {kind!r} has the tables {list(possible)}")
-    # On a CPU MindSpore's asynchronous mode is slower, and does not order its writes against torch's.
-    ms.runtime.launch_blocking()
+    if kind == "cpu":  # where MindSpore's asynchronous mode is slower, and does not order its writes against torch's
+        ms.runtime.launch_blocking()
     chosen, portable = table or _preferred(TABLES[kind]), TABLES[kind][-1]
     ops.select(chosen, fallback=portable if chosen != portable else None)
     ops.start(processors)
+    return chosen
 
 
 def _preferred(tables: tuple[str, ...]) -> str:

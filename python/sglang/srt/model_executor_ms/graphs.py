@@ -1,7 +1,7 @@
 """The compiled forward pass: one graph for every batch, in the way that the operator table wants it."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -37,7 +37,12 @@ def compilations() -> int:
 
 
 class ForwardGraph(nn.Cell):
-    """A model and its caches, compiled, for steps of one kind (ops.parts)."""
+    """A model and its caches, compiled, for steps of one kind (ops.parts).
+
+    MindSpore's runtime for Ascend knows some inputs of a graph by their names. Its attention kernels read lengths on
+    the host, from q_seq_lens and batch_valid_length, which have to be host tensors: it would copy them back at each
+    step. What is called key_cache or value_cache a captured graph reads in place: it would copy it at each replay.
+    """
 
     def __init__(self, model, k_caches: tuple, v_caches: tuple, kind: str):
         """The caches, from ops.cache_view, are those that every call uses."""
@@ -56,10 +61,9 @@ class ForwardGraph(nn.Cell):
         batch_valid_length,
         block_tables,
         plan,
-        k_caches,
-        v_caches,
+        key_caches,
+        value_caches,
     ):
-        # MindSpore's attention on Ascend finds lengths on the host, in inputs of these two names and no others.
         return self.forward(
             input_ids,
             positions,
@@ -69,8 +73,8 @@ class ForwardGraph(nn.Cell):
             batch_valid_length,
             block_tables,
             plan,
-            k_caches,
-            v_caches,
+            key_caches,
+            value_caches,
         )
 
     def forward(
@@ -131,15 +135,19 @@ class DynamicGraph(ForwardGraph):
 
     def outputs(self, input_ids, step):
         *arrays, plan = step.arrays()
-        if not self.declared:
-            self._declare(input_ids, arrays, plan)
-        arrays = [_tensor(input_ids), *(bridge.int32(array) for array in arrays)]
-        return self(*arrays, _mutable(map(bridge.int32, plan)), self.k_caches, self.v_caches)
+        return self.call([_tensor(input_ids), *map(bridge.int32, arrays)], map(bridge.int32, plan))
 
-    def _declare(self, input_ids, arrays, plan):
-        first = _tensor(input_ids)
+    def call(self, arrays: Sequence[Tensor], plan: Iterable[Tensor]):
+        """As outputs, of ids and the fields of StepInputs but plan, in order, as int32 tensors on any device."""
+        plan = tuple(plan)
+        if not self.declared:
+            self._declare(arrays, plan)
+        return self(*arrays, _mutable(plan), self.k_caches, self.v_caches)
+
+    def _declare(self, arrays, plan):
+        first, *rest = arrays
         any_length = [Tensor(shape=[None, *first.shape[1:]], dtype=first.dtype)]
-        any_length += [Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in arrays]
+        any_length += [Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in rest]
         any_plan = _mutable(Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in plan)
         self.set_inputs(*any_length, any_plan, self.k_caches, self.v_caches)
         self.declared = True
@@ -150,16 +158,14 @@ def _mutable(tensors) -> tuple:
     return mutable(tensors) if tensors else tensors
 
 
-class UncompiledGraph(ForwardGraph):
+class UncompiledGraph(DynamicGraph):
     """Runs operator by operator, for a table whose operators look at values."""
 
     def construct(self, *inputs):
         return self.forward(*inputs)
 
-    def outputs(self, input_ids, step):
-        *arrays, plan = step.arrays()
-        arrays = [bridge.int32(array) for array in (input_ids, *arrays)]
-        return self(*arrays, tuple(map(bridge.int32, plan)), self.k_caches, self.v_caches)
+    def call(self, arrays, plan):
+        return self(*arrays, tuple(plan), self.k_caches, self.v_caches)
 
 
 class StaticGraph(ForwardGraph):
@@ -248,5 +254,10 @@ def forward_graph(model, k_caches: tuple, v_caches: tuple, limits: Limits) -> Fo
     """The graph, or graphs, that the operator table in use wants."""
     if ops.static_graphs():
         return StaticGraph(model, k_caches, v_caches, limits)
+    return PartGraphs(lambda kind: dynamic_graph(model, k_caches, v_caches, kind))
+
+
+def dynamic_graph(model, k_caches: tuple, v_caches: tuple, kind: str) -> DynamicGraph:
+    """A graph for steps of one kind and any size, compiled if the operator table in use lets it be."""
     graph_class = DynamicGraph if ops.compiled() else UncompiledGraph
-    return PartGraphs(lambda kind: graph_class(model, k_caches, v_caches, kind))
+    return graph_class(model, k_caches, v_caches, kind)

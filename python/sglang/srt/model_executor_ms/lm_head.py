@@ -1,4 +1,4 @@
-"""The head as SGLang's LogitsProcessor wants it, computed by our operators in float32."""
+"""The head as SGLang's LogitsProcessor wants it: logits in float32."""
 
 import torch
 
@@ -7,7 +7,7 @@ from sglang.srt.model_executor_ms import bridge
 
 
 class LMHead:
-    """Takes the place of SGLang's ParallelLMHead; the weight is the model's own, not a copy.
+    """Takes the place of SGLang's ParallelLMHead; the weight is the model's own, not a copy. Our operators multiply.
 
     It scales and caps the logits too: on a CPU without SGLang's own engine, LogitsProcessor caps with a GPU's kernel.
     """
@@ -18,12 +18,31 @@ class LMHead:
         self.weight = bridge.to_torch(parameter)  # LogitsProcessor looks at its dtype
         self.quant_method = self  # the LogitsProcessor calls its `apply` instead of multiplying by `weight`
 
+    def bind(self) -> None:
+        """Take the weight where it is now; called when graphs have run, and when weights were loaded anew."""
+
+    def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """hidden_states [T, hidden_size] times the weight -> float32 [T, vocab_size (padded)]."""
+        return bridge.to_torch(ops.logits(bridge.to_mindspore(hidden_states.contiguous()), self.parameter))
+
     def apply(self, _lm_head, hidden_states: torch.Tensor, bias=None) -> torch.Tensor:
         """hidden_states [T, hidden_size] -> float32 logits [T, vocab_size (padded)]."""
         assert bias is None, "no model of ours has a biased head"
-        logits = bridge.to_torch(ops.logits(bridge.to_mindspore(hidden_states.contiguous()), self.parameter))
+        logits = self.multiply(hidden_states)
         if self.scale != 1.0:
             logits.mul_(self.scale)
         if self.soft_cap:
             logits.div_(self.soft_cap).tanh_().mul_(self.soft_cap)
         return logits
+
+
+class TorchLMHead(LMHead):
+    """Lets torch multiply, on its own stream: beside the sampler nothing has to wait for MindSpore."""
+
+    def bind(self) -> None:
+        # MindSpore moves a parameter to the device when a graph reads it first: one that none reads is on the host.
+        weight = bridge.to_torch(self.parameter)
+        self.weight = weight if weight.device.type == "npu" else weight.to("npu")
+
+    def multiply(self, hidden_states):
+        return torch.nn.functional.linear(hidden_states.to(self.weight.dtype), self.weight).float()

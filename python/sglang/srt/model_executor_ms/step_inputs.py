@@ -55,22 +55,31 @@ def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int) -> Ste
     query_lens, seq_lens [B]; slots [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each request.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
-    ends = np.cumsum(query_lens, dtype=np.int32)
-    # A request's tokens of this step are its last ones.
-    positions = np.arange(ends[-1], dtype=np.int32) + np.repeat(seq_lens - ends, query_lens)
+    positions = token_positions(query_lens, seq_lens)
     blocks = -(-seq_lens // page_size)
     tables = np.asarray(token_table)[:, : int(blocks.max()) * page_size : page_size] // page_size
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
     return _planned(positions, np.asarray(slots, np.int32), query_lens, seq_lens, tables, page_size)
 
 
+def token_positions(query_lens, seq_lens) -> np.ndarray:
+    """The place of each packed token in its request, [T]; int32 lengths [B] in."""
+    ends = np.cumsum(query_lens, dtype=np.int32)
+    # A request's tokens of this step are its last ones.
+    return np.arange(ends[-1], dtype=np.int32) + np.repeat(seq_lens - ends, query_lens)
+
+
+def host_lengths(forward_batch) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of each request in this step [B], and in the cache after it [B], int32, from SGLang's host mirrors."""
+    seq_lens = forward_batch.seq_lens_cpu.numpy().astype(np.int32)
+    if forward_batch.forward_mode.is_decode():
+        return np.ones(len(seq_lens), np.int32), seq_lens
+    return np.asarray(forward_batch.extend_seq_lens_cpu, np.int32), seq_lens
+
+
 def from_forward_batch(forward_batch, req_to_token, page_size: int) -> StepInputs:
     """SGLang's ForwardBatch -> StepInputs, from its host mirrors (`*_cpu`): lengths are never read from a device."""
-    seq_lens = forward_batch.seq_lens_cpu.numpy()
-    if forward_batch.forward_mode.is_decode():
-        query_lens = np.ones(len(seq_lens), np.int32)
-    else:
-        query_lens = np.asarray(forward_batch.extend_seq_lens_cpu)
+    query_lens, seq_lens = host_lengths(forward_batch)
     longest = int(seq_lens.max())
     width = -(-longest // page_size) * page_size
     table = req_to_token[forward_batch.req_pool_indices, :width].numpy()

@@ -1,0 +1,39 @@
+"""Steps whose inputs numpy prepares: a graph on the host's own memory."""
+
+import logging
+from collections.abc import Sequence
+
+import torch
+from tqdm import tqdm
+
+from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, forward_graph
+from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.step_inputs import StepInputs, from_forward_batch
+
+logger = logging.getLogger(__name__)
+
+
+class HostGraphRunner:
+    """Prepares steps of SGLang and runs them."""
+
+    def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
+        """req_to_token: SGLang's table of token slots, [rows, slots]."""
+        self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits)
+        self.req_to_token, self.page_size = req_to_token, page_size
+
+    def warm_up(self, steps: Sequence[Step]) -> None:
+        """Compile all that serving needs, with a progress bar."""
+        for ids, step in (bar := tqdm(steps, desc="Compiling MindSpore graphs")):
+            self.graph.run(ids, step)
+            bar.set_postfix(graphs=compilations())
+        captured = self.graph.capture(steps)
+        logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
+
+    def prepare(self, forward_batch) -> StepInputs:
+        """What the step of a ForwardBatch needs, made before the pass."""
+        return from_forward_batch(forward_batch, self.req_to_token, self.page_size)
+
+    def run(self, input_ids: torch.Tensor, step: StepInputs) -> torch.Tensor:
+        """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size]."""
+        ids = not input_ids.is_floating_point()
+        return self.graph.run(input_ids.to(torch.int32).numpy() if ids else input_ids, step)

@@ -1,0 +1,92 @@
+"""Makes the NPUGraphRunner of a model: graphs of each kind, buckets, buffers; and compiles all before serving."""
+
+import logging
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms.graphs import Limits, compilations, dynamic_graph
+from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner
+from sglang.srt.model_executor_ms.npu.kind_graph import KindGraph
+from sglang.srt.model_executor_ms.npu.link import DeviceLink
+from sglang.srt.model_executor_ms.npu.packed import PackedInputs, room
+from sglang.srt.model_executor_ms.npu.tables import BlockTables
+
+logger = logging.getLogger(__name__)
+
+PARTS = 2  # kinds that one step has at most
+PER_TOKEN, PER_REQUEST = 6, 8  # int32 arrays of a part, with some for a table's plan
+# Lengths of steps that have, between them, parts of every kind: tokens and context of each request.
+KINDS = (((3, 2), (3, 2)), ((2, 3), (5, 7)), ((1, 3, 1), (7, 3, 4)), ((1, 1, 1), (1, 7, 4)))
+
+
+class Graphs(dict):
+    """kind -> its graph, made when it is first asked for."""
+
+    def __init__(self, network, caches: KVCaches):
+        super().__init__()
+        self.network, self.caches = network, caches
+
+    def __missing__(self, kind):
+        self[kind] = self.make(kind)
+        return self[kind]
+
+    def make(self, kind: str, captured: bool = False) -> KindGraph:
+        """A graph of its own, besides the one that is kept."""
+        graph = dynamic_graph(self.network, self.caches.k_caches, self.caches.v_caches, kind)
+        return KindGraph(graph, captured)
+
+
+def npu_runner(
+    network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int, link: DeviceLink, buckets=()
+) -> NPUGraphRunner:
+    """req_to_token: SGLang's table of token slots. buckets: sizes of decode graphs to capture, none for no capture."""
+    graphs = Graphs(network, caches)
+    largest = max(limits.requests, *buckets) if buckets else limits.requests
+    capacity = PARTS * (PER_TOKEN * room(limits.tokens) + PER_REQUEST * room(largest))
+    tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks)
+    captured = graphs.make(DECODE, captured=True) if buckets else None
+    return NPUGraphRunner(
+        graphs, captured, link, PackedInputs(link, capacity), tables, ops.parts, ops.plan, buckets=buckets
+    )
+
+
+def compile_kinds(runner: NPUGraphRunner, page_size: int, vocab_size: int) -> None:
+    """Compile the graphs of all kinds, and capture, with progress bars; on pages in which nothing is kept yet."""
+    runner.buckets, buckets = (), runner.buckets  # a batch beyond the largest bucket decodes in a graph of any size
+    kept = runner.tables.first_slots.clone()
+    for lengths in (bar := tqdm(KINDS, desc="Compiling MindSpore graphs")):
+        batch, ids = _batch(runner, *lengths, page_size, vocab_size)
+        runner.run(ids, runner.prepare(batch))
+        bar.set_postfix(graphs=compilations())
+    runner.tables.first_slots.copy_(kept)
+    runner.buckets = buckets
+    runner.capture()
+    logger.info("decode graphs captured: %s", list(buckets) or "none")
+
+
+def _batch(runner, query_lens, seq_lens, page_size, vocab_size):
+    """A ForwardBatch of these lengths, as far as a runner reads one, on pages 1 and on -> it, and its ids."""
+    device, requests = runner.link.device, len(seq_lens)
+    width = -(-max(seq_lens) // page_size) * page_size
+    table = page_size + np.arange(requests * width).reshape(requests, width)
+    rows = torch.arange(requests, device=device)
+    runner.tables.first_slots[:requests, : width // page_size] = (
+        torch.from_numpy(table[:, ::page_size]).to(device).int()
+    )
+    ends = zip(table, query_lens, seq_lens, strict=True)
+    slots = np.concatenate([row[length - queries : length] for row, queries, length in ends])
+    decodes = all(queries == 1 for queries in query_lens)
+    batch = SimpleNamespace(
+        forward_mode=SimpleNamespace(is_decode=lambda: decodes),
+        seq_lens_cpu=torch.tensor(seq_lens),
+        extend_seq_lens_cpu=list(query_lens),
+        out_cache_loc=torch.from_numpy(slots).to(device).int(),
+        req_pool_indices=rows,
+        rids=None,
+    )
+    return batch, torch.arange(len(slots), device=device) % vocab_size

@@ -1,0 +1,99 @@
+"""What a fault of the device means for those who wait for an answer, and for the server.
+
+A fault leaves caches and streams in a state that nobody knows, and with several ranks the others wait in a collective.
+So no step is tried again: the requests end with the reason, and SGLang ends the server, as it does after any exception
+of its scheduler, for whoever started it to start it anew.
+"""
+
+import logging
+import re
+import time
+from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
+
+SECONDS_TO_ANSWER = 1.0  # for the reasons to reach clients, before SGLang ends the processes
+STATUS = 500
+
+
+class Fault(NamedTuple):
+    """A kind of fault, as errors of CANN, torch_npu and MindSpore name it."""
+
+    name: str
+    pattern: str
+    advice: str
+
+
+FAULTS = (
+    Fault(
+        "the NPU is out of memory",
+        r"out of memory|207001|EL0004|memory isn't enough|Memory not enough|Alloc\w* .*memory.* failed|Alloc.*failed",
+        "lower --mem-fraction-static, --max-running-requests or --chunked-prefill-size",
+    ),
+    Fault(
+        "the NPU is lost",
+        r"507010|507033|507901|lost heartbeat|device is (?:lost|abnormal)|drv.* device .*(?:fault|unreachable)",
+        "look at npu-smi info and at the driver's log; reset the card before the next start",
+    ),
+    Fault(
+        "NPUs lost each other",
+        r"HCCL|EI000\d|HcclAllReduce|notify wait timeout|socket timeout",
+        "look at the log of each rank: the first one with an error is the cause",
+    ),
+    Fault(
+        "a kernel failed on the NPU",
+        r"5070(?:11|14|15|46|47|49|57|58)|507899|aicore (?:exception|timeout|error)|EZ\d{4}|kernel.*failed",
+        "report it with the log and the output of check_env; --framework torch serves the model meanwhile",
+    ),
+    Fault(
+        "the NPU's runtime failed",
+        r"\bacl\w*\b.*(?:fail|error|returned)|\bACL\b|ERR\d{5}|Ascend|torch_npu|\bNPU\b",
+        "report it with the log and the output of check_env",
+    ),
+)
+
+
+def explain(error: BaseException) -> str | None:
+    """One sentence on a fault of the device, with what to do; None for an error that is none."""
+    if not isinstance(error, RuntimeError | MemoryError | OSError):
+        return None
+    text = " ".join(str(error).split())
+    fault = next((fault for fault in FAULTS if re.search(fault.pattern, text, re.IGNORECASE)), None)
+    return fault and f"{fault.name}: {text[:300]}. What to do: {fault.advice}."
+
+
+def serve_until_fault(original, scheduler):
+    """SGLang's Scheduler.run_event_loop: after a fault of the device every request has ended with the reason."""
+    try:
+        return original(scheduler)
+    except Exception as error:  # the border to SGLang, which ends the server; we only tell its clients why
+        reason = explain(error)
+        if reason:
+            logger.error("device fault: %s", reason)
+            _end_requests(scheduler, reason)
+        raise
+
+
+def _end_requests(scheduler, reason):
+    from sglang.srt.managers.scheduler import _make_abort_req
+
+    ended = {"type": "abort", "message": reason, "status_code": STATUS, "err_type": "DeviceFault"}
+    requests = unfinished(scheduler)
+    for request in requests:
+        answer = _make_abort_req(request, finished_reason=ended)
+        scheduler.ipc_channels.send_to_tokenizer.send_output(answer, request)
+    if requests:
+        time.sleep(SECONDS_TO_ANSWER)
+
+
+def unfinished(scheduler) -> list:
+    """The requests that wait for an answer of this scheduler: those that run, are chunked, and queue."""
+    found = [request for batch in _batches(scheduler) for request in batch.reqs]
+    found += [request for request in (scheduler.chunked_req,) if request is not None]
+    found += scheduler.waiting_queue
+    return list({request.rid: request for request in found}.values())
+
+
+def _batches(scheduler):
+    batches = (scheduler.running_batch, scheduler.last_batch, getattr(scheduler, "cur_batch", None))
+    return [batch for batch in batches if batch is not None]

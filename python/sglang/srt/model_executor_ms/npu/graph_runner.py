@@ -1,0 +1,175 @@
+"""NPUGraphRunner: steps as runs of graphs, of which those that decode are captured in buckets and replayed."""
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from sglang.srt.model_executor_ms.npu.buckets import bucket_of
+from sglang.srt.model_executor_ms.npu.inputs import GraphInputs, Packing, Part, part
+from sglang.srt.model_executor_ms.npu.link import DeviceLink
+from sglang.srt.model_executor_ms.npu.packed import PackedInputs
+from sglang.srt.model_executor_ms.npu.tables import BlockTables
+from sglang.srt.model_executor_ms.step_inputs import host_lengths
+
+logger = logging.getLogger(__name__)
+
+DECODE = "decode"  # the kind of ops.parts whose requests have one token each, and whose graph is captured
+# MindSpore traces the memory of a shape when it comes first, captures it when it comes again, and then replays it.
+TRACE, CAPTURE, REPLAY = range(3)
+
+Graph = Callable[[GraphInputs], torch.Tensor]  # -> hidden states [T, hidden_size]
+
+
+class CaptureError(Exception):
+    """A replayed graph computes something else than the graph did. The message has the bucket, and what to do."""
+
+
+class Step(NamedTuple):
+    """A step whose inputs are on their way to the device."""
+
+    runs: tuple  # (Packing, block tables) of each part
+    slots: torch.Tensor  # [T] SGLang's, on the device
+    tokens: int
+
+
+class NPUGraphRunner:
+    """Prepares steps and runs them. Nothing in it reads from the device, or waits for it, once `capture` is done."""
+
+    def __init__(
+        self,
+        graphs: Mapping[str, Graph],
+        captured: Graph | None,
+        link: DeviceLink,
+        packed: PackedInputs,
+        tables: BlockTables,
+        parts: Callable,
+        plan: Callable,
+        buckets: Sequence[int] = (),
+    ):
+        """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. parts, plan: of ops."""
+        self.graphs, self.captured, self.link, self.packed, self.tables = graphs, captured, link, packed, tables
+        self.parts, self.plan, self.buckets = parts, plan, tuple(buckets) if captured else ()
+
+    # ---- before the server is ready ----
+
+    def capture(self) -> None:
+        """Capture each bucket, the largest first: the others fit into the memory that it took. CaptureError."""
+        for bucket in (bar := tqdm(self.buckets[::-1], desc="Capturing decode graphs")):
+            bar.set_postfix(requests=bucket)
+            wanted = self._warm_up(bucket)
+            self._warm_up(bucket)
+            self._compare(bucket, wanted, self._warm_up(bucket))
+
+    def _warm_up(self, bucket):
+        """One run on page 1, in which nothing is kept yet: all requests write the same first token there."""
+        ones, page = np.ones(bucket, np.int32), self.tables.page_size
+        self.tables.table[:bucket] = 1
+        slots = torch.full((bucket,), page, dtype=torch.int32, device=self.link.device)
+        ids = torch.zeros(bucket, dtype=torch.int32, device=self.link.device)
+        self.packed.begin()
+        packing = self._packing(Part(DECODE, ones, ones, bucket))
+        self.packed.send()
+        self.tables.forget()
+        return self._run(packing, self.tables.table[:bucket], ids, slots)
+
+    def _compare(self, bucket, wanted, found):
+        wanted, found = wanted.float(), found.float()
+        error = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
+        if not error < 1e-2:
+            raise CaptureError(
+                f"the captured graph for {bucket} requests differs from the graph that was captured, by {error:.2e} of "
+                "the largest value: start with --disable-decode-cuda-graph, and report it"
+            )
+
+    # ---- each step ----
+
+    def prepare(self, forward_batch) -> Step:
+        """Send what the step needs, in one copy, and bring the block tables up to date; SGLang's ForwardBatch in."""
+        query_lens, seq_lens = host_lengths(forward_batch)
+        parts = [
+            part(kind, rows, query_lens, seq_lens, self._bucket(kind, len(rows)))
+            for kind, rows in self.parts(query_lens, seq_lens)
+        ]
+        parts.sort(
+            key=lambda found: found.bucket is None
+        )  # what is captured lies where it always does: at the beginning
+        self.packed.begin()
+        packings = [self._packing(part) for part in parts]
+        self.packed.send()
+        slots = forward_batch.out_cache_loc
+        runs = tuple((packing, self._tables(packing, forward_batch, slots)) for packing in packings)
+        if len(runs) != 1 or not runs[0][0].part.bucket:
+            self.tables.forget()
+        return Step(runs, slots, int(query_lens.sum()))
+
+    def run(self, input_ids: torch.Tensor, step: Step) -> torch.Tensor:
+        """input_ids [T] -> hidden states [T, hidden_size], of which the next step changes nothing."""
+        found = [self._run(packing, tables, input_ids, step.slots) for packing, tables in step.runs]
+        if len(found) == 1:
+            return found[0]
+        return self._joined(found, step)
+
+    def _bucket(self, kind, requests):
+        return bucket_of(self.buckets, requests) if kind == DECODE else None
+
+    def _packing(self, of):
+        return Packing(of, self.packed, self.tables.page_size, self.plan)
+
+    def _tables(self, packing, forward_batch, slots):
+        of, rows = packing.part, forward_batch.req_pool_indices
+        if packing.rows is not None:
+            rows = self.link.launch(torch.index_select, rows, 0, packing.view(packing.rows))
+        if not of.bucket:
+            return self.tables.of(rows, packing.blocks)
+        rids = forward_batch.rids if packing.rows is None else None
+        own = self._own(packing, slots)
+        self.tables.follow(rids, rows, packing.view(packing.columns), own, packing.begins)
+        return self.tables.table[: of.bucket]
+
+    def _own(self, packing, values):
+        """Of a value for each token of the step, those of the part's."""
+        if packing.tokens is None:
+            return values
+        return self.link.launch(torch.index_select, values, 0, packing.view(packing.tokens))
+
+    def _run(self, packing, tables, input_ids, slots):
+        of = packing.part
+        graph = self.captured if of.bucket else self.graphs[of.kind]
+        ids, slots = self._placed(packing, "input_ids", input_ids), self._placed(packing, "slots", slots)
+        inputs = GraphInputs(
+            ids,
+            packing.view(packing.positions),
+            packing.view(packing.request_ids),
+            slots,
+            packing.query_lens,
+            packing.seq_lens,
+            tables,
+            tuple(map(packing.view, packing.plan)),
+        )
+        hidden = self.link.graph(lambda: graph(inputs))
+        # A replay writes where the one before did, and what it wrote may still be on its way to the host.
+        return self.link.launch(torch.clone, hidden[: of.size]) if of.bucket else hidden
+
+    def _placed(self, packing, name, values):
+        """Ids or slots as the graph takes them: in a bucket, among padding and always at the same address."""
+        own = self._own(packing, values)
+        if not packing.part.bucket:
+            return self.link.launch(torch.Tensor.to, own, torch.int32)
+        target = packing.view(getattr(packing, name))
+        self.link.launch(torch.Tensor.copy_, target[: packing.part.size], own)
+        return target
+
+    def _joined(self, found, step):
+        first = found[0]
+        whole = self.link.launch(first.new_empty, (step.tokens, *first.shape[1:]))
+        for (packing, _), hidden in zip(step.runs, found, strict=True):
+            self.link.launch(_put_rows, whole, packing.view(packing.tokens), hidden)
+        return whole
+
+
+def _put_rows(whole, places, rows):
+    whole.index_copy_(0, places.long(), rows)

@@ -1,0 +1,92 @@
+"""A step of SGLang as runs of graphs: which tokens and requests each run has, and what is sent to the device for it."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sglang.srt.model_executor_ms.npu.packed import PackedInputs, Place
+from sglang.srt.model_executor_ms.step_inputs import token_positions
+
+
+class GraphInputs(NamedTuple):
+    """What one run of a graph takes besides weights and caches: T tokens of B requests, padding included.
+
+    All on the device and int32, but for the lengths, which kernels of an NPU read on the host.
+    """
+
+    input_ids: torch.Tensor  # [T]
+    positions: torch.Tensor  # [T]
+    request_ids: torch.Tensor  # [T]
+    slots: torch.Tensor  # [T]; -1: a padding row, which is not cached
+    query_lens: np.ndarray  # [B]
+    seq_lens: np.ndarray  # [B]; 0: a padding row
+    block_tables: torch.Tensor  # [B, blocks]
+    plan: tuple
+
+
+@dataclass(frozen=True)
+class Part:
+    """Requests of a step that one run of a graph computes."""
+
+    kind: str  # of ops.parts
+    query_lens: np.ndarray  # [B], of these requests
+    seq_lens: np.ndarray
+    bucket: int | None = None  # requests of the captured graph that computes it
+    rows: np.ndarray | None = None  # which requests of the step they are; None: all
+    tokens: np.ndarray | None = None  # which tokens; None: all
+
+    @property
+    def size(self) -> int:
+        """Tokens, padding not included."""
+        return int(self.query_lens.sum())
+
+
+def part(kind: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None) -> Part:
+    """The requests `rows` of a step with lengths [B]."""
+    own = (query_lens[rows], seq_lens[rows])
+    if len(rows) == len(query_lens):
+        return Part(kind, *own, bucket)
+    ends = np.cumsum(query_lens, dtype=np.int32)
+    firsts, lengths = (ends - query_lens)[rows], own[0]
+    before = np.cumsum(lengths, dtype=np.int32) - lengths
+    tokens = np.repeat(firsts - before, lengths) + np.arange(lengths.sum(), dtype=np.int32)
+    return Part(kind, *own, bucket, rows.astype(np.int32), tokens.astype(np.int32))
+
+
+class Packing:
+    """The arrays of one part, added to the step's one copy; views of them once it is sent."""
+
+    def __init__(self, of: Part, packed: PackedInputs, page_size: int, make_plan):
+        """make_plan: ops.plan."""
+        self.part, self.packed = of, packed
+        self.query_lens, self.seq_lens = _padded(of.query_lens, of.bucket, 1), _padded(of.seq_lens, of.bucket, 0)
+        # A padding row's request has no token, and its row no place.
+        positions = np.maximum(token_positions(self.query_lens, self.seq_lens), 0)
+        request_ids = np.repeat(np.arange(len(self.query_lens), dtype=np.int32), self.query_lens)
+        self.blocks = int(-(-self.seq_lens.max() // page_size))
+        # Pages are known on the device alone: a table of an NPU plans without them.
+        tables = np.zeros((len(self.seq_lens), self.blocks), np.int32)
+        plan = make_plan(positions, request_ids, self.query_lens, self.seq_lens, tables, page_size)
+        self.positions, self.request_ids = packed.add(positions), packed.add(request_ids)
+        self.plan = [packed.add(array) for array in plan]
+        if of.bucket:
+            self.input_ids = packed.add(np.zeros(of.bucket, np.int32))
+            self.slots = packed.add(np.full(of.bucket, -1, np.int32))
+            self.columns = packed.add(((of.seq_lens - 1) // page_size).astype(np.int32))
+            self.begins = bool(np.any(of.seq_lens % page_size == 1 % page_size))
+        # Last: only steps of several parts have them, and what a captured graph reads must lie where it always does.
+        self.tokens, self.rows = self._index(of.tokens), self._index(of.rows)
+
+    def _index(self, array) -> Place | None:
+        return None if array is None else self.packed.add(array)
+
+    def view(self, place: Place) -> torch.Tensor:
+        return self.packed.view(place)
+
+
+def _padded(lengths, bucket, value):
+    if bucket is None:
+        return lengths
+    return np.concatenate([lengths, np.full(bucket - len(lengths), value, np.int32)])

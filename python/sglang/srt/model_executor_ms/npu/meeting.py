@@ -1,0 +1,111 @@
+"""The process through which MindSpore's ranks find each other, started by the first one and ended with it.
+
+MindSpore wants a process in the role of a scheduler, which takes part in no collective. Its output goes to a file in a
+temporary folder of its own, and it listens on a free port of the loopback: all ranks are on one host.
+"""
+
+import atexit
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from sglang.srt.model_executor_ms.arguments import inherited
+
+# What the process runs. It ends with its parent, even if that is killed.
+PROGRAM = "import ctypes; ctypes.CDLL(None).prctl(1, 15); import mindspore; mindspore.communication.init()"
+ATTEMPTS = 3  # a port that was free may be taken before it is used
+LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
+
+
+class MeetingError(RuntimeError):
+    """MindSpore's ranks cannot find each other. The message says which rank lacks, or what the process said."""
+
+
+def free_address() -> tuple[str, int]:
+    """A loopback address and a port that is free now; IPv6 where the host has no IPv4."""
+    for family, host in LOOPBACKS:
+        with suppress(OSError), socket.socket(family) as found:
+            found.bind((host, 0))
+            return host, found.getsockname()[1]
+    raise MeetingError("this host has no loopback address, neither 127.0.0.1 nor ::1")
+
+
+def roles(role: str, rank: int, size: int, host: str, port: int, timeout: int) -> dict[str, str]:
+    """The environment of a process in MindSpore's cluster; timeout in seconds."""
+    return {
+        "MS_ROLE": role,
+        "MS_WORKER_NUM": str(size),
+        "MS_NODE_ID": str(rank),
+        "MS_SCHED_HOST": host,
+        "MS_SCHED_PORT": str(port),
+        "MS_TOPO_TIMEOUT": str(timeout),
+    }
+
+
+class Scheduler:
+    """MindSpore's scheduler process."""
+
+    def __init__(self, size: int, timeout: int, program: str = PROGRAM):
+        """Start it; it listens when this returns. size: ranks. MeetingError with what it said, if it does not come."""
+        self.folder = Path(tempfile.mkdtemp(prefix="sglang-mindspore-scheduler-"))
+        self.log = self.folder / "scheduler.log"
+        self.process = None
+        atexit.register(self.close)
+        for _ in range(ATTEMPTS):
+            self.host, self.port = free_address()
+            if self._start(size, timeout, program):
+                return
+        raise MeetingError(f"MindSpore's scheduler process does not start; {self.log} ends with:\n{self._last_lines()}")
+
+    def _start(self, size, timeout, program):
+        environment = inherited(roles("MS_SCHED", 0, size, self.host, self.port, timeout))
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=log, stderr=log)
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None and time.monotonic() < deadline:
+            with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1):
+                return True
+            time.sleep(0.1)
+        self._end()
+        return False
+
+    def _last_lines(self):
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
+
+    def _end(self):
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+
+    def close(self) -> None:
+        """End the process; its log goes with it, unless it failed."""
+        self._end()
+        if self.process and self.process.returncode in (0, -15):
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def wait_for_ranks(store, what: str, rank: int, size: int, timeout: float, poll: float = 0.2) -> None:
+    """Return when all ranks have called this with the same `what`. MeetingError naming those that have not.
+
+    store: torch.distributed's, which all ranks share.
+    """
+    store.set(_key(what, rank), "1")
+    deadline = time.monotonic() + timeout
+    missing = list(range(size))
+    while missing := [other for other in missing if not store.check([_key(what, other)])]:
+        if time.monotonic() > deadline:
+            names = ", ".join(f"rank {other}" for other in missing)
+            raise MeetingError(f"{names} of {size} did not come within {timeout:.0f} s to {what}: look at its log")
+        time.sleep(poll)
+
+
+def _key(what, rank):
+    return f"mindspore/{what}/{rank}"

@@ -1,0 +1,70 @@
+"""All int32 arrays of a step in one host buffer and one copy to the device, where each array is a view of the copy."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from sglang.srt.model_executor_ms.npu.link import DeviceLink
+
+ALIGNED = 128  # int32s, 512 bytes: where the kernels of an NPU like their operands to begin
+RING = 3  # host buffers to begin with: SGLang prepares a step while the one before runs
+
+
+class Place(NamedTuple):
+    """Where an array lies in the buffers."""
+
+    start: int
+    shape: tuple[int, ...]
+
+
+class PackedTooLarge(Exception):
+    """The arrays of a step do not fit into the buffer; the message has both sizes."""
+
+
+class PackedInputs:
+    """One device buffer, overwritten at each step, and a ring of host buffers that feed it.
+
+    Equal shapes in equal order lie at equal addresses: a captured graph finds its inputs where they were.
+    """
+
+    def __init__(self, link: DeviceLink, capacity: int):
+        """capacity: int32s, with `room` for each array."""
+        self.link, self.capacity = link, capacity
+        self.device = link.device_buffer(capacity)
+        self.ring = [(link.host_buffer(capacity), None) for _ in range(RING)]
+        self.host, self.filled = None, 0
+
+    def begin(self) -> None:
+        """Start a step in a host buffer that the device has read."""
+        free = next((place for place, (_, mark) in enumerate(self.ring) if mark is None or mark.query()), None)
+        if free is None:  # more steps are under way than ever: one more buffer instead of waiting for the device
+            self.ring.append((self.link.host_buffer(self.capacity), None))
+            free = len(self.ring) - 1
+        self.host, _ = self.ring.pop(free)
+        self.filled = 0
+
+    def add(self, array: np.ndarray) -> Place:
+        """Put an int32 array into the step. PackedTooLarge if there is no room for it."""
+        place, end = Place(self.filled, array.shape), self.filled + room(array.size)
+        if end > self.capacity:
+            raise PackedTooLarge(f"a step of more than {end} int32s; the buffer has room for {self.capacity}")
+        self.host.numpy()[place.start : place.start + array.size] = array.reshape(-1)
+        self.filled = end
+        return place
+
+    def send(self) -> None:
+        """Copy what was added to the device, without waiting."""
+        mark = self.link.upload(self.host[: self.filled], self.device[: self.filled])
+        self.ring.append((self.host, mark))
+        self.host = None
+
+    def view(self, place: Place) -> torch.Tensor:
+        """The array on the device, once it is sent."""
+        size = int(np.prod(place.shape))
+        return self.device[place.start : place.start + size].view(place.shape)
+
+
+def room(size: int) -> int:
+    """What an array of `size` values takes of a buffer."""
+    return -(-size // ALIGNED) * ALIGNED

@@ -1,0 +1,84 @@
+"""Brings up what a process of a server computes with on an NPU: the card, its memory, compiled graphs, the runner."""
+
+import logging
+import tempfile
+from pathlib import Path
+
+from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
+from sglang.srt.model_executor_ms.npu.build import compile_kinds, npu_runner
+from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
+from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card
+
+logger = logging.getLogger(__name__)
+
+
+class NpuUnavailable(RuntimeError):
+    """MindSpore cannot compute on the card. The message says why, and what tells more."""
+
+
+def take_card() -> None:
+    """Let MindSpore use the card that SGLang has chosen for this process, beside torch. NpuUnavailable."""
+    import torch
+
+    from sglang.srt.model_executor_ms.npu import mindspore_device
+    from sglang.srt.runtime_context import get_model, get_parallel, get_schedule
+
+    if reason := mindspore_device.loads():
+        raise NpuUnavailable(
+            f"MindSpore's Ascend backend does not load: {reason}\n"
+            "`python -m sglang.srt.model_executor_ms.check_env` says what is missing"
+        )
+    model = get_model()
+    weights = weights_on_card(model.model_path, model.load_format, get_parallel().tp_size)
+    free, total = torch.npu.mem_get_info()
+    cap = memory_cap(total, free, get_schedule().mem_fraction_static, weights)
+    card = torch.npu.current_device()
+    mindspore_device.start(card, cap)
+    mindspore_device.keep_compiled_graphs(str(graph_cache()))
+    logger.info("NPU %d: MindSpore takes at most %s of its memory", card, cap)
+
+
+def graph_cache() -> Path:
+    """The folder in which compiled graphs are kept from one start to the next."""
+    folder = Path.home() / ".cache" / "sglang-mindspore" / "graphs"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        folder = Path(tempfile.gettempdir()) / "sglang-mindspore-graphs"
+        folder.mkdir(exist_ok=True)
+    return folder
+
+
+def runner(network, caches, limits, req_to_token, page_size, model_runner, vocab_size, first: bool):
+    """The runner of a model, compiled. first: whether no graph of this process was captured before."""
+    link, buckets = _link(req_to_token.device), ()
+    if first and link.device != "cpu":
+        buckets = _buckets(limits, len(caches.k_caches))
+    if buckets:
+        from sglang.srt.model_executor_ms.npu import mindspore_device
+
+        mindspore_device.allow_capture(len(buckets))
+    elif not first:
+        # MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches.
+        logger.warning("the key/value pool has moved: decode graphs run uncaptured from now on")
+    made = npu_runner(network, caches, limits, req_to_token, page_size, link, buckets)
+    compile_kinds(made, page_size, vocab_size)
+    return made
+
+
+def _link(device):
+    if device.type == "cpu":
+        return DeviceLink("cpu", OneOrder(), pin_memory=False)
+    from sglang.srt.model_executor_ms.npu.streams import NpuStreams
+
+    return DeviceLink(str(device), NpuStreams())
+
+
+def _buckets(limits, layers):
+    """The sizes of decode graphs that SGLang's flags ask for; none where they switch graphs off."""
+    from sglang.srt.runtime_context import get_exec
+
+    graph = get_exec().graph
+    if graph.disable_cuda_graph or graph.disable_decode_cuda_graph or not graph.cuda_graph_config.decode.bs:
+        return ()
+    return decode_buckets(graph.cuda_graph_config.decode.bs, limits.requests, layers)

@@ -1,0 +1,305 @@
+"""A device that is watched, a graph that refuses what MindSpore's would, and a server that schedules requests.
+
+The device's tensors are torch tensors on the CPU of a type of their own, which notes every call that would make the
+host wait for an NPU, and every launch that does not go through the link.
+"""
+
+from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from sglang.srt.model_executor_ms.npu.graph_runner import NPUGraphRunner
+from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
+from sglang.srt.model_executor_ms.npu.packed import PackedInputs
+from sglang.srt.model_executor_ms.npu.tables import BlockTables
+
+# What makes the host wait until the device has computed a value.
+WAITS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__contains__"}
+WAITS |= {"nonzero", "masked_select", "unique", "equal", "allclose", "is_nonzero", "__array__"}
+# What looks at a tensor without a launch: views, and what is known of them on the host.
+FREE = {"view", "unsqueeze", "squeeze", "detach", "size", "stride", "dim", "numel", "data_ptr", "is_contiguous"}
+FREE |= {"__get__", "__len__", "storage_offset", "element_size", "requires_grad_"}
+PAGE = 4
+
+
+class Ledger(Counter):
+    """What happened since `begin`: uploads, launches, graphs, orders of streams, waits; and what went past the link."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside = self.quiet = 0
+
+    def begin(self):
+        self.clear()
+
+    @contextmanager
+    def within(self, what):
+        self[what] += 1
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
+
+    @contextmanager
+    def unwatched(self):
+        """What the test itself does, and what stands for kernels on the device."""
+        self.quiet += 1
+        try:
+            yield
+        finally:
+            self.quiet -= 1
+
+    def note(self, name, args):
+        if self.quiet:
+            return
+        if name in WAITS or name == "__getitem__" and _by_mask(args):
+            self[f"wait: {name}"] += 1
+        elif not (self.inside or name in FREE or name == "__getitem__" and _is_view(args)):
+            self[f"past the link: {name}"] += 1
+
+    def waits(self):
+        return {name: count for name, count in self.items() if name.startswith("wait")}
+
+    def strays(self):
+        return {name: count for name, count in self.items() if name.startswith("past")}
+
+
+def _keys(args):
+    return args[1] if isinstance(args[1], tuple) else (args[1],)
+
+
+def _by_mask(args):
+    return any(isinstance(key, torch.Tensor) and key.dtype == torch.bool for key in _keys(args))
+
+
+def _is_view(args):
+    return all(isinstance(key, slice | int) or key is None for key in _keys(args))
+
+
+LEDGER = Ledger()
+
+
+class DeviceTensor(torch.Tensor):
+    """Stands for a tensor on an NPU; what is computed of one is one."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        LEDGER.note(function.__name__, args)
+        with LEDGER.unwatched():
+            return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def on_device(values, dtype=torch.int32) -> DeviceTensor:
+    with LEDGER.unwatched():
+        return torch.as_tensor(values, dtype=dtype).clone().as_subclass(DeviceTensor)
+
+
+def on_host(tensor) -> np.ndarray:
+    with LEDGER.unwatched():
+        return tensor.as_subclass(torch.Tensor).numpy()
+
+
+class Late:
+    """A mark that the device passes when the test lets it."""
+
+    def __init__(self):
+        self.passed = False
+
+    def query(self):
+        return self.passed
+
+
+class RecordingStreams(OneOrder):
+    """Counts the waits of streams for each other, none of which is the host's."""
+
+    def __init__(self):
+        self.marks, self.late = [], False
+
+    def mindspore_waits(self):
+        LEDGER["MindSpore waits for torch"] += 1
+
+    def torch_waits(self):
+        LEDGER["torch waits for MindSpore"] += 1
+
+    def mark(self):
+        mark = Late()
+        mark.passed = not self.late
+        self.marks.append(mark)
+        return mark
+
+
+class RecordingLink(DeviceLink):
+    """Counts what passes, and hands out tensors that are watched."""
+
+    def __init__(self):
+        super().__init__("cpu", RecordingStreams(), pin_memory=False)
+
+    def device_buffer(self, *shape):
+        return on_device(torch.zeros(shape))
+
+    def upload(self, host, target):
+        assert not isinstance(host, DeviceTensor) and isinstance(target, DeviceTensor)
+        with LEDGER.within("copies to the device"):
+            return super().upload(host, target)
+
+    def launch(self, function, *operands, **options):
+        with LEDGER.within("launches"):
+            return super().launch(function, *operands, **options)
+
+    def graph(self, run):
+        with LEDGER.within("graphs"):
+            return super().graph(run)
+
+
+class Refused(AssertionError):
+    """The graph is called with what MindSpore's runtime would refuse, or silently do wrong or slowly."""
+
+
+class FakeGraph:
+    """Stands for a compiled graph: checks its inputs, caches tokens in slots, and sums up each token's context.
+
+    A captured one has seen its shapes before it is sealed: tracing, capturing, then replaying at the same addresses.
+    """
+
+    def __init__(self, cache: dict, captured: bool = False):
+        self.cache, self.captured, self.sealed, self.seen, self.calls = cache, captured, False, {}, 0
+
+    def __call__(self, inputs):
+        self.calls += 1
+        self._check(inputs)
+        if self.captured:
+            self._check_capture(inputs)
+        with LEDGER.unwatched():
+            return on_device(self._compute(inputs), torch.float32)
+
+    def _check(self, inputs):
+        tensors = [*inputs[:4], inputs.block_tables, *inputs.plan]
+        for tensor in tensors:
+            if not isinstance(tensor, DeviceTensor):
+                raise Refused("an input is on the host: MindSpore copies it by itself, and not asynchronously")
+            if tensor.dtype != torch.int32 or not tensor.is_contiguous():
+                raise Refused(f"an input is {tensor.dtype}, contiguous: {tensor.is_contiguous()}")
+        for lengths in (inputs.query_lens, inputs.seq_lens):
+            if not isinstance(lengths, np.ndarray) or lengths.dtype != np.int32:
+                raise Refused("lengths that kernels read on the host are not an int32 array there")
+            if len(lengths) != inputs.block_tables.shape[0]:
+                raise Refused(f"{len(lengths)} lengths, {inputs.block_tables.shape[0]} tables")
+        if any(len(tensor) != inputs.query_lens.sum() for tensor in inputs[:4]):
+            raise Refused("tokens do not add up to the lengths of the requests")
+
+    def _check_capture(self, inputs):
+        tensors = [*inputs[:4], inputs.block_tables, *inputs.plan]
+        shapes = tuple(tuple(tensor.shape) for tensor in tensors)
+        addresses = [tensor.data_ptr() for tensor in tensors]
+        runs, known = self.seen.get(shapes, (0, addresses))
+        if self.sealed and runs < 3:
+            raise Refused(f"shapes {shapes} were not captured before the server was ready")
+        if runs and addresses != known:
+            raise Refused("an input has moved since it was captured")
+        self.seen[shapes] = (runs + 1, addresses)
+
+    def _compute(self, inputs):
+        ids, positions, requests, slots = map(on_host, inputs[:4])
+        tables = on_host(inputs.block_tables)
+        for token, slot in zip(ids, slots, strict=True):
+            if slot >= 0:
+                self.cache[int(slot)] = int(token)
+        rows = []
+        for position, request in zip(positions, requests, strict=True):
+            seen = range(min(int(position) + 1, int(inputs.seq_lens[request])))
+            context = [self.cache[int(tables[request, place // PAGE]) * PAGE + place % PAGE] for place in seen]
+            rows.append([fingerprint(context), float(position)])
+        return torch.tensor(rows)
+
+
+def fingerprint(tokens) -> float:
+    """Of tokens in order, exact in float32."""
+    found = 0
+    for token in tokens:
+        found = (found * 31 + int(token) + 1) % 65521
+    return float(found)
+
+
+DECODE, FRESH, CHUNK = "decode", "fresh", "chunk"
+
+
+def parts(query_lens, seq_lens):
+    """As ops.parts of the Ascend table: steps that only decode, and others by whether requests have cached tokens."""
+    rows, fresh = np.arange(len(query_lens)), query_lens == seq_lens
+    if (query_lens == 1).all():
+        return [(DECODE, rows)]
+    single = (query_lens == 1)[~fresh].all()
+    found = [(FRESH, rows[fresh]), (DECODE if single else CHUNK, rows[~fresh])]
+    return [(kind, chosen) for kind, chosen in found if len(chosen)]
+
+
+def no_plan(*_):
+    return ()
+
+
+class Scheduler:
+    """Requests as SGLang schedules them: pages from a pool that knows no order, rows that are given again."""
+
+    def __init__(self, seed=0, rows=12, context=40, pages=400):
+        self.random = np.random.default_rng(seed)
+        self.req_to_token = on_device(np.zeros((rows, context)))
+        self.free_rows = list(range(1, rows))
+        self.free_pages = list(self.random.permutation(np.arange(1, pages)))
+        self.tokens, self.rows, self.slots = {}, {}, {}  # by request id
+
+    def start(self, rid, prompt):
+        self.tokens[rid], self.rows[rid], self.slots[rid] = list(prompt), self.free_rows.pop(), []
+
+    def finish(self, rid):
+        self.free_rows.append(self.rows.pop(rid))
+        pages = {slot // PAGE for slot in self.slots.pop(rid)}
+        self.free_pages += pages  # to be taken last: what is wrongly read there is still the old request's
+        del self.tokens[rid]
+
+    def batch(self, lengths: dict, decode=None):
+        """lengths: by request, tokens in this step -> (ForwardBatch, ids, the hidden states that are right)."""
+        ids, out, wanted, seq_lens = [], [], [], []
+        for rid, count in lengths.items():
+            slots, tokens = self.slots[rid], self.tokens[rid]
+            first = len(slots)
+            for place in range(first, first + count):
+                slots.append(slots[-1] + 1 if place % PAGE else self.free_pages.pop(0) * PAGE)
+                wanted.append([fingerprint(tokens[: place + 1]), place])
+            on_host(self.req_to_token)[self.rows[rid], : len(slots)] = slots
+            ids += tokens[first : first + count]
+            out += slots[first:]
+            seq_lens.append(len(slots))
+        decodes = all(count == 1 for count in lengths.values()) if decode is None else decode
+        batch = SimpleNamespace(
+            forward_mode=SimpleNamespace(is_decode=lambda: decodes),
+            seq_lens_cpu=torch.tensor(seq_lens),
+            extend_seq_lens_cpu=None if decodes else list(lengths.values()),
+            out_cache_loc=on_device(out),
+            req_pool_indices=on_device([self.rows[rid] for rid in lengths], torch.int64),
+            rids=list(lengths),
+        )
+        return batch, on_device(ids, torch.int64), np.array(wanted, np.float32)
+
+    def decode(self, rids):
+        for rid in rids:
+            self.tokens[rid].append(int(self.random.integers(0, 99)))
+        return self.batch(dict.fromkeys(rids, 1), decode=True)
+
+
+def runner(scheduler, buckets=(2, 4, 8), requests=10):
+    """A runner over fake graphs, captured and sealed -> it."""
+    cache, link = {}, RecordingLink()
+    # The block that warm-up reads, on page 1, is written before it is.
+    captured = FakeGraph(cache, captured=True)
+    graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
+    tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10)
+    made = NPUGraphRunner(graphs, captured, link, PackedInputs(link, 8192), tables, parts, no_plan, buckets)
+    with LEDGER.unwatched():
+        made.capture()
+    captured.sealed = True
+    cache.clear()
+    return made

@@ -1,0 +1,268 @@
+"""Capture and replay against a graph that refuses shapes, addresses and host lists that a real one would refuse."""
+
+import numpy as np
+import pytest
+import torch
+from ascend.doubles import (
+    CHUNK,
+    DECODE,
+    FRESH,
+    LEDGER,
+    PAGE,
+    FakeGraph,
+    RecordingLink,
+    Refused,
+    Scheduler,
+    on_device,
+    on_host,
+    runner,
+)
+
+from sglang.srt.model_executor_ms.npu.buckets import PIECES, bucket_of, decode_buckets
+from sglang.srt.model_executor_ms.npu.graph_runner import CaptureError
+from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
+from sglang.srt.model_executor_ms.npu.packed import ALIGNED, PackedInputs, PackedTooLarge
+
+
+def check(made, prepared):
+    batch, ids, wanted = prepared
+    found = on_host(made.run(ids, made.prepare(batch)))
+    np.testing.assert_array_equal(found, wanted)
+
+
+def prefilled(made, scheduler, rids, length=PAGE - 1):
+    for rid in rids:
+        scheduler.start(rid, scheduler.random.integers(0, 99, length))
+    check(made, scheduler.batch(dict.fromkeys(rids, length)))
+
+
+# ---- buckets ----
+
+
+def test_buckets_are_sglangs_list_up_to_the_most_requests_that_run():
+    assert decode_buckets([1, 2, 4, 8, 16], 100, 28) == (1, 2, 4, 8, 16)
+    assert decode_buckets([1, 2, 4, 8, 16], 6, 28) == (1, 2, 4, 6)
+    assert decode_buckets([8, 16], 3, 28) == (3,)
+
+
+def test_more_graphs_than_cann_holds_are_thinned_out_and_the_largest_stays():
+    wanted = list(range(1, 200))
+    layers = 99
+    found = decode_buckets(wanted, 1000, layers)
+    assert len(found) * (layers + 1) <= PIECES
+    assert found[-1] == 199 and set(found) <= set(wanted)
+
+
+def test_a_step_takes_the_smallest_bucket_with_room():
+    assert [bucket_of((2, 4, 8), requests) for requests in (1, 2, 3, 8, 9)] == [2, 2, 4, 8, None]
+
+
+# ---- capture ----
+
+
+def test_every_bucket_is_traced_captured_and_replayed_before_serving_the_largest_first():
+    made = runner(Scheduler(), buckets=(2, 4, 8))
+    assert [shapes[0] for shapes in made.captured.seen] == [(8,), (4,), (2,)]
+    assert {runs for runs, _ in made.captured.seen.values()} == {3}
+
+
+def test_a_replay_that_computes_something_else_is_an_error_that_names_the_bucket_and_the_way_out():
+    made = runner(Scheduler(), buckets=(2,))
+    honest, calls = made.captured, []
+
+    def forgetful(inputs):
+        calls.append(1)
+        return honest(inputs) * (2.0 if len(calls) == 3 else 1.0)
+
+    made.captured = forgetful
+    with LEDGER.unwatched(), pytest.raises(CaptureError, match="for 2 requests .*--disable-decode-cuda-graph"):
+        made.capture()
+
+
+# ---- steps ----
+
+
+def test_decode_steps_of_every_size_read_their_own_context():
+    scheduler = Scheduler()
+    made = runner(scheduler)
+    prefilled(made, scheduler, "abcdefgh")
+    for size in (8, 5, 4, 3, 1, 2, 7):
+        for _ in range(3):  # over the end of a page
+            check(made, scheduler.decode("abcdefgh"[:size]))
+
+
+def test_padding_rows_write_no_cache_and_have_no_length():
+    scheduler = Scheduler()
+    made = runner(scheduler)
+    prefilled(made, scheduler, "abc")
+    seen = []
+    replay = made.captured
+    made.captured = lambda inputs: seen.append(inputs) or replay(inputs)
+    before = dict(replay.cache)
+    check(made, scheduler.decode("abc"))
+    (inputs,) = seen
+    assert list(on_host(inputs.slots)[3:]) == [-1]
+    assert list(inputs.seq_lens[3:]) == [0] and list(inputs.query_lens) == [1, 1, 1, 1]
+    assert len(replay.cache) == len(before) + 3
+
+
+def test_a_batch_larger_than_every_bucket_takes_the_compiled_graph():
+    scheduler = Scheduler()
+    made = runner(scheduler, buckets=(2,))
+    prefilled(made, scheduler, "abc")
+    calls = made.captured.calls
+    check(made, scheduler.decode("abc"))
+    assert (made.captured.calls, made.graphs[DECODE].calls) == (calls, 1)
+    check(made, scheduler.decode("ab"))
+    assert made.captured.calls == calls + 1
+
+
+def test_fresh_prompts_beside_decoding_requests_keep_their_own_graph():
+    scheduler = Scheduler()
+    made = runner(scheduler)
+    prefilled(made, scheduler, "ab")
+    scheduler.start("c", [5, 6, 7, 8, 9])
+    for rid in "ab":
+        scheduler.tokens[rid].append(3)
+    fresh, captured = made.graphs[FRESH].calls, made.captured.calls
+    check(made, scheduler.batch({"a": 1, "c": 5, "b": 1}, decode=False))
+    assert (made.graphs[FRESH].calls, made.captured.calls) == (fresh + 1, captured + 1)
+    check(made, scheduler.decode("acb"))
+
+
+def test_chunks_and_cached_prefixes_take_the_graph_of_their_kind():
+    scheduler = Scheduler()
+    made = runner(scheduler)
+    prefilled(made, scheduler, "a", length=5)
+    scheduler.tokens["a"] += [1, 2, 3]
+    scheduler.start("b", [9, 8, 7])
+    check(made, scheduler.batch({"a": 3, "b": 3}))
+    assert made.graphs[CHUNK].calls == 1
+    check(made, scheduler.decode("ab"))
+
+
+def test_a_row_that_another_request_takes_over_is_read_anew():
+    scheduler = Scheduler(rows=4)
+    made = runner(scheduler)
+    prefilled(made, scheduler, "ab")
+    check(made, scheduler.decode("ab"))
+    scheduler.finish("b")
+    prefilled(made, scheduler, "c")
+    check(made, scheduler.decode("ac"))
+
+
+def test_a_request_that_was_retracted_and_comes_back_under_its_name_has_its_new_pages():
+    scheduler = Scheduler()
+    made = runner(scheduler)
+    prefilled(made, scheduler, "ab")
+    check(made, scheduler.decode("ab"))
+    tokens = scheduler.tokens["b"]
+    scheduler.finish("b")
+    scheduler.start("b", tokens)
+    check(made, scheduler.batch({"b": len(tokens)}))
+    check(made, scheduler.decode("ab"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_schedule_gives_every_token_its_own_context(seed):
+    scheduler = Scheduler(seed)
+    made, running, started = runner(scheduler), [], 0
+    for _ in range(40):
+        chance = scheduler.random.random()
+        if running and (chance < 0.6 or not scheduler.free_rows):
+            check(made, scheduler.decode(running))
+        else:
+            fresh = [f"r{started + number}" for number in range(min(len(scheduler.free_rows), 2))]
+            started += len(fresh)
+            for rid in fresh:
+                scheduler.start(rid, scheduler.random.integers(0, 99, int(scheduler.random.integers(2, 9))))
+            mixed = running if chance < 0.8 else []
+            for rid in mixed:
+                scheduler.tokens[rid].append(int(scheduler.random.integers(0, 99)))
+            counts = {rid: len(scheduler.tokens[rid]) for rid in fresh} | dict.fromkeys(mixed, 1)
+            check(made, scheduler.batch(counts, decode=False))
+            running = running + fresh
+        done = [rid for rid in running if len(scheduler.tokens[rid]) > 20 or scheduler.random.random() < 0.05]
+        for rid in done:
+            running.remove(rid)
+            scheduler.finish(rid)
+
+
+# ---- the copy ----
+
+
+def test_arrays_lie_at_aligned_places_that_depend_on_shapes_alone():
+    link = RecordingLink()
+    packed, addresses = PackedInputs(link, 1024), []
+    for _ in range(2):
+        packed.begin()
+        places = [packed.add(np.arange(size, dtype=np.int32)) for size in (5, 200, 3)]
+        packed.send()
+        addresses.append([packed.view(place).data_ptr() for place in places])
+        for place, size in zip(places, (5, 200, 3), strict=True):
+            np.testing.assert_array_equal(on_host(packed.view(place)), np.arange(size))
+    assert addresses[0] == addresses[1]
+    assert all((address - packed.device.data_ptr()) % (4 * ALIGNED) == 0 for address in addresses[0])
+
+
+def test_a_host_buffer_is_not_written_while_the_device_may_still_read_it():
+    link = RecordingLink()
+    link.streams.late = True
+    packed, used = PackedInputs(link, 256), []
+    for _ in range(5):
+        packed.begin()
+        packed.add(np.zeros(3, np.int32))
+        used.append(packed.host.data_ptr())
+        packed.send()
+    assert len(set(used)) == 5
+    for mark in link.streams.marks:
+        mark.passed = True
+    packed.begin()
+    assert packed.host.data_ptr() in used
+
+
+def test_a_step_that_does_not_fit_says_how_large_it_is():
+    packed = PackedInputs(RecordingLink(), 2 * ALIGNED)
+    packed.begin()
+    packed.add(np.zeros(ALIGNED, np.int32))
+    with pytest.raises(PackedTooLarge, match=f"room for {2 * ALIGNED}"):
+        packed.add(np.zeros(ALIGNED + 1, np.int32))
+
+
+# ---- the double itself refuses ----
+
+
+def inputs(**changed):
+    fields = dict.fromkeys(("input_ids", "positions", "request_ids", "slots"), on_device([0, 0]))
+    ones = np.ones(2, np.int32)
+    fields |= dict(query_lens=ones, seq_lens=ones, block_tables=on_device([[1], [1]]), plan=())
+    return GraphInputs(**(fields | changed))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        (dict(slots=torch.zeros(2, dtype=torch.int32)), "on the host"),
+        (dict(slots=on_device([0, 0], torch.int64)), "int64"),
+        (dict(positions=on_device([0, 0, 0, 0])[::2]), "contiguous: False"),
+        (dict(seq_lens=on_device([1, 1])), "on the host"),
+        (dict(seq_lens=np.ones(2)), "int32 array"),
+        (dict(seq_lens=np.ones(3, np.int32)), "3 lengths"),
+        (dict(query_lens=np.array([2, 1], np.int32)), "add up"),
+    ],
+)
+def test_the_fake_graph_refuses_what_mindspore_would(changed, reason):
+    with pytest.raises(Refused, match=reason):
+        FakeGraph({})(inputs(**changed))
+
+
+def test_the_fake_graph_refuses_inputs_that_moved_and_shapes_that_are_new():
+    graph = FakeGraph({0: 1, PAGE: 1}, captured=True)
+    same = inputs()
+    for _ in range(3):
+        graph(same)
+    with pytest.raises(Refused, match="moved"):
+        graph(inputs(slots=on_device([0, 0])))
+    graph.sealed = True
+    with pytest.raises(Refused, match="not captured"):
+        graph(inputs(block_tables=on_device([[1, 1], [1, 1]])))
