@@ -57,7 +57,7 @@ class MindSporeForCausalLM(torch.nn.Module):
             logger.info("dtype %s: these operators hold weights and activations in %s", requested, computed)
         positions = get_model().context_length or get_context_length(config)
         shard = parallel.join_tensor_parallel()
-        if parallel.ranks() > 1:
+        if parallel.ranks() > 1 and not where.startswith("npu"):
             parallel.stay_on(cores)
         stage = parallel.pipeline_stage(environment.stage_layers)
         runtime = Runtime(dtype=getattr(ms, computed), max_positions=positions, shard=shard, stage=stage)

@@ -43,7 +43,7 @@ SUPPORTED = _names("""
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
-    ep_size pp_size pp_max_micro_batch_size pp_async_batch_depth
+    ep_size pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode
 """)
 
 # Arguments of which only these values are supported.
@@ -68,7 +68,8 @@ _QUANTIZED = "quantised weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
 _OTHER_GRAPHS = (
-    "there are no CUDA graphs and no torch.compile here: MindSpore compiles the model before the server is ready"
+    "there are no CUDA graphs and no torch.compile here: MindSpore compiles the model, and on an NPU captures decode "
+    "graphs for the batch sizes of --cuda-graph-bs-decode, before the server is ready"
 )
 _LATER = "not supported yet"
 _UNTRIED = "not tried with this backend yet"
@@ -242,10 +243,9 @@ REFUSED = (
     (
         _OTHER_GRAPHS,
         _names("""
-            cuda_graph_config cuda_graph_max_bs_decode cuda_graph_max_bs_prefill cuda_graph_bs_decode
-            cuda_graph_bs_prefill cuda_graph_prefill_max_context enable_profile_cuda_graph enable_cudagraph_gc
-            debug_cuda_graph enable_torch_compile enable_torch_compile_debug_mode torch_compile_max_bs
-            cuda_graph_max_seq_len_prefill
+            cuda_graph_config cuda_graph_max_bs_prefill cuda_graph_bs_prefill cuda_graph_prefill_max_context
+            enable_profile_cuda_graph enable_cudagraph_gc debug_cuda_graph enable_torch_compile
+            enable_torch_compile_debug_mode torch_compile_max_bs cuda_graph_max_seq_len_prefill
         """),
     ),
     (

@@ -41,6 +41,8 @@ def configure(server_args) -> None:
     read_environment()
     refuse_unsupported(server_args)
     device = server_args.device or _device_of_this_machine()
+    if device == "npu":
+        refuse_without_npu()
     select_cpu_platform(device == "cpu" and accelerator() is None)
     let_idle_torch_threads_sleep()
     use_huge_pages()
@@ -62,6 +64,17 @@ def configure(server_args) -> None:
 
 
 _NO_CUDA_GRAPHS = dict(cuda_graph_backend_decode="disabled", cuda_graph_backend_prefill="disabled")
+
+
+def refuse_without_npu() -> None:
+    """UnsupportedFlag, with what is missing, where `--device npu` cannot be used."""
+    if accelerator() == "npu":
+        return
+    lacking = "torch_npu sees no card" if importlib.util.find_spec("torch_npu") else "torch_npu is not installed"
+    raise UnsupportedFlag(
+        f"--device npu: {lacking}. `python -m sglang.srt.model_executor_ms.check_env` says what is missing and how to "
+        "get it; --device cpu serves without an NPU"
+    )
 
 
 def _device_of_this_machine() -> str:

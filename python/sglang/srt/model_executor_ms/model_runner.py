@@ -13,6 +13,9 @@ class UnsupportedDevice(Exception):
 class MindSporeModelRunner(ModelRunner):
     """SGLang's ModelRunner around a MindSpore model; pools, sampler, scheduling and graph-free forward are SGLang's."""
 
+    def init_mindspore_runner(self):
+        """The model starts MindSpore itself; SGLang's way leaves a log in the working folder and processes behind."""
+
     def load_model(self):
         """Load weights that need no quantised products: of float8 the loader makes the dtype that is computed in."""
         self.model_config.quantization = None

@@ -30,7 +30,14 @@ def join_tensor_parallel() -> Shard:
         return Shard()
     from sglang.srt.distributed import get_tp_group
 
-    group = get_tp_group().cpu_group
+    coordinator = get_tp_group()
+    group = coordinator.cpu_group
+    if coordinator.device.type == "npu":
+        from sglang.srt.model_executor_ms.npu import communication
+
+        store = torch.distributed.distributed_c10d._get_default_store()
+        communication.join(GROUP, coordinator, store)
+        return Shard(parallel.tp_rank, parallel.tp_size, GROUP)
 
     def gather(value):
         found = [None] * parallel.tp_size

@@ -10,6 +10,7 @@ import sys
 
 from sglang.srt.model_executor_ms import frameworks, mindspore_framework, request_check
 from sglang.srt.model_executor_ms.arguments import Refusal
+from sglang.srt.model_executor_ms.npu import allocation, faults
 from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
 SOURCE = HookSource("mindspore", "sglang-mindspore")  # named in SGLang's log of hooks
@@ -164,6 +165,15 @@ def _hook_scheduler(device: str) -> None:
         model_runner.runner_for("mindspore", device),
         HookType.REPLACE,
     )
+    if "sglang.srt.managers.scheduler" in sys.modules:  # not in benchmarks, which have a runner and nobody to answer
+        _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", faults.serve_until_fault, HookType.AROUND)
+    if device.startswith("npu"):
+        _apply(
+            "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._build_token_to_kv_pool_allocator",
+            allocation.paged_allocator,
+            HookType.AROUND,
+        )
+        _apply("sglang.srt.mem_cache.allocation.get_last_loc", allocation.last_slots, HookType.REPLACE)
     # SGLang's loaders fill torch parameters; ours fills MindSpore's, at start and on update_weights_from_disk.
     _apply("sglang.srt.model_loader.loader.get_model_loader", weights.get_model_loader, HookType.REPLACE)
 

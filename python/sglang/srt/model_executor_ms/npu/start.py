@@ -51,16 +51,15 @@ def graph_cache() -> Path:
 
 def runner(network, caches, limits, req_to_token, page_size, model_runner, vocab_size, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
-    link, buckets = _link(req_to_token.device), ()
-    if first and link.device != "cpu":
-        buckets = _buckets(limits, len(caches.k_caches))
-    if buckets:
+    link = _link(req_to_token.device)
+    buckets = _buckets(limits, len(caches.k_caches)) if first else ()
+    if not first:
+        # MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches.
+        logger.warning("the key/value pool has moved: decode graphs run uncaptured from now on")
+    elif buckets and link.device != "cpu":
         from sglang.srt.model_executor_ms.npu import mindspore_device
 
         mindspore_device.allow_capture(len(buckets))
-    elif not first:
-        # MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches.
-        logger.warning("the key/value pool has moved: decode graphs run uncaptured from now on")
     made = npu_runner(network, caches, limits, req_to_token, page_size, link, buckets)
     compile_kinds(made, page_size, vocab_size)
     return made

@@ -1,0 +1,33 @@
+"""SGLang's bookkeeping of cache pages as its own NPU backend has it, where the attention backend is ours.
+
+SGLang 0.5.23 chooses both by the name of the attention backend, `ascend`. For any other name it takes Triton kernels
+that are written for GPUs.
+"""
+
+
+def paged_allocator(original, configurator, *, token_to_kv_pool_allocator=None, **known):
+    """KVCacheConfigurator._build_token_to_kv_pool_allocator, with SGLang's allocator for NPUs where it has none yet."""
+    if token_to_kv_pool_allocator is None and not known["is_dsv4_model"]:
+        token_to_kv_pool_allocator = _npu_allocator(configurator, known["sizes"], known["token_to_kv_pool"])
+    return original(configurator, token_to_kv_pool_allocator=token_to_kv_pool_allocator, **known)
+
+
+def _npu_allocator(configurator, sizes, pool):
+    from sglang.srt.hardware_backend.npu.allocator_npu import NPUPagedTokenToKVPoolAllocator
+    from sglang.srt.runtime_context import get_schedule
+
+    return NPUPagedTokenToKVPoolAllocator(
+        sizes.max_total_num_tokens,
+        page_size=get_schedule().page_size,
+        dtype=configurator.kv_cache_dtype,
+        device=configurator.device,
+        kvcache=pool,
+        need_sort=False,
+    )
+
+
+def last_slots(req_to_token, req_pool_indices_tensor, prefix_lens_tensor):
+    """SGLang's get_last_loc, in torch's operators."""
+    from sglang.srt.mem_cache.allocation import get_last_loc_torch
+
+    return get_last_loc_torch(req_to_token, req_pool_indices_tensor, prefix_lens_tensor)

@@ -1,0 +1,201 @@
+"""Before a card computes: refusals, its memory, the meeting of ranks, and what SGLang's bookkeeping is made to use."""
+
+import inspect
+import socket
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sglang.srt.mem_cache import allocation as sglangs
+from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
+from sglang.srt.model_executor_ms import arguments, mindspore_framework
+from sglang.srt.model_executor_ms.flags import UnsupportedFlag
+from sglang.srt.model_executor_ms.npu import allocation, meeting
+from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card
+
+# ---- is there a card ----
+
+
+def test_device_npu_is_refused_without_torch_npu_and_the_check_is_named(monkeypatch):
+    monkeypatch.setattr(mindspore_framework, "accelerator", lambda: None)
+    with pytest.raises(UnsupportedFlag, match="torch_npu is not installed.*check_env.*--device cpu"):
+        mindspore_framework.refuse_without_npu()
+
+
+def test_device_npu_is_refused_where_torch_npu_sees_no_card(monkeypatch):
+    monkeypatch.setattr(mindspore_framework, "accelerator", lambda: None)
+    monkeypatch.setattr(mindspore_framework.importlib.util, "find_spec", lambda name: object())
+    with pytest.raises(UnsupportedFlag, match="torch_npu sees no card"):
+        mindspore_framework.refuse_without_npu()
+
+
+def test_device_npu_is_let_in_with_a_card(monkeypatch):
+    monkeypatch.setattr(mindspore_framework, "accelerator", lambda: "npu")
+    mindspore_framework.refuse_without_npu()
+
+
+# ---- memory ----
+
+
+def test_mindspore_may_take_the_weights_and_what_is_left_beside_the_cache():
+    cap = memory_cap(total=64 * GB, free=60 * GB, fraction=0.75, weights=20 * GB)
+    assert cap == f"{1.05 * 20 + 16:.1f}GB"
+
+
+def test_it_may_not_take_more_than_is_free_nor_less_than_its_pool_begins_with():
+    assert memory_cap(64 * GB, 10 * GB, 0.5, 20 * GB) == "10.0GB"
+    assert memory_cap(64 * GB, 60 * GB, 1.0, GB // 100) == "2.0GB"
+    assert memory_cap(64 * GB, 60 * GB, 0.8, None) == "60.0GB"
+
+
+def test_a_cap_is_written_as_mindspore_wants_it():
+    from mindspore.runtime.memory import _check_memory_conf_valid
+
+    _check_memory_conf_valid(memory_cap(64 * GB, 60 * GB, 0.75, 123456789))
+
+
+def test_the_weights_of_a_rank_are_its_share_of_the_files(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
+    assert weights_on_card(tmp_path, "auto", 4) == 250
+    assert weights_on_card(tmp_path, "dummy", 4) is None
+    assert weights_on_card("some/model-on-the-hub", "auto", 4) is None
+    assert weights_on_card(tmp_path, "pt", 4) is None  # the loader says what is wrong
+
+
+# ---- the meeting of ranks ----
+
+# Stands for MindSpore's scheduler: listens where it is told to, says so, and stays.
+LISTENS = """
+import os, socket, time
+found = socket.socket(socket.AF_INET6 if ":" in os.environ["MS_SCHED_HOST"] else socket.AF_INET)
+found.bind((os.environ["MS_SCHED_HOST"], int(os.environ["MS_SCHED_PORT"])))
+found.listen()
+print(os.environ["MS_ROLE"], os.environ["MS_WORKER_NUM"], flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_scheduler_listens_has_its_own_log_and_ends_without_a_trace():
+    found = meeting.Scheduler(4, 30, LISTENS)
+    with socket.create_connection((found.host, found.port), timeout=5):
+        assert found.log.read_text().split() == ["MS_SCHED", "4"]
+    found.close()
+    assert found.process.poll() is not None and not found.folder.exists()
+    found.close()
+
+
+def test_a_scheduler_that_does_not_start_is_tried_again_and_then_quoted():
+    with pytest.raises(meeting.MeetingError, match="does not start.*\n.*libhccl.so is missing"):
+        meeting.Scheduler(4, 30, "raise SystemExit('libhccl.so is missing')")
+
+
+def test_the_scheduler_ends_when_the_process_that_started_it_is_killed():
+    import subprocess
+    import time
+
+    import psutil
+
+    code = (
+        "import time; from sglang.srt.model_executor_ms.npu import meeting;"
+        f"found = meeting.Scheduler(2, 30, 'import ctypes; ctypes.CDLL(None).prctl(1, 15);' + {LISTENS!r});"
+        "print(found.process.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_address_is_free_and_of_ipv6_where_there_is_no_ipv4(monkeypatch):
+    host, port = meeting.free_address()
+    assert host == "127.0.0.1" and 0 < port < 65536
+    monkeypatch.setattr(meeting, "LOOPBACKS", ((socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "::1")))
+    try:
+        assert meeting.free_address()[0] == "::1"
+    except meeting.MeetingError as error:  # a host without IPv6
+        assert "neither" in str(error)
+
+
+def test_ranks_meet_when_all_have_come():
+    store = torch.distributed.HashStore()
+    threads = [
+        threading.Thread(target=meeting.wait_for_ranks, args=(store, "meet", rank, 3, 20.0, 0.01)) for rank in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+
+
+def test_a_rank_that_does_not_come_is_named():
+    store = torch.distributed.HashStore()
+    store.set("mindspore/meet/2", "1")
+    with pytest.raises(meeting.MeetingError, match="rank 1, rank 3 of 4 did not come within 0 s to meet"):
+        meeting.wait_for_ranks(store, "meet", 0, 4, 0.1, 0.01)
+
+
+def test_roles_are_what_mindspore_reads_and_what_the_user_set_stays(monkeypatch):
+    roles = meeting.roles("MS_WORKER", 1, 2, "::1", 5000, 60)
+    assert roles["MS_SCHED_HOST"] == "::1" and roles["MS_NODE_ID"] == "1" and roles["MS_TOPO_TIMEOUT"] == "60"
+    monkeypatch.setenv("MS_TOPO_TIMEOUT", "900")
+    for name in roles:
+        if name != "MS_TOPO_TIMEOUT":
+            monkeypatch.delenv(name, raising=False)
+    arguments.export(roles)
+    inherited = arguments.inherited({"MS_ROLE": "MS_SCHED"})
+    assert (inherited["MS_TOPO_TIMEOUT"], inherited["MS_ROLE"], inherited["MS_NODE_ID"]) == ("900", "MS_SCHED", "1")
+    for name in roles:
+        monkeypatch.delenv(name)
+
+
+# ---- SGLang's bookkeeping of pages ----
+
+
+def test_an_allocator_of_sglangs_npu_backend_is_made_where_none_is_given(monkeypatch):
+    asked = {}
+
+    def original(configurator, **known):
+        asked.update(known)
+        return known["token_to_kv_pool_allocator"]
+
+    monkeypatch.setattr(allocation, "_npu_allocator", lambda configurator, sizes, pool: ("allocator of", pool))
+    known = dict(sizes=1, token_to_kv_pool="pool", is_dsv4_model=False, req_to_token_pool=2)
+    assert allocation.paged_allocator(original, None, token_to_kv_pool_allocator=None, **known) == (
+        "allocator of",
+        "pool",
+    )
+    assert {name: asked[name] for name in known} == known
+    assert allocation.paged_allocator(original, None, token_to_kv_pool_allocator="given", **known) == "given"
+
+
+def test_sglang_builds_its_allocator_where_the_hook_is_and_chooses_by_the_name_ascend():
+    method = KVCacheConfigurator._build_token_to_kv_pool_allocator
+    names = set(inspect.signature(method).parameters)
+    assert names >= {"sizes", "token_to_kv_pool", "is_dsv4_model", "token_to_kv_pool_allocator"}
+    source = inspect.getsource(method)
+    assert "if token_to_kv_pool_allocator is None:" in source
+    assert 'attention_backend == "ascend"' in source and "NPUPagedTokenToKVPoolAllocator(" in source
+
+
+def test_last_slots_are_sglangs_without_its_triton_kernels():
+    assert list(inspect.signature(allocation.last_slots).parameters) == list(
+        inspect.signature(sglangs.get_last_loc).parameters
+    )
+    table = torch.arange(12).reshape(3, 4)
+    found = allocation.last_slots(table, torch.tensor([2, 0]), torch.tensor([3, 0]))
+    assert found.tolist() == [10, -1]
+
+
+def test_the_runner_leaves_mindspores_start_to_the_model():
+    from sglang.srt.model_executor_ms.model_runner import MindSporeModelRunner
+
+    assert "init_mindspore_runner" in vars(MindSporeModelRunner)
+    assert MindSporeModelRunner.init_mindspore_runner(SimpleNamespace()) is None
