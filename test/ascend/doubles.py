@@ -293,13 +293,12 @@ class Scheduler:
 def runner(scheduler, buckets=(2, 4, 8), requests=10):
     """A runner over fake graphs, captured and sealed -> it."""
     cache, link = {}, RecordingLink()
-    # The block that warm-up reads, on page 1, is written before it is.
     captured = FakeGraph(cache, captured=True)
     graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
     tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10)
     made = NPUGraphRunner(graphs, captured, link, PackedInputs(link, 8192), tables, parts, no_plan, buckets)
     with LEDGER.unwatched():
-        made.capture()
+        made.capture(pages=6)
     captured.sealed = True
     cache.clear()
     return made

@@ -10,6 +10,9 @@ from ascend.doubles import LEDGER, PAGE, Scheduler, on_device, runner
 ROOM = Path(__file__).parents[2] / "python/sglang/srt/model_executor_ms"
 STEP_PATH = (
     "attention_backend",
+    "causal_lm",
+    "lm_head",
+    "npu/kind_graph",
     "npu/graph_runner",
     "npu/inputs",
     "npu/link",

@@ -76,7 +76,7 @@ def test_a_replay_that_computes_something_else_is_an_error_that_names_the_bucket
 
     made.captured = forgetful
     with LEDGER.unwatched(), pytest.raises(CaptureError, match="for 2 requests .*--disable-decode-cuda-graph"):
-        made.capture()
+        made.capture(pages=1)
 
 
 # ---- steps ----

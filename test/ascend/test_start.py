@@ -14,6 +14,8 @@ from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.model_executor_ms import arguments, mindspore_framework
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag
 from sglang.srt.model_executor_ms.npu import allocation, meeting
+from sglang.srt.model_executor_ms.npu import graph_cache as graph_cache_module
+from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card
 
 # ---- is there a card ----
@@ -63,6 +65,29 @@ def test_the_weights_of_a_rank_are_its_share_of_the_files(tmp_path):
     assert weights_on_card(tmp_path, "dummy", 4) is None
     assert weights_on_card("some/model-on-the-hub", "auto", 4) is None
     assert weights_on_card(tmp_path, "pt", 4) is None  # the loader says what is wrong
+
+
+# ---- compiled graphs ----
+
+
+def test_graphs_are_kept_by_what_they_were_made_of(tmp_path):
+    first = graph_cache("config", 128, home=tmp_path)
+    assert first.is_dir() and first.is_relative_to(tmp_path)
+    assert graph_cache("config", 128, home=tmp_path) == first
+    assert graph_cache("config", 64, home=tmp_path) != first
+    assert graph_cache("config1", 28, home=tmp_path) != first
+
+
+def test_graphs_of_other_sources_are_not_found(tmp_path, monkeypatch):
+    first = graph_cache(home=tmp_path)
+    monkeypatch.setattr(graph_cache_module, "_sources", lambda: ["other sources"])
+    assert graph_cache(home=tmp_path) != first
+
+
+def test_without_a_home_graphs_are_kept_in_the_temporary_folder(tmp_path, monkeypatch):
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setattr(graph_cache_module.tempfile, "gettempdir", lambda: str(tmp_path))
+    assert graph_cache(home=tmp_path / "home").is_relative_to(tmp_path / "sglang-mindspore")
 
 
 # ---- the meeting of ranks ----

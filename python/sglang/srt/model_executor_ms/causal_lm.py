@@ -49,7 +49,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         if where.startswith("npu"):
             from sglang.srt.model_executor_ms.npu import start
 
-            start.take_card()
+            start.take_card(config)
         self.table = device.start(where, environment.ops_table, cores)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
@@ -101,7 +101,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         if self.table in device.AS_ON_NPU:
             from sglang.srt.model_executor_ms.npu import start
 
-            self.runner = start.runner(*common, page_size, model_runner, self.config.vocab_size, first)
+            self.runner = start.runner(*common, page_size, self.config.vocab_size, first)
         else:
             self.runner = HostGraphRunner(*common, page_size)
             self.runner.warm_up(_warm_up_steps(page_size, self.network.config))

@@ -55,8 +55,11 @@ def npu_runner(
     )
 
 
-def compile_kinds(runner: NPUGraphRunner, page_size: int, vocab_size: int) -> None:
-    """Compile the graphs of all kinds, and capture, with progress bars; on pages in which nothing is kept yet."""
+def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size: int) -> None:
+    """Compile the graphs of all kinds, and capture, with progress bars; on pages in which nothing is kept yet.
+
+    pages: of the pool, the spare first one not counted.
+    """
     runner.buckets, buckets = (), runner.buckets  # a batch beyond the largest bucket decodes in a graph of any size
     kept = runner.tables.first_slots.clone()
     for lengths in (bar := tqdm(KINDS, desc="Compiling MindSpore graphs")):
@@ -65,7 +68,7 @@ def compile_kinds(runner: NPUGraphRunner, page_size: int, vocab_size: int) -> No
         bar.set_postfix(graphs=compilations())
     runner.tables.first_slots.copy_(kept)
     runner.buckets = buckets
-    runner.capture()
+    runner.capture(pages)
     logger.info("decode graphs captured: %s", list(buckets) or "none")
 
 

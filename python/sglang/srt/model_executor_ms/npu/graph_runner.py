@@ -56,25 +56,26 @@ class NPUGraphRunner:
 
     # ---- before the server is ready ----
 
-    def capture(self) -> None:
-        """Capture each bucket, the largest first: the others fit into the memory that it took. CaptureError."""
+    def capture(self, pages: int) -> None:
+        """Capture each bucket, the largest first: the others fit into the memory that it took. CaptureError.
+
+        Pages 1 to `pages` of the pool are written; nothing is kept in them yet.
+        """
         for bucket in (bar := tqdm(self.buckets[::-1], desc="Capturing decode graphs")):
             bar.set_postfix(requests=bucket)
-            wanted = self._warm_up(bucket)
-            self._warm_up(bucket)
-            self._compare(bucket, wanted, self._warm_up(bucket))
+            found = [self._warm_up(bucket, min(bucket, pages)) for _ in (TRACE, CAPTURE, REPLAY)]
+            self._compare(bucket, found[TRACE], found[REPLAY])
 
-    def _warm_up(self, bucket):
-        """One run on page 1, in which nothing is kept yet: all requests write the same first token there."""
-        ones, page = np.ones(bucket, np.int32), self.tables.page_size
-        self.tables.table[:bucket] = 1
-        slots = torch.full((bucket,), page, dtype=torch.int32, device=self.link.device)
-        ids = torch.zeros(bucket, dtype=torch.int32, device=self.link.device)
+    def _warm_up(self, bucket, requests):
+        """One run, of requests with one token, each on a page of its own."""
+        ones, numbers = np.ones(requests, np.int32), torch.arange(requests, dtype=torch.int32, device=self.link.device)
+        self.tables.table[:requests] = 0
+        self.tables.table[:requests, 0] = numbers + 1
         self.packed.begin()
         packing = self._packing(Part(DECODE, ones, ones, bucket))
         self.packed.send()
         self.tables.forget()
-        return self._run(packing, self.tables.table[:bucket], ids, slots)
+        return self._run(packing, self.tables.table[:bucket], numbers * 0, (numbers + 1) * self.tables.page_size)
 
     def _compare(self, bucket, wanted, found):
         wanted, found = wanted.float(), found.float()

@@ -1,11 +1,10 @@
 """Brings up what a process of a server computes with on an NPU: the card, its memory, compiled graphs, the runner."""
 
 import logging
-import tempfile
-from pathlib import Path
 
 from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
 from sglang.srt.model_executor_ms.npu.build import compile_kinds, npu_runner
+from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
 from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card
 
@@ -16,8 +15,12 @@ class NpuUnavailable(RuntimeError):
     """MindSpore cannot compute on the card. The message says why, and what tells more."""
 
 
-def take_card() -> None:
-    """Let MindSpore use the card that SGLang has chosen for this process, beside torch. NpuUnavailable."""
+def take_card(config) -> None:
+    """Let MindSpore use the card that SGLang has chosen for this process, beside torch; Hugging Face's config in.
+
+    NpuUnavailable with the reason.
+    """
+    import mindspore
     import torch
 
     from sglang.srt.model_executor_ms.npu import mindspore_device
@@ -28,28 +31,21 @@ def take_card() -> None:
             f"MindSpore's Ascend backend does not load: {reason}\n"
             "`python -m sglang.srt.model_executor_ms.check_env` says what is missing"
         )
-    model = get_model()
-    weights = weights_on_card(model.model_path, model.load_format, get_parallel().tp_size)
+    model, schedule, parallel = get_model(), get_schedule(), get_parallel()
+    weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size)
     free, total = torch.npu.mem_get_info()
-    cap = memory_cap(total, free, get_schedule().mem_fraction_static, weights)
+    cap = memory_cap(total, free, schedule.mem_fraction_static, weights)
     card = torch.npu.current_device()
     mindspore_device.start(card, cap)
-    mindspore_device.keep_compiled_graphs(str(graph_cache()))
+    sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
+    rank = (parallel.tp_rank, parallel.tp_size)
+    versions = (mindspore.__version__, torch.__version__, torch.get_default_dtype())
+    folder = graph_cache(config.to_json_string(), *sizes, *rank, *versions)
+    mindspore_device.keep_compiled_graphs(str(folder))
     logger.info("NPU %d: MindSpore takes at most %s of its memory", card, cap)
 
 
-def graph_cache() -> Path:
-    """The folder in which compiled graphs are kept from one start to the next."""
-    folder = Path.home() / ".cache" / "sglang-mindspore" / "graphs"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        folder = Path(tempfile.gettempdir()) / "sglang-mindspore-graphs"
-        folder.mkdir(exist_ok=True)
-    return folder
-
-
-def runner(network, caches, limits, req_to_token, page_size, model_runner, vocab_size, first: bool):
+def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     link = _link(req_to_token.device)
     buckets = _buckets(limits, len(caches.k_caches)) if first else ()
@@ -61,7 +57,7 @@ def runner(network, caches, limits, req_to_token, page_size, model_runner, vocab
 
         mindspore_device.allow_capture(len(buckets))
     made = npu_runner(network, caches, limits, req_to_token, page_size, link, buckets)
-    compile_kinds(made, page_size, vocab_size)
+    compile_kinds(made, caches.pool.size // page_size, page_size, vocab_size)
     return made
 
 

@@ -1,0 +1,186 @@
+"""The two files that call a card's own interfaces, with fakes that note what is called: order and arguments."""
+
+import importlib
+import sys
+from types import SimpleNamespace
+
+import mindspore as ms
+import pytest
+import torch
+
+from sglang.srt.model_executor_ms.causal_lm import MindSporeForCausalLM
+from sglang.srt.model_executor_ms.npu import build, meeting, mindspore_device, start
+
+TORCHS, MINDSPORES = 0x70, 0x80  # addresses of streams
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+def noting(calls, name, answer=0):
+    def call(*arguments, **options):
+        calls.append((name, *arguments, *options.values()))
+        return answer
+
+    return call
+
+
+# ---- streams ----
+
+
+@pytest.fixture
+def acl(calls, monkeypatch):
+    """CANN's Python interface, with events 1 and 2."""
+    events = iter((1, 2))
+    runtime = SimpleNamespace(
+        create_event_ex_with_flag=lambda flag: (next(events), 0),
+        record_event=noting(calls, "record"),
+        stream_wait_event=noting(calls, "wait"),
+    )
+    monkeypatch.setitem(sys.modules, "acl", SimpleNamespace(rt=runtime))
+    monkeypatch.setattr(
+        torch, "npu", SimpleNamespace(current_stream=lambda: SimpleNamespace(npu_stream=TORCHS)), raising=False
+    )
+    monkeypatch.setattr(ms.runtime, "default_stream", lambda: SimpleNamespace(stream_ptr=MINDSPORES))
+    return runtime
+
+
+@pytest.fixture
+def streams(acl):
+    yield importlib.import_module("sglang.srt.model_executor_ms.npu.streams")
+    sys.modules.pop("sglang.srt.model_executor_ms.npu.streams")
+
+
+def test_each_way_one_stream_records_and_the_other_waits_for_that_event(streams, calls):
+    order = streams.NpuStreams()
+    order.mindspore_waits()
+    order.torch_waits()
+    assert calls == [("record", 1, TORCHS), ("wait", MINDSPORES, 1), ("record", 2, MINDSPORES), ("wait", TORCHS, 2)]
+
+
+def test_an_event_that_is_refused_is_an_error_with_its_code(streams, acl):
+    order = streams.NpuStreams()
+    acl.stream_wait_event = lambda *_: 507000
+    with pytest.raises(streams.StreamError, match="stream_wait_event returned 507000"):
+        order.torch_waits()
+
+
+# ---- MindSpore ----
+
+
+def test_a_card_is_taken_before_its_memory_is_capped_and_kernels_are_chosen(calls, monkeypatch):
+    monkeypatch.setattr(ms, "set_device", noting(calls, "device"))
+    monkeypatch.setattr(ms.runtime, "set_memory", noting(calls, "memory"))
+    monkeypatch.setattr(ms, "set_context", lambda **chosen: calls.append(("context", chosen)))
+    mindspore_device.start(3, "20.5GB")
+    assert calls[:2] == [("device", "Ascend", 3), ("memory", "20.5GB")]
+    assert calls[2][1] == {"mode": ms.PYNATIVE_MODE, "jit_level": "O0", "infer_boost": "on"}
+
+
+def test_capture_is_allowed_for_as_many_shapes_as_there_are_buckets(calls, monkeypatch):
+    monkeypatch.setenv("MS_DEV_RUNTIME_CONF", "")
+    monkeypatch.delenv("MS_DEV_RUNTIME_CONF")
+    monkeypatch.setattr(ms.runtime, "set_kernel_launch_capture", noting(calls, "capture"))
+    mindspore_device.allow_capture(7)
+    import os
+
+    assert os.environ["MS_DEV_RUNTIME_CONF"] == "graph_capture_max_number:8"
+    assert calls == [("capture", True, mindspore_device.NOT_CAPTURED)]
+
+
+def test_torchs_communicator_is_handed_over_by_its_handle(calls, monkeypatch):
+    monkeypatch.setattr(mindspore_device, "create_group", noting(calls, "group"))
+    mindspore_device.adopt("tp", [0, 1], 0xABC)
+    ((_, name, ranks, options),) = calls
+    assert (name, ranks, options.hccl_config["hccl_comm"]) == ("tp", [0, 1], 0xABC)
+
+
+def test_this_machine_has_no_ascend_backend_and_mindspore_says_why():
+    reason = mindspore_device.loads()
+    if reason is None:
+        pytest.skip("this machine has CANN")
+    assert ".so" in reason
+
+
+# ---- ranks ----
+
+
+@pytest.fixture
+def joining(calls, monkeypatch):
+    """communication.join of rank 1 of 2, whose fellow is there; `connect` is MindSpore's part."""
+    communication = importlib.import_module("sglang.srt.model_executor_ms.npu.communication")
+    store = torch.distributed.HashStore()
+    store.set("mindspore/start MindSpore's communication/0", "1")
+    monkeypatch.setattr(communication, "_tell", lambda group, value: ("127.0.0.1", 4321))
+    monkeypatch.setattr(communication, "communicator", lambda group: 0xABC)
+    monkeypatch.setattr(communication, "export", noting(calls, "export"))
+    monkeypatch.setattr(mindspore_device, "adopt", noting(calls, "adopt"))
+    group = SimpleNamespace(rank_in_group=1, world_size=2, ranks=[0, 1])
+
+    def join(connect):
+        monkeypatch.setattr(mindspore_device, "connect", connect)
+        communication.join("tp", group, store, timeout=5)
+
+    return join
+
+
+def test_a_rank_tells_mindspore_where_the_scheduler_is_connects_and_adopts(joining, calls):
+    joining(noting(calls, "connect"))
+    (_, roles), connected, adopted = calls
+    assert (roles["MS_ROLE"], roles["MS_NODE_ID"], roles["MS_SCHED_PORT"]) == ("MS_WORKER", "1", "4321")
+    assert connected == ("connect",) and adopted == ("adopt", "tp", [0, 1], 0xABC)
+
+
+def test_a_rank_that_did_not_connect_is_named(joining):
+    def connect():
+        raise RuntimeError("topology timeout")
+
+    with pytest.raises(meeting.MeetingError, match="rank 0 of 2 did not come .* to connect"):
+        joining(connect)
+
+
+# ---- which decode graphs, and for how long ----
+
+
+@pytest.fixture
+def made(calls, monkeypatch):
+    """start.runner with SGLang's list of sizes -> the buckets of the runner that is made."""
+    graph = SimpleNamespace(disable_cuda_graph=False, disable_decode_cuda_graph=False)
+    graph.cuda_graph_config = SimpleNamespace(decode=SimpleNamespace(bs=[1, 2, 4, 8, 16]))
+    monkeypatch.setattr("sglang.srt.runtime_context.get_exec", lambda: SimpleNamespace(graph=graph))
+    monkeypatch.setattr(start, "npu_runner", lambda *arguments: arguments[-1])
+    monkeypatch.setattr(start, "compile_kinds", lambda *_: None)
+    caches = SimpleNamespace(k_caches=(0,) * 3, pool=SimpleNamespace(size=64))
+    limits = build.Limits(tokens=64, requests=6, blocks=4)
+
+    def runner(first=True, **flags):
+        vars(graph).update(flags)
+        return start.runner(None, caches, limits, torch.zeros(4, 4), 4, 99, first)
+
+    return runner
+
+
+def test_decode_graphs_are_for_sglangs_sizes_up_to_the_most_requests(made):
+    assert made() == (1, 2, 4, 6)
+
+
+@pytest.mark.parametrize("flag", ["disable_cuda_graph", "disable_decode_cuda_graph"])
+def test_sglangs_flags_switch_capture_off(made, flag):
+    assert made(**{flag: True}) == ()
+
+
+def test_after_the_pool_has_moved_nothing_is_captured_again(made):
+    assert made(first=False) == ()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+def test_a_pool_that_has_moved_gets_new_views_before_the_step_is_prepared(moved):
+    done = []
+    model = SimpleNamespace(
+        kv_caches=SimpleNamespace(stale=lambda: moved),
+        _prepare=lambda pool: done.append(pool),
+        runner=SimpleNamespace(prepare=lambda batch: (batch, list(done))),
+    )
+    assert MindSporeForCausalLM.prepare(model, "batch", "pool") == ("batch", ["pool"] if moved else [])

@@ -1,0 +1,71 @@
+"""What the path asks of MindSpore that a CPU can answer: phases of inference, host lengths, views that last."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import nn
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms import device
+from sglang.srt.model_executor_ms.graphs import DynamicGraph, compilations
+from sglang.srt.model_executor_ms.lm_head import LMHead, TorchLMHead
+from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
+from sglang.srt.model_executor_ms.npu.kind_graph import INCREMENT, PREFILL, KindGraph
+
+
+class Sum(nn.Cell):
+    """Of each token its id, its slot, and the lengths of the first request."""
+
+    def construct(self, step):
+        return step["input_ids"] + step["slots"] + step["query_lens"][0] * 100 + step["seq_lens"][0] * 1000
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=[PREFILL, INCREMENT])
+def graph(request):
+    device.start("cpu", "reference")
+    caches = tuple(ops.cache_view(*_cache(name)) for name in ("k", "v"))
+    return KindGraph(DynamicGraph(Sum(), caches[:1], caches[1:], ""), captured=request.param)
+
+
+def _cache(name):
+    from sglang.srt.model_executor_ms import bridge
+
+    return bridge.to_mindspore(torch.zeros(8, 1, 4)), name, 4
+
+
+def inputs(buffer, size, seq_len):
+    fields = buffer[: 4 * size].view(4, size)
+    lengths = np.full(size, 1, np.int32), np.full(size, seq_len, np.int32)
+    return GraphInputs(*fields, *lengths, buffer[:size].view(size, 1), ())
+
+
+def test_one_graph_of_a_phase_serves_all_sizes_and_reads_what_its_inputs_hold_now(graph):
+    buffer = torch.arange(40, dtype=torch.int32)
+    before = None
+    for size, seq_len in ((2, 5), (4, 6), (2, 7), (4, 8)):
+        buffer += 1
+        found = graph(inputs(buffer, size, seq_len))
+        wanted = buffer[:size] + buffer[3 * size : 4 * size] + 100 + 1000 * seq_len
+        assert found.tolist() == wanted.tolist()
+        before = before or compilations()
+    assert compilations() == before
+
+
+def test_only_a_captured_graph_keeps_its_views(graph):
+    buffer = torch.arange(40, dtype=torch.int32)
+    graph.views.clear()
+    for _ in range(2):
+        graph(inputs(buffer, 2, 5))
+    assert len(graph.views) == (5 if graph.captured else 0)  # ids and the block table lie at one address here
+    assert graph.graph.phase == (INCREMENT if graph.captured else PREFILL)
+
+
+@pytest.mark.parametrize(("scale", "soft_cap"), [(1.0, None), (0.5, 3.0)])
+def test_logits_of_torchs_head_are_those_of_the_operators(graph, scale, soft_cap):
+    weight = ms.Parameter(ms.Tensor(np.random.default_rng(0).normal(size=(11, 8)).astype(np.float32)))
+    hidden = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32))
+    ours, torchs = (head(weight, scale, soft_cap) for head in (LMHead, TorchLMHead))
+    found = torchs.apply(torchs, hidden)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, ours.apply(ours, hidden), rtol=1e-5, atol=1e-5)

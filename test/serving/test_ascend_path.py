@@ -1,0 +1,119 @@
+"""The path of an NPU through SGLang, on a CPU: operators with checking kernels, buckets, and a fault of the device."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+import requests
+import torch
+from serving.conftest import Server
+
+PROMPTS = ["Return the", "The first", "def main(self):\n", "import os"]
+# Python runs it at its start: steps fail as on a card that is out of memory, once the file TRIGGER exists.
+INJECTED = """
+import importlib.machinery, pathlib, sys
+class Fault:
+    def find_spec(self, name, path=None, target=None):
+        if name != "sglang.srt.model_executor_ms.npu.graph_runner":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            run = module.NPUGraphRunner.run
+            def failing(self, *inputs):
+                if pathlib.Path(TRIGGER).exists():
+                    raise RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB")
+                return run(self, *inputs)
+            module.NPUGraphRunner.run = failing
+        spec.loader.exec_module = exec_module
+        return spec
+sys.meta_path.insert(0, Fault())
+"""
+
+
+@pytest.fixture(scope="module")
+def trigger(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("trigger") / "fault"
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory, trigger):
+    """Decode graphs for 2 and 4 requests; five run in a graph of any size. The test that ends it is the last."""
+    site = tmp_path_factory.mktemp("site")
+    (site / "sitecustomize.py").write_text(INJECTED.replace("TRIGGER", repr(str(trigger))))
+    arguments = ["--dtype", "float16", "--page-size", "16", "--max-total-tokens", "2048", "--context-length", "256"]
+    arguments += ["--max-running-requests", "6", "--cuda-graph-bs-decode", "2", "4", "--chunked-prefill-size", "32"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("SGLANG_MS_OPS", "ascend_reference")
+        patched.setenv("PYTHONPATH", str(site))
+        started = Server(tmp_path_factory.mktemp("ascend") / "log", *arguments)
+    try:
+        yield started.await_ready()
+    finally:
+        started.stop()
+
+
+ROUNDING = 0.05  # of logits near 10, in float16: tokens that are so close may take each other's place
+
+
+def greedy(card, reference, ids, count):
+    sampling = {"max_new_tokens": count, "temperature": 0, "ignore_eos": True}
+    answers = card.post("/generate", {"input_ids": ids, "sampling_params": sampling}).json()
+    for prompt, answer in zip(ids, answers, strict=True):
+        found = answer["output_ids"]
+        logits = reference.logits(prompt + found)[len(prompt) - 1 : -1]
+        chosen = logits.gather(1, torch.tensor(found)[:, None])[:, 0]
+        lacking = logits.max(1).values - chosen
+        assert len(found) == count and (lacking < ROUNDING).all(), (prompt, found, lacking)
+
+
+@pytest.mark.parametrize("requests_at_once", [1, 3, 4, 6])
+def test_tokens_are_transformers_in_every_bucket_and_beyond(card, reference, requests_at_once):
+    ids = [reference.tokenizer(prompt).input_ids for prompt in (PROMPTS * 2)[:requests_at_once]]
+    greedy(card, reference, ids, 12)
+
+
+def test_chunks_cached_prefixes_and_pages_that_begin(card, reference):
+    ids = reference.tokenizer(" ".join(PROMPTS * 6)).input_ids
+    assert len(ids) > 2 * 32
+    greedy(card, reference, [ids], 8)
+    greedy(card, reference, [ids + [5, 7], ids[:40]], 20)
+
+
+def test_grammars_and_logprobs_go_together_with_buckets(card):
+    sampling = {"max_new_tokens": 8, "temperature": 0, "regex": "(yes|no)"}
+    body = {
+        "text": ["Is it?", "Return", "x"],
+        "sampling_params": sampling,
+        "return_logprob": True,
+        "logprob_start_len": 0,
+    }
+    for answer in card.post("/generate", body).json():
+        assert answer["text"] in ("yes", "no")
+        told = answer["meta_info"]
+        assert len(told["output_token_logprobs"]) == told["completion_tokens"]
+        assert len(told["input_token_logprobs"]) == told["prompt_tokens"]
+
+
+def test_buckets_were_captured_before_the_server_was_ready(card):
+    assert "decode graphs captured: [2, 4]" in card.log.read_text()
+
+
+def test_a_fault_of_the_device_ends_requests_with_the_reason_and_then_the_server(card, trigger):
+    body = {"text": "Return", "sampling_params": {"max_new_tokens": 200, "ignore_eos": True}, "stream": True}
+    answers = []
+    with requests.post(f"{card.url}/generate", json=body, stream=True, timeout=60) as answer:
+        try:
+            for line in answer.iter_lines():
+                answers.append(line)
+                trigger.touch()
+        except requests.RequestException:
+            pass  # the server went while it answered: what it said before is what counts
+    told = [json.loads(line.removeprefix(b"data: ")) for line in answers if line.startswith(b"data: {")]
+    assert "the NPU is out of memory" in json.dumps(told[-1]), told[-1]
+    end = time.monotonic() + 60
+    while card.alive() and time.monotonic() < end:
+        time.sleep(0.2)
+    assert not card.alive()
