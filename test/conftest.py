@@ -5,6 +5,7 @@
 
 import os
 
+import mindspore as ms
 import pytest
 from models.results import Results
 
@@ -13,6 +14,10 @@ from models.results import Results
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from sglang.srt.model_executor_ms import device
+
+# As device.start does on a CPU, and too late there where tests of an NPU's table have come first: writes would not be
+# ordered against torch's reads.
+ms.runtime.launch_blocking()
 
 TABLES = ["reference", "cpu"]  # of a CPU; a new table joins the tests of operators, layers and models by its name here
 

@@ -93,6 +93,18 @@ def test_tokens_get_the_weighted_sum_of_what_their_experts_make(activation, bias
     np.testing.assert_allclose(values(found), wanted, rtol=0, atol=limit * np.abs(wanted).max())
 
 
+def test_experts_of_other_ranks_add_nothing():
+    known, stacks = experts_of(ms.float16, False)
+    x = tensor(draw(SHAPES["tokens"], SHAPES["width"], seed=9), ms.float16)
+    weights = np.abs(draw(SHAPES["tokens"], SHAPES["chosen"]))
+    first, count = 4, SHAPES["count"] * 3
+    chosen = np.array([[first + i % 6, [1, 17][i % 2]] for i in range(SHAPES["tokens"])], np.int32)
+    found = mix(x, stacks, weights, chosen, first=first, count=count)
+    kept = weights * [1, 0]
+    wanted = mixed(values(x), *known, kept, np.maximum(chosen - first, 0) % SHAPES["count"], "silu")
+    np.testing.assert_allclose(values(found), wanted, rtol=0, atol=4e-3 * np.abs(wanted).max())
+
+
 @pytest.mark.parametrize("activation, wanted", [("gelu", "none"), ("gelu_pytorch_tanh", "tanh")])
 def test_each_gelu_is_its_own(monkeypatch, activation, wanted):
     """They differ by less than half precision shows."""
@@ -104,10 +116,10 @@ def test_each_gelu_is_its_own(monkeypatch, activation, wanted):
     assert asked == [wanted]
 
 
-def mix(x, stacks, weights, chosen, activation="silu"):
+def mix(x, stacks, weights, chosen, activation="silu", **held):
     chosen, weights = tensor(chosen, ms.int32), tensor(weights, ms.float32)
     gate_up, gate_up_bias, down, down_bias = stacks
-    return ops.fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, chosen, activation, 1.3, 0.8)
+    return ops.fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, chosen, activation, 1.3, 0.8, **held)
 
 
 def test_what_padding_rows_hold_changes_no_other_row():

@@ -77,19 +77,26 @@ def test_all_refused_arguments_are_in_one_error():
 @pytest.mark.parametrize("ep_size", [0, 3, 4])
 def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
     with pytest.raises(flags.UnsupportedFlag, match=f"--ep-size {ep_size} does not divide --tp-size 2"):
-        mindspore_framework.check_parallelism(SimpleNamespace(tp_size=2, ep_size=ep_size, pp_size=1))
+        mindspore_framework.check_parallelism(SimpleNamespace(tp_size=2, ep_size=ep_size, pp_size=1, device="cpu"))
 
 
 def test_hidden_states_are_refused_in_stages():
-    arguments = SimpleNamespace(tp_size=1, ep_size=1, pp_size=2, return_hidden_states_mode="full")
+    arguments = SimpleNamespace(tp_size=1, ep_size=1, pp_size=2, return_hidden_states_mode="full", device="cpu")
     with pytest.raises(flags.UnsupportedFlag, match="--enable-return-hidden-states with --pp-size 2"):
         mindspore_framework.check_parallelism(arguments)
     mindspore_framework.check_parallelism(SimpleNamespace(**{**vars(arguments), "pp_size": 1}))
 
 
+def test_stages_are_refused_on_an_npu():
+    arguments = SimpleNamespace(tp_size=1, ep_size=1, pp_size=2, return_hidden_states_mode=None, device="npu")
+    with pytest.raises(flags.UnsupportedFlag, match="--pp-size 2 with --device npu"):
+        mindspore_framework.check_parallelism(arguments)
+
+
 def test_pooled_models_are_refused_in_stages():
     config = SimpleNamespace(
         model_path="here",
+        revision=None,
         hf_config=SimpleNamespace(architectures=["Qwen3Model"]),
         is_generation=False,
         quantization=None,

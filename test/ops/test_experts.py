@@ -130,8 +130,8 @@ def test_experts_that_are_not_in_the_stacks_add_nothing(dtype):
         )
 
     def pack(gate_up, down):
-        ops.pack_linear(gate_up)
-        ops.pack_linear(down)
+        ops.pack_experts(gate_up)
+        ops.pack_experts(down)
 
     found = call(operator, [x_, weights, chosen], [gate_up_, down_], (), pack)
     places, kept = np.where(inside, chosen - first, 0), np.where(inside, weights, 0)

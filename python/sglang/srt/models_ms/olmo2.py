@@ -25,7 +25,7 @@ class Olmo2Config(DecoderConfig):
                 f"{hf.arch}: SGLang reads no rope_parameters of OLMo 3, only rope_theta and rope_scaling, as published "
                 "checkpoints have them: write the values of rope_parameters['full_attention'] there"
             )
-        head_dim = hf.get("hidden_size") // hf.get("num_attention_heads")
+        head_dim = hf.get("head_dim", hf.get("hidden_size") // hf.get("num_attention_heads"))
         rope, bias = hf.rope(head_dim, "full_attention"), hf.get("attention_bias", False)
         local_rope = replace(rope, rope_type="default")
         if "sliding_attention" in (hf.get("rope_parameters", None) or {}):

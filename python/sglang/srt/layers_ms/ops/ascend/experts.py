@@ -72,11 +72,25 @@ def _in_best_groups(choice, groups, top_groups, group_top):
     return kernels.add(grouped, others.reshape(-1, groups, 1)).reshape(choice.shape)
 
 
-def fused_experts(x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit):
-    count, _, columns = gate_up.shape  # as pack_experts leaves it: [E, h, 2 * n], gate before up
-    rows, places, counts = kernels.sort_by_expert(x, experts, count)
+def _held(experts, weights, first, held):
+    """-> experts in stacks that begin with the one of number `first`, and weights, 0 for those that are not there.
+
+    The first or the last computes their rows too, for nothing: routing has no kernel that leaves rows out.
+    """
+    places = kernels.add(experts, -first)
+    nearest = kernels.clamp(places, 0, held - 1)
+    return nearest, kernels.mul(weights, kernels.cast(kernels.equal(nearest, places), weights.dtype))
+
+
+def fused_experts(
+    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
+):
+    held, _, columns = gate_up.shape  # as pack_experts leaves it: [E, h, 2 * n], gate before up
+    if count is not None and count != held:
+        experts, weights = _held(experts, weights, first, held)
+    rows, places, counts = kernels.sort_by_expert(x, experts, held)
     counts = kernels.cast(counts, mstype.int64)
-    inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(count, columns)
+    inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(held, columns)
     inner = kernels.grouped_matmul(rows, gate_up, _as_bias(inner_bias), counts)
     inner = _gated(inner, activation, alpha, limit)
     found = kernels.grouped_matmul(inner, down, _as_bias(down_bias), counts)
