@@ -93,9 +93,9 @@ def test_stages_are_refused_on_an_npu():
         mindspore_framework.check_parallelism(arguments)
 
 
-def test_pooled_models_are_refused_in_stages():
+def test_pooled_models_are_refused_in_stages(tmp_path):
     config = SimpleNamespace(
-        model_path="here",
+        model_path=str(tmp_path),
         revision=None,
         hf_config=SimpleNamespace(architectures=["Qwen3Model"]),
         is_generation=False,

@@ -39,8 +39,10 @@ def installed(monkeypatch):
 
 
 @pytest.fixture
-def logged(monkeypatch):
+def logged(monkeypatch, caplog):
     """The messages of the registry, whatever SGLang has made of the root logger."""
+    caplog.set_level(logging.INFO, frameworks.logger.name)
+    monkeypatch.setattr(frameworks.logger, "disabled", False)
     records = []
     handler = logging.Handler()
     handler.emit = lambda record: records.append(record.getMessage())

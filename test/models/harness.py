@@ -10,7 +10,7 @@ from mindspore import Parameter
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
-from sglang.srt.model_executor_ms.graphs import DynamicGraph, ForwardGraph, Limits, forward_graph
+from sglang.srt.model_executor_ms.graphs import ForwardGraph, Limits, UncompiledGraph, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
@@ -38,10 +38,8 @@ def pool_of(config, dtype: torch.dtype, page_size: int):
     return MHATokenToKVPool(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
 
 
-class Uncompiled(DynamicGraph):
+class Uncompiled(UncompiledGraph):
     """The reference table's operators one by one: what their graph gives, without the seconds of compiling it."""
-
-    construct = ForwardGraph.construct.__wrapped__
 
     def __call__(self, *arguments):
         # MindSpore 2.10: outside of a graph, an operator that writes torch's memory writes a copy of it.
@@ -100,7 +98,7 @@ class PagedModel:
     def _graph(self) -> ForwardGraph:
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
         if not self.compiled:
-            return Uncompiled(self.network, k_caches, v_caches)
+            return Uncompiled(self.network, k_caches, v_caches, "")
         return forward_graph(self.network, k_caches, v_caches, Limits(tokens=200, requests=8, blocks=SLOTS))
 
 
