@@ -1,6 +1,6 @@
 """What all tests share: MindSpore started as a server starts it, on each operator table in turn; and their order.
 
-`make test` runs two processes of tests side by side (xdist, --dist loadgroup).
+`make test` runs two processes of tests side by side, a file in one of them (xdist, --dist loadfile).
 """
 
 import os
@@ -29,20 +29,13 @@ def table(request):
     return request.param
 
 
-SHARED = ("server", "engine", "tight_engine")  # fixtures that take long to start and that many modules use
 PARAMETERS = ("table", "variant")  # what takes long to make for each value
 
 
-def group(item) -> str:
-    """Of the tests that should follow each other in one process."""
-    if shared := [name for name in SHARED if name in item.fixturenames]:
-        return shared[0]
+def group(item) -> tuple:
+    """Of the tests that should follow each other."""
     parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return "-".join([item.path.stem, *(str(parameters[name]) for name in PARAMETERS if name in parameters)])
-
-
-def pytest_itemcollected(item):
-    item.add_marker(pytest.mark.xdist_group(group(item)))
+    return (item.path, *(str(parameters[name]) for name in PARAMETERS if name in parameters))
 
 
 @pytest.hookimpl(trylast=True)  # pytest has brought together what shares a fixture's parameter: groups stay so
