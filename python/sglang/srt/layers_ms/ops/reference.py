@@ -11,6 +11,14 @@ from mindspore import dtype as mstype
 
 from . import bfloat16
 from .reference_experts import add_gated, fused_experts, route  # noqa: F401 - operators of this table
+from .reference_host import (  # noqa: F401 - operators of this table
+    check_attention,
+    check_latent_attention,
+    compiled,
+    pack_correction,
+    parts,
+    rotary_tables,
+)
 from .reference_mla import latent_attention, latent_to_cache  # noqa: F401 - operators of this table
 
 
@@ -238,26 +246,6 @@ def compute_dtype(dtype):
     return "float32"
 
 
-def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes):
-    """Any attention of the contract."""
-
-
-def check_latent_attention(rank, rope, nope, value):
-    """Any sizes."""
-
-
-def rotary_tables(cos, sin, dtype):
-    return Tensor(cos), Tensor(sin)
-
-
-def parts(query_lens, seq_lens):
-    return [("", np.arange(len(query_lens)))]
-
-
-def compiled():
-    return True
-
-
 def static_graphs():
     return False
 
@@ -276,10 +264,6 @@ def pack_table(weight):
 
 def pack_experts(weight):
     """As pack_linear."""
-
-
-def pack_correction(bias):
-    """It is added as it is."""
 
 
 def cache_view(cache, name, page_size):

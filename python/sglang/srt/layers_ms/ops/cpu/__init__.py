@@ -14,6 +14,15 @@ from mindspore import Tensor, ops
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
+from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators of this table
+    check_attention,
+    check_latent_attention,
+    compiled,
+    pack_correction,
+    parts,
+    rotary_tables,
+)
+
 _found = sorted(Path(__file__).parent.glob("libmindspore_cpu*.so"))
 if not _found:
     raise ImportError(f"the C++ operators are not built: no libmindspore_cpu*.so in {Path(__file__).parent}")
@@ -304,26 +313,6 @@ def compute_dtype(dtype):
     return dtype
 
 
-def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes):
-    """Any attention of the contract."""
-
-
-def check_latent_attention(rank, rope, nope, value):
-    """Any sizes."""
-
-
-def rotary_tables(cos, sin, dtype):
-    return Tensor(cos), Tensor(sin)
-
-
-def parts(query_lens, seq_lens):
-    return [("", np.arange(len(query_lens)))]
-
-
-def compiled():
-    return True
-
-
 def static_graphs():
     return True
 
@@ -346,10 +335,6 @@ def pack_table(weight):
 
 def pack_experts(weight):
     pack_linear(weight)
-
-
-def pack_correction(bias):
-    """It is added as it is."""
 
 
 def cache_view(cache, name, page_size):

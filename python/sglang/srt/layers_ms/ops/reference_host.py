@@ -1,0 +1,28 @@
+"""What a table answers on the host that takes any model as it is: nothing to refuse, to rearrange or to divide."""
+
+import numpy as np
+from mindspore import Tensor
+
+
+def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes):
+    """Any attention of the contract."""
+
+
+def check_latent_attention(rank, rope, nope, value):
+    """Any sizes."""
+
+
+def rotary_tables(cos, sin, dtype):
+    return Tensor(cos), Tensor(sin)
+
+
+def parts(query_lens, seq_lens):
+    return [("", np.arange(len(query_lens)))]
+
+
+def compiled():
+    return True
+
+
+def pack_correction(bias):
+    """It is added as it is."""
