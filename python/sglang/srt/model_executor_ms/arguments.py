@@ -17,7 +17,7 @@ BOUND_HERE = "SGLANG_MS_THREADS_BIND"  # what bind_ranks has set BINDING to
 PARTITION = "SGLANG_PP_LAYER_PARTITION"
 THREADS = "OMP_NUM_THREADS"
 
-# Set by CANN's and NNAL's set_env.sh, and which cards the process may use.
+# Set by CANN's and NNAL's set_env.sh.
 CANN = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 NNAL = "ATB_HOME_PATH"
 
@@ -87,7 +87,7 @@ def read_ascend_environment(variables: Mapping[str, str] = os.environ) -> Ascend
 
 
 def export(variables: Mapping[str, str]) -> None:
-    """Set environment variables that MindSpore reads in this process when it starts; what the user set stays."""
+    """Set environment variables for what starts later, here or in processes of this one; what the user set stays."""
     for name, value in variables.items():
         os.environ.setdefault(name, value)
 
@@ -103,7 +103,7 @@ def let_idle_torch_threads_sleep() -> None:
     They would hold the cores that MindSpore's threads want: 25 ms a step of a small model instead of 3. A policy that
     the user set stays.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    export({"OMP_WAIT_POLICY": "PASSIVE"})
 
 
 def bind_ranks(groups: list[list[int]]) -> None:
@@ -125,7 +125,7 @@ def use_huge_pages() -> None:
 
     A setting that the user made stays.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    export({"THP_MEM_ALLOC_ENABLE": "1"})
 
 
 def select_cpu_platform(wanted: bool) -> None:

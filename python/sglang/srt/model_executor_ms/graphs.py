@@ -64,45 +64,19 @@ class ForwardGraph(nn.Cell):
         key_caches,
         value_caches,
     ):
-        return self.forward(
-            input_ids,
-            positions,
-            request_ids,
-            slots,
-            q_seq_lens,
-            batch_valid_length,
-            block_tables,
-            plan,
-            key_caches,
-            value_caches,
-        )
-
-    def forward(
-        self,
-        input_ids,
-        positions,
-        request_ids,
-        slots,
-        query_lens,
-        seq_lens,
-        block_tables,
-        plan,
-        k_caches,
-        v_caches,
-    ):
         # MindSpore 2.10 compiles again at each call with a NamedTuple, and cannot build one here: a literal dict.
         step = {
             "input_ids": input_ids,
             "positions": positions,
             "request_ids": request_ids,
             "slots": slots,
-            "query_lens": query_lens,
-            "seq_lens": seq_lens,
+            "query_lens": q_seq_lens,
+            "seq_lens": batch_valid_length,
             "block_tables": block_tables,
             "plan": plan,
             "kind": self.kind,
-            "k_caches": k_caches,
-            "v_caches": v_caches,
+            "k_caches": key_caches,
+            "v_caches": value_caches,
         }
         return self.model(step)
 
@@ -161,8 +135,7 @@ def _mutable(tensors) -> tuple:
 class UncompiledGraph(DynamicGraph):
     """Runs operator by operator, for a table whose operators look at values."""
 
-    def construct(self, *inputs):
-        return self.forward(*inputs)
+    construct = ForwardGraph.construct.__wrapped__
 
     def call(self, arrays, plan):
         return self(*arrays, tuple(plan), self.k_caches, self.v_caches)
