@@ -3,12 +3,13 @@
 import functools
 
 import pytest
-from models.harness import PagedModel
 from models.tiny import save
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.model_executor_ms import device
+
+from .model import NpuModel
 
 PAGE = 16
 
@@ -34,6 +35,6 @@ def model_of(checked, tmp_path_factory):
 
     @functools.cache
     def load(variant, dtype="float16"):
-        return PagedModel(save(variant, tmp_path_factory.mktemp("checkpoint"), dtype), dtype, PAGE)
+        return NpuModel(save(variant, tmp_path_factory.mktemp("checkpoint"), dtype), dtype, PAGE)
 
     return load

@@ -8,6 +8,8 @@ import mindspore as ms
 import pytest
 import torch
 
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.model_executor_ms import parallel
 from sglang.srt.model_executor_ms.causal_lm import MindSporeForCausalLM
 from sglang.srt.model_executor_ms.npu import build, meeting, mindspore_device, start
 
@@ -139,6 +141,22 @@ def test_a_rank_that_did_not_connect_is_named(joining):
 
     with pytest.raises(meeting.MeetingError, match="rank 0 of 2 did not come .* to connect"):
         joining(connect)
+
+
+@pytest.mark.parametrize("where", ["npu", "cpu"])
+def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(monkeypatch, where):
+    sizes = SimpleNamespace(tp_rank=1, tp_size=4, ep_size=2)
+    group = SimpleNamespace(device=SimpleNamespace(type=where), cpu_group=None)
+    joined = []
+    monkeypatch.setattr(parallel, "get_parallel", lambda: sizes)
+    monkeypatch.setattr("sglang.srt.distributed.get_tp_group", lambda: group)
+    monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: "store")
+    monkeypatch.setattr(
+        "sglang.srt.model_executor_ms.npu.communication.join", lambda name, *_: joined.append((name, "npu"))
+    )
+    monkeypatch.setattr(parallel.ops, "join", lambda name, rank, size, gather: joined.append((name, "cpu")))
+    assert parallel.join_tensor_parallel() == Shard(1, 4, "tp", expert_size=2)
+    assert joined == [("tp", where)]
 
 
 # ---- which decode graphs, and for how long ----

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from models.harness import PagedModel, Requests
+from models.harness import Requests
 from models.tiny import save
 
 from sglang.srt.layers_ms import ops
@@ -11,6 +11,7 @@ from sglang.srt.model_executor_ms.graphs import compilations
 
 from .conftest import PAGE
 from .inference import LACKING
+from .model import NpuModel
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def model_of(bound_before, monkeypatch, tmp_path):
     ops.start([0])
 
     def load(variant):
-        return PagedModel(save(variant, tmp_path, "bfloat16"), "bfloat16", PAGE)
+        return NpuModel(save(variant, tmp_path, "bfloat16"), "bfloat16", PAGE)
 
     return load
 

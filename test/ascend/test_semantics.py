@@ -1,12 +1,10 @@
 """Net 2: models on the Ascend table, whose kernels check all that they are given, against Hugging Face."""
 
-from dataclasses import replace
-
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from models.harness import PagedModel, Requests, assert_logits_close
+from models.harness import Requests, assert_logits_close
 from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
 from models.tiny import TINY, reference_logits, save
 
@@ -16,6 +14,7 @@ from sglang.srt.model_executor_ms import device, graphs
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
 
 from .conftest import PAGE
+from .model import NpuModel
 
 # Heads of a multiple of 16 values, as the kernels want. llama3 and the yarn ones scale their rotary embedding, tied
 # ones score with the embedding, which is padded: 131 rows are no multiple of anything.
@@ -48,41 +47,17 @@ def test_a_batch_of_fresh_chunked_and_decoding_requests_equals_hugging_face(mode
     compare(mixed_batch(Requests(model_of(variant), PAGE), ids), variant, ids, "float16")
 
 
-def padded(step, rows):
-    """A step of one token a request, in a bucket of more: slot -1, length 0, and the spare page."""
-    more = rows - len(step.slots)
-
-    def fill(array, value):
-        return np.pad(array, [(0, more)] + [(0, 0)] * (array.ndim - 1), constant_values=value)
-
-    return replace(
-        step,
-        positions=fill(step.positions, 0),
-        request_ids=np.arange(rows, dtype=np.int32),
-        slots=fill(step.slots, -1),
-        query_lens=fill(step.query_lens, 1),
-        seq_lens=fill(step.seq_lens, 0),
-        block_tables=fill(step.block_tables, 0),
-    )
-
-
 @pytest.mark.parametrize("variant", ["qwen3@16", "qwen3_moe@16", "deepseek_v3@16"])
-def test_padding_rows_change_neither_logits_nor_cache(model_of, monkeypatch, variant):
-    model, ids = model_of(variant), prompts()
+def test_padding_rows_change_neither_logits_nor_cache(checked, monkeypatch, tmp_path, variant):
+    ids, buckets = prompts(), (4, 8)
+    model = NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE, buckets)
     requests = Requests(model, PAGE)
-    first = requests.step({"short": ids["short"][:-1], "long": ids["long"][:-1]})
+    first = requests.step({name: ids[name][:-1] for name in ("short", "long")})
     model.pool.get_key_buffer(0)[:PAGE] = 7.0  # the spare page
-    run = model.graph.run
-    rows_run = []
-
-    def run_padded(input_ids, step):
-        wide = padded(step, 8)
-        rows_run.append(len(wide.slots))
-        return run(np.pad(input_ids, (0, 8 - len(input_ids))), wide)[: len(input_ids)]
-
-    monkeypatch.setattr(model.graph, "run", run_padded)
-    last = requests.step({"short": ids["short"][-1:], "long": ids["long"][-1:]})
-    assert rows_run == [8]
+    sizes, captured = [], model.runner.captured
+    monkeypatch.setattr(model.runner, "captured", lambda inputs: sizes.append(len(inputs.seq_lens)) or captured(inputs))
+    last = requests.step({name: ids[name][-1:] for name in ("short", "long")})
+    assert sizes == [4]
     compare({name: np.concatenate([first[name], last[name]]) for name in last}, variant, ids, "float16")
     assert (model.pool.get_key_buffer(0)[:PAGE] == 7.0).all()
 
@@ -256,7 +231,7 @@ def test_a_310p_computes_in_float16_only(chip_310p):
 
 
 def test_a_310p_has_linear_weights_in_fractal_layout_and_vocabularies_row_by_row(chip_310p, tmp_path, calls):
-    model, ids = PagedModel(save("llama-tied@16", tmp_path, "float16"), "float16", PAGE), prompts()
+    model, ids = NpuModel(save("llama-tied@16", tmp_path, "float16"), "float16", PAGE), prompts()
     layers = model.config.num_hidden_layers
     assert [arguments[1] for name, arguments in calls if name == "format_cast"] == [kernels.NZ] * 4 * layers
     compare(mixed_batch(Requests(model, PAGE), ids), "llama-tied@16", ids, "float16")

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
-from models.harness import PagedModel, Requests, assert_logits_close
+from models.harness import Requests, assert_logits_close
 from models.test_logits import LIMITS, WAYS, prompts
 from models.tiny import reference_logits, save
 
 from .conftest import PAGE
+from .model import NpuModel
 
 ALL_WAYS = ["qwen3_moe@16", "deepseek_v3@16"]
 ONE_WAY = {
@@ -48,7 +49,7 @@ def test_decoding_absorbs_what_prompts_project(model_of, variant, dtype):
 
 def test_a_page_of_latent_rows_may_hold_more_tokens_than_a_block_of_keys(checked, tmp_path):
     """PagedAttention reads rows in pages of 128 tokens, and keys of 256 values in blocks of at most 64."""
-    model, ids = PagedModel(save("minicpm3@16", tmp_path, "float16"), "float16", 128), prompts()
+    model, ids = NpuModel(save("minicpm3@16", tmp_path, "float16"), "float16", 128), prompts()
     found = WAYS["mixed_batch"](Requests(model, 128), ids)
     wanted = {request: reference_logits("minicpm3@16", ids[request], "float16") for request in found}
     assert_logits_close(found, wanted, LIMITS["float16"])

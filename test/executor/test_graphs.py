@@ -14,7 +14,6 @@ from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.model_executor_ms.graphs import (
     ForwardGraph,
     Limits,
-    PartGraphs,
     StaticGraph,
     StepTooLarge,
     compilations,
@@ -103,7 +102,6 @@ def test_the_models_step_has_every_field_under_its_name():
         step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4),
     ]
     graph = forward_graph(Echo(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
-    graph = graph.graph_of("") if isinstance(graph, PartGraphs) else graph
     for step in steps:
         input_ids = ids(len(step.positions))
         (found_ids, *fields), plan, (k_cache, v_cache) = graph.outputs(input_ids, step)

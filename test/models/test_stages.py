@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
-from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
+from sglang.srt.model_executor_ms.graphs import Limits, forward_graph, passed_on
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
 from sglang.srt.model_loader_ms import loader
@@ -50,7 +50,7 @@ class StageOfModel:
             self.pool = MHATokenToKVPool(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
         caches = KVCaches(self.pool, len(held), held.start)
         limits = Limits(tokens=200, requests=8, blocks=SLOTS)
-        self.graph = forward_graph(self.network, caches.k_caches, caches.v_caches, limits)
+        self.graph = forward_graph(self.network, caches.k_caches, caches.v_caches, limits, passed_on(config))
         self.captured = False
 
     def run(self, inputs, step):

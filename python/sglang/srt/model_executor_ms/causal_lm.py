@@ -15,13 +15,13 @@ from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor_ms import device, parallel
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
-from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations
+from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, passed_on
 from sglang.srt.model_executor_ms.host_runner import HostGraphRunner
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead, TorchLMHead
 from sglang.srt.model_executor_ms.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.profile import ForwardProfile
-from sglang.srt.model_executor_ms.step_inputs import step_inputs
+from sglang.srt.model_executor_ms.step_inputs import first_pages, step_inputs
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
@@ -140,14 +140,10 @@ def _warm_up_steps(page_size: int, config) -> list[Step]:
     generator = np.random.default_rng(0)
     steps = []
     for _, query_lens, seq_lens in WARM_UP:
-        requests, width = len(seq_lens), -(-max(seq_lens) // page_size) * page_size
-        table = page_size + np.arange(requests * width).reshape(requests, width)  # page 0 is SGLang's spare one
-        ends = zip(table, query_lens, seq_lens, strict=True)
-        slots = np.concatenate([row[length - queries : length] for row, queries, length in ends])
+        table, slots = first_pages(query_lens, seq_lens, page_size)
         inputs = generator.integers(0, config.vocab_size, len(slots), np.int32)
-        if not config.stage.first:
-            dtype = getattr(torch, str(config.dtype).lower())
-            inputs = torch.from_numpy(generator.standard_normal((len(slots), config.hidden_size))).to(dtype)
+        if passed := passed_on(config):
+            inputs = torch.from_numpy(generator.standard_normal((len(slots), passed.size))).to(passed.dtype)
         steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size)))
     return steps
 

@@ -20,10 +20,9 @@ def backend_error() -> str | None:
     """Why MindSpore's Ascend backend does not load, in its own words, or None. Imports MindSpore."""
     if importlib.util.find_spec("mindspore") is None:
         return "MindSpore is not installed"
-    from mindspore import context
+    from sglang.srt.model_executor_ms.npu import mindspore_device
 
-    own = context.MSContext.get_instance()
-    return None if own.is_pkg_support_device("Ascend") else own.load_plugin_error().strip() or "no Ascend backend"
+    return mindspore_device.loads()
 
 
 def check(found: Installation, load_error=backend_error) -> tuple[list[Finding], int]:

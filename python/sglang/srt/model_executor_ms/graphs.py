@@ -1,7 +1,6 @@
 """The compiled forward pass: one graph for every batch, in the way that the operator table wants it."""
 
-import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -25,6 +24,18 @@ class Limits(NamedTuple):
 
 # Input ids, of a pipeline stage that is not the first the hidden states of the one before; and what belongs to them.
 Step = tuple[np.ndarray | torch.Tensor, StepInputs]
+
+
+class PassedOn(NamedTuple):
+    """The hidden states that a pipeline stage is given in the place of ids."""
+
+    size: int
+    dtype: torch.dtype
+
+
+def passed_on(config) -> PassedOn | None:
+    """What the stage before passes on to the one that a model of this config is; None: it is the first."""
+    return None if config.stage.first else PassedOn(config.hidden_size, getattr(torch, str(config.dtype).lower()))
 
 
 class StepTooLarge(Exception):
@@ -144,13 +155,16 @@ class UncompiledGraph(DynamicGraph):
 class StaticGraph(ForwardGraph):
     """Takes tensors with room for the largest step; ops.begin_step tells how many rows of them count."""
 
-    def __init__(self, model, k_caches, v_caches, limits: Limits):
+    def __init__(self, model, k_caches, v_caches, limits: Limits, passed: PassedOn | None = None):
         super().__init__(model, k_caches, v_caches, "")
         self.limits = limits
         tokens, requests, blocks = limits
         shapes = [(tokens,)] * 4 + [(requests,)] * 2 + [(requests, blocks)]
         self.buffers = [np.zeros(shape, np.int32) for shape in shapes]  # ids, then the fields of StepInputs but plan
         self.tensors = [bridge.int32(buffer) for buffer in self.buffers]
+        if passed:
+            self.buffers[0] = torch.zeros(tokens, passed.size, dtype=passed.dtype)
+            self.tensors[0] = bridge.to_mindspore(self.buffers[0])
         self.plan_buffers, self.plan = [], ()  # made like the first step's
         self.replay = None
 
@@ -180,9 +194,6 @@ class StaticGraph(ForwardGraph):
     def _fill(self, input_ids, step):
         *arrays, plan = step.arrays()
         self._check(step)
-        if isinstance(input_ids, torch.Tensor) and isinstance(self.buffers[0], np.ndarray):
-            self.buffers[0] = input_ids.new_zeros(self.limits.tokens, *input_ids.shape[1:])
-            self.tensors[0] = bridge.to_mindspore(self.buffers[0])
         for buffer, array in zip(self.buffers, (input_ids, *arrays), strict=True):
             buffer[tuple(slice(size) for size in array.shape)] = array
         if not self.plan:
@@ -201,33 +212,13 @@ class StaticGraph(ForwardGraph):
             raise StepTooLarge(f"a step of {found}; the graph was compiled for at most {self.limits}")
 
 
-class PartGraphs:
-    """A graph for each kind of steps; a step of several kinds is computed part by part."""
-
-    def __init__(self, graph_of: Callable[[str], ForwardGraph]):
-        self.graph_of = functools.cache(graph_of)
-
-    def run(self, input_ids: np.ndarray, step: StepInputs) -> torch.Tensor:
-        parts = ops.parts(step.query_lens, step.seq_lens)
-        if len(parts) == 1:
-            return self.graph_of(parts[0][0]).run(input_ids, step)
-        found = None
-        for kind, requests in parts:
-            tokens = np.flatnonzero(np.isin(step.request_ids, requests))
-            rows = self.graph_of(kind).run(input_ids[tokens], step.of(requests, tokens))
-            found = rows.new_empty(len(input_ids), rows.shape[1]) if found is None else found
-            found[torch.from_numpy(tokens).to(rows.device)] = rows
-        return found
-
-    def capture(self, steps: Sequence[Step]) -> bool:
-        return False
-
-
-def forward_graph(model, k_caches: tuple, v_caches: tuple, limits: Limits) -> ForwardGraph | PartGraphs:
-    """The graph, or graphs, that the operator table in use wants."""
+def forward_graph(
+    model, k_caches: tuple, v_caches: tuple, limits: Limits, passed: PassedOn | None = None
+) -> ForwardGraph:
+    """The graph that an operator table of one kind of steps wants, of ids or of what is passed on to the model."""
     if ops.static_graphs():
-        return StaticGraph(model, k_caches, v_caches, limits)
-    return PartGraphs(lambda kind: dynamic_graph(model, k_caches, v_caches, kind))
+        return StaticGraph(model, k_caches, v_caches, limits, passed)
+    return dynamic_graph(model, k_caches, v_caches, "")
 
 
 def dynamic_graph(model, k_caches: tuple, v_caches: tuple, kind: str) -> DynamicGraph:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
-from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, forward_graph
+from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, forward_graph, passed_on
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.step_inputs import StepInputs, from_forward_batch
 
@@ -18,7 +18,7 @@ class HostGraphRunner:
 
     def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
-        self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits)
+        self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, passed_on(network.config))
         self.req_to_token, self.page_size = req_to_token, page_size
 
     def warm_up(self, steps: Sequence[Step]) -> None:

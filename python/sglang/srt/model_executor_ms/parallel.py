@@ -1,5 +1,6 @@
 """Which share of the model this process computes: SGLang's groups of processes, made known to the operators."""
 
+import functools
 import os
 
 import torch
@@ -31,21 +32,21 @@ def join_tensor_parallel() -> Shard:
     from sglang.srt.distributed import get_tp_group
 
     coordinator = get_tp_group()
-    group = coordinator.cpu_group
     if coordinator.device.type == "npu":
         from sglang.srt.model_executor_ms.npu import communication
 
         store = torch.distributed.distributed_c10d._get_default_store()
         communication.join(GROUP, coordinator, store)
-        return Shard(parallel.tp_rank, parallel.tp_size, GROUP)
-
-    def gather(value):
-        found = [None] * parallel.tp_size
-        torch.distributed.all_gather_object(found, value, group=group)
-        return found
-
-    ops.join(GROUP, parallel.tp_rank, parallel.tp_size, gather)
+    else:
+        ops.join(GROUP, parallel.tp_rank, parallel.tp_size, functools.partial(_gather, coordinator.cpu_group))
     return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size)
+
+
+def _gather(group, value) -> list:
+    """The values that all ranks of torch's group call it with, in their order."""
+    found = [None] * group.size()
+    torch.distributed.all_gather_object(found, value, group=group)
+    return found
 
 
 def pipeline_stage(layers: tuple[int, ...]) -> Stage:

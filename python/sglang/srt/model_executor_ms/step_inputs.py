@@ -18,7 +18,6 @@ class StepInputs:
     seq_lens: np.ndarray  # [B] tokens of each request in the cache after this step
     block_tables: np.ndarray  # [B, most blocks] cache pages of each request in order; 0, the spare page, after the last
     plan: tuple  # what the operator table in use adds, see ops.plan
-    page_size: int  # tokens
 
     def arrays(self) -> tuple:
         """The fields in the order in which a graph takes them; `plan` is a tuple."""
@@ -31,19 +30,6 @@ class StepInputs:
             self.block_tables,
             self.plan,
         )
-
-    def of(self, requests: np.ndarray, tokens: np.ndarray) -> "StepInputs":
-        """The step of some of its requests: their rows, and those of their tokens, in order."""
-        query_lens, seq_lens = self.query_lens[requests], self.seq_lens[requests]
-        blocks = -(-int(seq_lens.max()) // self.page_size)
-        tables, slots = self.block_tables[requests, :blocks], self.slots[tokens]
-        return _planned(self.positions[tokens], slots, query_lens, seq_lens, tables, self.page_size)
-
-
-def _planned(positions, slots, query_lens, seq_lens, tables, page_size) -> StepInputs:
-    request_ids = np.repeat(np.arange(len(query_lens), dtype=np.int32), query_lens)
-    plan = ops.plan(positions, request_ids, query_lens, seq_lens, tables, page_size)
-    return StepInputs(positions, request_ids, slots, query_lens, seq_lens, tables, plan, page_size)
 
 
 FIELDS = ("positions", "request_ids", "slots", "query_lens", "seq_lens", "block_tables", "plan")
@@ -59,7 +45,20 @@ def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int) -> Ste
     blocks = -(-seq_lens // page_size)
     tables = np.asarray(token_table)[:, : int(blocks.max()) * page_size : page_size] // page_size
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
-    return _planned(positions, np.asarray(slots, np.int32), query_lens, seq_lens, tables, page_size)
+    request_ids = np.repeat(np.arange(len(query_lens), dtype=np.int32), query_lens)
+    plan = ops.plan(positions, request_ids, query_lens, seq_lens, tables, page_size)
+    return StepInputs(positions, request_ids, np.asarray(slots, np.int32), query_lens, seq_lens, tables, plan)
+
+
+def first_pages(query_lens, seq_lens, page_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Requests on the pool's pages from 1 on, for steps before any is served; page 0 is SGLang's spare one.
+
+    -> their table of slots [B, places of as many pages for each], and the slots of their new tokens [T].
+    """
+    requests, width = len(seq_lens), -(-max(seq_lens) // page_size) * page_size
+    table = page_size + np.arange(requests * width).reshape(requests, width)
+    ends = zip(table, query_lens, seq_lens, strict=True)
+    return table, np.concatenate([row[length - queries : length] for row, queries, length in ends])
 
 
 def token_positions(query_lens, seq_lens) -> np.ndarray:

@@ -3,7 +3,6 @@
 import logging
 from types import SimpleNamespace
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -15,6 +14,7 @@ from sglang.srt.model_executor_ms.npu.kind_graph import KindGraph
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.packed import PackedInputs, room
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
+from sglang.srt.model_executor_ms.step_inputs import first_pages
 
 logger = logging.getLogger(__name__)
 
@@ -75,21 +75,23 @@ def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size
 def _batch(runner, query_lens, seq_lens, page_size, vocab_size):
     """A ForwardBatch of these lengths, as far as a runner reads one, on pages 1 and on -> it, and its ids."""
     device, requests = runner.link.device, len(seq_lens)
-    width = -(-max(seq_lens) // page_size) * page_size
-    table = page_size + np.arange(requests * width).reshape(requests, width)
-    rows = torch.arange(requests, device=device)
-    runner.tables.first_slots[:requests, : width // page_size] = (
-        torch.from_numpy(table[:, ::page_size]).to(device).int()
-    )
-    ends = zip(table, query_lens, seq_lens, strict=True)
-    slots = np.concatenate([row[length - queries : length] for row, queries, length in ends])
+    table, slots = first_pages(query_lens, seq_lens, page_size)
+    starts = torch.from_numpy(table[:, ::page_size]).to(device).int()
+    runner.tables.first_slots[:requests, : starts.shape[1]] = starts
+    return batch_of(query_lens, seq_lens, slots, device), torch.arange(len(slots), device=device) % vocab_size
+
+
+def batch_of(query_lens, seq_lens, slots, device: str) -> SimpleNamespace:
+    """What a runner reads of SGLang's ForwardBatch, of the requests in the first rows of SGLang's table of slots.
+
+    query_lens, seq_lens [B]; slots of the new tokens, numpy [T].
+    """
     decodes = all(queries == 1 for queries in query_lens)
-    batch = SimpleNamespace(
+    return SimpleNamespace(
         forward_mode=SimpleNamespace(is_decode=lambda: decodes),
         seq_lens_cpu=torch.tensor(seq_lens),
         extend_seq_lens_cpu=list(query_lens),
         out_cache_loc=torch.from_numpy(slots).to(device).int(),
-        req_pool_indices=rows,
+        req_pool_indices=torch.arange(len(seq_lens), device=device),
         rids=None,
     )
-    return batch, torch.arange(len(slots), device=device) % vocab_size

@@ -68,18 +68,18 @@ def silu_and_mul(gate_up):
     return kernels.swiglu(gate_up)
 
 
-def _gelu_and_mul(gate_up, approximate):
+def gelu_of_halves(gate_up, approximate):
     half = gate_up.shape[-1] // 2
     gate, up = kernels.split(gate_up, (half, half))
     return kernels.mul(kernels.gelu(gate, approximate), up)
 
 
 def gelu_and_mul(gate_up):
-    return _gelu_and_mul(gate_up, "none")
+    return gelu_of_halves(gate_up, "none")
 
 
 def gelu_tanh_and_mul(gate_up):
-    return _gelu_and_mul(gate_up, "tanh")
+    return gelu_of_halves(gate_up, "tanh")
 
 
 @constexpr

@@ -6,6 +6,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.ascend.dense import gelu_of_halves
 
 MOST_EXPERTS, MOST_IN_A_GROUP, GROUPS = 256, 32, 8  # that FusedAddTopKDiv sorts: 32 at once, in 8 groups if more
 FAR = 1e30  # taken off the scores of experts that cannot be chosen
@@ -105,10 +106,10 @@ def _gated(gate_up, activation, alpha, limit):
     """[n, 2 * size], gate then up -> act(gate) * up, [n, size]."""
     if activation == "silu":
         return kernels.swiglu(gate_up)
+    if activation != "clamped_silu":
+        return gelu_of_halves(gate_up, "tanh" if activation == "gelu_pytorch_tanh" else "none")
     half = gate_up.shape[-1] // 2
     gate, up = kernels.split(gate_up, (half, half))
-    if activation != "clamped_silu":
-        return kernels.mul(kernels.gelu(gate, "tanh" if activation == "gelu_pytorch_tanh" else "none"), up)
     wide = mstype.float32
     gate = kernels.clamp(kernels.cast(gate, wide), None, limit)
     up = kernels.add(kernels.clamp(kernels.cast(up, wide), -limit, limit), 1.0)
