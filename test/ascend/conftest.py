@@ -11,8 +11,6 @@ from sglang.srt.model_executor_ms import device
 
 from .model import NpuModel
 
-PAGE = 16
-
 
 @pytest.fixture(scope="module")
 def bound_before():
@@ -31,10 +29,10 @@ def checked(bound_before):
 
 @pytest.fixture(scope="module")
 def model_of(checked, tmp_path_factory):
-    """Function of a variant of models/tiny.py and a dtype -> its checkpoint on pages of PAGE tokens."""
+    """Function of a variant of models/tiny.py and a dtype -> its checkpoint on pages."""
 
     @functools.cache
     def load(variant, dtype="float16"):
-        return NpuModel(save(variant, tmp_path_factory.mktemp("checkpoint"), dtype), dtype, PAGE)
+        return NpuModel(save(variant, tmp_path_factory.mktemp("checkpoint"), dtype), dtype)
 
     return load

@@ -138,8 +138,8 @@ class RecordingLink(DeviceLink):
     def __init__(self):
         super().__init__("cpu", RecordingStreams(), pin_memory=False)
 
-    def device_buffer(self, *shape):
-        return on_device(torch.zeros(shape))
+    def device_buffer(self, *shape, dtype=torch.int32):
+        return on_device(torch.zeros(shape), dtype)
 
     def upload(self, host, target):
         assert not isinstance(host, DeviceTensor) and isinstance(target, DeviceTensor)
@@ -181,7 +181,8 @@ class FakeGraph:
         for tensor in tensors:
             if not isinstance(tensor, DeviceTensor):
                 raise Refused("an input is on the host: MindSpore copies it by itself, and not asynchronously")
-            if tensor.dtype != torch.int32 or not tensor.is_contiguous():
+            passed_on = tensor is inputs.input_ids and tensor.ndim == 2
+            if tensor.dtype != (torch.float16 if passed_on else torch.int32) or not tensor.is_contiguous():
                 raise Refused(f"an input is {tensor.dtype}, contiguous: {tensor.is_contiguous()}")
         for lengths in (inputs.query_lens, inputs.seq_lens):
             if not isinstance(lengths, np.ndarray) or lengths.dtype != np.int32:
@@ -204,6 +205,7 @@ class FakeGraph:
 
     def _compute(self, inputs):
         ids, positions, requests, slots = map(on_host, inputs[:4])
+        ids = ids[:, 0] if ids.ndim == 2 else ids
         tables = on_host(inputs.block_tables)
         for token, slot in zip(ids, slots, strict=True):
             if slot >= 0:
@@ -229,7 +231,7 @@ DECODE, FRESH, CHUNK = "decode", "fresh", "chunk"
 
 def parts(query_lens, seq_lens):
     """As ops.parts of the Ascend table: steps that only decode, and others by whether requests have cached tokens."""
-    rows, fresh = np.arange(len(query_lens)), query_lens == seq_lens
+    rows, fresh = np.arange(len(query_lens)), (query_lens == seq_lens) & (query_lens > 1)
     if (query_lens == 1).all():
         return [(DECODE, rows)]
     single = (query_lens == 1)[~fresh].all()
@@ -290,13 +292,13 @@ class Scheduler:
         return self.batch(dict.fromkeys(rids, 1), decode=True)
 
 
-def runner(scheduler, buckets=(2, 4, 8), requests=10):
-    """A runner over fake graphs, captured and sealed -> it."""
+def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None):
+    """A runner over fake graphs, captured and sealed. Of hidden states that are passed on, the first is the id."""
     cache, link = {}, RecordingLink()
     captured = FakeGraph(cache, captured=True)
     graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
     tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10)
-    made = NPUGraphRunner(graphs, captured, link, PackedInputs(link, 8192), tables, parts, no_plan, buckets)
+    made = NPUGraphRunner(graphs, captured, link, PackedInputs(link, 8192), tables, parts, no_plan, buckets, passed)
     with LEDGER.unwatched():
         made.capture(pages=6)
     captured.sealed = True

@@ -114,7 +114,7 @@ def joining(calls, monkeypatch):
     """communication.join of rank 1 of 2, whose fellow is there; `connect` is MindSpore's part."""
     communication = importlib.import_module("sglang.srt.model_executor_ms.npu.communication")
     store = torch.distributed.HashStore()
-    store.set("mindspore/start MindSpore's communication/0", "1")
+    torch.distributed.PrefixStore("mindspore/[0, 1]/", store).set("mindspore/start MindSpore's communication/0", "1")
     monkeypatch.setattr(communication, "_tell", lambda group, value: ("127.0.0.1", 4321))
     monkeypatch.setattr(communication, "communicator", lambda group: 0xABC)
     monkeypatch.setattr(communication, "export", noting(calls, "export"))

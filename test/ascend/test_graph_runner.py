@@ -18,6 +18,7 @@ from ascend.doubles import (
     runner,
 )
 
+from sglang.srt.model_executor_ms.graphs import PassedOn
 from sglang.srt.model_executor_ms.npu.buckets import PIECES, bucket_of, decode_buckets
 from sglang.srt.model_executor_ms.npu.graph_runner import CaptureError
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
@@ -161,6 +162,25 @@ def test_a_request_that_was_retracted_and_comes_back_under_its_name_has_its_new_
     scheduler.start("b", tokens)
     check(made, scheduler.batch({"b": len(tokens)}))
     check(made, scheduler.decode("ab"))
+
+
+def test_a_later_stage_begins_with_what_is_passed_on():
+    scheduler = Scheduler()
+    made = runner(scheduler, passed=PassedOn(3, torch.float16))
+
+    def pass_on(prepared):
+        batch, ids, wanted = prepared
+        check(made, (batch, on_device(np.stack([on_host(ids)] * 3, 1), torch.float16), wanted))
+
+    for rid in "abc":
+        scheduler.start(rid, scheduler.random.integers(0, 99, 5))
+    pass_on(scheduler.batch(dict.fromkeys("abc", 3)))
+    pass_on(scheduler.batch(dict.fromkeys("abc", 2)))
+    for rids in ("abc", "ab", "abc"):  # in a bucket
+        pass_on(scheduler.decode(rids))
+    scheduler.start("d", [7, 8])
+    scheduler.tokens["a"].append(9)
+    pass_on(scheduler.batch({"d": 2, "a": 1}, decode=False))
 
 
 @pytest.mark.parametrize("seed", range(4))

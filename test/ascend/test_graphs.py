@@ -9,9 +9,8 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.model_executor_ms.graphs import compilations
 
-from .conftest import PAGE
 from .inference import LACKING
-from .model import NpuModel
+from .model import PAGE, NpuModel
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tensor, values
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 
-from .conftest import PAGE
+from .model import PAGE
 
 pytestmark = pytest.mark.usefixtures("checked")
 # experts, then as ROUTERS: what each kernel takes and does not, with constants that no model has

@@ -13,8 +13,7 @@ from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms import device, graphs
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
 
-from .conftest import PAGE
-from .model import NpuModel
+from .model import PAGE, NpuModel
 
 # Heads of a multiple of 16 values, as the kernels want. llama3 and the yarn ones scale their rotary embedding, tied
 # ones score with the embedding, which is padded: 131 rows are no multiple of anything.
@@ -54,8 +53,9 @@ def test_padding_rows_change_neither_logits_nor_cache(checked, monkeypatch, tmp_
     requests = Requests(model, PAGE)
     first = requests.step({name: ids[name][:-1] for name in ("short", "long")})
     model.pool.get_key_buffer(0)[:PAGE] = 7.0  # the spare page
-    sizes, captured = [], model.runner.captured
-    monkeypatch.setattr(model.runner, "captured", lambda inputs: sizes.append(len(inputs.seq_lens)) or captured(inputs))
+    sizes, runner = [], model.graph.runner
+    captured = runner.captured
+    monkeypatch.setattr(runner, "captured", lambda inputs: sizes.append(len(inputs.seq_lens)) or captured(inputs))
     last = requests.step({name: ids[name][-1:] for name in ("short", "long")})
     assert sizes == [4]
     compare({name: np.concatenate([first[name], last[name]]) for name in last}, variant, ids, "float16")

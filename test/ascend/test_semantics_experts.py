@@ -6,8 +6,7 @@ from models.harness import Requests, assert_logits_close
 from models.test_logits import LIMITS, WAYS, prompts
 from models.tiny import reference_logits, save
 
-from .conftest import PAGE
-from .model import NpuModel
+from .model import PAGE, NpuModel
 
 ALL_WAYS = ["qwen3_moe@16", "deepseek_v3@16"]
 ONE_WAY = {

@@ -87,12 +87,6 @@ def test_hidden_states_are_refused_in_stages():
     mindspore_framework.check_parallelism(SimpleNamespace(**{**vars(arguments), "pp_size": 1}))
 
 
-def test_stages_are_refused_on_an_npu():
-    arguments = SimpleNamespace(tp_size=1, ep_size=1, pp_size=2, return_hidden_states_mode=None, device="npu")
-    with pytest.raises(flags.UnsupportedFlag, match="--pp-size 2 with --device npu"):
-        mindspore_framework.check_parallelism(arguments)
-
-
 def test_pooled_models_are_refused_in_stages(tmp_path):
     config = SimpleNamespace(
         model_path=str(tmp_path),

@@ -36,22 +36,28 @@ def network_of(folder, stage: Stage, dtype="float32"):
 class StageOfModel:
     """A stage on a pool of its own layers' caches, as SGLang makes it."""
 
+    page_size = 1
+
     def __init__(self, folder, stage, dtype):
         self.network = network_of(folder, stage, dtype)
         self.network.pack()
         config = self.network.config
         held = config.held
-        shared = dict(size=SLOTS - 1, page_size=1, dtype=getattr(torch, dtype), layer_num=len(held), device="cpu")
-        shared |= dict(enable_memory_saver=False, start_layer=held.start, end_layer=held.stop)
+        shared = dict(size=SLOTS - self.page_size, page_size=self.page_size, layer_num=len(held), device="cpu")
+        shared |= dict(
+            dtype=getattr(torch, dtype), enable_memory_saver=False, start_layer=held.start, end_layer=held.stop
+        )
         if hasattr(config, "kv_lora_rank"):
             latent = dict(kv_lora_rank=config.kv_lora_rank, qk_rope_head_dim=config.qk_rope_head_dim)
             self.pool = MLATokenToKVPool(**latent, **shared)
         else:
             self.pool = MHATokenToKVPool(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
-        caches = KVCaches(self.pool, len(held), held.start)
-        limits = Limits(tokens=200, requests=8, blocks=SLOTS)
-        self.graph = forward_graph(self.network, caches.k_caches, caches.v_caches, limits, passed_on(config))
+        self.graph = self._graph(KVCaches(self.pool, len(held), held.start))
         self.captured = False
+
+    def _graph(self, caches):
+        limits = Limits(tokens=200, requests=8, blocks=SLOTS)
+        return forward_graph(self.network, caches.k_caches, caches.v_caches, limits, passed_on(self.network.config))
 
     def run(self, inputs, step):
         if not self.captured:
@@ -63,8 +69,10 @@ class StageOfModel:
 class StagedModel:
     """All stages of a model in one process, in the place of a PagedModel."""
 
+    stage_class = StageOfModel
+
     def __init__(self, folder, count=2, dtype="float32"):
-        self.stages = [StageOfModel(folder, Stage(rank, count), dtype) for rank in range(count)]
+        self.stages = [self.stage_class(folder, Stage(rank, count), dtype) for rank in range(count)]
         last = self.stages[-1].network
         self.config = last.config
         self.head = LMHead(last.head(), self.config.logit_scale, self.config.final_logit_softcapping)

@@ -49,7 +49,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         if where.startswith("npu"):
             from sglang.srt.model_executor_ms.npu import start
 
-            start.take_card(config)
+            start.take_card(config, environment.stage_layers)
         self.table = device.start(where, environment.ops_table, cores)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)

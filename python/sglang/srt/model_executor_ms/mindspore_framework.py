@@ -150,8 +150,6 @@ def verify(server_args) -> None:
 
 def check_parallelism(arguments) -> None:
     """UnsupportedFlag for sizes that do not fit each other, and for what SGLang does not bring back through stages."""
-    if arguments.pp_size > 1 and arguments.device == "npu":
-        raise UnsupportedFlag(f"--pp-size {arguments.pp_size} with --device npu: its runner begins with token ids only")
     if arguments.pp_size > 1 and arguments.return_hidden_states_mode:
         raise UnsupportedFlag(
             f"--enable-return-hidden-states with --pp-size {arguments.pp_size}: the first stage, which answers, is not "

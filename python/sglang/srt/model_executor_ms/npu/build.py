@@ -7,7 +7,7 @@ import torch
 from tqdm import tqdm
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms.graphs import Limits, compilations, dynamic_graph
+from sglang.srt.model_executor_ms.graphs import Limits, compilations, dynamic_graph, passed_on
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner
 from sglang.srt.model_executor_ms.npu.kind_graph import KindGraph
@@ -50,9 +50,8 @@ def npu_runner(
     capacity = PARTS * (PER_TOKEN * room(limits.tokens) + PER_REQUEST * room(largest))
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks)
     captured = graphs.make(DECODE, captured=True) if buckets else None
-    return NPUGraphRunner(
-        graphs, captured, link, PackedInputs(link, capacity), tables, ops.parts, ops.plan, buckets=buckets
-    )
+    packed, passed = PackedInputs(link, capacity), passed_on(network.config)
+    return NPUGraphRunner(graphs, captured, link, packed, tables, ops.parts, ops.plan, buckets, passed)
 
 
 def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size: int) -> None:
@@ -63,8 +62,8 @@ def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size
     runner.buckets, buckets = (), runner.buckets  # a batch beyond the largest bucket decodes in a graph of any size
     kept = runner.tables.first_slots.clone()
     for lengths in (bar := tqdm(KINDS, desc="Compiling MindSpore graphs")):
-        batch, ids = _batch(runner, *lengths, page_size, vocab_size)
-        runner.run(ids, runner.prepare(batch))
+        batch = _batch(runner, *lengths, page_size)
+        runner.run(runner.some_inputs(sum(lengths[0]), vocab_size), runner.prepare(batch))
         bar.set_postfix(graphs=compilations())
     runner.tables.first_slots.copy_(kept)
     runner.buckets = buckets
@@ -72,13 +71,13 @@ def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size
     logger.info("decode graphs captured: %s", list(buckets) or "none")
 
 
-def _batch(runner, query_lens, seq_lens, page_size, vocab_size):
-    """A ForwardBatch of these lengths, as far as a runner reads one, on pages 1 and on -> it, and its ids."""
+def _batch(runner, query_lens, seq_lens, page_size):
+    """A ForwardBatch of these lengths, as far as a runner reads one, on pages 1 and on."""
     device, requests = runner.link.device, len(seq_lens)
     table, slots = first_pages(query_lens, seq_lens, page_size)
     starts = torch.from_numpy(table[:, ::page_size]).to(device).int()
     runner.tables.first_slots[:requests, : starts.shape[1]] = starts
-    return batch_of(query_lens, seq_lens, slots, device), torch.arange(len(slots), device=device) % vocab_size
+    return batch_of(query_lens, seq_lens, slots, device)
 
 
 def batch_of(query_lens, seq_lens, slots, device: str) -> SimpleNamespace:

@@ -4,7 +4,7 @@ import torch
 
 from sglang.srt.model_executor_ms.arguments import export
 from sglang.srt.model_executor_ms.npu import mindspore_device
-from sglang.srt.model_executor_ms.npu.meeting import MeetingError, Scheduler, roles, wait_for_ranks
+from sglang.srt.model_executor_ms.npu.meeting import MeetingError, Scheduler, key, roles, wait_for_ranks
 
 TIMEOUT = 180  # seconds for all ranks to come; loading Ascend's libraries takes some ten
 
@@ -15,6 +15,7 @@ def join(name: str, group, store, timeout: int = TIMEOUT) -> None:
     store: torch.distributed's. Raises MeetingError, on every rank that is there, with the ranks that are missing.
     """
     rank, size = group.rank_in_group, group.world_size
+    store = torch.distributed.PrefixStore(f"mindspore/{group.ranks}/", store)  # other pipeline stages have groups too
     wait_for_ranks(store, "start MindSpore's communication", rank, size, timeout)
     address = Scheduler(size, timeout) if rank == 0 else None
     host, port = _tell(group, address and (address.host, address.port))
@@ -24,7 +25,7 @@ def join(name: str, group, store, timeout: int = TIMEOUT) -> None:
     except RuntimeError as error:
         wait_for_ranks(store, "connect to MindSpore's scheduler", rank, size, 1.0)
         raise MeetingError(f"MindSpore's communication does not start: {error}") from error
-    store.set(f"mindspore/connect to MindSpore's scheduler/{rank}", "1")
+    store.set(key("connect to MindSpore's scheduler", rank), "1")
     mindspore_device.adopt(name, group.ranks, communicator(group))
 
 

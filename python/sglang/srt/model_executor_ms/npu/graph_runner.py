@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sglang.srt.model_executor_ms.graphs import PassedOn
 from sglang.srt.model_executor_ms.npu.buckets import bucket_of
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs, Packing, Part, part
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
@@ -49,10 +50,25 @@ class NPUGraphRunner:
         parts: Callable,
         plan: Callable,
         buckets: Sequence[int] = (),
+        passed: PassedOn | None = None,
     ):
-        """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. parts, plan: of ops."""
+        """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. parts, plan: of ops.
+
+        passed: what steps begin with in the place of ids, in a pipeline stage that is not the first.
+        """
         self.graphs, self.captured, self.link, self.packed, self.tables = graphs, captured, link, packed, tables
         self.parts, self.plan, self.buckets = parts, plan, tuple(buckets) if captured else ()
+        self.passed, self.inbox = passed, None  # the inbox: where a captured graph finds what is passed on
+        if passed and self.buckets:
+            self.inbox = link.device_buffer(max(self.buckets), passed.size, dtype=passed.dtype)
+
+    def some_inputs(self, tokens: int, vocab_size: int = 1) -> torch.Tensor:
+        """What a step of so many tokens may begin with: ids below vocab_size, or hidden states."""
+        numbers = torch.arange(tokens, device=self.link.device)
+        if self.passed is None:
+            return numbers % vocab_size
+        columns = torch.arange(self.passed.size, device=self.link.device)
+        return torch.sin(numbers[:, None] * 0.7 + columns + 1.0).to(self.passed.dtype)
 
     # ---- before the server is ready ----
 
@@ -75,7 +91,8 @@ class NPUGraphRunner:
         packing = self._packing(Part(DECODE, ones, ones, bucket))
         self.packed.send()
         self.tables.forget()
-        return self._run(packing, self.tables.table[:bucket], numbers * 0, (numbers + 1) * self.tables.page_size)
+        inputs = self.some_inputs(requests)
+        return self._run(packing, self.tables.table[:bucket], inputs, (numbers + 1) * self.tables.page_size)
 
     def _compare(self, bucket, wanted, found):
         wanted, found = wanted.float(), found.float()
@@ -108,7 +125,10 @@ class NPUGraphRunner:
         return Step(runs, slots, int(query_lens.sum()))
 
     def run(self, input_ids: torch.Tensor, step: Step) -> torch.Tensor:
-        """input_ids [T] -> hidden states [T, hidden_size], of which the next step changes nothing."""
+        """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size].
+
+        The next step changes nothing of these.
+        """
         found = [self._run(packing, tables, input_ids, step.slots) for packing, tables in step.runs]
         if len(found) == 1:
             return found[0]
@@ -140,9 +160,10 @@ class NPUGraphRunner:
     def _run(self, packing, tables, input_ids, slots):
         of = packing.part
         graph = self.captured if of.bucket else self.graphs[of.kind]
-        ids, slots = self._placed(packing, "input_ids", input_ids), self._placed(packing, "slots", slots)
+        dtype = self.passed.dtype if self.passed else torch.int32
+        slots = self._placed(packing, slots, packing.view(packing.slots) if of.bucket else None)
         inputs = GraphInputs(
-            ids,
+            self._placed(packing, input_ids, self._begin(packing), dtype),
             packing.view(packing.positions),
             packing.view(packing.request_ids),
             slots,
@@ -155,12 +176,18 @@ class NPUGraphRunner:
         # A replay writes where the one before did, and what it wrote may still be on its way to the host.
         return self.link.launch(torch.clone, hidden[: of.size]) if of.bucket else hidden
 
-    def _placed(self, packing, name, values):
-        """Ids or slots as the graph takes them: in a bucket, among padding and always at the same address."""
+    def _begin(self, packing):
+        """Where a captured graph finds ids, or what is passed on; None: the graph takes them where they are."""
+        bucket = packing.part.bucket
+        if not bucket:
+            return None
+        return packing.view(packing.input_ids) if self.inbox is None else self.inbox[:bucket]
+
+    def _placed(self, packing, values, target, dtype=torch.int32):
+        """Ids, hidden states or slots as the graph takes them: in a bucket among padding, always at one address."""
         own = self._own(packing, values)
-        if not packing.part.bucket:
-            return self.link.launch(torch.Tensor.to, own, torch.int32)
-        target = packing.view(getattr(packing, name))
+        if target is None:
+            return self.link.launch(torch.Tensor.to, own, dtype)
         self.link.launch(torch.Tensor.copy_, target[: packing.part.size], own)
         return target
 

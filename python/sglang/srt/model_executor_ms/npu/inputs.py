@@ -13,10 +13,10 @@ from sglang.srt.model_executor_ms.step_inputs import token_positions
 class GraphInputs(NamedTuple):
     """What one run of a graph takes besides weights and caches: T tokens of B requests, padding included.
 
-    All on the device and int32, but for the lengths, which kernels of an NPU read on the host.
+    All on the device, but for the lengths, which kernels of an NPU read on the host; and int32, but for hidden states.
     """
 
-    input_ids: torch.Tensor  # [T]
+    input_ids: torch.Tensor  # [T]; or [T, hidden_size], what an earlier pipeline stage passes on
     positions: torch.Tensor  # [T]
     request_ids: torch.Tensor  # [T]
     slots: torch.Tensor  # [T]; -1: a padding row, which is not cached

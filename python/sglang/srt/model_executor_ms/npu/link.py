@@ -59,9 +59,9 @@ class DeviceLink:
         """int32 [size] on the host, from which `upload` need not wait for a copy."""
         return torch.zeros(size, dtype=torch.int32, pin_memory=self.pin_memory)
 
-    def device_buffer(self, *shape: int) -> torch.Tensor:
-        """int32 zeros on the device, for the life of the process."""
-        return torch.zeros(shape, dtype=torch.int32, device=self.device)
+    def device_buffer(self, *shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
+        """Zeros on the device, for the life of the process."""
+        return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def upload(self, host: torch.Tensor, target: torch.Tensor) -> Mark:
         """Copy a host buffer to the device -> when it may be written again."""

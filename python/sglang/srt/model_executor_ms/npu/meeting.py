@@ -97,15 +97,16 @@ def wait_for_ranks(store, what: str, rank: int, size: int, timeout: float, poll:
 
     store: torch.distributed's, which all ranks share.
     """
-    store.set(_key(what, rank), "1")
+    store.set(key(what, rank), "1")
     deadline = time.monotonic() + timeout
     missing = list(range(size))
-    while missing := [other for other in missing if not store.check([_key(what, other)])]:
+    while missing := [other for other in missing if not store.check([key(what, other)])]:
         if time.monotonic() > deadline:
             names = ", ".join(f"rank {other}" for other in missing)
             raise MeetingError(f"{names} of {size} did not come within {timeout:.0f} s to {what}: look at its log")
         time.sleep(poll)
 
 
-def _key(what, rank):
+def key(what: str, rank: int) -> str:
+    """Under which a rank says in the store that it has come."""
     return f"mindspore/{what}/{rank}"

@@ -15,10 +15,10 @@ class NpuUnavailable(RuntimeError):
     """MindSpore cannot compute on the card. The message says why, and what tells more."""
 
 
-def take_card(config) -> None:
+def take_card(config, stage_layers: tuple[int, ...]) -> None:
     """Let MindSpore use the card that SGLang has chosen for this process, beside torch; Hugging Face's config in.
 
-    NpuUnavailable with the reason.
+    stage_layers: as parallel.pipeline_stage has them. NpuUnavailable with the reason.
     """
     import mindspore
     import torch
@@ -32,13 +32,13 @@ def take_card(config) -> None:
             "`python -m sglang.srt.model_executor_ms.check_env` says what is missing"
         )
     model, schedule, parallel = get_model(), get_schedule(), get_parallel()
-    weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size)
+    weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size * parallel.pp_size)
     free, total = torch.npu.mem_get_info()
     cap = memory_cap(total, free, schedule.mem_fraction_static, weights)
     card = torch.npu.current_device()
     mindspore_device.start(card, cap)
     sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
-    rank = (parallel.tp_rank, parallel.tp_size)
+    rank = (parallel.tp_rank, parallel.tp_size, parallel.ep_size, parallel.pp_rank, parallel.pp_size, stage_layers)
     versions = (mindspore.__version__, torch.__version__, torch.get_default_dtype())
     folder = graph_cache(config.to_json_string(), *sizes, *rank, *versions)
     mindspore_device.keep_compiled_graphs(str(folder))
