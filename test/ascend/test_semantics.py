@@ -92,10 +92,10 @@ def test_each_part_of_a_mixed_batch_has_its_own_kernel(model_of, calls):
     requests.step({"long": ids["long"][:33], "short": ids["short"][:-1]})
     assert "paged_attention" not in names(calls)
     calls.clear()
-    requests.step({"short": ids["short"][-1:], "one": ids["one"], "long": ids["long"][33:]})
+    requests.step({"short": ids["short"][-1:], "two": ids["long"][:2], "long": ids["long"][33:]})
     fresh = [arguments[0].shape[0] for name, arguments in calls if name == "flash_attention"]
     paged = [(arguments[0].shape[0], arguments[-1]) for name, arguments in calls if name == "paged_attention"]
-    assert fresh == [1] * model.config.num_hidden_layers
+    assert fresh == [2] * model.config.num_hidden_layers
     assert paged == [(38, "TRAPEZOIDAL")] * model.config.num_hidden_layers
 
 
@@ -116,7 +116,7 @@ def test_what_a_step_tells_the_graph_does_not_grow_with_tokens_times_context(che
     table = np.arange(8192).reshape(1, -1)
     step = step_inputs([512], [8192], np.arange(512), table, 128)
     *arrays, plan = step.arrays()
-    assert sum(array.size for array in (*arrays, *plan)) == 3 * 512 + 2 + 64
+    assert sum(array.size for array in (*arrays, *plan)) == 4 * 512 + 2 + 64 + 3
 
 
 def test_a_plain_decode_step_moves_no_cache_and_makes_no_mask(model_of, calls):
@@ -167,7 +167,6 @@ def test_operators_that_no_model_here_has(checked):
     "variant, lacking",
     [
         ("llama", "heads of 10 values"),
-        ("qwen3-window@16", "a window of 9 tokens"),
         ("gemma2@16", "scores capped at 3.1"),
         ("glm@16", "rotary embedding of 8 values"),
         ("baichuan-13b@h96", "ALiBi slopes"),
@@ -176,6 +175,39 @@ def test_operators_that_no_model_here_has(checked):
 def test_a_model_that_the_kernels_cannot_compute_is_refused_when_it_is_built(model_of, variant, lacking):
     with pytest.raises(NotImplementedError, match=lacking):
         model_of(variant)
+
+
+# Windows of a few tokens and of more than a page, of all layers and of some, with ropes of their own.
+WINDOWED = [
+    *("mistral-window@16", "mistral-wide-window@16", "ministral@16", "qwen3-window@16", "gemma2-uncapped@16"),
+    *("gemma3@16", "cohere2@16", "exaone4@16", "phi3-window@h96", "qwen3_moe-window@16"),
+]
+
+
+@pytest.mark.parametrize("variant", WINDOWED)
+def test_windows_are_computed_in_pieces_however_a_prompt_is_served(model_of, monkeypatch, variant):
+    monkeypatch.setattr(host, "PIECE", 8)
+    ids = prompts()
+    compare(WAYS["mixed_batch"](Requests(model_of(variant), PAGE), ids), variant, ids, "float16")
+
+
+@pytest.mark.parametrize("way", ["one_piece", "chunks", "cached_prefix"])
+def test_windows_shorter_than_a_piece(model_of, way):
+    ids = prompts()
+    compare(
+        WAYS[way](Requests(model_of("mistral-wide-window@16"), PAGE), ids), "mistral-wide-window@16", ids, "float16"
+    )
+
+
+def test_what_a_window_gathers_and_hides_does_not_grow_with_the_context(model_of, calls):
+    requests = Requests(model_of("mistral-wide-window@16"), PAGE)  # 23 tokens, on at most 3 pages for one query
+    for context in (40, 100, 200):
+        calls.clear()
+        requests.step({f"{context} tokens": np.arange(context) % 131})
+        requests.step({f"{context} tokens": np.arange(1)})
+        hidden = [arguments[3].shape for name, arguments in calls if name == "fused_attention"]
+        layers = 2
+        assert hidden == [(1, 1, host.PIECE, 560)] * layers + [(1, 1, 1, 48)] * layers
 
 
 def test_a_window_that_no_context_outgrows_is_none(model_of, monkeypatch):
@@ -215,6 +247,7 @@ def test_kinds_of_steps(checked):
     assert kinds([1, 1], [1, 9]) == [("decode", [0, 1])]
     assert kinds([3, 1], [7, 9]) == [("chunk", [0, 1])]
     assert kinds([1, 4, 2], [9, 4, 8]) == [("fresh", [1]), ("chunk", [0, 2])]
+    assert kinds([1, 4, 2, 1], [1, 4, 8, 9]) == [("fresh", [1]), ("chunk", [0, 2, 3])]  # one token needs no graph more
     assert kinds([1, 4, 1], [9, 4, 3]) == [("fresh", [1]), ("decode", [0, 2])]
     assert kinds([1, 1], [5, 0]) == [("decode", [0, 1])]  # a row of padding
 
@@ -239,6 +272,11 @@ def test_a_310p_has_linear_weights_in_fractal_layout_and_vocabularies_row_by_row
     gate_up.weight.host[:] = 0.5  # as a second load would
     model.network.pack()
     assert (gate_up.weight.asnumpy() == 0.5).all()
+
+
+def test_windows_are_refused_on_a_310p(chip_310p, tmp_path):
+    with pytest.raises(NotImplementedError, match="a window of 9 tokens on ascend310p; none is needed for --context-l"):
+        NpuModel(save("qwen3-window@16", tmp_path, "float16"), "float16", PAGE)
 
 
 def test_profiles_are_those_of_the_chips(monkeypatch):

@@ -8,6 +8,7 @@ from mindspore.ops import constexpr
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
 from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH
+from sglang.srt.layers_ms.ops.ascend.windows import windowed_attention
 
 # FlashAttentionScore reads the causal mask of any length from this triangle; 1 and -10000 are its two conventions.
 TRIANGLE = np.triu(np.ones((128, 128), np.float32), 1)
@@ -19,9 +20,9 @@ def causal_mask(dtype):
 
 
 @constexpr
-def _only_plain(window, soft_cap, sinks, slopes):
-    if window or soft_cap or sinks or slopes:
-        raise NotImplementedError("a window, soft cap, sinks or slopes that check_attention would have refused")
+def _computable(soft_cap, sinks, slopes):
+    if soft_cap or sinks or slopes:
+        raise NotImplementedError("a soft cap, sinks or slopes that check_attention would have refused")
     return True
 
 
@@ -102,8 +103,10 @@ def paged_attention(
     sinks=None,
     slopes=None,
 ):
-    _only_plain(window, soft_cap, sinks is not None, slopes is not None)
+    _computable(soft_cap, sinks is not None, slopes is not None)
     (k_cache, k), (v_cache, v) = k_cache, v_cache
+    if window:
+        return windowed_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale, window)
     heads = q.shape[-1] // head_dim
     lengths = (step["query_lens"], step["seq_lens"])
     if step["kind"] == FRESH:

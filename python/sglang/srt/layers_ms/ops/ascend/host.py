@@ -8,13 +8,16 @@ from mindspore import Tensor
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend.stacks import pack_stack
 
-# Kinds of steps, a graph each. A fresh request has no token in the cache yet.
+# Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
+# that decode each has one.
 FRESH, CHUNK, DECODE = "fresh", "chunk", "decode"
 PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
 LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
 LARGEST_ROW = 576  # values of a row that latent attention caches
 LARGEST_GROUP = 128  # query heads of one key/value head
+LARGEST_WINDOWED_GROUP = 64  # of FusedInferAttentionScore
+PIECE = 512  # queries that are computed together within a window
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,11 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
         lacking.append(f"heads of {head_dim} values, which must be a multiple of 16 and at most {LARGEST_HEAD}")
     if rotary_dim % 16:
         lacking.append(f"rotary embedding of {rotary_dim} values, which must be a multiple of 16")
-    if heads // kv_heads > LARGEST_GROUP:
-        lacking.append(f"{heads // kv_heads} query heads of one key/value head, at most {LARGEST_GROUP}")
-    if window:
-        lacking.append(f"a window of {window} tokens; none is needed for --context-length {window}")
+    group = LARGEST_WINDOWED_GROUP if window else LARGEST_GROUP
+    if heads // kv_heads > group:
+        lacking.append(f"{heads // kv_heads} query heads of one key/value head, at most {group}")
+    if window and profile().fractal:
+        lacking.append(f"a window of {window} tokens on {kernels.soc()}; none is needed for --context-length {window}")
     if soft_cap:
         lacking.append(f"scores capped at {soft_cap}")
     if sinks:
@@ -104,14 +108,24 @@ def cache_view(cache, name, page_size):
 
 
 def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
-    return ()
+    """For windows: first and last row, and request, of each piece; and of each row its place in the pieces."""
+    if (query_lens == 1).all():
+        return ()
+    ends, counts = np.cumsum(query_lens), -(-query_lens // PIECE)
+    starts, before = ends - query_lens, np.cumsum(counts) - counts
+    requests = np.repeat(np.arange(len(counts)), counts)
+    firsts = starts[requests] + (np.arange(len(requests)) - before[requests]) * PIECE
+    lasts = np.minimum(firsts + PIECE, ends[requests]) - 1
+    # A request's pieces but the last are full: its rows are in them as they are in it.
+    places = before[request_ids] * PIECE + np.arange(len(request_ids)) - starts[request_ids]
+    return tuple(array.astype(np.int32) for array in (firsts, lasts, requests, places))
 
 
 def parts(query_lens, seq_lens):
     rows, single = np.arange(len(query_lens)), query_lens == 1
     if single.all():
         return [(DECODE, rows)]
-    fresh = query_lens == seq_lens
+    fresh = (query_lens == seq_lens) & ~single
     found = [(FRESH, rows[fresh]), (DECODE if single[~fresh].all() else CHUNK, rows[~fresh])]
     return [(kind, chosen) for kind, chosen in found if len(chosen)]
 

@@ -14,12 +14,13 @@ from mindspore.ops import auto_generate as generated
 from sglang.srt.layers_ms.ops.ascend.kernels_collectives import *  # noqa: F403 - kernels, as those below
 from sglang.srt.layers_ms.ops.ascend.kernels_experts import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_mla import *  # noqa: F403
+from sglang.srt.layers_ms.ops.ascend.kernels_windows import *  # noqa: F403
 
 NZ = 29  # the fractal layout of matrices, in MindSpore's numbering of formats
 
 
 def gather(table, rows):
-    """Rows [T] of table [N, width]."""
+    """Rows [T] of table [N, width] or [N]."""
     return generated.Gather()(table, rows, 0)
 
 
@@ -29,7 +30,7 @@ def matmul(x, weight):
 
 
 def add(x, y):
-    """y: a tensor that broadcasts, or a number."""
+    """y: a number, or a tensor; they broadcast to each other."""
     return mint.add(x, y)
 
 

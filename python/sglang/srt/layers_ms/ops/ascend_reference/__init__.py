@@ -7,11 +7,11 @@ nothing is compiled. SGLANG_MS_OPS=ascend_reference with --device cpu serves wit
 
 from sglang.srt.layers_ms.ops.ascend import *  # noqa: F403 - the operators under test
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, mla
+from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, mla, windows
 
 
 def start(processors):
-    kernels.bind(dense, attention, experts, mla, collectives)
+    kernels.bind(dense, attention, experts, mla, windows, collectives)
 
 
 def join(group, rank, size, gather):

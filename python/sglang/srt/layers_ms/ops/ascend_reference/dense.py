@@ -9,6 +9,7 @@ from mindspore import mint
 from sglang.srt.layers_ms.ops.ascend_reference.memory import (
     FLOATS,
     HALVES,
+    ContractError,
     check,
     require,
     stored,
@@ -33,7 +34,8 @@ def format_cast(x, layout):
 
 
 def gather(table, rows):
-    check("Gather", "table", table, FLOATS, 2)
+    check("Gather", "table", table, (*FLOATS, *INTEGERS))
+    require(table.ndim in (1, 2), "Gather", f"rows of a table {table.shape}")
     check("Gather", "rows", rows, INTEGERS, 1)
     require(table.data_ptr() not in fractal, "Gather", "rows of a matrix in NZ do not lie one after the other")
     found = stored(rows)
@@ -56,7 +58,10 @@ def _pair(kernel, x, y):
     if isinstance(y, (int, float)):
         return values(x), y
     check(kernel, "y", y, (x.dtype,), contiguous=False)
-    require(np.broadcast_shapes(x.shape, y.shape) == x.shape, kernel, f"{y.shape} does not broadcast to {x.shape}")
+    try:
+        np.broadcast_shapes(x.shape, y.shape)
+    except ValueError as error:
+        raise ContractError(f"{kernel}: {x.shape} and {y.shape} do not broadcast to each other") from error
     return values(x), values(y)
 
 

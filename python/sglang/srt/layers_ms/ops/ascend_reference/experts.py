@@ -99,7 +99,7 @@ def _check_below(kernel, name, given, limit):
 
 def columns(x, places):
     kernel = "GatherD"
-    check(kernel, "x", x, FLOATS, 2)
+    check(kernel, "x", x, (*FLOATS, *INTEGERS), 2)
     check(kernel, "places", places, INTEGERS, 2)
     return tensor(np.take_along_axis(values(x), _check_below(kernel, "places", places, x.shape[1]), 1), x.dtype)
 
