@@ -9,12 +9,14 @@ import re
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn
+from mindspore import Tensor
+from ops.statements import Compiled
 
 NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux
-BYTES = {ms.float32: 4, ms.float16: 2, ms.bfloat16: 2, ms.int8: 1, ms.int32: 4, ms.int64: 8}
+BYTES = {ms.float32: 4, ms.float16: 2, ms.bfloat16: 2, ms.int8: 1, ms.bool_: 1, ms.int32: 4, ms.int64: 8}
 STORED = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: np.int16} | {
     ms.int8: np.int8,
+    ms.bool_: np.bool_,
     ms.int32: np.int32,
     ms.int64: np.int64,
 }
@@ -28,14 +30,22 @@ def like(dtype, *shape) -> Tensor:
     return held.view(dtype) if dtype == ms.bfloat16 else held
 
 
-class Compiled(nn.Cell):
-    def __init__(self, operator, constants):
-        super().__init__()
-        self.operator, self.constants = operator, constants
+def tensors_of(shapes) -> list:
+    """As like, of (dtype, *shape) each."""
+    return [like(*shape) for shape in shapes]
 
-    @ms.jit(fullgraph=True)
-    def construct(self, *tensors):
-        return self.operator(*tensors, *self.constants)
+
+def step_of(kind, positions, slots, query_lens, seq_lens, tables, plan=()) -> dict:
+    """What operators find of a step in a graph."""
+    return {
+        "kind": kind,
+        "positions": positions,
+        "slots": slots,
+        "query_lens": query_lens,
+        "seq_lens": seq_lens,
+        "block_tables": tables,
+        "plan": plan,
+    }
 
 
 class Inferred(Exception):

@@ -7,25 +7,13 @@ from sglang.srt.layers_ms.ops.ascend import host, kernels, mla
 from sglang.srt.layers_ms.ops.ascend_reference import mla as checked
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
-from .inference import Inferred, lacking, like
+from .inference import Inferred, lacking, like, step_of, tensors_of
 
 F32, F16, BF16, I32, I64 = ms.float32, ms.float16, ms.bfloat16, ms.int32, ms.int64
 RANKS = [1, 2, 4, 8, 16]
 HEADS, LATENT, ROPE, NOPE, VALUE = 128, 512, 64, 128, 128
 TOKENS, REQUESTS, BLOCKS, PAGE, MOST = 33, 3, 64, 128, 8
 SCALE, POSITIONS, ROW = 0.1, 4096, LATENT + ROPE
-
-
-def step_of(kind, positions, slots, query_lens, seq_lens, tables):
-    return {
-        "kind": kind,
-        "positions": positions,
-        "slots": slots,
-        "query_lens": query_lens,
-        "seq_lens": seq_lens,
-        "block_tables": tables,
-        "plan": (),
-    }
 
 
 def written(q, kv, positions, slots, query_lens, seq_lens, norm, cos, sin, cache, kind, heads):
@@ -78,10 +66,6 @@ KERNELS = {  # kernel: (what a CPU calls what it lacks, tensors, values)
     "latent_paged_attention": ("PagedAttention", [QUERY, CACHE, *STEP], (H, SCALE, LATENT)),
     "multiply_heads": ("TransposeBatchMatmulTranspose", [(BF16, 5, H, NOPE), (BF16, H, NOPE, LATENT)], (False,)),
 }
-
-
-def tensors_of(shapes):
-    return [like(*shape) for shape in shapes]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
