@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms.ops.ascend import dense as operators
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend_reference import attention, dense
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import Inferred, lacking, like
 
-BF16, FP16, FP32, INT32, INT64 = ms.bfloat16, ms.float16, ms.float32, ms.int32, ms.int64
+BF16, FP16, FP32, INT8, INT32, INT64 = ms.bfloat16, ms.float16, ms.float32, ms.int8, ms.int32, ms.int64
 TOKENS, REQUESTS, PAGES = 300, 3, 1000
 NAMES = {  # kernel -> the primitive that only an NPU has
     "reshape_and_cache": "ReshapeAndCache",
@@ -27,6 +28,8 @@ NAMES = {  # kernel -> the primitive that only an NPU has
     "add_rms_norm": "AddRmsNorm",
     "swiglu": "Swiglu",
     "matmul": "MatMul",
+    "dynamic_quant": "DynamicQuantExt",
+    "quant_matmul": "QuantBatchMatmul",
     "gather": "Gather",
     "layer_norm": "LayerNormExt",
     "gelu": "GeluExt",
@@ -110,6 +113,16 @@ def test_every_call_of_a_model_is_one_that_only_the_device_is_lacking_for(model,
         assert infer(name, tensors, constants) == NAMES[name], f"{name}{tensors}"
 
 
+@pytest.mark.parametrize("dtype", [BF16, FP16], ids=str)
+@pytest.mark.parametrize("tp", [1, 8])
+@pytest.mark.parametrize("model", MODELS)
+def test_products_of_int8_weights_are_ones_that_only_the_device_is_lacking_for(model, tp, dtype):
+    size = MODELS[model]
+    wide, rows = size.hidden, 2 * size.inner // tp
+    inputs = [like(INT8, rows, wide), like(FP32, rows, 1), like(dtype, rows)]
+    assert lacking(operators.quant_linear, [like(dtype, TOKENS, wide)], inputs) == "DynamicQuantExt"
+
+
 def flash(query, key, value, mask, query_lens, key_lens, heads, scale):
     """flash_attention, with its constants last."""
     return kernels.flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens)
@@ -153,6 +166,8 @@ GOOD = {
     "swiglu": ([((3, 32), BF16)], ()),
     "matmul": ([((3, 32), BF16), ((5, 32), BF16)], ()),
     "gather": ([((9, 32), BF16), ((3,), INT32)], ()),
+    "dynamic_quant": ([((3, 32), BF16)], ()),
+    "quant_matmul": ([((3, 32), INT8), ((5, 32), INT8), ((5,), FP32), ((3,), FP32)], (BF16,)),
 }
 # kernel, which tensor is wrong, what it is, and whether MindSpore's inference refuses it: the others pass it, and would
 # be misread by the device. Those the kernels of ascend_reference refuse, on every step of every model of net 2.
@@ -187,6 +202,12 @@ FAULTS = [
     ("matmul", 1, ((32,), BF16), True),
     ("matmul", 1, ((5, 32), FP16), True),
     ("gather", 1, ((3,), INT64), False),
+    ("dynamic_quant", 0, ((3, 32), FP32), False),
+    ("quant_matmul", 0, ((3, 32), BF16), True),
+    ("quant_matmul", 1, ((5, 32), BF16), True),
+    ("quant_matmul", 1, ((5, 31), INT8), True),
+    ("quant_matmul", 2, ((5,), BF16), False),
+    ("quant_matmul", 3, ((5,), FP32), False),
 ]
 
 

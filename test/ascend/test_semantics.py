@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from models.harness import Requests, assert_logits_close
+from models.int8 import reference, to_int8
 from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
 from models.tiny import TINY, reference_logits, save
 
@@ -12,6 +13,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms import device, graphs
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
+from sglang.srt.model_loader_ms import loader
 
 from .model import PAGE, NpuModel
 
@@ -60,6 +62,24 @@ def test_padding_rows_change_neither_logits_nor_cache(checked, monkeypatch, tmp_
     assert sizes == [4]
     compare({name: np.concatenate([first[name], last[name]]) for name in last}, variant, ids, "float16")
     assert (model.pool.get_key_buffer(0)[:PAGE] == 7.0).all()
+
+
+@pytest.mark.parametrize("variant", ["qwen3@16", "qwen3_moe@16"])
+def test_weights_that_are_loaded_again_stay_where_captured_graphs_know_them(checked, tmp_path, variant):
+    ids, model = {"short": prompts()["short"]}, NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE)
+    before = Requests(model, PAGE).step(ids)["short"]
+    parameters = list(model.network.get_parameters())
+    for parameter in parameters:  # to the card: what the loader fills is memory of the host from now on
+        parameter.assign_value(parameter.value().copy())
+    places = [parameter.data_ptr() for parameter in parameters]
+    for scale in (2.0, 1.0):
+        loader.load(model.network, tmp_path, progress=False, **model.network.checkpoint())
+        model.network.model.norm.weight.host[...] *= np.float16(scale)
+        for parameter in parameters:
+            ops.renew(parameter)
+        model.network.pack()
+        np.testing.assert_allclose(Requests(model, PAGE).step(ids)["short"], scale * before, rtol=1e-2, atol=1e-3)
+    assert [parameter.data_ptr() for parameter in parameters] == places
 
 
 # ---- what other backends got wrong, where the table could ----
@@ -277,6 +297,24 @@ def test_a_310p_has_linear_weights_in_fractal_layout_and_vocabularies_row_by_row
 def test_windows_are_refused_on_a_310p(chip_310p, tmp_path):
     with pytest.raises(NotImplementedError, match="a window of 9 tokens on ascend310p; none is needed for --context-l"):
         NpuModel(save("qwen3-window@16", tmp_path, "float16"), "float16", PAGE)
+
+
+def test_int8_weights_are_refused_on_a_310p(chip_310p, tmp_path):
+    to_int8(save("qwen2@16", tmp_path / "source"), tmp_path / "int8", "w8a8_int8")
+    with pytest.raises(NotImplementedError, match="int8 weights: .* on ascend310p; give a checkpoint in float16"):
+        NpuModel(tmp_path / "int8", "float16")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_int8_weights_in_mixed_batches(checked, calls, tmp_path, dtype):
+    source, folder, ids = save("qwen2@16", tmp_path / "source", dtype), tmp_path / "int8", prompts()
+    to_int8(source, folder, "modelslim")
+    found = WAYS["mixed_batch"](Requests(NpuModel(folder, dtype), PAGE), ids)
+    model = reference(source, folder)
+    with torch.no_grad():
+        wanted = {name: model(torch.as_tensor(ids[name])[None]).logits[0].numpy() for name in found}
+    assert_logits_close(found, wanted, LIMITS[dtype])
+    assert {"dynamic_quant", "quant_matmul"} <= names(calls)
 
 
 def test_profiles_are_those_of_the_chips(monkeypatch):

@@ -14,6 +14,7 @@ from sglang.srt.model_executor_ms.graphs import ForwardGraph, Limits, Uncompiled
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
+from sglang.srt.model_executor_ms.weights import with_quantisation
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
@@ -63,8 +64,8 @@ class PagedModel:
         config = get_config(str(folder), trust_remote_code=True)
         runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
         self.architecture = config.architectures[0]
-        self.network = model_class(config.architectures)(config.to_dict(), runtime)
-        network = self.network
+        written = with_quantisation(config.to_dict(), folder, None)
+        self.network = network = model_class(config.architectures)(written, runtime)
         wanted = dict(
             names=network.tensor_names, ignore=network.ignored_tensors, optional_prefix=network.optional_prefix
         )

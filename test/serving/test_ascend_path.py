@@ -1,13 +1,15 @@
-"""The path of an NPU through SGLang, on a CPU: operators with checking kernels, buckets, and a fault of the device."""
+"""The path of an NPU through SGLang, on two ranks of a CPU: checking kernels, buckets, new weights, and a fault."""
 
+import copy
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
 import requests
 import torch
-from serving.conftest import Server
+from serving.conftest import MODEL, Server
 
 PROMPTS = ["Return the", "The first", "def main(self):\n", "import os"]
 # Python runs it at its start: steps fail as on a card that is out of memory, once the file TRIGGER exists.
@@ -45,6 +47,7 @@ def card(tmp_path_factory, trigger):
     (site / "sitecustomize.py").write_text(INJECTED.replace("TRIGGER", repr(str(trigger))))
     arguments = ["--dtype", "float16", "--page-size", "16", "--max-total-tokens", "2048", "--context-length", "256"]
     arguments += ["--max-running-requests", "6", "--cuda-graph-bs-decode", "2", "4", "--chunked-prefill-size", "32"]
+    arguments += ["--tp-size", "2"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("SGLANG_MS_OPS", "ascend_reference")
         patched.setenv("PYTHONPATH", str(site))
@@ -99,6 +102,19 @@ def test_grammars_and_logprobs_go_together_with_buckets(card):
 
 def test_buckets_were_captured_before_the_server_was_ready(card):
     assert "decode graphs captured: [2, 4]" in card.log.read_text()
+
+
+def test_new_weights_are_served_from_the_next_request_on(card, reference, tmp_path):
+    other = copy.deepcopy(reference)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter += torch.randn_like(parameter) * parameter.std() * 0.5
+    shutil.copytree(MODEL, tmp_path, dirs_exist_ok=True)
+    other.model.save_pretrained(tmp_path)
+    ids = [reference.tokenizer(prompt).input_ids for prompt in PROMPTS[:3]]
+    for folder, model in ((tmp_path, other), (MODEL, reference)):
+        assert card.post("/update_weights_from_disk", {"model_path": str(folder)}).json()["success"]
+        greedy(card, model, ids, 6)
 
 
 def test_a_fault_of_the_device_ends_requests_with_the_reason_and_then_the_server(card, trigger):

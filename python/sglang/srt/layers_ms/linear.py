@@ -1,6 +1,6 @@
 """The linear family. With tensor parallelism only which slices a rank reads changes, and who adds up the results."""
 
-from mindspore import Type, nn
+from mindspore import Type, float32, int8, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
@@ -16,9 +16,30 @@ def _length(rows: slice) -> int:
 class Linear(nn.Cell):
     """x [T, in] -> [T, out]."""
 
+    def __init__(self):
+        super().__init__()
+        self.scale = None  # of int8 weights, a factor for each row
+
+    def quantise(self):
+        """Hold int8 weights, and factors that checkpoints have beside them; before they are loaded."""
+        ops.check_quant_linear()
+        pieces = self.weight.pieces
+        factors = (
+            piece._replace(source=f"{piece.source}_scale", read=(piece.read[0], ALL), whole=(piece.whole[0], 1))
+            for piece in pieces
+        )
+        self.weight = parameter(self.weight.shape, int8, *pieces)
+        self.scale = parameter((self.weight.shape[0], 1), float32, *factors)
+
+    def product(self, x):
+        if self.scale is None:
+            return ops.linear(x, self.weight, self.bias)
+        return ops.quant_linear(x, self.weight, self.scale, self.bias)
+
     def pack(self):
         """Rearrange the loaded weight for the operator table. Once after each load."""
-        ops.pack_linear(self.weight)
+        if self.scale is None:
+            ops.pack_linear(self.weight)
 
 
 class WholeLinear(Linear):
@@ -27,10 +48,10 @@ class WholeLinear(Linear):
     def __init__(self, in_features: int, out_features: int, dtype: Type):
         super().__init__()
         whole = (out_features, in_features)
-        self.weight = parameter(whole, dtype, Piece("weight", (ALL, ALL), whole=whole))
+        self.weight, self.bias = parameter(whole, dtype, Piece("weight", (ALL, ALL), whole=whole)), None
 
     def construct(self, x):
-        return ops.linear(x, self.weight, None)
+        return self.product(x)
 
 
 class ColumnLinear(Linear):
@@ -51,7 +72,7 @@ class ColumnLinear(Linear):
         self.bias = parameter((start,), dtype, *biases) if bias else None
 
     def construct(self, x):
-        return ops.linear(x, self.weight, self.bias)
+        return self.product(x)
 
 
 def merged_linear(in_features: int, names: list[str], rows: int, bias: bool, shard: Shard, dtype: Type) -> ColumnLinear:
@@ -132,5 +153,5 @@ class RowLinear(Linear):
         self.group = shard.group if shard.size > 1 else None
 
     def construct(self, x):
-        y = ops.linear(x, self.weight, self.bias)
+        y = self.product(x)
         return y if self.group is None else ops.all_reduce(y, self.group)

@@ -22,6 +22,7 @@ from sglang.srt.model_executor_ms.lm_head import LMHead, TorchLMHead
 from sglang.srt.model_executor_ms.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.profile import ForwardProfile
 from sglang.srt.model_executor_ms.step_inputs import first_pages, step_inputs
+from sglang.srt.model_executor_ms.weights import with_quantisation
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
@@ -66,7 +67,8 @@ class MindSporeForCausalLM(torch.nn.Module):
         generates = is_generation_model(config.architectures, get_model().is_embedding)
         if not generates:
             network_class = embedding_class(network_class)
-        self.network = network_class(parallel.as_published(config.to_dict()), runtime)
+        written = with_quantisation(config.to_dict(), get_model().model_path, get_model().quantization)
+        self.network = network_class(parallel.as_published(written), runtime)
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
@@ -83,8 +85,11 @@ class MindSporeForCausalLM(torch.nn.Module):
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
         wanted = self.network.checkpoint()
         loader.load(self.network, model_path, load_format=load_format, revision=revision, **wanted)
-        self.network.pack()
         if self.runner is not None:  # the weights of a server that runs were updated
+            for parameter in self.network.get_parameters():
+                ops.renew(parameter)
+        self.network.pack()
+        if self.runner is not None:
             self._bind_head()
 
     def compile_graphs(self, model_runner) -> None:

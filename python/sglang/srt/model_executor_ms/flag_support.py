@@ -50,6 +50,7 @@ SUPPORTED = _names("""
 LIMITED = {
     "model_impl": ("auto", "mindspore"),
     "device": (None, "cpu", "npu"),
+    "quantization": (None, "w8a8_int8", "compressed-tensors", "modelslim"),
     "load_format": ("auto", "safetensors", "pt", "dummy"),
     "dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
     "kv_cache_dtype": ("auto",),
@@ -98,7 +99,7 @@ REFUSED = (
     (
         _QUANTIZED,
         _names("""
-            quantization quantization_param_path modelopt_quant modelopt_checkpoint_restore_path
+            quantization_param_path modelopt_quant modelopt_checkpoint_restore_path
             modelopt_checkpoint_save_path modelopt_export_path quantize_and_serve rl_quant_profile
             fp8_gemm_runner_backend fp4_gemm_runner_backend prefill_kv_cache_dequant_dtype
         """),

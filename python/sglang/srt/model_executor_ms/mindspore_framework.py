@@ -164,6 +164,7 @@ def check_parallelism(arguments) -> None:
 def check_model(model_config, stages: int = 1) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built."""
     from sglang.srt.model_executor_ms import sentence_transformers
+    from sglang.srt.models_ms import int8
     from sglang.srt.models_ms.registry import MODELS, POOLED, has_scores, unknown
 
     problems = []
@@ -175,7 +176,7 @@ def check_model(model_config, stages: int = 1) -> None:
         problems.append(f"{known[0]} does not generate text: give --is-embedding")
     elif not model_config.is_generation and not has_scores(known[0]):
         problems += sentence_transformers.problems(model_config.model_path, model_config.revision)
-    if model_config.quantization and not _is_dequantised(model_config):
+    if model_config.quantization and not (model_config.quantization in int8.METHODS or _is_dequantised(model_config)):
         problems.append(f"its weights are quantised ({model_config.quantization})")
     if stages > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")

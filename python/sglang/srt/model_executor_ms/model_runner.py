@@ -17,7 +17,7 @@ class MindSporeModelRunner(ModelRunner):
         """The model starts MindSpore itself; SGLang's way leaves a log in the working folder and processes behind."""
 
     def load_model(self):
-        """Load weights that need no quantised products: of float8 the loader makes the dtype that is computed in."""
+        """Load weights without SGLang's layers for quantised ones: the model's own read config.json."""
         self.model_config.quantization = None
         super().load_model()
 

@@ -1,6 +1,8 @@
 """SGLang's way to a model's weights, at start and while serving, led to the MindSpore model's own loader."""
 
+import json
 import logging
+from pathlib import Path
 
 import torch
 
@@ -9,12 +11,23 @@ from sglang.srt.model_executor.model_runner_components.weight_updater import Wei
 from sglang.srt.model_loader.loader import BaseModelLoader, _initialize_model
 from sglang.srt.model_loader.utils import set_default_torch_dtype
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
+from sglang.srt.models_ms import int8
 
 logger = logging.getLogger(__name__)
 
 _ONLY_FROM_DISK = "--framework mindspore updates weights from disk only (update_weights_from_disk)"
 
 _NO_EXPORT = "--framework mindspore does not export weights: they are MindSpore's, not torch parameters"
+
+
+def with_quantisation(config: dict, folder: str | Path, asked: str | None) -> dict:
+    """A model's config with what else says how its weights are quantised: ModelSlim's own file, or --quantization."""
+    described = Path(folder) / "quant_model_description.json"
+    if described.is_file():
+        return config | {"quantization_config": json.loads(described.read_text()) | {"quant_method": "modelslim"}}
+    if asked in int8.METHODS and not config.get("quantization_config"):
+        return config | {"quantization_config": {"quant_method": asked}}
+    return config
 
 
 class MindSporeModelLoader(BaseModelLoader):

@@ -56,7 +56,7 @@ IGNORED = {
     "ep_size": "SGLang's flags say who computes which experts",
     "seq_aux": "training",
     "aux_loss_alpha": "training",
-    "quantization_config": "the loader reads it; what it cannot dequantise is refused",
+    "quantization_config": "the loader and models_ms/int8.py read it; other methods are refused",
     "qk_head_dim": "qk_nope_head_dim + qk_rope_head_dim",
     "encoder_only": "SGLang's note on the config, for multimodal models",
     "language_only": "SGLang's note on the config, for multimodal models",

@@ -3,6 +3,7 @@
 from mindspore import nn
 
 from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding, ops
+from sglang.srt.models_ms import int8
 from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, Runtime
 
 
@@ -118,6 +119,7 @@ class CausalLM(nn.Cell):
         if config.tie_word_embeddings:
             self.ignored_tensors = (*self.ignored_tensors, r"^lm_head\.weight$")
         self._place(config)
+        int8.apply(self, hf_config)
 
     def _head(self, config):
         tied, stage = config.tie_word_embeddings, config.stage

@@ -25,6 +25,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
 
 
+def quant_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """As linear, of weights int8 [out, in] times scale float32 [out, 1], with x rounded to int8 as well.
+
+    Each row of x is rounded to the 255 multiples of its largest absolute value / 127. Weight and scale are as they were
+    loaded. Dettmers et al., 2022 (LLM.int8, vector-wise).
+    """
+
+
 def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As linear, with a float32 result."""
 
@@ -288,6 +296,10 @@ def check_latent_attention(rank: int, rope: int, nope: int, value: int) -> None:
     """As check_attention, of `latent_attention`: cached rows have rank + rope values, a head's keys nope + rope."""
 
 
+def check_quant_linear() -> None:
+    """As check_attention, of `quant_linear`."""
+
+
 def rotary_tables(cos, sin, dtype) -> tuple[Tensor, Tensor]:
     """float32 numpy arrays [P, R / 2] of P positions -> what operators read of them, of weights of `dtype`."""
 
@@ -326,6 +338,13 @@ def static_graphs() -> bool:
 
 def begin_step(tokens: int, requests: int) -> None:
     """How many leading rows of the [T] and [B] tensors the next run of a graph is about."""
+
+
+def renew(weight) -> None:
+    """Let operators read what the loader has put into `weight.host` anew; before it is packed again.
+
+    For each parameter of a model that has run, where it stays in memory: captured graphs know its address.
+    """
 
 
 def pack_linear(weight) -> None:

@@ -14,9 +14,11 @@ from .reference_experts import add_gated, fused_experts, route  # noqa: F401 - o
 from .reference_host import (  # noqa: F401 - operators of this table
     check_attention,
     check_latent_attention,
+    check_quant_linear,
     compiled,
     pack_correction,
     parts,
+    renew,
     rotary_tables,
 )
 from .reference_mla import latent_attention, latent_to_cache  # noqa: F401 - operators of this table
@@ -31,6 +33,12 @@ def embedding(ids, weight, first):
 def linear(x, weight, bias):
     # transpose_b: MindSpore 2.10 copies a transposed matrix, at every call, if it is given one.
     y = ops.MatMul(transpose_b=True)(x, weight)
+    return y if bias is None else y + bias
+
+
+def quant_linear(x, weight, scale, bias):
+    step = mint.maximum(mint.amax(mint.abs(x), -1, True), Tensor(1e-30, mstype.float32)) / 127.0
+    y = linear(mint.round(x / step), ops.cast(weight, mstype.float32), None) * step * scale.reshape(1, -1)
     return y if bias is None else y + bias
 
 

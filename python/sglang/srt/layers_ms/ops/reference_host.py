@@ -12,6 +12,10 @@ def check_latent_attention(rank, rope, nope, value):
     """Any sizes."""
 
 
+def check_quant_linear():
+    """Any."""
+
+
 def rotary_tables(cos, sin, dtype):
     return Tensor(cos), Tensor(sin)
 
@@ -22,6 +26,10 @@ def parts(query_lens, seq_lens):
 
 def compiled():
     return True
+
+
+def renew(weight):
+    """Its memory is `host`."""
 
 
 def pack_correction(bias):

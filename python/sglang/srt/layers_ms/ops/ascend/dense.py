@@ -21,6 +21,12 @@ def linear(x, weight, bias):
     return y if bias is None else kernels.add(y, bias)
 
 
+def quant_linear(x, weight, scale, bias):
+    rounded, steps = kernels.dynamic_quant(x)
+    y = kernels.quant_matmul(rounded, weight, scale.reshape(-1), steps, x.dtype)
+    return y if bias is None else kernels.add(y, bias)
+
+
 def wide_linear(x, weight, bias):
     wide = mstype.float32
     y = kernels.matmul(kernels.cast(x, wide), kernels.cast(weight, wide))

@@ -92,6 +92,14 @@ def check_latent_attention(rank, rope, nope, value):
         raise NotImplementedError("MindSpore's latent attention on Ascend lacks: " + "; ".join(lacking))
 
 
+def check_quant_linear():
+    if profile().fractal:
+        raise NotImplementedError(
+            f"int8 weights: QuantBatchMatmul has no factor for each row of activations on {kernels.soc()}; "
+            "give a checkpoint in float16"
+        )
+
+
 def rotary_tables(cos, sin, dtype):
     return tuple(Tensor(np.concatenate([table, table], -1)).astype(dtype) for table in (cos, sin))
 
@@ -140,6 +148,11 @@ def static_graphs():
 
 def begin_step(tokens, requests):
     """Tensors have the shapes of the step."""
+
+
+def renew(weight):
+    if weight.shape == weight.host.shape and not (profile().fractal and weight.ndim == 2):
+        weight.copy_(Tensor.from_numpy(weight.host).view(weight.dtype))  # of others, packing does it
 
 
 def pack_linear(weight):

@@ -29,6 +29,16 @@ def matmul(x, weight):
     return ops.MatMul(transpose_b=True)(x, weight)
 
 
+def dynamic_quant(x):
+    """x [T, in] -> each row as int8, and what one of it is worth, float32 [T]."""
+    return generated.DynamicQuantExt()(x, None)
+
+
+def quant_matmul(x, weight, scale, steps, dtype):
+    """x int8 [T, in] times weight int8 [out, in] transposed, times steps [T] and scale [out], float32 -> dtype."""
+    return generated.QuantBatchMatmul(False, True, dtype)(x, weight, scale, None, None, steps)
+
+
 def add(x, y):
     """y: a number, or a tensor; they broadcast to each other."""
     return mint.add(x, y)

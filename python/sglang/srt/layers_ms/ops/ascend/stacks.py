@@ -27,7 +27,11 @@ def pack_stack(weight) -> None:
     packed = host.reshape(count, columns, -1)  # the same memory
     for matrix, into in zip(host.reshape(count, -1, columns), packed, strict=True):
         into[:] = matrix.T.copy()
-    weight.assign_value(Tensor.from_numpy(packed).view(weight.dtype))
+    value = Tensor.from_numpy(packed).view(weight.dtype)
+    if weight.shape == value.shape:  # packed before, and known to captured graphs by its address
+        weight.copy_(value)
+        return
+    weight.assign_value(value)
     if getattr(weight, "param_info", None) is not None:
         weight.param_info.parameter_shape = list(packed.shape)
 
@@ -37,4 +41,4 @@ def pack_correction(bias) -> None:
     # score and bias. The same number added to all changes no choice.
     host = _host(bias)
     host += 1.0 - host.min()
-    bias.assign_value(Tensor.from_numpy(host))
+    bias.copy_(Tensor.from_numpy(host))

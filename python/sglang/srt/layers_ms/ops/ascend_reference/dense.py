@@ -52,6 +52,26 @@ def matmul(x, weight):
     return tensor(values(x) @ values(weight).T, x.dtype)
 
 
+def dynamic_quant(x):
+    check("DynamicQuantExt", "x", x, HALVES, 2)
+    held = values(x)
+    steps = np.maximum(np.abs(held).max(-1), 1e-30) / 127
+    return tensor(np.rint(held / steps[:, None]), mstype.int8), tensor(steps, mstype.float32)
+
+
+def quant_matmul(x, weight, scale, steps, dtype):
+    kernel = "QuantBatchMatmul"
+    check(kernel, "x", x, (mstype.int8,), 2)
+    check(kernel, "weight", weight, (mstype.int8,), 2)
+    require(x.shape[1] == weight.shape[1], kernel, f"{x.shape} times {weight.shape} transposed")
+    for name, given, count in (("scale", scale, len(weight)), ("steps", steps, len(x))):
+        check(kernel, name, given, (mstype.float32,), 1)
+        require(len(given) == count, kernel, f"{name} {given.shape}, not {count}")
+    require(dtype in HALVES, kernel, f"a result of {dtype}")
+    sums = stored(x).astype(np.float64) @ stored(weight).astype(np.float64).T  # exact, as int32 is
+    return tensor((sums * values(steps)[:, None] * values(scale)).astype(np.float32), dtype)
+
+
 def _pair(kernel, x, y):
     """The values of x, and of y that may be a number, where they are of one dtype and y broadcasts."""
     check(kernel, "x", x, (*FLOATS, *INTEGERS), contiguous=False)

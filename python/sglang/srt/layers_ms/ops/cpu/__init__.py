@@ -17,9 +17,11 @@ from mindspore.ops import constexpr
 from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators of this table
     check_attention,
     check_latent_attention,
+    check_quant_linear,
     compiled,
     pack_correction,
     parts,
+    renew,
     rotary_tables,
 )
 

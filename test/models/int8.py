@@ -1,0 +1,74 @@
+"""Makes a checkpoint one of int8 weights with a factor for each row, in each of three ways that are published.
+
+And states what such a checkpoint stands for: transformers' model, with products of rows that are rounded to int8 too.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+DESCRIPTION = "quant_model_description.json"  # ModelSlim's
+WHOLE_ROWS = dict(num_bits=8, type="int", symmetric=True)
+GROUP = dict(
+    targets=["Linear"],
+    weights=WHOLE_ROWS | dict(strategy="channel", dynamic=False),
+    input_activations=WHOLE_ROWS | dict(strategy="token", dynamic=True),
+)
+
+
+def _quantised(weight):
+    factors = weight.abs().amax(-1, keepdim=True) / 127
+    return torch.round(weight / factors).to(torch.int8), factors
+
+
+def to_int8(source: Path, folder: Path, method: str, skipped: str = "layers.0.mlp.down_proj") -> None:
+    """Write the checkpoint in `source` into `folder`; layers whose names end with `skipped` stay as they are."""
+    tensors, kinds = load_file(source / "model.safetensors"), {}
+    config = json.loads((source / "config.json").read_text())
+    for name, weight in list(tensors.items()):
+        chosen = name.endswith("_proj.weight") and not name.endswith(f"{skipped}.weight")
+        kinds[name] = "W8A8_DYNAMIC" if chosen else "FLOAT"
+        if chosen:
+            tensors[name], tensors[f"{name}_scale"] = _quantised(weight.float())
+            if method == "modelslim":
+                tensors[f"{name}_offset"] = torch.zeros_like(tensors[f"{name}_scale"])
+    ignore = [name.removesuffix(".weight") for name, kind in kinds.items() if kind == "FLOAT"]
+    found = dict(quant_method=method, ignore=ignore)
+    if method == "compressed-tensors":
+        found |= dict(config_groups={"group_0": GROUP}, format="int-quantized")
+    folder.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        if file.suffix == ".json" and file.name != "config.json":
+            (folder / file.name).write_bytes(file.read_bytes())
+    if method == "modelslim":
+        (folder / DESCRIPTION).write_text(json.dumps(kinds))
+        found = None
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config | ({"quantization_config": found} if found else {})))
+
+
+class Int8Linear(torch.nn.Module):
+    def __init__(self, weight, factors, bias):
+        super().__init__()
+        self.weight, self.factors, self.bias = weight.double(), factors.double(), bias
+
+    def forward(self, x):
+        steps = x.double().abs().amax(-1, keepdim=True).clamp(min=1e-30) / 127
+        y = torch.round(x.double() / steps) @ self.weight.T * steps * self.factors[:, 0]
+        return (y if self.bias is None else y + self.bias.double()).to(x.dtype)
+
+
+def reference(source: Path, folder: Path):
+    """transformers' model of `source`, computing in float32 with the int8 weights of `folder`."""
+    model, tensors = (
+        AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32),
+        load_file(folder / "model.safetensors"),
+    )
+    for name in [name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")]:
+        parent, _, own = name.rpartition(".")
+        layer = Int8Linear(tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"], model.get_submodule(name).bias)
+        setattr(model.get_submodule(parent), own, layer)
+    return model.eval()

@@ -1,0 +1,96 @@
+"""Checkpoints of int8 weights, by each of three methods; and what of them is refused."""
+
+import json
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from models.harness import PagedModel, Requests, assert_logits_close
+from models.int8 import GROUP, reference, to_int8
+from models.test_logits import mixed_batch, prompts
+from models.tiny import save
+
+from sglang.srt.model_executor_ms.weights import with_quantisation
+from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
+from sglang.srt.models_ms.registry import model_class
+
+# A value half way between two steps may be rounded to the other one.
+LIMIT = 1e-2
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save("qwen2", tmp_path_factory.mktemp("source"))  # biases of queries, keys and values
+
+
+@pytest.mark.parametrize("method", ["w8a8_int8", "compressed-tensors", "modelslim"])
+def test_logits_are_those_of_rounded_rows_and_weights(table, source, tmp_path, method):
+    to_int8(source, tmp_path, method)
+    model = PagedModel(tmp_path, compiled=False)
+    model.graph = model._graph()  # the CPU table has no such operator, and captures no step that has one of others
+    attention, mlp = model.network.model.layers[0].self_attn, model.network.model.layers[0].mlp
+    assert attention.qkv_proj.weight.dtype == attention.o_proj.weight.dtype == ms.int8
+    assert mlp.down_proj.scale is None and mlp.gate_up_proj.scale is not None
+    found, wanted = mixed_batch(Requests(model, 4), prompts()), reference(source, tmp_path)
+    with torch.no_grad():
+        wanted = {name: wanted(torch.as_tensor(ids)[None]).logits[0].numpy() for name, ids in prompts().items()}
+    assert_logits_close(found, {name: wanted[name] for name in found}, LIMIT)
+
+
+def config(folder, **changes):
+    return with_quantisation(json.loads((folder / "config.json").read_text()), folder, None) | changes
+
+
+def build(config):
+    return model_class(config["architectures"])(config, Runtime(dtype=ms.float32, max_positions=64))
+
+
+REFUSED = {
+    "static activations": ({"model.layers.1.mlp.up_proj.weight": "W8A8"}, "modelslim: model.layers.1.* is W8A8; W8A8_"),
+    "half of a stack": ({"model.layers.1.mlp.up_proj.weight": "W8A8_DYNAMIC"}, "up_proj.weight and not .*gate_proj"),
+}
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+def test_what_no_layer_computes_is_refused_by_name(table, source, wrong):
+    kinds, message = REFUSED[wrong]
+    with pytest.raises(UnsupportedConfig, match=message):
+        build(config(source, quantization_config={"quant_method": "modelslim", **kinds}))
+
+
+def test_int8_experts_are_refused(table, tmp_path):
+    folder = save("qwen3_moe", tmp_path)
+    with pytest.raises(UnsupportedConfig, match="no operator multiplies these int8 weights: .*, of Experts"):
+        build(config(folder, quantization_config={"quant_method": "w8a8_int8"}))
+
+
+def test_other_groups_of_compressed_tensors_are_refused(table, source):
+    group = GROUP | dict(weights=GROUP["weights"] | dict(num_bits=4))
+    found = dict(quant_method="compressed-tensors", config_groups={"group_0": group})
+    with pytest.raises(UnsupportedConfig, match="compressed-tensors: weights.num_bits 4, not 8"):
+        build(config(source, quantization_config=found))
+
+
+def test_layers_may_be_left_out_by_pattern(table, source):
+    found = dict(quant_method="w8a8_int8", ignore=[r"re:.*self_attn\.[qkv]_proj"])
+    layer = build(config(source, quantization_config=found)).model.layers[0]
+    assert layer.self_attn.qkv_proj.scale is None and layer.self_attn.o_proj.scale is not None
+
+
+def test_the_flag_speaks_where_the_checkpoint_does_not(source):
+    plain = json.loads((source / "config.json").read_text())
+    assert with_quantisation(plain, source, "w8a8_int8")["quantization_config"] == {"quant_method": "w8a8_int8"}
+    assert with_quantisation(plain, source, None) == plain
+
+
+def test_rows_are_rounded_and_multiplied_as_stated(table):
+    from ops.statements import call, close, draw
+
+    from sglang.srt.layers_ms import ops
+
+    x, weight, scale, bias = draw(5, 33), (draw(7, 33) * 40).astype(np.int8), np.abs(draw(7, 1)), draw(7)
+    x[2] = 0.0
+    steps = np.maximum(np.abs(x).max(-1, keepdims=True).astype(np.float64), 1e-30) / 127
+    wanted = np.rint(x / steps) @ weight.T.astype(np.float64) * steps * scale[:, 0] + bias
+    close(call(ops.quant_linear, [x], [weight, scale, bias]), wanted)
