@@ -7,7 +7,7 @@ from sglang.srt.layers_ms.ops.ascend import experts, kernels
 from sglang.srt.layers_ms.ops.ascend_reference import experts as checked
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
-from .inference import Inferred, lacking, like
+from .inference import Inferred, lacking, like, tensors_of
 
 F32, F16, BF16, I32, I64 = ms.float32, ms.float16, ms.bfloat16, ms.int32, ms.int64
 RANKS = [1, 2, 4, 8, 16]
@@ -60,6 +60,19 @@ def test_experts_of_real_models_get_through_inference(model, ranks, dtype):
     assert lacking(mixed, tokens, stacks, ("silu",)) == "MoeInitRoutingV2"
 
 
+def mixed_own(x, weights, chosen, gate_up, down, first, count):
+    return experts.fused_experts(x, gate_up, None, down, None, weights, chosen, "silu", 1.0, 1.0, first, count)
+
+
+@pytest.mark.parametrize("model", EXPERTS)
+def test_a_ranks_own_experts_get_through_inference(model):
+    count, hidden, inner, top_k = EXPERTS[model]
+    own = count // 8
+    tokens = [like(BF16, TOKENS, hidden), like(F32, TOKENS, top_k), like(I32, TOKENS, top_k)]
+    stacks = [like(BF16, own, hidden, 2 * inner), like(BF16, own, inner, hidden)]
+    assert lacking(mixed_own, tokens, stacks, (3 * own, count)) in ("MoeInitRoutingV2", "Select", "ClampScalar")
+
+
 @pytest.mark.parametrize("activation", ["clamped_silu", "gelu", "gelu_pytorch_tanh"])
 def test_experts_with_biases_and_other_activations_get_through_inference(activation):
     count, hidden, inner, top_k = 128, 2880, 2880 // 2, 4  # gpt-oss-120b on two ranks
@@ -84,10 +97,6 @@ KERNELS = {  # kernel: (what a CPU calls what it lacks, tensors, values)
     "sum_of_experts": ("InnerMoeTokenUnpermute", [X, (I32, 24), (F32, 8, 3)], ()),
     "top_k": ("TopkExt", [(F32, 5, 16)], (3,)),
 }
-
-
-def tensors_of(shapes):
-    return [like(*shape) for shape in shapes]
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

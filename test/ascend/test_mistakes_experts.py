@@ -105,6 +105,24 @@ def test_experts_of_other_ranks_add_nothing():
     np.testing.assert_allclose(values(found), wanted, rtol=0, atol=4e-3 * np.abs(wanted).max())
 
 
+def test_rows_of_experts_of_other_ranks_are_not_multiplied(monkeypatch):
+    multiplied, grouped = [], kernels.grouped_matmul
+
+    def noted(rows, weights, bias, counts):
+        multiplied.append(int(values(counts).sum()))
+        return grouped(rows, weights, bias, counts)
+
+    monkeypatch.setattr(kernels, "grouped_matmul", noted)
+    _, stacks = experts_of(ms.float16, False)
+    x = tensor(draw(SHAPES["tokens"], SHAPES["width"], seed=9), ms.float16)
+    weights = np.ones((SHAPES["tokens"], 2), np.float32)
+    for own, chosen in ((1, [2, 9]), (0, [0, 1])):  # also where a rank has none of a step's
+        chosen = np.array([chosen] * SHAPES["tokens"], np.int32)
+        found = values(mix(x, stacks, weights, chosen, first=2, count=3 * SHAPES["count"]))
+        assert np.isfinite(found).all() and (own or not found.any())
+        assert multiplied[-2:] == [own * SHAPES["tokens"]] * 2
+
+
 @pytest.mark.parametrize("activation, wanted", [("gelu", "none"), ("gelu_pytorch_tanh", "tanh")])
 def test_each_gelu_is_its_own(monkeypatch, activation, wanted):
     """They differ by less than half precision shows."""

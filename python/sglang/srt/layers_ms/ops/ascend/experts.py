@@ -76,25 +76,31 @@ def _in_best_groups(choice, groups, top_groups, group_top):
 def _held(experts, weights, first, held):
     """-> experts in stacks that begin with the one of number `first`, and weights, 0 for those that are not there.
 
-    The first or the last computes their rows too, for nothing: routing has no kernel that leaves rows out.
+    All of these are number `held`, whose rows come last and are not multiplied.
     """
     places = kernels.add(experts, -first)
-    nearest = kernels.clamp(places, 0, held - 1)
-    return nearest, kernels.mul(weights, kernels.cast(kernels.equal(nearest, places), weights.dtype))
+    own = kernels.equal(kernels.clamp(places, 0, held - 1), places)
+    return kernels.where(own, places, held), kernels.mul(weights, kernels.cast(own, weights.dtype))
 
 
 def fused_experts(
     x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
 ):
     held, _, columns = gate_up.shape  # as pack_experts leaves it: [E, h, 2 * n], gate before up
-    if count is not None and count != held:
+    divided = count is not None and count != held
+    if divided:
         experts, weights = _held(experts, weights, first, held)
-    rows, places, counts = kernels.sort_by_expert(x, experts, held)
+    rows, places, counts = kernels.sort_by_expert(x, experts, held + 1 if divided else held)
+    if divided:
+        counts, _ = kernels.split(counts, (held, 1))
     counts = kernels.cast(counts, mstype.int64)
     inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(held, columns)
     inner = kernels.grouped_matmul(rows, gate_up, _as_bias(inner_bias), counts)
     inner = _gated(inner, activation, alpha, limit)
     found = kernels.grouped_matmul(inner, down, _as_bias(down_bias), counts)
+    if divided:  # rows of other ranks' experts hold what was in memory, and 0 times that may be no number
+        own = kernels.greater(kernels.cast(kernels.total(counts), mstype.int32), kernels.numbered(places))
+        found = kernels.where(own.reshape(-1, 1), found, 0.0)
     return kernels.sum_of_experts(found, places, weights)
 
 

@@ -27,7 +27,7 @@ def gather_pages(cache, pages):
 
 
 def numbered(tables):
-    """0, 1, 2, ..., row by row, in the shape of tables [B, n], int32."""
+    """0, 1, 2, ..., row by row, in the shape of tables, int32."""
     ones = mint.ones_like(tables.reshape(-1))
     return ops.cast(mint.sub(mint.cumsum(ones, 0), 1), mstype.int32).reshape(tables.shape)
 

@@ -30,6 +30,11 @@ def greater(x, y):
     return mint.gt(x, y)
 
 
+def where(choice, x, number):
+    """x where choice, a bool that broadcasts to it, and a number elsewhere."""
+    return mint.where(choice, x, number)
+
+
 def either(x, y):
     """Of bools."""
     return mint.logical_or(x, y)

@@ -70,7 +70,7 @@ def sigmoid(x):
 
 
 def total(x):
-    check("SumExt", "x", x, FLOATS)
+    check("SumExt", "x", x, (*FLOATS, mstype.int64))
     return tensor(values(x).sum(-1, keepdims=True), x.dtype)
 
 

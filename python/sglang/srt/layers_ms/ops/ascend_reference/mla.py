@@ -56,7 +56,7 @@ def gather_pages(cache, pages):
 
 
 def numbered(tables):
-    check("CumsumExt", "tables", tables, INTEGERS, 2)
+    check("CumsumExt", "tables", tables, INTEGERS)
     return tensor(np.arange(tables.size).reshape(tables.shape), mstype.int32)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from mindspore import dtype as mstype
 
-from sglang.srt.layers_ms.ops.ascend_reference.memory import HALVES, check, require, stored, tensor, values
+from sglang.srt.layers_ms.ops.ascend_reference.memory import FLOATS, HALVES, check, require, stored, tensor, values
 
 INTEGERS = (mstype.int32,)
 BOOL = (mstype.bool_,)
@@ -49,6 +49,13 @@ def _both(kernel, function, x, y, dtype):
 def floor_divide(x, number):
     check("FloorDivide", "x", x, INTEGERS)
     return tensor(stored(x) // number, mstype.int32)
+
+
+def where(choice, x, number):
+    check("Select", "choice", choice, BOOL)
+    check("Select", "x", x, (*FLOATS, *INTEGERS))
+    require(np.broadcast_shapes(choice.shape, x.shape) == x.shape, "Select", f"{choice.shape} chooses of {x.shape}")
+    return tensor(np.where(stored(choice), values(x), number), x.dtype)
 
 
 def either(x, y):
