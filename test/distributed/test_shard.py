@@ -1,5 +1,7 @@
 """The part of each tensor that a tensor-parallel rank holds."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,10 +67,25 @@ def test_the_refusal_of_key_value_heads_offers_replication():
 def test_neighbouring_ranks_share_experts_and_all_ranks_hold_each_once(held, expert_size, inside):
     total, size = held * expert_size, expert_size * inside
     found = [Shard(rank, size, "ranks", expert_size).experts(total) for rank in range(size)]
-    for rank, (experts, shard) in enumerate(found):
+    for rank, share in enumerate(found):
         part = rank // inside
-        assert elements(total, experts) == list(range(part * held, (part + 1) * held))
-        assert shard == Shard(rank % inside, inside)
+        assert share.held == tuple(range(part * held, (part + 1) * held))
+        assert (share.first, share.count) == (part * held, total)
+        assert share.inside == Shard(rank % inside, inside)
+
+
+def test_experts_have_the_places_that_they_are_given_in_each_layer():
+    places = ((0, 1, 2, 0), (2, 2, 1, 0))
+    found = [Shard(rank, 4, "ranks", 2, places).at(1).experts(3) for rank in range(4)]
+    assert [share.held for share in found] == [(2, 2), (2, 2), (1, 0), (1, 0)]
+    assert [(share.first, share.count) for share in found] == [(0, 4), (0, 4), (2, 4), (2, 4)]
+    assert [share.inside for share in found] == [Shard(0, 2), Shard(1, 2)] * 2
+
+
+@pytest.mark.parametrize("places", [(0, 1, 0, 1), (0, 1, 2, 3)])
+def test_places_that_are_not_those_of_the_experts_are_refused(places):
+    with pytest.raises(ShardError, match=f"of 3 experts, .* have no place in {re.escape(str(list(places)))}"):
+        Shard(0, 2, "ranks", 2, (places,)).experts(3)
 
 
 def test_experts_that_do_not_divide_are_refused_with_the_sizes_that_do():

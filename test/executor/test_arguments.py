@@ -80,6 +80,44 @@ def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
         mindspore_framework.check_parallelism(SimpleNamespace(tp_size=2, ep_size=ep_size, pp_size=1, device="cpu"))
 
 
+PLACES = dict(
+    ep_num_redundant_experts=0,
+    init_expert_location="trivial",
+    enable_eplb=False,
+    expert_distribution_recorder_mode=None,
+)
+
+
+@pytest.mark.parametrize(
+    "changed", [dict(ep_num_redundant_experts=2), dict(init_expert_location="x.json"), dict(enable_eplb=True)]
+)
+def test_places_of_experts_are_refused_on_an_npu(changed):
+    arguments = SimpleNamespace(**PLACES, device="npu", tp_size=2, ep_size=2, pp_size=1)
+    mindspore_framework.check_expert_location(arguments)
+    vars(arguments).update(changed)
+    with pytest.raises(flags.UnsupportedFlag, match="--ep-num-redundant-experts, .* with --device npu yet"):
+        mindspore_framework.check_expert_location(arguments)
+
+
+@pytest.mark.parametrize("changed", [dict(tp_size=4), dict(pp_size=2)])
+def test_experts_that_cannot_move_between_ranks_are_refused(changed):
+    arguments = SimpleNamespace(**PLACES | dict(enable_eplb=True), device="cpu", tp_size=2, ep_size=2, pp_size=1)
+    mindspore_framework.check_expert_location(arguments)
+    vars(arguments).update(changed)
+    with pytest.raises(flags.UnsupportedFlag, match=f"--enable-eplb .* give --ep-size {arguments.tp_size}, as"):
+        mindspore_framework.check_expert_location(arguments)
+
+
+def test_places_are_for_models_that_have_experts():
+    config = SimpleNamespace(model_path="here", is_generation=True, quantization=None, is_multimodal=False)
+    config.hf_config = SimpleNamespace(architectures=["Qwen3MoeForCausalLM"])
+    mindspore_framework.check_model(config, experts=True)
+    config.hf_config.architectures = ["Qwen3ForCausalLM"]
+    mindspore_framework.check_model(config)
+    with pytest.raises(mindspore_framework.UnsupportedModel, match="no experts that arguments could place"):
+        mindspore_framework.check_model(config, experts=True)
+
+
 def test_hidden_states_are_refused_in_stages():
     arguments = SimpleNamespace(tp_size=1, ep_size=1, pp_size=2, return_hidden_states_mode="full", device="cpu")
     with pytest.raises(flags.UnsupportedFlag, match="--enable-return-hidden-states with --pp-size 2"):

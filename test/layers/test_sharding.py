@@ -2,6 +2,7 @@
 
 import functools
 import zlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mindspore as ms
@@ -257,6 +258,26 @@ def test_experts_add_up_with_their_bias_added_once(partial_results, table, layou
     x = draw("x", (3, HIDDEN))
     total = sum(run(AllExperts(shard, **LAYOUTS[layout]), x) for shard in ranks(size, expert_size))
     close(total, all_experts(table, layout))
+
+
+# Six places for four experts on two parts of the ranks: replicas on one part, on both, and experts out of order.
+PLACES, MOVED = ((3, 0, 0, 1, 2, 3),), (0, 1, 2, 3, 1, 1)
+
+
+@pytest.mark.parametrize("layout, size", [("separate", 2), *((layout, 4) for layout in LAYOUTS)])
+def test_experts_add_up_wherever_their_places_are_and_when_they_have_moved(partial_results, table, layout, size):
+    x, cells = draw("x", (3, HIDDEN)), []
+    for shard in ranks(size, 2):
+        layer = AllExperts(replace(shard, places=PLACES), **LAYOUTS[layout])
+        cells.append((layer.experts, Compiled(layer)))
+    for places in (PLACES[0], MOVED):
+        total = 0
+        for experts, network in cells:
+            experts.locate(places)
+            fill(network)
+            ops.begin_step(len(x), 1)
+            total = total + network(ms.Tensor(x)).asnumpy()
+        close(total, all_experts(table, layout))
 
 
 def test_a_rank_reads_nothing_of_experts_that_others_hold():

@@ -66,16 +66,34 @@ def described(name: str) -> dict:
     """The config of a variant; llama@32: of llama with heads of 32 values, llama@h96: with a hidden_size of 96.
 
     For tables that compute only heads of such sizes. deepseek_v3@16: with sizes that are multiples of 16, all others.
+    llama@ranks: of sizes that four ranks can divide.
     """
     variant, _, size = name.partition("@")
     if not size:
         return TINY[variant]
+    if size == "ranks":
+        return divisible(TINY[variant])
     if "kv_lora_rank" in TINY[variant]:
         unit = int(size)
         sizes = dict(kv_lora_rank=5 * unit, qk_nope_head_dim=3 * unit, qk_rope_head_dim=unit, v_head_dim=2 * unit)
         return TINY[variant] | sizes
     key = "hidden_size" if size.startswith("h") else "head_dim"
     return TINY[variant] | {key: int(size.removeprefix("h"))}
+
+
+def divisible(config: dict) -> dict:
+    """With sizes that four ranks can divide, and experts that two can; two key/value heads stay."""
+    sizes = dict(num_attention_heads=8, n_heads=8, hidden_size=96, d_model=96, kv_channels=12)
+    sizes |= dict(num_experts=8, num_local_experts=8, n_routed_experts=8, moe_num_experts=8)
+    sizes |= dict(moe_intermediate_size=36, shared_expert_intermediate_size=52, ffn_hidden_size=36)
+    found = {key: sizes.get(key, value) for key, value in config.items()}
+    if "intermediate_size" in config:
+        found["intermediate_size"] = config["intermediate_size"] // 4 * 4
+    if "num_key_value_heads" in config and config["num_key_value_heads"] == config["num_attention_heads"]:
+        found["num_key_value_heads"] = 8
+    if "ffn_config" in config:
+        found["ffn_config"] = divisible(config["ffn_config"])
+    return found
 
 
 def randomise(name: str, parameter: torch.Tensor) -> None:
@@ -106,8 +124,9 @@ def save(name: str, folder: Path, dtype: str = "float32") -> Path:
     model = hugging_face(name, dtype)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     model.float()
-    if name in PUBLISHED_CONFIGS:
-        _write_config(folder, PUBLISHED_CONFIGS[name](json.loads((folder / "config.json").read_text())))
+    variant = name.partition("@")[0]
+    if variant in PUBLISHED_CONFIGS:
+        _write_config(folder, PUBLISHED_CONFIGS[variant](json.loads((folder / "config.json").read_text())))
     return folder
 
 

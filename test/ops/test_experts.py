@@ -4,10 +4,12 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from mindspore import nn
 from ops.statements import ACTIVATIONS, call, close, draw, product
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_loader_ms.pieces import parameter
 
 pytestmark = pytest.mark.usefixtures("table")
 
@@ -193,3 +195,30 @@ def test_more_experts_than_the_groups_hold_is_an_error_where_a_table_checks():
     ops.begin_step(2, 1)
     with pytest.raises(RuntimeError):
         bridge.to_torch(ops.route(ms.Tensor(draw(2, 8)), None, 3, "softmax", 4, 1, 1, True, 1.0, 0.0)[0])
+
+
+class Located(nn.Cell):
+    def __init__(self, location, chosen):
+        super().__init__()
+        self.location, self.chosen = parameter(location.shape, ms.int32), parameter(chosen.shape, ms.int32)
+        self.location.host[...], self.chosen.host[...] = location, chosen
+
+    @ms.jit(fullgraph=True)
+    def construct(self, experts):
+        return ops.locate_experts(experts, self.location, self.chosen)
+
+
+def test_experts_are_sent_to_their_places_in_turn_and_counted():
+    experts = np.array([[0, 2], [2, 1], [2, 0], [1, 2], [2, 0]], np.int32)
+    location = np.array([[2, 4, 0, 0], [1, 1, 0, 0], [3, 2, 3, 5]], np.int32)
+    network = Located(location, np.array([7, 0, 0, 0, 0, 0]))
+    ops.begin_step(len(experts), 1)
+    wanted = [
+        [location[expert, 1 + token % location[expert, 0]] for expert in row] for token, row in enumerate(experts)
+    ]
+    np.testing.assert_array_equal(network(ms.Tensor(experts)).asnumpy(), wanted)
+    counts = np.bincount(np.ravel(wanted), minlength=6)
+    np.testing.assert_array_equal(network.chosen.host, counts + [7, 0, 0, 0, 0, 0])
+    network.location.host[0] = 1, 0, 0, 0  # while it serves
+    wanted = np.where(experts == 0, 0, wanted)
+    np.testing.assert_array_equal(network(ms.Tensor(experts)).asnumpy(), wanted)

@@ -1,10 +1,12 @@
 """What we rely on in SGLang 0.5.23 where several processes compute, and what we work around; a test names one seam."""
 
-from seams.sglang_source import assert_in_order, source, works_around
+from seams.sglang_source import assert_in_order, parameters, source, works_around
 
 from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.runtime_context import derive_spawn_ranks
 
+RUNNER = "srt.model_executor.model_runner"
 CONTROLLER = "srt.managers.data_parallel_controller:DataParallelController"
 
 
@@ -81,5 +83,50 @@ def test_neighbouring_ranks_share_experts():
     for rank in range(8):
         sizes = dict(tp_size=8, moe_ep_size=4, moe_dp_size=1, attn_tp_size=8, attn_cp_size=1)
         ranks = derive_spawn_ranks(world_rank=rank, ep_join_rank_offset=0, **sizes)
-        held, inside = Shard(rank, 8, expert_size=4).experts(12)
-        assert (held.start // 3, inside.rank) == (ranks["moe_ep_rank"], ranks["moe_tp_rank"])
+        share = Shard(rank, 8, expert_size=4).experts(12)
+        assert (share.first // 3, share.inside.rank) == (ranks["moe_ep_rank"], ranks["moe_tp_rank"])
+
+
+def test_places_of_experts_are_decided_before_the_model_is_built_if_its_class_tells_how_many_there_are():
+    found = source("srt.model_executor.model_runner:ModelRunner:initialize")
+    assert_in_order(found, "self.maybe_init_expert_location_metadata()", "self.load_model()")
+    asked = source("srt.eplb.expert_location:ModelConfigForExpertLocation")
+    assert "model_class.get_model_config_for_expert_location(" in asked
+
+
+def test_tokens_take_the_places_of_their_expert_in_turn():
+    chosen = source("srt.eplb.expert_location_dispatch:_topk_ids_logical_to_physical_dynamic")
+    assert_in_order(chosen, "if info.rank_invariant:", "chosen_dispatch_index = row_index % num_valid")
+
+
+def test_passes_are_counted_in_a_buffer_that_is_there_while_the_recorder_records():
+    recorder = "srt.eplb.expert_distribution:_ExpertDistributionRecorderReal"
+    found = source(f"{recorder}:get_current_pass_count_buffer")
+    assert_in_order(found, "not self._recording", "return None", "return gatherer._data[layer_idx]")
+    around = source(RUNNER)
+    assert_in_order(around, "with_forward_pass(", "self._forward_raw(", "self.eplb_manager.on_forward_pass_end()")
+
+
+def test_the_manager_moves_what_the_model_says_by_the_runners_updater():
+    assert "get_expert_location_updater=lambda: self.expert_location_updater" in source(RUNNER)
+    moved = source("srt.eplb.eplb_manager:update_expert_location_with_recovery")
+    assert_in_order(moved, "expert_location_updater.update(", "model.routed_experts_weights_of_layer")
+    names = ["self", "routed_experts_weights_of_layer", "new_expert_location_metadata", "update_layer_ids"]
+    assert parameters(ExpertLocationUpdater.update)[:4] == names
+    updated = source("srt.eplb.expert_location_updater:ExpertLocationUpdater:update")
+    assert_in_order(updated, "_update_expert_weights(", "old_expert_location_metadata.update(")
+
+
+@works_around("empties a GPU's cache before experts move: expert_location.Updater")
+def test_the_updater_runs_on_a_cpu():
+    assert "empty_cache" not in source("srt.eplb.expert_location_updater:ExpertLocationUpdater:update")
+
+
+@works_around("empties a GPU's cache before it writes what it recorded: expert_location.prepare")
+def test_the_recorder_writes_on_a_cpu():
+    assert "empty_cache" not in source("srt.eplb.expert_distribution:_StatAccumulator:dump")
+
+
+@works_around("takes a rank's number for that of its experts and of its process: check_expert_location")
+def test_experts_move_between_ranks_that_share_one():
+    assert "rank * num_local_physical_experts" not in source("srt.eplb.expert_location_updater")

@@ -1,10 +1,20 @@
 """Which part of a tensor one tensor-parallel rank holds: slices, head ranges, and all divisibility errors."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 
 class ShardError(Exception):
     """A model cannot be divided over the tensor-parallel ranks that were asked for."""
+
+
+class ExpertShare(NamedTuple):
+    """What a rank has of the experts of a layer."""
+
+    held: tuple[int, ...]  # the experts in its places, in order
+    first: int  # its first place, of those of all ranks
+    count: int  # places of all ranks
+    inside: "Shard"  # its share of the inside of each of them
 
 
 @dataclass(frozen=True)
@@ -15,6 +25,8 @@ class Shard:
     size: int = 1
     group: str = ""  # communication group in which the ranks add up their partial results
     expert_size: int = 1  # into how many parts the ranks divide experts; those that share a part cut each expert in it
+    # Of each layer, the expert in each place of the ranks, each of which has as many; (): every expert once, in order.
+    places: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self):
         if not 0 <= self.rank < self.size:
@@ -36,20 +48,28 @@ class Shard:
         part = self.part(total, what)
         return slice(self.rank * part, (self.rank + 1) * part)
 
-    def experts(self, total: int) -> tuple[slice, "Shard"]:
+    def at(self, layer: int) -> "Shard":
+        """The same with the places of one layer only, as `experts` wants it."""
+        return replace(self, places=(self.places[layer],)) if self.places else self
+
+    def experts(self, total: int) -> ExpertShare:
         """Which of `total` experts this rank holds, and its share of the inside of each of them.
 
-        Neighbouring ranks share a part, as SGLang has them (moe_ep_rank, moe_tp_rank). ShardError if the experts do
-        not divide evenly.
+        Neighbouring ranks share a part, as SGLang has them (moe_ep_rank, moe_tp_rank). ShardError if the experts, or
+        their places, do not divide evenly, or an expert has no place.
         """
-        if total % self.expert_size:
+        places = self.places[0] if self.places else tuple(range(total))
+        homeless = sorted(set(range(total)) - set(places))
+        if homeless or max(places) >= total:
+            raise ShardError(f"expert location: of {total} experts, {homeless} have no place in {list(places)}")
+        if len(places) % self.expert_size:
             raise ShardError(
-                f"{total} experts cannot be divided over {self.expert_size} expert-parallel ranks; "
-                f"start with an expert-parallel size of {_divisors(total)}"
+                f"{len(places)} experts cannot be divided over {self.expert_size} expert-parallel ranks; "
+                f"start with an expert-parallel size of {_divisors(len(places))}"
             )
-        inside, held = self.size // self.expert_size, total // self.expert_size
+        inside, held = self.size // self.expert_size, len(places) // self.expert_size
         first = self.rank // inside * held
-        return slice(first, first + held), Shard(self.rank % inside, inside)
+        return ExpertShare(places[first : first + held], first, len(places), Shard(self.rank % inside, inside))
 
     def kv_heads(self, total: int) -> tuple[int, slice]:
         """How many of `total` key/value heads this rank holds, and which.

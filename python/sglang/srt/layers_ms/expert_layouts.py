@@ -15,14 +15,23 @@ class Sizes(NamedTuple):
     """What a layout needs to know to say where experts' matrices are."""
 
     experts: int
-    held: slice  # those of them that this rank has
+    held: tuple[int, ...]  # those of them that this rank has, in the order of its stacks
     width: int  # of the hidden states
     size: int  # inner size of an expert
     own: slice  # the share of it that this rank computes
 
     def places(self):
         """(expert, its place in this rank's stacks) of each that the rank has."""
-        return [(expert, place) for place, expert in enumerate(range(self.experts)[self.held])]
+        return [(expert, place) for place, expert in enumerate(self.held)]
+
+    def runs(self):
+        """(slice of experts, slice of places) of all that the rank has, as few as there can be."""
+        starts = [i for i, expert in enumerate(self.held) if not i or self.held[i - 1] != expert - 1]
+        ends = [*starts[1:], len(self.held)]
+        return [
+            (slice(self.held[start], self.held[end - 1] + 1), slice(start, end))
+            for start, end in zip(starts, ends, strict=True)
+        ]
 
 
 class Layout(NamedTuple):
@@ -47,7 +56,7 @@ def separate(gate: str, up: str, down: str) -> Callable[[Sizes], tuple[Layout, .
         downs = [
             Piece(f"{expert}.{down}.weight", (ALL, sizes.own), (place,), outer) for expert, place in sizes.places()
         ]
-        others = [expert for expert in range(sizes.experts) if expert not in range(sizes.experts)[sizes.held]]
+        others = [expert for expert in range(sizes.experts) if expert not in sizes.held]
         # Nothing is read of these; they belong to the model all the same.
         gate_up += [
             Piece(f"{expert}.{name}.weight", (NONE, ALL), (0, 0, NONE), inner)
@@ -65,9 +74,14 @@ def fused(sizes: Sizes) -> Layout:
     start, stop = sizes.own.start, sizes.own.stop
     whole = (sizes.experts, 2 * sizes.size, sizes.width)
     rows = [slice(part * sizes.size + start, part * sizes.size + stop) for part in (0, 1)]
-    gate_up = tuple(Piece("gate_up_proj", (sizes.held, own, ALL), (ALL, part), whole) for part, own in enumerate(rows))
-    down = Piece("down_proj", (sizes.held, ALL, sizes.own), whole=(sizes.experts, sizes.width, sizes.size))
-    return Layout(gate_up, (down,))
+    gate_up = tuple(
+        Piece("gate_up_proj", (experts, own, ALL), (places, part), whole)
+        for experts, places in sizes.runs()
+        for part, own in enumerate(rows)
+    )
+    outer = (sizes.experts, sizes.width, sizes.size)
+    down = tuple(Piece("down_proj", (experts, ALL, sizes.own), places, outer) for experts, places in sizes.runs())
+    return Layout(gate_up, down)
 
 
 SEPARATE = separate("gate_proj", "up_proj", "down_proj")
@@ -99,8 +113,10 @@ def interleaved(sizes):
     ]
     down = [Piece("down_proj", (expert, sizes.own, ALL), (place,), outer, transposed=True) for expert, place in experts]
     inner = [
-        Piece("gate_up_proj_bias", (sizes.held, columns), (ALL, part), whole[::2]) for part, columns in enumerate(parts)
+        Piece("gate_up_proj_bias", (run, columns), (places, part), whole[::2])
+        for run, places in sizes.runs()
+        for part, columns in enumerate(parts)
     ]
-    here, there = (NONE, NONE) if start else (sizes.held, ALL)  # the first rank of an expert adds it
-    bias = Piece("down_proj_bias", (here, ALL), (there,), outer[::2])
-    return (Layout(tuple(gate_up), tuple(down), tuple(inner), (bias,)),)
+    runs = [(NONE, NONE)] if start else sizes.runs()  # the first rank of an expert adds it
+    biases = [Piece("down_proj_bias", (run, ALL), (places,), outer[::2]) for run, places in runs]
+    return (Layout(tuple(gate_up), tuple(down), tuple(inner), tuple(biases)),)

@@ -2,11 +2,11 @@
 
 from typing import NamedTuple
 
-from mindspore import Type, float32, nn
+from mindspore import Type, float32, int32, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.expert_layouts import SEPARATE, Sizes
+from sglang.srt.layers_ms.expert_layouts import SEPARATE, Layout, Sizes
 from sglang.srt.layers_ms.linear import Linear
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 
@@ -54,6 +54,8 @@ class Experts(nn.Cell):
     """The weighted sum of act(gate) * up MLPs that a router chose for each token.
 
     A rank has the share of them that `shard.experts` says, and adds up what it makes of a token with the other ranks.
+    Where the shard gives experts their places, `location` [count, 1 + most] has how many places each expert has, and
+    which; the tokens of a step take turns. `chosen` [places] counts how many went to each, until somebody clears it.
     activation, alpha, limit: as ops.fused_experts has them. layouts: what says where their matrices are in a
     checkpoint; the first layout counts unless the checkpoint has another one's tensors.
     """
@@ -73,10 +75,11 @@ class Experts(nn.Cell):
         layouts=SEPARATE,
     ):
         super().__init__()
-        held, inside = shard.experts(count)
-        own = inside.slice(size, "moe_intermediate_size")
-        found = layouts(Sizes(count, held, width, size, own))
-        here, local = held.stop - held.start, own.stop - own.start
+        share = shard.experts(count)
+        own = share.inside.slice(size, "moe_intermediate_size")
+        self.layouts, self.sizes = layouts, Sizes(count, share.held, width, size, own)
+        found = layouts(self.sizes)
+        here, local = len(share.held), own.stop - own.start
 
         def stack(shape, name):
             first, *others = (getattr(layout, name) for layout in found)
@@ -87,8 +90,30 @@ class Experts(nn.Cell):
         self.gate_up_bias = stack((here, 2, local), "gate_up_bias") if bias else None
         self.down_bias = stack((here, width), "down_bias") if bias else None
         self.activation, self.alpha, self.limit = activation, alpha, limit
-        self.first, self.count = held.start, count
+        self.first, self.count = share.first, share.count
         self.group = shard.group if shard.size > 1 else None
+        self.location = self.chosen = None
+        if shard.places:
+            self.location = parameter((count, 2 + share.count - count), int32)
+            self.chosen = parameter((share.count,), int32)
+            self.locate(shard.places[0])
+
+    def locate(self, places: tuple[int, ...]) -> None:
+        """Send tokens to experts at these places of all ranks from now on, and load those of this rank's next time."""
+        table = self.location.host
+        table[...] = 0
+        for place, expert in enumerate(places):
+            table[expert, 0] += 1
+            table[expert, table[expert, 0]] = place
+        self.sizes = self.sizes._replace(held=tuple(places[self.first : self.first + len(self.sizes.held)]))
+        found = self.layouts(self.sizes)
+        for name, stack in self.stacks().items():
+            stack.pieces, *stack.otherwise = (getattr(layout, name) for layout in found)
+
+    def stacks(self) -> dict:
+        """The parameters whose first axis is this rank's places."""
+        found = {name: getattr(self, name) for name in Layout._fields}
+        return {name: stack for name, stack in found.items() if stack is not None}
 
     def pack(self):
         """Rearrange the loaded matrices for the operator table. Once after each load."""
@@ -96,6 +121,8 @@ class Experts(nn.Cell):
         ops.pack_experts(self.down)
 
     def construct(self, x, weights, experts):
+        if self.location is not None:
+            experts = ops.locate_experts(experts, self.location, self.chosen)
         y = ops.fused_experts(
             x,
             self.gate_up,

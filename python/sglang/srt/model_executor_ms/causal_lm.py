@@ -12,7 +12,7 @@ from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
-from sglang.srt.model_executor_ms import device, parallel
+from sglang.srt.model_executor_ms import device, expert_location, parallel
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
 from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, passed_on
@@ -69,6 +69,7 @@ class MindSporeForCausalLM(torch.nn.Module):
             network_class = embedding_class(network_class)
         written = with_quantisation(config.to_dict(), get_model().model_path, get_model().quantization)
         self.network = network_class(parallel.as_published(written), runtime)
+        self.experts_chosen = expert_location.Counter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
@@ -91,6 +92,18 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.network.pack()
         if self.runner is not None:
             self._bind_head()
+
+    @classmethod
+    def get_model_config_for_expert_location(cls, hf_config):
+        """SGLang asks what experts a model has."""
+        return expert_location.sizes(hf_config)
+
+    @property
+    def routed_experts_weights_of_layer(self) -> dict[int, list[torch.Tensor]]:
+        """SGLang moves these between ranks: layer -> tensors whose first axis is this rank's experts."""
+        return {
+            layer: expert_location.weights(experts) for layer, experts in expert_location.located(self.network).items()
+        }
 
     def compile_graphs(self, model_runner) -> None:
         """Compile all that serving needs, with a progress bar; the key/value pool exists by now."""
@@ -132,6 +145,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):
             with self.profile.phase("graph"):
                 hidden_states = self.runner.run(input_ids if self.stage.first else pp_proxy_tensors[PASSED_ON], step)
+            self.experts_chosen.passed()
             if not self.stage.last:
                 return PPProxyTensors({PASSED_ON: hidden_states})
             with self.profile.phase("logits"):

@@ -43,7 +43,9 @@ SUPPORTED = _names("""
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
-    ep_size pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode
+    ep_size ep_num_redundant_experts init_expert_location enable_eplb eplb_algorithm eplb_rebalance_num_iterations
+    eplb_rebalance_layers_per_chunk expert_distribution_recorder_buffer_size
+    pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode
 """)
 
 # Arguments of which only these values are supported.
@@ -61,6 +63,9 @@ LIMITED = {
     "cuda_graph_backend_decode": (None, "disabled"),
     "cuda_graph_backend_prefill": (None, "disabled"),
     "load_balance_method": ("auto", "round_robin", "total_requests", "total_tokens"),
+    # SGLang's other ways to choose among an expert's places differ between ranks, which all see every token here.
+    "ep_dispatch_algorithm": (None, "dynamic"),
+    "expert_distribution_recorder_mode": (None, "stat", "per_pass"),
     "boundary_reduction": ("auto", "rs+rsv"),
 }
 
@@ -147,13 +152,11 @@ REFUSED = (
         """),
     ),
     (
-        "mixture-of-experts models are not supported yet",
+        "every rank sees every token and computes its own experts of it, by this backend's own operators",
         _names("""
             enable_fused_moe_sum_all_reduce moe_a2a_backend enable_w4a4_mxfp4_megamoe deepep_v2_mode moe_runner_backend
             flashinfer_mxfp4_moe_precision deepep_mode fuseep_mode deepep_dispatcher_output_dtype
-            ep_num_redundant_experts ep_dispatch_algorithm init_expert_location enable_eplb eplb_algorithm
-            eplb_rebalance_num_iterations eplb_rebalance_layers_per_chunk eplb_min_rebalancing_utilization_threshold
-            expert_distribution_recorder_mode expert_distribution_recorder_buffer_size expert_balancedness_report_mode
+            eplb_min_rebalancing_utilization_threshold expert_balancedness_report_mode
             deepep_config elastic_ep_backend enable_elastic_expert_backup mooncake_ib_device enable_waterfill
             ep_join_mode elastic_ep_scale_timeout disable_flashinfer_cutlass_moe_fp4_allgather
             disable_shared_experts_fusion enforce_shared_experts_fusion kt_weight_path kt_method kt_cpuinfer

@@ -141,11 +141,12 @@ def verify(server_args) -> None:
 
     view = resolving_view(server_args)
     check_parallelism(view)
+    check_expert_location(view)
     chosen = set(attention_backends_of(view))
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if str(view.model_path).lower() not in ("none", "dummy"):
-        check_model(model_config_of(server_args), view.pp_size)
+        check_model(model_config_of(server_args), view.pp_size, locates_experts(view))
 
 
 def check_parallelism(arguments) -> None:
@@ -161,11 +162,39 @@ def check_parallelism(arguments) -> None:
         )
 
 
-def check_model(model_config, stages: int = 1) -> None:
-    """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built."""
+def locates_experts(moe) -> bool:
+    """Whether arguments, or get_exec().moe, give experts other places than one each in order, or count their tokens."""
+    return bool(
+        moe.ep_num_redundant_experts
+        or moe.init_expert_location != "trivial"
+        or moe.enable_eplb
+        or moe.expert_distribution_recorder_mode
+    )
+
+
+def check_expert_location(arguments) -> None:
+    """UnsupportedFlag where experts cannot have places of their own, or cannot be moved."""
+    if locates_experts(arguments) and arguments.device == "npu":
+        raise UnsupportedFlag(
+            "--ep-num-redundant-experts, --init-expert-location, --enable-eplb and --expert-distribution-recorder-mode "
+            "are not supported with --device npu yet"
+        )
+    # SGLang's updater takes a rank's number in the tensor-parallel group for that of its experts, and of its process.
+    if arguments.enable_eplb and (arguments.ep_size != arguments.tp_size or arguments.pp_size > 1):
+        raise UnsupportedFlag(
+            f"--enable-eplb moves whole experts between the ranks of one stage: give --ep-size {arguments.tp_size}, as "
+            f"--tp-size, and --pp-size 1 (found --ep-size {arguments.ep_size}, --pp-size {arguments.pp_size})"
+        )
+
+
+def check_model(model_config, stages: int = 1, experts: bool = False) -> None:
+    """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built.
+
+    experts: whether the arguments give its experts places.
+    """
     from sglang.srt.model_executor_ms import sentence_transformers
     from sglang.srt.models_ms import int8
-    from sglang.srt.models_ms.registry import MODELS, POOLED, has_scores, unknown
+    from sglang.srt.models_ms.registry import MODELS, POOLED, has_scores, model_class, unknown
 
     problems = []
     architectures = model_config.hf_config.architectures or []
@@ -180,6 +209,8 @@ def check_model(model_config, stages: int = 1) -> None:
         problems.append(f"its weights are quantised ({model_config.quantization})")
     if stages > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
+    if experts and known and not hasattr(model_class(known).config_class, "num_experts"):
+        problems.append("it has no experts that arguments could place or count")
     if model_config.is_multimodal:
         problems.append("it is multimodal")
     if problems:

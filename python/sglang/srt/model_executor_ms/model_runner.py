@@ -1,6 +1,7 @@
 """The small dispatch: which class runs the model for this framework and device, or an error that lists them."""
 
 from sglang.srt.model_executor.model_runner import ModelRunner
+from sglang.srt.model_executor_ms import expert_location
 from sglang.srt.model_executor_ms.mindspore_framework import DEVICES
 from sglang.srt.model_executor_ms.weights import MindSporeWeightUpdater
 from sglang.srt.runtime_context import get_model, get_parallel
@@ -24,6 +25,7 @@ class MindSporeModelRunner(ModelRunner):
     def init_cuda_graphs(self, capture_decode_cuda_graph: bool = True):
         """Prepare SGLang's runners of forward passes, and compile the model: pools and attention backend exist."""
         super().init_cuda_graphs(capture_decode_cuda_graph)
+        expert_location.prepare(self)
         self.model.compile_graphs(self)
 
     def init_weight_updater(self):

@@ -8,6 +8,7 @@ import torch
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms import expert_location
 from sglang.srt.runtime_context import get_device, get_parallel
 
 GROUP = "tp"
@@ -27,8 +28,9 @@ def ranks() -> int:
 def join_tensor_parallel() -> Shard:
     """The share of this rank; the ranks can add up their results from now on."""
     parallel = get_parallel()
+    places = expert_location.places()
     if parallel.tp_size == 1:
-        return Shard()
+        return Shard(places=places)
     from sglang.srt.distributed import get_tp_group
 
     coordinator = get_tp_group()
@@ -39,7 +41,7 @@ def join_tensor_parallel() -> Shard:
         communication.join(GROUP, coordinator, store)
     else:
         ops.join(GROUP, parallel.tp_rank, parallel.tp_size, functools.partial(_gather, coordinator.cpu_group))
-    return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size)
+    return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places)
 
 
 def _gather(group, value) -> list:

@@ -1,7 +1,7 @@
 """Strict reading of Hugging Face configs: every value is read, required, or ignored for a reason."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import mindspore as ms
 import numpy as np
@@ -270,6 +270,10 @@ class DecoderConfig:
     def held(self) -> range:
         """The layers of this stage."""
         return self.stage.layers(self.num_hidden_layers)
+
+    def at(self, layer_id: int) -> "DecoderConfig":
+        """As the layers of that number see it: with its places of experts."""
+        return replace(self, shard=self.shard.at(layer_id)) if self.shard.places else self
 
     @classmethod
     def read(cls, hf: ConfigReader, runtime: Runtime, **special):

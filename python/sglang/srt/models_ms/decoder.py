@@ -82,7 +82,7 @@ class Decoder(nn.Cell):
             self.embed_tokens = VocabEmbedding(
                 config.vocab_size, config.hidden_size, config.shard, config.dtype, config.embedding_multiplier
             )
-        self.layers = nn.CellList([layer_class(config, layer_id) for layer_id in config.held])
+        self.layers = nn.CellList([layer_class(config.at(layer_id), layer_id) for layer_id in config.held])
         if config.stage.last:
             self.norm = norm(config)
 

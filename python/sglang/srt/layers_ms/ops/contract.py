@@ -189,6 +189,15 @@ def fused_experts(
     """
 
 
+def locate_experts(experts: Tensor, location: Tensor, chosen: Tensor) -> Tensor:
+    """The place, among those of all ranks, to which each of the experts [T, k] int32 sends its token: [T, k] int32.
+
+    location [E, 1 + most] int32: how many places each expert has, at least one, and which. Token t takes the one
+    of number t % places, as SGLang's dispatch `dynamic`: ranks that see the same tokens agree. Adds to chosen
+    [all places] int32, in place, how many tokens went to each.
+    """
+
+
 def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """x + sigmoid(gate) * y, of x and y [T, n] and gate [T, 1]."""
 

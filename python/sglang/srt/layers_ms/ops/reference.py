@@ -10,7 +10,7 @@ from mindspore import Parameter, Tensor, mint, ops
 from mindspore import dtype as mstype
 
 from . import bfloat16
-from .reference_experts import add_gated, fused_experts, route  # noqa: F401 - operators of this table
+from .reference_experts import add_gated, fused_experts, locate_experts, route  # noqa: F401 - operators of this table
 from .reference_host import (  # noqa: F401 - operators of this table
     check_attention,
     check_latent_attention,

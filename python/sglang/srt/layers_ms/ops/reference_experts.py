@@ -33,6 +33,16 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return weights * scaling, experts.astype(mstype.int32)
 
 
+def locate_experts(experts, location, chosen):
+    rows = ops.gather(location, experts, 0)  # [T, k, 1 + most]
+    # MindSpore 2.10: no arange of a dynamic length in a graph: count the rows instead.
+    token = ops.cumsum(ops.ones_like(experts).astype(mstype.float32), 0).astype(mstype.int32) - 1
+    turn = token - token // rows[:, :, 0] * rows[:, :, 0] + 1
+    places = mint.squeeze(ops.gather_elements(rows, 2, mint.unsqueeze(turn, -1)), -1)
+    ops.scatter_add(chosen, places, ops.ones_like(places))
+    return places
+
+
 def _gated(gate, up, activation, alpha, limit):
     if activation == "clamped_silu":
         gate, up = ops.minimum(gate, limit), ops.maximum(ops.minimum(up, limit), -limit)

@@ -23,7 +23,7 @@ from sglang.srt.layers_ms.ops.ascend.dense import (
     silu_and_mul,
     wide_linear,
 )
-from sglang.srt.layers_ms.ops.ascend.experts import add_gated, fused_experts, route
+from sglang.srt.layers_ms.ops.ascend.experts import add_gated, fused_experts, locate_experts, route
 from sglang.srt.layers_ms.ops.ascend.host import (
     begin_step,
     cache_view,
@@ -71,6 +71,7 @@ __all__ = [
     "latent_to_cache",
     "layer_norm",
     "linear",
+    "locate_experts",
     "logits",
     "normalise_qk",
     "pack_correction",

@@ -47,6 +47,10 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return _scaled(weights, scaling), experts
 
 
+def locate_experts(experts, location, chosen):
+    raise NotImplementedError("an NPU's operators know no places of experts (--init-expert-location, --enable-eplb)")
+
+
 def _scaled(weights, scaling):
     return weights if scaling == 1.0 else kernels.mul(weights, scaling)
 

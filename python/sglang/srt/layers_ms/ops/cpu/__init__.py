@@ -72,6 +72,7 @@ _route = _custom(
     lambda logits, bias, chosen, *_: ([logits[0], chosen[0]], [logits[0], chosen[0]]),
     lambda *_: (mstype.float32, mstype.int32),
 )
+_locate_experts = _custom("locate_experts", _first)
 _fused_experts = _custom("fused_experts", _first)
 _add_gated = _custom("add_gated", _first)
 _clip = _custom("clipped", _first)
@@ -220,6 +221,10 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     bias = _no_norm(mstype.float32) if bias is None else bias
     integers = _ints(int(scoring == "sigmoid"), groups, top_groups, group_top, int(renormalise))
     return _route(logits, bias, _room(top_k), integers, _floats(scaling, soft_cap))
+
+
+def locate_experts(experts, location, chosen):
+    return _locate_experts(experts, location, chosen)
 
 
 def fused_experts(

@@ -525,6 +525,25 @@ OPERATOR(clipped, 1) {
   kernels->clip(a.dtype(0), a.data(0), a.data(2), *limit, tokens, a.last(0));
 }
 
+// experts [T, k], location [experts, 1 + most], chosen [places], all int32 -> places [T, k]; adds to chosen
+OPERATOR(locate_experts, 1) {
+  const int64_t tokens = a.tokens(0), top_k = a.last(0), experts = a.dim(1, 0), row = a.last(1), places = a.size(2);
+  const int32_t *ids = a.ints(0), *location = a.ints(1);
+  int32_t *chosen = const_cast<int32_t*>(a.ints(2)), *found = const_cast<int32_t*>(a.ints(3));
+  if (a.failed()) return;
+  a.want(within(ids, tokens * top_k, experts), "an expert is none of the %ld", experts);
+  for (int64_t i = 0; i < experts && !a.failed(); ++i) {
+    const int32_t count = location[i * row];
+    a.want(count > 0 && count < row && within(location + i * row + 1, count, places), "expert %ld has no places", i);
+  }
+  if (a.failed()) return;
+  for (int64_t i = 0; i < tokens * top_k; ++i) {
+    const int32_t* its = location + ids[i] * row;
+    found[i] = its[1 + i / top_k % its[0]];
+    ++chosen[found[i]];
+  }
+}
+
 // x, other [T, size], gate [T, 1] -> like x
 OPERATOR(add_gated, 1) {
   const int64_t tokens = a.tokens(0), size = a.last(0);

@@ -1,0 +1,87 @@
+"""Where experts are (SGLang's EPLB), as the model sees it, and what the model tells SGLang of how often each is chosen.
+
+SGLang decides: ExpertLocationMetadata at the start, EPLBManager while it serves, from what its recorder has counted.
+Its updater moves the weights between ranks; ours are MindSpore's, in the same memory.
+"""
+
+import torch
+
+from sglang.srt.eplb.expert_distribution import get_global_expert_distribution_recorder
+from sglang.srt.eplb.expert_location import ModelConfigForExpertLocation, get_global_expert_location_metadata
+from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
+from sglang.srt.layers_ms import Experts
+from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.mindspore_framework import locates_experts
+from sglang.srt.models_ms.config import ConfigReader, Runtime
+from sglang.srt.models_ms.registry import model_class
+from sglang.srt.runtime_context import get_exec
+
+
+def sizes(hf_config) -> ModelConfigForExpertLocation | None:
+    """What SGLang wants to know of a model's experts; None where it has none, or nobody asked for their places."""
+    config_class = model_class(hf_config.architectures).config_class
+    if not locates_experts(get_exec().moe) or not hasattr(config_class, "num_experts"):
+        return None
+    config = config_class.read(ConfigReader(hf_config.to_dict()), Runtime())
+    return ModelConfigForExpertLocation(config.num_hidden_layers, config.num_experts, config.routing.groups)
+
+
+def places() -> tuple[tuple[int, ...], ...]:
+    """Of each layer, the expert in each place of all ranks; () if they are in order."""
+    metadata = get_global_expert_location_metadata()
+    return () if metadata is None else tuple(map(tuple, metadata.physical_to_logical_map_cpu.tolist()))
+
+
+def located(network) -> dict[int, Experts]:
+    """The experts of each layer of this rank that has some with places."""
+    layers = zip(network.config.held, network.model.layers, strict=True)
+    cells = ((layer_id, cell) for layer_id, layer in layers for _, cell in layer.cells_and_names())
+    return {layer_id: cell for layer_id, cell in cells if isinstance(cell, Experts) and cell.location is not None}
+
+
+def weights(experts: Experts) -> list[torch.Tensor]:
+    """What SGLang's updater moves: tensors whose first axis is this rank's places."""
+    return [bridge.to_torch(stack) for stack in experts.stacks().values()]
+
+
+class Counter:
+    """Gives SGLang's recorder, after each pass, how many tokens went to each place of each layer."""
+
+    def __init__(self, network):
+        recorded = get_exec().moe.expert_distribution_recorder_mode is not None
+        self.layers = located(network) if recorded else {}
+
+    def passed(self) -> None:
+        """A forward pass has run."""
+        recorder = get_global_expert_distribution_recorder()
+        for layer_id, experts in self.layers.items():
+            found = recorder.get_current_pass_count_buffer(layer_id)  # None while it does not record
+            if found is not None:
+                found += torch.from_numpy(experts.chosen.host)
+            experts.chosen.host[...] = 0
+
+
+class Updater(ExpertLocationUpdater):
+    """SGLang's, which moves weights to where experts are to be; then our tokens are sent there."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.layers = located(network)
+        self._first_execution = False  # it would empty a cache that torch has of a GPU's memory only
+
+    def update(self, routed_experts_weights_of_layer, new_expert_location_metadata, update_layer_ids, **where):
+        missing = super().update(
+            routed_experts_weights_of_layer, new_expert_location_metadata, update_layer_ids, **where
+        )
+        now = places()
+        for layer_id in update_layer_ids:
+            self.layers[layer_id].locate(now[layer_id])
+        return missing
+
+
+def prepare(model_runner) -> None:
+    """Let SGLang's manager and recorder work with a MindSpore model on a CPU. Once, after the model was loaded."""
+    model_runner.expert_location_updater = Updater(model_runner.model.network)
+    accumulator = getattr(get_global_expert_distribution_recorder(), "_accumulator", None)
+    if hasattr(accumulator, "_first_dump"):
+        accumulator._first_dump = False  # as _first_execution

@@ -1,0 +1,46 @@
+"""What engines and servers answer, compared with the model itself."""
+
+import numpy as np
+import torch
+from models.tiny import reference_logits
+
+PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than windows and chunks
+
+
+def answered(engine, new_tokens: int = 12, prompts=PROMPTS) -> list:
+    """What an engine without a tokenizer answers: greedy tokens, and the logprobs of every token."""
+    greedy = dict(temperature=0, max_new_tokens=new_tokens, ignore_eos=True)
+    return engine.generate(input_ids=prompts, sampling_params=greedy, return_logprob=True, logprob_start_len=0)
+
+
+def check_answers(answers: list, variant: str, limit: float, prompts=PROMPTS) -> None:
+    """They must be the greedy tokens, and the logprobs to `limit`, of the reference of a variant of tiny.TINY."""
+    for prompt, answer in zip(prompts, answers, strict=True):
+        ids, meta = [*prompt, *answer["output_ids"]], answer["meta_info"]
+        wanted = torch.from_numpy(reference_logits(variant, ids)).log_softmax(-1).numpy()
+        found = [logprob for logprob, *_ in (*meta["input_token_logprobs"][1:], *meta["output_token_logprobs"])]
+        np.testing.assert_allclose(found, wanted[np.arange(len(ids) - 1), ids[1:]], atol=limit)
+        np.testing.assert_array_equal(answer["output_ids"], wanted.argmax(-1)[len(prompt) - 1 : -1])
+
+
+TEXTS = ["Return the", "The first", "def main(self):\n"]
+
+
+def check_server(server, reference, texts=TEXTS, new_tokens: int = 12) -> None:
+    """Tokens and prompt logprobs of the demo model, one request after the other."""
+    for text in texts:
+        ids = reference.tokenizer(text).input_ids
+        body = {"input_ids": ids, "sampling_params": {"max_new_tokens": new_tokens, "temperature": 0}}
+        answer = server.post("/generate", body | {"return_logprob": True, "logprob_start_len": 0}).json()
+        assert answer["output_ids"] == reference.greedy(ids, new_tokens)
+        found = torch.tensor([logprob for logprob, *_ in answer["meta_info"]["input_token_logprobs"][1:]])
+        wanted = reference.logprobs(ids)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+
+
+def check_many_at_once(server, reference, texts=TEXTS, new_tokens: int = 12) -> None:
+    """Tokens of the demo model, of four requests for each text in one call."""
+    ids = [reference.tokenizer(text).input_ids for text in texts * 4]
+    body = {"input_ids": ids, "sampling_params": {"max_new_tokens": new_tokens, "temperature": 0}}
+    answers = server.post("/generate", body).json()
+    assert [answer["output_ids"] for answer in answers] == [reference.greedy(one, new_tokens) for one in ids]
