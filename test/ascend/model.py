@@ -2,7 +2,7 @@
 
 import torch
 from models.harness import SLOTS, PagedModel
-from models.test_stages import StagedModel, StageOfModel
+from models.parts import Part, StagedModel
 
 from sglang.srt.model_executor_ms.graphs import Limits
 from sglang.srt.model_executor_ms.npu.build import batch_of, npu_runner
@@ -40,12 +40,12 @@ class NpuModel(PagedModel):
         self.graph = NpuSteps(self.network, self.caches, page_size, buckets)
 
 
-class NpuStage(StageOfModel):
+class NpuStage(Part):
     page_size, buckets = PAGE, (2, 4)
 
-    def _graph(self, caches):
-        return NpuSteps(self.network, caches, self.page_size, self.buckets)
+    def _graph(self, compiled):
+        return NpuSteps(self.network, self.caches, self.page_size, self.buckets)
 
 
 class NpuStages(StagedModel):
-    stage_class = NpuStage
+    part_class = NpuStage

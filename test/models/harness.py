@@ -40,7 +40,11 @@ def pool_of(config, dtype: torch.dtype, page_size: int):
 
 
 class Uncompiled(UncompiledGraph):
-    """The reference table's operators one by one: what their graph gives, without the seconds of compiling it."""
+    """A table's operators one by one: what their graph gives, without the seconds of compiling it."""
+
+    def outputs(self, input_ids, step):
+        ops.begin_step(len(step.positions), len(step.seq_lens))
+        return super().outputs(input_ids, step)
 
     def __call__(self, *arguments):
         # MindSpore 2.10: outside of a graph, an operator that writes torch's memory writes a copy of it.

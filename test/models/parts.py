@@ -1,0 +1,102 @@
+"""Parts of a model, as pipeline stages and tensor-parallel ranks have them, on a pool of their own layers and heads."""
+
+import mindspore as ms
+import numpy as np
+import torch
+from models.harness import SLOTS, STALE, Uncompiled
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.distributed_ms.stage import Stage
+from sglang.srt.layers_ms import ops
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
+from sglang.srt.model_executor_ms.graphs import Limits, forward_graph, passed_on
+from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.lm_head import LMHead
+from sglang.srt.model_loader_ms import loader
+from sglang.srt.models_ms.config import Runtime
+from sglang.srt.models_ms.registry import model_class
+from sglang.srt.utils.hf_transformers_utils import get_config, get_context_length
+
+
+def network_of(folder, stage: Stage, dtype="float32", shard: Shard | None = None):
+    """The part of a checkpoint's model that a rank computes, loaded."""
+    config = get_config(str(folder), trust_remote_code=True)
+    positions = get_context_length(config)
+    computed = getattr(ms, ops.compute_dtype(dtype))
+    runtime = Runtime(dtype=computed, max_positions=positions, stage=stage, shard=shard or Shard())
+    network = model_class(config.architectures)(config.to_dict(), runtime)
+    loader.load(network, folder, progress=False, **network.checkpoint())
+    return network
+
+
+def pool_of_part(config, dtype: torch.dtype, page_size: int = 1):
+    """The pool that SGLang makes on a rank."""
+    held = config.held
+    shared = dict(size=SLOTS - page_size, page_size=page_size, dtype=dtype, layer_num=len(held), device="cpu")
+    shared |= dict(enable_memory_saver=False, start_layer=held.start, end_layer=held.stop)
+    if hasattr(config, "kv_lora_rank"):
+        latent = dict(kv_lora_rank=config.kv_lora_rank, qk_rope_head_dim=config.qk_rope_head_dim)
+        return MLATokenToKVPool(**latent, **shared)
+    heads, _ = config.shard.kv_heads(config.num_key_value_heads)
+    return MHATokenToKVPool(head_num=heads, head_dim=config.head_dim, **shared)
+
+
+class Part:
+    """What a rank has of a model. compiled: into a static graph that is captured, where the table has such."""
+
+    page_size = 1
+
+    def __init__(self, folder, stage: Stage, dtype="float32", shard: Shard | None = None, compiled=True):
+        self.network = network_of(folder, stage, dtype, shard)
+        self.network.pack()
+        self.config = config = self.network.config
+        self.pool = pool_of_part(config, getattr(torch, dtype), self.page_size)
+        self.caches = KVCaches(self.pool, len(config.held), config.held.start)
+        self.graph = self._graph(compiled)
+        self.captured = not compiled
+        parameter = self.network.head()
+        scaled = (config.logit_scale, config.final_logit_softcapping)
+        self.head = None if parameter is None else LMHead(parameter, *scaled)
+
+    def _graph(self, compiled):
+        k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
+        if not compiled:
+            return Uncompiled(self.network, k_caches, v_caches, "")
+        limits = Limits(tokens=200, requests=8, blocks=SLOTS)
+        return forward_graph(self.network, k_caches, v_caches, limits, passed_on(self.config))
+
+    def forget(self):
+        """Make the cache one that other requests have used."""
+        for layer in self.config.held:
+            self.pool.get_key_buffer(layer).fill_(STALE)
+
+    def run(self, inputs, step) -> torch.Tensor:
+        """ids [T], or what the stage before gave -> hidden states [T, hidden_size]."""
+        if not self.captured:
+            assert self.graph.capture([(inputs, step)]) == ops.static_graphs()
+            self.captured = True
+        return self.graph.run(inputs, step)
+
+    def logits(self, inputs, step) -> np.ndarray:
+        """Of what this rank has of the vocabulary, padding included: float32 [T, part of vocab_size]."""
+        return self.head.apply(self.head, self.run(inputs, step)).numpy()
+
+
+class StagedModel:
+    """All stages of a model in one process, in the place of a PagedModel."""
+
+    part_class = Part
+
+    def __init__(self, folder, count=2, dtype="float32"):
+        self.stages = [self.part_class(folder, Stage(rank, count), dtype) for rank in range(count)]
+        self.config, self.head = self.stages[-1].config, self.stages[-1].head
+
+    def forget(self):
+        for stage in self.stages:
+            stage.forget()
+
+    def logits(self, ids, step):
+        passed_on = np.asarray(ids)
+        for stage in self.stages:
+            passed_on = stage.run(passed_on, step)
+        return self.head.apply(self.head, passed_on)[:, : self.config.vocab_size].numpy()
