@@ -1,0 +1,184 @@
+"""A standing pool of processes that are the ranks of one small model after another, as SGLang's groups divide it.
+
+They load, compute and add up with what a server's ranks use, but for SGLang around it: the loader, Shard and Stage, the
+C++ operators and their collectives over shared memory. Operators run one by one; a graph would take seconds a model.
+"""
+
+import itertools
+import multiprocessing
+import os
+from typing import NamedTuple
+
+import numpy as np
+
+PATIENCE = 60.0  # seconds for which ranks wait for each other
+PROMPT_CHUNK, NEW_TOKENS = 33, 6
+
+
+class Layout(NamedTuple):
+    """How many ranks divide a model: tp in each of pp stages; of experts, ep parts."""
+
+    tp: int = 1
+    pp: int = 1
+    ep: int = 1
+    places: tuple = ()  # of experts, as Shard's
+
+    def shard(self, rank: int):
+        """The share of rank `rank`."""
+        from sglang.srt.distributed_ms.shard import Shard
+
+        return Shard(rank % self.tp, self.tp, str(self.tp), self.ep, self.places) if self.tp > 1 else Shard()
+
+
+class RankFailed(Exception):
+    """A rank raised an exception."""
+
+
+class Pool:
+    """`size` processes; rank r of a layout is member r % tp of stage r // tp."""
+
+    def __init__(self, size: int):
+        context = multiprocessing.get_context("spawn")
+        boards = [context.Queue() for _ in range(size)]
+        self.pipes, self.processes, self.boards = [], [], boards
+        for rank in range(size):
+            ours, theirs = context.Pipe()
+            self.processes.append(context.Process(target=_serve, args=(rank, boards, theirs), daemon=True))
+            self.pipes.append(ours)
+            self.processes[-1].start()
+
+    def call(self, function, arguments: dict) -> dict:
+        """{rank: arguments} -> {rank: what function(state, *arguments) returned}; RankFailed with what it said."""
+        for rank, given in arguments.items():
+            self.pipes[rank].send((function, given))
+        failures, results = {}, {}
+        for rank in arguments:
+            failures[rank], results[rank] = self.pipes[rank].recv()
+        said = [f"rank {rank}: {failure}" for rank, failure in failures.items() if failure]
+        if said:
+            raise RankFailed("; ".join(said))
+        return results
+
+    def alone(self, folder, hidden_states=False):
+        """The whole model on rank 0 -> steps of some requests, and what it says after each: [(ids, step)], [rows]."""
+        return self.call(_alone, {0: (folder, hidden_states)})[0]
+
+    def together(self, folder, layout: Layout, steps: list, hidden_states=False) -> list:
+        """The model on all ranks of a layout -> what it says after each of the steps."""
+        every = range(layout.tp * layout.pp)
+        self.call(_load, {rank: (folder, layout, rank) for rank in every})
+        inputs = dict.fromkeys(every, [ids for ids, _ in steps])
+        for stage in range(layout.pp):
+            ranks = range(stage * layout.tp, (stage + 1) * layout.tp)
+            found = self.call(_replay, {rank: (inputs[rank], steps, hidden_states) for rank in ranks})
+            inputs = {rank + layout.tp: result for rank, result in found.items()}
+        if hidden_states:
+            return found[ranks[0]]
+        return [np.concatenate(rows, -1) for rows in zip(*(found[rank] for rank in ranks), strict=True)]
+
+    def close(self):
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+
+def _serve(rank, boards, pipe):
+    state = _Rank(rank, boards)
+    while True:
+        function, arguments = pipe.recv()
+        try:
+            pipe.send((None, function(state, *arguments)))
+        except Exception as error:
+            pipe.send((f"{type(error).__name__}: {error}", None))
+
+
+class _Rank:
+    """MindSpore as on a rank, and the groups of two and of all ranks."""
+
+    def __init__(self, rank, boards):
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        from sglang.srt.layers_ms.ops.cpu import shared_memory
+        from sglang.srt.model_executor_ms import device
+
+        device.start("cpu", "cpu", sorted(os.sched_getaffinity(0))[:1])
+        shared_memory.PATIENCE = PATIENCE
+        self.rank, self.boards, self.part = rank, boards, None
+        self.early, self.calls = {}, itertools.count()
+        for size in (2, len(boards)):
+            self._join(size)
+
+    def _join(self, size):
+        from sglang.srt.layers_ms import ops
+
+        first = self.rank // size * size
+        ops.join(str(size), self.rank - first, size, lambda value: self._gather(value, range(first, first + size)))
+
+    def _gather(self, value, members):
+        call = next(self.calls)
+        for member in members:
+            self.boards[member].put((call, self.rank, value))
+        found = self.early.pop(call, {})
+        while len(found) < len(members):
+            sent, rank, value = self.boards[self.rank].get(timeout=PATIENCE)
+            (found if sent == call else self.early.setdefault(sent, {}))[rank] = value
+        return [found[member] for member in members]
+
+    def says(self, inputs, step, hidden_states):
+        part = self.part
+        if hidden_states or part.head is None:
+            return part.run(inputs, step).numpy()
+        return part.logits(inputs, step)
+
+
+def _load(state, folder, layout, rank):
+    from models.parts import Part
+
+    from sglang.srt.distributed_ms.stage import Stage
+
+    state.part = None  # the last one's memory
+    state.part = Part(folder, Stage(rank // layout.tp, layout.pp), shard=layout.shard(rank), compiled=False)
+
+
+def _replay(state, inputs, steps, hidden_states):
+    import torch
+
+    state.part.forget()
+    found = []
+    for given, (_, step) in zip(inputs, steps, strict=True):
+        given = torch.from_numpy(given) if given.dtype == np.float32 else given  # what the stage before gave
+        found.append(state.says(given, step, hidden_states))
+    return found
+
+
+class _Recorded:
+    """In the place of a PagedModel: notes steps and what the model says after them."""
+
+    def __init__(self, state, hidden_states):
+        self.state, self.hidden_states = state, hidden_states
+        self.steps, self.rows = [], []
+
+    def forget(self):
+        self.state.part.forget()
+
+    def logits(self, ids, step):
+        found = self.state.says(ids, step, self.hidden_states)
+        if not self.hidden_states:
+            found = found[:, : self.state.part.config.vocab_size]
+        self.steps.append((ids, step))
+        self.rows.append(found)
+        return found
+
+
+def _alone(state, folder, hidden_states):
+    """A chunk of a prompt, the rest of it beside other prompts, and greedy tokens of all of them."""
+    from models.harness import Requests
+    from models.test_logits import prompts
+
+    _load(state, folder, Layout(), 0)
+    model, ids = _Recorded(state, hidden_states), prompts()
+    requests, vocab_size = Requests(model, 4), state.part.config.vocab_size
+    requests.step({"long": ids["long"][:PROMPT_CHUNK], "short": ids["short"][:-1]})
+    said = requests.step({"short": ids["short"][-1:], "one": ids["one"], "long": ids["long"][PROMPT_CHUNK:]})
+    for _ in range(NEW_TOKENS):
+        said = requests.step({request: rows[-1:].argmax(-1) % vocab_size for request, rows in said.items()})
+    return model.steps, model.rows

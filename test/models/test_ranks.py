@@ -1,0 +1,89 @@
+"""Every architecture on several ranks: what one process says, to 1e-4, and the same greedy tokens."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+from distributed.pool import Layout, Pool, RankFailed
+from models import pooled
+from models.tiny import save
+from scipy.special import log_softmax
+
+from sglang.srt.models_ms.registry import MODELS, POOLED, model_class
+
+# Ten places for eight experts, others in each layer.
+PLACES = tuple(tuple(np.random.default_rng(layer).permutation([*range(8), layer, 3]).tolist()) for layer in range(4))
+LAYOUTS = {
+    "TP 2": Layout(tp=2),
+    "TP 4": Layout(tp=4),  # more ranks than key/value heads
+    "PP 2": Layout(pp=2),
+    "TP 2 x PP 2": Layout(tp=2, pp=2),
+    "EP 2": Layout(tp=2, ep=2),
+    "EP 2 of TP 4": Layout(tp=4, ep=2),
+    "EP 2 with replicas": Layout(tp=2, ep=2, places=PLACES),
+}
+DENSE = ["llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "stablelm", "cohere"]
+DENSE += ["cohere2", "granite", "olmo2", "glm", "glm4", "minicpm", "minicpm3", "internlm2", "internlm3", "qwen"]
+DENSE += ["exaone", "exaone4", "phi3", "chatglm", "baichuan", "baichuan-13b"]
+EXPERTS = ["mixtral", "dbrx", "deepseek", "deepseek_v2", "deepseek_v3", "grok", "grok-residual", "gpt_oss"]
+EXPERTS += ["qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
+VARIANTS = [f"{name}@ranks" for name in (*DENSE, *EXPERTS)]
+# Other names of an architecture: a checkpoint differs in that name.
+SAME = {"LLaMAForCausalLM": "LlamaForCausalLM", "ChatGLMForConditionalGeneration": "ChatGLMModel"}
+# What is refused, and why. OLMo normalises queries and keys over all heads, of which a rank has some.
+REFUSED = {(name, layout) for name in ("olmo2@ranks", "olmoe@ranks") for layout in LAYOUTS if layout != "PP 2"}
+REASON = "normalised over all heads"
+CASES = [(name, layout) for name in VARIANTS for layout in LAYOUTS if "EP" not in layout or name[:-6] in EXPERTS]
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = Pool(4)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return functools.cache(lambda variant: save(variant, tmp_path_factory.mktemp("checkpoint")))
+
+
+@pytest.fixture(scope="module")
+def alone(pool, checkpoint):
+    return functools.lru_cache(1)(lambda variant: pool.alone(checkpoint(variant)))
+
+
+def test_every_architecture_that_generates_is_here(checkpoint):
+    found = {json.loads((checkpoint(variant) / "config.json").read_text())["architectures"][0] for variant in VARIANTS}
+    assert found | set(SAME) == {name for name, model in MODELS.items() if model.module != POOLED}
+    for name, other in SAME.items():
+        assert issubclass(model_class([name]), model_class([other]))
+
+
+@pytest.mark.parametrize("variant, layout", [case for case in CASES if case not in REFUSED])
+def test_ranks_say_what_one_process_says(pool, checkpoint, alone, variant, layout):
+    steps, wanted = alone(variant)
+    found = pool.together(checkpoint(variant), LAYOUTS[layout], steps)
+    vocab_size = wanted[0].shape[1]
+    for number, (rows, expected) in enumerate(zip(found, wanted, strict=True)):
+        where = f"step {number} of {len(wanted)}"
+        rows = rows[:, :vocab_size]
+        np.testing.assert_allclose(log_softmax(rows, -1), log_softmax(expected, -1), rtol=0, atol=1e-4, err_msg=where)
+        np.testing.assert_array_equal(rows.argmax(-1), expected.argmax(-1), err_msg=where)
+
+
+@pytest.mark.parametrize("variant, layout", sorted(REFUSED & set(CASES)))
+def test_what_ranks_cannot_divide_is_refused_with_the_reason(pool, checkpoint, alone, variant, layout):
+    steps, _ = alone(variant)
+    with pytest.raises(RankFailed, match=REASON):
+        pool.together(checkpoint(variant), LAYOUTS[layout], steps)
+
+
+@pytest.mark.parametrize("architecture", pooled.KINDS)
+def test_ranks_give_the_hidden_states_that_one_process_gives_to_be_pooled(pool, tmp_path, architecture):
+    folder = pooled.save(architecture, tmp_path)
+    steps, wanted = pool.alone(folder, hidden_states=True)
+    found = pool.together(folder, Layout(tp=2), steps, hidden_states=True)
+    for rows, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
