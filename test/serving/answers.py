@@ -7,10 +7,20 @@ from models.tiny import reference_logits
 PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than windows and chunks
 
 
-def answered(engine, new_tokens: int = 12, prompts=PROMPTS) -> list:
-    """What an engine without a tokenizer answers: greedy tokens, and the logprobs of every token."""
+def request(new_tokens: int, prompts: list) -> dict:
+    """For greedy tokens, and the logprobs of every token."""
     greedy = dict(temperature=0, max_new_tokens=new_tokens, ignore_eos=True)
-    return engine.generate(input_ids=prompts, sampling_params=greedy, return_logprob=True, logprob_start_len=0)
+    return dict(input_ids=prompts, sampling_params=greedy, return_logprob=True, logprob_start_len=0)
+
+
+def answered(engine, new_tokens: int = 12, prompts=PROMPTS) -> list:
+    """What an engine answers."""
+    return engine.generate(**request(new_tokens, prompts))
+
+
+def asked(server, new_tokens: int = 12, prompts=PROMPTS) -> list:
+    """What a server answers."""
+    return server.post("/generate", request(new_tokens, prompts)).json()
 
 
 def check_answers(answers: list, variant: str, limit: float, prompts=PROMPTS) -> None:

@@ -7,9 +7,9 @@ import time
 import psutil
 import pytest
 import requests
+from serving.answers import TEXTS, check_many_at_once
 from serving.conftest import Server
 
-PROMPTS = ["Return the", "The first", "def main(self):\n"]
 GREEDY = {"max_new_tokens": 12, "temperature": 0}
 
 
@@ -38,18 +38,16 @@ def prefills(server) -> list[str]:
 @pytest.mark.parametrize("replica", [0, 1])
 def test_each_replica_gives_the_tokens_of_transformers(replicas, reference, replica):
     before = prefills(replicas)
-    for prompt in PROMPTS:
+    for prompt in TEXTS:
         ids = reference.tokenizer(prompt).input_ids
         body = {"input_ids": ids, "sampling_params": GREEDY, "routed_dp_rank": replica}
         assert replicas.post("/generate", body).json()["output_ids"] == reference.greedy(ids, 12)
-    assert prefills(replicas)[len(before) :] == [str(replica)] * len(PROMPTS)
+    assert prefills(replicas)[len(before) :] == [str(replica)] * len(TEXTS)
 
 
 def test_requests_are_shared_among_the_replicas(replicas, reference):
     before = prefills(replicas)
-    ids = [reference.tokenizer(prompt).input_ids for prompt in PROMPTS * 4]
-    answers = replicas.post("/generate", {"input_ids": ids, "sampling_params": GREEDY}).json()
-    assert [answer["output_ids"] for answer in answers] == [reference.greedy(one, 12) for one in ids]
+    check_many_at_once(replicas, reference)
     assert set(prefills(replicas)[len(before) :]) == {"0", "1"}
 
 

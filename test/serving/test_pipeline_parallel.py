@@ -5,11 +5,8 @@ import time
 import psutil
 import pytest
 import requests
-import torch
+from serving.answers import TEXTS, check_many_at_once, check_server
 from serving.conftest import Server
-
-PROMPTS = ["Return the", "The first", "def main(self):\n"]
-GREEDY = {"max_new_tokens": 12, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
@@ -24,20 +21,11 @@ def stages(tmp_path_factory):
 
 
 def test_tokens_and_prompt_logprobs_are_those_of_transformers(stages, reference):
-    for prompt in (*PROMPTS, " ".join(PROMPTS * 6)):  # the last one in several chunks
-        ids = reference.tokenizer(prompt).input_ids
-        body = {"input_ids": ids, "sampling_params": GREEDY, "return_logprob": True, "logprob_start_len": 0}
-        answer = stages.post("/generate", body).json()
-        assert answer["output_ids"] == reference.greedy(ids, 12)
-        found = torch.tensor([logprob for logprob, *_ in answer["meta_info"]["input_token_logprobs"][1:]])
-        wanted = reference.logprobs(ids)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
+    check_server(stages, reference, (*TEXTS, " ".join(TEXTS * 6)))  # the last one in several chunks
 
 
 def test_many_requests_at_once(stages, reference):
-    ids = [reference.tokenizer(prompt).input_ids for prompt in PROMPTS * 4]
-    answers = stages.post("/generate", {"input_ids": ids, "sampling_params": GREEDY}).json()
-    assert [answer["output_ids"] for answer in answers] == [reference.greedy(one, 12) for one in ids]
+    check_many_at_once(stages, reference)
 
 
 def test_each_stage_has_its_own_layers_only(stages):
