@@ -71,11 +71,36 @@ class Engine(SglangEngine):
         # A rank that sees another one end before itself asks its parent, these tests, to end with all children.
         before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
         try:
-            for child in self.own & set(psutil.Process().children()):
+            for child in self.own & self._children():
                 kill_process_tree(child.pid)
             psutil.wait_procs(self.own, timeout=30)
         finally:
             signal.signal(signal.SIGQUIT, before)
+
+    def _children(self):
+        return set(psutil.Process().children())
+
+
+@pytest.fixture(scope="module")
+def start_engine():
+    """Function of a checkpoint and of arguments -> an engine, which ends when the next one starts."""
+    from serving.warm import WarmEngine, warm_up  # imports this file
+
+    running = []
+    warm_up()
+
+    def start(folder, **arguments):
+        stop()
+        sizes = dict(max_running_requests=4, chunked_prefill_size=16)
+        running.append(WarmEngine(folder, trust_remote_code=True, **sizes | arguments))
+        return running[-1]
+
+    def stop():
+        while running:
+            running.pop().shutdown()
+
+    yield start
+    stop()
 
 
 @pytest.fixture(scope="session")
