@@ -11,7 +11,7 @@ import pytest
 import torch
 from mindspore import nn
 
-from sglang.srt.distributed_ms.shard import Shard, ShardError
+from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import (
     Attention,
     Experts,
@@ -361,9 +361,38 @@ def test_each_rank_has_the_norms_of_its_heads(partial_results, table, norm, kv_h
     close(sum(attention(shard, kv_heads, norm) for shard in ranks(2)), whole_attention(table, kv_heads, norm))
 
 
-def test_a_norm_over_all_heads_is_refused_on_several_ranks():
-    with pytest.raises(ShardError, match="normalised over all heads"):
-        RowNorm(config(Shard(0, 2, "ranks")))
+class AddOthers(nn.Cell):
+    """What the other ranks have, in the place of all_reduce."""
+
+    def __init__(self, others):
+        super().__init__()
+        self.others = ms.Tensor(others)
+
+    def construct(self, own, group):
+        return own + self.others
+
+
+@pytest.mark.parametrize("size, kv_heads", [(2, 1), (2, 4), (4, 2)])
+def test_a_norm_over_all_heads_is_of_the_squares_that_the_ranks_add_up(monkeypatch, size, kv_heads):
+    parts = [draw(name, (5, heads, HEAD_DIM)) for name, heads in (("q", HEADS), ("k", kv_heads), ("v", kv_heads))]
+
+    def rows(own_heads):
+        return np.concatenate([part[:, own].reshape(5, -1) for part, own in zip(parts, own_heads, strict=True)], -1)
+
+    def squares(own_heads):
+        return np.stack([(part[:, own] ** 2).sum((1, 2)) for part, own in zip(parts[:2], own_heads, strict=False)], -1)
+
+    def normalised(shard, own_heads):
+        found = run(RowNorm(config(shard, kv_heads)), rows(own_heads)).reshape(5, -1, HEAD_DIM)
+        heads = [len(range(HEADS if i == 0 else kv_heads)[own]) for i, own in enumerate(own_heads)]
+        return np.split(found, np.cumsum(heads)[:2], axis=1)
+
+    held = [(shard.slice(HEADS, "heads"), *2 * [shard.kv_heads(kv_heads)[1]]) for shard in ranks(size)]
+    whole = normalised(Shard(), 3 * [slice(None)])
+    for shard, own_heads in zip(ranks(size), held, strict=True):
+        monkeypatch.setattr(ops, "all_reduce", AddOthers(sum(map(squares, held)) - squares(own_heads)))
+        for found, wanted, own in zip(normalised(shard, own_heads), whole, own_heads, strict=True):
+            close(found, wanted[:, own])
 
 
 SUMMED = {

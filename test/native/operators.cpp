@@ -23,6 +23,8 @@ OPERATOR(layer_norm)
 OPERATOR(add_scaled)
 OPERATOR(scaled)
 OPERATOR(normalise_qk)
+OPERATOR(square_sums)
+OPERATOR(normalise_qk_of_ranks)
 OPERATOR(silu_and_mul)
 OPERATOR(gelu_and_mul)
 OPERATOR(gelu_tanh_and_mul)
@@ -274,6 +276,34 @@ void test_qk_norm(const std::string& dtype) {
   close(y, y.size, wanted, dtype, "normalise_qk");
   if (q.size % (size + 1) || k.size % (size + 1))
     expect(call(normalise_qk, {&qkv, &q, &k, &eps, &uneven, &y}) != 0, "normalise_qk takes groups that do not fit");
+}
+
+void test_qk_norm_of_ranks(const std::string& dtype) {
+  const int64_t rows = any(1, 40), q_size = any(1, 150), kv = any(1, 60), columns = q_size + 2 * kv;
+  Array qkv(dtype, {rows, columns}), q(dtype, {q_size}), k(dtype, {kv}), y(dtype, qkv.shape), sums("float32", {rows, 2});
+  Array size = ints({kv}), many = ints({columns}), narrow("float32", {rows, 1});
+  Array counts("float32", {3});
+  const double factors[] = {2.0 * q_size, 3.0 * kv, 1e-5};
+  for (int i = 0; i < 3; ++i) counts.set(i, factors[i]);
+  qkv.fill(), q.fill(0.5, 1.5), k.fill(0.5, 1.5);
+  auto squares = [&](int64_t row, int64_t first, int64_t count) {
+    double total = 0;
+    for (int64_t i = 0; i < count; ++i) total += std::pow(qkv.get(row * columns + first + i), 2);
+    return total;
+  };
+  expect(call(square_sums, {&qkv, &size, &sums}) == 0, "square_sums");
+  auto wanted_sum = [&](int64_t i) { return i % 2 ? squares(i / 2, q_size, kv) : squares(i / 2, 0, q_size); };
+  close(sums, sums.size, wanted_sum, "float32", "square_sums");
+  expect(call(normalise_qk_of_ranks, {&qkv, &sums, &q, &k, &counts, &y}) == 0, "normalise_qk_of_ranks");
+  auto wanted = [&](int64_t i) {
+    const int64_t row = i / columns, column = i % columns, key = column >= q_size;
+    if (column >= q_size + kv) return qkv.get(i);
+    const double mean = sums.get(2 * row + key) / factors[key];
+    return qkv.get(i) / std::sqrt(mean + 1e-5) * (key ? k.get(column - q_size) : q.get(column));
+  };
+  close(y, y.size, wanted, dtype, "normalise_qk_of_ranks");
+  expect(call(square_sums, {&qkv, &many, &sums}) != 0, "square_sums takes more keys than there are columns");
+  expect(call(normalise_qk_of_ranks, {&qkv, &narrow, &q, &k, &counts, &y}) != 0, "normalise_qk_of_ranks takes one sum");
 }
 
 void test_activations(const std::string& dtype) {
@@ -535,7 +565,7 @@ int main(int count, char** arguments) {
     ++tables;
     for (int round = 0; round < rounds; ++round)
       for (const std::string& dtype : kDtypes) {
-        test_layer_norm(dtype), test_sums(dtype), test_qk_norm(dtype);
+        test_layer_norm(dtype), test_sums(dtype), test_qk_norm(dtype), test_qk_norm_of_ranks(dtype);
         test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
         test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype);
         for (const std::string& cache_dtype : kDtypes) {

@@ -92,6 +92,23 @@ def test_queries_and_keys_are_normalised_by_a_weight_for_each_column(rounded, wh
     close(found, np.concatenate([wanted(q, q_weight), wanted(k, k_weight), v], -1), rounded.dtype)
 
 
+def test_ranks_with_parts_of_the_heads_normalise_them_by_the_squares_of_all(rounded):
+    parts = [rounded(5, (3 + 2 * KV_HEADS) * HEAD_DIM, seed=seed) for seed in range(2)]
+    (q_weight, q_weight_), (k_weight, k_weight_) = rounded(3 * HEAD_DIM, seed=2), rounded(KV_HEADS * HEAD_DIM, seed=3)
+    kv_size = KV_HEADS * HEAD_DIM
+    sums = [call(ops.square_sums, [part_], (), (kv_size,)).asnumpy() for _, part_ in parts]
+    qkv = [np.split(part.astype(np.float64), (3 * HEAD_DIM, 3 * HEAD_DIM + kv_size), -1) for part, _ in parts]
+    wanted_sums = [np.stack([(q**2).sum(-1), (k**2).sum(-1)], -1) for q, k, _ in qkv]
+    np.testing.assert_allclose(sums, wanted_sums, rtol=1e-5)
+    counts = (2 * 3 * HEAD_DIM, 2 * kv_size)
+    factors = 1 / np.sqrt(sum(wanted_sums) / counts + EPS)
+    for (q, k, v), (_, part_) in zip(qkv, parts, strict=True):
+        found = call(ops.normalise_qk_of_ranks, [part_, sum(sums)], [q_weight_, k_weight_], (*counts, EPS))
+        close(
+            found, np.concatenate([q * factors[:, :1] * q_weight, k * factors[:, 1:] * k_weight, v], -1), rounded.dtype
+        )
+
+
 def bad_calls():
     x, other = draw(4, 12), draw(4, 8)
     return {
@@ -103,6 +120,10 @@ def bad_calls():
         "heads that do not fill the rows": lambda: ops.normalise_qk(
             tensor(x), tensor(draw(6)), tensor(draw(2)), EPS, 2, False, True
         ),
+        "sums of one column": lambda: ops.normalise_qk_of_ranks(
+            tensor(x), tensor(draw(4, 1)), tensor(draw(8)), tensor(draw(2)), 8, 2, EPS
+        ),
+        "sums of more keys than there are columns": lambda: ops.square_sums(tensor(x), 7),
         "heads of a size that does not divide": lambda: ops.normalise_qk(
             tensor(x), tensor(draw(8)), tensor(draw(2)), EPS, 3, False, True
         ),

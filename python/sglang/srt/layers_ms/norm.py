@@ -2,7 +2,6 @@
 
 from mindspore import nn
 
-from sglang.srt.distributed_ms.shard import ShardError
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 
@@ -48,20 +47,34 @@ class LayerNorm(nn.Cell):
 
 
 class RowNorm(nn.Cell):
-    """RMS norm of all queries of a token together, and of all its keys: q_norm [H * D], k_norm [K * D]."""
+    """RMS norm of all queries of a token together, and of all its keys: q_norm [H * D], k_norm [K * D].
+
+    Several ranks add up the squares of their heads first.
+    """
 
     def __init__(self, config):
         super().__init__()
-        if config.shard.size > 1:
-            raise ShardError("queries and keys are normalised over all heads: start with a tensor-parallel size of 1")
+        shard, heads, kv_heads = config.shard, config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.eps = config.head_dim, config.rms_norm_eps
-        for name, heads in (("q", config.num_attention_heads), ("k", config.num_key_value_heads)):
-            size = heads * config.head_dim
-            piece = Piece(f"../{name}_norm.weight", (ALL,), whole=(size,))
-            setattr(self, f"{name}_weight", parameter((size,), config.dtype, piece))
+        self.group = shard.group if shard.size > 1 else None
+        self.q_weight = self._weight("q", heads, shard.slice(heads, "num_attention_heads"), config.dtype)
+        held, own = shard.kv_heads(kv_heads)
+        self.k_weight = self._weight("k", kv_heads, own, config.dtype)
+        self.kv_size = held * config.head_dim
+        # Of all ranks together: a key/value head that several of them hold counts as often.
+        self.q_count, self.k_count = heads * config.head_dim, held * shard.size * config.head_dim
+
+    def _weight(self, name, heads, own, dtype):
+        rows = slice(own.start * self.head_dim, own.stop * self.head_dim)
+        piece = Piece(f"../{name}_norm.weight", (rows,), whole=(heads * self.head_dim,))
+        return parameter((rows.stop - rows.start,), dtype, piece)
 
     def construct(self, qkv):
-        return ops.normalise_qk(qkv, self.q_weight, self.k_weight, self.eps, self.head_dim, True, False)
+        if self.group is None:
+            return ops.normalise_qk(qkv, self.q_weight, self.k_weight, self.eps, self.head_dim, True, False)
+        sums = ops.all_reduce(ops.square_sums(qkv, self.kv_size), self.group)
+        counts = (self.q_count, self.k_count)
+        return ops.normalise_qk_of_ranks(qkv, sums, self.q_weight, self.k_weight, *counts, self.eps)
 
 
 class HeadNorms(nn.Cell):

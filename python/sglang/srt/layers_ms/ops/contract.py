@@ -90,6 +90,19 @@ def normalise_qk(
     """
 
 
+def square_sums(qkv: Tensor, kv_size: int) -> Tensor:
+    """qkv [T, n + 2 * kv_size] -> float32 [T, 2]: the sums of the squares of its n queries, and of its kv_size keys."""
+
+
+def normalise_qk_of_ranks(
+    qkv: Tensor, sums: Tensor, q_weight: Tensor, k_weight: Tensor, q_count: int, k_count: int, eps: float
+) -> Tensor:
+    """As normalise_qk with the rms_norm of all queries of a token and all its keys, of which other ranks have parts.
+
+    sums: `square_sums` of all ranks, added up, of q_count and of k_count values a token.
+    """
+
+
 def qkv_to_cache(
     qkv: Tensor,
     q_norm: Tensor | None,

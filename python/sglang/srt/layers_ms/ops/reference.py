@@ -143,6 +143,19 @@ def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
     return mint.cat((q, k, v), -1)
 
 
+def square_sums(qkv, kv_size):
+    q, k, _ = _split(qkv.astype(mstype.float32), kv_size)
+    return mint.cat(((q * q).sum(-1, keepdims=True), (k * k).sum(-1, keepdims=True)), -1)
+
+
+def normalise_qk_of_ranks(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
+    q, k, v = _split(qkv, math.prod(k_weight.shape))
+    q_sum, k_sum = mint.split(sums, (1, 1), -1)
+    q = q * mint.rsqrt(q_sum / q_count + eps) * q_weight.reshape(-1)
+    k = k * mint.rsqrt(k_sum / k_count + eps) * k_weight.reshape(-1)
+    return mint.cat((q, k, v), -1)
+
+
 def qkv_to_cache(
     qkv,
     q_norm,

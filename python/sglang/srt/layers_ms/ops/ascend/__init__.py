@@ -17,10 +17,12 @@ from sglang.srt.layers_ms.ops.ascend.dense import (
     linear,
     logits,
     normalise_qk,
+    normalise_qk_of_ranks,
     quant_linear,
     rms_norm,
     scale,
     silu_and_mul,
+    square_sums,
     wide_linear,
 )
 from sglang.srt.layers_ms.ops.ascend.experts import add_gated, fused_experts, locate_experts, route
@@ -74,6 +76,7 @@ __all__ = [
     "locate_experts",
     "logits",
     "normalise_qk",
+    "normalise_qk_of_ranks",
     "pack_correction",
     "pack_experts",
     "pack_linear",
@@ -91,6 +94,7 @@ __all__ = [
     "route",
     "scale",
     "silu_and_mul",
+    "square_sums",
     "start",
     "static_graphs",
     "wide_linear",

@@ -112,5 +112,26 @@ def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
     return kernels.cat((q, k, v))
 
 
+def square_sums(qkv, kv_size):
+    q, k, _ = kernels.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size))
+    return kernels.cat([kernels.square_sum(kernels.cast(x, mstype.float32)) for x in (q, k)])
+
+
+def _normalised_by(x, total, count, weight, eps):
+    factor = kernels.inverse_sqrt(kernels.add(kernels.mul(total, 1.0 / count), eps))
+    scaled = kernels.mul(kernels.cast(x, mstype.float32), factor)
+    weight = kernels.cast(weight, mstype.float32).reshape(1, -1)
+    return kernels.cast(kernels.mul(scaled, weight), x.dtype)
+
+
+def normalise_qk_of_ranks(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
+    k_size = k_weight.shape[0]
+    q, k, v = kernels.split(qkv, (qkv.shape[-1] - 2 * k_size, k_size, k_size))
+    q_sum, k_sum = kernels.split(sums, (1, 1))
+    q = _normalised_by(q, q_sum, q_count, q_weight, eps)
+    k = _normalised_by(k, k_sum, k_count, k_weight, eps)
+    return kernels.cat((q, k, v))
+
+
 def logits(x, weight):
     return kernels.cast(kernels.matmul(x, weight), mstype.float32)

@@ -58,6 +58,15 @@ def equal(x, y):
     return mint.eq(x, y)
 
 
+def square_sum(x):
+    """float32 [T, n] -> [T, 1]"""
+    return mint.sum(mint.square(x), -1, True)
+
+
+def inverse_sqrt(x):
+    return mint.rsqrt(x)
+
+
 def clamp(x, low, high):
     return mint.clamp(x, low, high)
 

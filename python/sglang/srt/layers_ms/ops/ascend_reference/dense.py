@@ -105,6 +105,16 @@ def equal(x, y):
     return tensor(left == right, mstype.bool_)
 
 
+def square_sum(x):
+    check("ReduceSum", "x", x, (mstype.float32,), 2)
+    return tensor((values(x) ** 2).sum(-1, keepdims=True), x.dtype)
+
+
+def inverse_sqrt(x):
+    check("Rsqrt", "x", x, FLOATS)
+    return tensor(1 / np.sqrt(values(x)), x.dtype)
+
+
 def clamp(x, low, high):
     return tensor(np.clip(values(x), low, high), x.dtype)
 

@@ -57,6 +57,8 @@ _layer_norm = _custom("layer_norm", _first)
 _add = _custom("add_scaled", _first)
 _scale = _custom("scaled", _first)
 _normalise_qk = _custom("normalise_qk", _first)
+_square_sums = _custom("square_sums", lambda qkv, _: [qkv[0], 2], lambda *_: mstype.float32)
+_normalise_qk_of_ranks = _custom("normalise_qk_of_ranks", _first)
 _add_rms_norm = _custom("add_rms_norm", lambda x, *_: (x, x), lambda x, *_: (x, x))
 _silu_and_mul, _gelu_and_mul, _gelu_tanh_and_mul = (
     _custom(name, lambda gate_up: [gate_up[0], gate_up[1] // 2])
@@ -161,6 +163,14 @@ def gelu_tanh_and_mul(gate_up):
 
 def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
     return _normalise_qk(qkv, q_weight, k_weight, _floats(eps), _ints(0 if whole else head_dim, centred))
+
+
+def square_sums(qkv, kv_size):
+    return _square_sums(qkv, _ints(kv_size))
+
+
+def normalise_qk_of_ranks(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
+    return _normalise_qk_of_ranks(qkv, sums, q_weight, k_weight, _floats(q_count, k_count, eps))
 
 
 def qkv_to_cache(

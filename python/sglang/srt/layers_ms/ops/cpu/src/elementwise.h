@@ -27,19 +27,30 @@ inline void over(int64_t size, V&& vector, S&& scalar) {
 }
 
 template <typename T>
-inline float inverse_rms(const T* x, int64_t size, float eps) {
+inline float sum_of_squares(const T* x, int64_t size) {
   f32x16 squares{};
   float rest = 0;
   over(size, [&](int64_t i) { squares += load(x + i) * load(x + i); },
        [&](int64_t i) { rest += to_float(x[i]) * to_float(x[i]); });
-  return 1.0f / std::sqrt((sum(squares) + rest) / static_cast<float>(size) + eps);
+  return sum(squares) + rest;
+}
+
+inline float inverse_root(float squares, float count, float eps) { return 1.0f / std::sqrt(squares / count + eps); }
+
+template <typename T>
+inline float inverse_rms(const T* x, int64_t size, float eps) {
+  return inverse_root(sum_of_squares(x, size), static_cast<float>(size), eps);
+}
+
+template <typename T>
+inline void scale_columns(const T* x, const T* weight, T* y, int64_t size, float factor, float offset) {
+  over(size, [&](int64_t i) { store(y + i, load(x + i) * factor * (load(weight + i) + offset)); },
+       [&](int64_t i) { y[i] = from_float<T>(to_float(x[i]) * factor * (to_float(weight[i]) + offset)); });
 }
 
 template <typename T>
 inline void normalise(const T* x, const T* weight, T* y, int64_t size, RMS rms) {
-  const float factor = inverse_rms(x, size, rms.eps), offset = rms.offset;
-  over(size, [&](int64_t i) { store(y + i, load(x + i) * factor * (load(weight + i) + offset)); },
-       [&](int64_t i) { y[i] = from_float<T>(to_float(x[i]) * factor * (to_float(weight[i]) + offset)); });
+  scale_columns(x, weight, y, size, inverse_rms(x, size, rms.eps), rms.offset);
 }
 
 template <typename T>
@@ -113,6 +124,34 @@ void normalise_qk_as(const QKNorm& a) {
       normalise_part(a.q_weight, a.q_size);
       normalise_part(a.k_weight, a.kv_size);
       std::copy(x, x + a.kv_size, y);
+    }
+  });
+}
+
+template <typename T>
+void square_sums_as(const T* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size) {
+  const int64_t columns = q_size + 2 * kv_size;
+  over_rows(rows, columns, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const T* x = qkv + row * columns;
+      y[2 * row] = sum_of_squares(x, q_size);
+      y[2 * row + 1] = sum_of_squares(x + q_size, kv_size);
+    }
+  });
+}
+
+template <typename T>
+void normalise_qk_of_ranks_as(const QKNorm& a, const float* sums, float q_count, float k_count) {
+  const int64_t columns = a.q_size + 2 * a.kv_size;
+  over_rows(a.tokens, columns, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const T *q = static_cast<const T*>(a.qkv) + row * columns, *k = q + a.q_size, *v = k + a.kv_size;
+      T* y = static_cast<T*>(a.out) + row * columns;
+      const float q_factor = inverse_root(sums[2 * row], q_count, a.eps);
+      const float k_factor = inverse_root(sums[2 * row + 1], k_count, a.eps);
+      scale_columns(q, static_cast<const T*>(a.q_weight), y, a.q_size, q_factor, 0.0f);
+      scale_columns(k, static_cast<const T*>(a.k_weight), y + a.q_size, a.kv_size, k_factor, 0.0f);
+      std::copy(v, v + a.kv_size, y + a.q_size + a.kv_size);
     }
   });
 }

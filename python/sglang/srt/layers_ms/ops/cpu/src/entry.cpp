@@ -340,6 +340,37 @@ OPERATOR(normalise_qk, 1) {
   kernels->normalise_qk(a.dtype(0), call);
 }
 
+// qkv [T, n + 2 * kv], kv [1] -> float32 [T, 2]
+OPERATOR(square_sums, 1) {
+  const int64_t tokens = a.tokens(0), columns = a.last(0);
+  const int32_t* kv = a.ints(1);
+  if (a.failed()) return;
+  a.want(*kv >= 0 && 2 * *kv <= columns, "%d keys in %ld columns", *kv, columns);
+  a.want(a.dtype(2) == Dtype::f32 && a.last(2) == 2, "sums of %ld columns", a.last(2));
+  if (a.failed()) return;
+  kernels->square_sums(a.dtype(0), a.data(0), static_cast<float*>(a.data(2)), tokens, columns - 2 * *kv, *kv);
+}
+
+// qkv [T, q + 2 * k], float32 sums [T, 2], q_weight [q], k_weight [k], q_count, k_count and eps [3] -> like qkv
+OPERATOR(normalise_qk_of_ranks, 1) {
+  QKNorm call{};
+  call.qkv = a.data(0);
+  call.q_weight = a.data(2);
+  call.k_weight = a.data(3);
+  call.out = a.data(5);
+  call.tokens = a.tokens(0);
+  call.q_size = a.size(2);
+  call.kv_size = a.size(3);
+  const float* counts = a.floats(4, 3);
+  a.want(a.last(0) == call.q_size + 2 * call.kv_size && a.dtype(2) == a.dtype(0) && a.dtype(3) == a.dtype(0),
+         "%ld columns, weights for %ld queries and %ld keys, or their dtypes differ", a.last(0), call.q_size,
+         call.kv_size);
+  a.want(a.dtype(1) == Dtype::f32 && a.last(1) == 2 && a.tokens(1) >= call.tokens, "sums of %ld columns", a.last(1));
+  if (a.failed()) return;
+  call.eps = counts[2];
+  kernels->normalise_qk_of_ranks(a.dtype(0), call, static_cast<const float*>(a.data(1)), counts[0], counts[1]);
+}
+
 // x, residual [T, size], weight [size], eps and offset [2] -> norm, sum
 OPERATOR(add_rms_norm, 2) {
   const int64_t tokens = a.tokens(0), size = a.last(0);

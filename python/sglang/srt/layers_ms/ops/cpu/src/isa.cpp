@@ -85,6 +85,14 @@ void normalise_qk(Dtype dtype, const QKNorm& a) {
   with(dtype, [&](auto* t) { normalise_qk_as<TYPE(t)>(a); });
 }
 
+void square_sums(Dtype dtype, const void* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size) {
+  with(dtype, [&](auto* t) { square_sums_as(in<TYPE(t)>(qkv), y, rows, q_size, kv_size); });
+}
+
+void normalise_qk_of_ranks(Dtype dtype, const QKNorm& a, const float* sums, float q_count, float k_count) {
+  with(dtype, [&](auto* t) { normalise_qk_of_ranks_as<TYPE(t)>(a, sums, q_count, k_count); });
+}
+
 void act_and_mul(Dtype dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size) {
   with(dtype, [&](auto* t) {
     using T = TYPE(t);
@@ -163,7 +171,7 @@ void latent_attention(const LatentAttention& a) {
 
 extern const Kernels kernels;
 const Kernels kernels{NAME(KERNEL_ISA), pack, unpack,       linear,      embedding,    rms_norm, add_rms_norm,
-                      layer_norm,       add,  normalise_qk, act_and_mul, qkv_to_cache, attention,
+                      layer_norm,       add,  normalise_qk, square_sums,  normalise_qk_of_ranks, act_and_mul, qkv_to_cache, attention,
                       route,            experts, add_gated, sum, clip, latent_to_cache, latent_attention};
 
 }  // namespace KERNEL_ISA

@@ -112,6 +112,9 @@ struct Kernels {
   // y = x + other * factor; other null: y = x * factor
   void (*add)(Dtype, const void* x, const void* other, void* y, float factor, int64_t rows, int64_t size);
   void (*normalise_qk)(Dtype, const QKNorm&);
+  void (*square_sums)(Dtype, const void* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size);
+  // sums [tokens, 2] of q_count and k_count squares; a.group and a.centred are not read.
+  void (*normalise_qk_of_ranks)(Dtype, const QKNorm& a, const float* sums, float q_count, float k_count);
   void (*act_and_mul)(Dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size);
   void (*qkv_to_cache)(const QKV&);
   void (*attention)(const Attention&);
