@@ -13,6 +13,7 @@ from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.model_executor_ms.graphs import ForwardGraph, Limits, UncompiledGraph, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
+from sglang.srt.model_executor_ms.lost_config import restored
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
 from sglang.srt.model_executor_ms.weights import with_quantisation
 from sglang.srt.model_loader_ms import loader
@@ -68,7 +69,7 @@ class PagedModel:
         config = get_config(str(folder), trust_remote_code=True)
         runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
         self.architecture = config.architectures[0]
-        written = with_quantisation(config.to_dict(), folder, None)
+        written = restored(with_quantisation(config.to_dict(), folder, None), folder)
         self.network = network = model_class(config.architectures)(written, runtime)
         wanted = dict(
             names=network.tensor_names, ignore=network.ignored_tensors, optional_prefix=network.optional_prefix

@@ -148,7 +148,7 @@ REFUSED = [
     ("olmoe", dict(use_sliding_window=True), "OlmoeForCausalLM: use_sliding_window = True is not supported"),
     ("olmo2", dict(sliding_window=8), "Olmo2ForCausalLM: sliding_window = 8 is shorter"),
     # What SGLang makes of a config.json as transformers 5 writes it.
-    ("olmo3", dict(rope_parameters=None, rope_theta=10000.0), "SGLang reads no rope_parameters of OLMo 3"),
+    ("olmo3", dict(rope_parameters=None, rope_theta=10000.0), "neither rope_parameters nor a rope_theta"),
     ("dbrx", dict(sliding_window=8), "DbrxForCausalLM: sliding_window = 8 is shorter"),
     ("gemma", dict(use_bidirectional_attention=True), "use_bidirectional_attention = True is not supported"),
     ("gemma", dict(hidden_act="relu2"), "GemmaForCausalLM: hidden_act = 'relu2' is not supported"),

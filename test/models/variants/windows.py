@@ -64,6 +64,7 @@ VARIANTS = {
     "gemma3": GEMMA3,
     "cohere2": COHERE2,
     "olmo3": OLMO3,
+    "olmo3-transformers": OLMO3,  # its config.json as transformers 5 writes it
     "exaone4": EXAONE4,
     "exaone4-full": dict(EXAONE4, sliding_window=None, layer_types=[FULL] * 2, tie_word_embeddings=True),
 }

@@ -12,7 +12,7 @@ from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
-from sglang.srt.model_executor_ms import device, expert_location, parallel
+from sglang.srt.model_executor_ms import device, expert_location, lost_config, parallel
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
 from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, passed_on
@@ -67,8 +67,10 @@ class MindSporeForCausalLM(torch.nn.Module):
         generates = is_generation_model(config.architectures, get_model().is_embedding)
         if not generates:
             network_class = embedding_class(network_class)
-        written = with_quantisation(config.to_dict(), get_model().model_path, get_model().quantization)
-        self.network = network_class(parallel.as_published(written), runtime)
+        model = get_model()
+        written = with_quantisation(config.to_dict(), model.model_path, model.quantization)
+        published = lost_config.restored(parallel.as_published(written), model.model_path, model.revision)
+        self.network = network_class(published, runtime)
         self.experts_chosen = expert_location.Counter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)

@@ -22,8 +22,7 @@ class Olmo2Config(DecoderConfig):
     def read(cls, hf, runtime, **special):
         if not hf.get("rope_parameters", None) and hf.get("rope_theta", LOST) == LOST:
             raise UnsupportedConfig(
-                f"{hf.arch}: SGLang reads no rope_parameters of OLMo 3, only rope_theta and rope_scaling, as published "
-                "checkpoints have them: write the values of rope_parameters['full_attention'] there"
+                f"{hf.arch}: config.json has neither rope_parameters nor a rope_theta of its own (OLMo 3's is 500000)"
             )
         head_dim = hf.get("head_dim", hf.get("hidden_size") // hf.get("num_attention_heads"))
         rope, bias = hf.rope(head_dim, "full_attention"), hf.get("attention_bias", False)
