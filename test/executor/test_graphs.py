@@ -117,6 +117,42 @@ def test_the_models_step_has_every_field_under_its_name():
         np.testing.assert_array_equal(v_cache.asnumpy().ravel(), kv_pool.get_value_buffer(0).flatten().numpy())
 
 
+class WindowsEcho(nn.Cell):
+    """A model that gives back the step of its layers with a window."""
+
+    def construct(self, step):
+        step = step["windowed"]
+        fields = (
+            step["positions"] + 0,
+            step["request_ids"] + 0,
+            step["slots"] + 0,
+            step["query_lens"] + 0,
+            step["seq_lens"] + 0,
+            step["block_tables"] + 0,
+        )
+        return fields, step["plan"]
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_layers_with_a_window_see_the_step_of_their_pool_or_of_the_one_that_there_is(divided):
+    caches = KVCaches(pool(), 3)
+    table = np.random.default_rng(0).permutation(16)[:, None] * 4 + np.arange(4)
+    other = (np.random.default_rng(1).permutation(16)[:, None] * 4 + np.arange(4)).ravel() if divided else None
+    steps = [
+        step_inputs([3, 1], [5, 9], [8, 9, 10, 50], table.reshape(2, 32), 4, other),
+        step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4, other),
+    ]
+    graph = forward_graph(WindowsEcho(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
+    for step in steps:
+        fields, plan = graph.outputs(ids(len(step.positions)), step)
+        slots, tables, *wanted_plan = step.windowed if divided else (step.slots, step.block_tables, *step.plan)
+        wanted = (step.positions, step.request_ids, slots, step.query_lens, step.seq_lens, tables)
+        for found, value in zip(fields, wanted, strict=True):
+            np.testing.assert_array_equal(found.asnumpy()[tuple(slice(size) for size in value.shape)], value)
+        for found, value in zip(plan, wanted_plan, strict=True):
+            np.testing.assert_array_equal(found.asnumpy(), value)
+
+
 @pytest.mark.parametrize("limits", [Limits(4, 2, 3), Limits(5, 1, 3), Limits(5, 2, 2)])
 def test_a_graph_of_fixed_shape_refuses_a_step_that_it_has_no_room_for(limits):
     graph = StaticGraph(Echo(), (), (), limits)
@@ -128,7 +164,7 @@ def test_a_graph_of_fixed_shape_refuses_a_step_that_it_has_no_room_for(limits):
 
 
 def test_the_graph_takes_the_ids_the_fields_of_the_step_in_order_and_the_caches():
-    parameters = ["self", "input_ids", *FIELDS, "k_caches", "v_caches"]
+    parameters = ["self", "input_ids", *FIELDS, "windowed", "k_caches", "v_caches"]
     # What MindSpore's runtime for Ascend looks for.
     renamed = {"query_lens": "q_seq_lens", "seq_lens": "batch_valid_length"}
     renamed |= {"k_caches": "key_caches", "v_caches": "value_caches"}

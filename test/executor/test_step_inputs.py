@@ -1,5 +1,6 @@
 """StepInputs against a slow statement of every field, token by token."""
 
+import dataclasses
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -112,7 +113,25 @@ def test_a_forward_batch_gives_the_step_of_its_rows_of_the_request_table(batch, 
 def test_fields_are_passed_to_graphs_in_the_order_in_which_they_are_declared():
     step = StepInputs(*range(7))
     assert step.arrays() == tuple(range(7))
-    assert tuple(field.name for field in fields(StepInputs)) == FIELDS
+    assert tuple(field.name for field in fields(StepInputs)) == (*FIELDS, "windowed")
+
+
+@settings(deadline=None)
+@given(batch=batches(), data=st.data())
+def test_layers_with_a_window_get_the_step_of_their_own_pool(batch, data):
+    requests, page_size, pages, spare = batch
+    wanted = slowly(requests, page_size, pages)
+    # Where each page lies in the other pool; what every window has left behind, on the spare page.
+    moved = np.array([0, *data.draw(st.permutations(range(1, 1 + max(map(max, pages)))))])
+    moved[data.draw(st.lists(st.sampled_from(sorted(sum(pages, []))), max_size=2))] = 0
+    window_slots = (moved[:, None] * page_size + np.arange(page_size)).ravel()
+    lengths = (wanted["query_lens"], wanted["seq_lens"], wanted["slots"])
+    step = step_inputs(*lengths, token_table(requests, page_size, pages, spare), page_size, window_slots)
+    check(step, wanted, page_size)
+    slots, tables, *plan = step.windowed
+    own = slowly(requests, page_size, [moved[list(page)].tolist() for page in pages])
+    windowed = dataclasses.replace(step, slots=slots, block_tables=tables, plan=tuple(plan))
+    check(windowed, own, page_size)
 
 
 @pytest.mark.parametrize("page_size", [1, 4])

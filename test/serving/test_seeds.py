@@ -1,37 +1,24 @@
-"""--random-seed: the same seed samples the same tokens, another one others.
+"""Seeds of a server and of single requests: the same seed samples the same tokens, another one others."""
 
-The seed of a single request is SGLang's --enable-deterministic-inference, which is refused so far.
-"""
+from serving.conftest import MODEL
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
-PROGRAM = """
-import json, sys
-import sglang
-
-if __name__ == "__main__":
-    arguments = dict(framework="mindspore", device="cpu", max_total_tokens=2048, random_seed=int(sys.argv[2]))
-    engine = sglang.Engine(model_path=sys.argv[1], **arguments)
-    answer = engine.generate("The list", {"temperature": 1.0, "max_new_tokens": 24, "ignore_eos": True})
-    print(json.dumps(answer["output_ids"]))
-    engine.shutdown()
-"""
-MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
+SAMPLED = dict(temperature=1.0, max_new_tokens=24, ignore_eos=True)
 
 
-def sampled(program: Path, seed: int) -> list[int]:
-    done = subprocess.run([sys.executable, program, MODEL, str(seed)], capture_output=True, text=True)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
-    assert lines, done.stderr[-3000:]
-    return json.loads(lines[-1])
+def test_a_server_with_the_same_random_seed_samples_the_same_tokens_and_another_one_others(start_engine):
+    found = []
+    for seed in (7, 7, 8):
+        engine = start_engine(MODEL, random_seed=seed, max_running_requests=None, chunked_prefill_size=None)
+        found.append(engine.generate("The list", SAMPLED)["output_ids"])
+    assert found[0] == found[1] != found[2]
 
 
-def test_the_same_seed_samples_the_same_tokens_and_another_one_others(tmp_path):
-    program = tmp_path / "program.py"
-    program.write_text(PROGRAM)
-    first = sampled(program, 7)
-    assert sampled(program, 7) == first
-    assert sampled(program, 8) != first
+def test_a_request_with_a_seed_samples_the_same_tokens_whatever_runs_beside_it(start_engine):
+    engine = start_engine(MODEL, enable_deterministic_inference=True)
+    prompts = ["The list", "Return the", "The list", "The list"]
+    seeds = [11, 11, 11, 12]
+    asked = [dict(SAMPLED, sampling_seed=seed, top_p=top_p) for seed, top_p in zip(seeds, (1, 1, 1, 0.95), strict=True)]
+    first, _, again, other = (answer["output_ids"] for answer in engine.generate(prompts, asked))
+    assert first == again != other
+    assert engine.generate("The list", asked[0])["output_ids"] == first
+    assert engine.generate("The list", asked[3])["output_ids"] == other

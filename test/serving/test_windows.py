@@ -1,19 +1,45 @@
-"""Models with sliding windows through SGLang's engine, whatever SGLang makes of their configs.
+"""Layers with a sliding window in a pool of their own, SGLang's, which keeps no more than windows need.
 
-Gemma 3 has two rotary tables; of gpt-oss, SGLang would keep the layers with a window in a pool of their own.
+test_families.py has each of these models with the sizes of pools that SGLang chooses.
 """
 
+import numpy as np
 import pytest
-from models.tiny import save
-from serving.answers import answered, check_answers
-from serving.conftest import Engine
+from models.tiny import COMMON, reference_logits, save
+
+TOKENS, WINDOW_TOKENS = 200000, 96  # of the two pools; the window is 9, a chunk 16, and two requests run at a time
+GENERATOR = np.random.default_rng(2)
+PROMPTS = [GENERATOR.integers(0, COMMON["vocab_size"], length).tolist() for length in (200, 3, 150, 70)]
+GREEDY = dict(temperature=0, max_new_tokens=40, ignore_eos=True)
 
 
-@pytest.mark.parametrize("variant", ["gemma3", "gpt_oss"])
-def test_logprobs_and_greedy_tokens_are_hugging_faces(tmp_path, variant):
-    folder = save(variant, tmp_path)
-    engine = Engine(folder, skip_tokenizer_init=True, max_running_requests=4, chunked_prefill_size=16)
-    try:
-        check_answers(answered(engine), variant, 1e-3)
-    finally:
-        engine.shutdown()
+def answers(engine) -> tuple[list, list, int]:
+    """Output ids of all prompts in one batch and of one that goes on; these prompts; its tokens that were cached."""
+    first = [answer["output_ids"] for answer in engine.generate(input_ids=PROMPTS, sampling_params=GREEDY)]
+    longer = [[*prompt[:199], *ids, 7, 8] for prompt, ids in zip(PROMPTS, first, strict=True)]
+    second = engine.generate(input_ids=longer[-1:], sampling_params=GREEDY)
+    return [*first, second[0]["output_ids"]], [*PROMPTS, longer[-1]], second[0]["meta_info"]["cached_tokens"]
+
+
+def cache_memory(engine) -> float:
+    """GB"""
+    return engine.get_server_info()["internal_states"][0]["memory_usage"]["kvcache"]
+
+
+@pytest.mark.parametrize("variant, page_size", [("gemma3", 1), ("gpt_oss", 4)])
+def test_contexts_that_outgrow_the_windows_pool_are_answered_as_with_one_pool(
+    start_engine, tmp_path, variant, page_size
+):
+    arguments = dict(skip_tokenizer_init=True, max_total_tokens=TOKENS, page_size=page_size, max_running_requests=2)
+    folder, found, memory = save(variant, tmp_path), {}, {}
+    for divided in (True, False):
+        ratio = dict(swa_full_tokens_ratio=WINDOW_TOKENS / TOKENS) if divided else dict(disable_hybrid_swa_memory=True)
+        engine = start_engine(folder, **arguments, **ratio)
+        found[divided], prompts, cached = answers(engine)
+        assert cached > 100
+        memory[divided] = cache_memory(engine)
+    assert found[True] == found[False]
+    for prompt, ids in zip(prompts, found[True], strict=True):
+        assert ids == reference_logits(variant, [*prompt, *ids]).argmax(-1)[len(prompt) - 1 : -1].tolist()
+    layers = {"gemma3": (1, 3), "gpt_oss": (1, 3)}[variant]  # without a window, of all
+    assert memory[True] == pytest.approx(memory[False] * layers[0] / layers[1], rel=0.03), memory

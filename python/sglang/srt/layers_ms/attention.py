@@ -82,6 +82,8 @@ class Attention(nn.Cell):
         self.qk_norm = None if qk_norm == "head" else qk_norm
 
     def construct(self, x, step):
+        k_caches, v_caches = step["k_caches"], step["v_caches"]
+        step = step["windowed"] if self.window else step
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
         qkv = self.qkv_proj(x)
@@ -94,8 +96,8 @@ class Attention(nn.Cell):
             self.cos,
             self.sin,
             self.interleaved,
-            step["k_caches"][self.layer_id],
-            step["v_caches"][self.layer_id],
+            k_caches[self.layer_id],
+            v_caches[self.layer_id],
             step,
             self.num_kv_heads,
             self.head_dim,

@@ -124,7 +124,8 @@ class MindSporeForCausalLM(torch.nn.Module):
             self.runner = start.runner(*common, page_size, self.config.vocab_size, first)
         else:
             self.runner = HostGraphRunner(*common, page_size)
-            self.runner.warm_up(_warm_up_steps(page_size, self.network.config))
+            hybrid = self.kv_caches.window_slots() is not None
+            self.runner.warm_up(_warm_up_steps(page_size, self.network.config, hybrid))
         self._bind_head()
 
     def _bind_head(self) -> None:
@@ -156,7 +157,7 @@ class MindSporeForCausalLM(torch.nn.Module):
                 return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
 
 
-def _warm_up_steps(page_size: int, config) -> list[Step]:
+def _warm_up_steps(page_size: int, config, hybrid: bool) -> list[Step]:
     """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
     generator = np.random.default_rng(0)
     steps = []
@@ -165,14 +166,19 @@ def _warm_up_steps(page_size: int, config) -> list[Step]:
         inputs = generator.integers(0, config.vocab_size, len(slots), np.int32)
         if passed := passed_on(config):
             inputs = torch.from_numpy(generator.standard_normal((len(slots), passed.size))).to(passed.dtype)
-        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size)))
+        window_slots = np.arange(table.max() + 1) if hybrid else None
+        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, window_slots)))
     return steps
 
 
 def _limits(model_runner) -> Limits:
-    """The largest step that SGLang schedules: a chunk of prefill, or a whole prompt, beside every decoding request."""
+    """The largest step that SGLang schedules: a chunk of prefill, or a whole prompt, beside every decoding request.
+
+    With room for the steps of WARM_UP, where that is less.
+    """
     schedule, context = get_schedule(), model_runner.model_config.context_len
     chunk = schedule.chunked_prefill_size or -1
     prefill = chunk if chunk > 0 else max(schedule.max_prefill_tokens, context)
-    requests = model_runner.max_running_requests
-    return Limits(prefill + requests, requests, -(-context // model_runner.page_size) + 1)
+    requests = max(model_runner.max_running_requests, *(len(queries) for _, queries, _ in WARM_UP))
+    tokens = max(prefill + requests, *(sum(queries) for _, queries, _ in WARM_UP))
+    return Limits(tokens, requests, -(-context // model_runner.page_size) + 1)

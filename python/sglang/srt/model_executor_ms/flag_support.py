@@ -43,6 +43,8 @@ SUPPORTED = _names("""
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
+    enable_deterministic_inference swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set
+    disable_hybrid_swa_memory swa_prefix_tails
     ep_size ep_num_redundant_experts init_expert_location enable_eplb eplb_algorithm eplb_rebalance_num_iterations
     eplb_rebalance_layers_per_chunk expert_distribution_recorder_buffer_size
     pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode
@@ -165,11 +167,8 @@ REFUSED = (
         """),
     ),
     (
-        "one key/value pool serves the layers with a sliding window and those without",
-        _names("""
-            enable_encoder_swa_bounded_replay enable_decoder_swa_bounded_replay swa_full_tokens_ratio
-            _swa_full_tokens_ratio_explicitly_set disable_hybrid_swa_memory swa_prefix_tails
-        """),
+        "it is for models of DeepSeek V4's kind, which are not supported yet",
+        _names("enable_encoder_swa_bounded_replay enable_decoder_swa_bounded_replay"),
     ),
     (
         "MLA and sparse attention are not supported yet",
@@ -265,7 +264,7 @@ REFUSED = (
     (
         _UNTRIED,
         _names("""
-            enable_deterministic_inference rl_on_policy_target enable_watermark watermark_config watermark_key
+            rl_on_policy_target enable_watermark watermark_config watermark_key
             watermark_key_b watermark_context_window watermark_mixing_probability watermark_max_probability
             watermark_default_enabled watermark_enforce_all enable_streaming_session smg_grpc_mode grpc_mode grpc_port
             grpc_worker_threads grpc_response_timeout_secs sidecar sidecar_args smg_http_sidecar_port

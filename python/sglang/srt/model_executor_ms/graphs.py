@@ -72,9 +72,13 @@ class ForwardGraph(nn.Cell):
         batch_valid_length,
         block_tables,
         plan,
+        windowed,
         key_caches,
         value_caches,
     ):
+        window_slots, window_tables, window_plan = slots, block_tables, plan
+        if len(windowed) > 0:
+            window_slots, window_tables, window_plan = windowed[0], windowed[1], windowed[2:]
         # MindSpore 2.10 compiles again at each call with a NamedTuple, and cannot build one here: a literal dict.
         step = {
             "input_ids": input_ids,
@@ -86,6 +90,16 @@ class ForwardGraph(nn.Cell):
             "block_tables": block_tables,
             "plan": plan,
             "kind": self.kind,
+            "windowed": {  # the step as layers with a window see it
+                "positions": positions,
+                "request_ids": request_ids,
+                "slots": window_slots,
+                "query_lens": q_seq_lens,
+                "seq_lens": batch_valid_length,
+                "block_tables": window_tables,
+                "plan": window_plan,
+                "kind": self.kind,
+            },
             "k_caches": key_caches,
             "v_caches": value_caches,
         }
@@ -120,22 +134,27 @@ class DynamicGraph(ForwardGraph):
 
     def outputs(self, input_ids, step):
         *arrays, plan = step.arrays()
-        return self.call([_tensor(input_ids), *map(bridge.int32, arrays)], map(bridge.int32, plan))
+        arrays, plan, windowed = (map(bridge.int32, part) for part in (arrays, plan, step.windowed))
+        return self.call([_tensor(input_ids), *arrays], plan, windowed)
 
-    def call(self, arrays: Sequence[Tensor], plan: Iterable[Tensor]):
-        """As outputs, of ids and the fields of StepInputs but plan, in order, as int32 tensors on any device."""
-        plan = tuple(plan)
+    def call(self, arrays: Sequence[Tensor], plan: Iterable[Tensor], windowed: Iterable[Tensor] = ()):
+        """As outputs, of ids and the fields of StepInputs but the two tuples, in order, as tensors on any device."""
+        plan, windowed = tuple(plan), tuple(windowed)
         if not self.declared:
-            self._declare(arrays, plan)
-        return self(*arrays, _mutable(plan), self.k_caches, self.v_caches)
+            self._declare(arrays, plan, windowed)
+        return self(*arrays, _mutable(plan), _mutable(windowed), self.k_caches, self.v_caches)
 
-    def _declare(self, arrays, plan):
+    def _declare(self, arrays, *tuples):
         first, *rest = arrays
         any_length = [Tensor(shape=[None, *first.shape[1:]], dtype=first.dtype)]
-        any_length += [Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in rest]
-        any_plan = _mutable(Tensor(shape=[None] * array.ndim, dtype=ms.int32) for array in plan)
-        self.set_inputs(*any_length, any_plan, self.k_caches, self.v_caches)
+        any_length += map(_of_any_size, rest)
+        any_tuples = [_mutable(map(_of_any_size, tensors)) for tensors in tuples]
+        self.set_inputs(*any_length, *any_tuples, self.k_caches, self.v_caches)
         self.declared = True
+
+
+def _of_any_size(array) -> Tensor:
+    return Tensor(shape=[None] * array.ndim, dtype=ms.int32)
 
 
 def _mutable(tensors) -> tuple:
@@ -148,8 +167,8 @@ class UncompiledGraph(DynamicGraph):
 
     construct = ForwardGraph.construct.__wrapped__
 
-    def call(self, arrays, plan):
-        return self(*arrays, tuple(plan), self.k_caches, self.v_caches)
+    def call(self, arrays, plan, windowed=()):
+        return self(*arrays, tuple(plan), tuple(windowed), self.k_caches, self.v_caches)
 
 
 class StaticGraph(ForwardGraph):
@@ -165,7 +184,8 @@ class StaticGraph(ForwardGraph):
         if passed:
             self.buffers[0] = torch.zeros(tokens, passed.size, dtype=passed.dtype)
             self.tensors[0] = bridge.to_mindspore(self.buffers[0])
-        self.plan_buffers, self.plan = [], ()  # made like the first step's
+        self.plan_buffers, self.window_buffers = [], []  # made for what the first step has
+        self.plan = self.windowed = ()
         self.replay = None
 
     def outputs(self, input_ids, step):
@@ -181,7 +201,7 @@ class StaticGraph(ForwardGraph):
     def capture(self, steps):
         self._fill(*steps[0])
         parameters = [parameter for _, parameter in self.model.parameters_and_names()]
-        lasting = [*parameters, *self.k_caches, *self.v_caches, *self.tensors, *self.plan]
+        lasting = [*parameters, *self.k_caches, *self.v_caches, *self.tensors, *self.plan, *self.windowed]
         replay = ops.capture(self._graph, lasting)
         if replay and all(self._agrees(replay, *step) for step in steps):
             self.replay = replay
@@ -194,17 +214,23 @@ class StaticGraph(ForwardGraph):
     def _fill(self, input_ids, step):
         *arrays, plan = step.arrays()
         self._check(step)
-        for buffer, array in zip(self.buffers, (input_ids, *arrays), strict=True):
-            buffer[tuple(slice(size) for size in array.shape)] = array
         if not self.plan:
-            self.plan_buffers = [array.copy() for array in plan]
-            self.plan = mutable(tuple(bridge.int32(buffer) for buffer in self.plan_buffers))
-        for buffer, array in zip(self.plan_buffers, plan, strict=True):
-            buffer[:] = array
+            self._make_buffers(plan, step.windowed)
+        buffers = (*self.buffers, *self.plan_buffers, *self.window_buffers)
+        for buffer, array in zip(buffers, (input_ids, *arrays, *plan, *step.windowed), strict=True):
+            buffer[tuple(slice(size) for size in array.shape)] = array
         ops.begin_step(len(step.positions), len(step.seq_lens))
 
+    def _make_buffers(self, plan, windowed):
+        self.plan_buffers = [array.copy() for array in plan]
+        self.plan = _mutable(map(bridge.int32, self.plan_buffers))
+        if windowed:
+            _, _, _, slots, _, _, tables = self.buffers
+            self.window_buffers = [np.zeros_like(slots), np.zeros_like(tables), *(array.copy() for array in plan)]
+            self.windowed = _mutable(map(bridge.int32, self.window_buffers))
+
     def _graph(self):
-        return self(*self.tensors, self.plan, self.k_caches, self.v_caches)
+        return self(*self.tensors, self.plan, self.windowed, self.k_caches, self.v_caches)
 
     def _check(self, step):
         found = Limits(len(step.positions), *step.block_tables.shape)

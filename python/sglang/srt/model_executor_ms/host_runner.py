@@ -19,7 +19,7 @@ class HostGraphRunner:
     def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
         self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, passed_on(network.config))
-        self.req_to_token, self.page_size = req_to_token, page_size
+        self.caches, self.req_to_token, self.page_size = caches, req_to_token, page_size
 
     def warm_up(self, steps: Sequence[Step]) -> None:
         """Compile all that serving needs, with a progress bar."""
@@ -31,7 +31,7 @@ class HostGraphRunner:
 
     def prepare(self, forward_batch) -> StepInputs:
         """What the step of a ForwardBatch needs, made before the pass."""
-        return from_forward_batch(forward_batch, self.req_to_token, self.page_size)
+        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, self.caches.window_slots())
 
     def run(self, input_ids: torch.Tensor, step: StepInputs) -> torch.Tensor:
         """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size]."""

@@ -1,6 +1,9 @@
 """SGLang's key/value pool as the graph sees it: the same memory, layer by layer."""
 
+import numpy as np
+
 from sglang.srt.layers_ms import ops
+from sglang.srt.mem_cache.base_swa_memory_pool import BaseSWAKVPool
 from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
 from sglang.srt.model_executor_ms import bridge
 
@@ -9,16 +12,23 @@ class KVCaches:
     """Views of a pool's buffers, each [slots, K, D], made once.
 
     first_layer: the one of the model whose buffers are the pool's first. A pool of latent attention has one buffer a
-    layer, [slots, 1, L + R]: k_caches and v_caches both show it.
+    layer, [slots, 1, L + R]: k_caches and v_caches both show it. A hybrid one has fewer slots for layers with a window.
     """
 
     def __init__(self, pool, num_layers: int, first_layer: int = 0):
-        """pool: SGLang's MHATokenToKVPool or MLATokenToKVPool, with buffers of float32, float16 or bfloat16."""
+        """pool: SGLang's MHATokenToKVPool, MLATokenToKVPool or SWAKVPool, of float32, float16 or bfloat16."""
         self.pool, self.layers = pool, range(first_layer, first_layer + num_layers)
         self._address = self._first_address()
         values = pool.get_key_buffer if isinstance(pool, MLATokenToKVPool) else pool.get_value_buffer
         self.k_caches = self._views(pool.get_key_buffer, "k_cache")
         self.v_caches = self._views(values, "v_cache")
+
+    def window_slots(self) -> np.ndarray | None:
+        """Of each slot, the one in the pool of layers with a window, as SGLang has it now; None: there is one pool.
+
+        SGLang writes into it when it allocates and frees. What every window has left behind has slot 0.
+        """
+        return self.pool.full_to_swa_index_mapping.numpy() if isinstance(self.pool, BaseSWAKVPool) else None
 
     def stale(self) -> bool:
         """Whether the pool was released or resized since the views were made."""

@@ -52,8 +52,7 @@ def configure(server_args) -> None:
         model_impl="mindspore",
         device=device,
         attention_backend="mindspore",
-        # One pool for all layers: those with a window keep what it has left behind, and read none of it.
-        disable_hybrid_swa_memory=True,
+        disable_hybrid_swa_memory=True,  # hybrid_windows.py decides, when it knows the model's layers
         **_NO_CUDA_GRAPHS,
     )
     if device == "cpu":
@@ -142,6 +141,8 @@ def verify(server_args) -> None:
     view = resolving_view(server_args)
     check_parallelism(view)
     check_expert_location(view)
+    if view.enable_deterministic_inference and view.device == "npu":
+        raise UnsupportedFlag("--enable-deterministic-inference with --device npu: it was never tried")
     chosen = set(attention_backends_of(view))
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")

@@ -1,7 +1,7 @@
 """The small dispatch: which class runs the model for this framework and device, or an error that lists them."""
 
 from sglang.srt.model_executor.model_runner import ModelRunner
-from sglang.srt.model_executor_ms import expert_location
+from sglang.srt.model_executor_ms import expert_location, hybrid_windows
 from sglang.srt.model_executor_ms.mindspore_framework import DEVICES
 from sglang.srt.model_executor_ms.weights import MindSporeWeightUpdater
 from sglang.srt.runtime_context import get_model, get_parallel
@@ -21,6 +21,10 @@ class MindSporeModelRunner(ModelRunner):
         """Load weights without SGLang's layers for quantised ones: the model's own read config.json."""
         self.model_config.quantization = None
         super().load_model()
+        hybrid_windows.divide_pool(self)
+
+    def maybe_enable_batch_invariant_mode(self):
+        """SGLang's way puts triton kernels in the place of torch's products; none of the model's are torch's."""
 
     def init_cuda_graphs(self, capture_decode_cuda_graph: bool = True):
         """Prepare SGLang's runners of forward passes, and compile the model: pools and attention backend exist."""

@@ -106,7 +106,11 @@ def _configure_mindspore(server_args) -> None:
 
 @functools.cache
 def _hook_arguments() -> None:
+    from sglang.srt.arg_groups import choices
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
+
+    choices.add_deterministic_attention_backend_choices(["mindspore"])
+    choices.add_radix_supported_deterministic_attention_backend_choices(["mindspore"])
 
     # SGLang's NPU defaults overwrite the attention backend; its own hook puts ours back.
     register_resolution_hook("handle_npu_backends")(mindspore_framework.keep_attention_backend)
@@ -153,7 +157,7 @@ def _hook_replicas() -> None:
 @functools.cache
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
-    from sglang.srt.model_executor_ms import model_runner, weights
+    from sglang.srt.model_executor_ms import model_runner, seeds, weights
 
     # SGLang's own registry of attention backends.
     register_attention_backend("mindspore")(model_runner.attention_backend)
@@ -167,6 +171,9 @@ def _hook_scheduler(device: str) -> None:
     )
     if "sglang.srt.managers.scheduler" in sys.modules:  # not in benchmarks, which have a runner and nobody to answer
         _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", faults.serve_until_fault, HookType.AROUND)
+    if device == "cpu":
+        # With --enable-deterministic-inference the sampler draws by this hash; SGLang's own wants sgl_kernel on a CPU.
+        _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", seeds.murmur_hash32, HookType.REPLACE)
     if device.startswith("npu"):
         _apply(
             "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._build_token_to_kv_pool_allocator",

@@ -18,9 +18,12 @@ class StepInputs:
     seq_lens: np.ndarray  # [B] tokens of each request in the cache after this step
     block_tables: np.ndarray  # [B, most blocks] cache pages of each request in order; 0, the spare page, after the last
     plan: tuple  # what the operator table in use adds, see ops.plan
+    # What layers with a window read in the place of slots, block_tables and plan, where they have a pool of their own:
+    # (slots, block_tables, *plan); (): the same.
+    windowed: tuple = ()
 
     def arrays(self) -> tuple:
-        """The fields in the order in which a graph takes them; `plan` is a tuple."""
+        """The fields in the order in which a graph takes them, but for `windowed`; `plan` is a tuple."""
         return (
             self.positions,
             self.request_ids,
@@ -35,10 +38,11 @@ class StepInputs:
 FIELDS = ("positions", "request_ids", "slots", "query_lens", "seq_lens", "block_tables", "plan")
 
 
-def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int) -> StepInputs:
+def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int, window_slots=None) -> StepInputs:
     """Build the step from host arrays.
 
     query_lens, seq_lens [B]; slots [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each request.
+    window_slots: of each slot, the one in the pool of layers with a window, page by page; None: there is one pool.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
     positions = token_positions(query_lens, seq_lens)
@@ -46,8 +50,16 @@ def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int) -> Ste
     tables = np.asarray(token_table)[:, : int(blocks.max()) * page_size : page_size] // page_size
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
     request_ids = np.repeat(np.arange(len(query_lens), dtype=np.int32), query_lens)
-    plan = ops.plan(positions, request_ids, query_lens, seq_lens, tables, page_size)
-    return StepInputs(positions, request_ids, np.asarray(slots, np.int32), query_lens, seq_lens, tables, plan)
+
+    def plan(tables):
+        return ops.plan(positions, request_ids, query_lens, seq_lens, tables, page_size)
+
+    windowed = ()
+    if window_slots is not None:
+        window_tables = (window_slots[tables * page_size] // page_size).astype(np.int32)
+        windowed = (window_slots[slots].astype(np.int32), window_tables, *plan(window_tables))
+    slots = np.asarray(slots, np.int32)
+    return StepInputs(positions, request_ids, slots, query_lens, seq_lens, tables, plan(tables), windowed)
 
 
 def first_pages(query_lens, seq_lens, page_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -76,10 +88,13 @@ def host_lengths(forward_batch) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(forward_batch.extend_seq_lens_cpu, np.int32), seq_lens
 
 
-def from_forward_batch(forward_batch, req_to_token, page_size: int) -> StepInputs:
-    """SGLang's ForwardBatch -> StepInputs, from its host mirrors (`*_cpu`): lengths are never read from a device."""
+def from_forward_batch(forward_batch, req_to_token, page_size: int, window_slots=None) -> StepInputs:
+    """SGLang's ForwardBatch -> StepInputs, from its host mirrors (`*_cpu`): lengths are never read from a device.
+
+    window_slots: as step_inputs'.
+    """
     query_lens, seq_lens = host_lengths(forward_batch)
     longest = int(seq_lens.max())
     width = -(-longest // page_size) * page_size
     table = req_to_token[forward_batch.req_pool_indices, :width].numpy()
-    return step_inputs(query_lens, seq_lens, forward_batch.out_cache_loc.numpy(), table, page_size)
+    return step_inputs(query_lens, seq_lens, forward_batch.out_cache_loc.numpy(), table, page_size, window_slots)

@@ -267,6 +267,11 @@ class DecoderConfig:
     final_logit_softcapping: float | None = None  # logits -> cap * tanh(logits / cap), after their scale
 
     @property
+    def windowed(self) -> tuple[int, ...]:
+        """The layers with a window that some context outgrows; the others see all tokens before theirs."""
+        return tuple(layer for layer, window in enumerate(self.windows) if 0 < window < self.max_positions)
+
+    @property
     def held(self) -> range:
         """The layers of this stage."""
         return self.stage.layers(self.num_hidden_layers)

@@ -1,0 +1,29 @@
+"""Gives the layers with a sliding window a key/value pool of their own, SGLang's SWAKVPool, which is smaller.
+
+SGLang's scheduler frees what every window has left behind, and keeps which slot of a token in that pool belongs to its
+slot in the other. It does so for the architectures of a list; here it is what the model's layers say.
+"""
+
+import logging
+
+from sglang.srt.runtime_context import get_parallel
+
+logger = logging.getLogger(__name__)
+
+
+def divide_pool(model_runner) -> None:
+    """Decide it for a ModelRunner whose model is loaded and whose pools are not made yet."""
+    config, model_config = model_runner.model.network.config, model_runner.model_config
+    windowed = config.windowed
+    others = [layer for layer in range(config.num_hidden_layers) if layer not in windowed]
+    # Raw: what the user asked for. SGLang's own decisions are for its own attention backends.
+    wanted = not model_runner.server_args.disable_hybrid_swa_memory
+    # A stage, or an NPU's graph, has one table of pages for all its layers.
+    possible = get_parallel().pp_size == 1 and not model_runner.device.startswith("npu")
+    divided = bool(wanted and possible and windowed and others)
+    model_runner.is_hybrid_swa = model_config.is_hybrid_swa = divided
+    if divided:
+        model_config.swa_attention_layer_ids, model_config.full_attention_layer_ids = list(windowed), others
+        # SGLang counts the tokens before a token, config.windows the token itself too.
+        model_runner.sliding_window_size = max(config.windows[layer] for layer in windowed) - 1
+        logger.info("windows: %d of %d layers have a pool of their own", len(windowed), config.num_hidden_layers)
