@@ -17,22 +17,30 @@ OPERATORS = Path(__file__).parents[2] / "python/sglang/srt/layers_ms/ops/cpu"
 DTYPES = ["float32", "float16", "bfloat16"]
 
 
-def start(size: int, body, *arguments):
-    """`size` processes that call body(group, *arguments) -> the processes, and a queue of (rank, result or error)."""
+def start(size: int, body, *arguments, hosts=1):
+    """`size` processes that call body(group, *arguments) -> the processes, and a queue of (rank, result or error).
+
+    hosts: of how many the first halves of the processes believe to be, 1 or 2.
+    """
     context = multiprocessing.get_context("spawn")
     results, boards = context.Queue(), [context.Queue() for _ in range(size)]
-    barrier = context.Barrier(size)
+    barrier, cable = context.Barrier(size), context.Pipe()
+    ends = {0: cable[0], size // 2: cable[1]} if hosts == 2 else {}
     processes = [
-        context.Process(target=_rank, args=(rank, boards, barrier, results, body, arguments), daemon=True)
+        context.Process(
+            target=_rank, args=(rank, boards, barrier, results, hosts, ends.get(rank), body, arguments), daemon=True
+        )
         for rank in range(size)
     ]
     for process in processes:
         process.start()
+    for end in cable:
+        end.close()  # so that each end is in one process, and ends with it
     results.shared = barrier, boards  # which have to live as long as they do
     return processes, results
 
 
-def _rank(rank, boards, barrier, results, body, arguments):
+def _rank(rank, boards, barrier, results, hosts, cable, body, arguments):
     def gather(value):
         for board in boards:
             board.put((rank, value))
@@ -41,7 +49,7 @@ def _rank(rank, boards, barrier, results, body, arguments):
         return [found[each] for each in range(len(boards))]
 
     try:
-        results.put((rank, body(Group(rank, len(boards), gather), *arguments)))
+        results.put((rank, body(Group(rank, len(boards), gather, hosts, cable), *arguments)))
     except Exception as error:
         results.put((rank, f"{type(error).__name__}: {error}"))
 
@@ -49,8 +57,8 @@ def _rank(rank, boards, barrier, results, body, arguments):
 class Group:
     """A rank's side of a group of the C++ operators, called as MindSpore calls them."""
 
-    def __init__(self, rank, size, gather):
-        self.rank, self.size, self.gather = rank, size, gather
+    def __init__(self, rank, size, gather, hosts, cable):
+        self.rank, self.size, self.gather, self.hosts, self.cable = rank, size, gather, hosts, cable
         self.number = self.library = self.module = None
 
     def join(self, patience=60.0):
@@ -58,12 +66,27 @@ class Group:
         shared_memory = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(shared_memory)
         self.module = shared_memory  # which keeps the memory
-        shared_memory.PATIENCE = patience
         (path,) = OPERATORS.glob("libmindspore_cpu*.so")
         self.library = ctypes.CDLL(str(path))
         self.library.mindspore_cpu_begin_step(ctypes.c_int64(-1), ctypes.c_int64(-1))
-        self.number = shared_memory.join(self.library, self.rank, self.size, self.gather)
+        nodes = [rank * self.hosts // self.size for rank in range(self.size)]
+        self.number = shared_memory.join(
+            self.library, self.rank, self.size, self.gather, patience, nodes, self.exchange
+        )
         return self
+
+    def exchange(self, address, stride, size):
+        """Between the first ranks of two hosts."""
+        memory = (ctypes.c_char * ((self.size - 1) * stride + size)).from_address(address)
+        rows = np.ndarray((self.size, size), np.uint8, memory, strides=(stride, 1))
+        halves = rows[: self.size // 2], rows[self.size // 2 :]
+        first = self.rank == 0
+        if first:
+            self.cable.send_bytes(halves[0].tobytes())
+        received = np.frombuffer(self.cable.recv_bytes(), np.uint8).reshape(-1, size)
+        if not first:
+            self.cable.send_bytes(halves[1].tobytes())
+        halves[first][:] = received
 
     def all_reduce(self, x: np.ndarray, dtype: str) -> np.ndarray:
         """x [T, size], as the bits of `dtype`. RuntimeError if the operator fails."""

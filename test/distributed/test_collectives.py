@@ -10,9 +10,9 @@ SHAPES = [(1, 1), (3, 7), (8, 2048), (70, 515), (520, 1100)]
 ULP = {"float32": 2**-22, "float16": 2**-10, "bfloat16": 2**-7}
 
 
-def run(size, body, *arguments):
+def run(size, body, *arguments, hosts=1):
     """-> what each rank returned, in order; None for one that ended without a word."""
-    processes, results = ranks.start(size, body, *arguments)
+    processes, results = ranks.start(size, body, *arguments, hosts=hosts)
     found = {}
     try:
         while len(found) < size:
@@ -20,7 +20,8 @@ def run(size, body, *arguments):
                 rank, result = results.get(timeout=1)
                 found[rank] = result
             except queue.Empty:
-                silent = [rank for rank, process in enumerate(processes) if rank not in found and process.exitcode]
+                ended = [process.exitcode for process in processes]  # of all: until it is read, one that ended is there
+                silent = [rank for rank, code in enumerate(ended) if code and rank not in found]
                 found.update(dict.fromkeys(silent))
     finally:
         for process in processes:
@@ -37,6 +38,24 @@ def test_every_rank_gets_the_same_bits_and_they_are_the_sum(size):
         assert len({same for *_, same in case}) == 1
     for number, (error, largest, _) in enumerate(found[0]):
         assert error <= ULP[ranks.DTYPES[number % 3]] * largest, (SHAPES[number // 3], ranks.DTYPES[number % 3])
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_ranks_on_two_hosts_get_the_bits_of_ranks_on_one(size):
+    alone, apart = run(size, ranks.sums, SHAPES), run(size, ranks.sums, SHAPES, hosts=2)
+    assert all(isinstance(result, list) for result in apart), apart
+    assert [[bits for *_, bits in case] for case in apart] == [[bits for *_, bits in case] for case in alone]
+
+
+def test_the_death_of_a_rank_is_noticed_on_every_host(capfd):
+    found = run(4, ranks.dies, 2, hosts=2)
+    assert found[2] is None
+    assert all(0 <= found[rank] < 10 for rank in (0, 1, 3))
+    assert "ranks on other hosts cannot be reached" in capfd.readouterr().err
+
+
+def test_collectives_of_two_hosts_in_a_row_are_right():
+    assert run(4, ranks.many, 1000, hosts=2) == [0] * 4
 
 
 def test_100000_collectives_in_a_row_are_right():

@@ -70,8 +70,8 @@ def test_a_supported_argument_may_have_any_value(name):
 
 
 def test_all_refused_arguments_are_in_one_error():
-    lines = refusal(nnodes=2, quantization="fp8", device="cuda")
-    assert [line.split()[0] for line in sorted(lines)] == ["--device", "--nnodes", "--quantization"]
+    lines = refusal(dcp_size=2, quantization="fp8", device="cuda")
+    assert [line.split()[0] for line in sorted(lines)] == ["--dcp-size", "--device", "--quantization"]
 
 
 @pytest.mark.parametrize("ep_size", [0, 3, 4])

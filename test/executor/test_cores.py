@@ -82,7 +82,37 @@ def test_a_rank_without_a_group_is_told(two_a_core):
     ],
 )
 def test_cores_are_divided_among_ranks(ranks, wanted, two_a_core):
-    assert divide(ranks, two_a_core) == wanted
+    assert divide(ranks, None, two_a_core) == wanted
+
+
+@pytest.fixture(params=[(0, 1, 0, 1, 0, 1, 0, 1), (0, 0, 0, 0, 1, 1, 1, 1)], ids=["in turn", "one behind the other"])
+def two_nodes(request, tmp_path):
+    """Processors 0 to 7 are cores of two NUMA nodes; -> the topology, and the processors of each node."""
+    for number, node in enumerate(request.param):
+        (tmp_path / f"cpu{number}/node{node}").mkdir(parents=True)
+    return tmp_path, [[number for number in range(8) if request.param[number] == node] for node in (0, 1)]
+
+
+def test_a_rank_has_cores_of_one_numa_node(two_nodes):
+    topology, (first, second) = two_nodes
+    assert divide(1, None, topology) == [first + second]
+    assert divide(2, None, topology) == [first, second]
+    assert divide(4, None, topology) == [first[:2], first[2:], second[:2], second[2:]]
+
+
+def test_ranks_are_on_the_numa_nodes_that_were_asked_for(two_nodes):
+    topology, (first, second) = two_nodes
+    assert divide(2, [1, 0], topology) == [second, first]
+    assert divide(3, [1, 0, 1], topology) == [second[:2], first, second[2:]]
+    assert divide(1, [1, 0], topology) == [second]
+
+
+@pytest.mark.parametrize(
+    "ranks, nodes, named", [(3, [0, 1], "--numa-node 0 1: there are 3 ranks"), (2, [0, 4], r"no processor .* on \{4\}")]
+)
+def test_numa_nodes_that_cannot_be_given_are_named(ranks, nodes, named, two_nodes):
+    with pytest.raises(SettingError, match=named):
+        divide(ranks, nodes, two_nodes[0])
 
 
 @pytest.mark.parametrize(
@@ -96,7 +126,7 @@ def test_cores_are_divided_among_ranks(ranks, wanted, two_a_core):
 def test_a_containers_share_counts_unless_the_user_says_otherwise(variables, wanted, two_a_core, monkeypatch):
     monkeypatch.setattr(cores, "share", lambda: 2)
     assert processors(read_environment(variables), 0, two_a_core) == wanted
-    assert divide(2, two_a_core) == [[0], [1]]
+    assert divide(2, None, two_a_core) == [[0], [1]]
 
 
 @pytest.mark.parametrize(

@@ -136,15 +136,16 @@ TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv
 
 
 class Server:
-    """A launch_server process; `log` is where it writes."""
+    """A launch_server process; `log` is where it writes. before: a command that runs it, on `address`."""
 
-    def __init__(self, log: Path, *arguments, model=MODEL):
+    def __init__(self, log: Path, *arguments, model=MODEL, before=(), address="127.0.0.1"):
         self.log = log
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(model), "--framework", "mindspore"]
+        self.url = f"http://{address}:{self.port}"
+        command = [*before, sys.executable, "-m", "sglang.launch_server", "--model-path", str(model)]
+        command += ["--framework", "mindspore"]
         command += ["--device", "cpu", "--dtype", "float32", "--port", str(self.port), *arguments]
         environment = {**os.environ, "SGLANG_MS_PROFILE": "1"}
         with log.open("wb") as output:

@@ -120,6 +120,17 @@ def bind_ranks(groups: list[list[int]]) -> None:
             os.environ.pop(name, None)
 
 
+def reach_hosts_by(interface: str | None, address: str) -> None:
+    """Let torch's gloo and SGLang reach other hosts by this interface and address of ours, unless the user said how.
+
+    Gloo would take the address that this host's name has, which often is a loopback one.
+    """
+    if interface:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    if not os.environ.get("HOST_IP"):
+        os.environ.setdefault("SGLANG_HOST_IP", address)
+
+
 def use_huge_pages() -> None:
     """Let torch, in the processes started from here on, keep large tensors, such as the cache, in huge pages.
 

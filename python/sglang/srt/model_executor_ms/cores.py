@@ -1,6 +1,7 @@
 """Which processors a rank computes on: SGLang's CPU binding, the process's affinity, and OpenMP's number of threads."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from sglang.srt.model_executor_ms.arguments import BINDING, THREADS, Environment, SettingError
@@ -29,14 +30,34 @@ def processors(environment: Environment, rank: int = 0, topology: Path = TOPOLOG
     return (first + others)[: int(count)] if count else first[: None if environment.binding else share()]
 
 
-def divide(ranks: int, topology: Path = TOPOLOGY) -> list[list[int]]:
-    """The processors that this process may use, one a core, dealt out to the ranks; these share where cores lack."""
+def divide(ranks: int, nodes: Sequence[int] | None = None, topology: Path = TOPOLOGY) -> list[list[int]]:
+    """The processors that this process may use, one a core, dealt out to the ranks; these share where cores lack.
+
+    Node by node: on equal NUMA nodes a rank has whole ones, or cores of one, where their numbers divide each other.
+    nodes: the node that each rank is to be on, as --numa-node gives it. SettingError where it cannot be.
+    """
     first, _ = _by_core(sorted(os.sched_getaffinity(0)), topology)
-    first = first[: share()]
-    if len(first) < ranks:
-        return [[first[rank % len(first)]] for rank in range(ranks)]
-    cut = [rank * len(first) // ranks for rank in range(ranks + 1)]
-    return [first[start:end] for start, end in zip(cut, cut[1:], strict=False)]
+    node = {number: _node(number, topology) for number in first}
+    first = sorted(first, key=lambda number: (node[number], number))[: share()]
+    if not nodes:
+        return _deal(first, ranks)
+    if len(nodes) < ranks or (absent := set(nodes[:ranks]) - {node[number] for number in first}):
+        why = f"there are {ranks} ranks" if len(nodes) < ranks else f"no processor of this process is on {absent}"
+        raise SettingError(f"--numa-node {' '.join(map(str, nodes))}: {why}")
+    dealt = {one: _deal([n for n in first if node[n] == one], nodes[:ranks].count(one)) for one in set(nodes[:ranks])}
+    return [dealt[one].pop(0) for one in nodes[:ranks]]
+
+
+def _deal(numbers, ranks):
+    if len(numbers) < ranks:
+        return [[numbers[rank % len(numbers)]] for rank in range(ranks)]
+    cut = [rank * len(numbers) // ranks for rank in range(ranks + 1)]
+    return [numbers[start:end] for start, end in zip(cut, cut[1:], strict=False)]
+
+
+def _node(number, topology):
+    """The processor's NUMA node; Linux links to it beside the processor."""
+    return next((int(link.name[4:]) for link in (topology / f"cpu{number}").glob("node[0-9]*")), 0)
 
 
 def share(root: Path = CGROUPS) -> int | None:

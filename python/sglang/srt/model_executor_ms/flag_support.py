@@ -44,7 +44,7 @@ SUPPORTED = _names("""
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
     enable_deterministic_inference swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set
-    disable_hybrid_swa_memory swa_prefix_tails
+    disable_hybrid_swa_memory swa_prefix_tails nnodes node_rank
     ep_size ep_num_redundant_experts init_expert_location enable_eplb eplb_algorithm eplb_rebalance_num_iterations
     eplb_rebalance_layers_per_chunk expert_distribution_recorder_buffer_size
     pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode
@@ -71,7 +71,7 @@ LIMITED = {
     "boundary_reduction": ("auto", "rs+rsv"),
 }
 
-_PARALLEL = "of parallelism --tp-size, --ep-size, --pp-size and --dp-size on one host are supported so far"
+_PARALLEL = "of parallelism --tp-size, --ep-size, --pp-size, --dp-size and --nnodes are supported so far"
 _QUANTIZED = "quantised weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
@@ -87,7 +87,7 @@ REFUSED = (
     (
         _PARALLEL,
         _names("""
-            nnodes node_rank dcp_size attn_dp_size
+            dcp_size attn_dp_size
             attn_cp_size moe_dp_size dwdp_size dcp_comm_backend dcp_replicate_q_proj enable_prefill_cp cp_strategy
             enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding enable_dp_attention
             enable_dp_attention_local_control_broadcast enable_dp_lm_head enable_tp_lm_head_all_to_all

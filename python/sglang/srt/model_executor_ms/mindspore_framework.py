@@ -55,11 +55,20 @@ def configure(server_args) -> None:
         disable_hybrid_swa_memory=True,  # hybrid_windows.py decides, when it knows the model's layers
         **_NO_CUDA_GRAPHS,
     )
+    check_hosts(server_args, device)
     if device == "cpu":
-        ranks = server_args.dp_size * server_args.pp_size * server_args.tp_size
-        bind_ranks(divide(ranks) if ranks > 1 else [])  # SGLang wants a NUMA node for each of several ranks
+        bind_processes(server_args)
         # An idle scheduler polls without a pause otherwise, on a core that others could compute with.
         declare_resolution(server_args, SOURCE, sleep_on_idle=True)
+
+
+def bind_processes(arguments) -> None:
+    """Give the ranks of this host their processors.
+
+    SGLang wants a NUMA node for each of several ranks, and counts those of all hosts.
+    """
+    ranks = arguments.dp_size * arguments.pp_size * arguments.tp_size
+    bind_ranks(divide(ranks // arguments.nnodes, arguments.numa_node) if ranks > 1 else [])
 
 
 _NO_CUDA_GRAPHS = dict(cuda_graph_backend_decode="disabled", cuda_graph_backend_prefill="disabled")
@@ -148,6 +157,30 @@ def verify(server_args) -> None:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if str(view.model_path).lower() not in ("none", "dummy"):
         check_model(model_config_of(server_args), view.pp_size, locates_experts(view))
+
+
+def check_hosts(arguments, device: str) -> None:
+    """UnsupportedFlag for hosts that cannot share the ranks, or would not find each other."""
+    nodes, stages, width = arguments.nnodes, arguments.pp_size, arguments.tp_size
+    if nodes == 1 and arguments.node_rank == 0:
+        return
+    asked = f"--nnodes {nodes} --node-rank {arguments.node_rank}"
+    if not 0 <= arguments.node_rank < nodes:
+        raise UnsupportedFlag(f"{asked}: the first node has rank 0, the last one {nodes - 1}")
+    if not arguments.dist_init_addr:
+        raise UnsupportedFlag(f"{asked}: give every node the same --dist-init-addr HOST:PORT, of the first one")
+    if arguments.dp_size > 1:
+        raise UnsupportedFlag(
+            f"{asked} --dp-size {arguments.dp_size}: SGLang's replicas are on one host; start a server on each, and "
+            "sglang_router before them"
+        )
+    if stages % nodes and (nodes % stages or width % (nodes // stages)):
+        raise UnsupportedFlag(
+            f"{asked} --pp-size {stages} --tp-size {width}: nodes have whole stages, or equal parts of one: "
+            "--nnodes must divide --pp-size, or be a multiple of it that divides --pp-size times --tp-size"
+        )
+    if device == "npu":
+        raise UnsupportedFlag(f"{asked} --device npu: its ranks meet on one host so far")
 
 
 def check_parallelism(arguments) -> None:

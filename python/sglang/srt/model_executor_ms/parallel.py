@@ -7,8 +7,7 @@ import torch
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
-from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import expert_location
+from sglang.srt.model_executor_ms import expert_location, hosts
 from sglang.srt.runtime_context import get_device, get_parallel
 
 GROUP = "tp"
@@ -22,7 +21,7 @@ def rank() -> int:
 def ranks() -> int:
     """How many processes of this host compute."""
     parallel = get_parallel()
-    return parallel.dp_size * parallel.pp_size * parallel.tp_size
+    return parallel.dp_size * parallel.pp_size * parallel.tp_size // parallel.nnodes
 
 
 def join_tensor_parallel() -> Shard:
@@ -40,7 +39,7 @@ def join_tensor_parallel() -> Shard:
         store = torch.distributed.distributed_c10d._get_default_store()
         communication.join(GROUP, coordinator, store)
     else:
-        ops.join(GROUP, parallel.tp_rank, parallel.tp_size, functools.partial(_gather, coordinator.cpu_group))
+        hosts.join(GROUP, coordinator.ranks, functools.partial(_gather, coordinator.cpu_group))
     return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places)
 
 

@@ -8,7 +8,7 @@ import functools
 import importlib
 import sys
 
-from sglang.srt.model_executor_ms import frameworks, mindspore_framework, request_check
+from sglang.srt.model_executor_ms import frameworks, mindspore_framework, request_check, shared_files
 from sglang.srt.model_executor_ms.arguments import Refusal
 from sglang.srt.model_executor_ms.npu import allocation, faults
 from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
@@ -124,13 +124,15 @@ def _hook_arguments() -> None:
 
 
 def _activate_mindspore(server_args, role: str) -> None:
-    _hook_arguments()
-    if role == "scheduler":
-        from sglang.srt.arg_groups.overrides import resolving_view
+    from sglang.srt.arg_groups.overrides import resolving_view
 
-        _hook_scheduler(resolving_view(server_args).device)
+    _hook_arguments()
+    view = resolving_view(server_args)
+    if role == "scheduler":
+        _hook_scheduler(view.device)
     elif role == "tokenizer":
         _hook_requests()
+        _hook_launcher()
     elif role == "dp_controller":
         _hook_replicas()
 
@@ -146,6 +148,12 @@ def _hook_requests() -> None:
 
 
 @functools.cache
+def _hook_launcher() -> None:
+    _apply("sglang.srt.server_args.PortArgs.init_new", shared_files.note, HookType.AFTER)
+    _apply("sglang.srt.utils.common.kill_process_tree", shared_files.remove, HookType.BEFORE)
+
+
+@functools.cache
 def _hook_replicas() -> None:
     from sglang.srt.model_executor_ms import replicas
 
@@ -157,8 +165,11 @@ def _hook_replicas() -> None:
 @functools.cache
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
-    from sglang.srt.model_executor_ms import model_runner, seeds, weights
+    from sglang.srt.model_executor_ms import hosts, model_runner, seeds, weights
 
+    _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.meet, HookType.AROUND)
+    queue = "sglang.srt.distributed.device_communicators.shm_broadcast.MessageQueue"
+    _apply(f"{queue}.create_from_process_group", shared_files.make_queue, HookType.AROUND)
     # SGLang's own registry of attention backends.
     register_attention_backend("mindspore")(model_runner.attention_backend)
     # SGLang turns every architecture into MindSporeForCausalLM and looks that up among its models.

@@ -269,11 +269,23 @@ def start(processors: Sequence[int]) -> None:
     """Called once in a process, before any other: the processors to compute on, with a thread on each."""
 
 
-def join(group: str, rank: int, size: int, gather: Callable[[object], list]) -> None:
+def join(
+    group: str,
+    rank: int,
+    size: int,
+    gather: Callable[[object], list],
+    patience: float = 300.0,
+    nodes: Sequence[int] = (),
+    exchange: Callable[[int, int, int], None] | None = None,
+) -> None:
     """Join the communication group `group`, as `rank` of `size`, before a graph that uses it is built.
 
-    gather: gives every rank the objects that all of them call it with, in the order of the ranks. Raises RuntimeError,
-    on every rank, if the group cannot be made, and NotImplementedError where a table has no groups.
+    gather: gives every rank the objects that all of them call it with, in the order of the ranks. patience: seconds for
+    which a rank waits for the others in a collective. nodes: the host of each rank, as many ranks on each; (): there is
+    one. exchange(address, stride, bytes): called by the first rank of each host with rows of bytes at `address`,
+    one a rank and each `stride` bytes behind the one before, of which those of its host are filled: fills the others.
+
+    Raises RuntimeError, on every rank, if the group cannot be made; NotImplementedError where a table has no groups.
     """
 
 

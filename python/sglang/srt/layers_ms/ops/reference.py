@@ -244,7 +244,7 @@ def start(processors):
     """MindSpore has threads of its own."""
 
 
-def join(group, rank, size, gather):
+def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
     raise NotImplementedError(
         f"the reference operators compute on one rank, and the group {group!r} has {size}: "
         "tensor parallelism on a CPU needs the C++ operators"

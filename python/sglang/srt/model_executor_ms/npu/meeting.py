@@ -5,20 +5,25 @@ temporary folder of its own, and it listens on a free port of the loopback: all 
 """
 
 import atexit
+import logging
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from sglang.srt.model_executor_ms.arguments import inherited
 
+logger = logging.getLogger(__name__)
+
 # What the process runs. It ends with its parent, even if that is killed.
 PROGRAM = "import ctypes; ctypes.CDLL(None).prctl(1, 15); import mindspore; mindspore.communication.init()"
 ATTEMPTS = 3  # a port that was free may be taken before it is used
+TELL = 60.0  # seconds between two lines on who is waited for
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
@@ -92,18 +97,29 @@ class Scheduler:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def wait_for_ranks(store, what: str, rank: int, size: int, timeout: float, poll: float = 0.2) -> None:
+def wait_for_ranks(
+    store,
+    what: str,
+    rank: int,
+    size: int,
+    timeout: float,
+    poll: float = 0.2,
+    name: Callable[[int], str] = "rank {}".format,
+) -> None:
     """Return when all ranks have called this with the same `what`. MeetingError naming those that have not.
 
-    store: torch.distributed's, which all ranks share.
+    store: torch.distributed's, which all ranks share. Who is waited for is logged every minute.
     """
     store.set(key(what, rank), "1")
-    deadline = time.monotonic() + timeout
+    began = told = time.monotonic()
     missing = list(range(size))
     while missing := [other for other in missing if not store.check([key(what, other)])]:
-        if time.monotonic() > deadline:
-            names = ", ".join(f"rank {other}" for other in missing)
+        names, now = ", ".join(map(name, missing)), time.monotonic()
+        if now > began + timeout:
             raise MeetingError(f"{names} of {size} did not come within {timeout:.0f} s to {what}: look at its log")
+        if now > told + TELL:
+            logger.warning("waiting for %s to %s", names, what)
+            told = now
         time.sleep(poll)
 
 

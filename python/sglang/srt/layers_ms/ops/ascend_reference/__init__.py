@@ -14,7 +14,7 @@ def start(processors):
     kernels.bind(dense, attention, experts, mla, windows, collectives)
 
 
-def join(group, rank, size, gather):
+def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
     collectives.groups[group] = (size, gather)
 
 

@@ -296,10 +296,10 @@ def use_onednn() -> str:
 _groups = {}  # name -> number
 
 
-def join(group, rank, size, gather):
+def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
     from sglang.srt.layers_ms.ops.cpu import shared_memory
 
-    _groups[group] = shared_memory.join(_library, rank, size, gather)
+    _groups[group] = shared_memory.join(_library, rank, size, gather, patience, nodes, exchange)
 
 
 def capture(run, lasting):

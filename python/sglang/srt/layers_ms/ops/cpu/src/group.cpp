@@ -31,6 +31,7 @@ struct Group {
   int rank, ranks;
   std::vector<int> processes;
   double patience;
+  Host host;
   uint64_t shared = 0;
   char* place(int of, uint64_t part) const { return places + (of * 2 + static_cast<int64_t>(part % 2)) * kPart; }
 };
@@ -57,10 +58,26 @@ bool await(const Group& group, int rank, uint64_t parts) {
     if (began == 0) began = now();
     const bool gone = ended(group.processes[rank]);
     if (!gone && now() - began < group.patience) continue;
-    std::fprintf(stderr, "mindspore cpu operator all_reduce: rank %d (process %d) %s\n", rank, group.processes[rank],
+    const bool here = rank >= group.host.first && rank < group.host.first + group.host.ranks;
+    std::fprintf(stderr, "mindspore cpu operator all_reduce: rank %d (%s %d) %s\n", rank,
+                 here ? "process" : "of another host, which we reach through process", group.processes[rank],
                  gone ? "has ended" : "has not come in time");
     return false;
   }
+  return true;
+}
+
+// On the first rank of a host: what all ranks of other hosts have shared of a part, at the places of these -> whether it
+// is there. The others wait for them as for ranks of this host.
+bool fetch(const Group& group, uint64_t part, int64_t bytes) {
+  const Host& host = group.host;
+  if (!host.exchange || group.rank != host.first) return true;
+  for (int rank = host.first; rank < host.first + host.ranks; ++rank)
+    if (!await(group, rank, part + 1)) return false;
+  if (host.exchange(group.place(0, part), 2 * kPart, bytes)) return false;  // which has told why
+  for (int rank = 0; rank < group.ranks; ++rank)
+    if (rank < host.first || rank >= host.first + host.ranks)
+      group.counters[rank].parts.store(part + 1, std::memory_order_release);
   return true;
 }
 
@@ -76,10 +93,10 @@ void over_pieces(int64_t bytes, F&& f) {
 
 int64_t size(int ranks) { return ranks * (kLine + 2 * kPart); }
 
-int join(void* memory, int rank, int ranks, const int* processes, double patience) {
+int join(void* memory, int rank, int ranks, const int* processes, double patience, Host host) {
   char* start = static_cast<char*>(memory);
   groups.push_back({reinterpret_cast<Counter*>(start), start + ranks * kLine, rank, ranks,
-                    std::vector<int>(processes, processes + ranks), patience});
+                    std::vector<int>(processes, processes + ranks), patience, host});
   return count() - 1;
 }
 
@@ -95,6 +112,7 @@ int all_reduce(int number, const Kernels& kernels, Dtype dtype, const void* x, v
     char *mine = group.place(group.rank, part), *to = static_cast<char*>(y) + done;
     over_pieces(bytes, [&](int64_t first, int64_t size) { std::memcpy(mine + first, from + first, size); });
     group.counters[group.rank].parts.store(part + 1, std::memory_order_release);
+    if (!fetch(group, part, bytes)) return 1;
     for (int rank = 0; rank < group.ranks; ++rank)
       if (!await(group, rank, part + 1)) return 1;
     over_pieces(bytes, [&](int64_t first, int64_t size) {

@@ -1,0 +1,124 @@
+"""Ranks on several hosts: how they find each other, and what takes the values of one host's ranks to the others.
+
+Which ranks share a host is what --nnodes says. SGLang's own groups of processes, torch's gloo, reach all of them.
+"""
+
+import ctypes
+import logging
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
+
+import psutil
+import torch
+from torch.distributed import DistError, TCPStore
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms.arguments import reach_hosts_by
+from sglang.srt.model_executor_ms.npu.meeting import MeetingError, wait_for_ranks
+from sglang.srt.runtime_context import get_parallel
+from sglang.srt.utils.network import NetworkAddress
+
+logger = logging.getLogger(__name__)
+
+# Seconds, where --dist-timeout gives none: for which ranks wait for each other when a server starts, as torch does, and
+# in a collective of a step.
+MEETING, PATIENCE = 1800, 300
+
+
+def node_of(rank: int) -> int:
+    """The node that SGLang starts a rank of the world on: neighbouring ranks of a stage, and stages, share one."""
+    parallel = get_parallel()
+    return rank * parallel.nnodes // (parallel.tp_size * parallel.pp_size)
+
+
+def meet(original, *arguments, dist_init_method: str, **others) -> None:
+    """Around SGLang's making of groups: when they are made every rank is there, or those that are not are named."""
+    parallel = get_parallel()
+    if parallel.nnodes == 1:
+        original(*arguments, dist_init_method=dist_init_method, **others)
+        return
+    address = NetworkAddress.parse(dist_init_method.removeprefix("tcp://"))
+    own = own_address(address)
+    if own:
+        reach_hosts_by(interface_of(own), own)
+    rank = parallel.tp_size * parallel.pp_rank + parallel.tp_rank
+    size = parallel.tp_size * parallel.pp_size
+    store = meet_at(address, rank, size, parallel.dist_timeout or MEETING)
+    original(*arguments, dist_init_method=dist_init_method, **others)
+    del store  # until now: torch's, which the groups are made with, shares its server
+
+
+def meet_at(address: NetworkAddress, rank: int, size: int, seconds: float) -> TCPStore:
+    """Return when all ranks have called this: the store through which they met. MeetingError, naming who lacks."""
+    where, first = address.to_host_port_str(), rank == 0
+    host = NetworkAddress.resolve_host(address.host)
+    try:
+        timeout = timedelta(seconds=seconds)
+        store = TCPStore(host, address.port, None, first, timeout, wait_for_workers=False, multi_tenant=True)
+    except DistError as error:
+        lines = str(error).splitlines()
+        problem = f"cannot reach rank 0 at {where} within {seconds} s: is node 0 there, with the same --dist-init-addr?"
+        if first:
+            problem = f"cannot listen at {where} (--dist-init-addr): is the address this host's, and the port free?"
+        raise MeetingError(f"{_name(rank)} {problem} {lines[0] if lines else ''}") from error
+    try:
+        wait_for_ranks(store, f"meet at {where}", rank, size, seconds, name=_name)
+    except DistError as error:
+        raise MeetingError(f"{_name(rank)}: rank 0 at {where} ended while it waited: see its log") from error
+    return store
+
+
+def _name(rank: int) -> str:
+    return f"rank {rank} (node {node_of(rank)})"
+
+
+def own_address(address: NetworkAddress) -> str | None:
+    """This host's address on the way to another's, or its own; None if there is no way."""
+    with suppress(OSError), socket.socket(address.family, socket.SOCK_DGRAM) as probe:  # which sends nothing
+        probe.connect((NetworkAddress.resolve_host(address.host), address.port))
+        return probe.getsockname()[0]
+    return None
+
+
+def interface_of(own: str) -> str | None:
+    """The network interface that has this address."""
+    found = psutil.net_if_addrs().items()
+    return next((name for name, each in found if own in (one.address.split("%")[0] for one in each)), None)
+
+
+def join(group: str, ranks: Sequence[int], gather: Callable[[object], list]) -> None:
+    """Join the operators' group of these ranks of the world, as many on each host. gather: as ops.join's."""
+    patience = get_parallel().dist_timeout or PATIENCE
+    nodes = [node_of(rank) for rank in ranks]
+    exchange = Exchange(ranks, patience) if len(set(nodes)) > 1 else None
+    ops.join(group, ranks.index(torch.distributed.get_rank()), len(ranks), gather, patience, nodes, exchange)
+
+
+class Exchange:
+    """As the argument `exchange` of ops.join: the first ranks of all hosts give each other what their hosts' have."""
+
+    def __init__(self, ranks: Sequence[int], patience: float):
+        """ranks: those of the group in the world, as many on each host. Every one of them must call this."""
+        nodes = [node_of(rank) for rank in ranks]
+        firsts = [rank for place, rank in enumerate(ranks) if nodes[place] not in nodes[:place]]
+        self.hosts, self.each = len(firsts), len(ranks) // len(firsts)
+        own = torch.distributed.get_rank()
+        self.group = self.place = None
+        if own in firsts:
+            self.place = firsts.index(own)
+            self.group = torch.distributed.new_group(
+                firsts, timedelta(seconds=patience), "gloo", use_local_synchronization=True
+            )
+
+    def __call__(self, address: int, stride: int, size: int) -> None:
+        """RuntimeError, of gloo, if a host has ended or does not come within `patience`."""
+        length = (self.hosts * self.each - 1) * stride + size
+        memory = torch.frombuffer((ctypes.c_char * length).from_address(address), dtype=torch.uint8)
+        rows = memory.as_strided((self.hosts, self.each, size), (self.each * stride, stride, 1))
+        gathered = [host.contiguous() for host in rows]  # where hosts have one rank each, these are the rows
+        torch.distributed.all_gather(gathered, gathered[self.place], group=self.group)
+        for host, values in zip(rows, gathered, strict=True):
+            if values.data_ptr() != host.data_ptr():
+                host.copy_(values)

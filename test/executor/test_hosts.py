@@ -1,0 +1,152 @@
+"""Ranks on several hosts: which sizes fit, how they meet, and how the first ranks of hosts exchange rows."""
+
+import socket
+import threading
+from datetime import timedelta
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed import HashStore, ProcessGroupGloo
+
+from sglang.srt.model_executor_ms import hosts
+from sglang.srt.model_executor_ms.flags import UnsupportedFlag
+from sglang.srt.model_executor_ms.hosts import Exchange, interface_of, meet_at, own_address
+from sglang.srt.model_executor_ms.mindspore_framework import check_hosts
+from sglang.srt.model_executor_ms.npu.meeting import MeetingError
+from sglang.srt.utils.network import NetworkAddress
+
+
+def sizes(nnodes=2, node_rank=0, tp_size=2, pp_size=1, dp_size=1, dist_init_addr="10.0.0.1:5000", **others):
+    return SimpleNamespace(
+        nnodes=nnodes,
+        node_rank=node_rank,
+        tp_size=tp_size,
+        pp_size=pp_size,
+        dp_size=dp_size,
+        dist_init_addr=dist_init_addr,
+        **others,
+    )
+
+
+@pytest.mark.parametrize(
+    "fitting",
+    [
+        sizes(1, dist_init_addr=None),
+        sizes(),
+        sizes(node_rank=1, tp_size=4),
+        sizes(pp_size=2, tp_size=1),
+        sizes(4, 3, pp_size=2, tp_size=4),
+    ],
+)
+def test_hosts_that_fit(fitting):
+    check_hosts(fitting, "cpu")
+
+
+@pytest.mark.parametrize(
+    "asked, named",
+    [
+        (sizes(node_rank=2), "--nnodes 2 --node-rank 2: the first node has rank 0, the last one 1"),
+        (sizes(1, 1), "--nnodes 1 --node-rank 1"),
+        (sizes(dist_init_addr=None), "the same --dist-init-addr HOST:PORT"),
+        (sizes(dp_size=2), "--dp-size 2: SGLang's replicas are on one host"),
+        (sizes(tp_size=3), "--pp-size 1 --tp-size 3: nodes have whole stages"),
+        (sizes(3, pp_size=2, tp_size=3), "--pp-size 2 --tp-size 3: nodes have whole stages"),
+    ],
+)
+def test_hosts_that_do_not_fit_are_refused(asked, named):
+    with pytest.raises(UnsupportedFlag, match=named):
+        check_hosts(asked, "cpu")
+
+
+def test_hosts_of_npus_are_refused():
+    with pytest.raises(UnsupportedFlag, match="--device npu"):
+        check_hosts(sizes(), "npu")
+
+
+@pytest.fixture
+def two_nodes(monkeypatch):
+    """Of two ranks each."""
+    monkeypatch.setattr(hosts, "get_parallel", lambda: SimpleNamespace(nnodes=2, tp_size=4, pp_size=1))
+
+
+@pytest.fixture
+def place():
+    """An address that is free."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return NetworkAddress("127.0.0.1", free.getsockname()[1])
+
+
+def at_once(count, body) -> list:
+    """body(rank) in threads -> what each returned or raised."""
+    found = [None] * count
+
+    def run(rank):
+        try:
+            found[rank] = body(rank)
+        except Exception as error:
+            found[rank] = error
+
+    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    return found
+
+
+def test_ranks_that_are_all_there_meet(two_nodes, place):
+    found = at_once(4, lambda rank: meet_at(place, rank, 4, 30))
+    assert all(isinstance(store, torch.distributed.TCPStore) for store in found), found
+
+
+def test_ranks_that_do_not_come_are_named_with_their_node(two_nodes, place):
+    first, second = at_once(2, lambda rank: meet_at(place, rank, 4, 1))
+    assert str(first).startswith("rank 2 (node 1), rank 3 (node 1) of 4 did not come within 1 s to meet at 127.0.0.1:")
+    assert isinstance(first, MeetingError)
+    assert isinstance(second, MeetingError)  # the same, or that rank 0 has ended
+
+
+def test_a_rank_that_cannot_reach_the_first_one_says_so(two_nodes, place):
+    with pytest.raises(MeetingError, match=r"^rank 3 \(node 1\) cannot reach rank 0 at 127.0.0.1:\d+ within 1 s"):
+        meet_at(place, 3, 4, 1)
+
+
+def test_a_taken_port_is_named(two_nodes):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        place = NetworkAddress("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(
+            MeetingError, match=r"^rank 0 \(node 0\) cannot listen at 127.0.0.1:\d+ \(--dist-init-addr\)"
+        ):
+            meet_at(place, 0, 4, 1)
+
+
+def test_the_interface_towards_another_host():
+    assert own_address(NetworkAddress("127.0.0.1", 9)) == "127.0.0.1"
+    assert interface_of("127.0.0.1") == "lo"
+    assert interface_of("192.0.2.1") is None  # of no host: RFC 5737
+
+
+@pytest.mark.parametrize("each", [1, 2])
+def test_the_first_ranks_of_hosts_fill_in_each_others_rows(each):
+    store = HashStore()
+    length, stride, count = 70, 100, 2 * each
+    memory = [np.zeros(count * stride, np.uint8) for _ in range(2)]
+    values = np.random.default_rng(0).integers(0, 255, (count, length), np.uint8)
+
+    def body(host):
+        exchange = object.__new__(Exchange)
+        exchange.hosts, exchange.each, exchange.place = 2, each, host
+        exchange.group = ProcessGroupGloo(store, host, 2, timedelta(seconds=30))
+        rows = memory[host].reshape(count, stride)
+        rows[host * each : (host + 1) * each, :length] = values[host * each : (host + 1) * each]
+        exchange(memory[host].ctypes.data, stride, length)
+        return rows[:, :length].copy(), rows[:, length:].any()
+
+    for rows, beyond in at_once(2, body):
+        np.testing.assert_array_equal(rows, values)
+        assert not beyond

@@ -1,0 +1,72 @@
+"""What we rely on in SGLang 0.5.23, and in torch, where ranks are on several hosts, and where a server ends."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from seams.sglang_source import assert_in_order, parameters, source, works_around
+
+from sglang.srt.distributed.device_communicators.shm_broadcast import MessageQueue
+from sglang.srt.entrypoints import engine
+from sglang.srt.model_executor_ms import hosts
+
+
+@pytest.mark.parametrize("nodes, stages, width", [(2, 1, 4), (2, 2, 2), (2, 4, 1), (4, 2, 4), (3, 3, 2), (1, 2, 2)])
+def test_sglang_starts_each_rank_on_the_node_that_we_think(nodes, stages, width, monkeypatch):
+    parallel = SimpleNamespace(nnodes=nodes, pp_size=stages, tp_size=width)
+    monkeypatch.setattr(engine, "get_parallel", lambda: parallel)
+    monkeypatch.setattr(hosts, "get_parallel", lambda: parallel)
+    for node in range(nodes):
+        stage_range, rank_range, *_ = engine._calculate_rank_ranges(node)
+        started = [stage * width + rank for stage in stage_range for rank in rank_range]
+        assert started == [rank for rank in range(stages * width) if hosts.node_of(rank) == node]
+
+
+def test_ranks_of_the_world_are_numbered_stage_by_stage():
+    groups = source("srt.distributed.bootstrap:_init_parallel_groups")
+    assert_in_order(groups, "rank = rank_offset + tp_size * pp_rank + tp_rank", "timeout=get_parallel().dist_timeout")
+    assert "dist_init_method=dist_init_method," in source("srt.distributed.bootstrap:init_parallel_runtime")
+    assert_in_order(
+        source("srt.distributed.bootstrap:_resolve_dist_init_method"), "get_parallel().dist_init_addr", "na.to_tcp()"
+    )
+
+
+def test_replicas_on_several_hosts_are_refused_by_sglang_too():
+    checked = source("srt.arg_groups.validation_hook:check_server_args")
+    assert_in_order(
+        checked, "cfg.dp_size > 1 and cfg.nnodes != 1", "multi-node data-parallel replicas are not supported"
+    )
+
+
+def test_stores_of_one_process_share_a_server_so_that_ranks_can_meet_where_torch_does():
+    first = torch.distributed.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False, multi_tenant=True)
+    second = torch.distributed.TCPStore("127.0.0.1", first.port, 1, True, multi_tenant=True)
+    first.set("met", "yes")
+    assert second.get("met") == b"yes"
+    rendezvous = torch.distributed.rendezvous.__globals__["_create_c10d_store"]
+    assert "multi_tenant=True" in rendezvous.__code__.co_names or "multi_tenant" in str(rendezvous.__code__.co_consts)
+
+
+def test_a_queue_between_ranks_is_made_once_all_have_it_open():
+    assert parameters(MessageQueue.create_from_process_group) == ["pg", "max_chunk_bytes", "max_chunks", "writer_rank"]
+    made = source("srt.distributed.device_communicators.shm_broadcast:MessageQueue:create_from_process_group")
+    assert_in_order(made, "MessageQueue(", "create_from_handle(", "buffer_io.wait_until_ready()", "return buffer_io")
+    buffer = source("srt.distributed.device_communicators.shm_broadcast:ShmRingBuffer")
+    assert_in_order(buffer, "self.is_creator = True", "create=True", "def __del__", "if self.is_creator:", ".unlink()")
+
+
+def test_files_of_loads_are_named_by_the_launcher_and_outlive_it():
+    created = source("srt.managers.load_snapshot:create_load_snapshot_writer")
+    assert "shm_path_for(port_args.instance_id)" in created
+    launched = source("srt.entrypoints.engine:Engine:_launch_subprocesses")
+    assert_in_order(launched, 'publish(server_args, role="tokenizer")', "PortArgs.init_new(server_args)")
+
+
+@works_around("leaves the files of loads in shared memory: shared_files.remove")
+def test_files_of_loads_are_removed():
+    assert "unlink" in source("srt.managers.load_snapshot:ShmLoadSnapshotWriter")
+
+
+def test_a_failed_rank_makes_the_launcher_kill_its_own_tree():
+    assert "kill_process_tree(os.getpid())" in source("srt.entrypoints.engine:_set_envs_and_config")
+    assert parameters(engine.kill_process_tree)[0] == "parent_pid"
