@@ -1,4 +1,4 @@
-"""Writes README's table of models, from the registry and from what the last runs of test/models found.
+"""Writes README's table of models, from the registry and from what the last runs of the tests found.
 
 Both are plain data: neither MindSpore nor SGLang is imported.
 """
@@ -9,22 +9,31 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = ROOT / "python/sglang/srt/models_ms/registry.py"
-RESULTS = ROOT / "test/models/results.jsonl"  # written by test/models/conftest.py
+RESULTS = ROOT / "test/models/results.jsonl"  # written by test/conftest.py
 README = ROOT / "README.md"
 BEGIN, END = "<!-- make models-table: begin -->\n", "<!-- make models-table: end -->\n"
-HEADER = ("architecture", "models", "features", "compared with")
+HEADER = ("architecture", "models", "features", "logits compared with", "through the Engine")
 
 
 def rows(models: dict, results: dict):
     """One row an architecture, in the registry's order."""
     for architecture, model in models.items():
-        yield f"`{architecture}`", model.models, model.features or "-", outcome(results.get(architecture))
+        result = results.get(architecture, {})
+        yield f"`{architecture}`", model.models, model.features or "-", compared(result), served(result)
 
 
-def outcome(result: dict | None) -> str:
-    if result is None:
+def compared(result: dict) -> str:
+    """Of models driven step by step, test/models."""
+    if "passed" not in result:
         return "**not tested**"
     return result["against"] if result["passed"] else f"**differs from {result['against']}**"
+
+
+def served(result: dict) -> str:
+    """Behind sglang.Engine, test/serving/test_families.py."""
+    if "served" not in result:
+        return "**not tested**"
+    return "passes" if result["served"] else "**fails**"
 
 
 def table(models: dict, results: dict) -> str:

@@ -1,0 +1,133 @@
+"""Every architecture of the registry through SGLang's own Engine, in one process of each kind as for any user.
+
+Prompts come in chunks, in a batch, and behind a cached prefix; README's table of models says what passed.
+"""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from models import pooled
+from models.results import SERVED
+from models.tiny import COMMON, reference_logits, save
+
+from sglang.srt.managers.io_struct import EmbeddingReqInput
+from sglang.srt.models_ms.registry import MODELS, POOLED
+
+GENERATING = {  # architecture -> variants of models/tiny.py
+    "BaiChuanForCausalLM": ["baichuan"],
+    "BaichuanForCausalLM": ["baichuan-13b"],
+    "ChatGLMForConditionalGeneration": ["chatglm-bias"],
+    "ChatGLMModel": ["chatglm"],
+    "Cohere2ForCausalLM": ["cohere2"],
+    "CohereForCausalLM": ["cohere-qk-norm"],
+    "DbrxForCausalLM": ["dbrx"],
+    "DeepseekForCausalLM": ["deepseek"],
+    "DeepseekV2ForCausalLM": ["deepseek_v2", "deepseek_v2-lite"],
+    "DeepseekV3ForCausalLM": ["deepseek_v3", "kimi_k2"],
+    "Exaone4ForCausalLM": ["exaone4"],
+    "ExaoneForCausalLM": ["exaone"],
+    "Gemma2ForCausalLM": ["gemma2"],
+    "Gemma3ForCausalLM": ["gemma3"],
+    "GemmaForCausalLM": ["gemma"],
+    "Glm4ForCausalLM": ["glm4"],
+    "Glm4MoeForCausalLM": ["glm4_moe"],
+    "GlmForCausalLM": ["glm"],
+    "GptOssForCausalLM": ["gpt_oss"],
+    "GraniteForCausalLM": ["granite"],
+    "Grok1ForCausalLM": ["grok"],
+    "Grok1ModelForCausalLM": ["grok-residual"],
+    "InternLM2ForCausalLM": ["internlm2"],
+    "InternLM3ForCausalLM": ["internlm3"],
+    "LLaMAForCausalLM": ["llama-mha"],
+    "LlamaForCausalLM": ["llama3"],
+    "MiniCPM3ForCausalLM": ["minicpm3-longrope"],
+    "MiniCPMForCausalLM": ["minicpm"],
+    "MinistralForCausalLM": ["ministral"],
+    "MistralForCausalLM": ["mistral-window"],
+    "MixtralForCausalLM": ["mixtral"],
+    "Olmo2ForCausalLM": ["olmo2", "olmo3", "olmo3-transformers"],
+    "OlmoeForCausalLM": ["olmoe"],
+    "Phi3ForCausalLM": ["phi3-long"],
+    "QWenLMHeadModel": ["qwen"],
+    "Qwen2ForCausalLM": ["qwen2-yarn"],
+    "Qwen2MoeForCausalLM": ["qwen2_moe"],
+    "Qwen3ForCausalLM": ["qwen3-tied"],
+    "Qwen3MoeForCausalLM": ["qwen3_moe"],
+    "StableLmForCausalLM": ["stablelm-parallel"],
+}
+CASES = [(architecture, variant) for architecture, variants in GENERATING.items() for variant in variants]
+PROMPTS = [[1, 2, 3], list(range(20, 70))]
+GREEDY = dict(temperature=0, max_new_tokens=8, ignore_eos=True)
+
+
+@pytest.fixture
+def serves(request):
+    """Function of an architecture: notes that this test serves it."""
+    return lambda architecture: request.node.user_properties.append((SERVED, architecture))
+
+
+def save_as(architecture, variant, folder):
+    """The checkpoint of a variant, under an architecture's name."""
+    config = save(variant, folder) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"architectures": [architecture]}))
+    return folder
+
+
+def assert_answers(variant, prompt, answer):
+    """Each token is the reference's choice, and each logprob that came with the answer is the reference's."""
+    tokens, meta = [*prompt, *answer["output_ids"]], answer["meta_info"]
+    wanted = torch.from_numpy(reference_logits(variant, tokens)).log_softmax(-1).numpy()
+    np.testing.assert_array_equal(answer["output_ids"], wanted.argmax(-1)[len(prompt) - 1 : -1])
+    found = [logprob for logprob, *_ in (*meta["input_token_logprobs"], *meta["output_token_logprobs"])]
+    found = found[1:] if found[0] is None else found  # nothing says how likely a first token is
+    places = np.arange(len(tokens) - 1)[-len(found) :]
+    np.testing.assert_allclose(found, wanted[places, np.asarray(tokens)[places + 1]], atol=1e-3)
+
+
+def assert_served(engine, variant):
+    generator = np.random.default_rng(5)
+    short, long, other = (generator.integers(0, COMMON["vocab_size"], length).tolist() for length in (3, 45, 6))
+    first = engine.generate(input_ids=[short, long], sampling_params=GREEDY, return_logprob=True, logprob_start_len=0)
+    for prompt, answer in zip((short, long), first, strict=True):
+        assert len(answer["meta_info"]["input_token_logprobs"]) == len(prompt)
+        assert_answers(variant, prompt, answer)
+    again = [*long, *first[1]["output_ids"], *other]
+    (second,) = engine.generate(input_ids=[again], sampling_params=GREEDY, return_logprob=True)
+    assert second["meta_info"]["cached_tokens"] == len(long) + GREEDY["max_new_tokens"] - 1  # the last one was not read
+    assert_answers(variant, again, second)
+
+
+def test_every_architecture_is_served_by_one_of_these_tests():
+    generating = {name for name, model in MODELS.items() if model.module != POOLED}
+    assert set(GENERATING) == generating
+    assert set(pooled.KINDS) == set(MODELS) - generating
+
+
+@pytest.mark.parametrize("architecture, variant", CASES)
+def test_tokens_and_logprobs_are_the_references(start_engine, serves, tmp_path, architecture, variant):
+    serves(architecture)
+    assert_served(start_engine(save_as(architecture, variant, tmp_path), skip_tokenizer_init=True), variant)
+
+
+@pytest.mark.parametrize("architecture, variant", [("Olmo2ForCausalLM", "olmo3"), ("OlmoeForCausalLM", "olmoe")])
+def test_two_ranks_normalise_queries_and_keys_over_the_heads_of_both(start_engine, tmp_path, architecture, variant):
+    folder = save_as(architecture, variant, tmp_path)
+    assert_served(start_engine(folder, skip_tokenizer_init=True, tp_size=2), variant)
+
+
+def encode(engine, prompts):
+    """As Engine.encode, which takes text only."""
+    request = EmbeddingReqInput(input_ids=prompts)
+    return engine.loop.run_until_complete(anext(engine.tokenizer_manager.generate_request(request, None)))
+
+
+@pytest.mark.parametrize("architecture", pooled.KINDS)
+def test_what_a_pooled_model_says_is_the_references(start_engine, serves, tmp_path, architecture):
+    serves(architecture)
+    engine = start_engine(pooled.save(architecture, tmp_path), skip_tokenizer_init=True, is_embedding=True)
+    for prompts in (PROMPTS, [[*PROMPTS[1], 7]]):  # the last one behind a cached prefix
+        found = [answer["embedding"] for answer in encode(engine, prompts)]
+        wanted = torch.stack([pooled.answer(architecture, prompt) for prompt in prompts])
+        torch.testing.assert_close(torch.tensor(found), wanted, atol=1e-4 * float(wanted.abs().max()), rtol=0)
