@@ -1,23 +1,16 @@
-"""Experts with places of their own on two ranks: replicas, a given location, and counts."""
+"""Experts with places of their own on two ranks: replicas, a given location, counts; EPLB while it serves."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 from models.tiny import hugging_face, save
-from serving.answers import PROMPTS, answered, check_answers
-from serving.conftest import Engine
+from serving.answers import PROMPTS, asked, check_answers
 
 NAME = "qwen3_moe@ranks"  # 8 experts, of which a token goes to 3
-RANKS = dict(tp_size=2, ep_size=2, ep_num_redundant_experts=2, skip_tokenizer_init=True, max_running_requests=4)
 LOCATION = [[7, 6, 5, 4, 7, 3, 2, 1, 0, 0], [0, 2, 4, 6, 1, 3, 5, 7, 1, 1]]  # of the experts of two layers
-NEW_TOKENS = 12
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save(NAME, tmp_path_factory.mktemp("moe"))
 
 
 def choices(answers) -> np.ndarray:
@@ -32,21 +25,47 @@ def choices(answers) -> np.ndarray:
     return found
 
 
-def test_experts_are_where_a_file_says_and_are_counted(folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR", str(tmp_path))
-    location = tmp_path / "location.json"
+@pytest.fixture(scope="module")
+def ranks(serve, tmp_path_factory):
+    """A server that moves experts after each 50 passes; the tests follow each other."""
+    recorded, folder = tmp_path_factory.mktemp("recorded"), save(NAME, tmp_path_factory.mktemp("moe"))
+    location = recorded / "location.json"
     location.write_text(json.dumps({"physical_to_logical_map": LOCATION}))
-    engine = Engine(folder, init_expert_location=str(location), expert_distribution_recorder_mode="stat", **RANKS)
-    try:
-        check_answers(answered(engine), NAME, 1e-4)
-        engine.flush_cache()
-        engine.start_expert_distribution_record()
-        answers = answered(engine, NEW_TOKENS)
-        engine.stop_expert_distribution_record()
-        engine.dump_expert_distribution_record()
-    finally:
-        engine.shutdown()
+    arguments = ["--tp-size", "2", "--ep-size", "2", "--ep-num-redundant-experts", "2"]
+    arguments += ["--init-expert-location", location, "--enable-eplb", "--eplb-rebalance-num-iterations", "50"]
+    arguments += ["--skip-tokenizer-init", "--max-running-requests", "4"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR", str(recorded))
+        patch.setenv("SGLANG_LOG_EXPERT_LOCATION_METADATA", "1")
+        patch.setenv("SGLANG_EXPERT_LOCATION_UPDATER_CANARY", "1")  # SGLang checks what has moved where
+        server = serve(folder, *map(str, arguments))
+    server.folder, server.recorded = folder, recorded
+    return server
+
+
+def test_experts_are_where_a_file_says_and_their_tokens_are_counted(ranks):
+    check_answers(asked(ranks), NAME, 1e-4)
+    ranks.post("/flush_cache")
+    ranks.post("/start_expert_distribution_record")
+    answers = asked(ranks)
+    ranks.post("/dump_expert_distribution_record")
     check_answers(answers, NAME, 1e-4)
-    (file,) = tmp_path.glob("*.pt")
+    (file,) = ranks.recorded.glob("*.pt")
     counted = torch.load(file, weights_only=True)["logical_count"].sum(0).numpy()
     np.testing.assert_array_equal(counted, 2 * choices(answers))  # every rank counts every token
+
+
+def test_experts_move_while_the_server_answers(ranks):
+    for _ in range(10):  # of 12 passes
+        check_answers(asked(ranks), NAME, 1e-4)
+        ranks.post("/flush_cache")
+    said = ranks.log.read_text()
+    moved = [int(count) for count in re.findall(r"changed_physical_slots=(\d+)/20", said)]
+    assert len(moved) >= 2
+    assert moved[0] > 0
+    assert said.count("[EPLBManager] rebalance end") >= 2 * len(moved) - 1  # on two ranks
+
+
+def test_weights_that_are_loaded_anew_go_to_where_experts_are_now(ranks):
+    assert ranks.post("/update_weights_from_disk", {"model_path": str(ranks.folder)}).json()["success"]
+    check_answers(asked(ranks), NAME, 1e-4)
