@@ -68,7 +68,7 @@ class Group:
         self.module = shared_memory  # which keeps the memory
         (path,) = OPERATORS.glob("libmindspore_cpu*.so")
         self.library = ctypes.CDLL(str(path))
-        self.library.mindspore_cpu_begin_step(ctypes.c_int64(-1), ctypes.c_int64(-1))
+        self.begin_step()
         nodes = [rank * self.hosts // self.size for rank in range(self.size)]
         self.number = shared_memory.join(
             self.library, self.rank, self.size, self.gather, patience, nodes, self.exchange
@@ -88,30 +88,60 @@ class Group:
             self.cable.send_bytes(halves[1].tobytes())
         halves[first][:] = received
 
+    def part(self, ranks: list[int]) -> "Group":
+        """The group of these ranks. All ranks form groups at the same time, each rank one that it is in."""
+
+        def gather(value):
+            found = self.gather(value)
+            return [found[rank] for rank in ranks]
+
+        return Group(ranks.index(self.rank), len(ranks), gather, 1, None).join()
+
+    def begin_step(self):
+        self.library.mindspore_cpu_begin_step(ctypes.c_int64(-1), ctypes.c_int64(-1))
+
     def all_reduce(self, x: np.ndarray, dtype: str) -> np.ndarray:
-        """x [T, size], as the bits of `dtype`. RuntimeError if the operator fails."""
-        y, number = np.zeros_like(x), np.array([self.number], np.int32)
-        arrays, dtypes = [x, number, y], [dtype, "int32", dtype]
+        return Call(self, "all_reduce", x, dtype)()
+
+
+class Call:
+    """One call of a group's operator, as MindSpore makes it: x [T, size], as the bits of `dtype` -> [rows, size]."""
+
+    def __init__(self, group, name, x, dtype, integers=(), others=(), rows=None, counts=()):
+        """integers: after the group's number; others: more int32 arguments. counts: rows of each rank in the step."""
+        self.name, self.library, self.counts = name, group.library, (ctypes.c_int64 * len(counts))(*counts)
+        self.y = np.zeros((len(x) if rows is None else rows, x.shape[1]), x.dtype)
+        arrays = [np.array([group.number, *integers], np.int32), *(np.array(each, np.int32) for each in others)]
+        arrays = [x, *arrays, self.y]
+        dtypes = [dtype, *["int32"] * (len(arrays) - 2), dtype]
         shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
-        failed = self.library.all_reduce(
-            3,
-            (ctypes.c_void_p * 3)(*[array.ctypes.data for array in arrays]),
-            (ctypes.c_int * 3)(*[array.ndim for array in arrays]),
-            (ctypes.c_void_p * 3)(*[ctypes.cast(shape, ctypes.c_void_p) for shape in shapes]),
-            (ctypes.c_char_p * 3)(*[name.encode() for name in dtypes]),
+        count = len(arrays)
+        self.arguments = (
+            count,
+            (ctypes.c_void_p * count)(*[array.ctypes.data for array in arrays]),
+            (ctypes.c_int * count)(*[array.ndim for array in arrays]),
+            (ctypes.c_void_p * count)(*[ctypes.cast(shape, ctypes.c_void_p) for shape in shapes]),
+            (ctypes.c_char_p * count)(*[each.encode() for each in dtypes]),
             None,
             None,
         )
-        if failed:
-            raise RuntimeError("all_reduce failed")
-        return y
+        self.operator, self.kept = getattr(group.library, name), (arrays, shapes)
+
+    def __call__(self) -> np.ndarray:
+        """The result, in memory that the next call overwrites. RuntimeError if the operator fails."""
+        self.y.fill(0)
+        if self.counts:
+            self.library.mindspore_cpu_counts(ctypes.c_int64(len(self.counts)), self.counts)
+        if self.operator(*self.arguments):
+            raise RuntimeError(f"{self.name} failed")
+        return self.y
 
 
 def bits(values: np.ndarray, dtype: str) -> np.ndarray:
     """float32 values -> what memory of that dtype holds."""
     if dtype != "bfloat16":
         return values.astype(dtype)
-    whole = values.view(np.uint32)
+    whole = np.ascontiguousarray(values).view(np.uint32)
     return ((whole + 0x7FFF + ((whole >> 16) & 1)) >> 16).astype(np.uint16)
 
 
@@ -134,18 +164,76 @@ def sums(group: Group, shapes: list) -> list:
     return found
 
 
-def many(group: Group, calls: int) -> int:
-    """Collectives of random size and content, all checked -> how many were wrong."""
+def drawn(group: Group, draw: np.random.Generator, width: int, dtype: str) -> tuple[Call | None, np.ndarray]:
+    """A collective of a kind, size and content that all ranks draw alike -> this rank's call, and what it should give.
+
+    None for a rank that has no part in it.
+    """
+    size, rank = group.size, group.rank
+    counts = draw.integers(0, 4, (size, size))  # rows, from each rank to each
+    rows = [int(count) for count in counts[0]]
+    # Small whole numbers are exact in every dtype, and so are their sums.
+    values = draw.integers(-30, 30, (size, counts.sum() + 1, width)).astype(np.float32)
+    held = bits(values, dtype)
+    starts = np.concatenate([np.zeros((size, 1), int), counts.cumsum(1)], 1)
+    kind = draw.choice(
+        ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"][: 5 + (size > 1)]
+    )
+    if kind == "all_reduce":
+        return Call(group, kind, held[rank], dtype), bits(values.sum(0), dtype)
+    if kind == "all_gather":
+        mine, wanted = held[rank, : rows[rank]], np.concatenate([held[each, : rows[each]] for each in range(size)])
+        return Call(group, kind, mine, dtype, others=[[0] * size], rows=sum(rows), counts=rows), wanted
+    if kind == "reduce_scatter":
+        wanted = bits(values.sum(0), dtype)[starts[0, rank] : starts[0, rank + 1]]
+        mine = held[rank, : sum(rows)]
+        return Call(group, kind, mine, dtype, others=[[0] * size], rows=rows[rank], counts=rows), wanted
+    if kind == "all_to_all":
+        wanted = np.concatenate([held[each, starts[each, rank] : starts[each, rank + 1]] for each in range(size)])
+        mine, room = held[rank, : counts[rank].sum()], len(wanted)
+        return Call(group, kind, mine, dtype, others=[counts[rank], counts[:, rank], [0] * room], rows=room), wanted
+    sender, receiver = rows[0] % size, (rows[0] + 1) % size
+    if kind == "broadcast":
+        return Call(group, kind, held[rank], dtype, [sender]), held[sender]
+    if rank == sender:
+        return Call(group, "send", held[rank], dtype, [receiver]), held[sender]
+    if rank == receiver:
+        return Call(group, "receive", held[rank], dtype, [sender]), held[sender]
+    return None, held[sender]
+
+
+def wrong(call: Call | None, wanted: np.ndarray) -> list[str]:
+    return [] if call is None or np.array_equal(call(), wanted) else [f"{call.name} {wanted.shape}"]
+
+
+def subsets(group: Group, widths: list[int], calls: int) -> list[str]:
+    """Collectives of all kinds in groups of some of four ranks -> those that gave something wrong."""
     group.join()
-    sizes = np.random.default_rng(0).integers(1, 300, calls)
-    wrong = 0
-    for call, size in enumerate(sizes):
-        x = np.full((1, size), call % 251 + group.rank, np.float32)
-        x[0, -1] = group.rank
-        y = group.all_reduce(x, "float32")
-        wanted = group.size * (call % 251) + sum(range(group.size))
-        wrong += not (np.all(y[0, :-1] == wanted) and y[0, -1] == sum(range(group.size)))
-    return wrong
+    half, other = group.rank // 2 * 2, group.rank % 2
+    groups = [group, group.part([half, half + 1]), group.part([other, other + 2]), group.part([group.rank])]
+    found = []
+    for width in widths:
+        for number in range(calls):
+            for place, part in enumerate(groups):
+                draw = np.random.default_rng([number, width, place])
+                found += wrong(*drawn(part, draw, width, DTYPES[(number + place) % 3]))
+    return found
+
+
+def many(group: Group, calls: int) -> int:
+    """Collectives of random kind, size and content -> how many gave something wrong."""
+    group.join()
+    draw = np.random.default_rng(0)
+    made = [drawn(group, draw, 1 + number % 50, DTYPES[number % 3]) for number in range(500)]
+    return sum(len(wrong(*made[number])) for number in draw.integers(0, len(made), calls))
+
+
+def unexpected(group: Group) -> str:
+    """A rank sends another number of rows than its peer expects -> what that one is told."""
+    group.join()
+    x, counts = np.ones((2, 3), np.float32), [[1, 1], [1 + group.rank, 1], [0] * 4]
+    Call(group, "all_to_all", x, "float32", others=counts, rows=4)()
+    return "received"
 
 
 def late(group: Group, rank: int, seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""Ranks on one host add up what they have through shared memory, and say so when one of them is missing."""
+"""Ranks on one host add up and exchange what they have through shared memory, and say so when one is missing."""
 
 import queue
 
@@ -60,6 +60,16 @@ def test_collectives_of_two_hosts_in_a_row_are_right():
 
 def test_100000_collectives_in_a_row_are_right():
     assert run(2, ranks.many, 100_000) == [0, 0]
+
+
+def test_collectives_among_some_of_the_ranks_give_what_numpy_does():
+    # Wide rows are more than is shared at a time.
+    assert run(4, ranks.subsets, [3, 64, 50_000], 12) == [[]] * 4
+
+
+def test_a_number_of_rows_that_is_not_expected_is_an_error(capfd):
+    assert run(2, ranks.unexpected) == ["received", "RuntimeError: all_to_all failed"]
+    assert "a rank sends another number of rows" in capfd.readouterr().err
 
 
 def test_a_rank_that_is_late_is_waited_for():

@@ -99,6 +99,24 @@ def test_an_expert_parallel_size_that_does_not_divide_the_ranks_is_refused(exper
         Shard(0, 4, expert_size=expert_size)
 
 
+@given(replicas=st.integers(1, 6), inside=st.integers(1, 4))
+def test_neighbouring_ranks_are_a_replica_of_attention_and_share_what_others_share_too(replicas, inside):
+    size = replicas * inside
+    shards = [Shard(rank, size, "ranks", replicas=replicas) for rank in range(size)]
+    for rank, shard in enumerate(shards):
+        share = shard.attention
+        assert (share.rank, share.size, share.replicas) == (rank % inside, inside, 1)
+        assert shard.head is shard
+    assert Shard(size - 1, size, "ranks", replicas=replicas, own_head=True).head == shards[-1].attention
+    groups = {"ranks", shards[0].attention.group, shards[0].replica_group}
+    assert len(groups) == (3 if replicas > 1 else 2)
+
+
+def test_replicas_of_attention_that_do_not_divide_the_ranks_are_refused():
+    with pytest.raises(ShardError, match="3 attention data-parallel replicas do not divide .* 4; .* of 1, 2, 4$"):
+        Shard(0, 4, replicas=3)
+
+
 @given(vocab_size=st.integers(1, 5000), size=st.integers(1, 12), multiple=st.sampled_from([1, 16, 64]))
 def test_every_rank_holds_the_same_rows_of_the_padded_vocabulary(vocab_size, size, multiple):
     padded = Shard(0, size).padded_vocab(vocab_size, multiple)

@@ -77,7 +77,22 @@ def test_all_refused_arguments_are_in_one_error():
 @pytest.mark.parametrize("ep_size", [0, 3, 4])
 def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
     with pytest.raises(flags.UnsupportedFlag, match=f"--ep-size {ep_size} does not divide --tp-size 2"):
-        mindspore_framework.check_parallelism(SimpleNamespace(tp_size=2, ep_size=ep_size, pp_size=1, device="cpu"))
+        sizes = dict(tp_size=2, ep_size=ep_size, attn_dp_size=1, pp_size=1)
+        mindspore_framework.check_parallelism(SimpleNamespace(**sizes, device="cpu"))
+
+
+@pytest.mark.parametrize(
+    "device, size, stages, problem",
+    [
+        ("cpu", 3, 1, "does not divide --tp-size 4"),
+        ("npu", 2, 1, "for ranks that have the same"),
+        ("cpu", 2, 2, "with --pp-size 2"),
+    ],
+)
+def test_replicas_of_attention_that_cannot_be_are_refused(device, size, stages, problem):
+    sizes = dict(tp_size=4, ep_size=1, attn_dp_size=size, pp_size=stages, return_hidden_states_mode=None)
+    with pytest.raises(flags.UnsupportedFlag, match=f"--attn-dp-size {size} .*{problem}"):
+        mindspore_framework.check_parallelism(SimpleNamespace(**sizes, device=device))
 
 
 PLACES = dict(
@@ -119,13 +134,14 @@ def test_places_are_for_models_that_have_experts():
 
 
 def test_hidden_states_are_refused_in_stages():
-    arguments = SimpleNamespace(tp_size=1, ep_size=1, pp_size=2, return_hidden_states_mode="full", device="cpu")
+    sizes = dict(tp_size=1, ep_size=1, attn_dp_size=1, pp_size=2)
+    arguments = SimpleNamespace(**sizes, return_hidden_states_mode="full", device="cpu")
     with pytest.raises(flags.UnsupportedFlag, match="--enable-return-hidden-states with --pp-size 2"):
         mindspore_framework.check_parallelism(arguments)
     mindspore_framework.check_parallelism(SimpleNamespace(**{**vars(arguments), "pp_size": 1}))
 
 
-def test_pooled_models_are_refused_in_stages(tmp_path):
+def test_pooled_models_are_refused_in_stages_and_in_replicas_of_attention(tmp_path):
     config = SimpleNamespace(
         model_path=str(tmp_path),
         revision=None,
@@ -137,6 +153,8 @@ def test_pooled_models_are_refused_in_stages(tmp_path):
     mindspore_framework.check_model(config)
     with pytest.raises(mindspore_framework.UnsupportedModel, match="it is pooled, and --pp-size 2 is for models that"):
         mindspore_framework.check_model(config, 2)
+    with pytest.raises(mindspore_framework.UnsupportedModel, match="it is pooled, and --attn-dp-size 2 is for"):
+        mindspore_framework.check_model(config, replicas=2)
 
 
 # ---- environment variables ----

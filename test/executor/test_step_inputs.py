@@ -87,6 +87,7 @@ def forward_batch(requests, wanted, rows, mode):
         seq_lens_cpu=torch.tensor(wanted["seq_lens"]),
         req_pool_indices=torch.tensor(rows),
         out_cache_loc=torch.tensor(wanted["slots"]),
+        global_num_tokens_cpu=None,
     )
     if not mode.is_decode():
         batch.extend_seq_lens_cpu = wanted["query_lens"]
@@ -110,10 +111,32 @@ def test_a_forward_batch_gives_the_step_of_its_rows_of_the_request_table(batch, 
     check(step, wanted, page_size)
 
 
+def attention_replica(mode, seq_lens, slots, counts):
+    """A batch of one of several replicas of attention."""
+    return ForwardBatch(
+        forward_mode=mode,
+        seq_lens_cpu=torch.tensor(seq_lens, dtype=torch.int64),
+        req_pool_indices=torch.arange(1, 1 + len(seq_lens)),
+        out_cache_loc=torch.tensor(slots),
+        global_num_tokens_cpu=counts,
+    )
+
+
+@pytest.mark.parametrize("mode, seq_lens, slots", [(ForwardMode.DECODE, [7, 3], [17, 33]), (ForwardMode.IDLE, [], [])])
+def test_a_replica_has_a_step_of_its_own_requests_and_knows_how_many_tokens_others_have(mode, seq_lens, slots):
+    batch = attention_replica(mode, seq_lens, slots, [len(slots), 3])
+    step = from_forward_batch(batch, torch.arange(80, dtype=torch.int32).reshape(5, 16), 1)
+    assert step.counts == (len(slots), 3)
+    wanted = dict(positions=[place - 1 for place in seq_lens], slots=slots, seq_lens=seq_lens)
+    for name, value in wanted.items():
+        np.testing.assert_array_equal(getattr(step, name), value, err_msg=name)
+    assert step.query_lens.tolist() == [1] * len(slots)
+
+
 def test_fields_are_passed_to_graphs_in_the_order_in_which_they_are_declared():
     step = StepInputs(*range(7))
     assert step.arrays() == tuple(range(7))
-    assert tuple(field.name for field in fields(StepInputs)) == (*FIELDS, "windowed")
+    assert tuple(field.name for field in fields(StepInputs)) == (*FIELDS, "windowed", "counts")
 
 
 @settings(deadline=None)

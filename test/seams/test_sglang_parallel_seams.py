@@ -4,7 +4,7 @@ from seams.sglang_source import assert_in_order, parameters, source, works_aroun
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
-from sglang.srt.runtime_context import derive_spawn_ranks
+from sglang.srt.runtime_context import derive_attention_ranks, derive_spawn_ranks
 
 RUNNER = "srt.model_executor.model_runner"
 CONTROLLER = "srt.managers.data_parallel_controller:DataParallelController"
@@ -130,3 +130,56 @@ def test_the_recorder_writes_on_a_cpu():
 @works_around("takes a rank's number for that of its experts and of its process: check_expert_location")
 def test_experts_move_between_ranks_that_share_one():
     assert "rank * num_local_physical_experts" not in source("srt.eplb.expert_location_updater")
+
+
+# ---- attention data parallelism ----
+
+
+def test_the_old_spelling_of_attention_replicas_becomes_the_new_one():
+    hook = source("srt.arg_groups.parallel_hook:handle_deprecated_dp_attention")
+    assert_in_order(hook, "cfg.enable_dp_attention", "attn_dp_size=cfg.dp_size", "dp_size=1")
+
+
+def test_neighbouring_ranks_are_one_replica_of_attention():
+    for rank in range(8):
+        within, replica = derive_attention_ranks(tp_rank=rank, attn_tp_size=4, attn_cp_size=1)
+        assert (Shard(rank, 8, "tp", replicas=2).attention.rank, rank // 4) == (within, replica)
+
+
+def test_the_controller_launches_the_ranks_of_attention_replicas_by_a_method_of_their_own():
+    assert "self.launch_dp_attention_schedulers(server_args, port_args)" in source(f"{CONTROLLER}:__init__")
+    assert "self.launch_tensor_parallel_group(" in source(f"{CONTROLLER}:launch_dp_attention_schedulers")
+
+
+BATCH = "srt.model_executor.forward_batch_info:ForwardBatch"
+
+
+def test_a_batch_knows_the_tokens_of_all_replicas_and_is_prepared_by_a_method_of_its_own():
+    assert "self.global_num_tokens_cpu = global_num_tokens" in source(f"{BATCH}:init_mlp_sync_metadata")
+    prepared = source("srt.model_executor.model_runner:ModelRunner:_prepare_eager_forward_batch")
+    assert_in_order(prepared, "global_num_tokens_cpu is not None", "forward_batch.prepare_mlp_sync_batch(self)")
+    after = source(f"{BATCH}:post_forward_mlp_sync_batch")
+    assert_in_order(after, "_original_batch_size is not None", "self.spec_info is None and self._original_num_tokens")
+
+
+@works_around("pads the batches of replicas with pinned memory on a CPU: attention_replicas.keep_size")
+def test_batches_of_replicas_can_be_padded_without_a_gpu():
+    assert "self.use_pin_memory = not _is_cpu" not in source(f"{BATCH}:prepare_mlp_sync_batch")
+
+
+@works_around("copies tokens of replicas with triton on a CPU: plugin._hook_attention_replicas")
+def test_tokens_of_replicas_are_copied_without_triton():
+    assert "memcpy_func = memcpy_cpu if _is_cpu else memcpy_triton" not in source("srt.layers.dp_attention")
+
+
+@works_around("has the step of an idle replica prepared only where it pads it: MindSporeForCausalLM.forward")
+def test_the_step_of_an_idle_replica_is_prepared():
+    runner = source("srt.model_executor.runner.eager_runner:EagerRunner:_execute_idle")
+    assert "attn_backend.forward_metadata = None" not in runner
+
+
+def test_logits_are_gathered_by_counts_that_are_not_padded():
+    metadata = source("srt.layers.logits_processor:LogitsMetadata:from_forward_batch")
+    assert "dp_padding_mode=DpPaddingMode.SUM_LEN" in metadata
+    gathered = source("srt.layers.logits_processor:LogitsProcessor:_get_logits")
+    assert_in_order(gathered, "_gather_dp_attn_hidden_states(", "_compute_lm_head(", "_scatter_dp_attn_logits(")

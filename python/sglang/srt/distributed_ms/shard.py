@@ -27,6 +27,10 @@ class Shard:
     expert_size: int = 1  # into how many parts the ranks divide experts; those that share a part cut each expert in it
     # Of each layer, the expert in each place of the ranks, each of which has as many; (): every expert once, in order.
     places: tuple[tuple[int, ...], ...] = ()
+    # Into how many replicas the ranks divide where attention is computed: each has its own requests, and neighbouring
+    # ranks are one. In the names of their groups "@" follows that of all.
+    replicas: int = 1
+    own_head: bool = False  # whether the ranks of a replica divide the vocabulary's head, and not all ranks
 
     def __post_init__(self):
         if not 0 <= self.rank < self.size:
@@ -36,6 +40,29 @@ class Shard:
                 f"an expert-parallel size of {self.expert_size} does not divide the tensor-parallel size {self.size}; "
                 f"start with an expert-parallel size of {_divisors(self.size)}"
             )
+        if self.replicas < 1 or self.size % self.replicas:
+            raise ShardError(
+                f"{self.replicas} attention data-parallel replicas do not divide the tensor-parallel size {self.size}; "
+                f"start with an attention data-parallel size of {_divisors(self.size)}"
+            )
+
+    @property
+    def attention(self) -> "Shard":
+        """This rank's share of what a replica computes for its own tokens: attention, and the embedding."""
+        if self.replicas == 1:
+            return self
+        size = self.size // self.replicas
+        return Shard(self.rank % size, size, f"{self.group}@attention")
+
+    @property
+    def head(self) -> "Shard":
+        """This rank's share of the head."""
+        return self.attention if self.own_head else self
+
+    @property
+    def replica_group(self) -> str:
+        """The group of those ranks, one of each replica, that hold the same share of attention."""
+        return f"{self.group}@replicas"
 
     def part(self, total: int, what: str) -> int:
         """How many of `total` elements each rank holds; ShardError, naming `what`, if they do not divide evenly."""

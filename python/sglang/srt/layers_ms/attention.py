@@ -54,7 +54,7 @@ class Attention(nn.Cell):
         # Among the layers of this stage, which has caches for these only.
         self.layer_id, self.head_dim, self.interleaved = layer_id - config.held.start, config.head_dim, interleaved
         self.scale = config.head_dim**-0.5 if scale is None else scale
-        shard, dtype = config.shard, config.dtype
+        shard, dtype = config.shard.attention, config.dtype
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.qkv_proj = QKVLinear(config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype, packed)
         self.o_proj = RowLinear(

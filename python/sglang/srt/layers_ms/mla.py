@@ -52,7 +52,7 @@ class LatentAttention(nn.Cell):
 
     def __init__(self, config, layer_id):
         super().__init__()
-        hidden, rank, shard, dtype = config.hidden_size, config.kv_lora_rank, config.shard, config.dtype
+        hidden, rank, shard, dtype = config.hidden_size, config.kv_lora_rank, config.shard.attention, config.dtype
         size, bias = config.qk_nope_head_dim + config.qk_rope_head_dim, config.attention_bias
         heads = shard.slice(config.num_attention_heads, "num_attention_heads")
         self.layer_id = layer_id - config.held.start  # among the layers of this stage

@@ -3,6 +3,7 @@
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.exchange import Exchange
 from sglang.srt.layers_ms.linear import RowLinear, merged_linear, packed_linear
 
 ACTIVATIONS = {  # Hugging Face's hidden_act -> operator of act(gate) * up
@@ -26,6 +27,11 @@ class GatedMLP(nn.Cell):
         names = ["gate_up_proj"] * 2 if packed else ["gate_proj", "up_proj"]
         self.gate_up_proj = linear(config.hidden_size, names, size, bias, shard, config.dtype)
         self.down_proj = RowLinear(size, config.hidden_size, bias, config.shard, config.dtype, "intermediate_size")
+        self.exchange = Exchange(shard)
 
-    def construct(self, x):
-        return self.down_proj(self.act_and_mul(self.gate_up_proj(x)))
+    def partial(self, x):
+        """What this rank's share makes of x; the sum over the ranks is the result."""
+        return self.down_proj.product(self.act_and_mul(self.gate_up_proj(x)))
+
+    def construct(self, x, step):
+        return self.exchange.sum(self.partial(self.exchange.gather(x, step)), step)

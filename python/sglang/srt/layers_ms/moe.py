@@ -6,6 +6,7 @@ from mindspore import Type, float32, int32, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.exchange import Exchange
 from sglang.srt.layers_ms.expert_layouts import SEPARATE, Layout, Sizes
 from sglang.srt.layers_ms.linear import Linear
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
@@ -53,7 +54,7 @@ class Router(Linear):
 class Experts(nn.Cell):
     """The weighted sum of act(gate) * up MLPs that a router chose for each token.
 
-    A rank has the share of them that `shard.experts` says, and adds up what it makes of a token with the other ranks.
+    A rank has the share of them that `shard.experts` says; the sum of what the ranks make of a token is the result.
     Where the shard gives experts their places, `location` [count, 1 + most] has how many places each expert has, and
     which; the tokens of a step take turns. `chosen` [places] counts how many went to each, until somebody clears it.
     activation, alpha, limit: as ops.fused_experts has them. layouts: what says where their matrices are in a
@@ -91,7 +92,6 @@ class Experts(nn.Cell):
         self.down_bias = stack((here, width), "down_bias") if bias else None
         self.activation, self.alpha, self.limit = activation, alpha, limit
         self.first, self.count = share.first, share.count
-        self.group = shard.group if shard.size > 1 else None
         self.location = self.chosen = None
         if shard.places:
             self.location = parameter((count, 2 + share.count - count), int32)
@@ -123,7 +123,7 @@ class Experts(nn.Cell):
     def construct(self, x, weights, experts):
         if self.location is not None:
             experts = ops.locate_experts(experts, self.location, self.chosen)
-        y = ops.fused_experts(
+        return ops.fused_experts(
             x,
             self.gate_up,
             self.gate_up_bias,
@@ -137,17 +137,23 @@ class Experts(nn.Cell):
             self.first,
             self.count,
         )
-        return y if self.group is None else ops.all_reduce(y, self.group)
 
 
 class MixtureOfExperts(nn.Cell):
-    """x -> what the experts make of it that `gate`, a Router, chooses; plus shared_experts(x), if there are any."""
+    """x -> what the experts make of it that `gate`, a Router, chooses; plus shared_experts(x), if there are any.
 
-    def __init__(self, gate, experts, shared_experts=None):
+    The ranks of `shard` divide the experts, and the shared ones, a GatedMLP.
+    """
+
+    def __init__(self, gate, experts, shard: Shard, shared_experts=None):
         super().__init__()
         self.gate, self.experts, self.shared_experts = gate, experts, shared_experts
+        self.exchange = Exchange(shard)
 
-    def construct(self, x):
+    def construct(self, x, step):
+        x = self.exchange.gather(x, step)
         weights, experts = self.gate(x)
         y = self.experts(x, weights, experts)
-        return y if self.shared_experts is None else ops.add(y, self.shared_experts(x), 1.0)
+        if self.shared_experts is not None:
+            y = ops.add(y, self.shared_experts.partial(x), 1.0)
+        return self.exchange.sum(y, step)

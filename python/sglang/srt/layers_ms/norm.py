@@ -54,7 +54,7 @@ class RowNorm(nn.Cell):
 
     def __init__(self, config):
         super().__init__()
-        shard, heads, kv_heads = config.shard, config.num_attention_heads, config.num_key_value_heads
+        shard, heads, kv_heads = config.shard.attention, config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.eps = config.head_dim, config.rms_norm_eps
         self.group = shard.group if shard.size > 1 else None
         self.q_weight = self._weight("q", heads, shard.slice(heads, "num_attention_heads"), config.dtype)
@@ -88,8 +88,9 @@ class HeadNorms(nn.Cell):
         super().__init__()
         self.head_dim, self.eps = config.head_dim, config.rms_norm_eps
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        _, own_kv_heads = config.shard.kv_heads(kv_heads)
-        self.q_weight = self._weight("q", heads, config.shard.slice(heads, "num_attention_heads"), config.dtype, names)
+        shard = config.shard.attention
+        _, own_kv_heads = shard.kv_heads(kv_heads)
+        self.q_weight = self._weight("q", heads, shard.slice(heads, "num_attention_heads"), config.dtype, names)
         self.k_weight = self._weight("k", kv_heads, own_kv_heads, config.dtype, names)
 
     def _weight(self, name, heads, own, dtype, names):

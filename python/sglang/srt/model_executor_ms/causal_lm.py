@@ -78,11 +78,13 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.logits_processor.final_logit_softcapping = None  # the head caps
         read = self.network.config
         self.stage, self.start_layer, self.end_layer = stage, read.held.start, read.held.stop  # SGLang reads the layers
-        self.lm_head = None
-        if stage.last:
-            head_class = TorchLMHead if where.startswith("npu") else LMHead
-            self.lm_head = head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
+        self.lm_head = self._head(TorchLMHead if where.startswith("npu") else LMHead) if stage.last else None
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
+
+    def _head(self, head_class):
+        read = self.network.config
+        parallel.check_head(read.shard, read.vocab_size)
+        return head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
@@ -144,7 +146,12 @@ class MindSporeForCausalLM(torch.nn.Module):
 
         Stages of a pipeline pass on hidden states [T, hidden_size] as PPProxyTensors.
         """
-        step, kind = get_attn_backend().forward_metadata, forward_batch.forward_mode.name.lower()
+        backend, kind = get_attn_backend(), forward_batch.forward_mode.name.lower()
+        if (
+            forward_batch.forward_mode.is_idle()
+        ):  # SGLang has the step of an idle replica prepared only where it pads it
+            backend.init_forward_metadata(forward_batch)
+        step = backend.forward_metadata
         with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):
             with self.profile.phase("graph"):
                 hidden_states = self.runner.run(input_ids if self.stage.first else pp_proxy_tensors[PASSED_ON], step)

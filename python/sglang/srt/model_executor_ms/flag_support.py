@@ -45,6 +45,7 @@ SUPPORTED = _names("""
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
     enable_deterministic_inference swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set
     disable_hybrid_swa_memory swa_prefix_tails nnodes node_rank
+    attn_dp_size enable_dp_attention enable_dp_lm_head
     ep_size ep_num_redundant_experts init_expert_location enable_eplb eplb_algorithm eplb_rebalance_num_iterations
     eplb_rebalance_layers_per_chunk expert_distribution_recorder_buffer_size
     pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode
@@ -71,7 +72,9 @@ LIMITED = {
     "boundary_reduction": ("auto", "rs+rsv"),
 }
 
-_PARALLEL = "of parallelism --tp-size, --ep-size, --pp-size, --dp-size and --nnodes are supported so far"
+_PARALLEL = (
+    "of parallelism --tp-size, --ep-size, --pp-size, --dp-size, --attn-dp-size and --nnodes are supported so far"
+)
 _QUANTIZED = "quantised weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
@@ -87,10 +90,10 @@ REFUSED = (
     (
         _PARALLEL,
         _names("""
-            dcp_size attn_dp_size
+            dcp_size
             attn_cp_size moe_dp_size dwdp_size dcp_comm_backend dcp_replicate_q_proj enable_prefill_cp cp_strategy
-            enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding enable_dp_attention
-            enable_dp_attention_local_control_broadcast enable_dp_lm_head enable_tp_lm_head_all_to_all
+            enable_dsa_cache_layer_split enable_cp_decode_attn_tp enable_kv_cache_sharding
+            enable_dp_attention_local_control_broadcast enable_tp_lm_head_all_to_all
             enable_attn_tp_input_scattered enable_shared_experts_attn_tp shared_experts_tp_size
             enable_dense_mlp_attn_tp enable_layernorm_sp disable_attn_tp_gather enable_p2p_check
             moe_dense_tp_size ep_join_rank_offset elastic_ep_initial_size max_ep_size enable_cp_tp_group_sharing

@@ -219,7 +219,7 @@ class StaticGraph(ForwardGraph):
         buffers = (*self.buffers, *self.plan_buffers, *self.window_buffers)
         for buffer, array in zip(buffers, (input_ids, *arrays, *plan, *step.windowed), strict=True):
             buffer[tuple(slice(size) for size in array.shape)] = array
-        ops.begin_step(len(step.positions), len(step.seq_lens))
+        ops.begin_step(len(step.positions), len(step.seq_lens), step.counts)
 
     def _make_buffers(self, plan, windowed):
         self.plan_buffers = [array.copy() for array in plan]

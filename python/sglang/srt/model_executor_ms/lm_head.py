@@ -23,6 +23,8 @@ class LMHead:
 
     def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states [T, hidden_size] times the weight -> float32 [T, vocab_size (padded)]."""
+        if not len(hidden_states):  # of an idle replica of attention; an empty tensor has no memory to share
+            return hidden_states.new_empty((0, self.parameter.shape[0]), dtype=torch.float32)
         return bridge.to_torch(ops.logits(bridge.to_mindspore(hidden_states.contiguous()), self.parameter))
 
     def apply(self, _lm_head, hidden_states: torch.Tensor, bias=None) -> torch.Tensor:

@@ -67,7 +67,8 @@ def bind_processes(arguments) -> None:
 
     SGLang wants a NUMA node for each of several ranks, and counts those of all hosts.
     """
-    ranks = arguments.dp_size * arguments.pp_size * arguments.tp_size
+    replicas = 1 if arguments.enable_dp_attention else arguments.dp_size  # those of attention are among the ranks
+    ranks = replicas * arguments.pp_size * arguments.tp_size
     bind_ranks(divide(ranks // arguments.nnodes, arguments.numa_node) if ranks > 1 else [])
 
 
@@ -156,7 +157,7 @@ def verify(server_args) -> None:
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if str(view.model_path).lower() not in ("none", "dummy"):
-        check_model(model_config_of(server_args), view.pp_size, locates_experts(view))
+        check_model(model_config_of(server_args), view.pp_size, locates_experts(view), view.attn_dp_size)
 
 
 def check_hosts(arguments, device: str) -> None:
@@ -190,10 +191,24 @@ def check_parallelism(arguments) -> None:
             f"--enable-return-hidden-states with --pp-size {arguments.pp_size}: the first stage, which answers, is not "
             "sent them"
         )
+    if arguments.attn_dp_size > 1:
+        _check_attention_replicas(arguments)
     if arguments.ep_size < 1 or arguments.tp_size % arguments.ep_size:
         raise UnsupportedFlag(
             f"--ep-size {arguments.ep_size} does not divide --tp-size {arguments.tp_size}: its ranks share the experts"
         )
+
+
+def _check_attention_replicas(arguments) -> None:
+    size = f"--attn-dp-size {arguments.attn_dp_size} (--dp-size with --enable-dp-attention)"
+    if arguments.pp_size > 1:
+        raise UnsupportedFlag(f"{size} with --pp-size {arguments.pp_size}: not tried with this backend yet")
+    if arguments.nnodes > 1:
+        raise UnsupportedFlag(f"{size} with --nnodes {arguments.nnodes}: not tried with this backend yet")
+    if arguments.device == "npu":
+        raise UnsupportedFlag(f"{size} with --device npu: its graphs are for ranks that have the same tokens")
+    if arguments.tp_size % arguments.attn_dp_size:
+        raise UnsupportedFlag(f"{size} does not divide --tp-size {arguments.tp_size}: a replica is a part of its ranks")
 
 
 def locates_experts(moe) -> bool:
@@ -221,10 +236,10 @@ def check_expert_location(arguments) -> None:
         )
 
 
-def check_model(model_config, stages: int = 1, experts: bool = False) -> None:
+def check_model(model_config, stages: int = 1, experts: bool = False, replicas: int = 1) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built.
 
-    experts: whether the arguments give its experts places.
+    experts: whether the arguments give its experts places; replicas: of its attention.
     """
     from sglang.srt.model_executor_ms import sentence_transformers
     from sglang.srt.models_ms import int8
@@ -245,6 +260,8 @@ def check_model(model_config, stages: int = 1, experts: bool = False) -> None:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
     if experts and known and not hasattr(model_class(known).config_class, "num_experts"):
         problems.append("it has no experts that arguments could place or count")
+    if replicas > 1 and not model_config.is_generation:
+        problems.append(f"it is pooled, and --attn-dp-size {replicas} is for models that generate text")
     if model_config.is_multimodal:
         problems.append("it is multimodal")
     if problems:

@@ -5,7 +5,7 @@ import os
 
 import torch
 
-from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.distributed_ms.shard import Shard, ShardError
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.model_executor_ms import expert_location, hosts
 from sglang.srt.runtime_context import get_device, get_parallel
@@ -25,7 +25,7 @@ def ranks() -> int:
 
 
 def join_tensor_parallel() -> Shard:
-    """The share of this rank; the ranks can add up their results from now on."""
+    """The share of this rank; the ranks can add up and exchange their results from now on."""
     parallel = get_parallel()
     places = expert_location.places()
     if parallel.tp_size == 1:
@@ -38,9 +38,40 @@ def join_tensor_parallel() -> Shard:
 
         store = torch.distributed.distributed_c10d._get_default_store()
         communication.join(GROUP, coordinator, store)
-    else:
-        hosts.join(GROUP, coordinator.ranks, functools.partial(_gather, coordinator.cpu_group))
-    return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places)
+        return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places)
+    gather = functools.partial(_gather, coordinator.cpu_group)
+    hosts.join(GROUP, coordinator.ranks, gather)
+    replicas, own_head = parallel.attn_dp_size, parallel.enable_dp_lm_head
+    shard = Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, replicas, own_head)
+    if replicas > 1:
+        _join_replicas(shard, coordinator.ranks, gather)
+    return shard
+
+
+def _join_replicas(shard: Shard, ranks: list[int], gather) -> None:
+    """Join the groups of attention data parallelism. gather: of all ranks of this stage, `ranks` of the world."""
+    attention = shard.attention
+    first = shard.rank - attention.rank
+    groups = {shard.replica_group: range(attention.rank, shard.size, attention.size)}
+    if attention.size > 1:
+        groups[attention.group] = range(first, first + attention.size)
+    for name, members in groups.items():
+        hosts.join(name, [ranks[rank] for rank in members], functools.partial(_gather_among, members, gather))
+
+
+def _gather_among(members: range, gather, value) -> list:
+    values = gather(value)
+    return [values[rank] for rank in members]
+
+
+def check_head(shard: Shard, vocab_size: int) -> None:
+    """ShardError where SGLang could not put together the logits of a replica's ranks: it knows of no padding there."""
+    padded = shard.head.padded_vocab(vocab_size)
+    if shard.own_head and shard.head.size > 1 and padded != vocab_size:
+        raise ShardError(
+            f"vocab_size = {vocab_size} is padded to {padded} where {shard.head.size} ranks of an attention replica "
+            "divide it, and SGLang gathers their logits without padding: start without --enable-dp-lm-head"
+        )
 
 
 def _gather(group, value) -> list:

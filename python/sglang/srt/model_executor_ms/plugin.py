@@ -158,7 +158,8 @@ def _hook_replicas() -> None:
     from sglang.srt.model_executor_ms import replicas
 
     controller = "sglang.srt.managers.data_parallel_controller.DataParallelController"
-    _apply(f"{controller}.launch_dp_schedulers", replicas.watch, HookType.BEFORE)
+    for launch in ("launch_dp_schedulers", "launch_dp_attention_schedulers"):
+        _apply(f"{controller}.{launch}", replicas.watch, HookType.BEFORE)
     _apply(f"{controller}.event_loop", replicas.event_loop, HookType.REPLACE)
 
 
@@ -185,6 +186,7 @@ def _hook_scheduler(device: str) -> None:
     if device == "cpu":
         # With --enable-deterministic-inference the sampler draws by this hash; SGLang's own wants sgl_kernel on a CPU.
         _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", seeds.murmur_hash32, HookType.REPLACE)
+        _hook_attention_replicas()
     if device.startswith("npu"):
         _apply(
             "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._build_token_to_kv_pool_allocator",
@@ -194,6 +196,16 @@ def _hook_scheduler(device: str) -> None:
         _apply("sglang.srt.mem_cache.allocation.get_last_loc", allocation.last_slots, HookType.REPLACE)
     # SGLang's loaders fill torch parameters; ours fills MindSpore's, at start and on update_weights_from_disk.
     _apply("sglang.srt.model_loader.loader.get_model_loader", weights.get_model_loader, HookType.REPLACE)
+
+
+def _hook_attention_replicas() -> None:
+    from sglang.srt.layers import dp_attention
+    from sglang.srt.model_executor_ms import attention_replicas
+
+    batch = "sglang.srt.model_executor.forward_batch_info.ForwardBatch"
+    _apply(f"{batch}.prepare_mlp_sync_batch", attention_replicas.keep_size, HookType.REPLACE)
+    # SGLang copies on a CPU as on a GPU, with triton, unless its own CPU engine is asked for.
+    _apply("sglang.srt.layers.dp_attention.memcpy_func", dp_attention.memcpy_cpu, HookType.REPLACE)
 
 
 MINDSPORE = frameworks.Framework(

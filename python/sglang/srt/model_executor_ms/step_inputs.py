@@ -21,6 +21,7 @@ class StepInputs:
     # What layers with a window read in the place of slots, block_tables and plan, where they have a pool of their own:
     # (slots, block_tables, *plan); (): the same.
     windowed: tuple = ()
+    counts: tuple[int, ...] = ()  # T of each attention replica, this one's among them; (): there is one
 
     def arrays(self) -> tuple:
         """The fields in the order in which a graph takes them, but for `windowed`; `plan` is a tuple."""
@@ -38,16 +39,17 @@ class StepInputs:
 FIELDS = ("positions", "request_ids", "slots", "query_lens", "seq_lens", "block_tables", "plan")
 
 
-def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int, window_slots=None) -> StepInputs:
+def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int, window_slots=None, counts=()) -> StepInputs:
     """Build the step from host arrays.
 
     query_lens, seq_lens [B]; slots [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each request.
     window_slots: of each slot, the one in the pool of layers with a window, page by page; None: there is one pool.
+    counts: as StepInputs has them. B is 0 where a rank is idle beside others.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
     positions = token_positions(query_lens, seq_lens)
     blocks = -(-seq_lens // page_size)
-    tables = np.asarray(token_table)[:, : int(blocks.max()) * page_size : page_size] // page_size
+    tables = np.asarray(token_table)[:, : int(blocks.max(initial=0)) * page_size : page_size] // page_size
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
     request_ids = np.repeat(np.arange(len(query_lens), dtype=np.int32), query_lens)
 
@@ -59,7 +61,7 @@ def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int, window
         window_tables = (window_slots[tables * page_size] // page_size).astype(np.int32)
         windowed = (window_slots[slots].astype(np.int32), window_tables, *plan(window_tables))
     slots = np.asarray(slots, np.int32)
-    return StepInputs(positions, request_ids, slots, query_lens, seq_lens, tables, plan(tables), windowed)
+    return StepInputs(positions, request_ids, slots, query_lens, seq_lens, tables, plan(tables), windowed, counts)
 
 
 def first_pages(query_lens, seq_lens, page_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -77,13 +79,13 @@ def token_positions(query_lens, seq_lens) -> np.ndarray:
     """The place of each packed token in its request, [T]; int32 lengths [B] in."""
     ends = np.cumsum(query_lens, dtype=np.int32)
     # A request's tokens of this step are its last ones.
-    return np.arange(ends[-1], dtype=np.int32) + np.repeat(seq_lens - ends, query_lens)
+    return np.arange(query_lens.sum(), dtype=np.int32) + np.repeat(seq_lens - ends, query_lens)
 
 
 def host_lengths(forward_batch) -> tuple[np.ndarray, np.ndarray]:
     """Tokens of each request in this step [B], and in the cache after it [B], int32, from SGLang's host mirrors."""
     seq_lens = forward_batch.seq_lens_cpu.numpy().astype(np.int32)
-    if forward_batch.forward_mode.is_decode():
+    if forward_batch.forward_mode.is_decode_or_idle():
         return np.ones(len(seq_lens), np.int32), seq_lens
     return np.asarray(forward_batch.extend_seq_lens_cpu, np.int32), seq_lens
 
@@ -94,7 +96,9 @@ def from_forward_batch(forward_batch, req_to_token, page_size: int, window_slots
     window_slots: as step_inputs'.
     """
     query_lens, seq_lens = host_lengths(forward_batch)
-    longest = int(seq_lens.max())
+    longest = int(seq_lens.max(initial=0))
     width = -(-longest // page_size) * page_size
     table = req_to_token[forward_batch.req_pool_indices, :width].numpy()
-    return step_inputs(query_lens, seq_lens, forward_batch.out_cache_loc.numpy(), table, page_size, window_slots)
+    counts = tuple(forward_batch.global_num_tokens_cpu or ())
+    slots = forward_batch.out_cache_loc.numpy()
+    return step_inputs(query_lens, seq_lens, slots, table, page_size, window_slots, counts)

@@ -28,7 +28,7 @@ class PreNormLayer(nn.Cell):
         x, residual = self.input_layernorm(x, residual)
         x = self.self_attn(x, step)
         x, residual = self.post_attention_layernorm(x, residual)
-        return self.mlp(x), residual
+        return self.mlp(x, step), residual
 
 
 class ScaledLayer(PreNormLayer):
@@ -42,7 +42,7 @@ class ScaledLayer(PreNormLayer):
         x, residual = self.input_layernorm(x, residual)
         x = ops.scale(self.self_attn(x, step), self.factor)
         x, residual = self.post_attention_layernorm(x, residual)
-        return ops.scale(self.mlp(x), self.factor), residual
+        return ops.scale(self.mlp(x, step), self.factor), residual
 
 
 class PostNormLayer(nn.Cell):
@@ -57,7 +57,7 @@ class PostNormLayer(nn.Cell):
     def construct(self, x, residual, step):
         x = x if residual is None else ops.add(x, residual, 1.0)
         x = ops.add(x, self.post_attention_layernorm.plain(self.self_attn(x, step)), 1.0)
-        return self.post_feedforward_layernorm.plain(self.mlp(x)), x
+        return self.post_feedforward_layernorm.plain(self.mlp(x, step)), x
 
 
 class ParallelLayer(nn.Cell):
@@ -69,7 +69,7 @@ class ParallelLayer(nn.Cell):
 
     def construct(self, x, residual, step):
         x, residual = self.input_layernorm(x, residual)
-        return ops.add(self.self_attn(x, step), self.mlp(x), 1.0), residual
+        return ops.add(self.self_attn(x, step), self.mlp(x, step), 1.0), residual
 
 
 class Decoder(nn.Cell):
@@ -80,7 +80,7 @@ class Decoder(nn.Cell):
         self.embed_tokens = self.norm = None
         if config.stage.first:
             self.embed_tokens = VocabEmbedding(
-                config.vocab_size, config.hidden_size, config.shard, config.dtype, config.embedding_multiplier
+                config.vocab_size, config.hidden_size, config.shard.attention, config.dtype, config.embedding_multiplier
             )
         self.layers = nn.CellList([layer_class(config.at(layer_id), layer_id) for layer_id in config.held])
         if config.stage.last:
@@ -123,10 +123,11 @@ class CausalLM(nn.Cell):
 
     def _head(self, config):
         tied, stage = config.tie_word_embeddings, config.stage
-        if not stage.last or tied and stage.first:
+        same = stage.first and config.shard.head == config.shard.attention
+        if not stage.last or tied and same:
             return None
-        source = "../model.embed_tokens.weight" if tied else "weight"  # the last stage has a copy
-        return LMHead(config.vocab_size, config.hidden_size, config.shard, config.dtype, source)
+        source = "../model.embed_tokens.weight" if tied else "weight"  # a copy, of other rows or in another stage
+        return LMHead(config.vocab_size, config.hidden_size, config.shard.head, config.dtype, source)
 
     def _place(self, config):
         """Say what the layers of this stage are called in the checkpoint, and which cells other stages have."""

@@ -54,7 +54,7 @@ class Gemma2Layer(nn.Cell):
         x, residual = self.input_layernorm(x, residual)
         x = self.post_attention_layernorm.plain(self.self_attn(x, step))
         x, residual = self.pre_feedforward_layernorm(x, residual)
-        return self.post_feedforward_layernorm.plain(self.mlp(x)), residual
+        return self.post_feedforward_layernorm.plain(self.mlp(x, step)), residual
 
 
 class Gemma2ForCausalLM(CausalLM):

@@ -18,7 +18,7 @@ class Glm4Layer(GlmLayer):
         x, residual = self.input_layernorm(x, residual)
         x = self.post_self_attn_layernorm.plain(self.self_attn(x, step))
         x, residual = self.post_attention_layernorm(x, residual)
-        return self.post_mlp_layernorm.plain(self.mlp(x)), residual
+        return self.post_mlp_layernorm.plain(self.mlp(x, step)), residual
 
 
 class Glm4ForCausalLM(CausalLM):

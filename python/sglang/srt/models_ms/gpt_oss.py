@@ -55,7 +55,7 @@ class GptOssLayer(PreNormLayer):
             layouts=interleaved,
         )
         gate = Router(config, config.num_experts, config.routing, bias=True)
-        super().__init__(config, attention, MixtureOfExperts(gate, experts))
+        super().__init__(config, attention, MixtureOfExperts(gate, experts, config.shard))
 
 
 class GptOssForCausalLM(CausalLM):

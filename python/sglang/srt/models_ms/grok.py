@@ -60,9 +60,9 @@ class Grok1Layer(nn.Cell):
         x, residual = self.pre_attn_norm(x, residual)
         x = self.post_attn_norm.plain(self.self_attn(x, step))
         x, residual = self.pre_moe_norm(x, residual)
-        found = self.block_sparse_moe(x)
+        found = self.block_sparse_moe(x, step)
         if self.mlp is not None:
-            found = ops.scale(ops.add(found, self.mlp(x), 1.0), math.sqrt(0.5))
+            found = ops.scale(ops.add(found, self.mlp(x, step), 1.0), math.sqrt(0.5))
         return self.post_moe_norm.plain(found), residual
 
 

@@ -69,7 +69,7 @@ def mixture(config: MixtureConfig, *, corrected=False, layouts=SEPARATE) -> Mixt
     """Router, experts and, where there are any, shared experts of a layer."""
     gate = Router(config, config.num_experts, config.routing, corrected=corrected)
     shared = sized_mlp(config, config.shared_intermediate_size) if config.shared_intermediate_size else None
-    return MixtureOfExperts(gate, experts(config, layouts), shared)
+    return MixtureOfExperts(gate, experts(config, layouts), config.shard, shared)
 
 
 def mlp(config: MixtureConfig, layer_id: int, **options):

@@ -5,7 +5,7 @@ Reference: transformers/models/qwen2_moe/modeling_qwen2_moe.py.
 
 from mindspore import nn
 
-from sglang.srt.layers_ms import Attention, GatedMLP, Router, Routing, ops
+from sglang.srt.layers_ms import Attention, Exchange, GatedMLP, Router, Routing, ops
 from sglang.srt.layers_ms.linear import WholeLinear
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.mixture import MixtureConfig, experts, num_experts, sized_mlp
@@ -37,10 +37,14 @@ class Qwen2MoeMixture(nn.Cell):
         self.gate, self.experts = Router(config, config.num_experts, config.routing), experts(config)
         self.shared_expert = sized_mlp(config, config.shared_intermediate_size)
         self.shared_expert_gate = WholeLinear(config.hidden_size, 1, config.dtype)
+        self.exchange = Exchange(config.shard)
 
-    def construct(self, x):
+    def construct(self, x, step):
+        x = self.exchange.gather(x, step)
         weights, chosen = self.gate(x)
-        return ops.add_gated(self.experts(x, weights, chosen), self.shared_expert(x), self.shared_expert_gate(x))
+        shared = self.shared_expert.partial(x)
+        y = ops.add_gated(self.experts(x, weights, chosen), shared, self.shared_expert_gate(x))
+        return self.exchange.sum(y, step)
 
 
 class Qwen2MoeLayer(PreNormLayer):

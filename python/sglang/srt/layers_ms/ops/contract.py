@@ -258,8 +258,42 @@ def logits(x: Tensor, weight: Tensor) -> Tensor:
     """
 
 
+# Collectives: what the ranks of a communication group, `size` of them, do together. All call them in the same order.
+
+
 def all_reduce(x: Tensor, group: str) -> Tensor:
     """Sum of x over the ranks of a communication group."""
+
+
+def all_gather(x: Tensor, step: dict, size: int, group: str) -> Tensor:
+    """x [T, n] of each rank -> the rows of all ranks, in the order of the ranks.
+
+    Of each rank as many as `begin_step` was told, or where it was not told as many as of this one; a table may put rows
+    without a meaning behind those of a rank.
+    """
+
+
+def reduce_scatter(x: Tensor, step: dict, size: int, group: str) -> Tensor:
+    """x of rows as all_gather returns them -> those rows of the sum of the ranks' x that are this rank's, [T, n]."""
+
+
+def all_to_all(x: Tensor, sent: Tensor, received: Tensor, room: int, group: str) -> Tensor:
+    """Rows of x [N, n] for each rank, one rank's behind the other's -> rows from each rank, in their order, [room, n].
+
+    sent, received [size]: how many rows go to, and come from, each rank. Later rows of the result have no meaning.
+    """
+
+
+def broadcast(x: Tensor, root: int, group: str) -> Tensor:
+    """x [T, n] of the rank `root`, on all ranks."""
+
+
+def send(x: Tensor, receiver: int, group: str) -> Tensor:
+    """Give x [T, n] to one other rank of the group, which calls `receive` -> x."""
+
+
+def receive(like: Tensor, sender: int, group: str) -> Tensor:
+    """What the rank `sender` sends, of the shape and dtype of `like`."""
 
 
 # ---- on the host, not in graphs ----
@@ -370,8 +404,11 @@ def static_graphs() -> bool:
     """Whether graphs must have fixed shapes, with room for the largest step, of which `begin_step` says what counts."""
 
 
-def begin_step(tokens: int, requests: int) -> None:
-    """How many leading rows of the [T] and [B] tensors the next run of a graph is about."""
+def begin_step(tokens: int, requests: int, counts: Sequence[int] = ()) -> None:
+    """How many leading rows of the [T] and [B] tensors the next run of a graph is about.
+
+    counts: tokens of each attention replica, of which this one has `tokens`; (): there is one.
+    """
 
 
 def renew(weight) -> None:

@@ -10,6 +10,16 @@ from mindspore import Parameter, Tensor, mint, ops
 from mindspore import dtype as mstype
 
 from . import bfloat16
+from .reference_collectives import (  # noqa: F401 - operators of this table
+    all_gather,
+    all_reduce,
+    all_to_all,
+    broadcast,
+    join,
+    receive,
+    reduce_scatter,
+    send,
+)
 from .reference_experts import add_gated, fused_experts, locate_experts, route  # noqa: F401 - operators of this table
 from .reference_host import (  # noqa: F401 - operators of this table
     check_attention,
@@ -236,19 +246,8 @@ def logits(x, weight):
     return ops.MatMul(transpose_b=True)(x, weight)
 
 
-def all_reduce(x, group):
-    return ops.AllReduce(group=group)(x)
-
-
 def start(processors):
     """MindSpore has threads of its own."""
-
-
-def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
-    raise NotImplementedError(
-        f"the reference operators compute on one rank, and the group {group!r} has {size}: "
-        "tensor parallelism on a CPU needs the C++ operators"
-    )
 
 
 def capture(run, lasting):
@@ -271,7 +270,7 @@ def static_graphs():
     return False
 
 
-def begin_step(tokens, requests):
+def begin_step(tokens, requests, counts=()):
     """Tensors have the shapes of the step."""
 
 
@@ -304,7 +303,7 @@ def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
     square [T]; slot of each place of each request's context [B, places]; the places themselves [places].
     """
     starts = np.cumsum(query_lens) - query_lens
-    longest = int(query_lens.max())
+    longest = int(query_lens.max(initial=0))
     offsets = np.arange(longest)[None, :]
     rows = starts[:, None] + np.minimum(offsets, query_lens[:, None] - 1)
     places = np.arange(block_tables.shape[1] * page_size)

@@ -5,7 +5,16 @@ else. ascend_reference puts other kernels in their place, which check what they 
 """
 
 from sglang.srt.layers_ms.ops.ascend.attention import paged_attention, qkv_to_cache
-from sglang.srt.layers_ms.ops.ascend.collectives import all_reduce, join
+from sglang.srt.layers_ms.ops.ascend.collectives import (
+    all_gather,
+    all_reduce,
+    all_to_all,
+    broadcast,
+    join,
+    receive,
+    reduce_scatter,
+    send,
+)
 from sglang.srt.layers_ms.ops.ascend.dense import (
     add,
     add_rms_norm,
@@ -54,8 +63,11 @@ __all__ = [
     "add",
     "add_gated",
     "add_rms_norm",
+    "all_gather",
     "all_reduce",
+    "all_to_all",
     "begin_step",
+    "broadcast",
     "cache_view",
     "capture",
     "check_attention",
@@ -86,13 +98,16 @@ __all__ = [
     "plan",
     "qkv_to_cache",
     "quant_linear",
+    "receive",
     "record",
     "recorded",
+    "reduce_scatter",
     "renew",
     "rms_norm",
     "rotary_tables",
     "route",
     "scale",
+    "send",
     "silu_and_mul",
     "square_sums",
     "start",

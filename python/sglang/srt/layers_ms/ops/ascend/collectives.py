@@ -7,6 +7,33 @@ def all_reduce(x, group):
     return kernels.all_reduce(x, group)
 
 
+def all_gather(x, step, size, group):
+    # The graphs of this table are for ranks with equal numbers of rows: attention data parallelism is refused.
+    return kernels.all_gather(x, group)
+
+
+def reduce_scatter(x, step, size, group):
+    return kernels.reduce_scatter(x, group)
+
+
+def all_to_all(x, sent, received, room, group):
+    width = x.shape[-1]
+    rows = kernels.all_to_all(x.reshape(-1), sent, received, width, group)
+    return rows.reshape(-1, width)
+
+
+def broadcast(x, root, group):
+    return kernels.broadcast(x, root, group)
+
+
+def send(x, receiver, group):
+    return kernels.send(x, receiver, group)
+
+
+def receive(like, sender, group):
+    return kernels.receive(like, sender, group)
+
+
 def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
     # The executor makes the group: it starts MindSpore's communication, and lends it torch's communicator.
     found = kernels.group_size(group)

@@ -146,7 +146,7 @@ def static_graphs():
     return False
 
 
-def begin_step(tokens, requests):
+def begin_step(tokens, requests, counts=()):
     """Tensors have the shapes of the step."""
 
 

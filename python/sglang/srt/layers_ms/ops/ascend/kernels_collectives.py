@@ -1,4 +1,4 @@
-"""Kernels by which ranks add up what they have; part of kernels.py, by which they are called."""
+"""Kernels by which ranks add up and exchange what they have; part of kernels.py, by which they are called."""
 
 import mindspore.communication as communication
 from mindspore import ops
@@ -7,6 +7,39 @@ from mindspore import ops
 def all_reduce(x, group):
     """Sum of x over the ranks of MindSpore's communication group of this name, in x's dtype."""
     return ops.AllReduce(group=group)(x)
+
+
+def all_gather(x, group):
+    """x [n, ...] of every rank, of one shape on all -> [ranks * n, ...], in the order of the ranks."""
+    return ops.AllGather(group=group)(x)
+
+
+def reduce_scatter(x, group):
+    """x [ranks * n, ...], of one shape on all ranks -> [n, ...]: this rank's piece of their sum."""
+    return ops.ReduceScatter(group=group)(x)
+
+
+def all_to_all(x, sent, received, width, group):
+    """x [N]: blocks of `width` values for each rank, one rank's behind the other's -> blocks from each rank, [M].
+
+    sent, received [ranks], int32 or int64: how many blocks go to, and come from, each rank.
+    """
+    return ops.AlltoAllV(group=group, block_size=width)(x, sent, received)
+
+
+def broadcast(x, root, group):
+    """x of the rank `root`, on all ranks, which have a tensor of that shape."""
+    return ops.Broadcast(root, group=group)((x,))[0]
+
+
+def send(x, receiver, group):
+    """x, once it is on its way to that rank."""
+    return ops.depend(x, ops.Send(0, receiver, group=group)(x))
+
+
+def receive(like, sender, group):
+    """What that rank sends: a tensor of the shape and dtype of `like`, which are constants of the graph."""
+    return ops.Receive(0, sender, like.shape, like.dtype, group=group)(like)
 
 
 def group_size(group):

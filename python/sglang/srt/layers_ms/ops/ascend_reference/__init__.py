@@ -15,7 +15,7 @@ def start(processors):
 
 
 def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
-    collectives.groups[group] = (size, gather)
+    collectives.groups[group] = (size, gather, rank)
 
 
 def compiled():

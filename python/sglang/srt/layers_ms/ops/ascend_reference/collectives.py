@@ -1,18 +1,78 @@
-"""Kernels by which ranks add up what they have; parameters as in ascend/kernels_collectives.py."""
+"""Kernels by which ranks add up and exchange what they have; parameters as in ascend/kernels_collectives.py."""
 
-from sglang.srt.layers_ms.ops.ascend_reference.memory import FLOATS, check, require, tensor, values
+import numpy as np
+from mindspore import dtype as mstype
 
-groups = {}  # name -> (size, function of an object that gives those of all ranks)
+from sglang.srt.layers_ms.ops.ascend_reference.memory import FLOATS, check, require, stored, tensor, values
+
+groups = {}  # name -> (size, function of an object that gives those of all ranks, this rank)
+
+
+def _of_all(kernel, group, mine):
+    require(group in groups, kernel, f"group {group!r} is none of {list(groups)}")
+    _, gather, rank = groups[group]
+    return gather(mine), rank
+
+
+def _same_shapes(kernel, group, x):
+    """x of all ranks, as numpy arrays, and this rank."""
+    check(kernel, "x", x, FLOATS)
+    found, rank = _of_all(kernel, group, values(x))
+    shapes = {part.shape for part in found}
+    require(shapes == {x.shape}, kernel, f"shapes {shapes} on the ranks of {group!r}")
+    return found, rank
 
 
 def all_reduce(x, group):
-    check("AllReduce", "x", x, FLOATS)
-    require(group in groups, "AllReduce", f"group {group!r} is none of {list(groups)}")
-    _, gather = groups[group]
-    found = gather(values(x))
-    shapes = {part.shape for part in found}
-    require(shapes == {x.shape}, "AllReduce", f"shapes {shapes} on the ranks of {group!r}")
+    found, _ = _same_shapes("AllReduce", group, x)
     return tensor(sum(found), x.dtype)
+
+
+def all_gather(x, group):
+    found, _ = _same_shapes("AllGather", group, x)
+    return tensor(np.concatenate(found), x.dtype)
+
+
+def reduce_scatter(x, group):
+    found, rank = _same_shapes("ReduceScatter", group, x)
+    require(len(x) % len(found) == 0, "ReduceScatter", f"{len(x)} rows for {len(found)} ranks")
+    return tensor(np.split(sum(found), len(found))[rank], x.dtype)
+
+
+def all_to_all(x, sent, received, width, group):
+    check("AlltoAllV", "x", x, FLOATS, 1)
+    counts = []
+    for name, given in (("sent", sent), ("received", received)):
+        check("AlltoAllV", name, given, (mstype.int32, mstype.int64), 1)
+        counts.append(stored(given) * width)
+    require(counts[0].sum() == len(x), "AlltoAllV", f"{len(x)} values, {counts[0].sum()} to send")
+    found, rank = _of_all("AlltoAllV", group, (values(x), counts[0]))
+    require(len(counts[0]) == len(counts[1]) == len(found), "AlltoAllV", f"counts for other than {len(found)} ranks")
+    pieces = [np.split(part, np.cumsum(sizes)[:-1])[rank] for part, sizes in found]
+    sizes = [len(piece) for piece in pieces]
+    require(sizes == counts[1].tolist(), "AlltoAllV", f"ranks send {sizes} values, {counts[1].tolist()} are expected")
+    return tensor(np.concatenate(pieces), x.dtype)
+
+
+def broadcast(x, root, group):
+    found, _ = _same_shapes("Broadcast", group, x)
+    require(0 <= root < len(found), "Broadcast", f"root {root} of {len(found)} ranks")
+    return tensor(found[root], x.dtype)
+
+
+def send(x, receiver, group):
+    check("Send", "x", x, FLOATS)
+    _of_all("Send", group, (receiver, values(x)))
+    return x
+
+
+def receive(like, sender, group):
+    check("Receive", "like", like, FLOATS)
+    found, rank = _of_all("Receive", group, None)
+    require(0 <= sender < len(found) and found[sender] is not None, "Receive", f"rank {sender} sends nothing")
+    receiver, sent = found[sender]
+    require(receiver == rank and sent.shape == like.shape, "Receive", f"rank {sender} sends {sent.shape} to {receiver}")
+    return tensor(sent, like.dtype)
 
 
 def group_size(group):

@@ -7,13 +7,29 @@ linear layers are rearranged once, in place. src/kernels.h says what is computed
 
 import ctypes
 import math
-from pathlib import Path
 
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
+from sglang.srt.layers_ms.ops.cpu.collectives import (  # noqa: F401 - operators of this table
+    all_gather,
+    all_reduce,
+    all_to_all,
+    broadcast,
+    join,
+    receive,
+    reduce_scatter,
+    send,
+)
+from sglang.srt.layers_ms.ops.cpu.library import ISA  # noqa: F401 - which kernels compute
+from sglang.srt.layers_ms.ops.cpu.library import custom as _custom
+from sglang.srt.layers_ms.ops.cpu.library import first as _first
+from sglang.srt.layers_ms.ops.cpu.library import floats as _floats
+from sglang.srt.layers_ms.ops.cpu.library import ints as _ints
+from sglang.srt.layers_ms.ops.cpu.library import library as _library
+from sglang.srt.layers_ms.ops.cpu.library import room as _room
 from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators of this table
     check_attention,
     check_latent_attention,
@@ -25,24 +41,7 @@ from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators 
     rotary_tables,
 )
 
-_found = sorted(Path(__file__).parent.glob("libmindspore_cpu*.so"))
-if not _found:
-    raise ImportError(f"the C++ operators are not built: no libmindspore_cpu*.so in {Path(__file__).parent}")
-_PATH = str(_found[0])
-_library = ctypes.CDLL(_PATH)
-_library.mindspore_cpu_isa.restype = ctypes.c_char_p
-ISA = _library.mindspore_cpu_isa().decode()
-if not ISA:
-    raise ImportError("the C++ operators want a processor with AVX2 and FMA, or AVX-512")
 _DTYPES = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2}  # enum Dtype of kernels.h
-
-
-def _first(*shapes_or_dtypes):
-    return shapes_or_dtypes[0]
-
-
-def _custom(name, shape, dtype=_first):
-    return ops.Custom(f"{_PATH}:{name}", shape, dtype, func_type="aot")
 
 
 def _queries(qkv, q_norm, k_norm, cos, sin, positions, k_cache, *_):
@@ -51,7 +50,6 @@ def _queries(qkv, q_norm, k_norm, cos, sin, positions, k_cache, *_):
 
 _embedding = _custom("embedding", lambda ids, weight, _: [ids[0], weight[1]], lambda ids, weight, _: weight)
 _linear = _custom("linear", lambda x, weight, *_: [x[0], weight[0]])
-_all_reduce = _custom("all_reduce", _first)
 _rms_norm = _custom("rms_norm", _first)
 _layer_norm = _custom("layer_norm", _first)
 _add = _custom("add_scaled", _first)
@@ -79,26 +77,6 @@ _fused_experts = _custom("fused_experts", _first)
 _add_gated = _custom("add_gated", _first)
 _clip = _custom("clipped", _first)
 _EXPERT_ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3}  # as in src/kernels.h
-
-
-@constexpr
-def _room(size):
-    return Tensor(np.zeros(size, np.int32))  # says a result's size
-
-
-@constexpr
-def _floats(*values):
-    return Tensor(np.array(values, np.float32))
-
-
-@constexpr
-def _ints(*values):
-    return Tensor(np.array(values, np.int32))
-
-
-@constexpr
-def _number(group):
-    return Tensor(np.array([_groups[group]], np.int32))
 
 
 @constexpr
@@ -271,10 +249,6 @@ def logits(x, weight):
     return found
 
 
-def all_reduce(x, group):
-    return _all_reduce(x, _number(group))
-
-
 def use(isa: str) -> bool:
     """Compute with the kernels for avx512_bf16, avx512 or avx2 -> whether this processor has it. For comparison."""
     return bool(_library.mindspore_cpu_use(isa.encode()))
@@ -291,15 +265,6 @@ def use_onednn() -> str:
     from sglang.srt.layers_ms.ops.cpu import onednn
 
     return onednn.install(_library)
-
-
-_groups = {}  # name -> number
-
-
-def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
-    from sglang.srt.layers_ms.ops.cpu import shared_memory
-
-    _groups[group] = shared_memory.join(_library, rank, size, gather, patience, nodes, exchange)
 
 
 def capture(run, lasting):
@@ -334,8 +299,10 @@ def static_graphs():
     return True
 
 
-def begin_step(tokens, requests):
+def begin_step(tokens, requests, counts=()):
     _library.mindspore_cpu_begin_step(ctypes.c_int64(tokens), ctypes.c_int64(requests))
+    if len(counts):
+        _library.mindspore_cpu_counts(ctypes.c_int64(len(counts)), (ctypes.c_int64 * len(counts))(*counts))
 
 
 def pack_linear(weight):

@@ -5,6 +5,7 @@
 // Each function gets its inputs, then its outputs; a result other than 0 becomes a RuntimeError in Python.
 #include <cstdio>
 #include <cstring>
+#include <vector>
 
 #include "capture.h"
 #include "group.h"
@@ -52,6 +53,9 @@ const Kernels* pick(const char* isa) {
 const Kernels* kernels = pick(nullptr);
 LargeProducts large_products{nullptr, 0};  // another library's, if one was given
 int64_t step_tokens = -1, step_requests = -1;  // -1: as many as the tensors have
+std::vector<int64_t> step_counts;              // tokens of each attention replica; none: as many as here
+// Tensors with room for the tokens of all replicas, which all_gather made in this step: their rows, and those that count.
+int64_t gathered_room = -1, gathered_tokens = 0;
 
 // The arguments of one call, checked as they are taken.
 class Arguments {
@@ -100,7 +104,10 @@ class Arguments {
     return floats(i);
   }
 
-  int64_t tokens(int i) { return used(i, step_tokens, "tokens"); }
+  int64_t tokens(int i) {
+    const bool gathered = gathered_room >= 0 && dim(i, 0) == gathered_room;
+    return used(i, gathered ? gathered_tokens : step_tokens, "tokens");
+  }
   int64_t requests(int i) { return used(i, step_requests, "requests"); }
 
   template <typename... A>
@@ -218,6 +225,12 @@ extern "C" EXPORTED int64_t mindspore_cpu_take_events(trace::Event* events, int6
 extern "C" EXPORTED void mindspore_cpu_begin_step(int64_t tokens, int64_t requests) {
   step_tokens = tokens;
   step_requests = requests;
+  step_counts.clear();
+  gathered_room = -1;
+}
+// The tokens of each attention replica in the step that was begun.
+extern "C" EXPORTED void mindspore_cpu_counts(int64_t replicas, const int64_t* counts) {
+  step_counts.assign(counts, counts + replicas);
 }
 extern "C" EXPORTED void mindspore_cpu_pack(int dtype, void* weight, int64_t n, int64_t k) {
   kernels->pack(static_cast<Dtype>(dtype), weight, n, k);
@@ -262,18 +275,6 @@ OPERATOR(linear, 1) {
   if (a.failed()) return;
   const bool wide = a.dtype(y) == Dtype::f32 && dtype != Dtype::f32;
   product(dtype, {a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(y), wide, tokens, k, n});
-}
-
-// x [T, size], group [1] -> the sum of all ranks' x
-OPERATOR(all_reduce, 1) {
-  const int64_t tokens = a.tokens(0), size = a.last(0);
-  const Dtype dtype = a.dtype(0);
-  const int32_t* number = a.ints(1);
-  if (a.failed()) return;
-  a.want(*number >= 0 && *number < group::count(), "there is no group %d", *number);
-  if (a.failed()) return;
-  const int missing = group::all_reduce(*number, *kernels, dtype, a.data(0), a.data(2), tokens * size);
-  a.want(!missing, "the ranks cannot add up their results");
 }
 
 // x [T, groups * size], weight [size], eps and offset [2] -> like x
@@ -586,7 +587,9 @@ OPERATOR(add_gated, 1) {
   kernels->add_gated(a.dtype(0), a.data(0), a.data(1), a.data(2), a.data(3), tokens, size);
 }
 
-#include "latent_entry.h"  // more operators, with the helpers above
+// More operators, with the helpers above.
+#include "group_entry.h"
+#include "latent_entry.h"
 
 // y[rows, n] = x[rows, k] * packed weight[n, k]. Called outside graphs, and not as an operator: MindSpore would copy
 // the weight first.

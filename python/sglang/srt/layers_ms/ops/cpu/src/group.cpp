@@ -25,9 +25,16 @@ struct alignas(kLine) Counter {
   std::atomic<uint64_t> parts;
 };
 
+struct Mail {
+  Counter sent, taken;  // how many parts the rank has sent, and how many of them were taken
+  Counter to;           // the rank that the last one is for
+};
+
 struct Group {
   Counter* counters;  // [ranks] how many parts each rank has shared
+  Mail* mails;        // [ranks]
   char* places;       // [ranks, 2, kPart]: a rank writes a part while others may still read the one before
+  char* letters;      // [ranks, kPart]: what each rank sends to one other
   int rank, ranks;
   std::vector<int> processes;
   double patience;
@@ -38,17 +45,23 @@ struct Group {
 
 std::vector<Group> groups;
 
+int64_t width_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+
 double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 bool ended(int process) { return kill(process, 0) && errno == ESRCH; }
 
-// Until this rank has shared that many parts -> whether it has.
-bool await(const Group& group, int rank, uint64_t parts) {
-  const std::atomic<uint64_t>& counter = group.counters[rank].parts;
+uint64_t value(const Counter& counter) { return counter.parts.load(std::memory_order_acquire); }
+
+void set(Counter& counter, uint64_t value) { counter.parts.store(value, std::memory_order_release); }
+
+// Until `done` says so, which another rank brings about -> whether it has.
+template <typename F>
+bool await(const Group& group, int rank, F&& done) {
   double began = 0;
-  for (int64_t spins = 0; counter.load(std::memory_order_acquire) < parts; ++spins) {
+  for (int64_t spins = 0; !done(); ++spins) {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #endif
@@ -59,7 +72,7 @@ bool await(const Group& group, int rank, uint64_t parts) {
     const bool gone = ended(group.processes[rank]);
     if (!gone && now() - began < group.patience) continue;
     const bool here = rank >= group.host.first && rank < group.host.first + group.host.ranks;
-    std::fprintf(stderr, "mindspore cpu operator all_reduce: rank %d (%s %d) %s\n", rank,
+    std::fprintf(stderr, "mindspore cpu collective: rank %d (%s %d) %s\n", rank,
                  here ? "process" : "of another host, which we reach through process", group.processes[rank],
                  gone ? "has ended" : "has not come in time");
     return false;
@@ -73,11 +86,11 @@ bool fetch(const Group& group, uint64_t part, int64_t bytes) {
   const Host& host = group.host;
   if (!host.exchange || group.rank != host.first) return true;
   for (int rank = host.first; rank < host.first + host.ranks; ++rank)
-    if (!await(group, rank, part + 1)) return false;
+    if (!await(group, rank, [&] { return value(group.counters[rank]) > part; })) return false;
   if (host.exchange(group.place(0, part), 2 * kPart, bytes)) return false;  // which has told why
   for (int rank = 0; rank < group.ranks; ++rank)
     if (rank < host.first || rank >= host.first + host.ranks)
-      group.counters[rank].parts.store(part + 1, std::memory_order_release);
+      set(group.counters[rank], part + 1);
   return true;
 }
 
@@ -89,37 +102,168 @@ void over_pieces(int64_t bytes, F&& f) {
   });
 }
 
+// All ranks together, for `longest` bytes of the rank that shares the most: write(place, done, bytes) shares this rank's
+// bytes from `done` on, at most so many; then read(part, done, bytes) finds those of all ranks at group.place(rank, part).
+template <typename Write, typename Read>
+int together(Group& group, int64_t longest, Write&& write, Read&& read) {
+  for (int64_t done = 0; done < longest; done += kPart) {
+    const int64_t bytes = std::min(kPart, longest - done);
+    const uint64_t part = group.shared++;
+    write(group.place(group.rank, part), done, bytes);
+    set(group.counters[group.rank], part + 1);
+    if (!fetch(group, part, bytes)) return 1;
+    for (int rank = 0; rank < group.ranks; ++rank)
+      if (!await(group, rank, [&] { return value(group.counters[rank]) > part; })) return 1;
+    read(part, done, bytes);
+  }
+  return 0;
+}
+
+// How many of the bytes [done, done + bytes) are among the first `all`.
+int64_t left(int64_t all, int64_t done, int64_t bytes) { return std::max<int64_t>(0, std::min(bytes, all - done)); }
+
+void copy(char* to, const char* from, int64_t bytes) {
+  over_pieces(bytes, [&](int64_t first, int64_t size) { std::memcpy(to + first, from + first, size); });
+}
+
+// to = the sum of the bytes [first, first + bytes) of every rank's place, in the order of the ranks.
+void add_up(const Group& group, const Kernels& kernels, Dtype dtype, uint64_t part, int64_t first, int64_t bytes,
+            char* to) {
+  over_pieces(bytes, [&](int64_t piece, int64_t size) {
+    std::vector<const void*> parts(group.ranks);
+    for (int rank = 0; rank < group.ranks; ++rank) parts[rank] = group.place(rank, part) + first + piece;
+    kernels.sum(dtype, parts.data(), group.ranks, to + piece, size / width_of(dtype));
+  });
+}
+
+std::vector<int64_t> starts_of(const int64_t* sizes, int ranks) {
+  std::vector<int64_t> starts(ranks + 1, 0);
+  for (int rank = 0; rank < ranks; ++rank) starts[rank + 1] = starts[rank] + sizes[rank];
+  return starts;
+}
+
 }  // namespace
 
-int64_t size(int ranks) { return ranks * (kLine + 2 * kPart); }
+int64_t size(int ranks) { return ranks * (static_cast<int64_t>(sizeof(Counter) + sizeof(Mail)) + 3 * kPart); }
 
 int join(void* memory, int rank, int ranks, const int* processes, double patience, Host host) {
-  char* start = static_cast<char*>(memory);
-  groups.push_back({reinterpret_cast<Counter*>(start), start + ranks * kLine, rank, ranks,
+  Counter* counters = static_cast<Counter*>(memory);
+  Mail* mails = reinterpret_cast<Mail*>(counters + ranks);
+  char* places = reinterpret_cast<char*>(mails + ranks);
+  groups.push_back({counters, mails, places, places + 2 * ranks * kPart, rank, ranks,
                     std::vector<int>(processes, processes + ranks), patience, host});
   return count() - 1;
 }
 
 int count() { return static_cast<int>(groups.size()); }
 
+int ranks_of(int number) { return groups[number].ranks; }
+
+int rank_in(int number) { return groups[number].rank; }
+
 int all_reduce(int number, const Kernels& kernels, Dtype dtype, const void* x, void* y, int64_t count) {
   Group& group = groups[number];
-  const int64_t width = dtype == Dtype::f32 ? 4 : 2, all = count * width;
-  for (int64_t done = 0; done < all; done += kPart) {
-    const int64_t bytes = std::min(kPart, all - done);
-    const uint64_t part = group.shared++;
-    const char* from = static_cast<const char*>(x) + done;
-    char *mine = group.place(group.rank, part), *to = static_cast<char*>(y) + done;
-    over_pieces(bytes, [&](int64_t first, int64_t size) { std::memcpy(mine + first, from + first, size); });
-    group.counters[group.rank].parts.store(part + 1, std::memory_order_release);
-    if (!fetch(group, part, bytes)) return 1;
-    for (int rank = 0; rank < group.ranks; ++rank)
-      if (!await(group, rank, part + 1)) return 1;
-    over_pieces(bytes, [&](int64_t first, int64_t size) {
-      std::vector<const void*> parts(group.ranks);
-      for (int rank = 0; rank < group.ranks; ++rank) parts[rank] = group.place(rank, part) + first;
-      kernels.sum(dtype, parts.data(), group.ranks, to + first, size / width);
-    });
+  return together(
+      group, count * width_of(dtype),
+      [&](char* place, int64_t done, int64_t bytes) { copy(place, static_cast<const char*>(x) + done, bytes); },
+      [&](uint64_t part, int64_t done, int64_t bytes) {
+        add_up(group, kernels, dtype, part, 0, bytes, static_cast<char*>(y) + done);
+      });
+}
+
+int all_gather(int number, const void* x, void* y, const int64_t* sizes) {
+  Group& group = groups[number];
+  const std::vector<int64_t> starts = starts_of(sizes, group.ranks);
+  return together(
+      group, *std::max_element(sizes, sizes + group.ranks),
+      [&](char* place, int64_t done, int64_t bytes) {
+        copy(place, static_cast<const char*>(x) + done, left(sizes[group.rank], done, bytes));
+      },
+      [&](uint64_t part, int64_t done, int64_t bytes) {
+        for (int rank = 0; rank < group.ranks; ++rank)
+          copy(static_cast<char*>(y) + starts[rank] + done, group.place(rank, part), left(sizes[rank], done, bytes));
+      });
+}
+
+int reduce_scatter(int number, const Kernels& kernels, Dtype dtype, const void* x, void* y, const int64_t* sizes) {
+  Group& group = groups[number];
+  const std::vector<int64_t> starts = starts_of(sizes, group.ranks);
+  const int64_t start = starts[group.rank], end = starts[group.rank + 1];
+  return together(
+      group, starts.back(),
+      [&](char* place, int64_t done, int64_t bytes) { copy(place, static_cast<const char*>(x) + done, bytes); },
+      [&](uint64_t part, int64_t done, int64_t bytes) {
+        const int64_t first = std::max(start, done), last = std::min(end, done + bytes);
+        if (first < last)
+          add_up(group, kernels, dtype, part, first - done, last - first, static_cast<char*>(y) + first - start);
+      });
+}
+
+int all_to_all(int number, const void* x, void* y, const int64_t* sent, const int64_t* received) {
+  Group& group = groups[number];
+  const int ranks = group.ranks;
+  const std::vector<int64_t> same(ranks, ranks * sizeof(int64_t));
+  std::vector<int64_t> every(ranks * ranks);  // bytes from each rank to each
+  if (all_gather(number, sent, every.data(), same.data())) return 1;
+  std::vector<std::vector<int64_t>> starts;
+  for (int rank = 0; rank < ranks; ++rank) starts.push_back(starts_of(&every[rank * ranks], ranks));
+  const std::vector<int64_t> places = starts_of(received, ranks);
+  int64_t longest = 0;
+  bool fits = true;
+  for (int rank = 0; rank < ranks; ++rank) {
+    longest = std::max(longest, starts[rank].back());
+    fits &= every[rank * ranks + group.rank] == received[rank];
+  }
+  const int missing = together(
+      group, longest,
+      [&](char* place, int64_t done, int64_t bytes) {
+        copy(place, static_cast<const char*>(x) + done, left(starts[group.rank].back(), done, bytes));
+      },
+      [&](uint64_t part, int64_t done, int64_t bytes) {
+        for (int rank = 0; fits && rank < ranks; ++rank) {
+          const int64_t start = starts[rank][group.rank];
+          const int64_t first = std::max(start, done), last = std::min(starts[rank][group.rank + 1], done + bytes);
+          if (first < last)
+            copy(static_cast<char*>(y) + places[rank] + first - start, group.place(rank, part) + first - done,
+                 last - first);
+        }
+      });
+  return missing ? 1 : fits ? 0 : 2;
+}
+
+int broadcast(int number, int root, const void* x, void* y, int64_t size) {
+  Group& group = groups[number];
+  return together(
+      group, size,
+      [&](char* place, int64_t done, int64_t bytes) {
+        if (group.rank == root) copy(place, static_cast<const char*>(x) + done, bytes);
+      },
+      [&](uint64_t part, int64_t done, int64_t bytes) {
+        copy(static_cast<char*>(y) + done, group.place(root, part), bytes);
+      });
+}
+
+int send(int number, int to, const void* x, int64_t size) {
+  Group& group = groups[number];
+  Mail& mail = group.mails[group.rank];
+  for (int64_t done = 0; done < size; done += kPart) {
+    copy(group.letters + group.rank * kPart, static_cast<const char*>(x) + done, std::min(kPart, size - done));
+    set(mail.to, to);
+    const uint64_t sent = value(mail.sent) + 1;
+    set(mail.sent, sent);
+    if (!await(group, to, [&] { return value(mail.taken) == sent; })) return 1;
+  }
+  return 0;
+}
+
+int receive(int number, int from, void* y, int64_t size) {
+  Group& group = groups[number];
+  Mail& mail = group.mails[from];
+  for (int64_t done = 0; done < size; done += kPart) {
+    const uint64_t me = group.rank;  // what is for another rank is taken by that one first
+    if (!await(group, from, [&] { return value(mail.sent) > value(mail.taken) && value(mail.to) == me; })) return 1;
+    copy(static_cast<char*>(y) + done, group.letters + from * kPart, std::min(kPart, size - done));
+    set(mail.taken, value(mail.sent));
   }
   return 0;
 }

@@ -1,4 +1,5 @@
-// Ranks that add up their results: those of one host through memory which all of them see, hosts through `Exchange`.
+// Ranks that exchange and add up their results: those of one host through memory which all of them see, hosts through
+// `Exchange`.
 #pragma once
 #include <cstdint>
 
@@ -22,9 +23,25 @@ int64_t size(int ranks);
 // host that of this host's first one, which speaks for it.
 int join(void* memory, int rank, int ranks, const int* processes, double patience, Host host);
 int count();
-// y[count] = the sum of all ranks' x, in the order of the ranks, so that all of them get the same bits. Every rank must
-// call this with the same count -> 0, or 1 if a rank has not come within `patience` seconds, or has ended; standard error
-// says which.
+int ranks_of(int group);
+int rank_in(int group);
+
+// What follows, but for send and receive, every rank of the group must call in the same order -> 0, or 1 if a rank has
+// not come within `patience` seconds, or has ended; standard error says which. Sizes are bytes unless they say values.
+
+// y[count] = the sum of all ranks' x of so many values, in the order of the ranks, so that all of them get the same bits.
 int all_reduce(int group, const Kernels& kernels, Dtype dtype, const void* x, void* y, int64_t count);
+// y = every rank's x, one behind the other; sizes[ranks]: of each rank's x. All ranks give the same sizes.
+int all_gather(int group, const void* x, void* y, const int64_t* sizes);
+// y = this rank's of the pieces of the sum of all ranks' x; sizes[ranks]: of the pieces. All ranks give the same sizes.
+int reduce_scatter(int group, const Kernels& kernels, Dtype dtype, const void* x, void* y, const int64_t* sizes);
+// x has a piece for each rank, one behind the other, y gets one from each; sent[ranks], received[ranks]: their sizes.
+// -> 2, and y untouched, on a rank that another one sends as much as it does not expect.
+int all_to_all(int group, const void* x, void* y, const int64_t* sent, const int64_t* received);
+// y = the root's x.
+int broadcast(int group, int root, const void* x, void* y, int64_t size);
+// Two ranks meet: `send` returns once the other one has received everything.
+int send(int group, int to, const void* x, int64_t size);
+int receive(int group, int from, void* y, int64_t size);
 
 }  // namespace group

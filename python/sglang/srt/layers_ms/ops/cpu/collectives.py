@@ -1,0 +1,55 @@
+"""What ranks on one host do together, in memory that all of them map (src/group.h)."""
+
+from mindspore.ops import constexpr
+
+from sglang.srt.layers_ms.ops.cpu.library import custom, first, ints, library
+from sglang.srt.layers_ms.ops.cpu.library import room as _room
+
+_groups = {}  # name -> number
+
+_all_reduce = custom("all_reduce", first)
+_all_gather = custom("all_gather", lambda x, number, ranks: [x[0] * ranks[0], x[1]])
+_reduce_scatter = custom("reduce_scatter", lambda x, number, ranks: [x[0] // ranks[0], x[1]])
+_all_to_all = custom("all_to_all", lambda x, number, sent, received, rows: [rows[0], x[1]])
+_broadcast = custom("broadcast", first)
+_send = custom("send", first)
+_receive = custom("receive", first)
+
+
+@constexpr
+def _number(group):
+    return _groups[group]
+
+
+def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
+    from sglang.srt.layers_ms.ops.cpu import shared_memory
+
+    _groups[group] = shared_memory.join(library, rank, size, gather, patience, nodes, exchange)
+
+
+def all_reduce(x, group):
+    return _all_reduce(x, ints(_number(group)))
+
+
+def all_gather(x, step, size, group):
+    return _all_gather(x, ints(_number(group)), _room(size))
+
+
+def reduce_scatter(x, step, size, group):
+    return _reduce_scatter(x, ints(_number(group)), _room(size))
+
+
+def all_to_all(x, sent, received, room, group):
+    return _all_to_all(x, ints(_number(group)), sent, received, _room(room))
+
+
+def broadcast(x, root, group):
+    return _broadcast(x, ints(_number(group), root))
+
+
+def send(x, receiver, group):
+    return _send(x, ints(_number(group), receiver))
+
+
+def receive(like, sender, group):
+    return _receive(like, ints(_number(group), sender))

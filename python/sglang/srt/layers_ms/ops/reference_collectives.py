@@ -1,0 +1,43 @@
+"""Collectives of the reference table, in stock MindSpore calls, for ranks with equal numbers of rows.
+
+Its groups are MindSpore's own; `join` makes none, since this table computes on one rank.
+"""
+
+from mindspore import ops
+
+
+def all_reduce(x, group):
+    return ops.AllReduce(group=group)(x)
+
+
+def all_gather(x, step, size, group):
+    return ops.AllGather(group=group)(x)
+
+
+def reduce_scatter(x, step, size, group):
+    return ops.ReduceScatter(group=group)(x)
+
+
+def all_to_all(x, sent, received, room, group):
+    rows = ops.AlltoAllV(group=group, block_size=x.shape[1])(x.reshape(-1), sent, received)
+    return rows.reshape(-1, x.shape[1])
+
+
+def broadcast(x, root, group):
+    (found,) = ops.Broadcast(root, group=group)((x,))
+    return found
+
+
+def send(x, receiver, group):
+    return ops.depend(x, ops.Send(0, receiver, group=group)(x))
+
+
+def receive(like, sender, group):
+    return ops.Receive(0, sender, like.shape, like.dtype, group=group)(like)
+
+
+def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
+    raise NotImplementedError(
+        f"the reference operators compute on one rank, and the group {group!r} has {size}: "
+        "tensor parallelism on a CPU needs the C++ operators"
+    )

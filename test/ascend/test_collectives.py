@@ -1,0 +1,110 @@
+"""The Ascend table's collectives: MindSpore infers what they return, and simulated ranks get what they should."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+from ascend.inference import Inferred, lacking, like
+from mindspore.ops.operations import comm_ops
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.ascend import kernels_collectives as kernels
+from sglang.srt.layers_ms.ops.ascend_reference import collectives
+from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tensor, values
+
+RANKS, BF16, FP16, FP32, I32 = 2, ms.bfloat16, ms.float16, ms.float32, ms.int32
+GROUP = "hccl_world_group"
+COUNTS = [(I32, RANKS)] * 2
+KERNELS = {  # kernel: (MindSpore's name of it, tensors, constants)
+    "all_reduce": ("AllReduce", [(BF16, 6, 64)], ()),
+    "all_gather": ("AllGather", [(BF16, 6, 64)], ()),
+    "reduce_scatter": ("ReduceScatter", [(BF16, 6, 64)], ()),
+    "all_to_all": ("AlltoAllV", [(BF16, 6 * 64), *COUNTS], (64,)),
+    "broadcast": ("Broadcast", [(BF16, 6, 64)], (1,)),
+    "send": ("Send", [(BF16, 6, 64)], (1,)),
+    "receive": ("Receive", [(BF16, 6, 64)], (1,)),
+}
+WRONG = {  # what is wrong: (kernel, tensors, constants)
+    "rows that ranks cannot share": ("reduce_scatter", [(BF16, 7, 64)], ()),
+    "rows of two axes": ("all_to_all", [(BF16, 6, 64), *COUNTS], (64,)),
+    "counts of floating point": ("all_to_all", [(BF16, 6 * 64), (FP32, RANKS), (FP32, RANKS)], (64,)),
+}
+
+
+@pytest.fixture(autouse=True)
+def two_ranks(monkeypatch):
+    """MindSpore believes that it is the first of two ranks, whose communication was started."""
+    monkeypatch.setattr(comm_ops, "get_group_size", lambda *_: RANKS)
+    monkeypatch.setattr(comm_ops, "get_rank", lambda *_: 0)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_a_kernel_gets_through_inference_and_then_lacks_only_itself(kernel):
+    name, shapes, constants = KERNELS[kernel]
+    tensors = [like(*shape) for shape in shapes]
+    assert lacking(getattr(kernels, kernel), (), tensors, (*constants, GROUP)) == name
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_call_is_caught(checked, wrong):
+    kernel, shapes, constants = WRONG[wrong]
+    with pytest.raises((Inferred, TypeError, ValueError)):
+        lacking(getattr(kernels, kernel), (), [like(*shape) for shape in shapes], (*constants, GROUP))
+    with pytest.raises(ContractError):
+        getattr(collectives, kernel)(*map(small, shapes), *constants, joined(0, 2, lambda _: np.ones((7, 64))))
+
+
+def small(shape):
+    dtype, *sizes = shape
+    return tensor(np.ones(sizes, np.float32), dtype)
+
+
+def joined(rank, size, shared):
+    """The name of a group of so many ranks, of which this is one; shared(rank): what each gives the others."""
+
+    def gather(mine):
+        found = [shared(each) for each in range(size)]
+        found[rank] = mine
+        return found
+
+    ops.join(f"of rank {rank}", rank, size, gather)
+    return f"of rank {rank}"
+
+
+@pytest.mark.parametrize("dtype", [BF16, FP16, FP32], ids=str)
+@pytest.mark.parametrize("rank", range(3))
+def test_a_rank_gets_what_it_should_of_what_others_have(checked, rank, dtype):
+    size, width = 3, 8
+    x = np.random.default_rng(0).integers(-9, 9, (size, 6, width)).astype(np.float32)  # exact, and so are the sums
+    counts = np.array([[1, 2, 3], [0, 4, 2], [3, 3, 0]])  # rows from each to each
+    mine, group = tensor(x[rank], dtype), joined(rank, size, lambda each: x[each])
+    found = [
+        ops.all_reduce(mine, group),
+        ops.all_gather(mine, {}, size, group),
+        ops.reduce_scatter(mine, {}, size, group),
+        ops.broadcast(mine, 2, group),
+    ]
+    joined(rank, size, lambda each: (x[each].reshape(-1), counts[each] * width))
+    sent, received = (ms.Tensor(found.astype(np.int32)) for found in (counts[rank], counts[:, rank]))
+    found.append(ops.all_to_all(mine, sent, received, 0, group))
+    starts = np.concatenate([np.zeros((size, 1), int), counts.cumsum(1)], 1)
+    pieces = [x[other, starts[other, rank] : starts[other, rank + 1]] for other in range(size)]
+    wanted = [x.sum(0), x.reshape(-1, width), x.sum(0)[2 * rank : 2 * rank + 2], x[2], np.concatenate(pieces)]
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(values(one), other)
+
+
+def test_a_rank_receives_what_another_one_sends_to_it(checked):
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    group = joined(1, 2, lambda _: (1, x))
+    np.testing.assert_array_equal(values(ops.receive(tensor(0 * x, FP32), 0, group)), x)
+    group = joined(1, 2, lambda _: (0, x))
+    with pytest.raises(ContractError, match=r"rank 0 sends \(3, 4\) to 0"):
+        ops.receive(tensor(x, FP32), 0, group)
+    np.testing.assert_array_equal(values(ops.send(tensor(x, FP32), 0, group)), x)
+
+
+def test_a_rank_that_sends_another_number_of_rows_is_caught(checked):
+    x, counts = np.ones((2, 4), np.float32), ms.Tensor(np.array([1, 1], np.int32))
+    group = joined(0, 2, lambda _: (x.reshape(-1), np.array([8, 0])))
+    with pytest.raises(ContractError, match=r"ranks send \[4, 8\] values, \[4, 4\] are expected"):
+        ops.all_to_all(tensor(x, FP32), counts, counts, 0, group)
