@@ -12,6 +12,7 @@ from seams.sglang_source import assert_in_order, parameters, source, works_aroun
 from sglang.srt.layers.attention import attention_registry
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.layers.logits_processor import LogitsProcessor, should_apply_lm_head_quant_method
+from sglang.srt.layers.sampler import Sampler
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.model_executor import model_runner
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
@@ -114,6 +115,23 @@ def test_a_forward_pass_plans_first_and_then_calls_the_model(step):
         "forward_batch.input_ids,",
         "forward_batch.positions,",
         "forward_batch,",
+    )
+
+
+def test_the_sampler_is_made_before_the_model_is_loaded_and_takes_the_largest_logits_of_greedy_steps():
+    start = source("srt.model_executor.model_runner:ModelRunner:initialize")
+    assert_in_order(start, "self.sampler = create_sampler()", "load_model(")
+    assert parameters(Sampler.forward)[:4] == ["self", "logits_output", "sampling_info", "return_logprob"]
+    assert_in_order(
+        source("srt.layers.sampler:Sampler:forward"),
+        "self._preprocess_logits(logits, sampling_info)",
+        "sampling_mask_batch_indices = sampling_info.sampling_mask_batch_indices",
+        "if sampling_info.is_all_greedy:",
+        "torch.argmax(logits, -1)",
+        "if return_logprob:",
+        "self._sync_token_ids_across_tp(batch_next_token_ids, sampling_info)",
+        "if return_sampling_mask:",
+        "return batch_next_token_ids",
     )
 
 

@@ -3,6 +3,7 @@
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor_ms import expert_location, hybrid_windows
 from sglang.srt.model_executor_ms.mindspore_framework import DEVICES
+from sglang.srt.model_executor_ms.sampler import HostSampler
 from sglang.srt.model_executor_ms.weights import MindSporeWeightUpdater
 from sglang.srt.runtime_context import get_model, get_parallel
 
@@ -22,6 +23,8 @@ class MindSporeModelRunner(ModelRunner):
         self.model_config.quantization = None
         super().load_model()
         hybrid_windows.divide_pool(self)
+        if self.device == "cpu":
+            self.sampler = HostSampler()
 
     def maybe_enable_batch_invariant_mode(self):
         """SGLang's way puts triton kernels in the place of torch's products; none of the model's are torch's."""
