@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from bench_vs_peers import CACHE, OURS, machine, run
+from peers import CACHE, OURS, machine, run
 from random_checkpoint import SHAPES, write_checkpoint
 
 KINDS = {"one process": OURS, "TP 2": "two ranks", "DP 2": "two replicas"}  # -> name of the engine

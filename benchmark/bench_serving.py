@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import requests
-from bench_vs_peers import CACHE, OURS, interpreter, machine
+from peers import CACHE, OURS, interpreter, machine
 from random_checkpoint import SHAPES, write_checkpoint
 
 START = 600  # seconds for a server to become ready
@@ -52,10 +52,11 @@ def free_port() -> int:
 class Server:
     """A server process on a free port, ready when entered, and ended with all its children when left."""
 
-    def __init__(self, name: str, python: str, model: Path):
+    def __init__(self, name: str, python: str, model: Path, more: list[str]):
+        """more: arguments of the server after those of SERVERS."""
         self.name, self.port = name, free_port()
         self.log = Path(tempfile.gettempdir()) / f"bench-serving-{name}.log"
-        self.command = [python, *SERVERS[name].format(model=model, port=self.port).split()]
+        self.command = [python, *SERVERS[name].format(model=model, port=self.port).split(), *more]
 
     def __enter__(self):
         every = ",".join(map(str, sorted(os.sched_getaffinity(0))))
@@ -103,6 +104,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a folder with a Hugging Face checkpoint")
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--ours", default="", help='more arguments of this backend\'s server: --ours="--flag value"')
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--clients", type=int, default=16)
@@ -115,7 +117,8 @@ def main() -> None:
     rounds: dict[str, list[dict]] = {name: [] for name in arguments.servers}
     for number in range(arguments.rounds):
         for name in arguments.servers:
-            with Server(name, interpreter(name, arguments.environments), model) as server:
+            more = arguments.ours.split() if name == OURS else []
+            with Server(name, interpreter(name, arguments.environments), model, more) as server:
                 rounds[name].append(load(server, model, arguments))
             print(f"round {number + 1}, {name}: {json.dumps(rounds[name][-1])}", flush=True)
     first, *others = arguments.servers

