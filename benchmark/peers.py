@@ -152,7 +152,8 @@ def run_together(pythons: dict[str, str], model: Path, cases: list[str], repetit
     sessions = [Session(name, python, model) for name, python in pythons.items()]
     found: list[dict] = [{} for _ in sessions]
     for case in cases:
-        for figures, measured in zip(found, measure(sessions, case, repetitions), strict=True):
+        for session, figures, measured in zip(sessions, found, measure(sessions, case, repetitions), strict=True):
+            print(f"{session.name}: {json.dumps(measured)}", flush=True)
             figures.update(measured)
     for figures, session in zip(found, sessions, strict=True):
         figures.update(session.close())
