@@ -4,9 +4,13 @@
 // of one expert with some blocks of its columns, so that few tokens read each weight they need once, at the memory's
 // speed, and many share it. The sums of a token are in an order that no other token changes.
 #pragma once
+#include <sys/mman.h>
+
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 #include <vector>
 
 #include "elementwise.h"
@@ -15,6 +19,8 @@
 namespace KERNEL_ISA {
 
 constexpr int64_t kScratch = 128 << 20;  // bytes for the rows of the tokens that are taken together
+constexpr int64_t kHugePage = 2 << 20;
+constexpr int64_t kRun = 4;  // pieces of an expert that a task takes one after the other
 constexpr int kClamped = 3;              // activation; the others are those of act_and_mul
 
 // The scores of one token: softmax or sigmoid of its logits, with room for a whole last vector.
@@ -76,6 +82,27 @@ inline void route_as(const Route& a) {
     for (int64_t token = first; token < last; ++token)
       route_token(a, token, scores.data(), choice.data(), taken.get());
   });
+}
+
+// Memory of this thread for the rows of the tokens that are taken together, kept from call to call: the system takes a
+// tenth of a prefill's time to hand out as much anew.
+inline char* kept_memory(int64_t bytes) {
+  struct Kept {
+    char* memory = nullptr;
+    int64_t size = 0;
+    ~Kept() { std::free(memory); }
+  };
+  thread_local Kept own;
+  if (own.size < bytes) {
+    std::free(own.memory);
+    own.size = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+    own.memory = static_cast<char*>(std::aligned_alloc(kHugePage, own.size));
+    if (!own.memory) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+    madvise(own.memory, own.size, MADV_HUGEPAGE);  // a hint
+#endif
+  }
+  return own.memory;
 }
 
 // Columns of a packed matrix that are multiplied together.
@@ -140,8 +167,7 @@ class SortedTokens {
       row_of_[i] = next[expert]++;
       token_of_[row_of_[i]] = first + i / a.top_k;
     }
-    memory_.reset(new char[rows_ * bytes_of_row(a)]);
-    found_ = reinterpret_cast<float*>(memory_.get());
+    found_ = reinterpret_cast<float*>(kept_memory(rows_ * bytes_of_row(a)));
     x_ = reinterpret_cast<T*>(found_ + rows_ * a.width);
     inner_ = x_ + rows_ * a.width;
   }
@@ -153,8 +179,8 @@ class SortedTokens {
       for (int64_t row = first; row < last; ++row)
         std::memcpy(x_ + row * a_.width, in(a_.x) + token_of_[row] * a_.width, a_.width * sizeof(T));
     });
-    each_block(a_.size, a_.width, [&](const Piece& piece, int64_t block, int64_t last) { inner(piece, block, last); });
-    each_block(a_.width, a_.size, [&](const Piece& piece, int64_t block, int64_t last) { outer(piece, block, last); });
+    each_block(a_.size, a_.width, [&](const Piece& piece, int64_t block, bool fetch) { inner(piece, block, fetch); });
+    each_block(a_.width, a_.size, [&](const Piece& piece, int64_t block, bool fetch) { outer(piece, block, fetch); });
     over_rows(count_, a_.width * a_.top_k, [&](int64_t first, int64_t last) {
       for (int64_t token = first; token < last; ++token) combine(token);
     });
@@ -173,30 +199,32 @@ class SortedTokens {
     return expert < 0 || expert >= a_.experts ? -1 : expert;
   }
 
-  // f(piece, block, end of the blocks of its task) for all column blocks of a [n, k] matrix of each expert in use.
+  // f(piece, block, whether the next block should be fetched) for all column blocks of a [n, k] matrix of each expert
+  // in use. Pieces of an expert share a block, which is still in the cache, and the last of them fetches the next one.
   template <typename F>
   void each_block(int64_t n, int64_t k, F&& f) {
     const int64_t blocks = column_blocks(n, k), pieces = pieces_.size();
-    // Neighbouring pieces of an expert share a block, which is still in the cache; without any blocks make a task.
-    const bool shared = rows_ > kRowBlock * 8;
-    const int64_t together = shared ? 1 : std::clamp<int64_t>(blocks * pieces / (4 * pool::threads()), 1, kTogether);
-    const int64_t groups = (blocks + together - 1) / together;
-    std::vector<std::pair<int64_t, int64_t>> tasks;  // piece, group
-    tasks.reserve(pieces * groups);
+    const int64_t together = std::clamp<int64_t>(blocks * pieces / (4 * pool::threads()), 1, kTogether);
+    struct Task {
+      int64_t first_piece, last_piece, first_block, last_block;
+    };
+    std::vector<Task> tasks;
+    tasks.reserve(pieces * ((blocks + together - 1) / together));
     for (int64_t piece = 0, end = 0; piece < pieces; piece = end) {
-      while (end < pieces && pieces_[end].expert == pieces_[piece].expert) ++end;
-      for (int64_t group = 0; group < groups; ++group)
-        for (int64_t own = piece; own < end; ++own) tasks.emplace_back(own, group);
+      while (end < pieces && pieces_[end].expert == pieces_[piece].expert && end - piece < kRun) ++end;
+      for (int64_t block = 0; block < blocks; block += together)
+        tasks.push_back({piece, end, block, std::min(blocks, block + together)});
     }
-    pool::each(tasks.size(), [&](int64_t task) {
-      const auto [piece, group] = tasks[task];
-      const int64_t last = std::min(blocks, (group + 1) * together);
-      for (int64_t block = group * together; block < last; ++block) f(pieces_[piece], block, last);
+    pool::each(tasks.size(), [&](int64_t number) {
+      const Task& task = tasks[number];
+      for (int64_t block = task.first_block; block < task.last_block; ++block)
+        for (int64_t piece = task.first_piece; piece < task.last_piece; ++piece)
+          f(pieces_[piece], block, piece + 1 == task.last_piece && block + 1 < task.last_block);
     });
   }
 
   // Gate and up of some columns, activated.
-  void inner(const Piece& piece, int64_t block, int64_t last) {
+  void inner(const Piece& piece, int64_t block, bool fetch) {
     const Columns c = columns_of(block, a_.size, a_.width);
     const T* gate_weight = in(a_.gate_up) + piece.expert * 2 * a_.size * a_.width;
     const T *up_weight = gate_weight + a_.size * a_.width, *x = x_ + piece.row * a_.width;
@@ -204,7 +232,7 @@ class SortedTokens {
     const T* up_bias = gate_bias ? gate_bias + a_.size : nullptr;
     alignas(64) float gate[kRowBlock * kWide], up[kRowBlock * kWide];
     const bool fetches = piece.count > kMostRows;
-    const T* next = fetches && block + 1 < last ? gate_weight + (c.first + c.width) * a_.width : nullptr;
+    const T* next = fetches && fetch ? gate_weight + (c.first + c.width) * a_.width : nullptr;
     const T* up_block = fetches ? up_weight + c.first * a_.width : nullptr;
     product(x, gate_weight, gate_bias, gate, piece.count, a_.width, kWide, c, up_block);
     product(x, up_weight, up_bias, up, piece.count, a_.width, kWide, c, next);
@@ -216,12 +244,11 @@ class SortedTokens {
     }
   }
 
-  void outer(const Piece& piece, int64_t block, int64_t last) {
+  void outer(const Piece& piece, int64_t block, bool fetch) {
     const Columns c = columns_of(block, a_.width, a_.size);
     const T* weight = in(a_.down) + piece.expert * a_.width * a_.size;
     const T* bias = a_.down_bias ? in(a_.down_bias) + piece.expert * a_.width : nullptr;
-    const bool fetches = piece.count > kMostRows && block + 1 < last;
-    const T* next = fetches ? weight + (c.first + c.width) * a_.size : nullptr;
+    const T* next = fetch && piece.count > kMostRows ? weight + (c.first + c.width) * a_.size : nullptr;
     product(inner_ + piece.row * a_.size, weight, bias, found_ + piece.row * a_.width + c.first, piece.count, a_.size,
             a_.width, c, next);
   }
@@ -249,7 +276,6 @@ class SortedTokens {
   int64_t first_, count_, rows_;
   std::vector<int64_t> row_of_, token_of_;  // the row of each expert of each token, or -1, and the token of each row
   std::vector<Piece> pieces_;               // at most kRowBlock rows of one expert, by expert
-  std::unique_ptr<char[]> memory_;
   float* found_;  // [rows, width]: what an expert makes of a token
   T *x_, *inner_;  // [rows, width], [rows, size]
 };
