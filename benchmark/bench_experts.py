@@ -11,15 +11,15 @@ import argparse
 from typing import NamedTuple
 
 import mindspore as ms
-import numpy as np
 import torch
 from mindspore import nn
-from roofline import best, matrix_peak, read_bandwidth
+from roofline import bandwidth_reader, best, matrix_peak
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms import bridge, device
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
+from sglang.srt.model_loader_ms.pieces import parameter
 
 
 class Shape(NamedTuple):
@@ -37,11 +37,14 @@ SHAPES = {
 }
 
 
-def random_bfloat16(*shape) -> ms.Tensor:
-    """Small numbers, the same ones again and again: drawing billions takes minutes."""
-    drawn = (torch.randn(1 << 20) * 0.02).bfloat16()
-    count = int(np.prod(shape))
-    return bridge.to_mindspore(drawn.repeat(-(-count // len(drawn)))[:count].reshape(shape))
+def random_bfloat16(*shape) -> ms.Parameter:
+    """Small numbers in memory as weights have it, the same ones again and again: drawing billions takes minutes."""
+    found, drawn = parameter(shape, ms.bfloat16), (torch.randn(1 << 20) * 0.02).bfloat16().view(torch.int16).numpy()
+    values = found.host.reshape(-1)
+    for start in range(0, len(values), len(drawn)):
+        part = values[start : start + len(drawn)]
+        part[:] = drawn[: len(part)]
+    return found
 
 
 class Layers(nn.Cell):
@@ -85,16 +88,18 @@ def main() -> None:
     shape = SHAPES[arguments.shape]
     device.start("cpu", processors=processors(read_environment()))
     layers = Layers(shape, arguments.layers)
-    bandwidth, peak = read_bandwidth(), matrix_peak()
-    print(f"reads {bandwidth / 1e9:.1f} GB/s, multiplies {peak / 1e12:.2f} TFLOP/s in bfloat16")
+    reads, peak = bandwidth_reader(), matrix_peak()
+    print(f"multiplies {peak / 1e12:.2f} TFLOP/s in bfloat16")
     one = 3 * shape.width * shape.size * 2  # bytes of an expert
     for tokens in arguments.tokens:
-        taken = seconds(layers, shape, tokens) / arguments.layers
+        before, taken = reads(), seconds(layers, shape, tokens) / arguments.layers
+        bandwidth = (before + reads()) / 2
         hit = shape.experts * (1 - (1 - shape.top_k / shape.experts) ** tokens)  # of random tokens
         read, operations = hit * one / bandwidth, tokens * shape.top_k * one / peak
         share = 100 * max(read, operations) / taken
         what = "memory" if read > operations else "products"
-        print(f"{tokens} tokens: {1e3 * taken:.2f} ms a layer, {share:.0f}% of the speed of {what}")
+        speed = f"{bandwidth / 1e9:.1f} GB/s" if read > operations else f"{peak / 1e12:.2f} TFLOP/s"
+        print(f"{tokens} tokens: {1e3 * taken:.2f} ms a layer, {share:.0f}% of the speed of {what}, {speed}")
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ IN_A_ROW, RUNS = 50, 40  # all-reduces in a graph, and runs of the graph
 def all_reduce_times() -> list[float]:
     """Microseconds of each all-reduce of bfloat16 [TOKENS, WIDTH] between two ranks, as the second one sees them."""
     context = multiprocessing.get_context("spawn")
-    boards, found = [context.Queue(), context.Queue()], context.Queue()
+    boards, found, barrier = [context.Queue(), context.Queue()], context.Queue(), context.Barrier(2)
     cores = sorted(os.sched_getaffinity(0))
-    ranks = [context.Process(target=_rank, args=(rank, cores, boards, found)) for rank in (0, 1)]
+    ranks = [context.Process(target=_rank, args=(rank, cores, boards, barrier, found)) for rank in (0, 1)]
     for rank in ranks:
         rank.start()
     times = [found.get(timeout=300) for _ in ranks]
@@ -37,7 +37,7 @@ def all_reduce_times() -> list[float]:
     return max(times, key=statistics.median)
 
 
-def _rank(rank: int, cores: list[int], boards: list, found) -> None:
+def _rank(rank: int, cores: list[int], boards: list, barrier, found) -> None:
     import mindspore as ms
 
     from sglang.srt.layers_ms import ops
@@ -47,6 +47,7 @@ def _rank(rank: int, cores: list[int], boards: list, found) -> None:
         for board in boards:
             board.put((rank, value))
         values = dict(boards[rank].get(timeout=60) for _ in boards)
+        barrier.wait(60)  # so that no value of the next call comes before the last of this one
         return [values[each] for each in (0, 1)]
 
     core = cores[rank % len(cores)]

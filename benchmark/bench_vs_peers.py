@@ -75,18 +75,25 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, help="starts of every engine")
     parser.add_argument("--repetitions", type=int, default=3, help="of each case in a round, by turns")
+    parser.add_argument("--apart", action="store_true", help="engines run in turn: memory holds one of them only")
+    parser.add_argument("--reads", action="store_true", help="say what share decode has of the speed of memory reads")
     parser.add_argument("--environments", type=Path, default=CACHE / "peers")
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
     parser.add_argument("--plot", type=Path, help="a PNG file for the ratios")
     arguments = parser.parse_args()
     model = arguments.model or write_checkpoint(arguments.shape, CACHE / arguments.shape)
-    names = [OURS, *arguments.peers]
+    names, reads = [OURS, *arguments.peers], None
+    if arguments.reads:
+        import roofline  # starts MindSpore, on the processors that the engines have as well
+
+        reads = roofline.reads(model)
     pythons = {name: interpreter(name, arguments.environments) for name in names}
     rounds: dict[str, list[dict]] = {name: [] for name in names}
     for number in range(arguments.rounds):
-        for name, found in run_together(pythons, model, arguments.cases, arguments.repetitions).items():
-            rounds[name].append(found)
-            print(f"round {number + 1}, {name}: {json.dumps(found)}", flush=True)
+        for together in [{name: pythons[name]} for name in names] if arguments.apart else [pythons]:
+            for name, found in run_together(together, model, arguments.cases, arguments.repetitions, reads).items():
+                rounds[name].append(found)
+                print(f"round {number + 1}, {name}: {json.dumps(found)}", flush=True)
     rows = summary(rounds)
     print(f"\n{machine()}\n{table(rows, arguments.peers)}")
     if arguments.output:

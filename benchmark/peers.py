@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -127,32 +128,51 @@ class Session:
         sys.exit(f"{self.name} failed; to see why:\n  echo '[1, 128, 8]' | {' '.join(self.command)}")
 
 
-def measure(sessions: list[Session], case: str, repetitions: int) -> list[dict]:
+class Reads(NamedTuple):
+    """How fast memory is read now, in bytes a second, and the bytes of a step, of (batch, context)."""
+
+    bandwidth: Callable[[], float]
+    step: Callable[[int, int], float]
+
+
+def measure(sessions: list[Session], case: str, repetitions: int, reads: Reads | None = None) -> list[dict]:
     """Tokens a second of a case, batch:input:output, in each session; by turns.
 
     Each figure is from medians. Decode is the time of output + 1 tokens less that of one; an output of 0 is prefill.
+    reads: say as well what share decode has of the speed at which memory was read before each turn and after the last.
     """
     batch, length, new = map(int, case.split(":"))
     first, whole = ([[] for _ in sessions] for _ in range(2))
     for session in sessions:
         session.seconds(batch, length, 1)
+    speeds = []
     for _ in range(repetitions):
         for i, session in enumerate(sessions):
+            if new and reads:
+                speeds.append(reads.bandwidth())
             first[i].append(session.seconds(batch, length, 1))
             if new:
                 whole[i].append(session.seconds(batch, length, new + 1))
     if not new:
         return [{f"prefill {batch}x{length} (tok/s)": batch * length / statistics.median(times)} for times in first]
     decode = [statistics.median(w) - statistics.median(f) for w, f in zip(whole, first, strict=True)]
-    return [{f"decode batch {batch}, context {length} (tok/s)": batch * new / seconds} for seconds in decode]
+    found = [{f"decode batch {batch}, context {length} (tok/s)": batch * new / seconds} for seconds in decode]
+    if reads:
+        limit = statistics.median([*speeds, reads.bandwidth()]) / reads.step(batch, length + new // 2)
+        for figures, seconds in zip(found, decode, strict=True):
+            figures[f"decode batch {batch}, context {length} (% of reads)"] = 100 * new / seconds / limit
+    return found
 
 
-def run_together(pythons: dict[str, str], model: Path, cases: list[str], repetitions: int) -> dict[str, dict]:
+def run_together(
+    pythons: dict[str, str], model: Path, cases: list[str], repetitions: int, reads: Reads | None = None
+) -> dict[str, dict]:
     """Start engines one after another, measure every case -> figures of each by name. pythons: see interpreter."""
     sessions = [Session(name, python, model) for name, python in pythons.items()]
     found: list[dict] = [{} for _ in sessions]
     for case in cases:
-        for session, figures, measured in zip(sessions, found, measure(sessions, case, repetitions), strict=True):
+        now = measure(sessions, case, repetitions, reads)
+        for session, figures, measured in zip(sessions, found, now, strict=True):
             print(f"{session.name}: {json.dumps(measured)}", flush=True)
             figures.update(measured)
     for figures, session in zip(found, sessions, strict=True):

@@ -15,14 +15,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import mindspore
 import torch
-from peers import CACHE, OURS, Session, interpreter, machine, measure
+from peers import CACHE, OURS, Reads, Session, interpreter, machine, measure
 from random_checkpoint import SHAPES, write_checkpoint
 from transformers import AutoConfig
 
+from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms import bridge, device
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
+from sglang.srt.model_loader_ms.pieces import parameter
 
 CASES = ["1:128:32", "4:128:32", "8:128:32", "1:4096:64", "1:1024:0", "8:128:0"]
 BUFFER = 1 << 30  # bytes to read: far more than caches hold
@@ -39,17 +42,22 @@ def best(run, repetitions: int = 7) -> float:
     return min(found)
 
 
-def read_bandwidth() -> float:
-    """Bytes a second; see bandwidth_reader."""
-    return bandwidth_reader()()
-
-
 def bandwidth_reader() -> Callable[[], float]:
-    """-> what measures bytes a second, by torch's largest of many numbers, and by a product with one row."""
-    buffer = torch.zeros(BUFFER // 8, dtype=torch.int64)
-    weight, x = torch.zeros(BUFFER // 8192, 4096, dtype=torch.bfloat16), torch.zeros(1, 4096, dtype=torch.bfloat16)
-    product = _product(x, weight)
+    """-> what measures bytes a second, by torch's largest of many numbers, and by a product with one row.
+
+    The memory is as weights have it, in huge pages, and written to: before that all pages are one page of zeros.
+    """
+    weight = parameter((BUFFER // 8192, 4096), mindspore.bfloat16)
+    weight.host.fill(1)
+    buffer, x = torch.from_numpy(weight.host).view(torch.int64), torch.zeros(1, 4096, dtype=torch.bfloat16)
+    product = _product(x, bridge.to_torch(weight))
     return lambda: BUFFER / min(best(lambda: buffer.max()), best(product))
+
+
+def reads(model: Path) -> Reads:
+    """What peers.measure wants of this machine and a checkpoint, to tell decode as a share of the speed of memory."""
+    device.start("cpu", processors=processors(read_environment()))
+    return Reads(bandwidth_reader(), Work(model).decode_bytes)
 
 
 def matrix_peak() -> float:
@@ -64,11 +72,8 @@ def matrix_peak() -> float:
 
 def _product(x: torch.Tensor, weight: torch.Tensor):
     """Our product of x with packed `weight`, as a replayed graph; packs the weight in place."""
-    import mindspore as ms
 
-    from sglang.srt.layers_ms import ops
-
-    @ms.jit
+    @mindspore.jit
     def linear(x, weight):
         return ops.linear(x, weight, None)
 
@@ -77,7 +82,12 @@ def _product(x: torch.Tensor, weight: torch.Tensor):
     ops.begin_step(len(x), 1)
     linear(x, weight)  # compiles
     replay = ops.capture(lambda: linear(x, weight), [x, weight])
-    return replay or (lambda: bridge.to_torch(linear(x, weight)))
+
+    def run():
+        ops.begin_step(len(x), 1)  # others run steps of other sizes in between
+        return replay() if replay else bridge.to_torch(linear(x, weight))
+
+    return run
 
 
 class Work:
@@ -94,9 +104,9 @@ class Work:
         count = getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", 1)
         self.chosen = config.num_experts_per_tok / count if experts else 0.0
         self.head = config.vocab_size * config.hidden_size * 2
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.cached = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * 2
-        self.pair = 4 * config.num_hidden_layers * config.num_attention_heads * head_dim
+        cached, multiplied = _attention(config)
+        self.cached = 2 * config.num_hidden_layers * cached
+        self.pair = 2 * config.num_hidden_layers * config.num_attention_heads * multiplied
 
     def decode_bytes(self, batch: int, context: int) -> int:
         hit = 1 - (1 - self.chosen) ** batch
@@ -107,6 +117,15 @@ class Work:
         pairs = length * (length + 1) // 2
         each = self.weights - self.head + self.chosen * self.experts
         return batch * (length * each + self.head + pairs * self.pair)
+
+
+def _attention(config) -> tuple[int, int]:
+    """Numbers that a layer caches of a token, and columns of a query, key and value head that meet."""
+    if rank := getattr(config, "kv_lora_rank", None):
+        key = config.qk_nope_head_dim + config.qk_rope_head_dim
+        return rank + config.qk_rope_head_dim, key + config.v_head_dim
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_key_value_heads * head_dim, 2 * head_dim
 
 
 def _tensor_sizes(model: Path) -> dict[str, int]:

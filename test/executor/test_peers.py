@@ -37,6 +37,12 @@ def test_engines_take_turns_and_decode_is_what_more_tokens_take(peers):
     assert log == [("slow", 4, 128, 1), ("fast", 4, 128, 1), *one_round, *one_round]
 
 
+def test_decode_is_told_as_a_share_of_what_memory_would_allow(peers):
+    reads = peers.Reads(lambda: 1000.0, lambda batch, context: 10.0 * batch + context)  # 40 + 132 bytes a step
+    (found,) = peers.measure([Recorded("", 0.5, [])], "4:128:8", 2, reads)
+    assert found["decode batch 4, context 128 (% of reads)"] == pytest.approx(100 * (1 / 0.5) / (1000 / 172))
+
+
 def test_without_output_it_is_the_prompt_that_is_timed(peers):
     assert peers.measure([Recorded("", 0.5, [])], "2:64:0", 3) == [{"prefill 2x64 (tok/s)": 2 * 64 / 1.0}]
 
