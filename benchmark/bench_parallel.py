@@ -75,12 +75,12 @@ def _chain(ms, ops):
     return Chain()
 
 
-def throughput(model: Path, cases: list[str], rounds: int, repetitions: int) -> dict[str, list[dict]]:
+def throughput(model: Path, kinds: list[str], cases: list[str], rounds: int, repetitions: int) -> dict[str, list[dict]]:
     """The runs of each kind, in turn."""
-    found: dict[str, list[dict]] = {name: [] for name in KINDS}
+    found: dict[str, list[dict]] = {name: [] for name in kinds}
     for number in range(rounds):
-        for name, engine in KINDS.items():
-            found[name].append(run(engine, sys.executable, model, cases, repetitions))
+        for name in kinds:
+            found[name].append(run(KINDS[name], sys.executable, model, cases, repetitions))
             print(f"round {number + 1}, {name}: {json.dumps(found[name][-1])}", flush=True)
     return found
 
@@ -105,6 +105,9 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a folder with a Hugging Face checkpoint")
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
     parser.add_argument("--cases", nargs="*", default=CASES.split(), help="batch:input:output; none: all-reduce only")
+    parser.add_argument(
+        "--kinds", nargs="+", default=["TP 2", "DP 2"], choices=list(KINDS)[1:], help="beside one process"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each kind, in turn")
     parser.add_argument("--repetitions", type=int, default=3, help="of each case in a run")
     parser.add_argument("--output", type=Path, help="a JSON file for all figures")
@@ -114,8 +117,9 @@ def main() -> None:
     print(f"median {statistics.median(times):.1f} us, 90 % within {statistics.quantiles(times, n=10)[-1]:.1f} us")
     rounds = {}
     if arguments.cases:
+        kinds = [next(iter(KINDS)), *arguments.kinds]
         model = arguments.model or write_checkpoint(arguments.shape, CACHE / arguments.shape)
-        rounds = throughput(model, arguments.cases, arguments.rounds, arguments.repetitions)
+        rounds = throughput(model, kinds, arguments.cases, arguments.rounds, arguments.repetitions)
         print(f"\n{table(rounds)}")
     if arguments.output:
         found = {"machine": machine(), "all_reduce_us": times, "rounds": rounds}

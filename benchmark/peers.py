@@ -98,9 +98,9 @@ class Session:
     def __init__(self, name: str, python: str, model: Path):
         self.name, self.command = name, [python, str(HERE / "engines" / ENGINES[name].script), str(model)]
         began = time.time()
-        self.process = subprocess.Popen(
-            self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        # As this process was started: MindSpore, if imported here, has set OMP_NUM_THREADS=1 behind Python's back.
+        self.process = subprocess.Popen(self.command, **pipes, text=True, env=dict(os.environ))
         self.memory = PeakMemory(self.process)
         self.memory.start()
         self.ready = self._answer("ready") - began
