@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sglang.srt.distributed_ms.shard import Shard
-from sglang.srt.model_executor_ms import parallel
+from sglang.srt.model_executor_ms import hybrid_windows, parallel
 from sglang.srt.model_executor_ms.causal_lm import MindSporeForCausalLM
 from sglang.srt.model_executor_ms.npu import build, meeting, mindspore_device, start
 
@@ -157,6 +157,17 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
     monkeypatch.setattr(parallel.ops, "join", lambda name, rank, size, gather: joined.append((name, "cpu")))
     assert parallel.join_tensor_parallel() == Shard(1, 4, "tp", expert_size=2)
     assert joined == [("tp", where)]
+
+
+@pytest.mark.parametrize("table, divided", [("ascend", False), ("ascend_reference", False), ("cpu", True)])
+def test_layers_with_a_window_share_the_pool_where_steps_are_prepared_as_on_an_npu(monkeypatch, table, divided):
+    config = SimpleNamespace(windowed=(0,), windows=(9, 0), num_hidden_layers=2)
+    model = SimpleNamespace(table=table, network=SimpleNamespace(config=config))
+    flags = SimpleNamespace(disable_hybrid_swa_memory=False)
+    made = SimpleNamespace(model=model, model_config=SimpleNamespace(), server_args=flags, device="cpu")
+    monkeypatch.setattr(hybrid_windows, "get_parallel", lambda: SimpleNamespace(pp_size=1))
+    hybrid_windows.divide_pool(made)
+    assert made.is_hybrid_swa == divided
 
 
 # ---- which decode graphs, and for how long ----
