@@ -10,8 +10,9 @@ from transformers import AutoTokenizer
 import sglang
 
 MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
-# Of log-probabilities: a value of float16 that is half way between two int8 steps may be rounded to the other one.
-ROUNDING = 0.2
+# Of log-probabilities: a value of float16 half way between two int8 steps may be rounded to the other one, which the
+# layers after it carry on. On average, and at most.
+MEAN, MOST = 0.1, 0.6
 PROMPTS = ["Return a list of", "def", "The model is loaded from the checkpoint, and then the server"]
 
 
@@ -55,6 +56,7 @@ def test_an_engine_answers_as_transformers_does(engine, folder):
     answers = engine.generate(input_ids=ids[:4], sampling_params=greedy, **logprobs)
     answers.append(engine.generate(input_ids=ids[4], sampling_params=greedy, return_logprob=True))
     assert answers[4]["meta_info"]["cached_tokens"] >= 16
+    errors = []
     for prompt, answer in zip(ids, answers, strict=True):
         meta = answer["meta_info"]
         found = [(logprob, token) for logprob, token, _ in meta["input_token_logprobs"] + meta["output_token_logprobs"]]
@@ -63,6 +65,7 @@ def test_an_engine_answers_as_transformers_does(engine, folder):
         assert [token for _, token in found] == tokens[-len(found) :]
         for place, (logprob, token) in enumerate(found, len(tokens) - len(found) - 1):
             if logprob is not None:  # the first token of a prompt
-                assert logprob == pytest.approx(wanted[place, token].item(), abs=ROUNDING), f"token {place + 1}"
+                errors.append(abs(logprob - wanted[place, token].item()))
         for place, token in enumerate(answer["output_ids"], len(prompt) - 1):
-            assert wanted[place, token] > wanted[place].max() - ROUNDING
+            assert wanted[place, token] > wanted[place].max() - MOST
+    assert sum(errors) / len(errors) < MEAN and max(errors) < MOST, errors
