@@ -167,7 +167,7 @@ def sums(group: Group, shapes: list) -> list:
 def drawn(group: Group, draw: np.random.Generator, width: int, dtype: str) -> tuple[Call | None, np.ndarray]:
     """A collective of a kind, size and content that all ranks draw alike -> this rank's call, and what it should give.
 
-    None for a rank that has no part in it.
+    None for a rank that has no part in it. Ranks send to others of one host only.
     """
     size, rank = group.size, group.rank
     counts = draw.integers(0, 4, (size, size))  # rows, from each rank to each
@@ -177,7 +177,9 @@ def drawn(group: Group, draw: np.random.Generator, width: int, dtype: str) -> tu
     held = bits(values, dtype)
     starts = np.concatenate([np.zeros((size, 1), int), counts.cumsum(1)], 1)
     kind = draw.choice(
-        ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"][: 5 + (size > 1)]
+        ["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send"][
+            : 5 + (size > 1 and group.hosts == 1)
+        ]
     )
     if kind == "all_reduce":
         return Call(group, kind, held[rank], dtype), bits(values.sum(0), dtype)
@@ -234,6 +236,14 @@ def unexpected(group: Group) -> str:
     x, counts = np.ones((2, 3), np.float32), [[1, 1], [1 + group.rank, 1], [0] * 4]
     Call(group, "all_to_all", x, "float32", others=counts, rows=4)()
     return "received"
+
+
+def sends_away(group: Group) -> str:
+    """The first rank of two hosts sends to the last -> what it is told."""
+    group.join()
+    if group.rank == 0:
+        Call(group, "send", np.ones((1, 3), np.float32), "float32", [group.size - 1])()
+    return "nothing"
 
 
 def late(group: Group, rank: int, seconds: float) -> float:

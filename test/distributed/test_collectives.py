@@ -58,6 +58,11 @@ def test_collectives_of_two_hosts_in_a_row_are_right():
     assert run(4, ranks.many, 1000, hosts=2) == [0] * 4
 
 
+def test_nothing_is_sent_to_another_host(capfd):
+    assert run(2, ranks.sends_away, hosts=2) == ["RuntimeError: send failed", "nothing"]
+    assert "rank 1 is on another host, to which nothing is sent" in capfd.readouterr().err
+
+
 def test_100000_collectives_in_a_row_are_right():
     assert run(2, ranks.many, 100_000) == [0, 0]
 

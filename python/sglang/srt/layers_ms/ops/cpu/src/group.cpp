@@ -57,6 +57,10 @@ uint64_t value(const Counter& counter) { return counter.parts.load(std::memory_o
 
 void set(Counter& counter, uint64_t value) { counter.parts.store(value, std::memory_order_release); }
 
+bool on_host(const Group& group, int rank) {
+  return rank >= group.host.first && rank < group.host.first + group.host.ranks;
+}
+
 // Until `done` says so, which another rank brings about -> whether it has.
 template <typename F>
 bool await(const Group& group, int rank, F&& done) {
@@ -71,9 +75,8 @@ bool await(const Group& group, int rank, F&& done) {
     if (began == 0) began = now();
     const bool gone = ended(group.processes[rank]);
     if (!gone && now() - began < group.patience) continue;
-    const bool here = rank >= group.host.first && rank < group.host.first + group.host.ranks;
     std::fprintf(stderr, "mindspore cpu collective: rank %d (%s %d) %s\n", rank,
-                 here ? "process" : "of another host, which we reach through process", group.processes[rank],
+                 on_host(group, rank) ? "process" : "of another host, which we reach through process", group.processes[rank],
                  gone ? "has ended" : "has not come in time");
     return false;
   }
@@ -89,8 +92,7 @@ bool fetch(const Group& group, uint64_t part, int64_t bytes) {
     if (!await(group, rank, [&] { return value(group.counters[rank]) > part; })) return false;
   if (host.exchange(group.place(0, part), 2 * kPart, bytes)) return false;  // which has told why
   for (int rank = 0; rank < group.ranks; ++rank)
-    if (rank < host.first || rank >= host.first + host.ranks)
-      set(group.counters[rank], part + 1);
+    if (!on_host(group, rank)) set(group.counters[rank], part + 1);
   return true;
 }
 
@@ -160,6 +162,8 @@ int count() { return static_cast<int>(groups.size()); }
 int ranks_of(int number) { return groups[number].ranks; }
 
 int rank_in(int number) { return groups[number].rank; }
+
+bool here(int number, int rank) { return on_host(groups[number], rank); }
 
 int all_reduce(int number, const Kernels& kernels, Dtype dtype, const void* x, void* y, int64_t count) {
   Group& group = groups[number];

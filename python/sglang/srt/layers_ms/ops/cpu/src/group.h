@@ -25,6 +25,7 @@ int join(void* memory, int rank, int ranks, const int* processes, double patienc
 int count();
 int ranks_of(int group);
 int rank_in(int group);
+bool here(int group, int rank);  // whether a rank of it is on this host
 
 // What follows, but for send and receive, every rank of the group must call in the same order -> 0, or 1 if a rank has
 // not come within `patience` seconds, or has ended; standard error says which. Sizes are bytes unless they say values.
@@ -40,7 +41,7 @@ int reduce_scatter(int group, const Kernels& kernels, Dtype dtype, const void* x
 int all_to_all(int group, const void* x, void* y, const int64_t* sent, const int64_t* received);
 // y = the root's x.
 int broadcast(int group, int root, const void* x, void* y, int64_t size);
-// Two ranks meet: `send` returns once the other one has received everything.
+// Two ranks of a host meet: `send` returns once the other one has received everything.
 int send(int group, int to, const void* x, int64_t size);
 int receive(int group, int from, void* y, int64_t size);
 

@@ -15,6 +15,7 @@ static bool known_rank(Arguments& a, const int32_t* integers) {
 static bool other_rank(Arguments& a, const int32_t* integers) {
   if (!known_rank(a, integers)) return false;
   a.want(integers[1] != group::rank_in(integers[0]), "rank %d would send to itself", integers[1]);
+  a.want(group::here(integers[0], integers[1]), "rank %d is on another host, to which nothing is sent", integers[1]);
   return !a.failed();
 }
 
