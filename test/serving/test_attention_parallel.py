@@ -2,55 +2,44 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pytest
 import torch
-from models.tiny import TINY, reference_logits, save
+from models.tiny import TINY, save
+from serving.answers import check_answers, check_many_at_once, request
 from serving.conftest import Engine, Server
 
-NAME = "deepseek_v3-even"  # with sizes that two ranks divide
-NEW_TOKENS = 10
-GREEDY = dict(temperature=0, max_new_tokens=NEW_TOKENS, ignore_eos=True)
+SIZES = dict(tp_size=2, dp_size=2, enable_dp_attention=True, skip_tokenizer_init=True)
+SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
+EVEN = {  # sizes that two ranks divide; of Qwen3 MoE they divide the experts, of DeepSeek V3 they cut each of them
+    "qwen3_moe-two": dict(TINY["qwen3_moe"], num_experts=8, moe_intermediate_size=37),
+    "deepseek_v3-two": TINY["deepseek_v3"],
+}
+UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 9, 1, 41))]  # in chunks of 8 tokens
 
 
-def assert_as_hugging_face(name, prompt, answer):
-    ids = [*prompt, *answer["output_ids"]]
-    wanted = torch.from_numpy(reference_logits(name, ids)).log_softmax(-1).numpy()
-    meta = answer["meta_info"]
-    found = [logprob for logprob, *_ in (*meta["input_token_logprobs"][1:], *meta["output_token_logprobs"])]
-    np.testing.assert_allclose(found, wanted[np.arange(len(ids) - 1), ids[1:]], atol=1e-3)
-    np.testing.assert_array_equal(answer["output_ids"], wanted.argmax(-1)[len(prompt) - 1 : -1])
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory):
+@pytest.fixture(scope="module", params=[("qwen3_moe-two", 2), ("deepseek_v3-two", 1)], ids=lambda param: param[0])
+def replicas(request, tmp_path_factory):
+    """An engine of two replicas, and the name of its model."""
+    name, expert_size = request.param
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TINY, NAME, TINY["deepseek_v3"])
-        folder = save(NAME, tmp_path_factory.mktemp("moe"))
-        sizes = dict(tp_size=2, dp_size=2, ep_size=2, enable_dp_attention=True)
-        limits = dict(
-            max_running_requests=8, chunked_prefill_size=64
-        )  # 32 tokens of a prompt at a time on each replica
-        engine = Engine(folder, skip_tokenizer_init=True, **sizes, **limits)
-        yield engine
+        patch.setitem(TINY, name, EVEN[name])
+        engine = Engine(save(name, tmp_path_factory.mktemp(name)), ep_size=expert_size, **SIZES)
+        yield engine, name
         engine.shutdown()
 
 
-def ask(engine, prompts, **where):
-    found = engine.generate(
-        input_ids=prompts, sampling_params=GREEDY, return_logprob=True, logprob_start_len=0, **where
-    )
-    for prompt, answer in zip(prompts, found, strict=True):
-        assert_as_hugging_face(NAME, prompt, answer)
+def check(replicas, prompts, **where):
+    engine, name = replicas
+    check_answers(engine.generate(**request(10, prompts), **where), name, 1e-4, prompts)
 
 
-@pytest.mark.parametrize("replica", [0, 1])
-def test_a_replica_answers_while_the_other_is_idle(engine, replica):
-    ask(engine, [[5, 90, 17, 3 + replica]], routed_dp_rank=replica)
+def test_a_replica_answers_while_the_other_is_idle(replicas):
+    for replica in (0, 1):
+        check(replicas, [[5, 90, 17, 3 + replica]], routed_dp_rank=replica)
 
 
-def test_replicas_with_prompts_of_other_lengths_answer_at_once(engine):
-    ask(engine, [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 9, 1, 41))])
+def test_replicas_with_prompts_of_other_lengths_answer_at_once(replicas):
+    check(replicas, UNEVEN)
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +54,13 @@ def server(tmp_path_factory):
 
 
 def test_replicas_of_several_ranks_answer_as_transformers_does(server, reference):
-    ids = [reference.tokenizer(prompt).input_ids for prompt in ("Return the", "def main(self):\n", "The first")]
-    bodies = [
-        {"input_ids": each, "sampling_params": GREEDY | {"ignore_eos": False}, "routed_dp_rank": replica}
-        for each, replica in zip(ids, (0, 1, 0), strict=True)
-    ]
+    check_many_at_once(server, reference)
+    ids = [reference.tokenizer(text).input_ids for text in ("Return the", "def main(self):\n", "The first")]
+    bodies = [request(10, each) | {"routed_dp_rank": replica} for each, replica in zip(ids, (0, 1, 0), strict=True)]
     with ThreadPoolExecutor() as pool:
         answers = list(pool.map(lambda body: server.post("/generate", body).json(), bodies))
-    assert [answer["output_ids"] for answer in answers] == [reference.greedy(each, NEW_TOKENS) for each in ids]
+    for each, answer in zip(ids, answers, strict=True):
+        assert answer["output_ids"][:1] == reference.greedy(each, 1)
+        found = [logprob for logprob, *_ in answer["meta_info"]["input_token_logprobs"][1:]]
+        wanted = reference.logprobs(each)[:-1].gather(1, torch.tensor(each[1:])[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(found), wanted, rtol=0, atol=1e-4)
