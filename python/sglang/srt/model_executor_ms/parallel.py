@@ -88,8 +88,10 @@ def pipeline_stage(layers: tuple[int, ...]) -> Stage:
 
 
 def stay_on(processors: list[int]) -> None:
-    """Keep this thread, which computes beside the operators' own, on the processors of its rank."""
+    """Keep this thread, which computes beside the operators' own, and torch's on the processors of its rank."""
     os.sched_setaffinity(0, processors)
+    # As many as the machine has would wait for each other, busily, on the processors of one rank.
+    torch.set_num_threads(len(processors))
 
 
 def as_published(config: dict) -> dict:
