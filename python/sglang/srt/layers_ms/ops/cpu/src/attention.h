@@ -8,6 +8,7 @@
 #pragma once
 #include <algorithm>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "elementwise.h"
@@ -19,6 +20,7 @@ namespace KERNEL_ISA {
 constexpr int64_t kKeys = 64;          // keys taken together
 constexpr int64_t kRows = 512;         // query rows (queries times heads of a group) of a task, about
 constexpr int64_t kSplit = 128;        // keys of a task where a request has one query
+constexpr int64_t kShared = 16;        // query heads that make a matrix with the keys of one head
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Task {
@@ -324,14 +326,51 @@ inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const
 
 // ---- many rows: pack a block of keys and values once, then multiply as matrices ----
 
+// Swaps the blocks of `size` lanes of a that lie beside the diagonal with those of b.
+template <int size, size_t... lane>
+inline void swap_blocks(u32x16& a, u32x16& b, std::index_sequence<lane...>) {
+  const u32x16 low = __builtin_shufflevector(a, b, (lane & size ? 16 + lane - size : lane)...);
+  b = __builtin_shufflevector(a, b, (lane & size ? 16 + lane : lane + size)...);
+  a = low;
+}
+
+// rows[i][j] <- rows[j][i].
+template <int size = 8>
+inline void transpose(u32x16 (&rows)[16]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i)
+    if (!(i & size)) swap_blocks<size>(rows[i], rows[i + size], std::make_index_sequence<16>());
+  if constexpr (size > 1) transpose<size / 2>(rows);
+}
+
+// Keys as a block of 64 columns of packed weights, pair by pair, as far as whole vectors go -> how far that is.
+inline int64_t pack_pairs_of_keys(const Block<bf16>& keys, int64_t size, int64_t count, bf16* packed) {
+  for (int64_t first = 0; first < kKeys; first += 16)
+    for (int64_t d = 0; d + 32 <= size; d += 32) {
+      u32x16 rows[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        rows[i] = u32x16{};
+        if (first + i < count) std::memcpy(&rows[i], keys.row[first + i] + d, sizeof(u32x16));
+      }
+      transpose(rows);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) std::memcpy(packed + (d + 2 * i) * kKeys + first * 2, &rows[i], sizeof(u32x16));
+    }
+  return size / 32 * 32;
+}
+
 // Keys as a block of 64 columns of packed weights; those after the last are zero.
 template <typename C, typename Q>
 inline void pack_keys(const Block<C>& keys, int64_t size, int64_t count, int64_t width, Q* packed, Q* line) {
+  int64_t done = 0;
+  if constexpr (std::is_same_v<Q, bf16>) done = pack_pairs_of_keys(keys, size, count, packed);
+  if (done == width) return;
   std::fill(line, line + width, Q{});
   for (int64_t j = 0; j < kKeys; ++j) {
     if constexpr (std::is_same_v<Q, bf16>) {
-      if (j < count) std::memcpy(line, keys.row[j], size * sizeof(bf16));
-      for (int64_t d = 0; d < width; d += 2) std::memcpy(packed + d * kKeys + j * 2, line + d, 2 * sizeof(bf16));
+      if (j < count) std::memcpy(line + done, keys.row[j] + done, (size - done) * sizeof(bf16));
+      for (int64_t d = done; d < width; d += 2) std::memcpy(packed + d * kKeys + j * 2, line + d, 2 * sizeof(bf16));
     } else {
       if (j < count) widen(keys.row[j], line, size);
       for (int64_t d = 0; d < width; ++d) packed[d * kKeys + j] = line[d];
@@ -402,6 +441,10 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
     const int64_t count = std::min(kKeys, task.last_key - first);
     const int64_t row = std::max<int64_t>(0, first - first_place) * group;  // those before see no key of this block,
     const int64_t end = last_row(a, rows, group, first + count - 1 - first_place);  // nor do these and those after
+    if (task.partial >= 0 && first + kKeys < task.last_key) {
+      const Block<C> next(a, a.k_cache, table, 0, first + kKeys, std::min(kKeys, task.last_key - first - kKeys));
+      for (const C* each : next.row) fetch(each, size);
+    }
     pack_keys(Block<C>(a, a.k_cache, table, task.kv_head, first, count), size, count, width, k, line);
     pack_values(Block<C>(a, a.v_cache, table, task.kv_head, first, count), size, count, width, v, line);
     tiles<4>(end - row, q + row * width, k, static_cast<const Q*>(nullptr), scores, width, kKeys);
@@ -504,12 +547,12 @@ void attention_as(const Attention& a) {
     Rows state = task.partial >= 0 ? partial(task)
                                    : Rows(scratch<Purpose::rows, float>(Rows::size(rows, width)), rows, width);
     state.clear();
-    if (task.partial >= 0) {
+    // So many heads of one row, as latent attention has them, are worth packing what they share.
+    if (task.partial >= 0 && !(kPairs && a.kv_heads == 1 && a.heads >= kShared))
       few_rows<C, Q>(a, q, table, task, state);
-    } else {
+    else
       many_rows<C, Q>(a, rows, q, table, task, state);
-      write_rows<T>(a, task, first_token, state);
-    }
+    if (task.partial < 0) write_rows<T>(a, task, first_token, state);
   });
   if (partials == 0) return;
   std::vector<size_t> firsts;  // of the tasks of each request with one query
