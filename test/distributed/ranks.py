@@ -164,6 +164,20 @@ def sums(group: Group, shapes: list) -> list:
     return found
 
 
+def side_by_side(group: Group, shapes: list) -> list:
+    """For every shape: whether this rank finds the columns of all ranks, each row in its place."""
+    group.join()
+    found = []
+    for number, shape in enumerate(shapes):
+        parts = [np.random.default_rng([number, rank]).random(shape, np.float32) for rank in range(group.size)]
+        x, y = parts[group.rank], np.zeros((shape[0], group.size * shape[1]), np.float32)
+        pointers = (ctypes.c_void_p(array.ctypes.data) for array in (x, y))
+        sizes = map(ctypes.c_int64, (shape[0], shape[1] * x.itemsize))
+        failed = group.library.mindspore_cpu_gather_columns(group.number, *pointers, *sizes)
+        found.append(not failed and np.array_equal(y, np.concatenate(parts, axis=1)))
+    return found
+
+
 def drawn(group: Group, draw: np.random.Generator, width: int, dtype: str) -> tuple[Call | None, np.ndarray]:
     """A collective of a kind, size and content that all ranks draw alike -> this rank's call, and what it should give.
 

@@ -63,6 +63,12 @@ def test_nothing_is_sent_to_another_host(capfd):
     assert "rank 1 is on another host, to which nothing is sent" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_columns_of_all_ranks_come_to_lie_side_by_side(size):
+    shapes = [(1, 1), (3, 75), (2, 300_000)]  # the last row is more than is shared at a time
+    assert run(size, ranks.side_by_side, shapes) == [[True] * len(shapes)] * size
+
+
 def test_100000_collectives_in_a_row_are_right():
     assert run(2, ranks.many, 100_000) == [0, 0]
 

@@ -244,3 +244,13 @@ def test_operators_that_are_recorded_say_when_they_ran():
         assert name == "logits"
         assert before <= start <= start + duration <= after
     assert len(events) == ops.static_graphs()  # the reference's do not say
+
+
+def test_columns_of_all_ranks_are_put_side_by_side_or_left_to_sglang():  # of several ranks: test/distributed
+    gather, x = ops.column_gather("alone"), draw(3, 5)
+    if gather is None:
+        return
+    ops.join("alone", 0, 1, lambda value: [value])
+    np.testing.assert_array_equal(gather(tensor(x)).asnumpy(), x)
+    with pytest.raises(ValueError, match="columns of BFloat16: float32 expected"):
+        gather(ms.Tensor(x, ms.bfloat16))

@@ -50,6 +50,18 @@ def test_the_launcher_ends_with_the_controller():
     assert "scheduler_procs.insert(0, proc)" in source("srt.entrypoints.engine:Engine:_launch_scheduler_processes")
 
 
+# ---- logits of ranks ----
+
+
+def test_the_logits_of_ranks_are_put_together_by_a_callable_of_the_processor_that_lm_head_replaces():
+    processor = "srt.layers.logits_processor:LogitsProcessor"
+    assert "self._logits_gatherer = triton_symm_mem_ag.MultimemAllGatherer(" in source(f"{processor}:__init__")
+    gathers = source(f"{processor}:_get_logits")
+    assert_in_order(
+        gathers, "self._compute_lm_head(", "if self.do_tensor_parallel_all_gather:", "self._logits_gatherer(logits)"
+    )
+
+
 # ---- pipeline stages ----
 
 

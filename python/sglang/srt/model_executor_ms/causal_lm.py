@@ -18,7 +18,7 @@ from sglang.srt.model_executor_ms.cores import processors
 from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, passed_on
 from sglang.srt.model_executor_ms.host_runner import HostGraphRunner
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.lm_head import LMHead, TorchLMHead
+from sglang.srt.model_executor_ms.lm_head import LMHead, TorchLMHead, gather_logits
 from sglang.srt.model_executor_ms.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.profile import ForwardProfile
 from sglang.srt.model_executor_ms.step_inputs import first_pages, step_inputs
@@ -76,6 +76,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
         self.logits_processor.final_logit_softcapping = None  # the head caps
+        gather_logits(self.logits_processor, shard.group)
         read = self.network.config
         self.stage, self.start_layer, self.end_layer = stage, read.held.start, read.held.stop  # SGLang reads the layers
         self.lm_head = self._head(TorchLMHead if where.startswith("npu") else LMHead) if stage.last else None

@@ -38,6 +38,16 @@ class LMHead:
         return logits
 
 
+def gather_logits(processor, group: str) -> None:
+    """Let a LogitsProcessor put the ranks' logits side by side with the operator table's gather, if it has one.
+
+    SGLang's own goes through sockets on a CPU, and copies what comes out of them once more.
+    """
+    gather = ops.column_gather(group) if processor.do_tensor_parallel_all_gather else None
+    if gather is not None and not processor.do_tensor_parallel_all_gather_dp_attn:
+        processor._logits_gatherer = lambda logits: bridge.to_torch(gather(bridge.to_mindspore(logits.contiguous())))
+
+
 class TorchLMHead(LMHead):
     """Lets torch multiply, on its own stream: beside the sampler nothing has to wait for MindSpore."""
 

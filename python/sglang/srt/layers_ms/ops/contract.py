@@ -323,6 +323,14 @@ def join(
     """
 
 
+def column_gather(group: str) -> Callable[[Tensor], Tensor] | None:
+    """What puts the columns of a group's ranks side by side: x [T, n], as wide on all ranks -> [T, ranks * n].
+
+    Called outside graphs, on all ranks, with as many rows, and raises RuntimeError where one is missing. None where a
+    table leaves that to SGLang's communicators.
+    """
+
+
 def capture(run: Callable[[], Tensor], lasting: Sequence[Tensor]) -> Callable[[], Tensor] | None:
     """Call `run` once, which runs a static graph, and record what it does -> a replay of that, or None.
 

@@ -18,6 +18,7 @@ from sglang.srt.layers_ms.ops.cpu.collectives import (  # noqa: F401 - operators
     all_reduce,
     all_to_all,
     broadcast,
+    column_gather,
     join,
     receive,
     reduce_scatter,

@@ -1,11 +1,16 @@
 """What ranks on one host do together, in memory that all of them map (src/group.h)."""
 
+import ctypes
+
+import numpy as np
+from mindspore import Tensor
+from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.cpu.library import custom, first, ints, library
 from sglang.srt.layers_ms.ops.cpu.library import room as _room
 
-_groups = {}  # name -> number
+_groups, _sizes = {}, {}  # name -> number, ranks
 
 _all_reduce = custom("all_reduce", first)
 _all_gather = custom("all_gather", lambda x, number, ranks: [x[0] * ranks[0], x[1]])
@@ -24,6 +29,7 @@ def _number(group):
 def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
     from sglang.srt.layers_ms.ops.cpu import shared_memory
 
+    _sizes[group] = size
     _groups[group] = shared_memory.join(library, rank, size, gather, patience, nodes, exchange)
 
 
@@ -53,3 +59,18 @@ def send(x, receiver, group):
 
 def receive(like, sender, group):
     return _receive(like, ints(_number(group), sender))
+
+
+def column_gather(group):
+    def gather(x):
+        (rows, columns), ranks = x.shape, _sizes[group]
+        if x.dtype != mstype.float32:
+            raise ValueError(f"columns of {x.dtype}: float32 expected")
+        found = Tensor.from_numpy(np.empty((rows, ranks * columns), np.float32))
+        pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, found))
+        sizes = map(ctypes.c_int64, (rows, columns * x.itemsize))
+        if library.mindspore_cpu_gather_columns(_groups[group], *pointers, *sizes):
+            raise RuntimeError(f"a rank of the group {group!r} is missing: standard error says which")
+        return found
+
+    return gather

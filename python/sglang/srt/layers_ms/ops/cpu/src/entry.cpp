@@ -199,12 +199,6 @@ extern "C" EXPORTED Threads mindspore_cpu_thread_functions() { return {pool::thr
 extern "C" EXPORTED void mindspore_cpu_threads(int threads, const int* processors) {
   pool::configure(threads, processors);
 }
-// Groups of src/group.h.
-extern "C" EXPORTED int64_t mindspore_cpu_group_size(int ranks) { return group::size(ranks); }
-extern "C" EXPORTED int mindspore_cpu_join(void* memory, int rank, int ranks, const int* processes, double patience,
-                                           int first, int here, group::Exchange exchange) {
-  return group::join(memory, rank, ranks, processes, patience, {first, here, exchange});
-}
 // Recordings of src/capture.h: begin, run the graph, finish -> whether it can be replayed. Ranges are memory that lasts.
 extern "C" EXPORTED capture::Recording* mindspore_cpu_begin_recording(const capture::Range* lasting, int64_t count) {
   auto* recording = new capture::Recording(std::vector<capture::Range>(lasting, lasting + count));

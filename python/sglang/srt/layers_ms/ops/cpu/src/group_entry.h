@@ -1,5 +1,11 @@
 // The collectives of group.h as MindSpore calls them; a part of entry.cpp. A group is given by its number.
 
+extern "C" EXPORTED int64_t mindspore_cpu_group_size(int ranks) { return group::size(ranks); }
+extern "C" EXPORTED int mindspore_cpu_join(void* memory, int rank, int ranks, const int* processes, double patience,
+                                           int first, int here, group::Exchange exchange) {
+  return group::join(memory, rank, ranks, processes, patience, {first, here, exchange});
+}
+
 static bool known_group(Arguments& a, const int32_t* number) {
   a.want(*number >= 0 && *number < group::count(), "there is no group %d", *number);
   return !a.failed();
@@ -131,4 +137,15 @@ OPERATOR(receive, 1) {
   const int32_t* integers = a.ints(1);
   if (a.failed() || !other_rank(a, integers)) return;
   a.want(!group::receive(integers[0], integers[1], a.data(2), tokens * row), "rank %d does not send", integers[1]);
+}
+
+// y[rows, ranks * bytes] = the rows, of so many bytes, of all ranks' x side by side; outside graphs -> 0, or 1 if a
+// rank is missing.
+extern "C" EXPORTED int mindspore_cpu_gather_columns(int group, const char* x, char* y, int64_t rows, int64_t bytes) {
+  trace::Timer timer("gather_columns");
+  const int ranks = group::ranks_of(group);
+  const std::vector<int64_t> sizes(ranks, bytes);
+  for (int64_t row = 0; row < rows; ++row)
+    if (group::all_gather(group, x + row * bytes, y + row * ranks * bytes, sizes.data())) return 1;
+  return 0;
 }
