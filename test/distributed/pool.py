@@ -38,7 +38,8 @@ class Pool:
     """`size` processes; rank r of a layout is member r % tp of stage r // tp."""
 
     def __init__(self, size: int):
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")  # which imports once for all of them
+        context.set_forkserver_preload(["sglang.srt.model_executor_ms.causal_lm"])
         boards = [context.Queue() for _ in range(size)]
         self.pipes, self.processes, self.boards = [], [], boards
         for rank in range(size):
@@ -65,8 +66,17 @@ class Pool:
 
     def together(self, folder, layout: Layout, steps: list, hidden_states=False) -> list:
         """The model on all ranks of a layout -> what it says after each of the steps."""
+        self.call(_load, {rank: (folder, layout, rank) for rank in range(layout.tp * layout.pp)})
+        return self.again(layout, steps, hidden_states)
+
+    def move(self, layout: Layout, places: tuple, meeting) -> None:
+        """Let SGLang's EPLB move the experts of the model that is loaded to other places; meeting: a new file."""
+        ranks = range(layout.tp)
+        self.call(_move, dict.fromkeys(ranks, (layout, places, meeting)))
+
+    def again(self, layout: Layout, steps: list, hidden_states=False) -> list:
+        """What the model that is loaded says after each of the steps."""
         every = range(layout.tp * layout.pp)
-        self.call(_load, {rank: (folder, layout, rank) for rank in every})
         inputs = dict.fromkeys(every, [ids for ids, _ in steps])
         for stage in range(layout.pp):
             ranks = range(stage * layout.tp, (stage + 1) * layout.tp)
@@ -96,12 +106,9 @@ class _Rank:
     """MindSpore as on a rank, and the groups of two and of all ranks."""
 
     def __init__(self, rank, boards):
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        from sglang.srt.layers_ms.ops.cpu import shared_memory
         from sglang.srt.model_executor_ms import device
 
         device.start("cpu", "cpu", sorted(os.sched_getaffinity(0))[:1])
-        shared_memory.PATIENCE = PATIENCE
         self.rank, self.boards, self.part = rank, boards, None
         self.early, self.calls = {}, itertools.count()
         for size in (2, len(boards)):
@@ -111,7 +118,8 @@ class _Rank:
         from sglang.srt.layers_ms import ops
 
         first = self.rank // size * size
-        ops.join(str(size), self.rank - first, size, lambda value: self._gather(value, range(first, first + size)))
+        members = range(first, first + size)
+        ops.join(str(size), self.rank - first, size, lambda value: self._gather(value, members), PATIENCE)
 
     def _gather(self, value, members):
         call = next(self.calls)
@@ -137,6 +145,24 @@ def _load(state, folder, layout, rank):
 
     state.part = None  # the last one's memory
     state.part = Part(folder, Stage(rank // layout.tp, layout.pp), shard=layout.shard(rank), compiled=False)
+
+
+def _move(state, layout, places, meeting):
+    import torch
+
+    from sglang.srt.eplb.expert_location_updater import create_temp_buffers, update_expert_weights_single_layer
+    from sglang.srt.model_executor_ms import expert_location
+
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=state.rank, world_size=layout.tp)
+    for layer, experts in expert_location.located(state.part.network).items():
+        tensors, before = expert_location.weights(experts), list(layout.places[layer])
+        sizes = dict(num_local_physical_experts=len(before) // layout.tp, num_gpu_per_node=layout.tp)
+        ranks = dict(rank=state.rank, world_size=layout.tp)
+        update_expert_weights_single_layer(
+            tensors, create_temp_buffers(tensors), before, list(places[layer]), **sizes, **ranks
+        )
+        experts.locate(places[layer])
 
 
 def _replay(state, inputs, steps, hidden_states):
