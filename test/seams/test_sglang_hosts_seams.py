@@ -70,3 +70,13 @@ def test_files_of_loads_are_removed():
 def test_a_failed_rank_makes_the_launcher_kill_its_own_tree():
     assert "kill_process_tree(os.getpid())" in source("srt.entrypoints.engine:_set_envs_and_config")
     assert parameters(engine.kill_process_tree)[0] == "parent_pid"
+
+
+@works_around("asks Ray for a GPU a rank: flag_support refuses --use-ray")
+def test_actors_want_no_gpu():
+    assert '"GPU"' not in source("srt.ray.engine")
+
+
+@works_around("selects a CUDA device in an actor: flag_support refuses --use-ray")
+def test_actors_select_no_cuda_device():
+    assert "torch.cuda.set_device" not in source("srt.ray.scheduler_actor")

@@ -75,6 +75,10 @@ LIMITED = {
 _PARALLEL = (
     "of parallelism --tp-size, --ep-size, --pp-size, --dp-size, --attn-dp-size and --nnodes are supported so far"
 )
+_RAY = (
+    "SGLang's actors of Ray want a GPU each and select a CUDA device (sglang.srt.ray), which a node of CPUs has not; "
+    "--nnodes starts ranks on several hosts without Ray"
+)
 _QUANTIZED = "quantised weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
@@ -97,7 +101,7 @@ REFUSED = (
             enable_attn_tp_input_scattered enable_shared_experts_attn_tp shared_experts_tp_size
             enable_dense_mlp_attn_tp enable_layernorm_sp disable_attn_tp_gather enable_p2p_check
             moe_dense_tp_size ep_join_rank_offset elastic_ep_initial_size max_ep_size enable_cp_tp_group_sharing
-            enable_megamoe_for_layernorm_sp enable_dynamic_chunking use_ray enable_nccl_nvls enable_symm_mem
+            enable_megamoe_for_layernorm_sp enable_dynamic_chunking enable_nccl_nvls enable_symm_mem
             enable_mscclpp enable_torch_symm_mem enable_scattered_sconv pre_warm_nccl enable_quant_communications
             enable_flashinfer_allreduce_fusion enforce_disable_flashinfer_allreduce_fusion
             flashinfer_allreduce_fusion_backend enable_aiter_allreduce_fusion disable_aiter_allreduce_fusion_in_prefill
@@ -106,6 +110,7 @@ REFUSED = (
             prefill_delayer_wait_seconds_buckets prefill_delayer_queue_min_ratio prefill_delayer_max_delay_ms
         """),
     ),
+    (_RAY, _names("use_ray")),
     (
         _QUANTIZED,
         _names("""
