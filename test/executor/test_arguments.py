@@ -90,7 +90,7 @@ def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
     ],
 )
 def test_replicas_of_attention_that_cannot_be_are_refused(device, size, stages, problem):
-    sizes = dict(tp_size=4, ep_size=1, attn_dp_size=size, pp_size=stages, return_hidden_states_mode=None)
+    sizes = dict(tp_size=4, ep_size=1, attn_dp_size=size, pp_size=stages, nnodes=1, return_hidden_states_mode=None)
     with pytest.raises(flags.UnsupportedFlag, match=f"--attn-dp-size {size} .*{problem}"):
         mindspore_framework.check_parallelism(SimpleNamespace(**sizes, device=device))
 
@@ -218,10 +218,10 @@ def test_ranks_are_bound_anew_for_every_server_unless_the_user_bound_them(monkey
 def test_a_server_with_a_refused_argument_ends_before_the_weights_are_looked_for(tmp_path):
     (tmp_path / "config.json").write_text((ROOT / "ms_example/demo_model/config.json").read_text())
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(tmp_path), "--device", "cpu"]
-    command += ["--framework", "mindspore", "--enable-dp-attention", "--quantization", "fp8"]
+    command += ["--framework", "mindspore", "--enable-lora", "--quantization", "fp8"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode != 0
-    assert "--enable-dp-attention True: " in ended.stderr
+    assert "--enable-lora True: " in ended.stderr
     assert "--quantization fp8: " in ended.stderr
     assert "\nerror: --framework mindspore does not support these arguments:\n" in ended.stderr
     assert "Traceback" not in ended.stderr

@@ -1,20 +1,33 @@
 """Layers of tensor-parallel ranks: their outputs, put together, are those of the one layer that holds everything."""
 
 import functools
-import zlib
-from dataclasses import replace
 from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from layers.shares import (
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    INTERMEDIATE,
+    SIZES,
+    VOCAB,
+    Compiled,
+    close,
+    draw,
+    fill,
+    load,
+    ranks,
+    run,
+    same,
+)
 from mindspore import nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import (
     Attention,
-    Experts,
     GatedMLP,
     HeadNorms,
     LMHead,
@@ -27,76 +40,17 @@ from sglang.srt.layers_ms import (
     ops,
     stacked,
 )
-from sglang.srt.layers_ms.expert_layouts import fused, interleaved, stacked_by_rows
 from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
-from sglang.srt.model_loader_ms.checkpoint import selected
-from sglang.srt.model_loader_ms.loader import tensors_of
 from sglang.srt.models_ms.config import ConfigReader, Runtime
 from sglang.srt.models_ms.llama import LlamaConfig
 
 pytestmark = pytest.mark.usefixtures("table")
-HIDDEN, INTERMEDIATE, HEADS, HEAD_DIM, VOCAB = 20, 36, 8, 6, 131
-SIZES = [2, 4]
-
-
-def same(x, group):
-    return x
 
 
 def twice(x, group):
     return 2 * x
-
-
-@pytest.fixture
-def partial_results(monkeypatch):
-    """Ranks give what they have themselves, before it is added up."""
-    monkeypatch.setattr(ops, "all_reduce", same)
-
-
-class Compiled(nn.Cell):
-    """step: what the layer is given beside x, of which it reads nothing where all ranks have the same tokens."""
-
-    def __init__(self, layer, step=None):
-        super().__init__()
-        self.layer, self.step = layer, step
-
-    @ms.jit(fullgraph=True)
-    def construct(self, x):
-        return self.layer(x) if self.step is None else self.layer(x, self.step)
-
-
-def draw(name, shape):
-    """Random numbers that depend on a name and a shape only."""
-    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
-
-
-def fill(network, tensors=None):
-    """Give every parameter its slices of checkpoint tensors that are the same for all ranks, and pack them."""
-    load(network, tensors)
-    for _, cell in network.cells_and_names():
-        if hasattr(cell, "pack"):
-            cell.pack()
-
-
-def load(network, tensors=None):
-    for want in tensors_of(network):
-        shape = want.whole or want.host.shape
-        whole = (tensors or {}).get(want.source, draw(want.source, shape))
-        assert whole.shape == shape
-        want.host[...] = whole[want.read]
-
-
-def run(layer, x, tensors=None):
-    network = Compiled(layer, {} if isinstance(layer, GatedMLP) else None)
-    fill(network, tensors)
-    ops.begin_step(len(x), 1)
-    return network(ms.Tensor(x)).asnumpy()
-
-
-def ranks(size, expert_size=1):
-    return [Shard(rank, size, "ranks", expert_size) for rank in range(size)]
 
 
 def config(shard, kv_heads=2):
@@ -114,10 +68,6 @@ def config(shard, kv_heads=2):
         rope_theta=500.0,
     )
     return LlamaConfig.read(ConfigReader(values), Runtime(shard=shard))
-
-
-def close(found, wanted):
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-6 * np.abs(wanted).max())
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -223,74 +173,6 @@ def test_mlps_add_up(partial_results, size):
     x = draw("x", (3, HIDDEN))
     total = sum(run(GatedMLP(config(shard), bias=True), x) for shard in ranks(size))
     close(total, run(GatedMLP(config(Shard()), bias=True), x))
-
-
-class AllExperts(nn.Cell):
-    """Each of three tokens goes to two of four experts."""
-
-    def __init__(self, shard, **options):
-        super().__init__()
-        self.experts = Experts(HIDDEN, INTERMEDIATE, 4, shard, ms.float32, **options)
-        self.weights, self.chosen = ms.Tensor(draw("weights", (3, 2))), ms.Tensor([[0, 1], [2, 0], [1, 3]], ms.int32)
-
-    def construct(self, x):
-        return self.experts(x, self.weights, self.chosen)
-
-
-LAYOUTS = {
-    "separate": {},
-    "interleaved": dict(layouts=interleaved, bias=True, activation="clamped_silu"),
-    "stacked by rows": dict(layouts=stacked_by_rows),
-    "fused": dict(layouts=lambda sizes: (fused(sizes),)),
-}
-
-
-@functools.cache
-def all_experts(table, layout):
-    return run(AllExperts(Shard(), **LAYOUTS[layout]), draw("x", (3, HIDDEN)))
-
-
-# Each expert cut in as many parts as there are ranks, experts divided among the ranks, and both.
-CUTS = [("separate", 2, 1), ("interleaved", 4, 1), ("separate", 2, 2), ("interleaved", 4, 4)]
-CUTS += [(layout, 4, 2) for layout in LAYOUTS]
-
-
-@pytest.mark.parametrize("layout, size, expert_size", CUTS)
-def test_experts_add_up_with_their_bias_added_once(partial_results, table, layout, size, expert_size):
-    x = draw("x", (3, HIDDEN))
-    total = sum(run(AllExperts(shard, **LAYOUTS[layout]), x) for shard in ranks(size, expert_size))
-    close(total, all_experts(table, layout))
-
-
-# Six places for four experts on two parts of the ranks: replicas on one part, on both, and experts out of order.
-PLACES, MOVED = ((3, 0, 0, 1, 2, 3),), (0, 1, 2, 3, 1, 1)
-
-
-@pytest.mark.parametrize("layout, size", [("separate", 2), *((layout, 4) for layout in LAYOUTS)])
-def test_experts_add_up_wherever_their_places_are_and_when_they_have_moved(partial_results, table, layout, size):
-    x, cells = draw("x", (3, HIDDEN)), []
-    for shard in ranks(size, 2):
-        layer = AllExperts(replace(shard, places=PLACES), **LAYOUTS[layout])
-        cells.append((layer.experts, Compiled(layer)))
-    for places in (PLACES[0], MOVED):
-        total = 0
-        for experts, network in cells:
-            experts.locate(places)
-            fill(network)
-            ops.begin_step(len(x), 1)
-            total = total + network(ms.Tensor(x)).asnumpy()
-        close(total, all_experts(table, layout))
-
-
-def test_a_rank_reads_nothing_of_experts_that_others_hold():
-    whole, read = [], []
-    for shard in (Shard(), *ranks(4, 2)):
-        wants = tensors_of(AllExperts(shard))
-        assert all(want.host.shape == selected(want.whole, want.read) for want in wants)
-        whole.append({want.source for want in wants})
-        read.append({want.source.split(".")[1] for want in wants if want.host.size})
-    assert all(names == whole[0] for names in whole)  # or the others' tensors would be unexpected ones
-    assert read == [{"0", "1", "2", "3"}, {"0", "1"}, {"0", "1"}, {"2", "3"}, {"2", "3"}]
 
 
 @pytest.mark.parametrize("size", SIZES)

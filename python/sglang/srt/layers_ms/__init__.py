@@ -5,6 +5,7 @@ This room imports layers_ms.ops, model_loader_ms.pieces and distributed_ms.
 
 from sglang.srt.layers_ms.attention import Attention
 from sglang.srt.layers_ms.embedding import LMHead, VocabEmbedding
+from sglang.srt.layers_ms.exchange import Exchange
 from sglang.srt.layers_ms.linear import ColumnLinear, Linear, QKVLinear, RowLinear, grouped, merged_linear, stacked
 from sglang.srt.layers_ms.mla import LatentAttention
 from sglang.srt.layers_ms.mlp import GatedMLP
@@ -14,6 +15,7 @@ from sglang.srt.layers_ms.norm import HeadNorms, LayerNorm, RMSNorm, RowNorm
 __all__ = [
     "Attention",
     "ColumnLinear",
+    "Exchange",
     "Experts",
     "GatedMLP",
     "HeadNorms",

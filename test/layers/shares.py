@@ -1,0 +1,66 @@
+"""Layers of ranks, filled with slices of tensors that are the same for all of them."""
+
+import zlib
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms import GatedMLP, ops
+from sglang.srt.model_loader_ms.loader import tensors_of
+
+HIDDEN, INTERMEDIATE, HEADS, HEAD_DIM, VOCAB = 20, 36, 8, 6, 131
+SIZES = [2, 4]
+
+
+def same(x, group):
+    return x
+
+
+class Compiled(nn.Cell):
+    """step: what the layer is given beside x, of which it reads nothing where all ranks have the same tokens."""
+
+    def __init__(self, layer, step=None):
+        super().__init__()
+        self.layer, self.step = layer, step
+
+    @ms.jit(fullgraph=True)
+    def construct(self, x):
+        return self.layer(x) if self.step is None else self.layer(x, self.step)
+
+
+def draw(name, shape):
+    """Random numbers that depend on a name and a shape only."""
+    return np.random.default_rng(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+
+
+def fill(network, tensors=None):
+    """Give every parameter its slices of checkpoint tensors that are the same for all ranks, and pack them."""
+    load(network, tensors)
+    for _, cell in network.cells_and_names():
+        if hasattr(cell, "pack"):
+            cell.pack()
+
+
+def load(network, tensors=None):
+    for want in tensors_of(network):
+        shape = want.whole or want.host.shape
+        whole = (tensors or {}).get(want.source, draw(want.source, shape))
+        assert whole.shape == shape
+        want.host[...] = whole[want.read]
+
+
+def run(layer, x, tensors=None):
+    network = Compiled(layer, {} if isinstance(layer, GatedMLP) else None)
+    fill(network, tensors)
+    ops.begin_step(len(x), 1)
+    return network(ms.Tensor(x)).asnumpy()
+
+
+def ranks(size, expert_size=1):
+    return [Shard(rank, size, "ranks", expert_size) for rank in range(size)]
+
+
+def close(found, wanted):
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=3e-6 * np.abs(wanted).max())
