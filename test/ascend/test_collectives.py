@@ -28,6 +28,7 @@ WRONG = {  # what is wrong: (kernel, tensors, constants)
     "rows of two axes": ("all_to_all", [(BF16, 6, 64), *COUNTS], (64,)),
     "counts of floating point": ("all_to_all", [(BF16, 6 * 64), (FP32, RANKS), (FP32, RANKS)], (64,)),
 }
+INFERRED = ["rows that ranks cannot share"]  # of these; the others MindSpore 2.10 lets pass, for the kernel to refuse
 
 
 @pytest.fixture(autouse=True)
@@ -44,11 +45,16 @@ def test_a_kernel_gets_through_inference_and_then_lacks_only_itself(kernel):
     assert lacking(getattr(kernels, kernel), (), tensors, (*constants, GROUP)) == name
 
 
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_call_is_caught(checked, wrong):
+@pytest.mark.parametrize("wrong", INFERRED)
+def test_a_wrong_call_does_not_get_through_inference(wrong):
     kernel, shapes, constants = WRONG[wrong]
     with pytest.raises((Inferred, TypeError, ValueError)):
         lacking(getattr(kernels, kernel), (), [like(*shape) for shape in shapes], (*constants, GROUP))
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_call_is_caught(checked, wrong):
+    kernel, shapes, constants = WRONG[wrong]
     with pytest.raises(ContractError):
         getattr(collectives, kernel)(*map(small, shapes), *constants, joined(0, 2, lambda _: np.ones((7, 64))))
 

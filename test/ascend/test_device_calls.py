@@ -145,8 +145,8 @@ def test_a_rank_that_did_not_connect_is_named(joining):
 
 @pytest.mark.parametrize("where", ["npu", "cpu"])
 def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(monkeypatch, where):
-    sizes = SimpleNamespace(tp_rank=1, tp_size=4, ep_size=2)
-    group = SimpleNamespace(device=SimpleNamespace(type=where), cpu_group=None)
+    sizes = SimpleNamespace(tp_rank=1, tp_size=4, ep_size=2, attn_dp_size=1, enable_dp_lm_head=False)
+    group = SimpleNamespace(device=SimpleNamespace(type=where), cpu_group=None, ranks=[0, 1, 2, 3])
     joined = []
     monkeypatch.setattr(parallel, "get_parallel", lambda: sizes)
     monkeypatch.setattr("sglang.srt.distributed.get_tp_group", lambda: group)
@@ -154,7 +154,8 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
     monkeypatch.setattr(
         "sglang.srt.model_executor_ms.npu.communication.join", lambda name, *_: joined.append((name, "npu"))
     )
-    monkeypatch.setattr(parallel.ops, "join", lambda name, rank, size, gather: joined.append((name, "cpu")))
+    monkeypatch.setattr(parallel.expert_location, "places", lambda: ())
+    monkeypatch.setattr(parallel.hosts, "join", lambda name, *_: joined.append((name, "cpu")))
     assert parallel.join_tensor_parallel() == Shard(1, 4, "tp", expert_size=2)
     assert joined == [("tp", where)]
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from models.tiny import TINY, save
+from models.tiny import TINY, divisible, save
 from serving.answers import check_answers, check_many_at_once, request
 from serving.conftest import Engine, Server
 
@@ -12,7 +12,7 @@ SIZES = dict(tp_size=2, dp_size=2, enable_dp_attention=True, skip_tokenizer_init
 SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
 EVEN = {  # sizes that two ranks divide; of Qwen3 MoE they divide the experts, of DeepSeek V3 they cut each of them
     "qwen3_moe-two": dict(TINY["qwen3_moe"], num_experts=8, moe_intermediate_size=37),
-    "deepseek_v3-two": TINY["deepseek_v3"],
+    "deepseek_v3-two": divisible(TINY["deepseek_v3"]),
 }
 UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 9, 1, 41))]  # in chunks of 8 tokens
 

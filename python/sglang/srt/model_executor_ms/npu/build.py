@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor_ms.graphs import Limits, compilations, dynamic_graph, passed_on
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner
@@ -87,7 +88,7 @@ def batch_of(query_lens, seq_lens, slots, device: str) -> SimpleNamespace:
     """
     decodes = all(queries == 1 for queries in query_lens)
     return SimpleNamespace(
-        forward_mode=SimpleNamespace(is_decode=lambda: decodes),
+        forward_mode=ForwardMode.DECODE if decodes else ForwardMode.EXTEND,
         seq_lens_cpu=torch.tensor(seq_lens),
         extend_seq_lens_cpu=list(query_lens),
         out_cache_loc=torch.from_numpy(slots).to(device).int(),
