@@ -313,7 +313,8 @@ def test_int8_weights_in_mixed_batches(checked, calls, tmp_path, dtype):
     model = reference(source, folder)
     with torch.no_grad():
         wanted = {name: model(torch.as_tensor(ids[name])[None]).logits[0].numpy() for name in found}
-    assert_logits_close(found, wanted, LIMITS[dtype])
+    # A value half way between two of the 255 steps may be rounded to the other one.
+    assert_logits_close(found, wanted, max(LIMITS[dtype], 3e-2))
     assert {"dynamic_quant", "quant_matmul"} <= names(calls)
 
 
