@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang.srt.distributed_ms.shard import Shard, ShardError
+from sglang.srt.model_executor_ms.parallel import as_published
 
 
 def every_rank(size):
@@ -144,3 +145,11 @@ def test_a_rank_outside_its_group_is_refused(rank, size):
 def test_the_default_shard_is_the_whole_model():
     assert Shard().slice(7, "rows") == slice(0, 7)
     assert Shard().kv_heads(3) == (3, slice(0, 3))
+
+
+def test_heads_that_sglang_pads_for_all_ranks_are_refused_where_attention_has_replicas():
+    config = dict(num_attention_heads=8, original_num_attention_heads=6, num_key_value_heads=4)
+    config |= dict(original_total_num_kv_heads=2)
+    assert as_published(config)["num_key_value_heads"] == 2
+    with pytest.raises(ShardError, match="SGLang pads num_key_value_heads from 2 to 4 .* of 2 attention"):
+        as_published(config, replicas=2)

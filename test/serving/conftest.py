@@ -22,6 +22,12 @@ MODEL = str(ROOT / "ms_example/demo_model")
 START = 300  # seconds for a server to become ready on a busy machine
 
 
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 class Reference:
     """The demo model in transformers, float32."""
 
@@ -140,9 +146,7 @@ class Server:
 
     def __init__(self, log: Path, *arguments, model=MODEL, before=(), address="127.0.0.1"):
         self.log = log
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.url = f"http://{address}:{self.port}"
         command = [*before, sys.executable, "-m", "sglang.launch_server", "--model-path", str(model)]
         command += ["--framework", "mindspore"]

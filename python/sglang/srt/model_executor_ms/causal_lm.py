@@ -69,7 +69,9 @@ class MindSporeForCausalLM(torch.nn.Module):
             network_class = embedding_class(network_class)
         model = get_model()
         written = with_quantisation(config.to_dict(), model.model_path, model.quantization)
-        published = lost_config.restored(parallel.as_published(written), model.model_path, model.revision)
+        published = lost_config.restored(
+            parallel.as_published(written, shard.replicas), model.model_path, model.revision
+        )
         self.network = network_class(published, runtime)
         self.experts_chosen = expert_location.Counter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)

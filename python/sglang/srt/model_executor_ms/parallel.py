@@ -94,12 +94,21 @@ def stay_on(processors: list[int]) -> None:
     torch.set_num_threads(len(processors))
 
 
-def as_published(config: dict) -> dict:
-    """A model's config with the sizes of its checkpoint, which SGLang pads for its own kernels on a CPU."""
+def as_published(config: dict, replicas: int = 1) -> dict:
+    """A model's config with the sizes of its checkpoint, which SGLang pads for its own kernels on a CPU.
+
+    ShardError where key/value heads are padded and attention has so many replicas: their pools have the padded ones.
+    """
     names = {"original_total_num_kv_heads": "num_key_value_heads"}
     published = dict(config)
     for key in [key for key in config if key.startswith("original_")]:
         name = names.get(key, key.removeprefix("original_"))
         if key != "original_max_position_embeddings" and name in config:
             published[name] = config[key]
+    name = names["original_total_num_kv_heads"]
+    if replicas > 1 and published.get(name) != config.get(name):
+        raise ShardError(
+            f"SGLang pads {name} from {published[name]} to {config[name]} for the tensor-parallel size, and the caches "
+            f"of {replicas} attention replicas with it: start with a tensor-parallel size that divides them"
+        )
     return published
