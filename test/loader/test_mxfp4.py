@@ -29,7 +29,7 @@ def quantised(generator, rows, columns):
 class Stacks(nn.Cell):
     def __init__(self, own):
         super().__init__()
-        (layout,) = interleaved(Sizes(EXPERTS, slice(0, EXPERTS), WIDTH, SIZE, own))
+        (layout,) = interleaved(Sizes(EXPERTS, tuple(range(EXPERTS)), WIDTH, SIZE, own))
         local = own.stop - own.start
         self.gate_up = parameter((EXPERTS, 2, local, WIDTH), ms.float32, *layout.gate_up)
         self.down = parameter((EXPERTS, WIDTH, local), ms.float32, *layout.down)
