@@ -87,6 +87,7 @@ def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
         ("cpu", 3, 1, "does not divide --tp-size 4"),
         ("npu", 2, 1, "for ranks that have the same"),
         ("cpu", 2, 2, "with --pp-size 2"),
+        ("cpu", 2, 1, "with --tp-size 4: replicas of several ranks"),
     ],
 )
 def test_replicas_of_attention_that_cannot_be_are_refused(device, size, stages, problem):
