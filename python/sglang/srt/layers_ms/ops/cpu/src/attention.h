@@ -21,6 +21,7 @@ constexpr int64_t kKeys = 64;          // keys taken together
 constexpr int64_t kRows = 512;         // query rows (queries times heads of a group) of a task, about
 constexpr int64_t kSplit = 128;        // keys of a task where a request has one query
 constexpr int64_t kShared = 16;        // query heads that make a matrix with the keys of one head
+constexpr int64_t kAhead = 8;          // keys: their distance from those that are fetched meanwhile
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Task {
@@ -183,10 +184,11 @@ constexpr bool kPairs = false;
 template <typename T, typename C>
 using Query = std::conditional_t<kPairs && std::is_same_v<T, bf16> && std::is_same_v<C, bf16>, bf16, float>;
 
-// Scores of M queries of every key/value head, `group` rows of q apart, from row `first` of the group on.
+// Scores of M queries of every key/value head, `group` rows of q apart, from row `first` of the group on. The first
+// block of a task, which nobody has fetched, is fetched a few keys `ahead`, if that is not 0.
 template <int M, typename C, typename Q>
 inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t first, const Block<C>& keys,
-                       const Block<C>& next, int64_t count, float* scores) {
+                       const Block<C>& next, int64_t count, float* scores, int64_t ahead) {
   const int64_t group = a.heads / a.kv_heads, all = count * a.kv_heads;
   for (int64_t start = 0, j = 0, head = 0; start < all; start += 4) {  // four heads, in the order of the cache
     f32x16 total[M][4] = {};
@@ -195,6 +197,7 @@ inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t fi
       key[i] = j;
       row[i] = head * group + first;
       fetch(next.row[key[i]] + head * a.head_dim, a.head_dim);
+      if (ahead && j + ahead < count) fetch(keys.row[j + ahead] + head * a.head_dim, a.head_dim);
       f32x16 products[M] = {};
       add_products<M>(q + row[i] * width, width, keys.row[key[i]] + head * a.head_dim, a.head_dim, products);
       for (int m = 0; m < M; ++m) total[m][i] = products[m];
@@ -307,7 +310,10 @@ inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const
     const Block<C> keys(a, a.k_cache, table, 0, first, count), values(a, a.v_cache, table, 0, first, count);
     const Block<C> next(a, a.k_cache, table, 0, after, std::min(kKeys, task.last_key - after));
     std::fill(scores, scores + a.heads * kKeys, kNone);
-    in_fours(group, [&](int64_t row, auto m) { few_scores<m.value>(a, q, width, row, keys, values, count, scores); });
+    const int64_t ahead = first == task.first_key ? kAhead : 0;
+    in_fours(group, [&](int64_t row, auto m) {
+      few_scores<m.value>(a, q, width, row, keys, values, count, scores, row == 0 ? ahead : 0);
+    });
     if (finishes(a))
       for (int64_t row = 0; row < a.heads; ++row)
         finish(a, scores + row * kKeys, row, first + 1 - a.seq_lens[task.request]);

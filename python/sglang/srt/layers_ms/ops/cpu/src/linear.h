@@ -19,6 +19,8 @@ constexpr int kWide = 4 * kGroup;  // in a block
 constexpr int kMostRows = 6;       // rows of x that fit the registers together with such a block
 constexpr int64_t kRowBlock = 96;  // rows of x a task takes, and
 constexpr int64_t kTogether = 4;   // blocks of columns, most of them
+constexpr int64_t kPart = 16384;   // bytes of a block that some rows, at most
+constexpr int64_t kSomeRows = 64;  // so many, meet before the next ones
 
 inline bool packable(int64_t k) { return k % 2 == 0; }
 
@@ -47,8 +49,10 @@ void repack(void* weight, int64_t n, int64_t k) {
   });
 }
 
+// acc[M][G] += x[M][k...] * w[k...][G], kStep values of k at a time; x has `stride` columns. Loops are unrolled by
+// order: GCC 12 leaves some of them as they are otherwise, and keeps the sums in memory, at half the speed.
 template <typename T>
-struct Multiply;  // acc[M][G] += x[M][k...] * w[k...][G], kStep values of k at a time; x has `stride` columns
+struct Multiply;
 
 template <>
 struct Multiply<float> {
@@ -56,8 +60,11 @@ struct Multiply<float> {
   template <int M, int G>
   static inline void step(f32x16 (&acc)[M][G], const float* x, int64_t stride, const float* w) {
     f32x16 column[G];
+#pragma GCC unroll 8
     for (int g = 0; g < G; ++g) column[g] = load(w + g * kGroup);
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
       for (int g = 0; g < G; ++g) acc[m][g] += splat(x[m * stride]) * column[g];
   }
 };
@@ -68,8 +75,11 @@ struct Multiply<f16> {
   template <int M, int G>
   static inline void step(f32x16 (&acc)[M][G], const f16* x, int64_t stride, const f16* w) {
     f32x16 column[G];
+#pragma GCC unroll 8
     for (int g = 0; g < G; ++g) column[g] = load(w + g * kGroup);
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
       for (int g = 0; g < G; ++g) acc[m][g] += splat(to_float(x[m * stride])) * column[g];
   }
 };
@@ -81,18 +91,23 @@ struct Multiply<bf16> {
   static inline void step(f32x16 (&acc)[M][G], const bf16* x, int64_t stride, const bf16* w) {
 #if defined(__AVX512BF16__)
     __m512bh pairs[G];
+#pragma GCC unroll 8
     for (int g = 0; g < G; ++g) pairs[g] = (__m512bh)_mm512_loadu_si512(w + g * 2 * kGroup);
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       int pair;
       std::memcpy(&pair, x + m * stride, 4);
       const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
+#pragma GCC unroll 8
       for (int g = 0; g < G; ++g) acc[m][g] = (f32x16)_mm512_dpbf16_ps((__m512)acc[m][g], both, pairs[g]);
     }
 #else
+#pragma GCC unroll 8
     for (int g = 0; g < G; ++g) {
       u32x16 pairs;
       std::memcpy(&pairs, w + g * 2 * kGroup, sizeof(pairs));
       const u32x16 low = pairs << 16, high = pairs & 0xffff0000u;
+#pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
         acc[m][g] += splat(to_float(x[m * stride])) * (f32x16)low;
         acc[m][g] += splat(to_float(x[m * stride + 1])) * (f32x16)high;
@@ -111,12 +126,14 @@ inline void with_rows(int64_t count, F&& f) {
 
 enum class Start { bias, sum };  // what a product is added to: a bias (or nothing), or what y has
 
-// y [M, n] = x [M, k] * a block of G * 16 columns. `ahead`: memory to fetch meanwhile, of every G cache lines the first
-// `lines`.
-template <Start start, int lines, typename T, typename Y, int M, int G>
-inline void tile(const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n, const T* ahead) {
+// y [M, n] = x [M, k] * a block of G * 16 columns; rows of x lie `stride` apart. `ahead`: memory to fetch meanwhile, of
+// every G cache lines the first `lines`.
+template <Start start, int lines, int M, int G, typename T, typename Y>
+inline void tile(const T* x, int64_t stride, const T* w, const T* bias, Y* y, int64_t k, int64_t n, const T* ahead) {
   f32x16 acc[M][G];
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
     for (int g = 0; g < G; ++g) {
       if constexpr (start == Start::sum)
         acc[m][g] = load(y + m * n + g * kGroup);
@@ -124,36 +141,62 @@ inline void tile(const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t
         acc[m][g] = bias ? load(bias + g * kGroup) : f32x16{};
     }
   for (int64_t i = 0; i < k; i += Multiply<T>::kStep) {
+#pragma GCC unroll 8
     for (int line = 0; line < lines; ++line)
       __builtin_prefetch(ahead + i * G * kGroup + line * (64 / static_cast<int64_t>(sizeof(T))), 0, 2);
-    Multiply<T>::template step<M, G>(acc, x + i, k, w + i * G * kGroup);
+    Multiply<T>::template step<M, G>(acc, x + i, stride, w + i * G * kGroup);
   }
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
     for (int g = 0; g < G; ++g) store(y + m * n + g * kGroup, acc[m][g]);
 }
 
 // The same for any number of rows, as many in each pass as in the others; `ahead` as a whole.
+template <int G, Start start, typename T, typename Y>
+inline void passes(int64_t rows, const T* x, int64_t stride, const T* w, const T* bias, Y* y, int64_t k, int64_t n,
+                   const T* ahead) {
+  constexpr int64_t line = 64 / sizeof(T);
+  const int64_t count = (rows + kMostRows - 1) / kMostRows;
+  for (int64_t pass = 0, fetched = 0; pass < count; ++pass) {
+    const int64_t taken = rows / count + (pass < rows % count);
+    // Measured: beside two passes the processor fetches most by itself, and asking for more than a quarter delays it.
+    const int64_t share = count == 2 ? 1 - pass : std::min(G - fetched, (G + count - 1) / count);
+    const int64_t lines = ahead ? share : 0;
+    const T* next = ahead + fetched * line;
+    with_rows(taken, [&](auto m) {
+      constexpr int M = m.value;
+      if (lines == 0) return tile<start, 0, M, G>(x, stride, w, bias, y, k, n, next);
+      if (lines == 1) return tile<start, 1, M, G>(x, stride, w, bias, y, k, n, next);
+      tile<start, 2, M, G>(x, stride, w, bias, y, k, n, next);
+    });
+    x += taken * stride;
+    y += taken * n;
+    fetched += lines;
+  }
+}
+
+// y [rows, n] = x [rows, k] * a block of G * 16 columns. Rows of some passes meet one part of it after the other, which
+// stays in the first cache meanwhile, while the next one is fetched, after the last part that of `ahead`, if not null:
+// then reading takes place beside multiplying. Of one or two passes the processor fetches as fast by itself; and many
+// rows take longer than reading, and would lose a twentieth on keeping sums between the parts.
 template <int G, Start start = Start::bias, typename T, typename Y>
 inline void tiles(int64_t rows, const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n,
                   const T* ahead = nullptr) {
-  constexpr int64_t line = 64 / sizeof(T);
-  const int64_t passes = (rows + kMostRows - 1) / kMostRows;
-  for (int64_t pass = 0, fetched = 0; pass < passes; ++pass) {
-    const int64_t count = rows / passes + (pass < rows % passes);
-    // Measured: beside two passes the processor fetches most by itself, and asking for more than a quarter delays it.
-    const int64_t share = passes == 2 ? 1 - pass : std::min(G - fetched, (G + passes - 1) / passes);
-    const int64_t lines = ahead ? share : 0;
-    auto take = [&](auto m) {
-      const T* next = ahead + fetched * line;
-      if (lines == 0) return tile<start, 0, T, Y, m.value, G>(x, w, bias, y, k, n, nullptr);
-      if (lines == 1) return tile<start, 1, T, Y, m.value, G>(x, w, bias, y, k, n, next);
-      tile<start, 2, T, Y, m.value, G>(x, w, bias, y, k, n, next);
-    };
-    with_rows(count, take);
-    x += count * k;
-    y += count * n;
-    fetched += lines;
+  constexpr int64_t width = G * kGroup, part = kPart / (width * sizeof(T));
+  if (start == Start::sum || k <= part || rows <= 2 * kMostRows || rows > kSomeRows)
+    return passes<G, start>(rows, x, k, w, bias, y, k, n, ahead);
+  alignas(64) float sums[kSomeRows * width];
+  for (int64_t first = 0; first < k; first += part) {
+    const int64_t size = std::min(part, k - first);
+    const T *here = w + first * width, *next = first + part < k ? here + part * width : ahead;
+    if (first == 0)
+      passes<G, Start::bias>(rows, x, k, here, bias, sums, size, width, next);
+    else
+      passes<G, Start::sum>(rows, x + first, k, here, bias, sums, size, width, next);
   }
+  for (int64_t row = 0; row < rows; ++row)
+    for (int g = 0; g < G; ++g) store(y + row * n + g * kGroup, load(sums + row * width + g * kGroup));
 }
 
 // found[M][4] = x[M] * four rows of a row-major matrix.
