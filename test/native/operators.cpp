@@ -198,6 +198,13 @@ void test_linear(const std::string& dtype) {
     return total;
   };
   close(y, y.size, [&](int64_t i) { return product(i) + (biased ? bias.get(i % n) : 0); }, dtype, "linear");
+  const int64_t row = any(0, rows - 1);
+  Array one(dtype, {1, k}), alone(dtype, {1, n});
+  std::memcpy(one.bytes.get(), x.bytes.get() + row * k * x.width(), k * x.width());
+  arguments.front() = &one, arguments.back() = &alone;
+  expect(call(linear, arguments) == 0, "linear of one row");
+  expect(!std::memcmp(alone.bytes.get(), y.bytes.get() + row * n * y.width(), n * y.width()),
+         "a row's product is the same among others");
   Array logits("float32", {rows, n});
   mindspore_cpu_logits(index_of(dtype), x.bytes.get(), packed.bytes.get(), reinterpret_cast<float*>(logits.bytes.get()),
                        rows, k, n);
