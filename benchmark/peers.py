@@ -1,9 +1,10 @@
 """The engines that benchmarks compare: each in a process of its own, and in an environment of its own if it wants one.
 
 Engines that are compared are all alive, wait on a pipe, and take turns at each case: memory that is slower for a minute
-is then slower for all of them.
+is then slower for all of them. Those whose turn it is not are stopped, so that no thread of theirs takes a core.
 """
 
+import atexit
 import json
 import os
 import platform
@@ -93,7 +94,7 @@ class PeakMemory(threading.Thread):
 
 
 class Session:
-    """An engine that is ready, and waits for cases."""
+    """An engine that is ready, and stopped until it is given a case."""
 
     def __init__(self, name: str, python: str, model: Path):
         self.name, self.command = name, [python, str(HERE / "engines" / ENGINES[name].script), str(model)]
@@ -104,19 +105,34 @@ class Session:
         self.memory = PeakMemory(self.process)
         self.memory.start()
         self.ready = self._answer("ready") - began
+        atexit.register(self._each, "resume")  # to find its pipe closed, and end
+        self._each("suspend")
 
     def seconds(self, batch: int, length: int, new: int) -> float:
         """What `batch` prompts of `length` tokens took, with `new` tokens for each."""
+        self._each("resume")
         print(json.dumps([batch, length, new]), file=self.process.stdin, flush=True)
-        return self._answer("seconds")
+        found = self._answer("seconds")
+        self._each("suspend")
+        return found
 
     def close(self) -> dict:
         """End the engine -> its figures that no case gives."""
+        self._each("resume")
         self.process.stdin.close()
         if self.process.wait():
             self._fail()
         self.memory.join()
         return {"ready (s)": self.ready, "memory (GiB)": self.memory.peak / 2**30}
+
+    def _each(self, action: str) -> None:
+        """psutil's action on the process and its children."""
+        try:
+            parent = psutil.Process(self.process.pid)
+            for process in [parent, *parent.children(recursive=True)]:
+                getattr(process, action)()
+        except psutil.NoSuchProcess:
+            return  # it has ended
 
     def _answer(self, name: str) -> float:
         for line in self.process.stdout:

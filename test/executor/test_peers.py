@@ -1,8 +1,10 @@
 """benchmark/peers.py: engines take turns, decode is a difference of medians, and one that fails is named."""
 
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 BENCHMARK = Path(__file__).parents[2] / "benchmark"
@@ -72,6 +74,23 @@ def test_an_engine_is_asked_through_a_pipe_and_ends_with_it(peers, tmp_path, mon
     assert 0 < found["ready (s)"] < 30 and found["memory (GiB)"] > 0
     assert 20 < found["decode batch 2, context 100 (tok/s)"] <= 110  # 20 tokens take 0.2 s and a little
     assert 100 < found["prefill 1x100 (tok/s)"] <= 10000
+
+
+def stops(process):
+    """Whether it is stopped, soon: a signal takes a moment."""
+    end = time.monotonic() + 5
+    while process.status() != psutil.STATUS_STOPPED and time.monotonic() < end:
+        time.sleep(0.01)
+    return process.status() == psutil.STATUS_STOPPED
+
+
+def test_an_engine_is_stopped_until_it_has_a_turn(peers, tmp_path, monkeypatch):
+    engine(tmp_path, monkeypatch, peers, "import measure\nmeasure.main(lambda model: lambda prompts, new: None)\n")
+    session = peers.Session("own", sys.executable, "a model")
+    assert stops(psutil.Process(session.process.pid))
+    assert session.seconds(1, 8, 1) < 5
+    assert stops(psutil.Process(session.process.pid))
+    assert session.close()["memory (GiB)"] > 0
 
 
 def test_an_engine_that_fails_is_named_with_the_command_that_shows_why(peers, tmp_path, monkeypatch):
