@@ -106,6 +106,16 @@ def let_idle_torch_threads_sleep() -> None:
     export({"OMP_WAIT_POLICY": "PASSIVE"})
 
 
+def hide_threads_of_mindspore() -> None:
+    """Let the processes started from here on see the OMP_NUM_THREADS of the user, or none.
+
+    MindSpore, when it is imported, sets it to 1 where C finds it and os.environ does not: ranks that are started
+    afterwards would compute with one thread.
+    """
+    if THREADS not in os.environ:
+        os.unsetenv(THREADS)
+
+
 def bind_ranks(groups: list[list[int]]) -> None:
     """Give each rank that is started from here on its processors, unless the user did; no groups: leave it to SGLang.
 

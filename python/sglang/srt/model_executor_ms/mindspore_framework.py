@@ -7,6 +7,7 @@ import importlib.util
 from sglang.srt.model_executor_ms.arguments import (
     Refusal,
     bind_ranks,
+    hide_threads_of_mindspore,
     let_idle_torch_threads_sleep,
     read_environment,
     select_cpu_platform,
@@ -158,6 +159,7 @@ def verify(server_args) -> None:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if str(view.model_path).lower() not in ("none", "dummy"):
         check_model(model_config_of(server_args), view.pp_size, locates_experts(view), view.attn_dp_size)
+    hide_threads_of_mindspore()
 
 
 def check_hosts(arguments, device: str) -> None:
@@ -247,8 +249,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, replicas: 
     experts: whether the arguments give its experts places; replicas: of its attention.
     """
     from sglang.srt.model_executor_ms import sentence_transformers
-    from sglang.srt.models_ms import int8
-    from sglang.srt.models_ms.registry import MODELS, POOLED, has_scores, model_class, unknown
+    from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, POOLED, has_scores, model_class, unknown
 
     problems = []
     architectures = model_config.hf_config.architectures or []
@@ -259,8 +260,9 @@ def check_model(model_config, stages: int = 1, experts: bool = False, replicas: 
         problems.append(f"{known[0]} does not generate text: give --is-embedding")
     elif not model_config.is_generation and not has_scores(known[0]):
         problems += sentence_transformers.problems(model_config.model_path, model_config.revision)
-    if model_config.quantization and not (model_config.quantization in int8.METHODS or _is_dequantised(model_config)):
-        problems.append(f"its weights are quantised ({model_config.quantization})")
+    quantised = model_config.quantization
+    if quantised and not (quantised in INT8_METHODS or _is_dequantised(model_config)):
+        problems.append(f"its weights are quantised ({quantised})")
     if stages > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
     if experts and known and not hasattr(model_class(known).config_class, "num_experts"):

@@ -11,7 +11,7 @@ from sglang.srt.model_executor.model_runner_components.weight_updater import Wei
 from sglang.srt.model_loader.loader import BaseModelLoader, _initialize_model
 from sglang.srt.model_loader.utils import set_default_torch_dtype
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
-from sglang.srt.models_ms import int8
+from sglang.srt.models_ms.registry import INT8_METHODS
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ def with_quantisation(config: dict, folder: str | Path, asked: str | None) -> di
     described = Path(folder) / "quant_model_description.json"
     if described.is_file():
         return config | {"quantization_config": json.loads(described.read_text()) | {"quant_method": "modelslim"}}
-    if asked in int8.METHODS and not config.get("quantization_config"):
+    if asked in INT8_METHODS and not config.get("quantization_config"):
         return config | {"quantization_config": {"quant_method": asked}}
     return config
 

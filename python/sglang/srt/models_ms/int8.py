@@ -12,8 +12,8 @@ from mindspore import nn
 
 from sglang.srt.layers_ms.linear import ColumnLinear, RowLinear, WholeLinear
 from sglang.srt.models_ms.config import UnsupportedConfig
+from sglang.srt.models_ms.registry import INT8_METHODS
 
-METHODS = ("w8a8_int8", "compressed-tensors", "modelslim")
 ROWS = {"num_bits": 8, "type": "int", "symmetric": True}
 GROUP = {"weights": ROWS | {"strategy": "channel"}, "input_activations": ROWS | {"strategy": "token", "dynamic": True}}
 IGNORED = (r"\.weight_offset$",)  # of ModelSlim's weights without an offset: zeros
@@ -27,7 +27,7 @@ def apply(network: nn.Cell, hf: dict) -> None:
     """
     found = hf.get("quantization_config") or {}
     method = found.get("quant_method")
-    if method not in METHODS:
+    if method not in INT8_METHODS:
         return  # what the loader dequantises
     if network.tensor_names:
         raise UnsupportedConfig(f"{method}: int8 weights of {type(network).__name__}, whose tensors have other names")

@@ -7,6 +7,8 @@ import difflib
 import importlib
 from typing import NamedTuple
 
+INT8_METHODS = ("w8a8_int8", "compressed-tensors", "modelslim")  # of quantisation, which int8.py reads
+
 
 class Model(NamedTuple):
     module: str  # of this room; its class has the architecture's name
