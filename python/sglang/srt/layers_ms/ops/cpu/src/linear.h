@@ -21,6 +21,7 @@ constexpr int64_t kRowBlock = 96;  // rows of x a task takes, and
 constexpr int64_t kTogether = 4;   // blocks of columns, most of them
 constexpr int64_t kPart = 16384;   // bytes of a block that some rows, at most
 constexpr int64_t kSomeRows = 64;  // so many, meet before the next ones
+constexpr int64_t kDistance = 4096;  // bytes: how far ahead of what rows of one pass meet memory is fetched
 
 inline bool packable(int64_t k) { return k % 2 == 0; }
 
@@ -160,15 +161,15 @@ inline void passes(int64_t rows, const T* x, int64_t stride, const T* w, const T
   const int64_t count = (rows + kMostRows - 1) / kMostRows;
   for (int64_t pass = 0, fetched = 0; pass < count; ++pass) {
     const int64_t taken = rows / count + (pass < rows % count);
-    // Measured: beside two passes the processor fetches most by itself, and asking for more than a quarter delays it.
-    const int64_t share = count == 2 ? 1 - pass : std::min(G - fetched, (G + count - 1) / count);
+    const int64_t share = std::min(G - fetched, (G + count - 1) / count);
     const int64_t lines = ahead ? share : 0;
     const T* next = ahead + fetched * line;
     with_rows(taken, [&](auto m) {
       constexpr int M = m.value;
       if (lines == 0) return tile<start, 0, M, G>(x, stride, w, bias, y, k, n, next);
       if (lines == 1) return tile<start, 1, M, G>(x, stride, w, bias, y, k, n, next);
-      tile<start, 2, M, G>(x, stride, w, bias, y, k, n, next);
+      if (lines == 2) return tile<start, 2, M, G>(x, stride, w, bias, y, k, n, next);
+      tile<start, G, M, G>(x, stride, w, bias, y, k, n, next);
     });
     x += taken * stride;
     y += taken * n;
@@ -176,15 +177,18 @@ inline void passes(int64_t rows, const T* x, int64_t stride, const T* w, const T
   }
 }
 
-// y [rows, n] = x [rows, k] * a block of G * 16 columns. Rows of some passes meet one part of it after the other, which
-// stays in the first cache meanwhile, while the next one is fetched, after the last part that of `ahead`, if not null:
-// then reading takes place beside multiplying. Of one or two passes the processor fetches as fast by itself; and many
-// rows take longer than reading, and would lose a twentieth on keeping sums between the parts.
+// y [rows, n] = x [rows, k] * a block of G * 16 columns. What rows of one pass are to meet is fetched a little ahead,
+// into the next block where this one ends. Rows of some passes meet one part of the block after the other, which stays
+// in the first cache meanwhile, while the next one is fetched, after the last part that of `ahead`, if not null. Either
+// way reading takes place beside multiplying. Many rows take longer than reading, and would lose a twentieth on keeping
+// sums between the parts.
 template <int G, Start start = Start::bias, typename T, typename Y>
 inline void tiles(int64_t rows, const T* x, const T* w, const T* bias, Y* y, int64_t k, int64_t n,
                   const T* ahead = nullptr) {
   constexpr int64_t width = G * kGroup, part = kPart / (width * sizeof(T));
-  if (start == Start::sum || k <= part || rows <= 2 * kMostRows || rows > kSomeRows)
+  if (start == Start::bias && rows <= kMostRows)
+    return passes<G, start>(rows, x, k, w, bias, y, k, n, w + kDistance / static_cast<int64_t>(sizeof(T)));
+  if (start == Start::sum || k <= part || rows > kSomeRows)
     return passes<G, start>(rows, x, k, w, bias, y, k, n, ahead);
   alignas(64) float sums[kSomeRows * width];
   for (int64_t first = 0; first < k; first += part) {
