@@ -4,6 +4,7 @@ They load, compute and add up with what a server's ranks use, but for SGLang aro
 C++ operators and their collectives over shared memory. Operators run one by one; a graph would take seconds a model.
 """
 
+import functools
 import itertools
 import multiprocessing
 import os
@@ -12,22 +13,66 @@ from typing import NamedTuple
 import numpy as np
 
 PATIENCE = 60.0  # seconds for which ranks wait for each other
-PROMPT_CHUNK, NEW_TOKENS = 33, 6
+PROMPT_CHUNK, NEW_TOKENS, PAGE_SIZE = 33, 6, 4
 
 
 class Layout(NamedTuple):
-    """How many ranks divide a model: tp in each of pp stages; of experts, ep parts."""
+    """How many ranks divide a model: tp in each of pp stages; of experts, ep parts; of attention, replicas."""
 
     tp: int = 1
     pp: int = 1
     ep: int = 1
     places: tuple = ()  # of experts, as Shard's
+    replicas: int = 1  # each of which has a head of its own
 
     def shard(self, rank: int):
         """The share of rank `rank`."""
         from sglang.srt.distributed_ms.shard import Shard
 
-        return Shard(rank % self.tp, self.tp, str(self.tp), self.ep, self.places) if self.tp > 1 else Shard()
+        if self.tp == 1:
+            return Shard()
+        return Shard(rank % self.tp, self.tp, str(self.tp), self.ep, self.places, self.replicas, self.replicas > 1)
+
+    def replica(self, rank: int) -> int:
+        """Which replica rank `rank` is of."""
+        return rank % self.tp // (self.tp // self.replicas)
+
+    def owners(self, steps: list) -> list:
+        """Of each step the replica of each request [B]: 0 for those of the first step, the last for later ones."""
+        first = set(steps[0][1].block_tables[:, 0].tolist())  # a request is known by its first page
+        later = [[page not in first for page in step.block_tables[:, 0].tolist()] for _, step in steps]
+        return [np.array(each) * (self.replicas - 1) for each in later]
+
+    def steps(self, steps: list, rank: int) -> list:
+        """What rank `rank` is given of steps [(ids, step)]."""
+        if self.replicas == 1:
+            return steps
+        shares = zip(steps, self.owners(steps), strict=True)
+        return [_part(*step, owners, self.replica(rank), self.replicas) for step, owners in shares]
+
+    def rows(self, steps: list, found: dict) -> list:
+        """What ranks said of each step, {rank: [rows, and a part of the vocabulary]} -> [all rows and columns]."""
+        joined = []
+        for number, ((_, step), owners) in enumerate(zip(steps, self.owners(steps), strict=True)):
+            parts = [[] for _ in range(self.replicas)]
+            for rank, said in sorted(found.items()):
+                parts[self.replica(rank)].append(said[number])
+            rows = np.concatenate([np.concatenate(part, -1) for part in parts])
+            order = np.argsort(owners[step.request_ids], kind="stable")  # which a replica's tokens keep
+            joined.append(rows[np.argsort(order)])
+        return joined
+
+
+def _part(ids, step, owners, replica, replicas):
+    """The part of a step that is one replica's."""
+    from sglang.srt.model_executor_ms.step_inputs import step_inputs
+
+    mine = owners == replica
+    tokens = mine[step.request_ids]
+    counts = tuple(int(step.query_lens[owners == each].sum()) for each in range(replicas))
+    table = np.repeat(step.block_tables[mine] * PAGE_SIZE, PAGE_SIZE, axis=1)
+    sizes = (step.query_lens[mine], step.seq_lens[mine], step.slots[tokens], table, PAGE_SIZE)
+    return ids[tokens], step_inputs(*sizes, counts=counts)
 
 
 class RankFailed(Exception):
@@ -76,15 +121,13 @@ class Pool:
 
     def again(self, layout: Layout, steps: list, hidden_states=False) -> list:
         """What the model that is loaded says after each of the steps."""
-        every = range(layout.tp * layout.pp)
-        inputs = dict.fromkeys(every, [ids for ids, _ in steps])
+        shares = {rank: layout.steps(steps, rank) for rank in range(layout.tp * layout.pp)}
+        inputs = {rank: [ids for ids, _ in share] for rank, share in shares.items()}
         for stage in range(layout.pp):
             ranks = range(stage * layout.tp, (stage + 1) * layout.tp)
-            found = self.call(_replay, {rank: (inputs[rank], steps, hidden_states) for rank in ranks})
+            found = self.call(_replay, {rank: (inputs[rank], shares[rank], hidden_states) for rank in ranks})
             inputs = {rank + layout.tp: result for rank, result in found.items()}
-        if hidden_states:
-            return found[ranks[0]]
-        return [np.concatenate(rows, -1) for rows in zip(*(found[rank] for rank in ranks), strict=True)]
+        return found[ranks[0]] if hidden_states else layout.rows(steps, found)
 
     def close(self):
         for process in self.processes:
@@ -103,7 +146,7 @@ def _serve(rank, boards, pipe):
 
 
 class _Rank:
-    """MindSpore as on a rank, and the groups of two and of all ranks."""
+    """MindSpore as on a rank, and the groups of two and of all ranks, with two replicas of attention in each."""
 
     def __init__(self, rank, boards):
         from sglang.srt.model_executor_ms import device
@@ -112,14 +155,15 @@ class _Rank:
         self.rank, self.boards, self.part = rank, boards, None
         self.early, self.calls = {}, itertools.count()
         for size in (2, len(boards)):
-            self._join(size)
+            self._join(Layout(tp=size, replicas=2).shard(rank), rank // size * size)
 
-    def _join(self, size):
+    def _join(self, shard, first):
         from sglang.srt.layers_ms import ops
 
-        first = self.rank // size * size
-        members = range(first, first + size)
-        ops.join(str(size), self.rank - first, size, lambda value: self._gather(value, members), PATIENCE)
+        for name, ranks in shard.groups.items():
+            members = [first + rank for rank in ranks]
+            gather = functools.partial(self._gather, members=members)
+            ops.join(name, members.index(self.rank), len(members), gather, PATIENCE)
 
     def _gather(self, value, members):
         call = next(self.calls)
@@ -196,15 +240,16 @@ class _Recorded:
 
 
 def _alone(state, folder, hidden_states):
-    """A chunk of a prompt, the rest of it beside other prompts, and greedy tokens of all of them."""
+    """A chunk of a prompt, the rest of it beside other prompts, greedy tokens of all of them, and of one only."""
     from models.harness import Requests
     from models.test_logits import prompts
 
     _load(state, folder, Layout(), 0)
     model, ids = _Recorded(state, hidden_states), prompts()
-    requests, vocab_size = Requests(model, 4), state.part.config.vocab_size
+    requests, vocab_size = Requests(model, PAGE_SIZE), state.part.config.vocab_size
     requests.step({"long": ids["long"][:PROMPT_CHUNK], "short": ids["short"][:-1]})
     said = requests.step({"short": ids["short"][-1:], "one": ids["one"], "long": ids["long"][PROMPT_CHUNK:]})
     for _ in range(NEW_TOKENS):
         said = requests.step({request: rows[-1:].argmax(-1) % vocab_size for request, rows in said.items()})
+    requests.step({"one": said["one"][-1:].argmax(-1) % vocab_size})  # while the others have ended
     return model.steps, model.rows

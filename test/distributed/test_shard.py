@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sglang.srt.distributed_ms.shard import Shard, ShardError
-from sglang.srt.model_executor_ms.parallel import as_published
 
 
 def every_rank(size):
@@ -110,8 +109,20 @@ def test_neighbouring_ranks_are_a_replica_of_attention_and_share_what_others_sha
         assert shard.head is shard
     head = Shard(size - 1, size, "ranks", replicas=replicas, own_head=True).head
     assert (head.rank, head.size) == (inside - 1, inside)
-    groups = {"ranks", shards[0].attention.group, shards[0].replica_group}
-    assert len(groups) == (3 if replicas > 1 else 2)
+
+
+@given(replicas=st.integers(1, 6), inside=st.integers(1, 4))
+def test_the_ranks_of_each_group_say_the_same_of_it(replicas, inside):
+    size = replicas * inside
+    shards = [Shard(rank, size, "ranks", replicas=replicas) for rank in range(size)]
+    for rank, shard in enumerate(shards):
+        assert len(shard.groups) == 1 + (replicas > 1) + (replicas > 1 and inside > 1)
+        for name, ranks in shard.groups.items():
+            assert rank in ranks
+            assert all(shards[other].groups[name] == ranks for other in ranks)
+        if replicas > 1:
+            alike = [shards[other].attention.rank for other in shard.groups[shard.replica_group]]
+            assert alike == [rank % inside] * replicas
 
 
 def test_replicas_of_attention_that_do_not_divide_the_ranks_are_refused():
@@ -145,11 +156,3 @@ def test_a_rank_outside_its_group_is_refused(rank, size):
 def test_the_default_shard_is_the_whole_model():
     assert Shard().slice(7, "rows") == slice(0, 7)
     assert Shard().kv_heads(3) == (3, slice(0, 3))
-
-
-def test_heads_that_sglang_pads_for_all_ranks_are_refused_where_attention_has_replicas():
-    config = dict(num_attention_heads=8, original_num_attention_heads=6, num_key_value_heads=4)
-    config |= dict(original_total_num_kv_heads=2)
-    assert as_published(config)["num_key_value_heads"] == 2
-    with pytest.raises(ShardError, match="SGLang pads num_key_value_heads from 2 to 4 .* of 2 attention"):
-        as_published(config, replicas=2)

@@ -10,7 +10,15 @@ from mindspore import Parameter
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
-from sglang.srt.model_executor_ms.graphs import ForwardGraph, Limits, UncompiledGraph, forward_graph
+from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.graphs import (
+    ForwardGraph,
+    Limits,
+    StaticGraph,
+    UncompiledGraph,
+    _tensor,
+    forward_graph,
+)
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
 from sglang.srt.model_executor_ms.lost_config import restored
@@ -40,13 +48,7 @@ def pool_of(config, dtype: torch.dtype, page_size: int):
     return MHATokenToKVPool(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
 
 
-class Uncompiled(UncompiledGraph):
-    """A table's operators one by one: what their graph gives, without the seconds of compiling it."""
-
-    def outputs(self, input_ids, step):
-        ops.begin_step(len(step.positions), len(step.seq_lens))
-        return super().outputs(input_ids, step)
-
+class _OnOwnCaches:
     def __call__(self, *arguments):
         # MindSpore 2.10: outside of a graph, an operator that writes torch's memory writes a copy of it.
         *arrays, k_caches, v_caches = arguments
@@ -56,6 +58,25 @@ class Uncompiled(UncompiledGraph):
         for cache, own in zip((*v_caches, *k_caches), (*v_own, *k_own), strict=True):
             cache.copy_(own)
         return found
+
+
+class Uncompiled(_OnOwnCaches, UncompiledGraph):
+    """A table's operators one by one: what their graph gives, without the seconds of compiling it."""
+
+    def outputs(self, input_ids, step):
+        ops.begin_step(len(step.positions), len(step.seq_lens))
+        return super().outputs(input_ids, step)
+
+
+class UncompiledWithRoom(_OnOwnCaches, StaticGraph):
+    """The same on tensors with room for the largest step."""
+
+    construct = ForwardGraph.construct.__wrapped__
+
+    def _graph(self):
+        ids, *arrays = self.buffers
+        tensors, plan = map(bridge.int32, arrays), tuple(map(bridge.int32, self.plan_buffers))
+        return self(_tensor(ids), *tensors, plan, (), self.k_caches, self.v_caches)
 
 
 class PagedModel:

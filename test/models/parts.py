@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import torch
-from models.harness import SLOTS, STALE, Uncompiled
+from models.harness import SLOTS, STALE, Uncompiled, UncompiledWithRoom
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
@@ -37,7 +37,7 @@ def pool_of_part(config, dtype: torch.dtype, page_size: int = 1):
     if hasattr(config, "kv_lora_rank"):
         latent = dict(kv_lora_rank=config.kv_lora_rank, qk_rope_head_dim=config.qk_rope_head_dim)
         return MLATokenToKVPool(**latent, **shared)
-    heads, _ = config.shard.kv_heads(config.num_key_value_heads)
+    heads, _ = config.shard.attention.kv_heads(config.num_key_value_heads)
     return MHATokenToKVPool(head_num=heads, head_dim=config.head_dim, **shared)
 
 
@@ -60,9 +60,11 @@ class Part:
 
     def _graph(self, compiled):
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
+        limits = Limits(tokens=200, requests=8, blocks=SLOTS)
+        if not compiled and self.config.shard.replicas > 1:  # whose tensors are as large, whatever each of them has
+            return UncompiledWithRoom(self.network, k_caches, v_caches, limits, passed_on(self.config))
         if not compiled:
             return Uncompiled(self.network, k_caches, v_caches, "")
-        limits = Limits(tokens=200, requests=8, blocks=SLOTS)
         return forward_graph(self.network, k_caches, v_caches, limits, passed_on(self.config))
 
     def forget(self):

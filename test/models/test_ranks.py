@@ -23,6 +23,10 @@ LAYOUTS = {
     "EP 2": Layout(tp=2, ep=2),
     "EP 2 of TP 4": Layout(tp=4, ep=2),
     MOVED: Layout(tp=2, ep=2, places=PLACES),
+    # Steps in which both replicas have tokens, not as many, and in which one of them has none.
+    "attention DP 2": Layout(tp=2, replicas=2),
+    "attention DP 2 of TP 4": Layout(tp=4, replicas=2),
+    "attention DP 2, EP 2": Layout(tp=2, ep=2, replicas=2),
 }
 DENSE = ["llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "stablelm", "cohere"]
 DENSE += ["cohere2", "granite", "olmo2", "glm", "glm4", "minicpm", "minicpm3", "internlm2", "internlm3", "qwen"]

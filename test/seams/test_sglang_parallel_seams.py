@@ -2,11 +2,13 @@
 
 from seams.sglang_source import assert_in_order, parameters, source, works_around
 
+from sglang.srt.configs.update_config import adjust_config_with_unaligned_cpu_tp
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.runtime_context import derive_attention_ranks, derive_spawn_ranks
 
 RUNNER = "srt.model_executor.model_runner"
+LOGITS = "srt.layers.logits_processor:LogitsProcessor"
 CONTROLLER = "srt.managers.data_parallel_controller:DataParallelController"
 
 
@@ -163,6 +165,24 @@ def test_the_controller_launches_the_ranks_of_attention_replicas_by_a_method_of_
     assert "self.launch_tensor_parallel_group(" in source(f"{CONTROLLER}:launch_dp_attention_schedulers")
 
 
+def test_sizes_are_padded_for_kernels_of_a_cpu_by_a_call_that_can_be_replaced():
+    loads = source("srt.model_executor.model_runner:ModelRunner:load_model")
+    assert_in_order(loads, "self.model_config = adjust_config_with_unaligned_cpu_tp(", "self.load_config", "tp_size")
+    assert parameters(adjust_config_with_unaligned_cpu_tp) == ["model_config", "load_config", "tp_size"]
+
+
+@works_around("knows of no padding where a replica's ranks gather logits: lm_head.gather_logits")
+def test_padded_logits_are_gathered_within_a_replica():
+    assert "self.vocab_size % self.attn_tp_size" not in source(f"{LOGITS}:_gather_attn_tp_logits")
+
+
+def test_logits_are_gathered_by_one_of_two_members():
+    gathered = source(f"{LOGITS}:_get_logits")
+    assert_in_order(
+        gathered, "self.use_attn_tp_group:", "self._gather_attn_tp_logits(logits)", "_logits_gatherer(logits)"
+    )
+
+
 BATCH = "srt.model_executor.forward_batch_info:ForwardBatch"
 
 
@@ -193,5 +213,5 @@ def test_the_step_of_an_idle_replica_is_prepared():
 def test_logits_are_gathered_by_counts_that_are_not_padded():
     metadata = source("srt.layers.logits_processor:LogitsMetadata:from_forward_batch")
     assert "dp_padding_mode=DpPaddingMode.SUM_LEN" in metadata
-    gathered = source("srt.layers.logits_processor:LogitsProcessor:_get_logits")
+    gathered = source(f"{LOGITS}:_get_logits")
     assert_in_order(gathered, "_gather_dp_attn_hidden_states(", "_compute_lm_head(", "_scatter_dp_attn_logits(")

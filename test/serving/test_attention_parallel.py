@@ -3,30 +3,33 @@
 import pytest
 from models.tiny import TINY, divisible, save
 from serving.answers import check_answers, request
-from serving.conftest import Engine, free_port
+from serving.conftest import free_port
 
-SIZES = dict(tp_size=2, dp_size=2, enable_dp_attention=True, skip_tokenizer_init=True)
-SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
-EVEN = {  # sizes that two ranks divide; of Qwen3 MoE they divide the experts, of DeepSeek V3 they cut each of them
+SIZES = dict(enable_dp_attention=True, skip_tokenizer_init=True, max_running_requests=8, chunked_prefill_size=16)
+EVEN = {  # of DeepSeek V3 ranks cut each expert, of the others they divide them
     "qwen3_moe-two": dict(TINY["qwen3_moe"], num_experts=8, moe_intermediate_size=37),
+    "qwen3_moe-four": divisible(TINY["qwen3_moe"]),  # two key/value heads, of which a replica's ranks have one each
     "deepseek_v3-two": divisible(TINY["deepseek_v3"]),
+    "deepseek_v3-four": divisible(TINY["deepseek_v3"]),
+}
+KINDS = {  # ranks, replicas; a part of the experts on so many of them; whether each replica has a head
+    "qwen3_moe-two": dict(tp_size=2, dp_size=2, ep_size=2),
+    "qwen3_moe-four": dict(tp_size=4, dp_size=2, ep_size=4),
+    "deepseek_v3-two": dict(tp_size=2, dp_size=2, enable_dp_lm_head=True),
+    "deepseek_v3-four": dict(tp_size=4, dp_size=2, ep_size=2, enable_dp_lm_head=True),
 }
 UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 9, 1, 41))]  # in chunks of 8 tokens
 
 
-@pytest.fixture(
-    scope="module", params=[("qwen3_moe-two", 2, False), ("deepseek_v3-two", 1, True)], ids=lambda param: param[0]
-)
-def replicas(request, tmp_path_factory):
+@pytest.fixture(scope="module", params=KINDS)
+def replicas(request, start_engine, tmp_path_factory):
     """An engine of two replicas, and the name of its model."""
-    name, expert_size, own_head = request.param
+    name = request.param
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TINY, name, EVEN[name])
+        folder = save(name, tmp_path_factory.mktemp(name))
         # SGLang takes ports of its controller and schedulers from this one's neighbourhood.
-        folder, port = save(name, tmp_path_factory.mktemp(name)), free_port()
-        engine = Engine(folder, ep_size=expert_size, enable_dp_lm_head=own_head, port=port, **SIZES)
-        yield engine, name
-        engine.shutdown()
+        yield start_engine(folder, port=free_port(), **KINDS[name], **SIZES), name
 
 
 def check(replicas, prompts, **where):

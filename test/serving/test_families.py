@@ -86,15 +86,16 @@ def assert_answers(variant, prompt, answer):
     np.testing.assert_allclose(found, wanted[places, np.asarray(tokens)[places + 1]], atol=1e-3)
 
 
-def assert_served(engine, variant):
+def assert_served(engine, variant, **where):
     generator = np.random.default_rng(5)
     short, long, other = (generator.integers(0, COMMON["vocab_size"], length).tolist() for length in (3, 45, 6))
-    first = engine.generate(input_ids=[short, long], sampling_params=GREEDY, return_logprob=True, logprob_start_len=0)
+    asked = dict(sampling_params=GREEDY, return_logprob=True, **where)
+    first = engine.generate(input_ids=[short, long], logprob_start_len=0, **asked)
     for prompt, answer in zip((short, long), first, strict=True):
         assert len(answer["meta_info"]["input_token_logprobs"]) == len(prompt)
         assert_answers(variant, prompt, answer)
     again = [*long, *first[1]["output_ids"], *other]
-    (second,) = engine.generate(input_ids=[again], sampling_params=GREEDY, return_logprob=True)
+    (second,) = engine.generate(input_ids=[again], **asked)
     assert second["meta_info"]["cached_tokens"] == len(long) + GREEDY["max_new_tokens"] - 1  # the last one was not read
     assert_answers(variant, again, second)
 
@@ -115,6 +116,17 @@ def test_tokens_and_logprobs_are_the_references(start_engine, serves, tmp_path, 
 def test_two_ranks_normalise_queries_and_keys_over_the_heads_of_both(start_engine, tmp_path, architecture, variant):
     folder = save_as(architecture, variant, tmp_path)
     assert_served(start_engine(folder, skip_tokenizer_init=True, tp_size=2), variant)
+
+
+# Replicas share nothing of a model: one of each kind of layers, caches and checkpoints.
+KINDS = ["qwen3_moe", "deepseek_v3", "gpt_oss", "chatglm"]
+
+
+@pytest.mark.parametrize("variant", KINDS)
+def test_each_of_two_replicas_gives_tokens_and_logprobs_of_the_reference(start_engine, tmp_path, variant):
+    engine = start_engine(save(variant, tmp_path), skip_tokenizer_init=True, dp_size=2)
+    for replica in (0, 1):
+        assert_served(engine, variant, routed_dp_rank=replica)
 
 
 def encode(engine, prompts):

@@ -13,10 +13,10 @@ from serving.conftest import Engine
 
 PRELOADED = (
     "sglang.srt.managers.scheduler",
+    "sglang.srt.managers.data_parallel_controller",
     "sglang.srt.managers.detokenizer_manager",
     "sglang.srt.model_executor_ms.causal_lm",
 )
-started = []  # processes of the engine that starts
 
 
 class _Process(context.ForkServerProcess):
@@ -25,15 +25,14 @@ class _Process(context.ForkServerProcess):
     def __init__(self, target, args=(), kwargs=None, **options):
         super().__init__(target=_run, args=(dict(os.environ), target, args, kwargs or {}), **options)
 
-    def start(self):
-        super().start()
-        started.append(psutil.Process(self.pid))
-
 
 def _run(environment, target, args, kwargs):
     os.environ.clear()
     os.environ.update(environment)
-    target(*args, **kwargs)
+    # The controller of replicas starts processes too, of the server that it was forked of itself.
+    forkserver._forkserver.ensure_running = lambda: None
+    with mock.patch("sglang.srt.managers.data_parallel_controller.mp", FORKING):
+        target(*args, **kwargs)
 
 
 class _Forking(context.ForkServerContext):
@@ -50,11 +49,10 @@ FORKING = _Forking()
 
 class WarmEngine(Engine):
     def __init__(self, model, **arguments):
-        started.clear()
-        self.own = set()
+        before, self.own = self._children(), set()
         with mock.patch("sglang.srt.entrypoints.engine.mp", FORKING):
             super().__init__(model, **arguments)
-        self.own = set(started)
+        self.own = self._children() - before
 
     def _children(self):
         return set(psutil.Process(forkserver._forkserver._forkserver_pid).children())

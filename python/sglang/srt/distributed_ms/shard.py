@@ -64,6 +64,17 @@ class Shard:
         """The group of those ranks, one of each replica, that hold the same share of attention."""
         return f"{self.group}@replicas"
 
+    @property
+    def groups(self) -> dict[str, range]:
+        """The groups that this rank is in: name -> its ranks, of those of `group`."""
+        groups = {self.group: range(self.size)}
+        if self.replicas > 1:
+            inside = self.attention
+            groups[self.replica_group] = range(inside.rank, self.size, inside.size)
+            if inside.size > 1:
+                groups[inside.group] = range(self.rank - inside.rank, self.rank - inside.rank + inside.size)
+        return groups
+
     def part(self, total: int, what: str) -> int:
         """How many of `total` elements each rank holds; ShardError, naming `what`, if they do not divide evenly."""
         if total % self.size:

@@ -69,16 +69,14 @@ class MindSporeForCausalLM(torch.nn.Module):
             network_class = embedding_class(network_class)
         model = get_model()
         written = with_quantisation(config.to_dict(), model.model_path, model.quantization)
-        published = lost_config.restored(
-            parallel.as_published(written, shard.replicas), model.model_path, model.revision
-        )
+        published = lost_config.restored(written, model.model_path, model.revision)
         self.network = network_class(published, runtime)
         self.experts_chosen = expert_location.Counter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
         self.logits_processor.final_logit_softcapping = None  # the head caps
-        gather_logits(self.logits_processor, shard.group)
+        gather_logits(self.logits_processor, shard.head)
         read = self.network.config
         self.stage, self.start_layer, self.end_layer = stage, read.held.start, read.held.stop  # SGLang reads the layers
         self.lm_head = self._head(TorchLMHead if where.startswith("npu") else LMHead) if stage.last else None
@@ -86,7 +84,6 @@ class MindSporeForCausalLM(torch.nn.Module):
 
     def _head(self, head_class):
         read = self.network.config
-        parallel.check_head(read.shard, read.vocab_size)
         return head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms import bridge
 
@@ -38,14 +39,25 @@ class LMHead:
         return logits
 
 
-def gather_logits(processor, group: str) -> None:
+def gather_logits(processor, shard: Shard) -> None:
     """Let a LogitsProcessor put the ranks' logits side by side with the operator table's gather, if it has one.
 
-    SGLang's own goes through sockets on a CPU, and copies what comes out of them once more.
+    shard: of the head. SGLang's own goes through sockets on a CPU, and copies what comes out of them once more; within
+    a replica of attention it knows of no padding.
     """
-    gather = ops.column_gather(group) if processor.do_tensor_parallel_all_gather else None
-    if gather is not None and not processor.do_tensor_parallel_all_gather_dp_attn:
-        processor._logits_gatherer = lambda logits: bridge.to_torch(gather(bridge.to_mindspore(logits.contiguous())))
+    gather = ops.column_gather(shard.group) if processor.do_tensor_parallel_all_gather else None
+    if gather is None:
+        return
+
+    def gathered(logits: torch.Tensor) -> torch.Tensor:
+        if not len(logits):
+            return logits.new_empty((0, shard.size * logits.shape[1]))
+        return bridge.to_torch(gather(bridge.to_mindspore(logits.contiguous())))
+
+    if processor.use_attn_tp_group:
+        processor._gather_attn_tp_logits = gathered
+    else:
+        processor._logits_gatherer = gathered
 
 
 class TorchLMHead(LMHead):

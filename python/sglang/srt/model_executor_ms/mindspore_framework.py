@@ -211,11 +211,6 @@ def _check_attention_replicas(arguments) -> None:
         raise UnsupportedFlag(f"{size} with --device npu: its graphs are for ranks that have the same tokens")
     if arguments.tp_size % arguments.attn_dp_size:
         raise UnsupportedFlag(f"{size} does not divide --tp-size {arguments.tp_size}: a replica is a part of its ranks")
-    if arguments.tp_size != arguments.attn_dp_size:
-        raise UnsupportedFlag(
-            f"{size} with --tp-size {arguments.tp_size}: replicas of several ranks come to a halt with this backend; "
-            "give both the same size"
-        )
 
 
 def locates_experts(moe) -> bool:

@@ -166,7 +166,7 @@ def _hook_replicas() -> None:
 @functools.cache
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
-    from sglang.srt.model_executor_ms import hosts, model_runner, seeds, weights
+    from sglang.srt.model_executor_ms import hosts, model_runner, parallel, seeds, weights
 
     _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.meet, HookType.AROUND)
     queue = "sglang.srt.distributed.device_communicators.shm_broadcast.MessageQueue"
@@ -186,6 +186,8 @@ def _hook_scheduler(device: str) -> None:
     if device == "cpu":
         # With --enable-deterministic-inference the sampler draws by this hash; SGLang's own wants sgl_kernel on a CPU.
         _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", seeds.murmur_hash32, HookType.REPLACE)
+        padding = "sglang.srt.model_executor.model_runner.adjust_config_with_unaligned_cpu_tp"
+        _apply(padding, parallel.keep_sizes, HookType.REPLACE)
         _hook_attention_replicas()
     if device.startswith("npu"):
         _apply(
