@@ -121,11 +121,10 @@ class Pool:
 
     def again(self, layout: Layout, steps: list, hidden_states=False) -> list:
         """What the model that is loaded says after each of the steps."""
-        shares = {rank: layout.steps(steps, rank) for rank in range(layout.tp * layout.pp)}
-        inputs = {rank: [ids for ids, _ in share] for rank, share in shares.items()}
+        inputs = dict.fromkeys(range(layout.tp))
         for stage in range(layout.pp):
             ranks = range(stage * layout.tp, (stage + 1) * layout.tp)
-            found = self.call(_replay, {rank: (inputs[rank], shares[rank], hidden_states) for rank in ranks})
+            found = self.call(_replay, {rank: (layout, steps, inputs[rank], hidden_states) for rank in ranks})
             inputs = {rank + layout.tp: result for rank, result in found.items()}
         return found[ranks[0]] if hidden_states else layout.rows(steps, found)
 
@@ -209,13 +208,14 @@ def _move(state, layout, places, meeting):
         experts.locate(places[layer])
 
 
-def _replay(state, inputs, steps, hidden_states):
+def _replay(state, layout, steps, inputs, hidden_states):
+    """inputs: of each step what the stage before gave; None: it is the first."""
     import torch
 
     state.part.forget()
-    found = []
-    for given, (_, step) in zip(inputs, steps, strict=True):
-        given = torch.from_numpy(given) if given.dtype == np.float32 else given  # what the stage before gave
+    found, steps = [], layout.steps(steps, state.rank)
+    for given, (_, step) in zip(inputs or [ids for ids, _ in steps], steps, strict=True):
+        given = torch.from_numpy(given) if inputs else given
         found.append(state.says(given, step, hidden_states))
     return found
 

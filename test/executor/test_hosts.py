@@ -18,16 +18,9 @@ from sglang.srt.model_executor_ms.npu.meeting import MeetingError
 from sglang.srt.utils.network import NetworkAddress
 
 
-def sizes(nnodes=2, node_rank=0, tp_size=2, pp_size=1, dp_size=1, dist_init_addr="10.0.0.1:5000", **others):
-    return SimpleNamespace(
-        nnodes=nnodes,
-        node_rank=node_rank,
-        tp_size=tp_size,
-        pp_size=pp_size,
-        dp_size=dp_size,
-        dist_init_addr=dist_init_addr,
-        **others,
-    )
+def sizes(nnodes=2, node_rank=0, **others):
+    one = dict(tp_size=2, pp_size=1, dp_size=1, enable_dp_attention=False, dist_init_addr="10.0.0.1:5000")
+    return SimpleNamespace(nnodes=nnodes, node_rank=node_rank, **one | others)
 
 
 @pytest.mark.parametrize(
@@ -38,6 +31,7 @@ def sizes(nnodes=2, node_rank=0, tp_size=2, pp_size=1, dp_size=1, dist_init_addr
         sizes(node_rank=1, tp_size=4),
         sizes(pp_size=2, tp_size=1),
         sizes(4, 3, pp_size=2, tp_size=4),
+        sizes(dp_size=2, enable_dp_attention=True),
     ],
 )
 def test_hosts_that_fit(fitting):

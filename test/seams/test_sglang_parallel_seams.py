@@ -204,6 +204,11 @@ def test_tokens_of_replicas_are_copied_without_triton():
     assert "memcpy_func = memcpy_cpu if _is_cpu else memcpy_triton" not in source("srt.layers.dp_attention")
 
 
+@works_around("lets an idle replica sleep for a second, and others wait: attention_replicas.sleep_briefly")
+def test_an_idle_replica_sleeps_as_long_as_others_can_wait():
+    assert "self.poller.poll(1000)" not in source("srt.managers.scheduler_components.idle_sleeper")
+
+
 @works_around("has the step of an idle replica prepared only where it pads it: MindSporeForCausalLM.forward")
 def test_the_step_of_an_idle_replica_is_prepared():
     runner = source("srt.model_executor.runner.eager_runner:EagerRunner:_execute_idle")

@@ -1,40 +1,47 @@
 """--enable-dp-attention on a CPU: replicas of attention with requests of their own, experts for all their tokens."""
 
+import time
+
 import pytest
 from models.tiny import TINY, divisible, save
 from serving.answers import check_answers, request
 from serving.conftest import free_port
 
-SIZES = dict(enable_dp_attention=True, skip_tokenizer_init=True, max_running_requests=8, chunked_prefill_size=16)
-EVEN = {  # of DeepSeek V3 ranks cut each expert, of the others they divide them
-    "qwen3_moe-two": dict(TINY["qwen3_moe"], num_experts=8, moe_intermediate_size=37),
-    "qwen3_moe-four": divisible(TINY["qwen3_moe"]),  # two key/value heads, of which a replica's ranks have one each
-    "deepseek_v3-two": divisible(TINY["deepseek_v3"]),
-    "deepseek_v3-four": divisible(TINY["deepseek_v3"]),
-}
-KINDS = {  # ranks, replicas; a part of the experts on so many of them; whether each replica has a head
-    "qwen3_moe-two": dict(tp_size=2, dp_size=2, ep_size=2),
-    "qwen3_moe-four": dict(tp_size=4, dp_size=2, ep_size=4),
-    "deepseek_v3-two": dict(tp_size=2, dp_size=2, enable_dp_lm_head=True),
-    "deepseek_v3-four": dict(tp_size=4, dp_size=2, ep_size=2, enable_dp_lm_head=True),
+SIZES = dict(dp_size=2, enable_dp_attention=True, skip_tokenizer_init=True)
+SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
+KINDS = {  # variant, whether a server or an engine, arguments
+    # Two key/value heads, of which the two ranks of a replica have one each.
+    "experts on four ranks": ("qwen3_moe", True, dict(tp_size=4, ep_size=4)),
+    "experts and parts of them": ("deepseek_v3", False, dict(tp_size=4, ep_size=2, enable_dp_lm_head=True)),
+    "windows with a pool of their own": ("gpt_oss", False, dict(tp_size=2, page_size=4)),
+    "stages": ("qwen3_moe", False, dict(tp_size=2, pp_size=2)),
 }
 UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 9, 1, 41))]  # in chunks of 8 tokens
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def replicas(request, start_engine, tmp_path_factory):
-    """An engine of two replicas, and the name of its model."""
-    name = request.param
+def replicas(request, start_engine, serve, tmp_path_factory):
+    """What asks two replicas, and the name of their model."""
+    variant, through_http, arguments = KINDS[request.param]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TINY, name, EVEN[name])
-        folder = save(name, tmp_path_factory.mktemp(name))
-        # SGLang takes ports of its controller and schedulers from this one's neighbourhood.
-        yield start_engine(folder, port=free_port(), **KINDS[name], **SIZES), name
+        patch.setitem(TINY, f"{variant}-even", divisible(TINY[variant]))
+        folder = save(f"{variant}-even", tmp_path_factory.mktemp(variant))
+        if through_http:
+            server = serve(folder, *flags(**SIZES, **arguments))
+            yield lambda **body: server.post("/generate", body).json(), f"{variant}-even"
+        else:
+            # SGLang takes ports of its controller and schedulers from this one's neighbourhood.
+            yield start_engine(folder, port=free_port(), **SIZES, **arguments).generate, f"{variant}-even"
+
+
+def flags(**arguments) -> list[str]:
+    given = [(f"--{name.replace('_', '-')}", value) for name, value in arguments.items()]
+    return [part for name, value in given for part in ([name] if value is True else [name, str(value)])]
 
 
 def check(replicas, prompts, **where):
-    engine, name = replicas
-    check_answers(engine.generate(**request(10, prompts), **where), name, 1e-4, prompts)
+    ask, name = replicas
+    check_answers(ask(**request(10, prompts), **where), name, 1e-4, prompts)
 
 
 def test_a_replica_answers_while_the_other_is_idle(replicas):
@@ -44,3 +51,14 @@ def test_a_replica_answers_while_the_other_is_idle(replicas):
 
 def test_replicas_with_prompts_of_other_lengths_answer_at_once(replicas):
     check(replicas, UNEVEN)
+
+
+def test_a_replica_that_sleeps_keeps_no_other_waiting(replicas):
+    ask, _ = replicas
+    waited = 0
+    for number in range(6):
+        time.sleep(0.1)  # by now all of them sleep
+        begun = time.monotonic()
+        ask(**request(1, [[7, number]]), routed_dp_rank=number % 2)
+        waited += time.monotonic() - begun
+    assert waited < 3, "SGLang lets each of them sleep for a second"

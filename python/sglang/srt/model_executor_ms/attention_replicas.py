@@ -1,6 +1,9 @@
-"""Batches of attention replicas (--attn-dp-size) on a CPU, which SGLang would pad and copy as for kernels of a GPU."""
+"""Replicas of attention (--attn-dp-size) on a CPU: their batches, which SGLang would pad for a GPU, and their sleep."""
 
 from sglang.srt.layers.dp_attention import DpPaddingMode, set_dp_buffer_len_from_batch, set_is_extend_in_batch
+from sglang.srt.runtime_context import get_parallel
+
+IDLE = 10  # milliseconds for which an idle replica looks at nothing but its own requests
 
 
 def keep_size(forward_batch, _model_runner) -> None:
@@ -14,3 +17,11 @@ def keep_size(forward_batch, _model_runner) -> None:
     forward_batch.global_num_tokens_padded_cpu = forward_batch.global_num_tokens_cpu
     set_dp_buffer_len_from_batch(forward_batch)
     set_is_extend_in_batch(forward_batch.is_extend_in_batch)
+
+
+def sleep_briefly(original, sleeper) -> None:
+    """Around IdleSleeper.maybe_sleep: replicas step together, and one that slept would keep the others waiting."""
+    if get_parallel().attn_dp_size == 1:
+        original(sleeper)
+    else:
+        sleeper.poller.poll(IDLE)

@@ -206,6 +206,8 @@ def _hook_attention_replicas() -> None:
 
     batch = "sglang.srt.model_executor.forward_batch_info.ForwardBatch"
     _apply(f"{batch}.prepare_mlp_sync_batch", attention_replicas.keep_size, HookType.REPLACE)
+    sleeper = "sglang.srt.managers.scheduler_components.idle_sleeper.IdleSleeper"
+    _apply(f"{sleeper}.maybe_sleep", attention_replicas.sleep_briefly, HookType.AROUND)
     # SGLang copies on a CPU as on a GPU, with triton, unless its own CPU engine is asked for.
     _apply("sglang.srt.layers.dp_attention.memcpy_func", dp_attention.memcpy_cpu, HookType.REPLACE)
 
