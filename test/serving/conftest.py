@@ -77,14 +77,11 @@ class Engine(SglangEngine):
         # A rank that sees another one end before itself asks its parent, these tests, to end with all children.
         before = signal.signal(signal.SIGQUIT, signal.SIG_IGN)
         try:
-            for child in self.own & self._children():
+            for child in self.own & set(psutil.Process().children()):
                 kill_process_tree(child.pid)
             psutil.wait_procs(self.own, timeout=30)
         finally:
             signal.signal(signal.SIGQUIT, before)
-
-    def _children(self):
-        return set(psutil.Process().children())
 
 
 @pytest.fixture(scope="module")
@@ -148,9 +145,7 @@ class Server:
         self.log = log
         self.port = free_port()
         self.url = f"http://{address}:{self.port}"
-        command = [*before, sys.executable, "-m", "sglang.launch_server", "--model-path", str(model)]
-        command += ["--framework", "mindspore"]
-        command += ["--device", "cpu", "--dtype", "float32", "--port", str(self.port), *arguments]
+        command = [*before, sys.executable, "-m", "sglang.launch_server", *self.command(model, *arguments)]
         environment = {**os.environ, "SGLANG_MS_PROFILE": "1"}
         with log.open("wb") as output:
             self.process = psutil.Popen(
@@ -160,6 +155,11 @@ class Server:
                 env=environment,
                 start_new_session=True,
             )
+
+    def command(self, model, *arguments) -> list[str]:
+        """The server's arguments."""
+        common = ["--model-path", str(model), "--framework", "mindspore", "--device", "cpu", "--dtype", "float32"]
+        return [*common, "--port", str(self.port), *arguments]
 
     def alive(self) -> bool:
         return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE

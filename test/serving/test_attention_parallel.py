@@ -6,6 +6,7 @@ import pytest
 from models.tiny import TINY, divisible, save
 from serving.answers import check_answers, request
 from serving.conftest import free_port
+from serving.warm import WarmServer
 
 SIZES = dict(dp_size=2, enable_dp_attention=True, skip_tokenizer_init=True)
 SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
@@ -20,15 +21,19 @@ UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 
 
 
 @pytest.fixture(scope="module", params=KINDS)
-def replicas(request, start_engine, serve, tmp_path_factory):
+def replicas(request, start_engine, tmp_path_factory):
     """What asks two replicas, and the name of their model."""
     variant, through_http, arguments = KINDS[request.param]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(TINY, f"{variant}-even", divisible(TINY[variant]))
         folder = save(f"{variant}-even", tmp_path_factory.mktemp(variant))
         if through_http:
-            server = serve(folder, *flags(**SIZES, **arguments))
-            yield lambda **body: server.post("/generate", body).json(), f"{variant}-even"
+            server = WarmServer(folder / "log", *flags(max_total_tokens=2048, **SIZES, **arguments), model=folder)
+            try:
+                server.await_ready()
+                yield lambda **body: server.post("/generate", body).json(), f"{variant}-even"
+            finally:
+                server.stop()
         else:
             # SGLang takes ports of its controller and schedulers from this one's neighbourhood.
             yield start_engine(folder, port=free_port(), **SIZES, **arguments).generate, f"{variant}-even"
