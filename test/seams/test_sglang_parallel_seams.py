@@ -171,7 +171,7 @@ def test_sizes_are_padded_for_kernels_of_a_cpu_by_a_call_that_can_be_replaced():
     assert parameters(adjust_config_with_unaligned_cpu_tp) == ["model_config", "load_config", "tp_size"]
 
 
-@works_around("knows of no padding where a replica's ranks gather logits: lm_head.gather_logits")
+@works_around("has an operator of GPUs gather logits in a replica's ranks, and no padding: lm_head.gather_logits")
 def test_padded_logits_are_gathered_within_a_replica():
     assert "self.vocab_size % self.attn_tp_size" not in source(f"{LOGITS}:_gather_attn_tp_logits")
 

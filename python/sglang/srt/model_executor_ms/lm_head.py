@@ -43,7 +43,7 @@ def gather_logits(processor, shard: Shard) -> None:
     """Let a LogitsProcessor put the ranks' logits side by side with the operator table's gather, if it has one.
 
     shard: of the head. SGLang's own goes through sockets on a CPU, and copies what comes out of them once more; within
-    a replica of attention it knows of no padding.
+    a replica of attention it calls an operator that is for GPUs only, and knows of no padding.
     """
     gather = ops.column_gather(shard.group) if processor.do_tensor_parallel_all_gather else None
     if gather is None:
