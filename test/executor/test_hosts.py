@@ -19,7 +19,7 @@ from sglang.srt.utils.network import NetworkAddress
 
 
 def sizes(nnodes=2, node_rank=0, **others):
-    one = dict(tp_size=2, pp_size=1, dp_size=1, enable_dp_attention=False, dist_init_addr="10.0.0.1:5000")
+    one = dict(tp_size=2, pp_size=1, dp_size=1, dist_init_addr="10.0.0.1:5000")
     return SimpleNamespace(nnodes=nnodes, node_rank=node_rank, **one | others)
 
 
@@ -31,7 +31,6 @@ def sizes(nnodes=2, node_rank=0, **others):
         sizes(node_rank=1, tp_size=4),
         sizes(pp_size=2, tp_size=1),
         sizes(4, 3, pp_size=2, tp_size=4),
-        sizes(dp_size=2, enable_dp_attention=True),
     ],
 )
 def test_hosts_that_fit(fitting):

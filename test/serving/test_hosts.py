@@ -11,11 +11,7 @@ from serving.network import Hosts
 
 PROMPTS = ["Return the", "The first", "def main(self):\n"]
 GREEDY = {"max_new_tokens": 12, "temperature": 0}
-KINDS = {
-    "ranks": ("--tp-size", "2"),
-    "stages": ("--pp-size", "2"),
-    "replicas of attention": ("--tp-size", "2", "--dp-size", "2", "--enable-dp-attention"),
-}
+KINDS = {"ranks": ("--tp-size", "2"), "stages": ("--pp-size", "2")}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +37,7 @@ class Nodes:
 @pytest.fixture(scope="module", params=KINDS)
 def nodes(request, network, tmp_path_factory):
     """Both nodes of a server; the test that ends it is the last."""
-    both = Nodes(network, tmp_path_factory.mktemp("nodes"), *KINDS[request.param])
+    both = Nodes(network, tmp_path_factory.mktemp(request.param), *KINDS[request.param])
     servers = [both.start(1), both.start(0)]
     try:
         servers[1].await_ready()

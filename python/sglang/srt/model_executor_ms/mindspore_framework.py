@@ -172,7 +172,7 @@ def check_hosts(arguments, device: str) -> None:
         raise UnsupportedFlag(f"{asked}: the first node has rank 0, the last one {nodes - 1}")
     if not arguments.dist_init_addr:
         raise UnsupportedFlag(f"{asked}: give every node the same --dist-init-addr HOST:PORT, of the first one")
-    if arguments.dp_size > 1 and not arguments.enable_dp_attention:
+    if arguments.dp_size > 1:
         raise UnsupportedFlag(
             f"{asked} --dp-size {arguments.dp_size}: SGLang's replicas are on one host; start a server on each, and "
             "sglang_router before them"
@@ -203,6 +203,10 @@ def check_parallelism(arguments) -> None:
 
 def _check_attention_replicas(arguments) -> None:
     size = f"--attn-dp-size {arguments.attn_dp_size} (--dp-size with --enable-dp-attention)"
+    if arguments.nnodes > 1:
+        raise UnsupportedFlag(
+            f"{size} with --nnodes {arguments.nnodes}: never tried; give each host replicas of its own"
+        )
     if arguments.device == "npu":
         raise UnsupportedFlag(f"{size} with --device npu: its graphs are for ranks that have the same tokens")
     if arguments.tp_size % arguments.attn_dp_size:
