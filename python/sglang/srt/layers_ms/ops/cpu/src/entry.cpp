@@ -151,7 +151,7 @@ bool within(const int32_t* values, int64_t count, int64_t end) {
 }
 
 // Every page that a request's tokens lie in must be one of the cache.
-void check_tables(Arguments& a, const Attention& call, int64_t slots, int64_t tokens) {
+void check_tables(Arguments& a, const Requests& call, int64_t slots, int64_t tokens) {
   int64_t queries = 0;
   for (int64_t i = 0; i < call.requests && !a.failed(); ++i) {
     const int64_t length = call.seq_lens[i], blocks = (length + call.page_size - 1) / call.page_size;
@@ -164,6 +164,37 @@ void check_tables(Arguments& a, const Attention& call, int64_t slots, int64_t to
     queries += call.query_lens[i];
   }
   a.want(queries == tokens, "the requests have %ld queries, the step %ld tokens", queries, tokens);
+}
+
+// Arguments from `first` on: block_tables [B, blocks], query_lens [B], seq_lens [B], page_size [1].
+void take_requests(Arguments& a, int first, int64_t slots, int64_t tokens, Requests& call) {
+  call.block_tables = a.ints(first);
+  call.query_lens = a.ints(first + 1);
+  call.seq_lens = a.ints(first + 2);
+  const int32_t* page_size = a.ints(first + 3);
+  call.requests = a.requests(first + 1);
+  call.blocks = a.dim(first, 1);
+  if (a.failed()) return;
+  call.page_size = *page_size;
+  a.want(call.page_size > 0, "page size %ld", call.page_size);
+  if (!a.failed()) check_tables(a, call, slots, tokens);
+}
+
+// Arguments: qkv [T, (H + 2 K) * D]; from `weights` on q_weight [H * D], k_weight [K * D]; last the result, like qkv.
+QKNorm take_qk(Arguments& a, int weights) {
+  QKNorm call{};
+  call.qkv = a.data(0);
+  call.q_weight = a.data(weights);
+  call.k_weight = a.data(weights + 1);
+  call.out = a.data(a.count() - 1);
+  call.tokens = a.tokens(0);
+  call.q_size = a.size(weights);
+  call.kv_size = a.size(weights + 1);
+  a.want(a.last(0) == call.q_size + 2 * call.kv_size && a.dtype(weights) == a.dtype(0) &&
+             a.dtype(weights + 1) == a.dtype(0),
+         "%ld columns, weights for %ld queries and %ld keys, or their dtypes differ", a.last(0), call.q_size,
+         call.kv_size);
+  return call;
 }
 
 }  // namespace
@@ -313,19 +344,9 @@ OPERATOR(scaled, 1) {
 
 // qkv [T, (H + 2 K) * D], q_weight [H * D], k_weight [K * D], eps [1], group (0: all) and whether centred [2] -> like qkv
 OPERATOR(normalise_qk, 1) {
-  QKNorm call{};
-  call.qkv = a.data(0);
-  call.q_weight = a.data(1);
-  call.k_weight = a.data(2);
-  call.out = a.data(5);
-  call.tokens = a.tokens(0);
-  call.q_size = a.size(1);
-  call.kv_size = a.size(2);
+  QKNorm call = take_qk(a, 1);
   const float* eps = a.floats(3, 1);
   const int32_t* how = a.ints(4);
-  a.want(a.last(0) == call.q_size + 2 * call.kv_size && a.dtype(1) == a.dtype(0) && a.dtype(2) == a.dtype(0),
-         "%ld columns, weights for %ld queries and %ld keys, or their dtypes differ", a.last(0), call.q_size,
-         call.kv_size);
   if (a.failed()) return;
   call.eps = *eps;
   call.group = how[0];
@@ -349,18 +370,8 @@ OPERATOR(square_sums, 1) {
 
 // qkv [T, q + 2 * k], float32 sums [T, 2], q_weight [q], k_weight [k], q_count, k_count and eps [3] -> like qkv
 OPERATOR(normalise_qk_of_ranks, 1) {
-  QKNorm call{};
-  call.qkv = a.data(0);
-  call.q_weight = a.data(2);
-  call.k_weight = a.data(3);
-  call.out = a.data(5);
-  call.tokens = a.tokens(0);
-  call.q_size = a.size(2);
-  call.kv_size = a.size(3);
+  QKNorm call = take_qk(a, 2);
   const float* counts = a.floats(4, 3);
-  a.want(a.last(0) == call.q_size + 2 * call.kv_size && a.dtype(2) == a.dtype(0) && a.dtype(3) == a.dtype(0),
-         "%ld columns, weights for %ld queries and %ld keys, or their dtypes differ", a.last(0), call.q_size,
-         call.kv_size);
   a.want(a.dtype(1) == Dtype::f32 && a.last(1) == 2 && a.tokens(1) >= call.tokens, "sums of %ld columns", a.last(1));
   if (a.failed()) return;
   call.eps = counts[2];
@@ -436,20 +447,14 @@ OPERATOR(paged_attention, 1) {
   call.q = a.data(0);
   call.k_cache = a.data(1);
   call.v_cache = a.data(2);
-  call.block_tables = a.ints(3);
-  call.query_lens = a.ints(4);
-  call.seq_lens = a.ints(5);
   const float* factors = a.floats(7);
   const int32_t* options = a.ints(10);
   call.out = a.data(11);
-  call.requests = a.requests(4);
-  call.blocks = a.dim(3, 1);
   call.kv_heads = a.dim(1, 1);
   call.head_dim = a.dim(1, 2);
   call.heads = a.last(0) / call.head_dim;
   call.dtype = a.dtype(0);
   call.cache_dtype = a.dtype(1);
-  const int32_t* page_size = a.ints(6);
   a.want(a.size(7) == 2 && a.size(10) == 3, "%ld factors, %ld options", a.size(7), a.size(10));
   if (a.failed()) return;
   call.scale = factors[0];
@@ -458,12 +463,10 @@ OPERATOR(paged_attention, 1) {
   call.sinks = a.one_a_head(8, options[1], call.heads);
   call.slopes = a.one_a_head(9, options[2], call.heads);
   a.want(call.window >= 0 && call.soft_cap >= 0, "window %ld, soft cap %g", call.window, call.soft_cap);
-  call.page_size = *page_size;
   a.want(a.last(0) % call.head_dim == 0 && call.heads % call.kv_heads == 0, "%ld query columns, %ld heads of %ld",
          a.last(0), call.kv_heads, call.head_dim);
-  a.want(call.page_size > 0, "page size %ld", call.page_size);
   if (a.failed()) return;
-  check_tables(a, call, a.dim(1, 0), tokens);
+  take_requests(a, 3, a.dim(1, 0), tokens, call);
   if (a.failed()) return;
   kernels->attention(call);
 }

@@ -4,12 +4,17 @@
 
 enum class Dtype { f32, f16, bf16 };
 
-struct Attention {
+// The requests of a step, and the pages of the cache that they have.
+struct Requests {
+  const int32_t *block_tables, *query_lens, *seq_lens;  // [requests, blocks], [requests], [requests]
+  int64_t requests, blocks, page_size;
+};
+
+struct Attention : Requests {
   const void* q;  // [tokens, heads * head_dim]
   void* out;      // like q
   const void *k_cache, *v_cache;  // [slots, kv_heads, head_dim]
-  const int32_t *block_tables, *query_lens, *seq_lens;
-  int64_t requests, blocks, page_size, heads, kv_heads, head_dim;
+  int64_t heads, kv_heads, head_dim;
   float scale, soft_cap;         // soft_cap 0: none
   int64_t window;                 // 0: none
   const float *sinks, *slopes;    // [heads], or null
@@ -81,12 +86,11 @@ struct LatentRows {
   Dtype dtype, cache_dtype;
 };
 
-struct LatentAttention {
+struct LatentAttention : Requests {
   const void *q, *cache;  // [tokens, heads * (nope + rope)], [slots, rank + rope]
   void* out;              // [tokens, heads * value]
   const void *k_up, *k_absorb, *v_up;  // packed [heads, nope, rank], [heads, rank, nope], [heads, value, rank]
-  const int32_t *block_tables, *query_lens, *seq_lens;
-  int64_t requests, blocks, page_size, heads, nope, rope, rank, value;
+  int64_t heads, nope, rope, rank, value;
   float scale;
   Dtype dtype, cache_dtype;
 };

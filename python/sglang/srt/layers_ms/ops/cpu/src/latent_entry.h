@@ -62,26 +62,10 @@ OPERATOR(latent_attention, 1) {
   call.k_up = a.data(2);
   call.k_absorb = a.data(3);
   call.v_up = a.data(4);
-  call.block_tables = a.ints(5);
-  call.query_lens = a.ints(6);
-  call.seq_lens = a.ints(7);
-  const int32_t* page_size = a.ints(8);
   call.scale = *static_cast<float*>(a.data(9));
   call.out = a.data(10);
-  call.requests = a.requests(6);
-  call.blocks = a.dim(5, 1);
   if (a.failed()) return;
-  call.page_size = *page_size;
-  a.want(call.page_size > 0, "page size %ld", call.page_size);
-  if (a.failed()) return;
-  Attention tables{};
-  tables.block_tables = call.block_tables;
-  tables.query_lens = call.query_lens;
-  tables.seq_lens = call.seq_lens;
-  tables.requests = call.requests;
-  tables.blocks = call.blocks;
-  tables.page_size = call.page_size;
-  check_tables(a, tables, a.dim(1, 0), tokens);
+  take_requests(a, 5, a.dim(1, 0), tokens, call);
   if (a.failed()) return;
   kernels->latent_attention(call);
 }
