@@ -75,20 +75,40 @@ def pool(dtype=torch.float32):
     )
 
 
+def fields_of(step):
+    """Copies of what the steps of all layers, and of those with a window, have."""
+    return (
+        step["positions"] + 0,
+        step["request_ids"] + 0,
+        step["slots"] + 0,
+        step["query_lens"] + 0,
+        step["seq_lens"] + 0,
+        step["block_tables"] + 0,
+    )
+
+
 class Echo(nn.Cell):
     """A model that gives back its step."""
 
     def construct(self, step):
-        fields = (
-            step["input_ids"] + 0,
-            step["positions"] + 0,
-            step["request_ids"] + 0,
-            step["slots"] + 0,
-            step["query_lens"] + 0,
-            step["seq_lens"] + 0,
-            step["block_tables"] + 0,
-        )
-        return fields, step["plan"], (step["k_caches"][1] + 0.0, step["v_caches"][0] + 0.0)
+        caches = (step["k_caches"][1] + 0.0, step["v_caches"][0] + 0.0)
+        return step["input_ids"] + 0, fields_of(step), step["plan"], caches
+
+
+class WindowsEcho(nn.Cell):
+    """A model that gives back the step of its layers with a window."""
+
+    def construct(self, step):
+        return fields_of(step["windowed"]), step["windowed"]["plan"]
+
+
+def two_steps(other_slots=None) -> list:
+    """other_slots: of the slots, those of the pool of layers with a window."""
+    table = np.random.default_rng(0).permutation(16)[:, None] * 4 + np.arange(4)
+    return [
+        step_inputs([3, 1], [5, 9], [8, 9, 10, 50], table.reshape(2, 32), 4, other_slots),
+        step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4, other_slots),
+    ]
 
 
 def test_the_models_step_has_every_field_under_its_name():
@@ -96,15 +116,10 @@ def test_the_models_step_has_every_field_under_its_name():
     for buffer in (*kv_pool.k_buffer, *kv_pool.v_buffer):
         buffer.normal_()
     caches = KVCaches(kv_pool, 3)
-    table = np.random.default_rng(0).permutation(16)[:, None] * 4 + np.arange(4)
-    steps = [
-        step_inputs([3, 1], [5, 9], [8, 9, 10, 50], table.reshape(2, 32), 4),
-        step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4),
-    ]
     graph = forward_graph(Echo(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
-    for step in steps:
+    for step in two_steps():
         input_ids = ids(len(step.positions))
-        (found_ids, *fields), plan, (k_cache, v_cache) = graph.outputs(input_ids, step)
+        found_ids, fields, plan, (k_cache, v_cache) = graph.outputs(input_ids, step)
         for name, found, wanted in zip(
             ("input_ids", *FIELDS), (found_ids, *fields), (input_ids, *step.arrays()[:-1]), strict=False
         ):
@@ -117,33 +132,12 @@ def test_the_models_step_has_every_field_under_its_name():
         np.testing.assert_array_equal(v_cache.asnumpy().ravel(), kv_pool.get_value_buffer(0).flatten().numpy())
 
 
-class WindowsEcho(nn.Cell):
-    """A model that gives back the step of its layers with a window."""
-
-    def construct(self, step):
-        step = step["windowed"]
-        fields = (
-            step["positions"] + 0,
-            step["request_ids"] + 0,
-            step["slots"] + 0,
-            step["query_lens"] + 0,
-            step["seq_lens"] + 0,
-            step["block_tables"] + 0,
-        )
-        return fields, step["plan"]
-
-
 @pytest.mark.parametrize("divided", [False, True])
 def test_layers_with_a_window_see_the_step_of_their_pool_or_of_the_one_that_there_is(divided):
     caches = KVCaches(pool(), 3)
-    table = np.random.default_rng(0).permutation(16)[:, None] * 4 + np.arange(4)
     other = (np.random.default_rng(1).permutation(16)[:, None] * 4 + np.arange(4)).ravel() if divided else None
-    steps = [
-        step_inputs([3, 1], [5, 9], [8, 9, 10, 50], table.reshape(2, 32), 4, other),
-        step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4, other),
-    ]
     graph = forward_graph(WindowsEcho(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
-    for step in steps:
+    for step in two_steps(other):
         fields, plan = graph.outputs(ids(len(step.positions)), step)
         slots, tables, *wanted_plan = step.windowed if divided else (step.slots, step.block_tables, *step.plan)
         wanted = (step.positions, step.request_ids, slots, step.query_lens, step.seq_lens, tables)
