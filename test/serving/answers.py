@@ -1,8 +1,15 @@
 """What engines and servers answer, compared with the model itself."""
 
+import time
+from contextlib import contextmanager
+
 import numpy as np
+import psutil
+import pytest
+import requests
 import torch
 from models.tiny import reference_logits
+from serving.conftest import left_of
 
 PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than windows and chunks
 
@@ -54,3 +61,52 @@ def check_many_at_once(server, reference, texts=TEXTS, new_tokens: int = 12) -> 
     body = {"input_ids": ids, "sampling_params": {"max_new_tokens": new_tokens, "temperature": 0}}
     answers = server.post("/generate", body).json()
     assert [answer["output_ids"] for answer in answers] == [reference.greedy(one, new_tokens) for one in ids]
+
+
+@contextmanager
+def streaming(server, **more):
+    """While this lasts a long request of one server is answered; `more` is added to it. -> the lines of the answer"""
+    body = {"text": "Return", "sampling_params": {"max_new_tokens": 1500, "ignore_eos": True}, "stream": True}
+    with requests.post(f"{server.url}/generate", json=body | more, stream=True, timeout=120) as answer:
+        lines = (line for line in answer.iter_lines() if line)
+        next(lines)  # it runs
+        yield lines
+
+
+def check_cut_off(lines) -> list[bytes]:
+    """The stream must end before the answer does. -> the lines that came"""
+    came = []
+    with pytest.raises(requests.RequestException):
+        for line in lines:
+            came.append(line)
+        raise requests.ConnectionError("the stream ended, and so did the request")
+    assert b"data: [DONE]" not in came
+    return came
+
+
+def check_a_killed_rank_ends(servers, seconds: float = 30, **more) -> None:
+    """The second rank of a server, or of the nodes of one, is killed: all ends, and nothing is left in /dev/shm.
+
+    A long request, to which `more` is added, ends with an error.
+    """
+    ranks = [rank for server in servers for rank in server.ranks()]
+    assert len(ranks) > 1
+    with leaving_nothing(servers, seconds), streaming(servers[0], **more) as lines:
+        ranks[1].kill()
+        check_cut_off(lines)
+
+
+@contextmanager
+def leaving_nothing(servers, seconds: float):
+    """The nodes of one server end within so many seconds of this block, their processes and shared memory too."""
+    ranks = [rank for server in servers for rank in server.ranks()]
+    memory = {one for server in servers for one in server.shared_memory()}
+    assert memory
+    yield
+    for server in servers:
+        server.await_end(seconds)
+    end = time.monotonic() + 5  # a signal takes a moment
+    while left := [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]:
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
+    assert not left_of(memory)

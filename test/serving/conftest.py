@@ -5,6 +5,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang.srt.entrypoints.engine import Engine as SglangEngine
+from sglang.srt.managers.load_snapshot import shm_path_for
 from sglang.srt.utils import kill_process_tree
 
 ROOT = Path(__file__).parents[2]
@@ -72,6 +74,8 @@ class Engine(SglangEngine):
     def shutdown(self):
         with mock.patch("sglang.srt.entrypoints.engine.kill_process_tree", self._end):
             super().shutdown()
+        if hasattr(self, "port_args"):  # it has started
+            Path(shm_path_for(self.port_args.instance_id)).unlink(missing_ok=True)  # which would go with this process
 
     def _end(self, *_arguments, **_options):
         # A rank that sees another one end before itself asks its parent, these tests, to end with all children.
@@ -138,6 +142,17 @@ def tight_engine():
 TIED = "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 9); os.execv(sys.argv[1], sys.argv[1:])"
 
 
+def left_of(memory: set[tuple]) -> list[str]:
+    """The files in /dev/shm that are of such memory."""
+    left = []
+    for file in Path("/dev/shm").iterdir():
+        with suppress(FileNotFoundError):
+            found = file.stat()
+            if (f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}", found.st_ino) in memory:
+                left.append(file.name)
+    return left
+
+
 class Server:
     """A launch_server process; `log` is where it writes. before: a command that runs it, on `address`."""
 
@@ -167,17 +182,46 @@ class Server:
     def await_ready(self):
         end = time.monotonic() + START
         while time.monotonic() < end and self.alive():
-            try:
+            with suppress(requests.RequestException):
                 if requests.get(f"{self.url}/health", timeout=5).ok:
                     return self
-            except requests.RequestException:
-                time.sleep(0.5)
+            time.sleep(0.5)
         self.stop()
         pytest.fail(f"the server did not become ready:\n{self.log.read_text()[-4000:]}")
+
+    def await_end(self, seconds: float) -> str:
+        """What it has written, once it has ended by itself; it fails if that takes longer."""
+        end = time.monotonic() + seconds
+        while self.alive():
+            assert time.monotonic() < end, f"the server runs on after {seconds} s:\n{self.log.read_text()[-3000:]}"
+            time.sleep(0.2)
+        return self.log.read_text()
 
     def stop(self):
         if self.alive():
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def processes(self, name: str) -> list[psutil.Process]:
+        """Those of the server whose command line has this name, in the order in which they were started."""
+        found = []
+        for child in self.process.children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                found += [child] if name in " ".join(child.cmdline()) else []
+        assert found, f"no process is called {name}"
+        return sorted(found, key=lambda child: child.create_time())
+
+    def shared_memory(self) -> set[tuple]:
+        """What its processes have open in /dev/shm, under whatever name: (device, inode)"""
+        lines: list[str] = []
+        for process in self.process.children(recursive=True):
+            with suppress(OSError):  # it has just ended
+                lines += Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+        opened = [line.split() for line in lines if " /dev/shm/" in line]
+        return {(device, int(inode)) for _, _, _, device, inode, *_ in opened}
+
+    def ranks(self) -> list[psutil.Process]:
+        """The processes that compute."""
+        return self.processes("sglang::scheduler")
 
     def post(self, path: str, body=None, **options) -> requests.Response:
         return requests.post(f"{self.url}{path}", json=body, timeout=120, **options)

@@ -4,10 +4,8 @@ import os
 import re
 import time
 
-import psutil
 import pytest
-import requests
-from serving.answers import TEXTS, check_many_at_once
+from serving.answers import TEXTS, check_a_killed_rank_ends, check_many_at_once
 from serving.conftest import Server
 
 GREEDY = {"max_new_tokens": 12, "temperature": 0}
@@ -22,12 +20,6 @@ def replicas(tmp_path_factory):
         yield server.await_ready()
     finally:
         server.stop()
-
-
-def children(server, name):
-    found = [child for child in server.process.children(recursive=True) if name in " ".join(child.cmdline())]
-    assert found, f"no process is called {name}"
-    return found
 
 
 def prefills(server) -> list[str]:
@@ -52,32 +44,17 @@ def test_requests_are_shared_among_the_replicas(replicas, reference):
 
 
 def test_each_replica_stays_on_processors_of_its_own(replicas):
-    first, second = (set(child.cpu_affinity()) for child in children(replicas, "scheduler"))
+    first, second = (set(child.cpu_affinity()) for child in replicas.ranks())
     assert len(os.sched_getaffinity(0)) < 2 or not first & second
 
 
 def test_an_idle_controller_sleeps(replicas):
-    (controller,) = children(replicas, "data_parallel_controller")
+    (controller,) = replicas.processes("sglang::data_parallel_controller")
     before = sum(controller.cpu_times()[:2])
     time.sleep(2)
     assert sum(controller.cpu_times()[:2]) - before < 0.5
 
 
 def test_a_killed_replica_ends_the_server_and_the_requests_of_both(replicas):
-    schedulers = children(replicas, "scheduler")
-    body = {"text": "Return", "sampling_params": {"max_new_tokens": 1500, "ignore_eos": True}, "stream": True}
-    body["routed_dp_rank"] = 0
-    with requests.post(f"{replicas.url}/generate", json=body, stream=True, timeout=60) as answer:
-        lines = answer.iter_lines()
-        next(lines)  # it runs
-        schedulers[1].kill()
-        with pytest.raises(requests.RequestException):
-            for _ in lines:
-                pass
-            raise requests.ConnectionError("the stream ended, and so did the request")
-    end = time.monotonic() + 30
-    while replicas.alive() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not replicas.alive()
-    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in schedulers)
+    check_a_killed_rank_ends([replicas], routed_dp_rank=0)
     assert "replica's process" in replicas.log.read_text()

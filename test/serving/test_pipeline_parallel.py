@@ -2,10 +2,8 @@
 
 import time
 
-import psutil
 import pytest
-import requests
-from serving.answers import TEXTS, check_many_at_once, check_server
+from serving.answers import TEXTS, check_a_killed_rank_ends, check_many_at_once, check_server
 from serving.conftest import Server
 
 
@@ -36,7 +34,7 @@ def test_each_stage_has_its_own_layers_only(stages):
 
 
 def test_idle_stages_sleep(stages):
-    ranks = [child for child in stages.process.children(recursive=True) if "scheduler" in " ".join(child.cmdline())]
+    ranks = stages.ranks()
     time.sleep(1)
     before = [sum(rank.cpu_times()[:2]) for rank in ranks]
     time.sleep(2)
@@ -44,19 +42,4 @@ def test_idle_stages_sleep(stages):
 
 
 def test_a_killed_stage_ends_the_server_and_its_requests(stages):
-    ranks = [child for child in stages.process.children(recursive=True) if "scheduler" in " ".join(child.cmdline())]
-    assert len(ranks) == 2
-    body = {"text": "Return", "sampling_params": {"max_new_tokens": 1500, "ignore_eos": True}, "stream": True}
-    with requests.post(f"{stages.url}/generate", json=body, stream=True, timeout=60) as answer:
-        lines = answer.iter_lines()
-        next(lines)  # it runs
-        ranks[1].kill()
-        with pytest.raises(requests.RequestException):
-            for _ in lines:
-                pass
-            raise requests.ConnectionError("the stream ended, and so did the request")
-    end = time.monotonic() + 30
-    while stages.alive() and time.monotonic() < end:
-        time.sleep(0.2)
-    assert not stages.alive()
-    assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+    check_a_killed_rank_ends([stages])

@@ -169,6 +169,7 @@ def _hook_scheduler(device: str) -> None:
     from sglang.srt.model_executor_ms import hosts, model_runner, parallel, seeds, weights
 
     _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.meet, HookType.AROUND)
+    shared_files.share_no_bars()
     queue = "sglang.srt.distributed.device_communicators.shm_broadcast.MessageQueue"
     _apply(f"{queue}.create_from_process_group", shared_files.make_queue, HookType.AROUND)
     # SGLang's own registry of attention backends.

@@ -2,8 +2,11 @@
 
 import os
 import shutil
+import threading
 from contextlib import suppress
 from pathlib import Path
+
+from tqdm import tqdm
 
 FOLDER = "/dev/shm"
 
@@ -27,6 +30,11 @@ def make_queue(original, group, max_chunk_bytes, max_chunks, writer_rank=0):
         buffer.shared_memory.unlink()  # the name: whoever reads has the memory
         buffer.is_creator = False  # or it would do that again at its end
     return queue
+
+
+def share_no_bars() -> None:
+    """Keep tqdm from making a lock for bars of several processes: its semaphore in /dev/shm outlives a killed one."""
+    tqdm.set_lock(threading.RLock())
 
 
 def note(port_args, *_arguments, **_others) -> None:
