@@ -1,5 +1,6 @@
 """Arguments and environment variables that cannot be served are refused by name, before anything is loaded."""
 
+import socket
 import subprocess
 import sys
 from collections import Counter

@@ -124,6 +124,15 @@ def test_the_interface_towards_another_host():
     assert interface_of("192.0.2.1") is None  # of no host: RFC 5737
 
 
+def exchange_of(store, host, each, seconds=30.0):
+    """Of two hosts with `each` ranks, as Exchange makes it in a server."""
+    exchange = object.__new__(Exchange)
+    exchange.hosts, exchange.each, exchange.place, exchange.patience = 2, each, host, seconds
+    exchange.others = ["the other"]
+    exchange.group = ProcessGroupGloo(store, host, 2, timedelta(seconds=seconds))
+    return exchange
+
+
 @pytest.mark.parametrize("each", [1, 2])
 def test_the_first_ranks_of_hosts_fill_in_each_others_rows(each):
     store = HashStore()
@@ -132,9 +141,7 @@ def test_the_first_ranks_of_hosts_fill_in_each_others_rows(each):
     values = np.random.default_rng(0).integers(0, 255, (count, length), np.uint8)
 
     def body(host):
-        exchange = object.__new__(Exchange)
-        exchange.hosts, exchange.each, exchange.place = 2, each, host
-        exchange.group = ProcessGroupGloo(store, host, 2, timedelta(seconds=30))
+        exchange = exchange_of(store, host, each)
         rows = memory[host].reshape(count, stride)
         rows[host * each : (host + 1) * each, :length] = values[host * each : (host + 1) * each]
         exchange(memory[host].ctypes.data, stride, length)
@@ -143,3 +150,17 @@ def test_the_first_ranks_of_hosts_fill_in_each_others_rows(each):
     for rows, beyond in at_once(2, body):
         np.testing.assert_array_equal(rows, values)
         assert not beyond
+
+
+def test_a_host_that_does_not_come_is_named():
+    store, memory = HashStore(), np.zeros(8, np.uint8)
+
+    def body(host):
+        exchange = exchange_of(store, host, 1, 1.0)
+        if host == 0:
+            exchange(memory.ctypes.data, 4, 4)
+        return exchange  # which stays connected until then
+
+    error, _ = at_once(2, body)
+    assert isinstance(error, RuntimeError)
+    assert str(error).startswith("the other has ended, or has not come within 1 s (--dist-timeout)")

@@ -1,5 +1,7 @@
 """What we rely on in SGLang 0.5.23, and in torch, where ranks are on several hosts, and where a server ends."""
 
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,6 +10,7 @@ import torch
 from seams.sglang_source import assert_in_order, parameters, source, works_around
 
 import sglang
+from sglang.srt.distributed import parallel_state
 from sglang.srt.distributed.device_communicators.shm_broadcast import MessageQueue
 from sglang.srt.entrypoints import engine
 from sglang.srt.model_executor_ms import hosts

@@ -49,6 +49,16 @@ class Hosts:
         for name in self.names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
+    def cut(self) -> None:
+        """Take the cable between the hosts away."""
+        self._cable("down")
+
+    def mend(self) -> None:
+        self._cable("up")
+
+    def _cable(self, state: str) -> None:
+        subprocess.run(["ip", "-n", self.names[1], "link", "set", "cable", state], check=True)
+
     def inside(self, host: int) -> list[str]:
         """What comes before a command that is to run on a host."""
         return [shutil.which("ip"), "netns", "exec", self.names[host], *MOUNTED]

@@ -16,6 +16,8 @@ CPU_ENGINE = "SGLANG_USE_CPU_ENGINE"
 BOUND_HERE = "SGLANG_MS_THREADS_BIND"  # what bind_ranks has set BINDING to
 PARTITION = "SGLANG_PP_LAYER_PARTITION"
 THREADS = "OMP_NUM_THREADS"
+# What a rank that is not started by its launcher is given of that one's environment.
+INHERITED = (OPERATOR_TABLE, PROFILE, TRACES, PLATFORM, PARTITION, THREADS, "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
 
 # Set by CANN's and NNAL's set_env.sh.
 CANN = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
@@ -104,6 +106,14 @@ def let_idle_torch_threads_sleep() -> None:
     the user set stays.
     """
     export({"OMP_WAIT_POLICY": "PASSIVE"})
+
+
+def wait_for_no_cuda_dumps() -> None:
+    """Let a launcher that ends because a rank failed not wait 60 s for CUDA's dumps of the others.
+
+    A setting that the user made stays.
+    """
+    export({"SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0"})
 
 
 def hide_threads_of_mindspore() -> None:

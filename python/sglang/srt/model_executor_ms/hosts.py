@@ -92,19 +92,20 @@ def join(group: str, ranks: Sequence[int], gather: Callable[[object], list]) -> 
     """Join the operators' group of these ranks of the world, as many on each host. gather: as ops.join's."""
     patience = get_parallel().dist_timeout or PATIENCE
     nodes = [node_of(rank) for rank in ranks]
-    exchange = Exchange(ranks, patience) if len(set(nodes)) > 1 else None
+    exchange = Exchange(ranks, nodes, patience) if len(set(nodes)) > 1 else None
     ops.join(group, ranks.index(torch.distributed.get_rank()), len(ranks), gather, patience, nodes, exchange)
 
 
 class Exchange:
     """As the argument `exchange` of ops.join: the first ranks of all hosts give each other what their hosts' have."""
 
-    def __init__(self, ranks: Sequence[int], patience: float):
-        """ranks: those of the group in the world, as many on each host. Every one of them must call this."""
-        nodes = [node_of(rank) for rank in ranks]
+    def __init__(self, ranks: Sequence[int], nodes: Sequence[int], patience: float):
+        """ranks: those of the group in the world, all of which must call this; nodes: their hosts, as often each."""
         firsts = [rank for place, rank in enumerate(ranks) if nodes[place] not in nodes[:place]]
         self.hosts, self.each = len(firsts), len(ranks) // len(firsts)
         own = torch.distributed.get_rank()
+        self.others = [f"rank {rank} (node {nodes[ranks.index(rank)]})" for rank in firsts if rank != own]
+        self.patience = patience
         self.group = self.place = None
         if own in firsts:
             self.place = firsts.index(own)
@@ -113,12 +114,17 @@ class Exchange:
             )
 
     def __call__(self, address: int, stride: int, size: int) -> None:
-        """RuntimeError, of gloo, if a host has ended or does not come within `patience`."""
+        """RuntimeError that names the hosts, if one has ended or does not come within `patience`."""
         length = (self.hosts * self.each - 1) * stride + size
         memory = torch.frombuffer((ctypes.c_char * length).from_address(address), dtype=torch.uint8)
         rows = memory.as_strided((self.hosts, self.each, size), (self.each * stride, stride, 1))
         gathered = [host.contiguous() for host in rows]  # where hosts have one rank each, these are the rows
-        torch.distributed.all_gather(gathered, gathered[self.place], group=self.group)
+        try:
+            torch.distributed.all_gather(gathered, gathered[self.place], group=self.group)
+        except RuntimeError as error:
+            late = " or ".join(self.others)
+            why = f"has ended, or has not come within {self.patience:g} s (--dist-timeout): {error}"
+            raise RuntimeError(f"{late} {why}") from error
         for host, values in zip(rows, gathered, strict=True):
             if values.data_ptr() != host.data_ptr():
                 host.copy_(values)

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import importlib.util
+import socket
 
 from sglang.srt.model_executor_ms.arguments import (
     Refusal,
@@ -12,6 +13,7 @@ from sglang.srt.model_executor_ms.arguments import (
     read_environment,
     select_cpu_platform,
     use_huge_pages,
+    wait_for_no_cuda_dumps,
 )
 from sglang.srt.model_executor_ms.cores import divide
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag, refuse_unsupported
@@ -47,6 +49,7 @@ def configure(server_args) -> None:
     select_cpu_platform(device == "cpu" and accelerator() is None)
     let_idle_torch_threads_sleep()
     use_huge_pages()
+    wait_for_no_cuda_dumps()
     declare_resolution(
         server_args,
         SOURCE,
@@ -85,6 +88,17 @@ def refuse_without_npu() -> None:
         f"--device npu: {lacking}. `python -m sglang.srt.model_executor_ms.check_env` says what is missing and how to "
         "get it; --device cpu serves without an NPU"
     )
+
+
+def refuse_taken_port(host: str, port: int) -> None:
+    """UnsupportedFlag where a server cannot listen: SGLang would try once the model is loaded, and not end then."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as uvicorn does
+            probe.bind(address)
+    except OSError as error:
+        raise UnsupportedFlag(f"--host {host} --port {port}: cannot listen there: {error.strerror}") from error
 
 
 def _device_of_this_machine() -> str:

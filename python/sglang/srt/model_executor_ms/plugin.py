@@ -4,6 +4,7 @@ With another framework than mindspore only the seams of the flag itself are in p
 """
 
 import argparse
+import contextlib
 import functools
 import importlib
 import sys
@@ -13,6 +14,7 @@ from sglang.srt.model_executor_ms.arguments import Refusal
 from sglang.srt.model_executor_ms.npu import allocation, faults
 from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
+SERVER = "sglang.srt.entrypoints.http_server"  # imported where requests come over HTTP
 SOURCE = HookSource("mindspore", "sglang-mindspore")  # named in SGLang's log of hooks
 
 
@@ -84,15 +86,25 @@ def _resolve_with_framework(original, server_args) -> None:
     if getattr(server_args, "_resolution_finished", False) or getattr(server_args, "_resolution_failed", False):
         original(server_args)
         return
-    try:
+    with _telling(server_args):
         framework = frameworks.decide(server_args)
         framework.configure(server_args)
         original(server_args)
         framework.verify(server_args)
+
+
+@contextlib.contextmanager
+def _telling(server_args):
+    try:
+        yield
     except Refusal as refusal:
-        if getattr(server_args, "_from_command_line", False):
+        if _from_command_line(server_args):
             sys.exit(f"error: {refusal}")  # the message is all that helps; an Engine raises
         raise
+
+
+def _from_command_line(server_args) -> bool:
+    return getattr(server_args, "_from_command_line", False)
 
 
 def _activate_published(_context, server_args, *, role: str, **_) -> None:
@@ -166,9 +178,13 @@ def _hook_replicas() -> None:
 @functools.cache
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
-    from sglang.srt.model_executor_ms import hosts, model_runner, parallel, seeds, weights
+    from sglang.srt.model_executor_ms import hosts, late_ranks, model_runner, parallel, seeds, weights
 
     _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.meet, HookType.AROUND)
+    if device == "cpu":
+        group = "sglang.srt.distributed.parallel_state.GroupCoordinator"
+        _apply(f"{group}.__init__", late_ranks.wait_as_told, HookType.AROUND)
+        _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", late_ranks.introduce, HookType.AFTER)
     shared_files.share_no_bars()
     queue = "sglang.srt.distributed.device_communicators.shm_broadcast.MessageQueue"
     _apply(f"{queue}.create_from_process_group", shared_files.make_queue, HookType.AROUND)
@@ -184,6 +200,7 @@ def _hook_scheduler(device: str) -> None:
     )
     if "sglang.srt.managers.scheduler" in sys.modules:  # not in benchmarks, which have a runner and nobody to answer
         _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", faults.serve_until_fault, HookType.AROUND)
+        _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", late_ranks.serve, HookType.AROUND)
     if device == "cpu":
         # With --enable-deterministic-inference the sampler draws by this hash; SGLang's own wants sgl_kernel on a CPU.
         _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", seeds.murmur_hash32, HookType.REPLACE)

@@ -75,9 +75,10 @@ bool await(const Group& group, int rank, F&& done) {
     if (began == 0) began = now();
     const bool gone = ended(group.processes[rank]);
     if (!gone && now() - began < group.patience) continue;
-    std::fprintf(stderr, "mindspore cpu collective: rank %d (%s %d) %s\n", rank,
-                 on_host(group, rank) ? "process" : "of another host, which we reach through process", group.processes[rank],
-                 gone ? "has ended" : "has not come in time");
+    std::fprintf(stderr, "mindspore cpu collective: rank %d (%s %d) ", rank,
+                 on_host(group, rank) ? "process" : "of another host, which we reach through process",
+                 group.processes[rank]);
+    std::fprintf(stderr, gone ? "has ended\n" : "has not come within %g s (--dist-timeout)\n", group.patience);
     return false;
   }
   return true;

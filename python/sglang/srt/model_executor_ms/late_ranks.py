@@ -1,0 +1,72 @@
+"""Ranks that wait for one that is late, between steps too: for how long, and whom they name when they give up.
+
+Within a step the operators do so themselves (ops.join), between hosts hosts.Exchange.
+"""
+
+import logging
+import os
+from datetime import timedelta
+from typing import NamedTuple
+
+import psutil
+import torch
+
+from sglang.srt.model_executor_ms.hosts import node_of
+from sglang.srt.runtime_context import get_parallel
+
+logger = logging.getLogger(__name__)
+
+
+class Rank(NamedTuple):
+    rank: int  # of the world
+    node: int
+    process: int
+
+    def __str__(self):
+        return f"rank {self.rank} (node {self.node}, process {self.process})"
+
+
+_ranks: list[Rank] = []  # all of the world, in order
+
+
+def wait_as_told(original, coordinator, *arguments, **others) -> None:
+    """Around SGLang's making of a group: its messages through the CPU are waited for as long as --dist-timeout says.
+
+    SGLang gives them two hours, whatever that is.
+    """
+    seconds = get_parallel().dist_timeout
+    if seconds:
+        others.setdefault("gloo_timeout", timedelta(seconds=seconds))
+    original(coordinator, *arguments, **others)
+
+
+def introduce(_result, *_arguments, **_others) -> None:
+    """After SGLang's making of groups: every rank knows the processes of all."""
+    from sglang.srt.distributed.parallel_state import get_world_group
+
+    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+    found = [None] * size
+    own = Rank(rank, node_of(rank), os.getpid())
+    torch.distributed.all_gather_object(found, own, group=get_world_group().cpu_group)
+    _ranks[:] = found
+
+
+def serve(original, scheduler):
+    """Around SGLang's Scheduler.run_event_loop: an error comes with what has become of the other ranks."""
+    try:
+        return original(scheduler)
+    except RuntimeError:  # of gloo, or of a step
+        if len(_ranks) > 1:
+            own = _ranks[torch.distributed.get_rank()]
+            others = (f"{rank} {_state(rank, own)}" for rank in _ranks if rank != own)
+            logger.error("%s gives up: %s", own, "; ".join(others))
+        raise
+
+
+def _state(rank: Rank, own: Rank) -> str:
+    if rank.node != own.node:
+        return "is of another host"
+    try:
+        return f"is {psutil.Process(rank.process).status()}"
+    except psutil.NoSuchProcess:
+        return "has ended"

@@ -1,0 +1,56 @@
+"""What a server does that cannot start, or one of whose ranks is stopped: it says why, and ends."""
+
+import re
+import shutil
+import socket
+import subprocess
+
+import pytest
+from serving.answers import check_cut_off, leaving_nothing, streaming
+from serving.conftest import Server
+
+SMALL = ("--mount", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"', "sh")
+LIMIT = 120  # seconds
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Function of arguments -> a server that is starting."""
+    started = []
+
+    def start(*arguments, **others) -> Server:
+        started.append(Server(tmp_path / "log", "--max-total-tokens", "2048", *arguments, **others))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def test_a_full_dev_shm_is_an_error_with_what_is_wanted(server):
+    before = (shutil.which("unshare") or "unshare", *SMALL)
+    try:
+        subprocess.run([*before, "true"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"a /dev/shm of its own cannot be mounted, which root can: {error}")
+    text = server("--tp-size", "2", before=before).await_end(LIMIT)
+    assert re.search("wants 24 MiB of shared memory, and /dev/shm has [78] MiB left", text), text[-2000:]
+
+
+def test_a_taken_port_is_an_error(server):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        text = server("--port", str(port)).await_end(LIMIT)
+    assert f"error: --host 127.0.0.1 --port {port}: cannot listen there: Address already in use" in text
+    assert "Traceback" not in text
+
+
+def test_a_rank_that_is_stopped_for_too_long_ends_the_server_and_is_named(server):
+    pair = server("--tp-size", "2", "--dist-timeout", "20").await_ready()
+    late = pair.ranks()[0]  # which the others wait for between steps, too
+    with leaving_nothing([pair], 40), streaming(pair) as lines:
+        late.suspend()
+        check_cut_off(lines)
+    assert f"gives up: rank 0 (node 0, process {late.pid}) is stopped" in pair.log.read_text()
