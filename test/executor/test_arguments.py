@@ -214,6 +214,34 @@ def test_ranks_are_bound_anew_for_every_server_unless_the_user_bound_them(monkey
         monkeypatch.delenv(name, raising=False)
 
 
+def test_actors_of_ray_have_what_other_ranks_inherit(monkeypatch):
+    for name in (arguments.BINDING, arguments.BOUND_HERE, arguments.THREADS, *arguments.INHERITED):
+        monkeypatch.delenv(name, raising=False)
+    arguments.bind_ranks([[0], [1]])  # which each node does for its own ranks
+    assert arguments.for_actors() == {}
+    monkeypatch.setenv(arguments.BINDING, "5|6")
+    monkeypatch.setenv(arguments.PROFILE, "1")
+    assert arguments.for_actors() == {arguments.BINDING: "5|6", arguments.PROFILE: "1"}
+    monkeypatch.delenv(arguments.BOUND_HERE)
+
+
+def test_an_actor_computes_with_rays_one_thread_only_if_the_user_said_so(monkeypatch):
+    for given, wanted in (({}, None), ({arguments.THREADS: "1"}, "1")):
+        monkeypatch.setenv(arguments.THREADS, "1")
+        arguments.forget_threads_of_ray(given)
+        assert arguments.read_environment().threads == wanted
+
+
+def test_a_port_where_a_server_cannot_listen_is_refused():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(flags.UnsupportedFlag, match=f"--host 127.0.0.1 --port {port}: .*Address already in use"):
+            mindspore_framework.refuse_taken_port("127.0.0.1", port)
+    mindspore_framework.refuse_taken_port("127.0.0.1", port)
+
+
 # ---- a server ----
 
 

@@ -19,7 +19,7 @@ from sglang.srt.utils.network import NetworkAddress
 
 
 def sizes(nnodes=2, node_rank=0, **others):
-    one = dict(tp_size=2, pp_size=1, dp_size=1, dist_init_addr="10.0.0.1:5000")
+    one = dict(tp_size=2, pp_size=1, dp_size=1, dist_init_addr="10.0.0.1:5000", use_ray=False)
     return SimpleNamespace(nnodes=nnodes, node_rank=node_rank, **one | others)
 
 
@@ -42,6 +42,7 @@ def test_hosts_that_fit(fitting):
     [
         (sizes(node_rank=2), "--nnodes 2 --node-rank 2: the first node has rank 0, the last one 1"),
         (sizes(1, 1), "--nnodes 1 --node-rank 1"),
+        (sizes(use_ray=True), "--nnodes 2 --node-rank 0 --use-ray: actors of Ray on several nodes were not tried"),
         (sizes(dist_init_addr=None), "the same --dist-init-addr HOST:PORT"),
         (sizes(dp_size=2), "--dp-size 2: SGLang's replicas are on one host"),
         (sizes(tp_size=3), "--pp-size 1 --tp-size 3: nodes have whole stages"),

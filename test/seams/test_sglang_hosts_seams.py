@@ -77,16 +77,78 @@ def test_a_failed_rank_makes_the_launcher_kill_its_own_tree():
     assert parameters(engine.kill_process_tree)[0] == "parent_pid"
 
 
+@works_around("waits two hours for messages through the CPU, whatever --dist-timeout says: late_ranks.wait_as_told")
+def test_groups_wait_for_as_long_as_was_said():
+    assert "gloo_timeout=" in source("srt.distributed.parallel_state:init_model_parallel_group")
+
+
+def test_groups_are_made_with_a_time_for_gloo_and_the_world_is_one_of_them():
+    assert "gloo_timeout" in parameters(parallel_state.GroupCoordinator.__init__)
+    assert "timeout=gloo_timeout" in source("srt.distributed.parallel_state:GroupCoordinator")
+    assert "return GroupCoordinator(" in source("srt.distributed.parallel_state:init_world_group")
+
+
+def test_a_launcher_waits_for_cuda_dumps_unless_told_not_to():
+    dump = source("srt.managers.tokenizer_manager:TokenizerManager:dump_requests_before_crash")
+    assert_in_order(dump, "should_dump_cuda_coredump = envs.SGLANG_CUDA_COREDUMP_BEFORE_CRASH.get()", "time.sleep(")
+
+
+def test_a_launcher_of_servers_has_imported_its_module_before_it_publishes_and_others_have_not():
+    launched = source("srt.entrypoints.http_server:launch_server")
+    assert "_launch_subprocesses(" in launched
+    assert "_execute_server_warmup,\n        _setup_and_run_http_server" in ray_file("http_server.py")
+    module = "sglang.srt.entrypoints.http_server"
+    program = f"import sys, sglang.benchmark.offline_throughput; sys.exit({module!r} in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
 def ray_file(name: str) -> str:
     """A file of SGLang's that cannot be imported without Ray."""
     return (Path(sglang.__file__).parent / "srt/ray" / name).read_text()
 
 
-@works_around("asks Ray for a GPU a rank: flag_support refuses --use-ray")
+@works_around("asks Ray for a GPU a rank: ray_actors")
 def test_actors_want_no_gpu():
     assert '"GPU"' not in ray_file("engine.py")
 
 
-@works_around("selects a CUDA device in an actor: flag_support refuses --use-ray")
+@works_around("selects a CUDA device in an actor: ray_actors.select_no_device")
 def test_actors_select_no_cuda_device():
     assert "torch.cuda.set_device" not in ray_file("scheduler_actor.py")
+
+
+@works_around("does not look after its actors behind HTTP: ray_actors.launch")
+def test_the_http_server_ends_with_its_actors():
+    assert "block_until_scheduler_exits" in ray_file("http_server.py")
+
+
+@works_around("numbers each replica's actors of a node from 0: ray_actors.ranks_before")
+def test_actors_are_numbered_across_replicas():
+    numbered = ray_file("data_parallel_controller.py").split("local_gpu_idx = ")[1]
+    assert "dp_rank" in numbered[: numbered.index("parallel = get_parallel()")]
+
+
+@works_around("declares an address on a record that is published: ray_actors._declare_nothing")
+def test_nothing_is_declared_once_it_is_too_late():
+    assert '"ray.dp_controller"' not in ray_file("engine.py")
+
+
+def test_actors_are_made_by_one_function_of_a_class_with_these_methods():
+    engine_of_ray = ray_file("engine.py")
+    assert_in_order(engine_of_ray, "SchedulerActor.options(", "num_gpus=1", ").remote(", "server_args=server_args")
+    launched = engine_of_ray[engine_of_ray.index("def _launch_scheduler_processes") :]
+    assert_in_order(launched, "placement_group as create_placement_group", '"CPU": 1, "GPU": gpus_per_node')
+    assert "block_until_scheduler_exits=block_until_scheduler_exits" in launched
+    assert launched.count("declare_resolution(") == 1
+    actor = ray_file("scheduler_actor.py")
+    assert_in_order(actor, "@ray.remote\nclass SchedulerActor", "def get_info(self)", "def run_event_loop(self)")
+    assert_in_order(actor, 'accelerator_ids.get("GPU", [])', "actual_gpu_id = gpu_id", 'role="scheduler"')
+    assert_in_order(actor, "def run_event_loop", "torch.cuda.set_device(", "self.scheduler.run_event_loop()")
+
+
+def test_replicas_of_actors_have_their_controller_in_a_thread_of_the_launcher():
+    controller = ray_file("data_parallel_controller.py")
+    assert "class RayDataParallelController(DataParallelController)" in controller
+    assert "def event_loop" not in controller  # SGLang's own, which ours replaces
+    assert "_create_scheduler_actor(" in controller
+    assert "target=controller.event_loop" in ray_file("engine.py")

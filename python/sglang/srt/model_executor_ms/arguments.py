@@ -140,6 +140,20 @@ def bind_ranks(groups: list[list[int]]) -> None:
             os.environ.pop(name, None)
 
 
+def for_actors() -> dict[str, str]:
+    """The variables of an actor of Ray that other ranks inherit from their launcher."""
+    found = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    if os.environ.get(BINDING) != os.environ.get(BOUND_HERE):  # the user's, for each node
+        found[BINDING] = os.environ[BINDING]
+    return found
+
+
+def forget_threads_of_ray(given: Mapping[str, str]) -> None:
+    """Ray lets an actor compute with one thread where nobody said with how many. given: its variables by for_actors."""
+    if THREADS not in given:
+        os.environ.pop(THREADS, None)
+
+
 def reach_hosts_by(interface: str | None, address: str) -> None:
     """Let torch's gloo and SGLang reach other hosts by this interface and address of ours, unless the user said how.
 

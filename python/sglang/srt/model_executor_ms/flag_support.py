@@ -44,7 +44,7 @@ SUPPORTED = _names("""
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
     enable_deterministic_inference swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set
-    disable_hybrid_swa_memory swa_prefix_tails nnodes node_rank
+    disable_hybrid_swa_memory swa_prefix_tails nnodes node_rank use_ray
     attn_dp_size enable_dp_attention enable_dp_lm_head
     ep_size ep_num_redundant_experts init_expert_location enable_eplb eplb_algorithm eplb_rebalance_num_iterations
     eplb_rebalance_layers_per_chunk expert_distribution_recorder_buffer_size
@@ -74,10 +74,6 @@ LIMITED = {
 
 _PARALLEL = (
     "of parallelism --tp-size, --ep-size, --pp-size, --dp-size, --attn-dp-size and --nnodes are supported so far"
-)
-_RAY = (
-    "SGLang's actors of Ray want a GPU each and select a CUDA device (sglang.srt.ray), which a node of CPUs has not; "
-    "--nnodes starts ranks on several hosts without Ray"
 )
 _QUANTIZED = "quantised weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
@@ -110,7 +106,6 @@ REFUSED = (
             prefill_delayer_wait_seconds_buckets prefill_delayer_queue_min_ratio prefill_delayer_max_delay_ms
         """),
     ),
-    (_RAY, _names("use_ray")),
     (
         _QUANTIZED,
         _names("""

@@ -184,6 +184,8 @@ def check_hosts(arguments, device: str) -> None:
     asked = f"--nnodes {nodes} --node-rank {arguments.node_rank}"
     if not 0 <= arguments.node_rank < nodes:
         raise UnsupportedFlag(f"{asked}: the first node has rank 0, the last one {nodes - 1}")
+    if arguments.use_ray:
+        raise UnsupportedFlag(f"{asked} --use-ray: actors of Ray on several nodes were not tried with this backend yet")
     if not arguments.dist_init_addr:
         raise UnsupportedFlag(f"{asked}: give every node the same --dist-init-addr HOST:PORT, of the first one")
     if arguments.dp_size > 1:

@@ -142,9 +142,17 @@ def _activate_mindspore(server_args, role: str) -> None:
     view = resolving_view(server_args)
     if role == "scheduler":
         _hook_scheduler(view.device)
+        if view.use_ray and view.device == "cpu":
+            mindspore_framework.bind_processes(view)  # those of this host; the launcher may be on another one
+            _hook_actor()
     elif role == "tokenizer":
+        if SERVER in sys.modules and _from_command_line(server_args) and view.tokenizer_worker_num == 1:
+            with _telling(server_args):
+                mindspore_framework.refuse_taken_port(view.host, view.port)
         _hook_requests()
         _hook_launcher()
+        if view.use_ray and view.device == "cpu":
+            _hook_ray()
     elif role == "dp_controller":
         _hook_replicas()
 
@@ -163,6 +171,27 @@ def _hook_requests() -> None:
 def _hook_launcher() -> None:
     _apply("sglang.srt.server_args.PortArgs.init_new", shared_files.note, HookType.AFTER)
     _apply("sglang.srt.utils.common.kill_process_tree", shared_files.remove, HookType.BEFORE)
+
+
+@functools.cache
+def _hook_ray() -> None:
+    from sglang.srt.model_executor_ms import ray_actors, replicas
+
+    engine = "sglang.srt.ray.engine.RayEngine"
+    _apply(f"{engine}._launch_scheduler_processes", ray_actors.launch, HookType.AROUND)
+    _apply(f"{engine}.shutdown", ray_actors.stop, HookType.BEFORE)
+    # SGLang's controller of replicas is a thread of the launcher here.
+    _apply(
+        "sglang.srt.managers.data_parallel_controller.DataParallelController.event_loop",
+        replicas.event_loop,
+        HookType.REPLACE,
+    )
+
+
+def _hook_actor() -> None:
+    from sglang.srt.model_executor_ms import ray_actors
+
+    _apply("torch.cuda.set_device", ray_actors.select_no_device, HookType.REPLACE)
 
 
 @functools.cache

@@ -1,0 +1,100 @@
+"""Ranks as actors of Ray (--use-ray) on nodes of CPUs, and a server that ends with them.
+
+SGLang 0.5.23 asks Ray for a GPU a rank, and its actors select a CUDA device, with torch on CPUs too.
+"""
+
+import contextlib
+import os
+import signal
+import threading
+from unittest import mock
+
+import ray
+from ray.util.placement_group import placement_group
+
+from sglang.srt.arg_groups.overrides import resolving_view
+from sglang.srt.model_executor_ms.arguments import for_actors, forget_threads_of_ray
+
+
+class Rank:
+    """SGLang's actor, made where this package's hooks are in place."""
+
+    def __init__(self, *, server_args, gpu_id: int, dp_rank: int | None, **arguments):
+        """The arguments of SGLang's SchedulerActor. gpu_id: of this replica's ranks on this node."""
+        from sglang.srt.model_executor_ms import plugin
+
+        plugin.register()
+        forget_threads_of_ray(ray.get_runtime_context().runtime_env.env_vars())
+        from sglang.srt.ray.scheduler_actor import SchedulerActor
+
+        number = gpu_id + ranks_before(resolving_view(server_args), dp_rank)
+        actor = SchedulerActor.__ray_metadata__.modified_class
+        self.actor = actor(server_args=server_args, gpu_id=number, dp_rank=dp_rank, **arguments)
+
+    def get_info(self):
+        return self.actor.get_info()
+
+    def run_event_loop(self):
+        return self.actor.run_event_loop()
+
+
+def ranks_before(arguments, replica: int | None) -> int:
+    """How many ranks of this node are of other replicas, with lower numbers; those of attention are of one."""
+    if not replica or arguments.enable_dp_attention:
+        return 0
+    return replica * arguments.pp_size * arguments.tp_size // arguments.nnodes
+
+
+class Actors:
+    """In the place of SGLang's actor class, where it makes actors."""
+
+    @staticmethod
+    def options(**asked):
+        """SGLang's options, without a GPU, and in the environment that ranks have which are no actors."""
+        return ray.remote(Rank).options(**{**asked, "num_gpus": 0, "runtime_env": {"env_vars": for_actors()}})
+
+
+def launch(original, engine, server_args, *arguments, **others):
+    """Around SGLang's launch of actors: it asks for what it asks for but GPUs, and the server ends when they end."""
+    view = resolving_view(server_args)
+    if view.model_impl != "mindspore" or view.device != "cpu":  # another server of this process
+        return original(engine, server_args, *arguments, **others)
+    ours = {
+        "sglang.srt.ray.engine.SchedulerActor": Actors,
+        "ray.util.placement_group.placement_group": _place,
+        "sglang.srt.ray.engine.declare_resolution": _declare_nothing,
+    }
+    with contextlib.ExitStack() as for_now:
+        for name, replacement in ours.items():
+            for_now.enter_context(mock.patch(name, replacement))
+        launched = original(engine, server_args, *arguments, **others)
+    _stopped.clear()
+    threading.Thread(target=_watch, args=(launched[0],), daemon=True, name="actors").start()
+    return launched
+
+
+def _place(bundles, *arguments, **others):
+    bundles = [{name: count for name, count in bundle.items() if name != "GPU"} for bundle in bundles]
+    return placement_group(bundles, *arguments, **others)
+
+
+def _declare_nothing(*_arguments, **_others) -> None:
+    """SGLang 0.5.23 declares the address of replicas too late, which is an error; each actor is given it anyway."""
+
+
+_stopped = threading.Event()  # this process has ended its actors itself
+
+
+def _watch(result):
+    result.block_until_scheduler_exits()
+    if not _stopped.is_set():
+        os.kill(os.getpid(), signal.SIGQUIT)  # which SGLang's launcher sees, as where a rank tells of its end itself
+
+
+def stop(*_arguments, **_others) -> None:
+    """Before an engine ends its actors."""
+    _stopped.set()
+
+
+def select_no_device(*_arguments) -> None:
+    """In an actor without a GPU, in the place of torch.cuda.set_device."""
