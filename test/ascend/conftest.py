@@ -36,3 +36,25 @@ def model_of(checked, tmp_path_factory):
         return NpuModel(save(variant, tmp_path_factory.mktemp("checkpoint"), dtype), dtype)
 
     return load
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The calls of kernels from here on: (name, arguments)."""
+    made = []
+
+    def recorded(name, kernel):
+        def call(*arguments):
+            made.append((name, arguments))
+            return kernel(*arguments)
+
+        return call
+
+    for name in kernels._OWN:
+        monkeypatch.setattr(kernels, name, recorded(name, getattr(kernels, name)))
+    return made
+
+
+@pytest.fixture
+def chip_310p(checked, monkeypatch):
+    monkeypatch.setattr(kernels, "soc", lambda: "ascend310p")

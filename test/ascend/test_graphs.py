@@ -31,7 +31,7 @@ def model_of(bound_before, monkeypatch, tmp_path):
     "variant",
     [
         *("qwen3@32", "llama-gelu@16", "gemma@16", "stablelm-parallel@h192", "glm4@32", "olmo2@16", "granite@16"),
-        *("gemma3@16", "mistral-wide-window@16"),
+        *("gemma3@16", "mistral-wide-window@16", "gemma2@16", "gpt_oss@16", "baichuan-13b@h96"),
         *("qwen3_moe@16", "deepseek_v3@16", "deepseek_v2@32", "minicpm3@16"),
     ],
 )

@@ -17,6 +17,9 @@ ONE_WAY = {
     "deepseek_v2-lite@16": "mixed_batch",
     "deepseek_v3-one-group@16": "chunks",
     "minicpm3@16": "mixed_batch",
+    "kimi_k2@16": "mixed_batch",
+    "deepseek@h96": "mixed_batch",
+    "olmoe@h96": "mixed_batch",
 }
 CASES = [
     *((variant, way, "float16") for variant in ALL_WAYS for way in WAYS),

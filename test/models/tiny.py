@@ -77,8 +77,16 @@ def described(name: str) -> dict:
         unit = int(size)
         sizes = dict(kv_lora_rank=5 * unit, qk_nope_head_dim=3 * unit, qk_rope_head_dim=unit, v_head_dim=2 * unit)
         return TINY[variant] | sizes
-    key = "hidden_size" if size.startswith("h") else "head_dim"
-    return TINY[variant] | {key: int(size.removeprefix("h"))}
+    if not size.startswith("h"):
+        return TINY[variant] | {"head_dim": int(size)}
+    return _of_width(TINY[variant], int(size.removeprefix("h")))
+
+
+def _of_width(config: dict, width: int) -> dict:
+    sizes = {"d_model" if "d_model" in config else "hidden_size": width}
+    if "kv_channels" in config:
+        sizes["kv_channels"] = width // config["num_attention_heads"]
+    return config | sizes
 
 
 def divisible(config: dict) -> dict:

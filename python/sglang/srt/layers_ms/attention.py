@@ -67,16 +67,10 @@ class Attention(nn.Cell):
         self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
         self.sinks = None if sinks is None else parameter((own.stop - own.start,), ms.float32, Piece(sinks, (own,)))
         self.slopes = None if alibi is None else Tensor(np.asarray(alibi, np.float32)[own])
-        ops.check_attention(
-            own.stop - own.start,
-            self.num_kv_heads,
-            self.head_dim,
-            0 if rope is None else rope.rotary_dim,
-            self.window,
-            soft_cap,
-            sinks is not None,
-            alibi is not None,
-        )
+        features = (self.window, soft_cap, sinks is not None, alibi is not None)
+        rotary_dim = 0 if rope is None else rope.rotary_dim
+        ops.check_attention(own.stop - own.start, self.num_kv_heads, self.head_dim, rotary_dim, *features)
+        self.in_rounds = ops.in_rounds(*features, latent=False)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm

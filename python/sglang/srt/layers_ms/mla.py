@@ -59,6 +59,7 @@ class LatentAttention(nn.Cell):
         self.interleaved, self.heads = config.rope_interleave, heads.stop - heads.start
         self.scale = latent_scale(config.rope, size)
         ops.check_latent_attention(rank, config.qk_rope_head_dim, config.qk_nope_head_dim, config.v_head_dim)
+        self.in_rounds = ops.in_rounds(0, 0.0, False, False, latent=True)
         self.cos, self.sin = rotary_tables(config.rope, config.max_positions, config.dtype)
 
         def queries(name, width):

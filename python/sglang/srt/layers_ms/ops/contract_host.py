@@ -74,6 +74,13 @@ def check_attention(
     """
 
 
+def in_rounds(window: int, soft_cap: float, sinks: bool, slopes: bool, latent: bool) -> bool:
+    """Whether attention of such a layer is a loop, of as many rounds as the contexts of a step are long.
+
+    Such a graph cannot be captured: the number of its kernels changes.
+    """
+
+
 def check_latent_attention(rank: int, rope: int, nope: int, value: int) -> None:
     """As check_attention, of `latent_attention`: cached rows have rank + rope values, a head's keys nope + rope."""
 

@@ -26,6 +26,7 @@ from .reference_host import (  # noqa: F401 - operators of this table
     check_latent_attention,
     check_quant_linear,
     compiled,
+    in_rounds,
     pack_correction,
     parts,
     renew,

@@ -8,6 +8,10 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
     """Any attention of the contract."""
 
 
+def in_rounds(window, soft_cap, sinks, slopes, latent):
+    return False
+
+
 def check_latent_attention(rank, rope, nope, value):
     """Any sizes."""
 

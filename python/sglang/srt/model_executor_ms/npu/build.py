@@ -42,6 +42,11 @@ class Graphs(dict):
         return KindGraph(graph, captured)
 
 
+def can_capture(network) -> bool:
+    """Whether a decode step of this model is always the same kernels, which is what MindSpore can capture."""
+    return not any(getattr(cell, "in_rounds", False) for _, cell in network.cells_and_names())
+
+
 def npu_runner(
     network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int, link: DeviceLink, buckets=()
 ) -> NPUGraphRunner:

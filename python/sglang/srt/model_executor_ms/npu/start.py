@@ -3,7 +3,7 @@
 import logging
 
 from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
-from sglang.srt.model_executor_ms.npu.build import compile_kinds, npu_runner
+from sglang.srt.model_executor_ms.npu.build import can_capture, compile_kinds, npu_runner
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
 from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card
@@ -49,6 +49,9 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     link = _link(req_to_token.device)
     buckets = _buckets(limits, len(caches.k_caches)) if first else ()
+    if buckets and not can_capture(network):
+        logger.info("attention in rounds (soft caps, sinks, slopes) is not captured: decode graphs run as they are")
+        buckets = ()
     if not first:
         # MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches.
         logger.warning("the key/value pool has moved: decode graphs run uncaptured from now on")

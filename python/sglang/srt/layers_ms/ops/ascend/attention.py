@@ -5,13 +5,16 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
 from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH
+from sglang.srt.layers_ms.ops.ascend.rounds import attention_in_rounds
 from sglang.srt.layers_ms.ops.ascend.windows import windowed_attention
 
 # FlashAttentionScore reads the causal mask of any length from this triangle; 1 and -10000 are its two conventions.
 TRIANGLE = np.triu(np.ones((128, 128), np.float32), 1)
+
+IN_PAGES, WITHIN_A_WINDOW, IN_ROUNDS = range(3)  # ways of attention
 
 
 @constexpr
@@ -20,10 +23,10 @@ def causal_mask(dtype):
 
 
 @constexpr
-def _computable(soft_cap, sinks, slopes):
-    if soft_cap or sinks or slopes:
-        raise NotImplementedError("a soft cap, sinks or slopes that check_attention would have refused")
-    return True
+def _way(window, soft_cap, sinks, slopes):
+    if host.in_rounds(window, soft_cap, sinks, slopes, False):
+        return IN_ROUNDS
+    return WITHIN_A_WINDOW if window else IN_PAGES
 
 
 def _turning(x, rotary_dim, head_dim, interleaved):
@@ -103,10 +106,12 @@ def paged_attention(
     sinks=None,
     slopes=None,
 ):
-    _computable(soft_cap, sinks is not None, slopes is not None)
     (k_cache, k), (v_cache, v) = k_cache, v_cache
-    if window:
-        return windowed_attention(q, k_cache, v_cache, step, kv_heads, head_dim, scale, window)
+    way = _way(window, soft_cap, sinks is not None, slopes is not None)
+    if way == IN_ROUNDS:
+        return attention_in_rounds(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes)
+    if way == WITHIN_A_WINDOW:
+        return windowed_attention(q, k_cache, v_cache, step, head_dim, scale, window, sinks)
     heads = q.shape[-1] // head_dim
     lengths = (step["query_lens"], step["seq_lens"])
     if step["kind"] == FRESH:

@@ -5,7 +5,7 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.ascend import host, kernels
 
 
 def embedding(ids, weight, first):
@@ -27,9 +27,17 @@ def quant_linear(x, weight, scale, bias):
     return y if bias is None else kernels.add(y, bias)
 
 
+@constexpr
+def product_dtype():
+    return getattr(mstype, host.profile().products)
+
+
 def wide_linear(x, weight, bias):
-    wide = mstype.float32
-    y = kernels.matmul(kernels.cast(x, wide), kernels.cast(weight, wide))
+    wide, exact = mstype.float32, product_dtype()
+    if exact == x.dtype:  # and the weight may be in NZ
+        y = kernels.cast(kernels.matmul(x, weight), wide)
+    else:
+        y = kernels.matmul(kernels.cast(x, exact), kernels.cast(weight, exact))
     return y if bias is None else kernels.add(y, kernels.cast(bias, wide))
 
 

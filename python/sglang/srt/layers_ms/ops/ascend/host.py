@@ -16,8 +16,10 @@ LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
 LARGEST_ROW = 576  # values of a row that latent attention caches
 LARGEST_GROUP = 128  # query heads of one key/value head
-LARGEST_WINDOWED_GROUP = 64  # of FusedInferAttentionScore
-PIECE = 512  # queries that are computed together within a window
+LARGEST_GATHERED_GROUP = 64  # of FusedInferAttentionScore
+PIECE = 512  # queries that are computed together where their keys are gathered
+KEYS = 512  # that are gathered for a round of fused attention, no fewer than PIECE
+PLAIN_KEYS = 256  # of plain operators, whose scores are held in float32
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,12 @@ class Profile:
 
     dtypes: tuple[str, ...]  # of weights, activations and caches
     fractal: bool  # whether matrices of linear layers are in NZ
+    fused_blocks: bool  # whether there are FusedInferAttentionScore, and PagedAttention of latent rows
+    products: str  # dtype in which what is exact elsewhere is multiplied: routers, and attention of plain operators
 
 
-PROFILES = {"310p": Profile(("float16",), True)}
-DEFAULT = Profile(("bfloat16", "float16"), False)  # 910B, 910C
+PROFILES = {"310p": Profile(("float16",), True, False, "float16")}
+DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32")  # 910B, 910C
 
 
 def profile() -> Profile:
@@ -69,25 +73,21 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
         lacking.append(f"heads of {head_dim} values, which must be a multiple of 16 and at most {LARGEST_HEAD}")
     if rotary_dim % 16:
         lacking.append(f"rotary embedding of {rotary_dim} values, which must be a multiple of 16")
-    group = LARGEST_WINDOWED_GROUP if window else LARGEST_GROUP
+    group = LARGEST_GATHERED_GROUP if window or sinks or slopes else LARGEST_GROUP
     if heads // kv_heads > group:
         lacking.append(f"{heads // kv_heads} query heads of one key/value head, at most {group}")
-    if window and profile().fractal:
-        lacking.append(f"a window of {window} tokens on {kernels.soc()}; none is needed for --context-length {window}")
-    if soft_cap:
-        lacking.append(f"scores capped at {soft_cap}")
-    if sinks:
-        lacking.append("attention sinks")
-    if slopes:
-        lacking.append("ALiBi slopes")
     if lacking:
         raise NotImplementedError("MindSpore's attention on Ascend lacks: " + "; ".join(lacking))
 
 
+def in_rounds(window, soft_cap, sinks, slopes, latent):
+    lacking = (window or latent) and not profile().fused_blocks
+    return bool(soft_cap or slopes or (sinks and not window) or lacking)
+
+
 def check_latent_attention(rank, rope, nope, value):
-    lacking = [f"it on {kernels.soc()}"] if profile().fractal else []
     sizes = {"kv_lora_rank": rank, "qk_rope_head_dim": rope, "qk_nope_head_dim": nope, "v_head_dim": value}
-    lacking += [f"{name} {size}, which must be a multiple of 16" for name, size in sizes.items() if size % 16]
+    lacking = [f"{name} {size}, which must be a multiple of 16" for name, size in sizes.items() if size % 16]
     if rank + rope > LARGEST_ROW:
         lacking.append(f"rows of {rank + rope} values, at most {LARGEST_ROW}")
     if nope + rope > LARGEST_HEAD or value > nope + rope:
@@ -120,7 +120,7 @@ def cache_view(cache, name, page_size):
 
 
 def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
-    """For windows: first and last row, and request, of each piece; and of each row its place in the pieces."""
+    """For gathered keys: first and last row, and request, of each piece; of each row its place in the pieces."""
     if (query_lens == 1).all():
         return ()
     ends, counts = np.cumsum(query_lens), -(-query_lens // PIECE)
@@ -128,8 +128,10 @@ def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
     requests = np.repeat(np.arange(len(counts)), counts)
     firsts = starts[requests] + (np.arange(len(requests)) - before[requests]) * PIECE
     lasts = np.minimum(firsts + PIECE, ends[requests]) - 1
-    # A request's pieces but the last are full: its rows are in them as they are in it.
-    places = before[request_ids] * PIECE + np.arange(len(request_ids)) - starts[request_ids]
+    # Pieces end with their last row: what is not full begins later.
+    rows = np.arange(len(request_ids))
+    own = before[request_ids] + (rows - starts[request_ids]) // PIECE
+    places = (own + 1) * PIECE - 1 - lasts[own] + rows
     return tuple(array.astype(np.int32) for array in (firsts, lasts, requests, places))
 
 

@@ -37,6 +37,6 @@ def to_all_heads(x, heads):
     return mint.tile(mint.unsqueeze(x, 1), (1, heads, 1))
 
 
-def pad_heads(x, size):
-    """x [n, H, D] -> [n, H, size], with zeros behind each head's values."""
-    return mint.nn.functional.pad(x, (0, size - x.shape[-1]))
+def pad_heads(x, size, number):
+    """x [n, H, D] -> [n, H, size], with that number behind each head's values."""
+    return mint.nn.functional.pad(x, (0, size - x.shape[-1]), "constant", number)

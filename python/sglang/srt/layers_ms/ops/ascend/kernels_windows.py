@@ -1,24 +1,32 @@
-"""Kernels of attention within a window; part of kernels.py, by which they are called."""
+"""Kernels of attention over gathered keys; part of kernels.py, by which they are called."""
 
-from mindspore import mint
+from mindspore import mint, ops
 from mindspore.ops import auto_generate as generated
 
-EVERYTHING = 2147483647  # tokens that are not left out by their distance: the mask says it all
+EVERYTHING = 2147483647  # tokens that are not left out by their distance
+UNMASKED, CAUSAL, BAND = 0, 3, 4  # of its sparse modes, those in use
 
 
-def fused_attention(query, key, value, hidden, heads, kv_heads, scale):
-    """Attention of query [n, S, H * D] over key and value [n, P, K * D] -> [n, S, H * D].
+def fused_attention(query, key, value, shift, mask, before, heads, kv_heads, scale, totals):
+    """Attention of query [n, S, H * D] over key and value [n, P, K * D] -> [n, S, H * D], float32 [n, H, S, 1].
 
-    hidden [n, 1, S, P], bool: which keys a query does not see; each sees one at least.
+    mask: a triangle of [2048, 2048], bool, where queries are the last S of the P places and see no later ones, and of
+    those before them the last `before`, or all where it is None. Without a mask a query sees all keys: the way of one
+    query, S = 1. shift [1, H, S, P], of query's dtype: added to scores, or None. The second result is the logarithm of
+    the sum of a softmax, where `totals` asks for it.
     """
     exact = 0  # of float16: statistics in float32
-    attend = generated.FusedInferAttentionScore(heads, scale, EVERYTHING, EVERYTHING, "BSH", kv_heads, 0, exact)
-    return attend(query, [key], [value], None, hidden)[0]
+    mode = UNMASKED if mask is None else CAUSAL if before is None else BAND
+    earlier, later = (before, 0) if mode == BAND else (EVERYTHING, EVERYTHING)
+    attend = generated.FusedInferAttentionScore(
+        heads, scale, earlier, later, "BSH", kv_heads, mode, exact, 0, 0, totals
+    )
+    return attend(query, [key], [value], shift, mask)
 
 
-def minimum(x, y):
+def maximum(x, y):
     """x and y broadcast to each other."""
-    return mint.minimum(x, y)
+    return mint.maximum(x, y)
 
 
 def floor_divide(x, number):
@@ -26,7 +34,7 @@ def floor_divide(x, number):
 
 
 def greater(x, y):
-    """x > y, which broadcast to each other, bool."""
+    """x > y, which broadcast to each other, bool; y may be a number."""
     return mint.gt(x, y)
 
 
@@ -35,6 +43,38 @@ def where(choice, x, number):
     return mint.where(choice, x, number)
 
 
-def either(x, y):
-    """Of bools."""
-    return mint.logical_or(x, y)
+def both(x, y):
+    """Of bools, which broadcast to each other."""
+    return mint.logical_and(x, y)
+
+
+def turn(x):
+    """The second and third axis of four the other way round, contiguous."""
+    return generated.Contiguous()(mint.transpose(x, 1, 2))
+
+
+def multiply_stacks(x, y, transposed):
+    """x [n, a, b] times y [n, b, c], or transposed [n, c, b], of one dtype -> [n, a, c]."""
+    return ops.BatchMatMul(transpose_b=transposed)(x, y)
+
+
+def tanh(x):
+    return mint.tanh(x)
+
+
+def exp(x):
+    return mint.exp(x)
+
+
+def log(x):
+    return mint.log(x)
+
+
+def largest(x):
+    """Along the last axis, which stays, of length 1."""
+    return mint.amax(x, -1, True)
+
+
+def log_add(x, y):
+    """The logarithm of exp(x) + exp(y)."""
+    return mint.logaddexp(x, y)

@@ -2,12 +2,21 @@
 
 Requests of one new token multiply their queries by the keys' weights and attend to the rows themselves. Others compute
 each head's keys and values: fresh ones from the rows of this step, those with a past from the pages that they hold.
-Values are as wide as keys there, padded with zeros, as both kernels want them.
+Values are as wide as keys there, padded with zeros, as both kernels want them. A chip that has no kernel for the rows
+themselves attends to them in rounds, all requests alike.
 """
 
-from sglang.srt.layers_ms.ops.ascend import kernels
+from mindspore.ops import constexpr
+
+from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend.attention import causal_mask, rotary
 from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH, LARGEST_BLOCK, LARGEST_HEAD
+from sglang.srt.layers_ms.ops.ascend.rounds import latent_attention_in_rounds
+
+
+@constexpr
+def _in_rounds():
+    return host.in_rounds(0, 0.0, False, False, True)
 
 
 def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
@@ -25,7 +34,7 @@ def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads)
 
 
 def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
-    if step["kind"] == DECODE:
+    if step["kind"] == DECODE or _in_rounds():
         return _absorbed(q, cache[0], k_up, v_up, step, scale)
     heads, size, value = k_up.shape[0], q.shape[-1] // k_up.shape[0], v_up.shape[1]
     lengths = (step["query_lens"], step["seq_lens"])
@@ -49,8 +58,13 @@ def _absorbed(q, cache, k_up, v_up, step, scale):
     plain, turned = kernels.split(q.reshape(-1, heads, nope + width - rank), (nope, width - rank))
     latent = kernels.multiply_heads(kernels.contiguous(plain), k_up, False)
     query = kernels.cat((latent, turned)).reshape(-1, heads * width)
-    lengths = (step["seq_lens"], step["query_lens"])
-    found = kernels.latent_paged_attention(query, cache, step["block_tables"], *lengths, heads, scale, rank)
+    if _in_rounds():
+        found = latent_attention_in_rounds(query, cache, step, scale)
+        found, _ = kernels.split(found.reshape(-1, heads, width), (rank, width - rank))
+        found = kernels.contiguous(found)
+    else:
+        lengths = (step["seq_lens"], step["query_lens"])
+        found = kernels.latent_paged_attention(query, cache, step["block_tables"], *lengths, heads, scale, rank)
     found = kernels.multiply_heads(found.reshape(-1, heads, rank), v_up, True)
     return found.reshape(-1, heads * value)
 
@@ -63,7 +77,7 @@ def _up_projected(rows, k_up, v_up):
     keys = kernels.matmul(latent, k_up.reshape(heads * nope, rank)).reshape(-1, heads, nope)
     keys = kernels.cat((keys, kernels.to_all_heads(turned, heads)))
     values = kernels.matmul(latent, v_up.reshape(heads * value, rank)).reshape(-1, heads, value)
-    return keys, values if value == nope + rope else kernels.pad_heads(values, nope + rope)
+    return keys, values if value == nope + rope else kernels.pad_heads(values, nope + rope, 0.0)
 
 
 def _up_projected_pages(q, cache, k_up, v_up, step):

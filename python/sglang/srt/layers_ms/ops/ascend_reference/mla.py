@@ -65,7 +65,8 @@ def to_all_heads(x, heads):
     return tensor(np.repeat(values(x)[:, None], heads, 1), x.dtype)
 
 
-def pad_heads(x, size):
+def pad_heads(x, size, number):
     check("ConstantPadNd", "x", x, HALVES, 3)
     require(size >= x.shape[-1], "ConstantPadNd", f"{x.shape} to {size}")
-    return tensor(np.pad(values(x), ((0, 0), (0, 0), (0, size - x.shape[-1]))), x.dtype)
+    padding = ((0, 0), (0, 0), (0, size - x.shape[-1]))
+    return tensor(np.pad(values(x), padding, constant_values=number), x.dtype)

@@ -36,6 +36,7 @@ from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators 
     check_latent_attention,
     check_quant_linear,
     compiled,
+    in_rounds,
     pack_correction,
     parts,
     renew,

@@ -1,0 +1,43 @@
+"""Net 2 in float32: what the path computes is what Hugging Face does, so that wider limits elsewhere are for rounding.
+
+No kernel of an NPU takes float32 here; those that check are told to, and compute as they do for float16.
+"""
+
+import dataclasses
+
+import mindspore as ms
+import pytest
+from models.harness import Requests, assert_logits_close
+from models.test_logits import LIMITS, WAYS, prompts
+from models.tiny import reference_logits, save
+
+from sglang.srt.layers_ms.ops.ascend import host, rounds
+from sglang.srt.layers_ms.ops.ascend_reference import attention, dense, memory, mla, windows
+
+from .model import PAGE, NpuModel
+
+
+@pytest.fixture(autouse=True)
+def exact(checked, monkeypatch):
+    for module in (attention, dense, mla, windows):
+        monkeypatch.setattr(module, "HALVES", memory.FLOATS)
+    monkeypatch.setitem(attention.TRIANGLE, ms.float32, -10000.0)
+    monkeypatch.setattr(host, "DEFAULT", dataclasses.replace(host.DEFAULT, dtypes=("float32",)))
+    monkeypatch.setattr(host, "PIECE", 8)
+    monkeypatch.setattr(rounds, "KEYS", 16)
+    monkeypatch.setattr(rounds, "PLAIN_KEYS", 8)
+
+
+# In half precision, experts of dbrx are so close that others are chosen.
+MIXED = ["gemma2@16", "baichuan-13b@h96", "minicpm3@16", "glm4@32", "dbrx@h96", "grok@16"]
+CHUNKED = ["gpt_oss@16", "mistral-wide-window@16", "qwen3_moe-window@16"]
+CASES = [(variant, way) for variant in ("qwen3@16", "deepseek_v3@16") for way in WAYS]
+CASES += [*((variant, "mixed_batch") for variant in MIXED), *((variant, "chunks") for variant in CHUNKED)]
+
+
+@pytest.mark.parametrize("variant, way", CASES)
+def test_logits_equal_hugging_face_to_float32(tmp_path, variant, way):
+    ids = prompts()
+    found = WAYS[way](Requests(NpuModel(save(variant, tmp_path), "float32"), PAGE), ids)
+    wanted = {request: reference_logits(variant, ids[request]) for request in found}
+    assert_logits_close(found, wanted, LIMITS["float32"])

@@ -1,0 +1,135 @@
+"""Net 2 of attention over gathered keys: windows, sinks, ALiBi and soft caps, of models that equal Hugging Face."""
+
+import math
+
+import mindspore as ms
+import numpy as np
+import pytest
+from models.harness import Requests, assert_logits_close
+from models.test_config import NAMES, SAME
+from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
+from models.tiny import TINY, reference_logits, save
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.ascend import host, rounds
+from sglang.srt.model_executor_ms.npu.build import can_capture
+from sglang.srt.models_ms.registry import MODELS, POOLED
+
+from . import test_exact, test_semantics, test_semantics_experts
+from .model import PAGE, NpuModel
+
+# Windows of a few tokens and of more than a page, of all layers and of some, with ropes of their own.
+WINDOWED = [
+    *("mistral-window@16", "mistral-wide-window@16", "ministral@16", "qwen3-window@16", "gemma2-uncapped@16"),
+    *("gemma3@16", "cohere2@16", "exaone4@16", "phi3-window@h96", "qwen3_moe-window@16", "olmo3@h96"),
+]
+# Soft caps with and without windows, sinks with and without them, and slopes.
+IN_ROUNDS = ["gemma2@16", "grok@16", "grok-residual@16", "gpt_oss@16", "baichuan-13b@h96"]
+
+READ_CACHES = ("gather",)  # their first argument may be a cache
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Pieces and blocks of which a prompt has many."""
+    monkeypatch.setattr(host, "PIECE", 8)
+    monkeypatch.setattr(rounds, "KEYS", 16)
+    monkeypatch.setattr(rounds, "PLAIN_KEYS", 8)
+
+
+def compare(found, variant, ids, dtype="float16"):
+    wanted = {request: reference_logits(variant, ids[request], dtype) for request in found}
+    assert_logits_close(found, wanted, LIMITS[dtype])
+
+
+def test_every_architecture_that_generates_equals_hugging_face_in_this_net():
+    here = [*test_semantics.VARIANTS, *test_semantics_experts.ALL_WAYS, *test_semantics_experts.ONE_WAY]
+    here += [*WINDOWED, *IN_ROUNDS, *test_exact.MIXED]
+    found = {NAMES[TINY[variant.partition("@")[0]]["model_type"]] for variant in here}
+    assert found | set(SAME) == {name for name, model in MODELS.items() if model.module != POOLED}
+
+
+@pytest.mark.parametrize("variant", [*WINDOWED, *IN_ROUNDS])
+def test_pieces_and_blocks_of_a_mixed_batch(model_of, small_blocks, variant):
+    ids = prompts()
+    compare(mixed_batch(Requests(model_of(variant), PAGE), ids), variant, ids)
+
+
+@pytest.mark.parametrize("way", ["one_piece", "cached_prefix"])
+@pytest.mark.parametrize("variant", ["mistral-wide-window@16", "gpt_oss@16"])
+def test_prompts_shorter_than_a_piece_and_a_block(model_of, variant, way):
+    ids = prompts()
+    compare(WAYS[way](Requests(model_of(variant), PAGE), ids), variant, ids)
+
+
+# No experts: whom a token goes to may change with the last bits.
+@pytest.mark.parametrize("variant", ["gemma2@16", "baichuan-13b@h96"])
+def test_rounds_in_bfloat16(model_of, small_blocks, variant):
+    ids = prompts()
+    compare(WAYS["cached_prefix"](Requests(model_of(variant, "bfloat16"), PAGE), ids), variant, ids, "bfloat16")
+
+
+@pytest.mark.parametrize("variant", ["gemma2@16", "baichuan-13b@h96", "mistral-wide-window@16", "minicpm3@16"])
+def test_a_310p_gathers_and_attends_with_plain_operators(chip_310p, small_blocks, tmp_path, calls, variant):
+    model, ids = NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE), prompts()
+    compare(mixed_batch(Requests(model, PAGE), ids), variant, ids)
+    used = {name for name, _ in calls}
+    assert not used & {"fused_attention", "latent_paged_attention"} and can_capture(model.network) is False
+    products = [arguments[0].dtype for name, arguments in calls if name == "multiply_stacks"]
+    assert products and set(products) == {ms.float16}
+
+
+def test_what_a_window_gathers_does_not_grow_with_the_context(model_of, calls):
+    requests = Requests(model_of("mistral-wide-window@16"), PAGE)  # of 23 tokens
+    layers = 2
+    for context in (40, 100, 200):
+        calls.clear()
+        requests.step({f"{context} tokens": np.arange(context) % 131})
+        requests.step({f"{context} tokens": np.arange(1)})
+        keys = [
+            (arguments[0].shape[1], arguments[1].shape[:2]) for name, arguments in calls if name == "fused_attention"
+        ]
+        assert keys == [(host.PIECE, (1, host.PIECE + 22))] * layers + [(1, (1, 23))] * layers
+
+
+@pytest.mark.parametrize("variant", ["mistral-wide-window@16", "gemma2@16", "gpt_oss@16", "baichuan-13b@h96"])
+def test_nothing_is_as_large_as_tokens_times_their_context(model_of, small_blocks, calls, variant):
+    requests, largest = Requests(model_of(variant), PAGE), {}
+    for context in (24, 216):
+        requests.step({context: np.arange(context) % 131})
+        calls.clear()
+        requests.step({context: np.arange(4)})
+        inputs = [argument for name, arguments in calls for argument in arguments[name in READ_CACHES :]]
+        largest[context] = max(one.size for one in inputs if isinstance(one, ms.Tensor) and one.ndim < 4)
+    assert largest[24] == largest[216]
+
+
+def test_masks_are_one_triangle_or_none(model_of, small_blocks, calls):
+    model = model_of("gpt_oss@16")
+    requests = Requests(model, PAGE)
+    requests.step({"a": np.arange(100) % 131})
+    requests.step({"a": np.arange(1)})
+    masks = [arguments[4] for name, arguments in calls if name == "fused_attention"]
+    assert {mask.shape for mask in masks if mask is not None} == {(2048, 2048)}
+    full, windows = 1, model.config.num_hidden_layers - 1
+    blocks = math.ceil(112 / 16)
+    assert len(masks) == 2 * (windows + full * blocks)
+    assert sum(mask is not None for mask in masks) == windows + full  # the first block of the prompt
+
+
+def test_a_window_that_no_context_outgrows_is_none(model_of, monkeypatch):
+    monkeypatch.setitem(TINY, "mistral-whole", dict(TINY["mistral"], sliding_window=256, head_dim=16))
+    ids = prompts()
+    compare(mixed_batch(Requests(model_of("mistral-whole"), PAGE), ids), "mistral-whole", ids)
+
+
+@pytest.mark.parametrize(
+    "variant, wanted", [("qwen3@16", True), ("mistral-window@16", True), ("gemma2@16", False), ("gpt_oss@16", False)]
+)
+def test_attention_in_rounds_is_not_captured(model_of, variant, wanted):
+    assert can_capture(model_of(variant).network) is wanted
+
+
+def test_more_query_heads_of_a_key_than_the_fused_kernel_takes_are_refused(checked):
+    with pytest.raises(NotImplementedError, match="128 query heads of one key/value head, at most 64"):
+        ops.check_attention(128, 1, 64, 64, 0, 0.0, True, False)
