@@ -9,7 +9,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import Inferred, lacking, like, tensors_of
 
-F32, F16, BF16, I32, I64 = ms.float32, ms.float16, ms.bfloat16, ms.int32, ms.int64
+F32, F16, BF16, I8, I32, I64 = ms.float32, ms.float16, ms.bfloat16, ms.int8, ms.int32, ms.int64
 RANKS = [1, 2, 4, 8, 16]
 TOKENS = 33
 # experts, then ops.route's top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap
@@ -60,6 +60,21 @@ def test_experts_of_real_models_get_through_inference(model, ranks, dtype):
     assert lacking(mixed, tokens, stacks, ("silu",)) == "MoeInitRoutingV2"
 
 
+def mixed_int8(x, weights, chosen, gate_up, gate_up_scale, down, down_scale):
+    return experts.quant_experts(x, gate_up, gate_up_scale, down, down_scale, weights, chosen, "silu", 1.0, 1.0)
+
+
+@pytest.mark.parametrize("ranks", [1, 8])
+@pytest.mark.parametrize("model", EXPERTS)
+def test_experts_of_int8_get_through_inference(model, ranks):
+    count, hidden, inner, top_k = EXPERTS[model]
+    own = inner // ranks
+    tokens = [like(BF16, TOKENS, hidden), like(F32, TOKENS, top_k), like(I32, TOKENS, top_k)]
+    stacks = [like(I8, count, hidden, 2 * own), like(F32, count, 2, own, 1)]
+    stacks += [like(I8, count, own, hidden), like(F32, count, hidden, 1)]
+    assert lacking(mixed_int8, tokens, stacks) in ("MoeInitRoutingV2", "DynamicQuantExt")
+
+
 def mixed_own(x, weights, chosen, gate_up, down, first, count):
     return experts.fused_experts(x, gate_up, None, down, None, weights, chosen, "silu", 1.0, 1.0, first, count)
 
@@ -89,11 +104,13 @@ def test_experts_with_biases_and_other_activations_get_through_inference(activat
 
 
 X, COUNTS = (BF16, 24, 64), (I64, 4)
+QUANT = [(I8, 24, 64), (I8, 4, 64, 96), (BF16, 4, 96), (F32, 24)]
 KERNELS = {  # kernel: (what a CPU calls what it lacks, tensors, values)
     "softmax_top_k": ("MoeGatingTopKSoftmax", [(F32, 5, 16)], (3,)),
     "sigmoid_top_k": ("FusedAddTopKDiv", [(F32, 5, 256), (F32, 256)], (8, 4, 2, 8, True, 2.5)),
     "sort_by_expert": ("MoeInitRoutingV2", [(BF16, 5, 64), (I32, 5, 3)], (4,)),
     "grouped_matmul": ("GroupedMatmulV4", [X, (BF16, 4, 64, 96), (F32, 4, 96), COUNTS], ()),
+    "grouped_quant_matmul": ("GroupedMatmulV4", [*QUANT, COUNTS], ()),
     "sum_of_experts": ("InnerMoeTokenUnpermute", [X, (I32, 24), (F32, 8, 3)], ()),
     "top_k": ("TopkExt", [(F32, 5, 16)], (3,)),
 }
@@ -122,6 +139,10 @@ CHECKED = REFUSED | {
     "more experts than are sorted": ("sigmoid_top_k", [(F32, 5, 384), (F32, 384)], (8, 8, 1, 8, True, 2.5)),
     "one group of many experts": ("sigmoid_top_k", [(F32, 5, 160), (F32, 160)], (1, 1, 1, 8, True, 2.5)),
     "groups of unequal size": ("sigmoid_top_k", [(F32, 5, 30), (F32, 30)], (8, 4, 2, 8, True, 2.5)),
+    "factors in float32": ("grouped_quant_matmul", [*QUANT[:2], (F32, 4, 96), QUANT[3], COUNTS], ()),
+    "factors of other experts": ("grouped_quant_matmul", [*QUANT[:2], (BF16, 3, 96), QUANT[3], COUNTS], ()),
+    "steps of other rows": ("grouped_quant_matmul", [*QUANT[:3], (F32, 23), COUNTS], ()),
+    "rows that were not rounded": ("grouped_quant_matmul", [X, *QUANT[1:], COUNTS], ()),
     "counts in int32": ("grouped_matmul", [X, (BF16, 4, 64, 96), (F32, 4, 96), (I32, 4)], ()),
     "counts of other experts": ("grouped_matmul", [X, (BF16, 4, 64, 96), (F32, 4, 96), (I64, 5)], ()),
     "weights of another dtype": ("grouped_matmul", [X, (F16, 4, 64, 96), (F32, 4, 96), COUNTS], ()),

@@ -51,7 +51,7 @@ def to_int8(source: Path, folder: Path, method: str, skipped: str = "layers.0.ml
 
 
 class Int8Linear(torch.nn.Module):
-    def __init__(self, weight, factors, bias):
+    def __init__(self, weight, factors, bias=None):
         super().__init__()
         self.weight, self.factors, self.bias = weight.double(), factors.double(), bias
 
@@ -61,13 +61,43 @@ class Int8Linear(torch.nn.Module):
         return (y if self.bias is None else y + self.bias.double()).to(x.dtype)
 
 
+class Int8Experts(torch.nn.Module):
+    """The experts of a layer, in the place of transformers' stacks."""
+
+    def __init__(self, tensors, name, stacks):
+        super().__init__()
+        self.act_fn = stacks.act_fn
+        self.parts = torch.nn.ModuleList(
+            torch.nn.ModuleList(
+                Int8Linear(tensors[f"{name}.{expert}.{part}.weight"], tensors[f"{name}.{expert}.{part}.weight_scale"])
+                for part in ("gate_proj", "up_proj", "down_proj")
+            )
+            for expert in range(len(stacks.down_proj))
+        )
+
+    def forward(self, hidden_states, top_k_index, top_k_weights):
+        found = torch.zeros_like(hidden_states)
+        for expert, (gate, up, down) in enumerate(self.parts):
+            rows, places = torch.where(top_k_index == expert)
+            inner = self.act_fn(gate(hidden_states[rows])) * up(hidden_states[rows])
+            found.index_add_(0, rows, down(inner) * top_k_weights[rows, places, None].to(found.dtype))
+        return found
+
+
 def reference(source: Path, folder: Path):
     """transformers' model of `source`, computing in float32 with the int8 weights of `folder`."""
     model, tensors = (
         AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32),
         load_file(folder / "model.safetensors"),
     )
-    for name in [name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")]:
+    names = [name.removesuffix(".weight_scale") for name in tensors if name.endswith(".weight_scale")]
+    for stacks in {name.partition(".experts.")[0] + ".experts" for name in names if ".experts." in name}:
+        parent, _, own = stacks.rpartition(".")
+        setattr(model.get_submodule(parent), own, Int8Experts(tensors, stacks, model.get_submodule(stacks)))
+    for name in [name for name in names if ".experts." not in name]:
+        if name.endswith("kv_b_proj"):  # is multiplied with each head's queries and rows, which are not rounded
+            model.get_submodule(name).weight.data = tensors[f"{name}.weight"] * tensors[f"{name}.weight_scale"]
+            continue
         parent, _, own = name.rpartition(".")
         layer = Int8Linear(tensors[f"{name}.weight"], tensors[f"{name}.weight_scale"], model.get_submodule(name).bias)
         setattr(model.get_submodule(parent), own, layer)

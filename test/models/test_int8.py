@@ -9,8 +9,10 @@ from models.harness import PagedModel, Requests, assert_logits_close
 from models.int8 import GROUP, reference, to_int8
 from models.test_logits import mixed_batch, prompts
 from models.tiny import save
+from safetensors.torch import load_file, save_file
 
 from sglang.srt.model_executor_ms.weights import with_quantisation
+from sglang.srt.model_loader_ms.files import CheckpointError
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
 from sglang.srt.models_ms.registry import model_class
 
@@ -37,6 +39,33 @@ def test_logits_are_those_of_rounded_rows_and_weights(table, source, tmp_path, m
     assert_logits_close(found, {name: wanted[name] for name in found}, LIMIT)
 
 
+@pytest.mark.parametrize("variant", ["qwen3_moe", "deepseek_v3"])
+def test_experts_of_int8_and_latent_attention(table, tmp_path, variant):
+    """The up-projection of latent attention is multiplied with its factors when it is loaded."""
+    source, folder, ids = save(variant, tmp_path / "source"), tmp_path / "int8", prompts()
+    to_int8(source, folder, "w8a8_int8", skipped="layers.1.mlp.experts.0.none")
+    model = PagedModel(folder, compiled=False)
+    model.graph = model._graph()
+    experts = model.network.model.layers[1].mlp.experts
+    assert experts.gate_up.dtype == experts.down.dtype == ms.int8
+    found, wanted = mixed_batch(Requests(model, 4), ids), reference(source, folder)
+    with torch.no_grad():
+        wanted = {name: wanted(torch.as_tensor(ids[name])[None]).logits[0].numpy() for name in found}
+    assert_logits_close(found, wanted, LIMIT)
+
+
+def test_int8_matrices_that_are_multiplied_when_loaded_want_their_factors(table, tmp_path):
+    source, folder = save("minicpm3", tmp_path / "source"), tmp_path / "int8"
+    to_int8(source, folder, "w8a8_int8")
+    name = "model.layers.0.self_attn.kv_b_proj.weight_scale"
+    tensors = load_file(folder / "model.safetensors")
+    for wrong, message in ((None, "missing"), (torch.ones(3, 1), "wrong shape")):
+        kept = {key: tensor for key, tensor in tensors.items() if key != name}
+        save_file(kept | ({} if wrong is None else {name: wrong}), folder / "model.safetensors", {"format": "pt"})
+        with pytest.raises(CheckpointError, match=f"{message}: {name}"):
+            PagedModel(folder, compiled=False)
+
+
 def config(folder, **changes):
     return with_quantisation(json.loads((folder / "config.json").read_text()), folder, None) | changes
 
@@ -58,10 +87,10 @@ def test_what_no_layer_computes_is_refused_by_name(table, source, wrong):
         build(config(source, quantization_config={"quant_method": "modelslim", **kinds}))
 
 
-def test_int8_experts_are_refused(table, tmp_path):
-    folder = save("qwen3_moe", tmp_path)
-    with pytest.raises(UnsupportedConfig, match="no operator multiplies these int8 weights: .*, of Experts"):
-        build(config(folder, quantization_config={"quant_method": "w8a8_int8"}))
+def test_some_int8_experts_of_a_layer_are_refused(table, tmp_path):
+    folder, kinds = save("qwen3_moe", tmp_path), {"model.layers.1.mlp.experts.0.up_proj.weight": "W8A8_DYNAMIC"}
+    with pytest.raises(UnsupportedConfig, match=r"experts.0.up_proj.weight and not .*experts.0.gate_proj.weight"):
+        build(config(folder, quantization_config={"quant_method": "modelslim", **kinds}))
 
 
 def test_other_groups_of_compressed_tensors_are_refused(table, source):

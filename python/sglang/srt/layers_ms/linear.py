@@ -9,6 +9,16 @@ from sglang.srt.model_loader_ms.pieces import Piece, parameter
 ALL = slice(None)
 
 
+def int8_rows(weight) -> tuple:
+    """A parameter of the shape and pieces of `weight`, int8, and one of the factors of its rows, [..., out, 1]."""
+    pieces = weight.pieces
+    factors = (
+        piece._replace(source=f"{piece.source}_scale", read=(piece.read[0], ALL), whole=(piece.whole[0], 1))
+        for piece in pieces
+    )
+    return parameter(weight.shape, int8, *pieces), parameter((*weight.shape[:-1], 1), float32, *factors)
+
+
 def _length(rows: slice) -> int:
     return rows.stop - rows.start
 
@@ -23,13 +33,7 @@ class Linear(nn.Cell):
     def quantise(self):
         """Hold int8 weights, and factors that checkpoints have beside them; before they are loaded."""
         ops.check_quant_linear()
-        pieces = self.weight.pieces
-        factors = (
-            piece._replace(source=f"{piece.source}_scale", read=(piece.read[0], ALL), whole=(piece.whole[0], 1))
-            for piece in pieces
-        )
-        self.weight = parameter(self.weight.shape, int8, *pieces)
-        self.scale = parameter((self.weight.shape[0], 1), float32, *factors)
+        self.weight, self.scale = int8_rows(self.weight)
 
     def product(self, x):
         if self.scale is None:

@@ -41,6 +41,11 @@ class UpProjection(Linear):
         self.values = parameter((count, value, rank), config.dtype, *pieces(nope, value))
         self.absorb = parameter((count, rank, nope), config.dtype)  # keys, each head transposed
 
+    def quantise(self):
+        """Read an int8 matrix times its factors, as matrices of the dtype that is computed in; before it is loaded."""
+        for weight in (self.keys, self.values):
+            weight.pieces = tuple(piece._replace(scaled=True) for piece in weight.pieces)
+
     def pack(self):
         self.absorb.host[:] = self.keys.host.transpose(0, 2, 1)
         for weight in (self.keys, self.values, self.absorb):

@@ -8,7 +8,7 @@ from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.exchange import Exchange
 from sglang.srt.layers_ms.expert_layouts import SEPARATE, Layout, Sizes
-from sglang.srt.layers_ms.linear import Linear
+from sglang.srt.layers_ms.linear import Linear, int8_rows
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 
 ALL = slice(None)
@@ -90,6 +90,7 @@ class Experts(nn.Cell):
         self.down = stack((here, width, local), "down")
         self.gate_up_bias = stack((here, 2, local), "gate_up_bias") if bias else None
         self.down_bias = stack((here, width), "down_bias") if bias else None
+        self.gate_up_scale = self.down_scale = None  # of int8 matrices, a factor for each row
         self.activation, self.alpha, self.limit = activation, alpha, limit
         self.first, self.count = share.first, share.count
         self.location = self.chosen = None
@@ -110,6 +111,14 @@ class Experts(nn.Cell):
         for name, stack in self.stacks().items():
             stack.pieces, *stack.otherwise = (getattr(layout, name) for layout in found)
 
+    def quantise(self):
+        """Hold int8 matrices, and factors that checkpoints have beside them; before they are loaded."""
+        if self.location is not None or self.gate_up_bias is not None:
+            raise NotImplementedError("int8 experts with biases, or that move between ranks (--enable-eplb)")
+        ops.check_quant_experts(self.gate_up.dtype)
+        self.gate_up, self.gate_up_scale = int8_rows(self.gate_up)
+        self.down, self.down_scale = int8_rows(self.down)
+
     def stacks(self) -> dict:
         """The parameters whose first axis is this rank's places."""
         found = {name: getattr(self, name) for name in Layout._fields}
@@ -117,12 +126,28 @@ class Experts(nn.Cell):
 
     def pack(self):
         """Rearrange the loaded matrices for the operator table. Once after each load."""
-        ops.pack_experts(self.gate_up)
-        ops.pack_experts(self.down)
+        pack = ops.pack_experts if self.gate_up_scale is None else ops.pack_quant_experts
+        pack(self.gate_up)
+        pack(self.down)
 
     def construct(self, x, weights, experts):
         if self.location is not None:
             experts = ops.locate_experts(experts, self.location, self.chosen)
+        if self.gate_up_scale is not None:
+            return ops.quant_experts(
+                x,
+                self.gate_up,
+                self.gate_up_scale,
+                self.down,
+                self.down_scale,
+                weights,
+                experts,
+                self.activation,
+                self.alpha,
+                self.limit,
+                self.first,
+                self.count,
+            )
         return ops.fused_experts(
             x,
             self.gate_up,

@@ -14,6 +14,7 @@ import numpy as np
 from mindspore import nn
 from tqdm import tqdm
 
+from sglang.srt.model_loader_ms import int8
 from sglang.srt.model_loader_ms.checkpoint import Checkpoint, convertible, copy, randomise, selected
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
 from sglang.srt.model_loader_ms.pieces import Piece
@@ -32,6 +33,7 @@ class Want(NamedTuple):
     parameter: str  # the parameter's full name
     host: np.ndarray  # the rows to fill
     dtype: str  # of the parameter
+    scaled: bool = False  # as Piece's
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ def load(
         folder = locate(source, load_format, revision, cache_dir)
         checkpoint = Checkpoint(folder, load_format)
         wants = _as_named(checkpoint, tensors_of(model, checkpoint.tensors, names), optional_prefix)
+        scaled = int8.join(checkpoint.tensors, {want.source for want in wants if want.scaled})
         ignored, unused = _left_over(checkpoint, wants, ignore, others)
-        problems = [*checkpoint.problems, *_misfits(checkpoint, wants), *(f"unexpected: {name}" for name in unused)]
+        problems = [*checkpoint.problems, *scaled, *_misfits(checkpoint, wants)]
+        problems += [f"unexpected: {name}" for name in unused]
         if problems:
             raise _does_not_fit(model, folder, problems)
         read = _copy(checkpoint, wants, progress)
@@ -119,7 +123,7 @@ def tensors_of(model: nn.Cell, present: Container[str] = (), names: Mapping[str,
         for piece in next(others, param.pieces):
             host = param.host[piece.rows]
             host = host.swapaxes(-1, -2) if piece.transposed else host
-            wants.append(Want(source(name, piece), piece.read, piece.whole, name, host, dtype))
+            wants.append(Want(source(name, piece), piece.read, piece.whole, name, host, dtype, piece.scaled))
     if unknown:
         raise CheckpointError(f"parameters that do not state their pieces (make them with parameter()): {unknown}")
     return wants

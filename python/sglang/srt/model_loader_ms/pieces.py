@@ -23,6 +23,7 @@ class Piece(NamedTuple):
     # complaint unless this is given: give it wherever `read` is not everything.
     whole: tuple | None = None
     transposed: bool = False  # the last two axes of the checkpoint tensor are the parameter's the other way round
+    scaled: bool = False  # the checkpoint tensor is int8, and the parameter wants its products with factors of rows
 
 
 def parameter(shape: tuple, dtype: ms.Type, *pieces: Piece, otherwise: Sequence[tuple] = ()) -> ms.Parameter:

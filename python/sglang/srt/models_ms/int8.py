@@ -11,6 +11,8 @@ from collections.abc import Callable
 from mindspore import nn
 
 from sglang.srt.layers_ms.linear import ColumnLinear, RowLinear, WholeLinear
+from sglang.srt.layers_ms.mla import UpProjection
+from sglang.srt.layers_ms.moe import Experts
 from sglang.srt.models_ms.config import UnsupportedConfig
 from sglang.srt.models_ms.registry import INT8_METHODS
 
@@ -38,7 +40,7 @@ def apply(network: nn.Cell, hf: dict) -> None:
         chosen = [one for one in names if PROJECTION.search(one) and held(one)]
         if not chosen:
             continue
-        if not isinstance(cell, (ColumnLinear, RowLinear, WholeLinear)):
+        if not isinstance(cell, (ColumnLinear, RowLinear, WholeLinear, UpProjection, Experts)):
             problems.append(f"{chosen[0]}, of {type(cell).__name__}")
         elif len(chosen) < len(names):
             problems.append(f"{chosen[0]} and not {next(one for one in names if one not in chosen)}")

@@ -202,6 +202,27 @@ def fused_experts(
     """
 
 
+def quant_experts(
+    x: Tensor,
+    gate_up: Tensor,
+    gate_up_scale: Tensor,
+    down: Tensor,
+    down_scale: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    activation: str,
+    alpha: float,
+    limit: float,
+    first: int = 0,
+    count: int | None = None,
+) -> Tensor:
+    """As fused_experts, of int8 stacks times factors of their rows: float32 [E, 2, n, 1] and [E, h, 1].
+
+    Rows of x, and of what is multiplied by down, are rounded to int8 as quant_linear's. The stacks are as
+    `pack_quant_experts` leaves them.
+    """
+
+
 def locate_experts(experts: Tensor, location: Tensor, chosen: Tensor) -> Tensor:
     """The place, among those of all ranks, to which each of the experts [T, k] int32 sends its token: [T, k] int32.
 

@@ -89,6 +89,10 @@ def check_quant_linear() -> None:
     """As check_attention, of `quant_linear`."""
 
 
+def check_quant_experts(dtype) -> None:
+    """As check_attention, of `quant_experts` of activations of `dtype`."""
+
+
 def rotary_tables(cos, sin, dtype) -> tuple[Tensor, Tensor]:
     """float32 numpy arrays [P, R / 2] of P positions -> what operators read of them, of weights of `dtype`."""
 
@@ -152,6 +156,10 @@ def pack_table(weight) -> None:
 
 def pack_experts(weight) -> None:
     """As pack_linear, of a stack that `fused_experts` reads."""
+
+
+def pack_quant_experts(weight) -> None:
+    """As pack_linear, of a stack that `quant_experts` reads."""
 
 
 def pack_correction(bias) -> None:

@@ -20,14 +20,16 @@ from .reference_collectives import (  # noqa: F401 - operators of this table
     reduce_scatter,
     send,
 )
-from .reference_experts import add_gated, fused_experts, locate_experts, route  # noqa: F401 - operators of this table
+from .reference_experts import add_gated, fused_experts, locate_experts, quant_experts, route  # noqa: F401 - operators of this table
 from .reference_host import (  # noqa: F401 - operators of this table
     check_attention,
     check_latent_attention,
+    check_quant_experts,
     check_quant_linear,
     compiled,
     in_rounds,
     pack_correction,
+    pack_quant_experts,
     parts,
     renew,
     rotary_tables,

@@ -5,8 +5,8 @@ That wants memory: it is for few tokens and small experts, the oracle of other t
 
 import math
 
+from mindspore import Tensor, mint, ops
 from mindspore import dtype as mstype
-from mindspore import mint, ops
 
 
 def _limited(choice, groups, top_groups, group_top):
@@ -82,6 +82,32 @@ def fused_experts(
         found = mint.matmul(_of(down, chosen).reshape(-1, width, size), mint.unsqueeze(inner, -1)).reshape(-1, width)
         found = found if down_bias is None else found + _of(down_bias, chosen)
         total = total + found * weights[:, choice : choice + 1]
+    return total
+
+
+def _rounded(rows):
+    """-> rows as whole numbers of steps, and their steps [T, 1]."""
+    steps = mint.maximum(mint.amax(mint.abs(rows), -1, True), Tensor(1e-30, mstype.float32)) / 127.0
+    return mint.round(rows / steps), steps
+
+
+def quant_experts(
+    x, gate_up, gate_up_scale, down, down_scale, weights, experts, activation, alpha, limit, first=0, count=None
+):
+    held, _, size, width = gate_up.shape
+    gate_up, down = gate_up.astype(mstype.float32), down.astype(mstype.float32)
+    if count is not None and count != held:
+        experts, weights = _held(experts, weights, first, held)
+    # Of another table's router, rows without a token may name any expert; Gather looks at all.
+    experts = ops.clip_by_value(experts, 0, held - 1)
+    total, (rows, steps) = ops.zeros_like(x), _rounded(x)
+    for choice in range(experts.shape[1]):
+        chosen = experts[:, choice]
+        inner = mint.matmul(_of(gate_up, chosen).reshape(-1, 2 * size, width), mint.unsqueeze(rows, -1))
+        inner = inner.reshape(-1, 2 * size) * steps * _of(gate_up_scale, chosen)
+        inner, inner_steps = _rounded(_gated(inner[:, :size], inner[:, size:], activation, alpha, limit))
+        found = mint.matmul(_of(down, chosen).reshape(-1, width, size), mint.unsqueeze(inner, -1)).reshape(-1, width)
+        total = total + found * inner_steps * _of(down_scale, chosen) * weights[:, choice : choice + 1]
     return total
 
 

@@ -20,6 +20,10 @@ def check_quant_linear():
     """Any."""
 
 
+def check_quant_experts(dtype):
+    """Any."""
+
+
 def rotary_tables(cos, sin, dtype):
     return Tensor(cos), Tensor(sin)
 
@@ -34,6 +38,10 @@ def compiled():
 
 def renew(weight):
     """Its memory is `host`."""
+
+
+def pack_quant_experts(weight):
+    """They are read row by row."""
 
 
 def pack_correction(bias):

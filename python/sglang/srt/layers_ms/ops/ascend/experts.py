@@ -87,25 +87,51 @@ def _held(experts, weights, first, held):
     return kernels.where(own, places, held), kernels.mul(weights, kernels.cast(own, weights.dtype))
 
 
-def fused_experts(
-    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
-):
-    held, _, columns = gate_up.shape  # as pack_experts leaves it: [E, h, 2 * n], gate before up
-    divided = count is not None and count != held
+def _sorted(x, experts, weights, first, held, divided):
+    """-> rows by expert, their places, counts int64 [held], weights."""
     if divided:
         experts, weights = _held(experts, weights, first, held)
     rows, places, counts = kernels.sort_by_expert(x, experts, held + 1 if divided else held)
     if divided:
         counts, _ = kernels.split(counts, (held, 1))
-    counts = kernels.cast(counts, mstype.int64)
-    inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(held, columns)
-    inner = kernels.grouped_matmul(rows, gate_up, _as_bias(inner_bias), counts)
-    inner = _gated(inner, activation, alpha, limit)
-    found = kernels.grouped_matmul(inner, down, _as_bias(down_bias), counts)
+    return rows, places, kernels.cast(counts, mstype.int64), weights
+
+
+def _summed(found, places, counts, weights, divided):
     if divided:  # rows of other ranks' experts hold what was in memory, and 0 times that may be no number
         own = kernels.greater(kernels.cast(kernels.total(counts), mstype.int32), kernels.numbered(places))
         found = kernels.where(own.reshape(-1, 1), found, 0.0)
     return kernels.sum_of_experts(found, places, weights)
+
+
+def fused_experts(
+    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
+):
+    held, _, columns = gate_up.shape  # as pack_experts leaves it: [E, h, 2 * n], gate before up
+    divided = count is not None and count != held
+    rows, places, counts, weights = _sorted(x, experts, weights, first, held, divided)
+    inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(held, columns)
+    inner = kernels.grouped_matmul(rows, gate_up, _as_bias(inner_bias), counts)
+    inner = _gated(inner, activation, alpha, limit)
+    found = kernels.grouped_matmul(inner, down, _as_bias(down_bias), counts)
+    return _summed(found, places, counts, weights, divided)
+
+
+def quant_experts(
+    x, gate_up, gate_up_scale, down, down_scale, weights, experts, activation, alpha, limit, first=0, count=None
+):
+    held = gate_up.shape[0]  # as fused_experts'
+    divided = count is not None and count != held
+    rows, places, counts, weights = _sorted(x, experts, weights, first, held, divided)
+    inner = _gated(_quant_product(rows, gate_up, gate_up_scale, counts), activation, alpha, limit)
+    found = _quant_product(inner, down, down_scale, counts)
+    return _summed(found, places, counts, weights, divided)
+
+
+def _quant_product(rows, matrices, scale, counts):
+    rounded, steps = kernels.dynamic_quant(rows)
+    scale = kernels.cast(scale.reshape(matrices.shape[0], -1), mstype.bfloat16)  # the only one the kernel takes
+    return kernels.grouped_quant_matmul(rounded, matrices, scale, steps, counts)
 
 
 def _as_bias(bias):

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from mindspore import Tensor
+from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend.stacks import pack_stack
@@ -104,6 +105,14 @@ def check_quant_linear():
         )
 
 
+def check_quant_experts(dtype):
+    check_quant_linear()
+    if dtype != mstype.bfloat16:
+        raise NotImplementedError(
+            "int8 experts: GroupedMatmulV4 gives products of int8 in bfloat16; give --dtype bfloat16"
+        )
+
+
 def rotary_tables(cos, sin, dtype):
     return tuple(Tensor(np.concatenate([table, table], -1)).astype(dtype) for table in (cos, sin))
 
@@ -176,3 +185,7 @@ def pack_experts(weight):
     pack_stack(weight)
     if profile().fractal:
         weight.assign_value(kernels.format_cast(weight, kernels.NZ))
+
+
+def pack_quant_experts(weight):
+    pack_stack(weight)

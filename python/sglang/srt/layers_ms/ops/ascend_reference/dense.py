@@ -56,7 +56,8 @@ def dynamic_quant(x):
     check("DynamicQuantExt", "x", x, HALVES, 2)
     held = values(x)
     steps = np.maximum(np.abs(held).max(-1), 1e-30) / 127
-    return tensor(np.rint(held / steps[:, None]), mstype.int8), tensor(steps, mstype.float32)
+    with np.errstate(invalid="ignore"):  # rows of no number, of padding and of other ranks' experts
+        return tensor(np.rint(held / steps[:, None]), mstype.int8), tensor(steps, mstype.float32)
 
 
 def quant_matmul(x, weight, scale, steps, dtype):

@@ -130,12 +130,7 @@ def grouped_matmul(rows, weights, bias, counts):
     kernel = "GroupedMatmulV4"
     check(kernel, "rows", rows, FLOATS, 2)
     check(kernel, "weights", weights, (rows.dtype,), 3)
-    check(kernel, "counts", counts, (mstype.int64,), 1)
-    experts, width, size = weights.shape
-    require(rows.shape[1] == width, kernel, f"rows {rows.shape} times [E, in, out] {weights.shape}")
-    sizes = stored(counts)
-    require(len(sizes) == experts and (sizes >= 0).all(), kernel, f"counts {sizes.tolist()} of {experts} experts")
-    require(sizes.sum() <= len(rows), kernel, f"counts {sizes.tolist()} of {len(rows)} rows")
+    sizes, (experts, _, size) = _group_sizes(kernel, rows, weights, counts), weights.shape
     if bias is not None:
         wanted = mstype.float32 if rows.dtype == mstype.bfloat16 else rows.dtype
         check(kernel, "bias", bias, (wanted,), 2)
@@ -149,6 +144,36 @@ def grouped_matmul(rows, weights, bias, counts):
             found[start:stop] += values(bias)[expert]
         start = stop
     return tensor(found, rows.dtype)
+
+
+def grouped_quant_matmul(rows, weights, scale, steps, counts):
+    kernel = "GroupedMatmulV4"
+    check(kernel, "rows", rows, (mstype.int8,), 2)
+    check(kernel, "weights", weights, (mstype.int8,), 3)
+    check(kernel, "scale", scale, (mstype.bfloat16,), 2)
+    check(kernel, "steps", steps, FLOAT, 1)
+    require(scale.shape == (len(weights), weights.shape[2]), kernel, f"scale {scale.shape} of {weights.shape}")
+    require(steps.shape == (len(rows),), kernel, f"steps {steps.shape} of {rows.shape}")
+    sizes = _group_sizes(kernel, rows, weights, counts)
+    found, start = np.full((len(rows), weights.shape[2]), np.nan, np.float32), 0
+    held, matrices, factors, steps = stored(rows), stored(weights), values(scale), values(steps)
+    for expert in np.flatnonzero(sizes):
+        stop = start + sizes[expert]
+        sums = held[start:stop].astype(np.float64) @ matrices[expert].astype(np.float64)  # exact, as int32 is
+        found[start:stop] = sums * factors[expert] * steps[start:stop, None]
+        start = stop
+    return tensor(found, mstype.bfloat16)
+
+
+def _group_sizes(kernel, rows, weights, counts):
+    """Rows of each expert, where rows, weights and counts go together."""
+    check(kernel, "counts", counts, (mstype.int64,), 1)
+    experts, width, _ = weights.shape
+    require(rows.shape[1] == width, kernel, f"rows {rows.shape} times [E, in, out] {weights.shape}")
+    sizes = stored(counts)
+    require(len(sizes) == experts and (sizes >= 0).all(), kernel, f"counts {sizes.tolist()} of {experts} experts")
+    require(sizes.sum() <= len(rows), kernel, f"counts {sizes.tolist()} of {len(rows)} rows")
+    return sizes
 
 
 def sum_of_experts(rows, places, weights):

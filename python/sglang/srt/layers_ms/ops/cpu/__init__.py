@@ -34,10 +34,12 @@ from sglang.srt.layers_ms.ops.cpu.library import room as _room
 from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators of this table
     check_attention,
     check_latent_attention,
+    check_quant_experts,
     check_quant_linear,
     compiled,
     in_rounds,
     pack_correction,
+    pack_quant_experts,
     parts,
     renew,
     rotary_tables,
