@@ -10,9 +10,10 @@ from transformers import AutoTokenizer
 import sglang
 
 MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
-# Of log-probabilities: a value of float16 half way between two int8 steps may be rounded to the other one, which the
-# layers after it carry on. On average, and at most.
-MEAN, MOST = 0.1, 0.6
+# Errors of log-probabilities on average, and at most, as multiples of those that transformers in float16 has: a value
+# half way between two int8 steps may be rounded to the other one, which the layers after it carry on. test_exact.py has
+# the same model in float32, and no such error until the first such value.
+MEAN, MOST = 1.5, 2.5
 PROMPTS = ["Return a list of", "def", "The model is loaded from the checkpoint, and then the server"]
 
 
@@ -56,16 +57,17 @@ def test_an_engine_answers_as_transformers_does(engine, folder):
     answers = engine.generate(input_ids=ids[:4], sampling_params=greedy, **logprobs)
     answers.append(engine.generate(input_ids=ids[4], sampling_params=greedy, return_logprob=True))
     assert answers[4]["meta_info"]["cached_tokens"] >= 16
-    errors = []
+    errors, own, rough = [], [], reference(MODEL, folder).half()
     for prompt, answer in zip(ids, answers, strict=True):
         meta = answer["meta_info"]
         found = [(logprob, token) for logprob, token, _ in meta["input_token_logprobs"] + meta["output_token_logprobs"]]
         tokens = prompt + answer["output_ids"]
-        wanted = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        wanted, coarse = (one(torch.tensor([tokens])).logits[0].float().log_softmax(-1) for one in (model, rough))
         assert [token for _, token in found] == tokens[-len(found) :]
         for place, (logprob, token) in enumerate(found, len(tokens) - len(found) - 1):
             if logprob is not None:  # the first token of a prompt
                 errors.append(abs(logprob - wanted[place, token].item()))
+                own.append(abs(coarse[place, token] - wanted[place, token]).item())
         for place, token in enumerate(answer["output_ids"], len(prompt) - 1):
-            assert wanted[place, token] > wanted[place].max() - MOST
-    assert sum(errors) / len(errors) < MEAN and max(errors) < MOST, errors
+            assert wanted[place, token] > wanted[place].max() - MOST * max(own)
+    assert sum(errors) < MEAN * sum(own) and max(errors) < MOST * max(own), (errors, own)
