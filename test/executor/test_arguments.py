@@ -216,13 +216,13 @@ def test_ranks_are_bound_anew_for_every_server_unless_the_user_bound_them(monkey
 
 def test_actors_of_ray_have_what_other_ranks_inherit(monkeypatch):
     for name in (arguments.BINDING, arguments.BOUND_HERE, arguments.THREADS, *arguments.INHERITED):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is afterwards as it was
+        monkeypatch.delenv(name)
     arguments.bind_ranks([[0], [1]])  # which each node does for its own ranks
     assert arguments.for_actors() == {}
     monkeypatch.setenv(arguments.BINDING, "5|6")
     monkeypatch.setenv(arguments.PROFILE, "1")
     assert arguments.for_actors() == {arguments.BINDING: "5|6", arguments.PROFILE: "1"}
-    monkeypatch.delenv(arguments.BOUND_HERE)
 
 
 def test_an_actor_computes_with_rays_one_thread_only_if_the_user_said_so(monkeypatch):

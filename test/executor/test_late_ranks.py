@@ -28,6 +28,7 @@ def test_the_others_are_named_with_what_has_become_of_them(monkeypatch, caplog):
     with pytest.raises(RuntimeError, match="Timed out"):
         late_ranks.serve(fails, None)
     stopped.kill()
+    stopped.wait()
     (said,) = caplog.messages
     assert said == (
         f"rank 1 (node 0, process {os.getpid()}) gives up: rank 0 (node 0, process {stopped.pid}) is stopped; "

@@ -164,6 +164,8 @@ def verify(server_args) -> None:
     from sglang.srt.arg_groups.overrides import attention_backends_of, model_config_of, resolving_view
 
     view = resolving_view(server_args)
+    if view.use_ray and view.device == "npu":
+        raise UnsupportedFlag("--use-ray with --device npu: SGLang asks Ray for GPUs, and selects CUDA devices")
     check_parallelism(view)
     check_expert_location(view)
     if view.enable_deterministic_inference and view.device == "npu":
