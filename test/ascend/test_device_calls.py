@@ -176,7 +176,10 @@ def test_layers_with_a_window_share_the_pool_where_steps_are_prepared_as_on_an_n
 
 @pytest.fixture
 def made(calls, monkeypatch):
-    """start.runner with SGLang's list of sizes -> the buckets of the runner that is made."""
+    """start.runner with SGLang's list of sizes -> the buckets of the runner that is made.
+
+    in_rounds: what the one layer of its network says of its attention.
+    """
     graph = SimpleNamespace(disable_cuda_graph=False, disable_decode_cuda_graph=False)
     graph.cuda_graph_config = SimpleNamespace(decode=SimpleNamespace(bs=[1, 2, 4, 8, 16]))
     monkeypatch.setattr("sglang.srt.runtime_context.get_exec", lambda: SimpleNamespace(graph=graph))
@@ -185,15 +188,20 @@ def made(calls, monkeypatch):
     caches = SimpleNamespace(k_caches=(0,) * 3, pool=SimpleNamespace(size=64))
     limits = build.Limits(tokens=64, requests=6, blocks=4)
 
-    def runner(first=True, **flags):
+    def runner(first=True, in_rounds=False, **flags):
         vars(graph).update(flags)
-        return start.runner(None, caches, limits, torch.zeros(4, 4), 4, 99, first)
+        network = SimpleNamespace(cells_and_names=lambda: [("attention", SimpleNamespace(in_rounds=in_rounds))])
+        return start.runner(network, caches, limits, torch.zeros(4, 4), 4, 99, first)
 
     return runner
 
 
 def test_decode_graphs_are_for_sglangs_sizes_up_to_the_most_requests(made):
     assert made() == (1, 2, 4, 6)
+
+
+def test_attention_in_rounds_is_not_captured(made):
+    assert made(in_rounds=True) == ()
 
 
 @pytest.mark.parametrize("flag", ["disable_cuda_graph", "disable_decode_cuda_graph"])
