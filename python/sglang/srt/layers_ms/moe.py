@@ -133,27 +133,16 @@ class Experts(nn.Cell):
     def construct(self, x, weights, experts):
         if self.location is not None:
             experts = ops.locate_experts(experts, self.location, self.chosen)
-        if self.gate_up_scale is not None:
-            return ops.quant_experts(
-                x,
-                self.gate_up,
-                self.gate_up_scale,
-                self.down,
-                self.down_scale,
-                weights,
-                experts,
-                self.activation,
-                self.alpha,
-                self.limit,
-                self.first,
-                self.count,
-            )
-        return ops.fused_experts(
+        if self.gate_up_scale is None:
+            multiply, beside_gate_up, beside_down = ops.fused_experts, self.gate_up_bias, self.down_bias
+        else:
+            multiply, beside_gate_up, beside_down = ops.quant_experts, self.gate_up_scale, self.down_scale
+        return multiply(
             x,
             self.gate_up,
-            self.gate_up_bias,
+            beside_gate_up,
             self.down,
-            self.down_bias,
+            beside_down,
             weights,
             experts,
             self.activation,
