@@ -20,12 +20,12 @@ DTYPES = ["float32", "float16", "bfloat16"]
 def start(size: int, body, *arguments, hosts=1):
     """`size` processes that call body(group, *arguments) -> the processes, and a queue of (rank, result or error).
 
-    hosts: of how many the first halves of the processes believe to be, 1 or 2.
+    hosts: on how many, 1 or 2, the processes believe to be: the first half of them, or one more, on the first.
     """
     context = multiprocessing.get_context("spawn")
     results, boards = context.Queue(), [context.Queue() for _ in range(size)]
     barrier, cable = context.Barrier(size), context.Pipe()
-    ends = {0: cable[0], size // 2: cable[1]} if hosts == 2 else {}
+    ends = {0: cable[0], -(-size // 2): cable[1]} if hosts == 2 else {}
     processes = [
         context.Process(
             target=_rank, args=(rank, boards, barrier, results, hosts, ends.get(rank), body, arguments), daemon=True
@@ -79,7 +79,8 @@ class Group:
         """Between the first ranks of two hosts."""
         memory = (ctypes.c_char * ((self.size - 1) * stride + size)).from_address(address)
         rows = np.ndarray((self.size, size), np.uint8, memory, strides=(stride, 1))
-        halves = rows[: self.size // 2], rows[self.size // 2 :]
+        half = -(-self.size // 2)
+        halves = rows[:half], rows[half:]
         first = self.rank == 0
         if first:
             self.cable.send_bytes(halves[0].tobytes())

@@ -40,7 +40,7 @@ def test_every_rank_gets_the_same_bits_and_they_are_the_sum(size):
         assert error <= ULP[ranks.DTYPES[number % 3]] * largest, (SHAPES[number // 3], ranks.DTYPES[number % 3])
 
 
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, 3, 4])
 def test_ranks_on_two_hosts_get_the_bits_of_ranks_on_one(size):
     alone, apart = run(size, ranks.sums, SHAPES), run(size, ranks.sums, SHAPES, hosts=2)
     assert all(isinstance(result, list) for result in apart), apart
@@ -56,6 +56,7 @@ def test_the_death_of_a_rank_is_noticed_on_every_host(capfd):
 
 def test_collectives_of_two_hosts_in_a_row_are_right():
     assert run(4, ranks.many, 1000, hosts=2) == [0] * 4
+    assert run(3, ranks.many, 300, hosts=2) == [0] * 3  # two on the first, one on the second
 
 
 def test_nothing_is_sent_to_another_host(capfd):

@@ -4,6 +4,7 @@ import socket
 import threading
 from datetime import timedelta
 from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -19,7 +20,8 @@ from sglang.srt.utils.network import NetworkAddress
 
 
 def sizes(nnodes=2, node_rank=0, **others):
-    one = dict(tp_size=2, pp_size=1, dp_size=1, dist_init_addr="10.0.0.1:5000", use_ray=False)
+    one = dict(tp_size=2, pp_size=1, dp_size=1, enable_dp_attention=False, attn_dp_size=1)
+    one |= dict(dist_init_addr="10.0.0.1:5000", use_ray=False)
     return SimpleNamespace(nnodes=nnodes, node_rank=node_rank, **one | others)
 
 
@@ -30,6 +32,8 @@ def sizes(nnodes=2, node_rank=0, **others):
         sizes(),
         sizes(node_rank=1, tp_size=4),
         sizes(pp_size=2, tp_size=1),
+        sizes(dp_size=2, enable_dp_attention=True),
+        sizes(use_ray=True, dist_init_addr=None),
         sizes(4, 3, pp_size=2, tp_size=4),
     ],
 )
@@ -42,7 +46,8 @@ def test_hosts_that_fit(fitting):
     [
         (sizes(node_rank=2), "--nnodes 2 --node-rank 2: the first node has rank 0, the last one 1"),
         (sizes(1, 1), "--nnodes 1 --node-rank 1"),
-        (sizes(use_ray=True), "--nnodes 2 --node-rank 0 --use-ray: actors of Ray on several nodes were not tried"),
+        (sizes(use_ray=True, dp_size=2, enable_dp_attention=True), "--use-ray with attention replicas"),
+        (sizes(use_ray=True, attn_dp_size=2), "--use-ray with attention replicas"),
         (sizes(dist_init_addr=None), "the same --dist-init-addr HOST:PORT"),
         (sizes(dp_size=2), "--dp-size 2: SGLang's replicas are on one host"),
         (sizes(tp_size=3), "--pp-size 1 --tp-size 3: nodes have whole stages"),
@@ -125,43 +130,42 @@ def test_the_interface_towards_another_host():
     assert interface_of("192.0.2.1") is None  # of no host: RFC 5737
 
 
-def exchange_of(store, host, each, seconds=30.0):
-    """Of two hosts with `each` ranks, as Exchange makes it in a server."""
-    exchange = object.__new__(Exchange)
-    exchange.hosts, exchange.each, exchange.place, exchange.patience = 2, each, host, seconds
-    exchange.others = ["the other"]
-    exchange.group = ProcessGroupGloo(store, host, 2, timedelta(seconds=seconds))
-    return exchange
+def exchange_of(ranks, nodes, host, seconds=30.0):
+    """As Exchange makes it on the first rank of a host, but for the group of hosts."""
+    own = ranks[nodes.index(host)]
+    with mock.patch("torch.distributed.get_rank", return_value=own), mock.patch("torch.distributed.new_group"):
+        return Exchange(ranks, nodes, seconds)
 
 
-@pytest.mark.parametrize("each", [1, 2])
-def test_the_first_ranks_of_hosts_fill_in_each_others_rows(each):
+@pytest.mark.parametrize("nodes", [[0, 1], [0, 0, 1, 1], [0, 1, 1], [0, 0, 1, 1, 1, 2]])
+def test_the_first_ranks_of_hosts_fill_in_each_others_rows(nodes, two_nodes):
     store = HashStore()
-    length, stride, count = 70, 100, 2 * each
-    memory = [np.zeros(count * stride, np.uint8) for _ in range(2)]
+    length, stride, count, hosts = 70, 100, len(nodes), len(set(nodes))
+    exchanges = [exchange_of(range(count), nodes, host) for host in range(hosts)]
     values = np.random.default_rng(0).integers(0, 255, (count, length), np.uint8)
 
     def body(host):
-        exchange = exchange_of(store, host, each)
-        rows = memory[host].reshape(count, stride)
-        rows[host * each : (host + 1) * each, :length] = values[host * each : (host + 1) * each]
-        exchange(memory[host].ctypes.data, stride, length)
+        exchanges[host].group = ProcessGroupGloo(store, host, hosts, timedelta(seconds=30))
+        rows, own = np.zeros((count, stride), np.uint8), np.array(nodes) == host
+        rows[own, :length] = values[own]
+        exchanges[host](rows.ctypes.data, stride, length)
         return rows[:, :length].copy(), rows[:, length:].any()
 
-    for rows, beyond in at_once(2, body):
+    for rows, beyond in at_once(hosts, body):
         np.testing.assert_array_equal(rows, values)
         assert not beyond
 
 
-def test_a_host_that_does_not_come_is_named():
-    store, memory = HashStore(), np.zeros(8, np.uint8)
+def test_a_host_that_does_not_come_is_named(two_nodes):
+    store, memory, exchange = HashStore(), np.zeros(8, np.uint8), exchange_of([0, 2], [0, 1], 0, 1.0)
 
     def body(host):
-        exchange = exchange_of(store, host, 1, 1.0)
+        group = ProcessGroupGloo(store, host, 2, timedelta(seconds=1))
         if host == 0:
+            exchange.group = group
             exchange(memory.ctypes.data, 4, 4)
-        return exchange  # which stays connected until then
+        return group  # which stays connected until then
 
     error, _ = at_once(2, body)
     assert isinstance(error, RuntimeError)
-    assert str(error).startswith("the other has ended, or has not come within 1 s (--dist-timeout)")
+    assert str(error).startswith("rank 2 (node 1) has ended, or has not come within 1 s (--dist-timeout)")

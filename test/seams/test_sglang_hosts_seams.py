@@ -43,6 +43,11 @@ def test_replicas_on_several_hosts_are_refused_by_sglang_too():
     )
 
 
+def test_nodes_with_replicas_of_attention_end_with_their_ranks():
+    launched = source("srt.entrypoints.engine:Engine:_launch_scheduler_processes")
+    assert_in_order(launched, "prelaunch_dp_schedulers and get_parallel().node_rank > 0", "SubprocessWatchdog(")
+
+
 def test_stores_of_one_process_share_a_server_so_that_ranks_can_meet_where_torch_does():
     first = torch.distributed.TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False, multi_tenant=True)
     second = torch.distributed.TCPStore("127.0.0.1", first.port, 1, True, multi_tenant=True)
@@ -80,6 +85,14 @@ def test_a_failed_rank_makes_the_launcher_kill_its_own_tree():
 @works_around("waits two hours for messages through the CPU, whatever --dist-timeout says: late_ranks.wait_as_told")
 def test_groups_wait_for_as_long_as_was_said():
     assert "gloo_timeout=" in source("srt.distributed.parallel_state:init_model_parallel_group")
+
+
+def test_a_rank_that_makes_no_progress_tells_what_its_watchdog_is_asked_for():
+    made = source("srt.managers.scheduler_components.invariant_checker:create_scheduler_watchdog")
+    assert_in_order(made, "return WatchdogRaw(", "scheduler.cur_batch_for_debug is not None", "dump_info=dump_info")
+    assert "create_scheduler_watchdog(" in source("srt.managers.scheduler:Scheduler:init_soft_watchdog")
+    once = source("srt.utils.watchdog:WatchdogRaw:_watchdog_once")
+    assert_in_order(once, "info_msg := self.dump_info()", "logger.error(", "send_signal(signal.SIGQUIT)")
 
 
 def test_groups_are_made_with_a_time_for_gloo_and_the_world_is_one_of_them():
@@ -144,6 +157,18 @@ def test_actors_are_made_by_one_function_of_a_class_with_these_methods():
     assert_in_order(actor, "@ray.remote\nclass SchedulerActor", "def get_info(self)", "def run_event_loop(self)")
     assert_in_order(actor, 'accelerator_ids.get("GPU", [])', "actual_gpu_id = gpu_id", 'role="scheduler"')
     assert_in_order(actor, "def run_event_loop", "torch.cuda.set_device(", "self.scheduler.run_event_loop()")
+
+
+def test_actors_of_several_nodes_are_placed_node_by_node_and_given_an_address():
+    engine_of_ray = ray_file("engine.py")
+    assert_in_order(
+        engine_of_ray, "bundle_ips.index(engine_ip), engine_ip", '"STRICT_PACK" if nnodes == 1 else "SPREAD"'
+    )
+    assert_in_order(engine_of_ray, "for node_idx in range(nnodes)", "_calculate_rank_ranges(node_rank=node_idx)")
+    assert "dist_init_addr=dist_init_addr" in ray_file("scheduler_actor.py")
+    # Of replicas of attention the launcher asks for it before.
+    ports = source("srt.server_args:PortArgs:init_new")
+    assert_in_order(ports, "attn_dp_enabled_of(cfg)", "NetworkAddress.parse(server_args.dist_init_addr)")
 
 
 def test_replicas_of_actors_have_their_controller_in_a_thread_of_the_launcher():

@@ -43,12 +43,13 @@ def check_answers(answers: list, variant: str, limit: float, prompts=PROMPTS) ->
 TEXTS = ["Return the", "The first", "def main(self):\n"]
 
 
-def check_server(server, reference, texts=TEXTS, new_tokens: int = 12) -> None:
-    """Tokens and prompt logprobs of the demo model, one request after the other."""
+def check_server(server, reference, texts=TEXTS, new_tokens: int = 12, **more) -> None:
+    """Tokens and prompt logprobs of the demo model, one request, to which `more` is added, after the other."""
     for text in texts:
         ids = reference.tokenizer(text).input_ids
         body = {"input_ids": ids, "sampling_params": {"max_new_tokens": new_tokens, "temperature": 0}}
-        answer = server.post("/generate", body | {"return_logprob": True, "logprob_start_len": 0}).json()
+        body |= {"return_logprob": True, "logprob_start_len": 0}
+        answer = server.post("/generate", body | more).json()
         assert answer["output_ids"] == reference.greedy(ids, new_tokens)
         found = torch.tensor([logprob for logprob, *_ in answer["meta_info"]["input_token_logprobs"][1:]])
         wanted = reference.logprobs(ids)[:-1].gather(1, torch.tensor(ids[1:])[:, None])[:, 0]

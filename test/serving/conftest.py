@@ -201,10 +201,14 @@ class Server:
         if self.alive():
             os.killpg(self.process.pid, signal.SIGKILL)
 
+    def family(self):
+        """Processes that it has started."""
+        return self.process.children(recursive=True)
+
     def processes(self, name: str) -> list[psutil.Process]:
         """Those of the server whose command line has this name, in the order in which they were started."""
         found = []
-        for child in self.process.children(recursive=True):
+        for child in self.family():
             with suppress(psutil.NoSuchProcess):
                 found += [child] if name in " ".join(child.cmdline()) else []
         assert found, f"no process is called {name}"
@@ -213,7 +217,7 @@ class Server:
     def shared_memory(self) -> set[tuple]:
         """What its processes have open in /dev/shm, under whatever name: (device, inode)"""
         lines: list[str] = []
-        for process in self.process.children(recursive=True):
+        for process in self.family():
             with suppress(OSError):  # it has just ended
                 lines += Path(f"/proc/{process.pid}/maps").read_text().splitlines()
         opened = [line.split() for line in lines if " /dev/shm/" in line]

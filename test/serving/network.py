@@ -1,12 +1,18 @@
 """Hosts made of one machine: network namespaces, joined by cables, each with a /dev/shm of its own."""
 
+import ctypes
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from serving.conftest import TIED
 
-MOUNTED = ("sh", "-c", 'mount -t tmpfs tmpfs /dev/shm && exec "$@"', "sh")
+HELD = "mount -t tmpfs tmpfs /dev/shm && echo made && exec sleep infinity"
+HOST = "SERVING_TESTS_HOST"  # where a process is to run: a process of Hosts.held
+NAMESPACES = {"net": 0x40000000, "mnt": 0x20000}  # of a host, as setns(2) knows them
 
 
 class Hosts:
@@ -20,6 +26,8 @@ class Hosts:
         network = f"10.{64 + number // 256 % 128}.{number % 256}"
         self.names = [f"ms{number}a", f"ms{number}b"]
         self.outside, self.address = f"{network}.1", f"{network}.129"  # of the first host, for us and for the other
+        self.other = f"{network}.130"  # of the second host, for the first
+        self.held: list[subprocess.Popen] = []  # of each host a process that keeps it, and its /dev/shm
         first, second = self.names
         self.commands = [
             *(f"netns add {name}" for name in self.names),
@@ -29,7 +37,7 @@ class Hosts:
             f"addr add {network}.2/25 dev {first}",
             f"-n {first} addr add {self.outside}/25 dev aaa",
             f"-n {first} addr add {self.address}/25 dev cable",
-            f"-n {second} addr add {network}.130/25 dev cable",
+            f"-n {second} addr add {self.other}/25 dev cable",
             f"link set {first} up",
             f"-n {first} link set aaa up",
             *(f"-n {name} link set cable up" for name in self.names),
@@ -43,9 +51,16 @@ class Hosts:
             if done.returncode:
                 self.stop()
                 pytest.skip(f"network namespaces cannot be made here: ip {command}: {done.stderr.strip()}")
+        for name in self.names:
+            command = [sys.executable, "-c", TIED, shutil.which("ip"), "netns", "exec", name, "sh", "-c", HELD]
+            self.held.append(subprocess.Popen(command, stdout=subprocess.PIPE))
+            assert self.held[-1].stdout.readline() == b"made\n"
         return self
 
     def stop(self):
+        for process in self.held:
+            process.kill()
+            process.communicate()
         for name in self.names:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
 
@@ -61,4 +76,21 @@ class Hosts:
 
     def inside(self, host: int) -> list[str]:
         """What comes before a command that is to run on a host."""
-        return [shutil.which("ip"), "netns", "exec", self.names[host], *MOUNTED]
+        return [shutil.which("nsenter"), "--target", str(self.held[host].pid), "--net", "--mount"]
+
+
+def move_in() -> None:
+    """Let this process, which has one thread and was started on this machine, run on the host that HOST names."""
+    if HOST not in os.environ:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    for name, kind in NAMESPACES.items():
+        with Path(f"/proc/{os.environ[HOST]}/ns/{name}").open() as namespace:
+            if libc.setns(namespace.fileno(), kind):
+                raise OSError(ctypes.get_errno(), f"setns of {namespace.name}: {os.strerror(ctypes.get_errno())}")
+
+
+def is_on(host: str, process: int) -> bool:
+    """Whether a process runs on a host, as HOST names it."""
+    first, second = (Path(f"/proc/{one}/ns/net").stat() for one in (host, process))
+    return first.st_ino == second.st_ino

@@ -11,15 +11,20 @@ from serving.answers import (
     leaving_nothing,
     streaming,
 )
-from serving.conftest import Server
 from serving.network import Hosts
+from serving.warm import WarmServer, warm_up
 
-KINDS = {"ranks": ("--tp-size", "2"), "stages": ("--pp-size", "2", "--dist-timeout", "20")}
+KINDS = {
+    "ranks": ("--tp-size", "2"),
+    "stages": ("--pp-size", "2", "--dist-timeout", "20"),
+    "replicas": ("--tp-size", "4", "--dp-size", "2", "--enable-dp-attention"),
+}
 
 
 @pytest.fixture(scope="module")
 def network():
     hosts = Hosts().start()
+    warm_up()
     yield hosts
     hosts.stop()
 
@@ -31,10 +36,10 @@ class Nodes:
         common = ("--nnodes", "2", "--dist-init-addr", f"{network.address}:{port}", "--max-total-tokens", "2048")
         self.network, self.folder, self.arguments = network, folder, (*common, "--host", "0.0.0.0", *arguments)
 
-    def start(self, node: int) -> Server:
+    def start(self, node: int) -> WarmServer:
         arguments = (*self.arguments, "--node-rank", str(node))
-        before = self.network.inside(node)
-        return Server(self.folder / f"log{node}", *arguments, before=before, address=self.network.outside)
+        where = dict(host=str(self.network.held[node].pid), address=self.network.outside)
+        return WarmServer(self.folder / f"log{node}", *arguments, **where)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -56,6 +61,14 @@ def test_tokens_and_prompt_logprobs_are_those_of_transformers(nodes, reference):
 
 def test_many_requests_at_once(nodes, reference):
     check_many_at_once(nodes[0], reference)
+
+
+def test_a_host_has_a_replica_of_attention_that_answers_while_the_other_is_idle(nodes, reference, request):
+    if request.node.callspec.params["nodes"] != "replicas":
+        pytest.skip("the others have no replicas")
+    check_server(nodes[0], reference, routed_dp_rank=1)
+    computed = [set(re.findall(r" DP(\d)\b[^\]]*\] Prefill batch", node.log.read_text())) for node in nodes]
+    assert computed == [{"0"}, {"1"}]
 
 
 def test_a_killed_rank_or_a_cut_cable_ends_the_server_on_both_hosts_and_its_requests(nodes, network, request):

@@ -2,11 +2,17 @@
 
 import os
 import re
+import shutil
+import sys
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
+import psutil
 import pytest
-from serving.answers import TEXTS, check_a_killed_rank_ends, check_many_at_once, check_server
-from serving.conftest import Server
+from serving.answers import TEXTS, check_a_killed_rank_ends, check_cut_off, check_many_at_once, check_server, streaming
+from serving.conftest import TIED, Server
+from serving.network import Hosts
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements/dev.txt")
 
@@ -17,14 +23,20 @@ class RayServer(Server):
 
 
 @pytest.fixture(scope="module")
-def actors(tmp_path_factory):
-    """A server of two replicas of two ranks; the test that ends it is the last."""
+def environment():
+    """Of all that starts Ray."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # which would go to Ray's makers
         patch.setenv("RAY_DEDUP_LOGS", "0")
-        sizes = ("--tp-size", "2", "--dp-size", "2", "--load-balance-method", "total_requests")
-        folder = tmp_path_factory.mktemp("actors")
-        server = RayServer(folder / "log", "--use-ray", *sizes, "--max-total-tokens", "2048")
+        yield
+
+
+@pytest.fixture(scope="module")
+def actors(environment, tmp_path_factory):
+    """A server of two replicas of two ranks; the test that ends it is the last."""
+    sizes = ("--tp-size", "2", "--dp-size", "2", "--load-balance-method", "total_requests")
+    folder = tmp_path_factory.mktemp("actors")
+    server = RayServer(folder / "log", "--use-ray", *sizes, "--max-total-tokens", "2048")
     try:
         yield server.await_ready()
     finally:
@@ -48,3 +60,60 @@ def test_each_rank_has_processors_of_its_own_or_shares_evenly(actors):
 
 def test_a_killed_rank_ends_the_server_and_its_requests(actors):
     check_a_killed_rank_ends([actors], 60)
+
+
+class Cluster:
+    """A node of Ray on each of two hosts, with a processor each."""
+
+    def __init__(self, network: Hosts, folder: Path):
+        self.network, self.folder, self.nodes = network, folder, []
+        self.address = f"{network.address}:6379"
+
+    def start(self) -> "Cluster":
+        first = ("--head", "--port", "6379", "--include-dashboard", "false", "--temp-dir", "/dev/shm/ray")
+        second = ("--address", self.address)
+        ray = [shutil.which("ray", path=Path(sys.executable).parent), "start", "--block", "--num-cpus", "1"]
+        for host, (address, joins) in enumerate([(self.network.address, first), (self.network.other, second)]):
+            command = [*self.network.inside(host), *ray, "--node-ip-address", address, *joins]
+            with (self.folder / f"ray{host}").open("wb") as output:
+                tied = [sys.executable, "-c", TIED, *command]
+                self.nodes.append(psutil.Popen(tied, stdout=output, stderr=output))
+        return self
+
+    def ranks(self, host: int) -> list[psutil.Process]:
+        found = self.nodes[host].children(recursive=True)
+        return [one for one in found if "ray::Rank" in " ".join(one.cmdline())]
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            for process in [*node.children(recursive=True), node]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(environment, tmp_path_factory):
+    network = Hosts().start()
+    cluster = Cluster(network, tmp_path_factory.mktemp("cluster"))
+    try:
+        yield cluster.start()
+    finally:
+        cluster.stop()
+        network.stop()
+
+
+def test_stages_are_actors_on_two_nodes_and_a_killed_one_ends_the_server(cluster, monkeypatch, reference):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    arguments = ("--use-ray", "--nnodes", "2", "--pp-size", "2", "--max-total-tokens", "2048", "--host", "0.0.0.0")
+    where = dict(before=cluster.network.inside(0), address=cluster.network.outside)
+    server = Server(cluster.folder / "log", *arguments, **where)
+    try:
+        check_server(server.await_ready(), reference, TEXTS[:2])
+        ranks = [cluster.ranks(host) for host in (0, 1)]
+        assert [len(each) for each in ranks] == [1, 1]
+        with streaming(server) as lines:
+            ranks[1][0].kill()
+            check_cut_off(lines)
+        server.await_end(60)
+    finally:
+        server.stop()

@@ -15,7 +15,9 @@ from pathlib import Path
 from unittest import mock
 
 import psutil
-from serving.conftest import Engine, Server, free_port
+from serving.conftest import MODEL, Engine, Server, free_port
+from serving.network import HOST, is_on, move_in
+from setproctitle import getproctitle
 
 PRELOADED = (
     "sglang.srt.managers.scheduler",
@@ -23,6 +25,8 @@ PRELOADED = (
     "sglang.srt.managers.detokenizer_manager",
     "sglang.srt.model_executor_ms.causal_lm",
 )
+
+LOG = "SERVING_TESTS_LOG"  # the file that a process and those that it starts write to
 
 
 class _Process(context.ForkServerProcess):
@@ -33,8 +37,18 @@ class _Process(context.ForkServerProcess):
 
 
 def _run(environment, target, args, kwargs):
+    getproctitle()  # finds what it will write over behind the environment, where that is now
     os.environ.clear()
     os.environ.update(environment)
+    if LOG in environment:
+        with Path(environment[LOG]).open("ab") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+    move_in()
+    # Who is told that a process failed: not the server that it was forked of.
+    parent, own = psutil.Process(multiprocessing.parent_process().pid), os.getpid()
+    original = psutil.Process.parent
+    psutil.Process.parent = lambda process: parent if process.pid == own else original(process)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The controller of replicas starts processes too, of the server that it was forked of itself.
     forkserver._forkserver.ensure_running = lambda: None
@@ -84,30 +98,46 @@ class WarmEngine(Engine):
 
 
 class WarmServer(Server):
-    def __init__(self, log: Path, *arguments, model):
-        self.log, self.port, self.before, self.own = log, free_port(), _forked(), set()
-        self.url = f"http://127.0.0.1:{self.port}"
-        process = FORKING.Process(target=_launch, args=(log, self.command(model, *arguments)))
+    """host: as network.HOST names it; None: this machine."""
+
+    def __init__(self, log: Path, *arguments, model=MODEL, host=None, address="127.0.0.1"):
+        self.log, self.port, self.host = log, free_port(), host
+        self.others = set() if host else _forked()
+        self.url = f"http://{address}:{self.port}"
+        where = {LOG: str(log)} | ({HOST: host} if host else {})
+        with mock.patch.dict(os.environ, where):
+            process = FORKING.Process(target=_launch, args=(self.command(model, *arguments),))
         process.start()
         self.process = psutil.Process(process.pid)
+        self.own = None
 
     def await_ready(self):
         super().await_ready()
-        self.own = _forked() - self.before
+        self.own = self.family()
         return self
 
+    def family(self) -> set[psutil.Process]:
+        """All processes of the server; until it is ready, with those of any that was started since."""
+        if self.own is not None:
+            return self.own & _forked()
+        found = _forked() - self.others
+        return {process for process in found if self.host is None or _is_on(self.host, process)}
+
     def stop(self):
-        _kill((self.own or _forked() - self.before) & _forked())
+        _kill(self.family())
 
 
-def _launch(log: Path, arguments: list[str]) -> None:
+def _is_on(host: str, process: psutil.Process) -> bool:
+    with contextlib.suppress(OSError):  # it has just ended
+        return is_on(host, process.pid)
+    return False
+
+
+def _launch(arguments: list[str]) -> None:
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
     from sglang.srt.server_args import prepare_server_args
 
-    with log.open("wb") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
     load_plugins()
     with mock.patch("sglang.srt.entrypoints.engine.mp", FORKING):
         run_server(prepare_server_args(arguments))

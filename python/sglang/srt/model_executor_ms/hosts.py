@@ -4,6 +4,7 @@ Which ranks share a host is what --nnodes says. SGLang's own groups of processes
 """
 
 import ctypes
+import itertools
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -89,7 +90,7 @@ def interface_of(own: str) -> str | None:
 
 
 def join(group: str, ranks: Sequence[int], gather: Callable[[object], list]) -> None:
-    """Join the operators' group of these ranks of the world, as many on each host. gather: as ops.join's."""
+    """Join the operators' group of these ranks of the world, those of a host side by side. gather: as ops.join's."""
     patience = get_parallel().dist_timeout or PATIENCE
     nodes = [node_of(rank) for rank in ranks]
     exchange = Exchange(ranks, nodes, patience) if len(set(nodes)) > 1 else None
@@ -100,11 +101,14 @@ class Exchange:
     """As the argument `exchange` of ops.join: the first ranks of all hosts give each other what their hosts' have."""
 
     def __init__(self, ranks: Sequence[int], nodes: Sequence[int], patience: float):
-        """ranks: those of the group in the world, all of which must call this; nodes: their hosts, as often each."""
-        firsts = [rank for place, rank in enumerate(ranks) if nodes[place] not in nodes[:place]]
-        self.hosts, self.each = len(firsts), len(ranks) // len(firsts)
-        own = torch.distributed.get_rank()
-        self.others = [f"rank {rank} (node {nodes[ranks.index(rank)]})" for rank in firsts if rank != own]
+        """ranks: those of the group in the world, all of which must call this; nodes: their hosts, one after the other.
+
+        A host may have more of them than another one.
+        """
+        places = [place for place in range(len(ranks)) if nodes[place] not in nodes[:place]]
+        self.hosts = [slice(*ends) for ends in itertools.pairwise([*places, len(ranks)])]
+        firsts, own = [ranks[place] for place in places], torch.distributed.get_rank()
+        self.others = [_name(rank) for rank in firsts if rank != own]
         self.patience = patience
         self.group = self.place = None
         if own in firsts:
@@ -115,16 +119,21 @@ class Exchange:
 
     def __call__(self, address: int, stride: int, size: int) -> None:
         """RuntimeError that names the hosts, if one has ended or does not come within `patience`."""
-        length = (self.hosts * self.each - 1) * stride + size
-        memory = torch.frombuffer((ctypes.c_char * length).from_address(address), dtype=torch.uint8)
-        rows = memory.as_strided((self.hosts, self.each, size), (self.each * stride, stride, 1))
-        gathered = [host.contiguous() for host in rows]  # where hosts have one rank each, these are the rows
+        count = self.hosts[-1].stop
+        memory = (ctypes.c_char * ((count - 1) * stride + size)).from_address(address)
+        rows = torch.frombuffer(memory, dtype=torch.uint8).as_strided((count, size), (stride, 1))
+        most = max(host.stop - host.start for host in self.hosts)
+        # gloo wants as much of each: where every host has one rank, these are the rows themselves.
+        gathered = [rows[host] if most == 1 else rows.new_empty((most, size)) for host in self.hosts]
+        own = rows[self.hosts[self.place]]
+        if most > 1:
+            gathered[self.place][: len(own)] = own
         try:
             torch.distributed.all_gather(gathered, gathered[self.place], group=self.group)
         except RuntimeError as error:
             late = " or ".join(self.others)
             why = f"has ended, or has not come within {self.patience:g} s (--dist-timeout): {error}"
             raise RuntimeError(f"{late} {why}") from error
-        for host, values in zip(rows, gathered, strict=True):
-            if values.data_ptr() != host.data_ptr():
-                host.copy_(values)
+        for host, values in zip(self.hosts, gathered, strict=True):
+            if most > 1 and host != self.hosts[self.place]:
+                rows[host] = values[: host.stop - host.start]

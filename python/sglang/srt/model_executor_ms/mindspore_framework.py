@@ -186,11 +186,14 @@ def check_hosts(arguments, device: str) -> None:
     asked = f"--nnodes {nodes} --node-rank {arguments.node_rank}"
     if not 0 <= arguments.node_rank < nodes:
         raise UnsupportedFlag(f"{asked}: the first node has rank 0, the last one {nodes - 1}")
-    if arguments.use_ray:
-        raise UnsupportedFlag(f"{asked} --use-ray: actors of Ray on several nodes were not tried with this backend yet")
-    if not arguments.dist_init_addr:
+    if arguments.use_ray and (arguments.enable_dp_attention or arguments.attn_dp_size > 1):
+        raise UnsupportedFlag(
+            f"{asked} --use-ray with attention replicas: SGLang's launcher wants an address before it knows the nodes; "
+            "start it on each host, without --use-ray"
+        )
+    if not arguments.dist_init_addr and not arguments.use_ray:
         raise UnsupportedFlag(f"{asked}: give every node the same --dist-init-addr HOST:PORT, of the first one")
-    if arguments.dp_size > 1:
+    if arguments.dp_size > 1 and not arguments.enable_dp_attention:
         raise UnsupportedFlag(
             f"{asked} --dp-size {arguments.dp_size}: SGLang's replicas are on one host; start a server on each, and "
             "sglang_router before them"
@@ -221,10 +224,6 @@ def check_parallelism(arguments) -> None:
 
 def _check_attention_replicas(arguments) -> None:
     size = f"--attn-dp-size {arguments.attn_dp_size} (--dp-size with --enable-dp-attention)"
-    if arguments.nnodes > 1:
-        raise UnsupportedFlag(
-            f"{size} with --nnodes {arguments.nnodes}: never tried; give each host replicas of its own"
-        )
     if arguments.device == "npu":
         raise UnsupportedFlag(f"{size} with --device npu: its graphs are for ranks that have the same tokens")
     if arguments.tp_size % arguments.attn_dp_size:
