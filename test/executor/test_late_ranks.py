@@ -16,7 +16,9 @@ def fails(_scheduler):
     raise RuntimeError("Timed out")
 
 
-def test_the_others_are_named_with_what_has_become_of_them(monkeypatch, caplog):
+@pytest.fixture
+def four_ranks(monkeypatch):
+    """The second of them is this process -> (what to say of it, and of the others)"""
     stopped, ended = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
     stopped.send_signal(19)  # SIGSTOP
     ended.kill()
@@ -25,15 +27,27 @@ def test_the_others_are_named_with_what_has_become_of_them(monkeypatch, caplog):
     ranks = [Rank(0, 0, stopped.pid), Rank(1, 0, os.getpid()), Rank(2, 0, ended.pid), Rank(3, 1, 1)]
     monkeypatch.setattr(late_ranks, "_ranks", ranks)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-    with pytest.raises(RuntimeError, match="Timed out"):
-        late_ranks.serve(fails, None)
+    yield (
+        f"rank 1 (node 0, process {os.getpid()})",
+        f"rank 0 (node 0, process {stopped.pid}) is stopped; rank 2 (node 0, process {ended.pid}) has ended; "
+        "rank 3 (node 1, process 1) is of another host",
+    )
     stopped.kill()
     stopped.wait()
-    (said,) = caplog.messages
-    assert said == (
-        f"rank 1 (node 0, process {os.getpid()}) gives up: rank 0 (node 0, process {stopped.pid}) is stopped; "
-        f"rank 2 (node 0, process {ended.pid}) has ended; rank 3 (node 1, process 1) is of another host"
-    )
+
+
+def test_the_others_are_named_with_what_has_become_of_them(four_ranks, caplog):
+    own, others = four_ranks
+    with pytest.raises(RuntimeError, match="Timed out"):
+        late_ranks.serve(fails, None)
+    assert caplog.messages == [f"{own} gives up: {others}"]
+
+
+def test_the_watchdog_of_a_rank_names_them_too(four_ranks):
+    own, others = four_ranks
+    watchdog = SimpleNamespace(dump_info=lambda: "two lines\nof SGLang's")
+    assert late_ranks.name_in(watchdog, "scheduler", watchdog_timeout=1) is watchdog
+    assert watchdog.dump_info() == f"{own} makes no progress: {others}\ntwo lines\nof SGLang's"
 
 
 def test_a_rank_that_is_alone_says_nothing(monkeypatch, caplog):
@@ -41,11 +55,13 @@ def test_a_rank_that_is_alone_says_nothing(monkeypatch, caplog):
     with pytest.raises(RuntimeError, match="Timed out"):
         late_ranks.serve(fails, None)
     assert not caplog.messages
+    watchdog = SimpleNamespace(dump_info=lambda: "SGLang's")
+    assert late_ranks.name_in(watchdog).dump_info() == "SGLang's"
 
 
-@pytest.mark.parametrize("seconds, wanted", [(7, {"gloo_timeout": timedelta(seconds=7)}), (None, {})])
+@pytest.mark.parametrize("seconds, wanted", [(7, 7), (None, 1800)])
 def test_groups_wait_as_long_as_was_said(seconds, wanted, monkeypatch):
     monkeypatch.setattr(late_ranks, "get_parallel", lambda: SimpleNamespace(dist_timeout=seconds))
     asked = []
     late_ranks.wait_as_told(lambda *given, **others: asked.append((given, others)), "group", 1, local_rank=2)
-    assert asked == [(("group", 1), {"local_rank": 2, **wanted})]
+    assert asked == [(("group", 1), {"local_rank": 2, "gloo_timeout": timedelta(seconds=wanted)})]

@@ -46,6 +46,21 @@ def test_the_controller_watches_its_replicas():
     assert "SubprocessWatchdog" in source("srt.managers.data_parallel_controller")
 
 
+def test_a_replica_reports_its_load_and_is_known_by_its_name():
+    published = source("srt.managers.scheduler:Scheduler:publish_load_snapshot")
+    assert_in_order(published, "self.load_inquirer.get_loads()", "writer.write(load)")
+    assert "timestamp=time.time()" in source("srt.managers.scheduler_components.load_inquirer")
+    idle = source("srt.managers.scheduler:Scheduler:on_idle")
+    assert_in_order(idle, "self.publish_load_snapshot(force=True)", "self.maybe_sleep_on_idle()")
+    assert "self.poller.poll(1000)" in source("srt.managers.scheduler_components.idle_sleeper:IdleSleeper")
+    named = source("srt.managers.scheduler:configure_scheduler_process")
+    assert_in_order(named, 'prefix += f" DP{', """setproctitle(f"sglang::scheduler{prefix.replace(' ', '_')}")""")
+    reader = source("srt.managers.load_snapshot:ShmLoadSnapshotReader")
+    assert_in_order(reader, "def _attach(self) -> bool", "def _read_slot(self, dp_rank: int)")
+    begun = source("srt.managers.load_snapshot:ShmLoadSnapshotWriter:__init__")
+    assert "self._write_payload(LoadSnapshot(dp_rank=dp_rank))" in begun  # which has the time 0
+
+
 def test_the_launcher_ends_with_the_controller():
     launched = source("srt.entrypoints.engine:Engine:_launch_subprocesses")
     assert_in_order(launched, "processes = list(scheduler_procs or [])", "SubprocessWatchdog(")

@@ -1,21 +1,28 @@
-"""--dp-size 2 on a CPU: two replicas behind SGLang's controller, and a clean end when one of them is killed."""
+"""--dp-size 2 on a CPU: two replicas behind SGLang's controller, and an end when one of them is killed or stopped."""
 
 import os
 import re
 import time
 
 import pytest
-from serving.answers import TEXTS, check_a_killed_rank_ends, check_many_at_once
-from serving.conftest import Server
+from serving.answers import (
+    TEXTS,
+    check_a_killed_rank_ends,
+    check_cut_off,
+    check_many_at_once,
+    streaming,
+)
+from serving.warm import WarmServer, warm_up
 
 GREEDY = {"max_new_tokens": 12, "temperature": 0}
+ARGUMENTS = ("--dp-size", "2", "--load-balance-method", "total_requests", "--max-total-tokens", "2048")
 
 
 @pytest.fixture(scope="module")
 def replicas(tmp_path_factory):
     """A server of two replicas; the test that ends it is the last."""
-    arguments = ("--dp-size", "2", "--load-balance-method", "total_requests", "--max-total-tokens", "2048")
-    server = Server(tmp_path_factory.mktemp("replicas") / "log", *arguments)
+    warm_up()
+    server = WarmServer(tmp_path_factory.mktemp("replicas") / "log", *ARGUMENTS)
     try:
         yield server.await_ready()
     finally:
@@ -58,3 +65,19 @@ def test_an_idle_controller_sleeps(replicas):
 def test_a_killed_replica_ends_the_server_and_the_requests_of_both(replicas):
     check_a_killed_rank_ends([replicas], routed_dp_rank=0)
     assert "replica's process" in replicas.log.read_text()
+
+
+def test_a_replica_that_is_stopped_for_too_long_ends_the_server_and_is_named(replicas, tmp_path):
+    server = WarmServer(tmp_path / "log", *ARGUMENTS, "--dist-timeout", "8")
+    try:
+        server.await_ready()
+        late = server.ranks()[0]
+        (number,) = re.findall(r"_DP(\d)", " ".join(late.cmdline()))
+        with streaming(server, routed_dp_rank=int(number)) as lines:
+            late.suspend()
+            check_cut_off(lines)
+        server.await_end(40)
+    finally:
+        server.stop()
+    told = rf"replica {number} has shown no sign of life for 8 s .*: process {late.pid} is stopped: the server ends"
+    assert re.search(told, server.log.read_text())

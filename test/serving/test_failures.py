@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from serving.answers import check_cut_off, leaving_nothing, streaming
 from serving.conftest import Server
+from serving.warm import WarmServer, warm_up
 
 SMALL = ("--mount", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"', "sh")
 LIMIT = 120  # seconds
@@ -54,3 +55,19 @@ def test_a_rank_that_is_stopped_for_too_long_ends_the_server_and_is_named(server
         late.suspend()
         check_cut_off(lines)
     assert f"gives up: rank 0 (node 0, process {late.pid}) is stopped" in pair.log.read_text()
+
+
+def test_without_a_time_for_ranks_the_watchdog_ends_the_server_and_names_the_one_that_is_stopped(tmp_path):
+    warm_up()
+    pair = WarmServer(tmp_path / "log", "--tp-size", "2", "--watchdog-timeout", "8", "--max-total-tokens", "2048")
+    try:
+        late = pair.await_ready().ranks()[0]
+        with streaming(pair) as lines:
+            late.suspend()
+            check_cut_off(lines)
+        text = pair.await_end(60)
+    finally:
+        pair.stop()
+    named = rf"rank 1 \(node 0, process \d+\) makes no progress: rank 0 \(node 0, process {late.pid}\) is stopped"
+    assert re.search(named, text)
+    assert "Scheduler watchdog timeout (self.watchdog_timeout=8" in text

@@ -44,16 +44,19 @@ def _run(environment, target, args, kwargs):
         with Path(environment[LOG]).open("ab") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
+        _tell_parent()
     move_in()
-    # Who is told that a process failed: not the server that it was forked of.
-    parent, own = psutil.Process(multiprocessing.parent_process().pid), os.getpid()
-    original = psutil.Process.parent
-    psutil.Process.parent = lambda process: parent if process.pid == own else original(process)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The controller of replicas starts processes too, of the server that it was forked of itself.
     forkserver._forkserver.ensure_running = lambda: None
     with mock.patch("sglang.srt.managers.data_parallel_controller.mp", FORKING):
         target(*args, **kwargs)
+
+
+def _tell_parent():
+    """Of a failure: who started this process, not whom it was forked of. Of an Engine that would be these tests."""
+    parent, own, original = psutil.Process(multiprocessing.parent_process().pid), os.getpid(), psutil.Process.parent
+    psutil.Process.parent = lambda process: parent if process.pid == own else original(process)
 
 
 def _end_with_parent():

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from sglang.srt.model_executor_ms.hosts import node_of
+from sglang.srt.model_executor_ms.hosts import MEETING, node_of
 from sglang.srt.runtime_context import get_parallel
 
 logger = logging.getLogger(__name__)
@@ -32,11 +32,10 @@ _ranks: list[Rank] = []  # all of the world, in order
 def wait_as_told(original, coordinator, *arguments, **others) -> None:
     """Around SGLang's making of a group: its messages through the CPU are waited for as long as --dist-timeout says.
 
-    SGLang gives them two hours, whatever that is.
+    SGLang gives them two hours, whatever that is. If it is not given, half an hour, torch's own default: ranks may be
+    busy with different things when a server starts, or reads other weights.
     """
-    seconds = get_parallel().dist_timeout
-    if seconds:
-        others.setdefault("gloo_timeout", timedelta(seconds=seconds))
+    others.setdefault("gloo_timeout", timedelta(seconds=get_parallel().dist_timeout or MEETING))
     original(coordinator, *arguments, **others)
 
 
@@ -57,10 +56,22 @@ def serve(original, scheduler):
         return original(scheduler)
     except RuntimeError:  # of gloo, or of a step
         if len(_ranks) > 1:
-            own = _ranks[torch.distributed.get_rank()]
-            others = (f"{rank} {_state(rank, own)}" for rank in _ranks if rank != own)
-            logger.error("%s gives up: %s", own, "; ".join(others))
+            logger.error("%s", _state_of_all("gives up"))
         raise
+
+
+def name_in(watchdog, *_arguments, **_others):
+    """After SGLang's making of a scheduler's watchdog: what it tells before it ends the server names the others."""
+    told = watchdog.dump_info
+    watchdog.dump_info = lambda: "\n".join([*([_state_of_all("makes no progress")] if len(_ranks) > 1 else []), told()])
+    return watchdog
+
+
+def _state_of_all(problem: str) -> str:
+    """What is to be said of this rank, and what has become of the others."""
+    own = _ranks[torch.distributed.get_rank()]
+    states = (f"{rank} {_state(rank, own)}" for rank in _ranks if rank != own)
+    return f"{own} {problem}: {'; '.join(states)}"
 
 
 def _state(rank: Rank, own: Rank) -> str:

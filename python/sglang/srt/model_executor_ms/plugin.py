@@ -230,6 +230,7 @@ def _hook_scheduler(device: str) -> None:
     if "sglang.srt.managers.scheduler" in sys.modules:  # not in benchmarks, which have a runner and nobody to answer
         _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", faults.serve_until_fault, HookType.AROUND)
         _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", late_ranks.serve, HookType.AROUND)
+        _apply("sglang.srt.managers.scheduler.create_scheduler_watchdog", late_ranks.name_in, HookType.AFTER)
     if device == "cpu":
         # With --enable-deterministic-inference the sampler draws by this hash; SGLang's own wants sgl_kernel on a CPU.
         _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", seeds.murmur_hash32, HookType.REPLACE)

@@ -1,12 +1,20 @@
-"""SGLang's controller of data-parallel replicas, which would not see one killed and would poll without a pause."""
+"""SGLang's controller of data-parallel replicas, which would miss one killed or stopped, and poll without a pause."""
 
+import collections
 import logging
 import os
+import re
 import signal
 import threading
 import time
+from collections.abc import Iterable
+from contextlib import suppress
+
+import psutil
 
 from sglang.srt.managers.io_struct import sock_recv
+from sglang.srt.managers.load_snapshot import ShmLoadSnapshotReader, shm_path_for, should_use_zmq
+from sglang.srt.runtime_context import get_device, get_parallel
 
 logger = logging.getLogger(__name__)
 
@@ -15,15 +23,90 @@ IDLE = 1000  # milliseconds to wait for a request before the controller's own wa
 
 
 def watch(controller, *_arguments) -> None:
-    """Before the replicas of `controller` are launched: end its process, and so the server, when one of them ends."""
-    threading.Thread(target=_watch, args=(controller,), daemon=True, name="replicas").start()
+    """Before the replicas of `controller` are launched: end its process, and so the server, when one of them ends.
+
+    Or shows no sign of life for --dist-timeout, or --watchdog-timeout, seconds.
+    """
+    patience = get_parallel().dist_timeout or get_device().watchdog_timeout
+    threading.Thread(target=_watch, args=(controller, patience), daemon=True, name="replicas").start()
 
 
-def _watch(controller) -> None:
-    while not (ended := [process for process in list(controller.scheduler_procs) if process.exitcode]):
+def _watch(controller, patience: float) -> None:
+    silences, reports = collections.defaultdict(Silence), Reports(controller)
+    while not (problem := ended(controller) or silent(controller, reports, silences, patience)):
         time.sleep(INTERVAL)
-    logger.error("replica's process %d ended with exit code %s: the server ends", ended[0].pid, ended[0].exitcode)
+    logger.error("%s: the server ends", problem)
     os.kill(os.getpid(), signal.SIGQUIT)  # which SGLang's launcher sees, as where a rank tells of its end itself
+
+
+def ended(controller) -> str | None:
+    """What to say of a replica that has ended."""
+    for process in list(controller.scheduler_procs):
+        if process.exitcode:
+            return f"replica's process {process.pid} ended with exit code {process.exitcode}"
+    return None
+
+
+class Silence:
+    """For how many looks in a row a replica has shown no sign of life.
+
+    It reports its load to SGLang's controller after each prompt and every few steps, and each second while it is idle;
+    in a step that takes long, while it is paused or reads weights, its processes use their processors.
+    """
+
+    def __init__(self):
+        self.signs, self.looks = None, 0
+
+    def look(self, report, processes: Iterable[psutil.Process]) -> int:
+        """report: SGLang's last LoadSnapshot of it, None: it has given none yet. -> how many looks."""
+        signs = report and (report.timestamp, [sum(process.cpu_times()[:2]) for process in processes])
+        self.looks = self.looks + 1 if signs and signs == self.signs else 0  # the first report has no time
+        self.signs = signs
+        return self.looks
+
+
+def silent(controller, reports, silences: dict[int, Silence], patience: float) -> str | None:
+    """What to say of a replica that has been silent for as long as `patience`."""
+    for replica, processes in processes_of(controller).items():
+        with suppress(psutil.NoSuchProcess):  # which `ended` will tell of
+            looks = silences[replica].look(reports(replica), processes)
+            # Looks are counted, and not seconds, in which this process may have been stopped itself.
+            if looks * INTERVAL >= patience:
+                states = "; ".join(f"process {process.pid} is {process.status()}" for process in processes)
+                return (
+                    f"replica {replica} has shown no sign of life for {patience:g} s (--dist-timeout, or "
+                    f"--watchdog-timeout): {states}"
+                )
+    return None
+
+
+def processes_of(controller) -> dict[int, list[psutil.Process]]:
+    """Of each replica, by the names that SGLang gives its processes."""
+    found: dict[int, list[psutil.Process]] = {}
+    for one in list(controller.scheduler_procs):
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(one.pid)
+            name = re.match(r"sglang::scheduler_DP(\d+)", " ".join(process.cmdline()))
+            if name:
+                found.setdefault(int(name[1]), []).append(process)
+    return found
+
+
+class Reports:
+    """What replicas last told of their load, as SGLang keeps it in shared memory."""
+
+    def __init__(self, controller):
+        parallel, self.reader = get_parallel(), None
+        if not should_use_zmq():
+            self.reader = ShmLoadSnapshotReader(shm_path_for(controller.port_args.instance_id), parallel.num_dp_ranks)
+
+    def __call__(self, replica: int):
+        """None before the first one of a replica that serves, and where they are sent another way."""
+        if self.reader is None or not self.reader._attach():
+            return None
+        # Not `read`, which waits for a lock: the replica may have been stopped while it held that.
+        found = self.reader._read_slot(replica)
+        return found if found and found.timestamp else None
 
 
 def event_loop(controller) -> None:

@@ -1,0 +1,103 @@
+"""What the controller of data-parallel replicas makes of one that has ended, or shows no sign of life."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from sglang.srt.managers.load_snapshot import LoadSnapshot, ShmLoadSnapshotWriter, shm_path_for
+from sglang.srt.model_executor_ms import replicas
+
+NAMES = ["sglang::scheduler_DP0", "sglang::scheduler_DP1_TP0", "sglang::scheduler_DP1_TP1", "sglang::other_DP1"]
+NAMED = "import setproctitle, time; setproctitle.setproctitle({!r}); print(flush=True); time.sleep(60)"
+
+
+@pytest.fixture(scope="module")
+def processes():
+    """That are called so, and sleep."""
+    running = [subprocess.Popen([sys.executable, "-c", NAMED.format(name)], stdout=subprocess.PIPE) for name in NAMES]
+    for process in running:
+        process.stdout.readline()
+    yield running
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def controller(processes):
+    started = [SimpleNamespace(pid=process.pid, exitcode=None) for process in processes]
+    return SimpleNamespace(scheduler_procs=started, port_args=SimpleNamespace(instance_id=f"test{time.monotonic_ns()}"))
+
+
+def test_processes_of_replicas_are_found_by_their_names(controller, processes):
+    found = replicas.processes_of(controller)
+    wanted = {0: [processes[0].pid], 1: [processes[1].pid, processes[2].pid]}
+    assert {replica: [process.pid for process in each] for replica, each in found.items()} == wanted
+
+
+def test_a_replica_that_has_ended_is_named(controller):
+    assert replicas.ended(controller) is None
+    controller.scheduler_procs[2].exitcode = -9
+    assert (
+        replicas.ended(controller) == f"replica's process {controller.scheduler_procs[2].pid} ended with exit code -9"
+    )
+
+
+def looks(reports, times) -> list[int]:
+    """What a Silence says of reports and processor times, one after the other."""
+    silence, used = replicas.Silence(), [0]
+    process = SimpleNamespace(cpu_times=lambda: (used[0], 0.0, 9.0, 9.0))
+    found = []
+    for report, time_used in zip(reports, times, strict=True):
+        used[0] = time_used
+        found.append(silence.look(report and LoadSnapshot(timestamp=report), [process]))
+    return found
+
+
+def test_a_replica_that_reports_or_computes_is_alive():
+    assert looks([1, 1, 1, 2, 2, 2], [5, 5, 5, 5, 5, 5]) == [0, 1, 2, 0, 1, 2]
+    assert looks([1, 1, 1, 1, 1, 1], [5, 5, 5, 6, 6, 6]) == [0, 1, 2, 0, 1, 2]
+    assert looks([None, None, None, 1, 1, 1], [5, 5, 5, 5, 5, 5]) == [0, 0, 0, 0, 1, 2]
+
+
+def test_a_replica_without_a_sign_of_life_is_named_with_the_states_of_its_processes(controller, monkeypatch):
+    stopped = psutil.Process(controller.scheduler_procs[1].pid)
+    stopped.send_signal(signal.SIGSTOP)
+    silences = {replica: replicas.Silence() for replica in (0, 1)}
+    count = iter(range(100))
+
+    def reports(replica):
+        return LoadSnapshot(timestamp=next(count) if replica == 0 else 1)
+
+    found = [replicas.silent(controller, reports, silences, 2.0) for _ in range(3)]
+    stopped.send_signal(signal.SIGCONT)
+    other = controller.scheduler_procs[2].pid
+    assert found[:2] == [None, None]
+    assert found[2] == (
+        "replica 1 has shown no sign of life for 2 s (--dist-timeout, or --watchdog-timeout): "
+        f"process {stopped.pid} is stopped; process {other} is sleeping"
+    )
+
+
+def test_reports_are_those_of_sglang_once_a_replica_serves(controller, monkeypatch):
+    parallel = SimpleNamespace(num_dp_ranks=2, attn_dp_enabled=False)
+    monkeypatch.setattr(replicas, "get_parallel", lambda: parallel)
+    monkeypatch.setattr("sglang.srt.managers.load_snapshot.get_parallel", lambda: parallel)
+    reports = replicas.Reports(controller)
+    assert reports(1) is None
+    writer = ShmLoadSnapshotWriter(shm_path_for(controller.port_args.instance_id), 2, 1)
+    try:
+        assert reports(1) is None  # the one that the writer begins with
+        writer.write(LoadSnapshot(timestamp=5.0, dp_rank=1))
+        assert reports(1).timestamp == 5.0
+        monkeypatch.setenv("SGLANG_LOAD_SNAPSHOT_USE_ZMQ", "1")
+        assert replicas.Reports(controller)(1) is None
+    finally:
+        writer.close()
+        Path(writer.path).unlink()
