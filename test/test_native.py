@@ -46,7 +46,7 @@ def passes(command, **environment):
 
 def test_operators_under_the_address_and_undefined_behaviour_sanitizers(tmp_path):
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    # avx512 is avx512_bf16 without one instruction: building it with sanitizers too takes a minute and finds nothing.
+    # avx512 is avx2 in wider registers: building it with sanitizers too takes a minute and finds nothing.
     isas = {isa: [*flags, *(sanitizers if isa != "avx512" else [])] for isa, flags in X86.items()}
     isas = isas if platform.machine() == "x86_64" else {"generic": sanitizers}
     program = build("g++", isas, sanitizers, tmp_path)

@@ -14,7 +14,7 @@ LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # o
 QUERIES, LENGTHS = [1, 7, 1, 19], [30, 7, 3, 21]
 
 
-@pytest.fixture(params=["avx512", "avx2"])
+@pytest.fixture(params=["avx512_bf16", "avx512", "avx2"])
 def isa(request):
     device.start("cpu", "cpu")
     if not cpu.use(request.param):

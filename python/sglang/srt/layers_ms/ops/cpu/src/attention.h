@@ -52,24 +52,6 @@ struct Rows {
   }
 };
 
-// Memory of this thread that keeps its size from call to call, one a `purpose`: getting it from the system each time
-// takes as long as the attention of a hundred keys.
-enum class Purpose { partials, rows, q, scores, weights, k, v, line,
-                     head_in, head_out, head_k, head_v, latent, absorbed, found };  // the last ones: mla.h
-template <Purpose purpose, typename T>
-inline T* scratch(int64_t size) {
-  thread_local std::vector<T> memory;
-  if (static_cast<int64_t>(memory.size()) < size) memory.resize(size);
-  return memory.data();
-}
-
-template <typename T>
-inline void widen(const T* from, float* to, int64_t size) {
-  int64_t i = 0;
-  for (; i + 16 <= size; i += 16) store(to + i, load(from + i));
-  if (i < size) store(to + i, load_part(from + i, size - i));
-}
-
 inline f32x16 largest(f32x16 a, f32x16 b) { return a > b ? a : b; }
 
 // tanh x: the series near zero, where the difference from one of an exponential would lose digits.

@@ -7,16 +7,22 @@
 #pragma once
 #include <algorithm>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "parallel.h"
+#include "scratch.h"
 #include "simd.h"
+
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
 
 namespace KERNEL_ISA {
 
 constexpr int kGroup = 16;         // columns in a register, and
 constexpr int kWide = 4 * kGroup;  // in a block
-constexpr int kMostRows = 6;       // rows of x that fit the registers together with such a block
+constexpr int kMostRows = 6;       // rows of x that are multiplied together
+constexpr int kSums = kRegisters * 3 / 4;  // registers for the sums meanwhile
+constexpr int kParts = kGroup / kLanes;    // registers for 16 columns
 constexpr int64_t kRowBlock = 96;  // rows of x a task takes, and
 constexpr int64_t kTogether = 4;   // blocks of columns, most of them
 constexpr int64_t kPart = 16384;   // bytes of a block that some rows, at most
@@ -50,72 +56,65 @@ void repack(void* weight, int64_t n, int64_t k) {
   });
 }
 
-// acc[M][G] += x[M][k...] * w[k...][G], kStep values of k at a time; x has `stride` columns. Loops are unrolled by
-// order: GCC 12 leaves some of them as they are otherwise, and keeps the sums in memory, at half the speed.
+// acc[M][P] += x[M][k...] * w[k...][P], kStep values of k at a time; x, whose values are of type Row, has `stride`
+// columns. Loops are unrolled by order: GCC 12 leaves some of them as they are otherwise, and keeps the sums in memory,
+// at half the speed. Rows of half precision that are not multiplied as they are come in float32, whose values the load
+// alone spreads over a register. Not inlined, these functions would keep the sums in memory.
 template <typename T>
-struct Multiply;
-
-template <>
-struct Multiply<float> {
+struct Multiply {  // float32 and float16
   static constexpr int kStep = 1;
-  template <int M, int G>
-  static inline void step(f32x16 (&acc)[M][G], const float* x, int64_t stride, const float* w) {
-    f32x16 column[G];
+  using Row = float;
+  template <int M, int P>
+  ALWAYS_INLINE static void step(Lanes (&acc)[M][P], const float* x, int64_t stride, const T* w) {
+    Lanes column[P];
 #pragma GCC unroll 8
-    for (int g = 0; g < G; ++g) column[g] = load(w + g * kGroup);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-      for (int g = 0; g < G; ++g) acc[m][g] += splat(x[m * stride]) * column[g];
+    for (int p = 0; p < P; ++p) column[p] = load_lanes(w + p * kLanes);
+    add(acc, x, stride, column);
   }
-};
-
-template <>
-struct Multiply<f16> {
-  static constexpr int kStep = 1;
-  template <int M, int G>
-  static inline void step(f32x16 (&acc)[M][G], const f16* x, int64_t stride, const f16* w) {
-    f32x16 column[G];
+  template <int M, int P>
+  ALWAYS_INLINE static void add(Lanes (&acc)[M][P], const float* x, int64_t stride, const Lanes (&column)[P]) {
 #pragma GCC unroll 8
-    for (int g = 0; g < G; ++g) column[g] = load(w + g * kGroup);
+    for (int m = 0; m < M; ++m) {
+      const Lanes value = splat_lanes(x[m * stride]);
 #pragma GCC unroll 8
-    for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-      for (int g = 0; g < G; ++g) acc[m][g] += splat(to_float(x[m * stride])) * column[g];
+      for (int p = 0; p < P; ++p) acc[m][p] += value * column[p];
+    }
   }
 };
 
 template <>
 struct Multiply<bf16> {
   static constexpr int kStep = 2;
-  template <int M, int G>
-  static inline void step(f32x16 (&acc)[M][G], const bf16* x, int64_t stride, const bf16* w) {
 #if defined(__AVX512BF16__)
-    __m512bh pairs[G];
+  using Row = bf16;
+  template <int M, int P>
+  ALWAYS_INLINE static void step(Lanes (&acc)[M][P], const bf16* x, int64_t stride, const bf16* w) {
+    __m512bh pairs[P];
 #pragma GCC unroll 8
-    for (int g = 0; g < G; ++g) pairs[g] = (__m512bh)_mm512_loadu_si512(w + g * 2 * kGroup);
+    for (int p = 0; p < P; ++p) pairs[p] = (__m512bh)_mm512_loadu_si512(w + p * 2 * kLanes);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       int pair;
       std::memcpy(&pair, x + m * stride, 4);
       const __m512bh both = (__m512bh)_mm512_set1_epi32(pair);
 #pragma GCC unroll 8
-      for (int g = 0; g < G; ++g) acc[m][g] = (f32x16)_mm512_dpbf16_ps((__m512)acc[m][g], both, pairs[g]);
+      for (int p = 0; p < P; ++p) acc[m][p] = (Lanes)_mm512_dpbf16_ps((__m512)acc[m][p], both, pairs[p]);
     }
-#else
-#pragma GCC unroll 8
-    for (int g = 0; g < G; ++g) {
-      u32x16 pairs;
-      std::memcpy(&pairs, w + g * 2 * kGroup, sizeof(pairs));
-      const u32x16 low = pairs << 16, high = pairs & 0xffff0000u;
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        acc[m][g] += splat(to_float(x[m * stride])) * (f32x16)low;
-        acc[m][g] += splat(to_float(x[m * stride + 1])) * (f32x16)high;
-      }
-    }
-#endif
   }
+#else
+  using Row = float;
+  template <int M, int P>
+  ALWAYS_INLINE static void step(Lanes (&acc)[M][P], const float* x, int64_t stride, const bf16* w) {
+    Lanes column[P];
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) column[p] = (Lanes)(load_bits(w + p * 2 * kLanes) << 16);
+    Multiply<float>::add(acc, x, stride, column);
+    asm("" : "+r"(w));  // read again, from the first cache: there are no registers to keep them in
+#pragma GCC unroll 8
+    for (int p = 0; p < P; ++p) column[p] = (Lanes)(load_bits(w + p * 2 * kLanes) & 0xffff0000u);
+    Multiply<float>::add(acc, x + 1, stride, column);
+  }
+#endif
 };
 
 // f(integral constant `count`), which is 1 to kMostRows.
@@ -127,30 +126,52 @@ inline void with_rows(int64_t count, F&& f) {
 
 enum class Start { bias, sum };  // what a product is added to: a bias (or nothing), or what y has
 
-// y [M, n] = x [M, k] * a block of G * 16 columns; rows of x lie `stride` apart. `ahead`: memory to fetch meanwhile, of
-// every G cache lines the first `lines`.
-template <Start start, int lines, int M, int G, typename T, typename Y>
-inline void tile(const T* x, int64_t stride, const T* w, const T* bias, Y* y, int64_t k, int64_t n, const T* ahead) {
-  f32x16 acc[M][G];
+// Groups of columns, of a block of W, that M rows meet together: as many as there are registers for the sums.
+constexpr int groups_at_once(int M, int W) { return W > 1 && M * W * kParts > kSums ? groups_at_once(M, W / 2) : W; }
+
+// y [M, n] = x [M, k] * a block of W * 16 columns; rows of x lie `stride` apart. `ahead`: memory to fetch meanwhile, of
+// every W cache lines the first `lines`.
+template <Start start, int lines, int M, int W, typename T, typename Y>
+inline void tile(const typename Multiply<T>::Row* x, int64_t stride, const T* w, const T* bias, Y* y, int64_t k,
+                 int64_t n, const T* ahead) {
+  constexpr int G = groups_at_once(M, W), P = G * kParts, kLine = 64 / static_cast<int>(sizeof(T));
+  for (int first = 0; first < W; first += G, y += G * kGroup) {
+    Lanes acc[M][P];
 #pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
+    for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-    for (int g = 0; g < G; ++g) {
-      if constexpr (start == Start::sum)
-        acc[m][g] = load(y + m * n + g * kGroup);
-      else
-        acc[m][g] = bias ? load(bias + g * kGroup) : f32x16{};
+      for (int p = 0; p < P; ++p) {
+        if constexpr (start == Start::sum)
+          acc[m][p] = load_lanes(y + m * n + p * kLanes);
+        else
+          acc[m][p] = bias ? load_lanes(bias + first * kGroup + p * kLanes) : Lanes{};
+      }
+    const T* columns = w + first * kGroup * Multiply<T>::kStep;
+    for (int64_t i = 0; i < k; i += Multiply<T>::kStep) {
+#pragma GCC unroll 8
+      for (int g = 0; g < G; ++g)
+        if (first + g < lines) __builtin_prefetch(ahead + i * W * kGroup + (first + g) * kLine, 0, 2);
+      Multiply<T>::template step<M, P>(acc, x + i, stride, columns + i * W * kGroup);
     }
-  for (int64_t i = 0; i < k; i += Multiply<T>::kStep) {
 #pragma GCC unroll 8
-    for (int line = 0; line < lines; ++line)
-      __builtin_prefetch(ahead + i * G * kGroup + line * (64 / static_cast<int64_t>(sizeof(T))), 0, 2);
-    Multiply<T>::template step<M, G>(acc, x + i, stride, w + i * G * kGroup);
+    for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
+      for (int p = 0; p < P; ++p) store_lanes(y + m * n + p * kLanes, acc[m][p]);
   }
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-    for (int g = 0; g < G; ++g) store(y + m * n + g * kGroup, acc[m][g]);
+}
+
+// `count` rows of k values, `stride` apart, as they are multiplied, and how far apart they are then.
+template <typename T>
+inline std::pair<const typename Multiply<T>::Row*, int64_t> rows_to_multiply(const T* x, int64_t count, int64_t stride,
+                                                                             int64_t k) {
+  if constexpr (std::is_same_v<T, typename Multiply<T>::Row>)
+    return {x, stride};
+  else {
+    const int64_t apart = (k + kGroup - 1) / kGroup * kGroup;
+    float* wide = scratch<Purpose::wide_rows, float>(kMostRows * apart);
+    for (int64_t row = 0; row < count; ++row) widen(x + row * stride, wide + row * apart, k);
+    return {wide, apart};
+  }
 }
 
 // The same for any number of rows, as many in each pass as in the others; `ahead` as a whole.
@@ -164,12 +185,13 @@ inline void passes(int64_t rows, const T* x, int64_t stride, const T* w, const T
     const int64_t share = std::min(G - fetched, (G + count - 1) / count);
     const int64_t lines = ahead ? share : 0;
     const T* next = ahead + fetched * line;
-    with_rows(taken, [&](auto m) {
+    const auto [row, apart] = rows_to_multiply(x, taken, stride, k);
+    with_rows(taken, [&, row = row, apart = apart](auto m) {
       constexpr int M = m.value;
-      if (lines == 0) return tile<start, 0, M, G>(x, stride, w, bias, y, k, n, next);
-      if (lines == 1) return tile<start, 1, M, G>(x, stride, w, bias, y, k, n, next);
-      if (lines == 2) return tile<start, 2, M, G>(x, stride, w, bias, y, k, n, next);
-      tile<start, G, M, G>(x, stride, w, bias, y, k, n, next);
+      if (lines == 0) return tile<start, 0, M, G>(row, apart, w, bias, y, k, n, next);
+      if (lines == 1) return tile<start, 1, M, G>(row, apart, w, bias, y, k, n, next);
+      if (lines == 2) return tile<start, 2, M, G>(row, apart, w, bias, y, k, n, next);
+      tile<start, G, M, G>(row, apart, w, bias, y, k, n, next);
     });
     x += taken * stride;
     y += taken * n;
