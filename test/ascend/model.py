@@ -1,12 +1,14 @@
 """Models of models/harness.py, whole and in stages, whose steps the runner of NPUs prepares and runs."""
 
 import torch
-from models.harness import SLOTS, PagedModel
+from models.harness import SLOTS, STALE, PagedModel
 from models.parts import Part, StagedModel
 
+from sglang.srt.layers_ms.ops.ascend_reference.memory import stored
 from sglang.srt.model_executor_ms.graphs import Limits
 from sglang.srt.model_executor_ms.npu.build import batch_of, npu_runner
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
+from sglang.srt.model_executor_ms.own_caches import PoolOfShapes
 
 REQUESTS = 8
 PAGE = 16
@@ -38,6 +40,13 @@ class NpuModel(PagedModel):
     def __init__(self, folder, dtype, page_size=PAGE, buckets=()):
         super().__init__(folder, dtype, page_size)
         self.graph = NpuSteps(self.network, self.caches, page_size, buckets)
+
+    def forget(self):
+        super().forget()
+        for place, buffer in enumerate(self.pool.k_buffer if isinstance(self.pool, PoolOfShapes) else ()):
+            if buffer.is_meta:
+                stored(self.caches.k_caches[place])[:] = STALE
+                stored(self.caches.v_caches[place])[:] = -STALE
 
 
 class NpuStage(Part):

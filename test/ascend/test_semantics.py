@@ -223,7 +223,9 @@ def test_a_310p_computes_in_float16_only(chip_310p):
 def test_a_310p_has_linear_weights_in_fractal_layout_and_vocabularies_row_by_row(chip_310p, tmp_path, calls):
     model, ids = NpuModel(save("llama-tied@16", tmp_path, "float16"), "float16", PAGE), prompts()
     layers = model.config.num_hidden_layers
-    assert [arguments[1] for name, arguments in calls if name == "format_cast"] == [kernels.NZ] * 4 * layers
+    assert [arguments[1] for name, arguments in calls if name == "format_cast" and arguments[0].ndim == 2] == [
+        kernels.NZ
+    ] * 4 * layers
     compare(mixed_batch(Requests(model, PAGE), ids), "llama-tied@16", ids, "float16")
     gate_up = model.network.model.layers[0].mlp.gate_up_proj
     gate_up.weight.host[:] = 0.5  # as a second load would

@@ -22,6 +22,7 @@ from sglang.srt.model_executor_ms.graphs import (
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
 from sglang.srt.model_executor_ms.lost_config import restored
+from sglang.srt.model_executor_ms.own_caches import pool_class
 from sglang.srt.model_executor_ms.step_inputs import step_inputs
 from sglang.srt.model_executor_ms.weights import with_quantisation
 from sglang.srt.model_loader_ms import loader
@@ -33,8 +34,8 @@ SLOTS = 1024  # of the pool, for any page size that divides it
 STALE = 100.0  # what a used cache may hold where nobody should look
 
 
-def pool_of(config, dtype: torch.dtype, page_size: int):
-    """The pool that SGLang makes for such a model."""
+def pool_of(config, dtype: torch.dtype, page_size: int, made=MHATokenToKVPool):
+    """The pool that SGLang makes for such a model. made: its class where there are keys and values."""
     shared = dict(
         size=SLOTS - page_size,
         page_size=page_size,
@@ -45,7 +46,7 @@ def pool_of(config, dtype: torch.dtype, page_size: int):
     )
     if hasattr(config, "kv_lora_rank"):
         return MLATokenToKVPool(kv_lora_rank=config.kv_lora_rank, qk_rope_head_dim=config.qk_rope_head_dim, **shared)
-    return MHATokenToKVPool(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
+    return made(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
 
 
 class _OnOwnCaches:
@@ -98,7 +99,7 @@ class PagedModel:
         loader.load(network, folder, progress=False, **wanted)
         self.network.pack()
         self.config = config = self.network.config
-        self.pool = pool_of(config, getattr(torch, dtype), page_size)
+        self.pool = pool_of(config, getattr(torch, dtype), page_size, pool_class(network))
         self.caches = KVCaches(self.pool, config.num_hidden_layers)
         self.graph, self.compiled = None, compiled or ops.static_graphs()
         self.head = LMHead(self.network.head(), config.logit_scale, config.final_logit_softcapping)

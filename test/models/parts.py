@@ -12,6 +12,7 @@ from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.model_executor_ms.graphs import Limits, forward_graph, passed_on
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.lm_head import LMHead
+from sglang.srt.model_executor_ms.own_caches import pool_class
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
@@ -29,8 +30,8 @@ def network_of(folder, stage: Stage, dtype="float32", shard: Shard | None = None
     return network
 
 
-def pool_of_part(config, dtype: torch.dtype, page_size: int = 1):
-    """The pool that SGLang makes on a rank."""
+def pool_of_part(config, dtype: torch.dtype, page_size: int = 1, made=MHATokenToKVPool):
+    """As pool_of, on a rank."""
     held = config.held
     shared = dict(size=SLOTS - page_size, page_size=page_size, dtype=dtype, layer_num=len(held), device="cpu")
     shared |= dict(enable_memory_saver=False, start_layer=held.start, end_layer=held.stop)
@@ -38,7 +39,7 @@ def pool_of_part(config, dtype: torch.dtype, page_size: int = 1):
         latent = dict(kv_lora_rank=config.kv_lora_rank, qk_rope_head_dim=config.qk_rope_head_dim)
         return MLATokenToKVPool(**latent, **shared)
     heads, _ = config.shard.attention.kv_heads(config.num_key_value_heads)
-    return MHATokenToKVPool(head_num=heads, head_dim=config.head_dim, **shared)
+    return made(head_num=heads, head_dim=config.head_dim, **shared)
 
 
 class Part:
@@ -50,7 +51,7 @@ class Part:
         self.network = network_of(folder, stage, dtype, shard)
         self.network.pack()
         self.config = config = self.network.config
-        self.pool = pool_of_part(config, getattr(torch, dtype), self.page_size)
+        self.pool = pool_of_part(config, getattr(torch, dtype), self.page_size, pool_class(self.network))
         self.caches = KVCaches(self.pool, len(config.held), config.held.start)
         self.graph = self._graph(compiled)
         self.captured = not compiled

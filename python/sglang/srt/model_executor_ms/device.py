@@ -12,9 +12,9 @@ logger = logging.getLogger(__name__)
 
 # Device -> its operator tables, the preferred one first, and those that only SGLANG_MS_OPS selects.
 TABLES = {"cpu": ("cpu", "reference"), "npu": ("ascend",)}
-ON_REQUEST = {"cpu": ("ascend_reference",), "npu": ()}
+ON_REQUEST = {"cpu": ("ascend_reference", "ascend_reference_310p"), "npu": ()}
 # Tables whose steps are prepared as on an NPU, on whatever device.
-AS_ON_NPU = ("ascend", "ascend_reference")
+AS_ON_NPU = ("ascend", *ON_REQUEST["cpu"])
 
 
 class UnsupportedDevice(Exception):

@@ -5,11 +5,11 @@ import numpy as np
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.base_swa_memory_pool import BaseSWAKVPool
 from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
-from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms import bridge, own_caches
 
 
 class KVCaches:
-    """Views of a pool's buffers, each [slots, K, D], made once.
+    """Views of a pool's buffers, each [slots, K, D], made once; or what the table makes where they have no memory.
 
     first_layer: the one of the model whose buffers are the pool's first. A pool of latent attention has one buffer a
     layer, [slots, 1, L + R]: k_caches and v_caches both show it. A hybrid one has fewer slots for layers with a window.
@@ -38,5 +38,9 @@ class KVCaches:
         return self.pool.get_key_buffer(self.layers.start).data_ptr()
 
     def _views(self, buffer, name: str) -> tuple:
-        buffers = ((layer, bridge.to_mindspore(buffer(layer))) for layer in self.layers)
-        return tuple(ops.cache_view(buffer, f"{name}_{layer}", self.pool.page_size) for layer, buffer in buffers)
+        return tuple(self._view(buffer(layer), f"{name}_{layer}") for layer in self.layers)
+
+    def _view(self, buffer, name: str):
+        if buffer.is_meta:
+            return own_caches.maker(buffer, False, self.pool.page_size)()
+        return ops.cache_view(bridge.to_mindspore(buffer), name, self.pool.page_size)

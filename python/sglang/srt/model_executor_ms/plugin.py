@@ -207,7 +207,7 @@ def _hook_replicas() -> None:
 @functools.cache
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
-    from sglang.srt.model_executor_ms import hosts, late_ranks, model_runner, parallel, seeds, weights
+    from sglang.srt.model_executor_ms import hosts, late_ranks, model_runner, own_caches, parallel, seeds, weights
 
     _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.meet, HookType.AROUND)
     if device == "cpu":
@@ -237,13 +237,13 @@ def _hook_scheduler(device: str) -> None:
         padding = "sglang.srt.model_executor.model_runner.adjust_config_with_unaligned_cpu_tp"
         _apply(padding, parallel.keep_sizes, HookType.REPLACE)
         _hook_attention_replicas()
+    configurator = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
+    # SGLang's own choice of a pool is by platform, and NPUs have SGLang's platform.
+    _apply(f"{configurator}._resolve_kv_pool_class", own_caches.choose_pool, HookType.AROUND)
     if device.startswith("npu"):
-        _apply(
-            "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator._build_token_to_kv_pool_allocator",
-            allocation.paged_allocator,
-            HookType.AROUND,
-        )
+        _apply(f"{configurator}._build_token_to_kv_pool_allocator", allocation.paged_allocator, HookType.AROUND)
         _apply("sglang.srt.mem_cache.allocation.get_last_loc", allocation.last_slots, HookType.REPLACE)
+        _apply("sglang.srt.utils.common.support_triton", allocation.support_triton, HookType.AROUND)
     # SGLang's loaders fill torch parameters; ours fills MindSpore's, at start and on update_weights_from_disk.
     _apply("sglang.srt.model_loader.loader.get_model_loader", weights.get_model_loader, HookType.REPLACE)
 

@@ -105,6 +105,14 @@ def cache_view(cache: Tensor, name: str, page_size: int) -> Tensor:
     """
 
 
+def own_cache(shape: tuple, dtype, in_rounds: bool, page_size: int) -> Callable[[], Tensor] | None:
+    """What makes a layer's key or value cache, [slots, K, D] of dtype, filled with zeros, in the place of SGLang.
+
+    None where SGLang makes it, and `cache_view` shows it. in_rounds: of the layer, as the function of that name has it.
+    What makes it raises NotImplementedError for sizes that it cannot lay out.
+    """
+
+
 def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size: int) -> tuple:
     """What else this table's operators want, as `step["plan"]`: int32 numpy arrays.
 

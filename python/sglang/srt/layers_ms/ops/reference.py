@@ -28,6 +28,7 @@ from .reference_host import (  # noqa: F401 - operators of this table
     check_quant_linear,
     compiled,
     in_rounds,
+    own_cache,
     pack_correction,
     pack_quant_experts,
     parts,

@@ -12,6 +12,10 @@ def in_rounds(window, soft_cap, sinks, slopes, latent):
     return False
 
 
+def own_cache(shape, dtype, in_rounds, page_size):
+    return None
+
+
 def check_latent_attention(rank, rope, nope, value):
     """Any sizes."""
 

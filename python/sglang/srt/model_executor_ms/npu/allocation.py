@@ -1,8 +1,10 @@
 """SGLang's bookkeeping of cache pages as its own NPU backend has it, where the attention backend is ours.
 
 SGLang 0.5.23 chooses both by the name of the attention backend, `ascend`. For any other name it takes Triton kernels
-that are written for GPUs.
+that are written for GPUs. On a 310P there is no Triton at all.
 """
+
+from sglang.srt.layers_ms.ops.ascend import host
 
 
 def paged_allocator(original, configurator, *, token_to_kv_pool_allocator=None, **known):
@@ -16,7 +18,8 @@ def _npu_allocator(configurator, sizes, pool):
     from sglang.srt.hardware_backend.npu.allocator_npu import NPUPagedTokenToKVPoolAllocator
     from sglang.srt.runtime_context import get_schedule
 
-    return NPUPagedTokenToKVPoolAllocator(
+    allocator = NPUPagedTokenToKVPoolAllocator if host.profile().triton else _without_triton()
+    return allocator(
         sizes.max_total_num_tokens,
         page_size=get_schedule().page_size,
         dtype=configurator.kv_cache_dtype,
@@ -24,6 +27,25 @@ def _npu_allocator(configurator, sizes, pool):
         kvcache=pool,
         need_sort=False,
     )
+
+
+def _without_triton() -> type:
+    """SGLang's allocator for NPUs, which takes a Triton kernel for up to 200 new pages, with torch for any number."""
+    from sglang.srt.hardware_backend.npu.allocator_npu import NPUPagedTokenToKVPoolAllocator
+    from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
+
+    class PlainAllocator(NPUPagedTokenToKVPoolAllocator):
+        def alloc_extend(self, *known, **named):
+            self.use_triton_kernels = False
+            slots = PagedTokenToKVPoolAllocator.alloc_extend(self, *known, **named)
+            return None if slots is None else slots.int()
+
+    return PlainAllocator
+
+
+def support_triton(original, backend: str) -> bool:
+    """SGLang's support_triton, by which it fills its tables with Triton kernels or with torch, on chips with both."""
+    return host.profile().triton and original(backend)
 
 
 def last_slots(req_to_token, req_pool_indices_tensor, prefix_lens_tensor):

@@ -7,6 +7,7 @@ import torch
 from tqdm import tqdm
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor_ms.graphs import Limits, compilations, dynamic_graph, passed_on
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
@@ -15,6 +16,7 @@ from sglang.srt.model_executor_ms.npu.kind_graph import KindGraph
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.packed import PackedInputs, room
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
+from sglang.srt.model_executor_ms.own_caches import rounds_of
 from sglang.srt.model_executor_ms.step_inputs import first_pages
 
 logger = logging.getLogger(__name__)
@@ -42,9 +44,11 @@ class Graphs(dict):
         return KindGraph(graph, captured)
 
 
-def can_capture(network) -> bool:
-    """Whether a decode step of this model is always the same kernels, which is what MindSpore can capture."""
-    return not any(getattr(cell, "in_rounds", False) for _, cell in network.cells_and_names())
+def why_uncaptured(network) -> str | None:
+    """Why decode steps of this model cannot be captured: they have to be the same kernels each time. None: they can."""
+    if not host.profile().captures:
+        return f"{kernels.soc()} captures no graphs"
+    return "attention in rounds (soft caps, sinks, slopes) is not captured" if any(rounds_of(network)) else None
 
 
 def npu_runner(

@@ -8,14 +8,14 @@ GB = 2**30
 LEAST = 2.0  # GB, with which MindSpore's pool begins
 
 
-def memory_cap(total: int, free: int, fraction: float, weights: int | None) -> str:
-    """The cap of MindSpore's memory pool, as ms.runtime.set_memory takes it; all arguments but fraction in bytes.
+def memory_cap(total: int, free: int, fraction: float, weights: int | None, caches: bool = False) -> str:
+    """The cap of MindSpore's memory pool, as ms.runtime.set_memory takes it; total, free and weights in bytes.
 
     SGLang's --mem-fraction-static is the share of the card for weights and cache. The cache is torch's; weights are
     MindSpore's, and so is most of what the rest of the card is for: activations. Where the size of the weights is not
-    known it may take what is free.
+    known, or `caches` are MindSpore's too, of a size that SGLang decides later, it may take what is free.
     """
-    wanted = free if weights is None else min(free, 1.05 * weights + (1.0 - fraction) * total)
+    wanted = free if weights is None or caches else min(free, 1.05 * weights + (1.0 - fraction) * total)
     return f"{max(wanted / GB, LEAST):.1f}GB"
 
 

@@ -2,8 +2,9 @@
 
 import logging
 
+from sglang.srt.layers_ms.ops.ascend import host
 from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
-from sglang.srt.model_executor_ms.npu.build import can_capture, compile_kinds, npu_runner
+from sglang.srt.model_executor_ms.npu.build import compile_kinds, npu_runner, why_uncaptured
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
 from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card
@@ -34,7 +35,7 @@ def take_card(config, stage_layers: tuple[int, ...]) -> None:
     model, schedule, parallel = get_model(), get_schedule(), get_parallel()
     weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size * parallel.pp_size)
     free, total = torch.npu.mem_get_info()
-    cap = memory_cap(total, free, schedule.mem_fraction_static, weights)
+    cap = memory_cap(total, free, schedule.mem_fraction_static, weights, host.profile().fractal)
     card = torch.npu.current_device()
     mindspore_device.start(card, cap)
     sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
@@ -49,8 +50,8 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     link = _link(req_to_token.device)
     buckets = _buckets(limits, len(caches.k_caches)) if first else ()
-    if buckets and not can_capture(network):
-        logger.info("attention in rounds (soft caps, sinks, slopes) is not captured: decode graphs run as they are")
+    if buckets and (reason := why_uncaptured(network)):
+        logger.info("%s: decode graphs run as they are", reason)
         buckets = ()
     if not first:
         # MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches.

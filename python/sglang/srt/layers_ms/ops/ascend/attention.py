@@ -7,6 +7,7 @@ from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
+from sglang.srt.layers_ms.ops.ascend.gathered import put_rows
 from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH
 from sglang.srt.layers_ms.ops.ascend.rounds import attention_in_rounds
 from sglang.srt.layers_ms.ops.ascend.windows import windowed_attention
@@ -27,6 +28,12 @@ def _way(window, soft_cap, sinks, slopes):
     if host.in_rounds(window, soft_cap, sinks, slopes, False):
         return IN_ROUNDS
     return WITHIN_A_WINDOW if window else IN_PAGES
+
+
+@constexpr
+def plain_on_fractal(rank):
+    """Whether a cache of so many axes is in SGLang's layout on a chip that caches in NZ: of layers in rounds."""
+    return rank == 4 and host.profile().fractal
 
 
 def _turning(x, rotary_dim, head_dim, interleaved):
@@ -88,9 +95,12 @@ def qkv_to_cache(
         q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
     if cos is not None:
         q, k = rotary(q, k, cos, sin, interleaved, step, head_dim)
-    written = kernels.reshape_and_cache(k, v, k_cache, v_cache, step["slots"])
+    if plain_on_fractal(len(k_cache.shape)):
+        q = put_rows(put_rows(q, k, k_cache, step["slots"]), v, v_cache, step["slots"])
+    else:
+        q = kernels.depend(q, kernels.reshape_and_cache(k, v, k_cache, v_cache, step["slots"]))
     # A fresh request attends to its keys and values as they are, not to the cache.
-    return kernels.depend(q, written), (k_cache, k), (v_cache, v)
+    return q, (k_cache, k), (v_cache, v)
 
 
 def paged_attention(

@@ -70,6 +70,16 @@ def gather_rows(cache, tables, places):
     return rows.reshape(-1, heads, size)
 
 
+def put_rows(x, rows, cache, slots):
+    """x, after rows [T, K * D] are in slots [T] of a cache [blocks, block, K, D].
+
+    As kernels.reshape_and_cache, where that kernel would write to a copy in another layout; no slot is -1.
+    """
+    width = rows.shape[1]
+    places = kernels.add(kernels.mul(slots.reshape(-1, 1), width), numbers(width))
+    return kernels.depend(x, kernels.put(cache, places, rows))
+
+
 def fused(queries, keys, values, places, mask, before, shift, heads, scale, totals):
     """queries [n, S, H * D] over keys and values [n * P, K, D] at places [n, P] -> [n, S, H, D], sums [n, H, S, 1].
 

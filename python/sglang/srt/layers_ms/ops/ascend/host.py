@@ -1,6 +1,7 @@
 """What this table wants of its caller, on the host."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from mindspore import Tensor
@@ -15,7 +16,9 @@ FRESH, CHUNK, DECODE = "fresh", "chunk", "decode"
 PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
 LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
+TILE = 16  # values of a row that lie side by side in NZ
 LARGEST_ROW = 576  # values of a row that latent attention caches
+LARGEST_CACHE = 2**31  # values of a cache that is written value by value, whose places are int32
 LARGEST_GROUP = 128  # query heads of one key/value head
 LARGEST_GATHERED_GROUP = 64  # of FusedInferAttentionScore
 PIECE = 512  # queries that are computed together where their keys are gathered
@@ -28,13 +31,15 @@ class Profile:
     """What differs between chips."""
 
     dtypes: tuple[str, ...]  # of weights, activations and caches
-    fractal: bool  # whether matrices of linear layers are in NZ
+    fractal: bool  # whether matrices of linear layers, and caches that kernels of attention read, are in NZ
     fused_blocks: bool  # whether there are FusedInferAttentionScore, and PagedAttention of latent rows
     products: str  # dtype in which what is exact elsewhere is multiplied: routers, and attention of plain operators
+    captures: bool  # whether decode graphs can be captured
+    triton: bool  # whether there are the kernels by which SGLang hands out pages
 
 
-PROFILES = {"310p": Profile(("float16",), True, False, "float16")}
-DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32")  # 910B, 910C
+PROFILES = {"310p": Profile(("float16",), True, False, "float16", False, False)}
+DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32", True, True)  # 910B, 910C
 
 
 def profile() -> Profile:
@@ -117,15 +122,41 @@ def rotary_tables(cos, sin, dtype):
     return tuple(Tensor(np.concatenate([table, table], -1)).astype(dtype) for table in (cos, sin))
 
 
-def cache_view(cache, name, page_size):
-    *_, kv_heads, head_dim = cache.shape
+def _check_pages(head_dim, page_size):
     if page_size not in PAGE_SIZES:
         raise NotImplementedError(f"--page-size {page_size}: PagedAttention reads pages of {PAGE_SIZES} tokens")
     if head_dim <= LARGEST_HEAD and head_dim * page_size > LARGEST_BLOCK:
         raise NotImplementedError(
             f"--page-size {page_size} with heads of {head_dim} values: at most {LARGEST_BLOCK // head_dim}"
         )
+
+
+def cache_view(cache, name, page_size):
+    *_, kv_heads, head_dim = cache.shape
+    _check_pages(head_dim, page_size)
+    if profile().fractal and cache.size >= LARGEST_CACHE:
+        raise NotImplementedError(
+            f"{name} of {cache.size} values: on {kernels.soc()} a layer in rounds has less than {LARGEST_CACHE}; "
+            f"give --max-total-tokens below {LARGEST_CACHE // (kv_heads * head_dim)}"
+        )
     return cache.view(-1, page_size, kv_heads, head_dim)
+
+
+def own_cache(shape, dtype, in_rounds, page_size):
+    if in_rounds or not profile().fractal:
+        return None
+    return partial(_fractal_cache, *shape, dtype, page_size)
+
+
+def _fractal_cache(slots, kv_heads, head_dim, dtype, page_size):
+    """[blocks, block, K * D] in NZ, which MindSpore gives no tensor without making another one of it."""
+    _check_pages(head_dim, page_size)
+    width = kv_heads * head_dim
+    if width % TILE:
+        raise NotImplementedError(
+            f"{kv_heads} key/value heads of {head_dim} values: {kernels.soc()} caches rows of a multiple of {TILE}"
+        )
+    return kernels.format_cast(kernels.zeros((slots // page_size, page_size, width), dtype), kernels.NZ)
 
 
 def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):

@@ -123,9 +123,18 @@ def gelu(x, approximate):
 def reshape_and_cache(key, value, key_cache, value_cache, slot_mapping):
     """key and value [T, K * D] into slots [T] of caches [blocks, block, K, D]; slot -1 is a padding row.
 
-    Of latent attention value and value_cache are None. What it returns only orders others after it, by `depend`.
+    On a 310P caches are [blocks, block, K * D] in NZ: of each block the memory is [K * D / 16, block, 16]. Of latent
+    attention value and value_cache are None. What it returns only orders others after it, by `depend`.
     """
     return generated.ReshapeAndCache()(key, value, key_cache, value_cache, slot_mapping)
+
+
+def put(cache, places, new):
+    """Values `new` [T, n] into a plain cache of any shape, at places [T, n] of it as one row: int32, none twice.
+
+    A negative place would count from the end. What it returns only orders others after it, by `depend`.
+    """
+    return generated.InplacePut()(cache, places, new, False)
 
 
 def depend(x, earlier):
@@ -153,7 +162,7 @@ def flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens)
 
 
 def paged_attention(query, key_cache, value_cache, tables, context_lens, query_lens, heads, kv_heads, scale, mode):
-    """Attention of query [T, H * D] over caches [blocks, block, K, D] -> [T, H * D].
+    """Attention of query [T, H * D] over caches as reshape_and_cache writes them -> [T, H * D].
 
     Block tables [B, most blocks], context_lens and query_lens [B]. mode: "MASK_DEFAULT" where every request has one
     query; "TRAPEZOIDAL" where some have more, the last of their context, which then needs no mask of the context's
@@ -161,6 +170,10 @@ def paged_attention(query, key_cache, value_cache, tables, context_lens, query_l
     """
     attend = generated.PagedAttention(heads, scale, kv_heads, "DEFAULT", mode, 0)
     return attend(query, key_cache, value_cache, tables, context_lens, None, None, None, query_lens, None)
+
+
+def zeros(shape, dtype):
+    return mint.zeros(shape, dtype=dtype)
 
 
 def format_cast(x, layout):

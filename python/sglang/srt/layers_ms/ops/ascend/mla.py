@@ -9,7 +9,8 @@ themselves attends to them in rounds, all requests alike.
 from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import host, kernels
-from sglang.srt.layers_ms.ops.ascend.attention import causal_mask, rotary
+from sglang.srt.layers_ms.ops.ascend.attention import causal_mask, plain_on_fractal, rotary
+from sglang.srt.layers_ms.ops.ascend.gathered import put_rows
 from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH, LARGEST_BLOCK, LARGEST_HEAD
 from sglang.srt.layers_ms.ops.ascend.rounds import latent_attention_in_rounds
 
@@ -28,8 +29,10 @@ def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads)
     turning = kernels.contiguous(turning).reshape(-1, heads * rope)
     turning, key = rotary(turning, kernels.contiguous(key), cos, sin, interleaved, step, rope)
     rows = kernels.cat((kernels.rms_norm(kernels.contiguous(latent), norm, eps), key))
-    written = kernels.reshape_and_cache(rows, None, cache, None, step["slots"])
     q = kernels.cat((plain, turning.reshape(-1, heads, rope))).reshape(-1, heads * (nope + rope))
+    if plain_on_fractal(len(cache.shape)):
+        return put_rows(q, rows, cache, step["slots"]), (cache, rows)
+    written = kernels.reshape_and_cache(rows, None, cache, None, step["slots"])
     return kernels.depend(q, written), (cache, rows)
 
 

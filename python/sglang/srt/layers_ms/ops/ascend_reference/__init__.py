@@ -2,16 +2,19 @@
 
 The operators and host functions are those of `ascend`; only kernels differ, and are numpy's, in files of the
 same names. Every rule that a check enforces is MindSpore's, where the check says it. Values have to be known, so
-nothing is compiled. SGLANG_MS_OPS=ascend_reference with --device cpu serves with this table.
+nothing is compiled. SGLANG_MS_OPS=ascend_reference with --device cpu serves with this table, and with
+ascend_reference_310p as on a 310P.
 """
 
 from sglang.srt.layers_ms.ops.ascend import *  # noqa: F403 - the operators under test
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, mla, windows
 
+KERNELS = (dense, attention, experts, mla, windows, collectives)
+
 
 def start(processors):
-    kernels.bind(dense, attention, experts, mla, windows, collectives)
+    kernels.bind(*KERNELS)
 
 
 def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):

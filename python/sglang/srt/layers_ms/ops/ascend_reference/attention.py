@@ -6,9 +6,11 @@ from mindspore import dtype as mstype
 from sglang.srt.layers_ms.ops.ascend_reference.memory import (
     HALVES,
     bits,
+    caches_in_nz,
     check,
     check_lengths,
     floats,
+    fractal,
     require,
     stored,
     tensor,
@@ -25,17 +27,45 @@ def depend(x, earlier):
 
 
 def check_cache(kernel, name, cache, dtype):
-    check(kernel, name, cache, (dtype,), 4)
+    """Its layout: [blocks, block, K, D], or on a chip that caches in NZ [blocks, block, K * D] in that."""
+    check(kernel, name, cache, (dtype,), 3 if caches_in_nz() else 4)
     require(cache.shape[1] in PAGE_SIZES, kernel, f"{name} {cache.shape} has pages of other sizes than {PAGE_SIZES}")
+    found = cache.data_ptr() in fractal
+    require(found == caches_in_nz(), kernel, f"{name} is {'' if found else 'not '}in NZ")
+    require(not found or cache.shape[2] % 16 == 0, kernel, f"{name} {cache.shape} in NZ")
+
+
+def pages_of(cache) -> np.ndarray:
+    """The memory of a cache as [blocks, block, tiles, values], in whatever layout it is."""
+    blocks, block, *row = cache.shape
+    if cache.data_ptr() in fractal:
+        return stored(cache).reshape(blocks, row[0] // 16, block, 16).swapaxes(1, 2)
+    return stored(cache).reshape(blocks, block, *row)
 
 
 def _write(kernel, name, rows, cache, slots):
     check(kernel, name, rows, HALVES, 2)
     check_cache(kernel, f"{name}_cache", cache, rows.dtype)
-    blocks, block, heads, size = cache.shape
-    require(rows.shape == (len(slots), heads * size), kernel, f"{name} {rows.shape} of {len(slots)} slots")
-    held = stored(cache).reshape(blocks * block, -1)
-    held[slots[slots >= 0]] = bits(values(rows), rows.dtype)[slots >= 0]
+    held = pages_of(cache)
+    block, *row = held.shape[1:]
+    require(rows.shape == (len(slots), np.prod(row)), kernel, f"{name} {rows.shape} of {len(slots)} slots")
+    used = slots[slots >= 0]
+    held[used // block, used % block] = bits(values(rows), rows.dtype)[slots >= 0].reshape(-1, *row)
+
+
+def put(cache, places, new):
+    kernel = "InplacePut"
+    check(kernel, "cache", cache, HALVES)
+    require(cache.data_ptr() not in fractal, kernel, "a cache in NZ is no row")
+    check(kernel, "places", places, INTEGERS, 2)
+    check(kernel, "new", new, (cache.dtype,), 2)
+    require(places.shape == new.shape, kernel, f"values {new.shape} at places {places.shape}")
+    found = stored(places).reshape(-1)
+    inside = (found >= 0) & (found < cache.size)
+    require(inside.all(), kernel, f"places {found[~inside].tolist()} of {cache.size}")
+    require(len(np.unique(found)) == len(found), kernel, "two values for one place")
+    stored(cache).reshape(-1)[found] = stored(new).reshape(-1)
+    return cache
 
 
 def reshape_and_cache(key, value, key_cache, value_cache, slot_mapping):
@@ -127,7 +157,8 @@ def flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens)
 def _check_paged(kernel, query, key_cache, value_cache, block_tables, kv_heads, size):
     for name, cache in (("key_cache", key_cache), ("value_cache", value_cache)):
         check_cache(kernel, name, cache, query.dtype)
-        require(cache.shape[2:] == (kv_heads, size), kernel, f"{name} {cache.shape} of {kv_heads} heads of {size}")
+        row = (kv_heads * size,) if caches_in_nz() else (kv_heads, size)
+        require(cache.shape[2:] == row, kernel, f"{name} {cache.shape} of {kv_heads} heads of {size}")
         require(cache.shape[1] * size <= 16384, kernel, f"{name} {cache.shape}: a page of a head is above 16384")
     check(kernel, "block_tables", block_tables, INTEGERS, 2)
 
@@ -159,19 +190,19 @@ def paged_attention(query, key_cache, value_cache, tables, context_lens, query_l
 
 
 def attend_pages(kernel, rows, caches, contexts, queries, tables, scale):
-    """rows [T, H, D] of queries over the keys and values in caches [blocks, block, K, D] -> [T, H, D].
+    """rows [T, H, D] of queries over the keys and values in caches, of rows of K * D values -> [T, H, D].
 
     What is found for padding requests, of no context, is not a number: whoever reads it shows it.
     """
-    blocks, block, kv_heads, size = caches[0].shape
-    held = [stored(cache).reshape(blocks * block, kv_heads, size) for cache in caches]
+    (blocks, block), size = caches[0].shape[:2], rows.shape[-1]
+    held = [pages_of(cache) for cache in caches]
     found, start = np.full(rows.shape, np.nan, np.float32), 0
     for context, count, table in zip(contexts, queries, tables, strict=True):
         if context:
             pages = table[: -(-context // block)]
             require(((pages >= 0) & (pages < blocks)).all(), kernel, f"pages {pages.tolist()} of {blocks}")
-            slots = (pages[:, None] * block + np.arange(block)).reshape(-1)[:context]
-            keys, values_ = (floats(cache[slots], caches[0].dtype) for cache in held)
+            read = (floats(cache[pages], caches[0].dtype) for cache in held)
+            keys, values_ = (one.reshape(len(pages) * block, -1, size)[:context] for one in read)
             piece = rows[start : start + count]
             found[start : start + count] = _attend(piece, keys, values_, scale).reshape(piece.shape)
         start += count

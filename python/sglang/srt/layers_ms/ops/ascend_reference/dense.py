@@ -11,6 +11,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import (
     HALVES,
     ContractError,
     check,
+    fractal,
     require,
     stored,
     tensor,
@@ -18,11 +19,14 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import (
 )
 
 INTEGERS = (mstype.int32,)
-fractal = {}  # address -> matrix in NZ, kept so that no other tensor gets its address
 
 
 def soc():
     return "ascend910b"
+
+
+def zeros(shape, dtype):
+    return tensor(np.zeros(shape, np.float32), dtype)
 
 
 def format_cast(x, layout):

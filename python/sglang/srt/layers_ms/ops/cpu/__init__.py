@@ -38,6 +38,7 @@ from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators 
     check_quant_linear,
     compiled,
     in_rounds,
+    own_cache,
     pack_correction,
     pack_quant_experts,
     parts,

@@ -1,0 +1,67 @@
+"""Key/value caches that the operator table makes itself, because its kernels want them in a layout of their own.
+
+SGLang's pool then has shapes and bookkeeping of these layers, and no memory: there is one cache. What SGLang would read
+of it on the host knows the plain layout only, and is refused by name.
+"""
+
+import mindspore as ms
+import torch
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+
+WITHOUT_MEMORY = "meta"  # torch's device of tensors that are shapes only
+
+
+def rounds_of(network) -> tuple[bool, ...]:
+    """Of each layer that a network has, in order, whether its attention is in rounds."""
+    found = (getattr(cell, "in_rounds", None) for _, cell in network.cells_and_names())
+    return tuple(one for one in found if one is not None)
+
+
+def maker(buffer: torch.Tensor, in_rounds: bool, page_size: int):
+    """What makes the cache of a layer in the place of SGLang's buffer [slots, K, D]; None where SGLang does."""
+    dtype = getattr(ms, str(buffer.dtype).removeprefix("torch."))
+    return ops.own_cache(tuple(buffer.shape), dtype, in_rounds, page_size)
+
+
+def choose_pool(original, configurator, *, kind, default):
+    """SGLang's KVCacheConfigurator._resolve_kv_pool_class, by pool_class where it would take MHATokenToKVPool."""
+    chosen = original(configurator, kind=kind, default=default)
+    return pool_class(configurator.model.network) if chosen is MHATokenToKVPool else chosen
+
+
+def _refused(name: str):
+    def refuse(self, *_, **__):
+        raise NotImplementedError(f"{name}: MindSpore has caches of this pool in a layout that SGLang cannot read")
+
+    return refuse
+
+
+class PoolOfShapes(MHATokenToKVPool):
+    """SGLang's pool, without memory for the layers whose caches the table makes."""
+
+    in_rounds: tuple[bool, ...]  # of each layer
+
+    def _create_buffers(self):
+        device, self.device = self.device, WITHOUT_MEMORY
+        super()._create_buffers()
+        self.device = device
+        for place, in_rounds in enumerate(self.in_rounds):
+            for buffers in (self.k_buffer, self.v_buffer):
+                if maker(buffers[place], in_rounds, self.page_size) is None:
+                    buffers[place] = torch.zeros_like(buffers[place], device=device)
+
+    get_cpu_copy = _refused("get_cpu_copy")
+    load_cpu_copy = _refused("load_cpu_copy")
+    move_kv_cache = _refused("move_kv_cache")
+    set_kv_buffer = _refused("set_kv_buffer")
+    get_contiguous_buf_infos = _refused("get_contiguous_buf_infos")
+
+
+def pool_class(network) -> type[MHATokenToKVPool]:
+    """The class of a model's pool: SGLang's, unless the table makes the cache of any layer itself."""
+    in_rounds, any_size = rounds_of(network), torch.empty(1, 1, 1, dtype=torch.float16)
+    if all(maker(any_size, one, 1) is None for one in in_rounds):
+        return MHATokenToKVPool
+    return type(PoolOfShapes.__name__, (PoolOfShapes,), {"in_rounds": in_rounds})
