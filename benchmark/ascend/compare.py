@@ -99,8 +99,9 @@ def main() -> int:
     for framework in arguments.frameworks:
         figures[framework] = {**one_batch(framework, arguments), **serving(framework, arguments)}
         print(f"{framework}: {json.dumps(figures[framework], indent=1)}", flush=True)
-    arguments.report.write_text(report(figures, environment, " ".join(sys.argv)))
-    print(f"wrote {arguments.report}")
+        # Each time: what is there is worth a report even where the next framework does not start.
+        arguments.report.write_text(report(figures, environment, " ".join(sys.argv)))
+        print(f"wrote {arguments.report}")
     return 0
 
 

@@ -1,12 +1,15 @@
 """benchmark/ascend: it ends with a clear word where there is no card, and its report compares what was measured."""
 
+import re
 import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+import sglang
 from sglang.srt.model_executor_ms import check_env
 from sglang.srt.model_executor_ms.arguments import AscendEnvironment
 
@@ -49,3 +52,27 @@ def test_the_report_has_every_figure_of_each_framework_their_ratio_and_the_envir
     assert "| batch 1: decode (tok/s) | 50 | 25 | 2.00 |" in written
     assert "| batch 8: prefill (s) | 2 | - | - |" in written
     assert "ok CANN 8.5.0" in written and "`compare.py --model-path m`" in written
+
+
+def test_what_was_measured_is_reported_though_the_other_framework_does_not_start(compare, monkeypatch, tmp_path):
+    def one_batch(framework, arguments):
+        return {"batch 1": 2.0} if framework == "mindspore" else sys.exit("no server")
+
+    there = SimpleNamespace(check=lambda _: ([], 0), look=list, render=lambda *_: "a card", READY=0)
+    there.read_ascend_environment = list
+    names = dict(one_batch=one_batch, serving=lambda *_: {"server": 3.0}, check_env=there)
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--model-path", "m", "--report", str(tmp_path / "report.md")])
+    for name, value in names.items():
+        monkeypatch.setitem(compare["main"].__globals__, name, value)
+    with pytest.raises(SystemExit, match="no server"):
+        compare["main"]()
+    assert "| batch 1 | 2 |" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize("module, script", [("one_batch", "ascend/compare.py"), ("serving", "bench_serving.py")])
+def test_every_flag_that_is_given_to_sglangs_benchmarks_is_one_of_theirs(module, script):
+    known = (Path(sglang.__file__).parent / f"benchmark/{module}.py").read_text()
+    text = (SCRIPT.parents[1] / script).read_text()
+    command = text[text.index("command = [sys.executable") :].split("subprocess.run")[0]
+    flags = set(re.findall(r'"(--[a-z-]+)"', command)) - {"--model-path", "--device", "--tp-size", "--framework"}
+    assert len(flags) >= 4 and all(f'"{flag}"' in known for flag in flags), flags
