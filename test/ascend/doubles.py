@@ -292,13 +292,14 @@ class Scheduler:
         return self.batch(dict.fromkeys(rids, 1), decode=True)
 
 
-def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None):
+def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None, longest=None):
     """A runner over fake graphs, captured and sealed. Of hidden states that are passed on, the first is the id."""
     cache, link = {}, RecordingLink()
     captured = FakeGraph(cache, captured=True)
     graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
     tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10)
-    made = NPUGraphRunner(graphs, captured, link, PackedInputs(link, 8192), tables, parts, no_plan, buckets, passed)
+    packed = PackedInputs(link, 8192)
+    made = NPUGraphRunner(graphs, captured, link, packed, tables, parts, no_plan, buckets, passed, longest)
     with LEDGER.unwatched():
         made.capture(pages=6)
     captured.sealed = True

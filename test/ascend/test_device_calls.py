@@ -200,8 +200,9 @@ def test_decode_graphs_are_for_sglangs_sizes_up_to_the_most_requests(made):
     assert made() == (1, 2, 4, 6)
 
 
-def test_attention_in_rounds_is_not_captured(made):
-    assert made(in_rounds=True) == ()
+def test_attention_in_rounds_is_captured_for_as_many_requests_as_one_round_has_room_for(made, monkeypatch):
+    monkeypatch.setattr(start.ops, "at_once", lambda: ("at once", 16, 3))
+    assert made(in_rounds=True) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("flag", ["disable_cuda_graph", "disable_decode_cuda_graph"])

@@ -107,6 +107,21 @@ def test_padding_rows_write_no_cache_and_have_no_length():
     assert len(replay.cache) == len(before) + 3
 
 
+def test_a_context_longer_than_the_captured_graph_takes_has_the_compiled_graph():
+    scheduler = Scheduler()
+    made = runner(scheduler, longest=PAGE + 1)
+    prefilled(made, scheduler, "ab")
+    prefilled(made, scheduler, "c", PAGE)
+    calls = made.captured.calls
+    check(made, scheduler.decode("abc"))  # of PAGE, PAGE and PAGE + 1 tokens
+    assert (made.captured.calls, made.graphs[DECODE].calls) == (calls + 1, 0)
+    check(made, scheduler.decode("abc"))
+    assert (made.captured.calls, made.graphs[DECODE].calls) == (calls + 1, 1)
+    prefilled(made, scheduler, "d")
+    check(made, scheduler.decode("d"))
+    assert (made.captured.calls, made.graphs[DECODE].calls) == (calls + 2, 1)
+
+
 def test_a_batch_larger_than_every_bucket_takes_the_compiled_graph():
     scheduler = Scheduler()
     made = runner(scheduler, buckets=(2,))

@@ -45,7 +45,7 @@ STOCK = {"FloorDivScalar", "ClampScalar", "Gather", "Reshape", "DivMod", "Consta
 
 
 def step_with(kind, positions, tables, plan):
-    return step_of(kind, positions, None, None, None, tables, () if kind == host.DECODE else plan)
+    return step_of(kind, positions, None, None, None, tables, () if host.decodes(kind) else plan)
 
 
 def windowed(q, positions, tables, firsts, lasts, requests, places, k_cache, v_cache, sinks, kind, size):
@@ -78,13 +78,13 @@ def test_windows_of_real_models_get_through_inference(model, kind, ranks, dtype)
     assert first_lacking(windowed, MODELS[model], kind, ranks, dtype) in STOCK | {"FusedInferAttentionScore"}
 
 
-@pytest.mark.parametrize("kind, dtype", [(host.CHUNK, BF16), (host.DECODE, F16)])
+@pytest.mark.parametrize("kind, dtype", [(host.CHUNK, BF16), (host.DECODE, F16), (host.AT_ONCE, BF16)])
 @pytest.mark.parametrize("model", IN_ROUNDS)
 def test_rounds_of_real_models_get_through_inference(model, kind, dtype):
     assert first_lacking(in_rounds, IN_ROUNDS[model], kind, 1, dtype) in STOCK | {"FusedInferAttentionScore"}
 
 
-@pytest.mark.parametrize("kind", [host.CHUNK, host.DECODE])
+@pytest.mark.parametrize("kind", [host.CHUNK, host.DECODE, host.AT_ONCE])
 def test_windows_on_a_310p_get_through_inference(monkeypatch, kind):
     monkeypatch.setattr(kernels, "soc", lambda: "ascend310p")
     assert first_lacking(in_rounds, MODELS["Mistral-7B-v0.1"], kind, 1, F16) in STOCK

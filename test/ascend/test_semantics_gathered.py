@@ -12,7 +12,7 @@ from models.tiny import TINY, reference_logits, save
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, rounds
-from sglang.srt.model_executor_ms.npu.build import why_uncaptured
+from sglang.srt.model_executor_ms.npu.build import in_rounds
 from sglang.srt.models_ms.registry import MODELS, POOLED
 
 from . import test_exact, test_semantics, test_semantics_experts
@@ -74,10 +74,7 @@ def test_a_310p_gathers_and_attends_with_plain_operators(chip_310p, small_blocks
     model, ids = NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE), prompts()
     compare(mixed_batch(Requests(model, PAGE), ids), variant, ids)
     used = {name for name, _ in calls}
-    assert (
-        not used & {"fused_attention", "latent_paged_attention"}
-        and why_uncaptured(model.network) == "ascend310p captures no graphs"
-    )
+    assert not used & {"fused_attention", "latent_paged_attention"} and in_rounds(model.network)
     products = [arguments[0].dtype for name, arguments in calls if name == "multiply_stacks"]
     assert products and set(products) == {ms.float16}
 
@@ -127,11 +124,33 @@ def test_a_window_that_no_context_outgrows_is_none(model_of, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "variant, rounds", [("qwen3@16", False), ("mistral-window@16", False), ("gemma2@16", True), ("gpt_oss@16", True)]
+    "variant, wanted", [("qwen3@16", False), ("mistral-window@16", False), ("gemma2@16", True), ("gpt_oss@16", True)]
 )
-def test_attention_in_rounds_is_not_captured(model_of, variant, rounds):
-    reason = why_uncaptured(model_of(variant).network)
-    assert reason == ("attention in rounds (soft caps, sinks, slopes) is not captured" if rounds else None)
+def test_soft_caps_sinks_and_slopes_are_computed_in_rounds(model_of, variant, wanted):
+    assert in_rounds(model_of(variant).network) is wanted
+
+
+def assert_at_once(tmp_path, calls, variant):
+    """A request decodes in captured graphs, without a loop, until its context is too long for them."""
+    model, longest = NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE, (2, 4)), host.KEYS_AT_ONCE
+    requests, runner = Requests(model, PAGE), model.graph.runner
+    captured, shapes = runner.captured, []
+    runner.captured = lambda inputs: shapes.append(len(inputs.seq_lens)) or captured(inputs)
+    ids = {"long": np.arange(longest + 2) * 7 % 131, "short": np.arange(5, 12)}
+    found = [requests.step({"long": ids["long"][: longest - 2], "short": ids["short"][:-4]})]
+    for place in range(4):  # of which the first two fit
+        calls.clear()
+        step = {"long": ids["long"][longest - 2 + place :][:1], "short": ids["short"][-4 + place :][:1]}
+        found.append(requests.step(step))
+        assert ("log_add" in {name for name, _ in calls}) == (place > 1)  # rounds that are merged
+    assert shapes == [2, 2]
+    compare({name: np.concatenate([step[name] for step in found]) for name in ids}, variant, ids)
+
+
+@pytest.mark.parametrize("variant", IN_ROUNDS)
+def test_contexts_of_one_round_are_captured(checked, small_blocks, monkeypatch, tmp_path, calls, variant):
+    monkeypatch.setattr(host, "KEYS_AT_ONCE", 40)
+    assert_at_once(tmp_path, calls, variant)
 
 
 def test_more_query_heads_of_a_key_than_the_fused_kernel_takes_are_refused(checked):

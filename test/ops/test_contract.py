@@ -153,6 +153,7 @@ def test_attention_of_the_whole_contract_is_accepted_and_graphs_are_compiled():
     ops.check_attention(heads=6, kv_heads=2, head_dim=10, rotary_dim=4, window=3, soft_cap=2.0, sinks=True, slopes=True)
     assert ops.compiled()
     assert not ops.in_rounds(window=3, soft_cap=2.0, sinks=True, slopes=True, latent=False)
+    assert ops.at_once() == ("", 0, 0)
 
 
 def test_rotary_tables_keep_every_value():

@@ -77,7 +77,14 @@ def check_attention(
 def in_rounds(window: int, soft_cap: float, sinks: bool, slopes: bool, latent: bool) -> bool:
     """Whether attention of such a layer is a loop, of as many rounds as the contexts of a step are long.
 
-    Such a graph cannot be captured: the number of its kernels changes.
+    Such a graph cannot be captured: the number of its kernels changes. See `at_once`.
+    """
+
+
+def at_once() -> tuple[str, int, int]:
+    """The kind of graphs that decode with one round in the place of all: its name, longest context, most requests.
+
+    What it gathers is as large whatever the contexts are, and it can be captured. ("", 0, 0): there is none.
     """
 
 

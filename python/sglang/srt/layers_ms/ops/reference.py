@@ -22,6 +22,7 @@ from .reference_collectives import (  # noqa: F401 - operators of this table
 )
 from .reference_experts import add_gated, fused_experts, locate_experts, quant_experts, route  # noqa: F401 - operators of this table
 from .reference_host import (  # noqa: F401 - operators of this table
+    at_once,
     check_attention,
     check_latent_attention,
     check_quant_experts,

@@ -44,11 +44,9 @@ class Graphs(dict):
         return KindGraph(graph, captured)
 
 
-def why_uncaptured(network) -> str | None:
-    """Why decode steps of this model cannot be captured: they have to be the same kernels each time. None: they can."""
-    if not host.profile().captures:
-        return f"{kernels.soc()} captures no graphs"
-    return "attention in rounds (soft caps, sinks, slopes) is not captured" if any(rounds_of(network)) else None
+def in_rounds(network) -> bool:
+    """Whether attention of a layer is in rounds: of steps whose contexts are longer there are more kernels."""
+    return any(rounds_of(network))
 
 
 def npu_runner(
@@ -59,9 +57,10 @@ def npu_runner(
     largest = max(limits.requests, *buckets) if buckets else limits.requests
     capacity = PARTS * (PER_TOKEN * room(limits.tokens) + PER_REQUEST * room(largest))
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks)
-    captured = graphs.make(DECODE, captured=True) if buckets else None
+    kind, longest, _ = ops.at_once() if in_rounds(network) else (DECODE, None, None)
+    captured = graphs.make(kind, captured=True) if buckets else None
     packed, passed = PackedInputs(link, capacity), passed_on(network.config)
-    return NPUGraphRunner(graphs, captured, link, packed, tables, ops.parts, ops.plan, buckets, passed)
+    return NPUGraphRunner(graphs, captured, link, packed, tables, ops.parts, ops.plan, buckets, passed, longest)
 
 
 def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size: int) -> None:

@@ -51,13 +51,16 @@ class NPUGraphRunner:
         plan: Callable,
         buckets: Sequence[int] = (),
         passed: PassedOn | None = None,
+        longest: int | None = None,
     ):
         """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. parts, plan: of ops.
 
-        passed: what steps begin with in the place of ids, in a pipeline stage that is not the first.
+        passed: what steps begin with in the place of ids, in a pipeline stage that is not the first. longest: context
+        that `captured` takes; None: any.
         """
         self.graphs, self.captured, self.link, self.packed, self.tables = graphs, captured, link, packed, tables
         self.parts, self.plan, self.buckets = parts, plan, tuple(buckets) if captured else ()
+        self.longest = longest
         self.passed, self.inbox = passed, None  # the inbox: where a captured graph finds what is passed on
         if passed and self.buckets:
             self.inbox = link.device_buffer(max(self.buckets), passed.size, dtype=passed.dtype)
@@ -109,7 +112,7 @@ class NPUGraphRunner:
         """Send what the step needs, in one copy, and bring the block tables up to date; SGLang's ForwardBatch in."""
         query_lens, seq_lens = host_lengths(forward_batch)
         parts = [
-            part(kind, rows, query_lens, seq_lens, self._bucket(kind, len(rows)))
+            part(kind, rows, query_lens, seq_lens, self._bucket(kind, seq_lens[rows]))
             for kind, rows in self.parts(query_lens, seq_lens)
         ]
         parts.sort(
@@ -134,8 +137,10 @@ class NPUGraphRunner:
             return found[0]
         return self._joined(found, step)
 
-    def _bucket(self, kind, requests):
-        return bucket_of(self.buckets, requests) if kind == DECODE else None
+    def _bucket(self, kind, seq_lens):
+        if kind != DECODE or (self.longest is not None and seq_lens.max() > self.longest):
+            return None
+        return bucket_of(self.buckets, len(seq_lens))
 
     def _packing(self, of):
         return Packing(of, self.packed, self.tables.page_size, self.plan)

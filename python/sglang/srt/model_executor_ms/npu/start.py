@@ -2,9 +2,10 @@
 
 import logging
 
-from sglang.srt.layers_ms.ops.ascend import host
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
-from sglang.srt.model_executor_ms.npu.build import compile_kinds, npu_runner, why_uncaptured
+from sglang.srt.model_executor_ms.npu.build import compile_kinds, in_rounds, npu_runner
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
 from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card
@@ -49,10 +50,16 @@ def take_card(config, stage_layers: tuple[int, ...]) -> None:
 def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     link = _link(req_to_token.device)
-    buckets = _buckets(limits, len(caches.k_caches)) if first else ()
-    if buckets and (reason := why_uncaptured(network)):
-        logger.info("%s: decode graphs run as they are", reason)
+    requests, rounds = limits.requests, in_rounds(network)
+    if rounds:
+        _, longest, most = ops.at_once()
+        requests = min(requests, most)
+    buckets = _buckets(requests, len(caches.k_caches)) if first else ()
+    if buckets and not host.profile().captures:
+        logger.info("%s captures no graphs: decode graphs run as they are", kernels.soc())
         buckets = ()
+    if buckets and rounds:
+        logger.info("attention in rounds is captured for contexts of up to %d tokens, which take one round", longest)
     if not first:
         # MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches.
         logger.warning("the key/value pool has moved: decode graphs run uncaptured from now on")
@@ -73,11 +80,11 @@ def _link(device):
     return DeviceLink(str(device), NpuStreams())
 
 
-def _buckets(limits, layers):
+def _buckets(requests, layers):
     """The sizes of decode graphs that SGLang's flags ask for; none where they switch graphs off."""
     from sglang.srt.runtime_context import get_exec
 
     graph = get_exec().graph
     if graph.disable_cuda_graph or graph.disable_decode_cuda_graph or not graph.cuda_graph_config.decode.bs:
         return ()
-    return decode_buckets(graph.cuda_graph_config.decode.bs, limits.requests, layers)
+    return decode_buckets(graph.cuda_graph_config.decode.bs, requests, layers)

@@ -36,6 +36,7 @@ from sglang.srt.layers_ms.ops.ascend.dense import (
 )
 from sglang.srt.layers_ms.ops.ascend.experts import add_gated, fused_experts, locate_experts, quant_experts, route
 from sglang.srt.layers_ms.ops.ascend.host import (
+    at_once,
     begin_step,
     cache_view,
     capture,
@@ -71,6 +72,7 @@ __all__ = [
     "all_gather",
     "all_reduce",
     "all_to_all",
+    "at_once",
     "begin_step",
     "broadcast",
     "cache_view",

@@ -8,7 +8,7 @@ from mindspore.ops import constexpr
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
 from sglang.srt.layers_ms.ops.ascend.gathered import put_rows
-from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH
+from sglang.srt.layers_ms.ops.ascend.host import FRESH, decodes
 from sglang.srt.layers_ms.ops.ascend.rounds import attention_in_rounds
 from sglang.srt.layers_ms.ops.ascend.windows import windowed_attention
 
@@ -126,6 +126,6 @@ def paged_attention(
     lengths = (step["query_lens"], step["seq_lens"])
     if step["kind"] == FRESH:
         return kernels.flash_attention(q, k, v, heads, scale, causal_mask(q.dtype), *lengths)
-    mode = "MASK_DEFAULT" if step["kind"] == DECODE else "TRAPEZOIDAL"
+    mode = "MASK_DEFAULT" if decodes(step["kind"]) else "TRAPEZOIDAL"
     tables = step["block_tables"]
     return kernels.paged_attention(q, k_cache, v_cache, tables, lengths[1], lengths[0], heads, kv_heads, scale, mode)

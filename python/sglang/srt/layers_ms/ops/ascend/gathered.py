@@ -34,7 +34,7 @@ def _flags(dtype):
 def pieces(q, step):
     """-> queries [n, S, H * D], the place of each one's last [n, 1], block tables [n, most]."""
     tables = kernels.depend(step["block_tables"], q)  # after this step's rows are written
-    if step["kind"] == host.DECODE:
+    if host.decodes(step["kind"]):
         return q.reshape(-1, 1, q.shape[-1]), step["positions"].reshape(-1, 1), tables
     firsts, lasts, requests, _ = step["plan"]
     # A piece that is not full begins with its first query, again and again.
@@ -48,7 +48,7 @@ def pieces(q, step):
 def packed(found, step):
     """[n, S, H, D] -> the rows of the step's tokens, [T, H * D]."""
     rows = found.reshape(-1, found.shape[2] * found.shape[3])
-    return rows if step["kind"] == host.DECODE else kernels.gather(rows, step["plan"][3])
+    return rows if host.decodes(step["kind"]) else kernels.gather(rows, step["plan"][3])
 
 
 def places_before(last, count):

@@ -13,6 +13,7 @@ from sglang.srt.layers_ms.ops.ascend.stacks import pack_stack
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
 # that decode each has one.
 FRESH, CHUNK, DECODE = "fresh", "chunk", "decode"
+AT_ONCE = "decode at once"  # as DECODE, with what would be attention in rounds in one round of KEYS_AT_ONCE
 PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
 LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
@@ -24,6 +25,8 @@ LARGEST_GATHERED_GROUP = 64  # of FusedInferAttentionScore
 PIECE = 512  # queries that are computed together where their keys are gathered
 KEYS = 512  # that are gathered for a round of fused attention, no fewer than PIECE
 PLAIN_KEYS = 256  # of plain operators, whose scores are held in float32
+KEYS_AT_ONCE = 2048  # whatever the context; all requests' copies of keys and values are of so many
+MOST_AT_ONCE = 16  # requests; a layer of 8 heads of 256 values copies 0.5 GB for them, in float32 1 GB
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,15 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
 def in_rounds(window, soft_cap, sinks, slopes, latent):
     lacking = (window or latent) and not profile().fused_blocks
     return bool(soft_cap or slopes or (sinks and not window) or lacking)
+
+
+def at_once():
+    return AT_ONCE, KEYS_AT_ONCE, MOST_AT_ONCE
+
+
+def decodes(kind):
+    """Whether each request of such a step has one query."""
+    return kind in (DECODE, AT_ONCE)
 
 
 def check_latent_attention(rank, rope, nope, value):

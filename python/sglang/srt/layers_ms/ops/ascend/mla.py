@@ -11,7 +11,7 @@ from mindspore.ops import constexpr
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend.attention import causal_mask, plain_on_fractal, rotary
 from sglang.srt.layers_ms.ops.ascend.gathered import put_rows
-from sglang.srt.layers_ms.ops.ascend.host import DECODE, FRESH, LARGEST_BLOCK, LARGEST_HEAD
+from sglang.srt.layers_ms.ops.ascend.host import FRESH, LARGEST_BLOCK, LARGEST_HEAD, decodes
 from sglang.srt.layers_ms.ops.ascend.rounds import latent_attention_in_rounds
 
 
@@ -37,7 +37,7 @@ def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads)
 
 
 def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
-    if step["kind"] == DECODE or _in_rounds():
+    if decodes(step["kind"]) or _in_rounds():
         return _absorbed(q, cache[0], k_up, v_up, step, scale)
     heads, size, value = k_up.shape[0], q.shape[-1] // k_up.shape[0], v_up.shape[1]
     lengths = (step["query_lens"], step["seq_lens"])

@@ -2,7 +2,8 @@
 
 A round computes softmax over a block, and the logarithm of its sum, by which rounds are merged (Milakov and Gimelshein,
 2018). The first block ends with the last query of a piece, later ones are all before it. A block is fused attention,
-but where scores are bounded, or where a chip has no such kernel: there it is plain operators.
+but where scores are bounded, or where a chip has no such kernel: there it is plain operators. A graph of the kind
+AT_ONCE has one block, of a size that does not change, and no loop.
 """
 
 import numpy as np
@@ -12,7 +13,7 @@ from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import gathered, host, kernels
 from sglang.srt.layers_ms.ops.ascend.dense import product_dtype
-from sglang.srt.layers_ms.ops.ascend.host import KEYS, PLAIN_KEYS
+from sglang.srt.layers_ms.ops.ascend.host import AT_ONCE, KEYS, PLAIN_KEYS
 
 WIDE = mstype.float32
 HIDDEN = -1e30  # a score whose weight is 0 beside any other
@@ -24,6 +25,11 @@ def _plain(soft_cap):
 
 
 @constexpr
+def _block_size(kind, in_rounds):
+    return host.KEYS_AT_ONCE if kind == AT_ONCE else in_rounds
+
+
+@constexpr
 def _distances(queries, keys):
     """From each of the last `queries` places to each of the last `keys` ones, [1, 1, queries, keys]."""
     found = np.arange(-keys, 0)[None, :] - np.arange(-queries, 0)[:, None]
@@ -32,11 +38,11 @@ def _distances(queries, keys):
 
 def attention_in_rounds(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes):
     queries, last, tables = gathered.pieces(q, step)
-    caches, heads = (k_cache, v_cache), q.shape[-1] // head_dim
+    caches, heads, kind = (k_cache, v_cache), q.shape[-1] // head_dim, step["kind"]
     if _plain(soft_cap):
-        found, total = _plain_rounds(queries, last, tables, caches, heads, scale, window, soft_cap, slopes)
+        found, total = _plain_rounds(queries, last, tables, caches, kind, heads, scale, window, soft_cap, slopes)
     else:
-        found, total = _fused_rounds(queries, last, tables, caches, heads, scale, slopes)
+        found, total = _fused_rounds(queries, last, tables, caches, kind, heads, scale, slopes)
     if sinks is not None:
         share = kernels.sigmoid(kernels.add(total, kernels.mul(sinks.reshape(1, 1, heads, 1), -1.0)))
         found = kernels.mul(found, share)
@@ -47,7 +53,7 @@ def latent_attention_in_rounds(q, cache, step, scale):
     """Of absorbed queries [T, H * (L + R)] over rows that are keys and values of all heads -> [T, H * (L + R)]."""
     queries, last, tables = gathered.pieces(q, step)
     heads = q.shape[-1] // cache.shape[-1]
-    found, _ = _plain_rounds(queries, last, tables, (cache, cache), heads, scale, 0, 0.0, None)
+    found, _ = _plain_rounds(queries, last, tables, (cache, cache), step["kind"], heads, scale, 0, 0.0, None)
     return gathered.packed(kernels.cast(found, q.dtype), step)
 
 
@@ -61,16 +67,19 @@ def _merged(found, total, more, more_total):
 # ---- fused blocks ----
 
 
-def _fused_rounds(queries, last, tables, caches, heads, scale, slopes):
+def _fused_rounds(queries, last, tables, caches, kind, heads, scale, slopes):
+    size = _block_size(kind, KEYS)
     mask = None if queries.shape[1] == 1 else gathered.triangle()
-    shift = None if slopes is None else _shift(slopes, queries)
+    shift = None if slopes is None else _shift(slopes, queries, size)
     block_away = 0.0 if slopes is None else kernels.mul(slopes.reshape(1, 1, heads, 1), -float(KEYS))
     away = block_away
-    found, total = _fused_block(queries, last, tables, caches, heads, scale, mask, shift)
+    found, total = _fused_block(queries, last, tables, caches, size, heads, scale, mask, shift)
+    if kind == AT_ONCE:
+        return found, total
     blocks, number = (tables.shape[1] * caches[0].shape[1] + KEYS - 1) // KEYS, 1
     while number < blocks:
         last = kernels.add(last, -KEYS)
-        more, more_total = _fused_block(queries, last, tables, caches, heads, scale, None, shift)
+        more, more_total = _fused_block(queries, last, tables, caches, size, heads, scale, None, shift)
         if slopes is not None:  # all of a block is as much further away
             more_total = kernels.add(more_total, away)
             away = kernels.add(away, block_away)
@@ -79,14 +88,14 @@ def _fused_rounds(queries, last, tables, caches, heads, scale, slopes):
     return found, total
 
 
-def _shift(slopes, queries):
-    """What slopes add to scores in a block that ends with the last query, [1, H, S, KEYS]."""
-    distances = _distances(queries.shape[1], KEYS)
+def _shift(slopes, queries, size):
+    """What slopes add to scores in a block of `size` keys that ends with the last query, [1, H, S, size]."""
+    distances = _distances(queries.shape[1], size)
     return kernels.cast(kernels.mul(slopes.reshape(1, -1, 1, 1), distances), queries.dtype)
 
 
-def _fused_block(queries, last, tables, caches, heads, scale, mask, shift):
-    places = gathered.places_before(last, KEYS)
+def _fused_block(queries, last, tables, caches, size, heads, scale, mask, shift):
+    places = gathered.places_before(last, size)
     keys = gathered.gather_rows(caches[0], tables, places)
     values = gathered.gather_rows(caches[1], tables, places)
     found, sums = gathered.fused(queries, keys, values, places, mask, None, shift, heads, scale, True)
@@ -96,18 +105,21 @@ def _fused_block(queries, last, tables, caches, heads, scale, mask, shift):
 # ---- blocks of plain operators ----
 
 
-def _plain_rounds(queries, last, tables, caches, heads, scale, window, soft_cap, slopes):
+def _plain_rounds(queries, last, tables, caches, kind, heads, scale, window, soft_cap, slopes):
+    keys = _block_size(kind, PLAIN_KEYS)
     size, kv_heads, width = queries.shape[1], caches[0].shape[2], caches[0].shape[3]
     at = gathered.places_before(last, size).reshape(-1, 1, size, 1, 1)
     rows = kernels.turn(queries.reshape(-1, size, kv_heads, heads // kv_heads * width))
     rows = kernels.cast(kernels.mul(kernels.cast(rows, WIDE), scale), product_dtype())
     rows = rows.reshape(-1, size * (heads // kv_heads), width)
     slopes = None if slopes is None else slopes.reshape(1, kv_heads, 1, heads // kv_heads, 1)
-    found, total = _plain_block(rows, at, last, tables, caches, window, soft_cap, slopes)
+    found, total = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
+    if kind == AT_ONCE:
+        return _by_heads(found, heads), _by_heads(total, heads)
     blocks, number = (tables.shape[1] * caches[0].shape[1] + PLAIN_KEYS - 1) // PLAIN_KEYS, 1
     while number < blocks and (window == 0 or number * PLAIN_KEYS < window + size - 1):
         last = kernels.add(last, -PLAIN_KEYS)
-        more, more_total = _plain_block(rows, at, last, tables, caches, window, soft_cap, slopes)
+        more, more_total = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
         found, total = _merged(found, total, more, more_total)
         number = number + 1
     return _by_heads(found, heads), _by_heads(total, heads)
@@ -119,16 +131,16 @@ def _by_heads(x, heads):
     return kernels.turn(x.reshape(-1, kv_heads, size, group * width)).reshape(-1, size, heads, width)
 
 
-def _plain_block(rows, at, last, tables, caches, window, soft_cap, slopes):
+def _plain_block(rows, at, last, tables, caches, count, window, soft_cap, slopes):
     """rows [n * K, S * G, D] -> [n, K, S, G, D], and the logarithm of its softmax's sum [n, K, S, G, 1], float32."""
     kv_heads, size = caches[0].shape[2], at.shape[2]
-    places = gathered.places_before(last, PLAIN_KEYS)
-    keys, values = (_stacked(gathered.gather_rows(cache, tables, places), kv_heads) for cache in caches)
+    places = gathered.places_before(last, count)
+    keys, values = (_stacked(gathered.gather_rows(cache, tables, places), count, kv_heads) for cache in caches)
     scores = kernels.cast(kernels.multiply_stacks(rows, keys, True), WIDE)
-    scores = scores.reshape(-1, kv_heads, size, rows.shape[1] // size, PLAIN_KEYS)
+    scores = scores.reshape(-1, kv_heads, size, rows.shape[1] // size, count)
     if soft_cap:
         scores = kernels.mul(kernels.tanh(kernels.mul(scores, 1.0 / soft_cap)), soft_cap)
-    places = places.reshape(-1, 1, 1, 1, PLAIN_KEYS)
+    places = places.reshape(-1, 1, 1, 1, count)
     if slopes is not None:
         distances = kernels.cast(kernels.add(places, kernels.mul(at, -1)), WIDE)
         scores = kernels.add(scores, kernels.mul(slopes, distances))
@@ -139,14 +151,14 @@ def _plain_block(rows, at, last, tables, caches, window, soft_cap, slopes):
     largest = kernels.largest(scores)
     weights = kernels.exp(kernels.add(scores, kernels.mul(largest, -1.0)))
     sums = kernels.total(weights)
-    stacked = kernels.cast(weights.reshape(-1, rows.shape[1], PLAIN_KEYS), values.dtype)
+    stacked = kernels.cast(weights.reshape(-1, rows.shape[1], count), values.dtype)
     found = kernels.cast(kernels.multiply_stacks(stacked, values, False), WIDE)
     found = kernels.divide(found.reshape(-1, kv_heads, size, rows.shape[1] // size, values.shape[-1]), sums)
     return found, kernels.add(largest, kernels.log(sums))
 
 
-def _stacked(rows, kv_heads):
-    """[n * P, K, D] -> [n * K, P, D]"""
+def _stacked(rows, count, kv_heads):
+    """[n * count, K, D] -> [n * K, count, D]"""
     width = rows.shape[-1]
-    rows = kernels.turn(rows.reshape(-1, PLAIN_KEYS, kv_heads, width))
-    return kernels.cast(rows.reshape(-1, PLAIN_KEYS, width), product_dtype())
+    rows = kernels.turn(rows.reshape(-1, count, kv_heads, width))
+    return kernels.cast(rows.reshape(-1, count, width), product_dtype())

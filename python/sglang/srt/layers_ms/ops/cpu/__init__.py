@@ -32,6 +32,7 @@ from sglang.srt.layers_ms.ops.cpu.library import ints as _ints
 from sglang.srt.layers_ms.ops.cpu.library import library as _library
 from sglang.srt.layers_ms.ops.cpu.library import room as _room
 from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators of this table
+    at_once,
     check_attention,
     check_latent_attention,
     check_quant_experts,
