@@ -14,6 +14,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tens
 RANKS, BF16, FP16, FP32, I32 = 2, ms.bfloat16, ms.float16, ms.float32, ms.int32
 GROUP = "hccl_world_group"
 COUNTS = [(I32, RANKS)] * 2
+SUMMED = [(BF16, 6, 32), (BF16, 32, 64), (BF16, 64), (BF16, 1, 6, 64), (BF16, 64)]
 KERNELS = {  # kernel: (MindSpore's name of it, tensors, constants)
     "all_reduce": ("AllReduce", [(BF16, 6, 64)], ()),
     "all_gather": ("AllGather", [(BF16, 6, 64)], ()),
@@ -22,13 +23,25 @@ KERNELS = {  # kernel: (MindSpore's name of it, tensors, constants)
     "broadcast": ("Broadcast", [(BF16, 6, 64)], (1,)),
     "send": ("Send", [(BF16, 6, 64)], (1,)),
     "receive": ("Receive", [(BF16, 6, 64)], (1,)),
+    "matmul_sum_norm": ("MatmulAllReduceAddRmsNorm", SUMMED, (1e-6,)),
 }
 WRONG = {  # what is wrong: (kernel, tensors, constants)
     "rows that ranks cannot share": ("reduce_scatter", [(BF16, 7, 64)], ()),
     "rows of two axes": ("all_to_all", [(BF16, 6, 64), *COUNTS], (64,)),
     "counts of floating point": ("all_to_all", [(BF16, 6 * 64), (FP32, RANKS), (FP32, RANKS)], (64,)),
+    "rows of float32": ("matmul_sum_norm", [(FP32, *shape) for _, *shape in SUMMED], (1e-6,)),
+    "a weight [out, in]": ("matmul_sum_norm", [SUMMED[0], (BF16, 64, 32), *SUMMED[2:]], (1e-6,)),
+    "a bias of another size": ("matmul_sum_norm", [*SUMMED[:2], (BF16, 32), *SUMMED[3:]], (1e-6,)),
+    "a bias of another dtype": ("matmul_sum_norm", [*SUMMED[:2], (FP16, 64), *SUMMED[3:]], (1e-6,)),
+    "a residual of two axes": ("matmul_sum_norm", [*SUMMED[:3], (BF16, 6, 64), SUMMED[4]], (1e-6,)),
+    "a residual of other rows": ("matmul_sum_norm", [*SUMMED[:3], (BF16, 1, 5, 64), SUMMED[4]], (1e-6,)),
+    "a norm of another dtype": ("matmul_sum_norm", [*SUMMED[:4], (FP32, 64)], (1e-6,)),
+    "an epsilon of zero": ("matmul_sum_norm", SUMMED, (0.0,)),
 }
-INFERRED = ["rows that ranks cannot share"]  # of these; the others MindSpore 2.10 lets pass, for the kernel to refuse
+INFERRED = [
+    "rows that ranks cannot share",
+    "rows of float32",
+]  # MindSpore 2.10 lets the others pass
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +110,18 @@ def test_a_rank_gets_what_it_should_of_what_others_have(checked, rank, dtype):
     wanted = [x.sum(0), x.reshape(-1, width), x.sum(0)[2 * rank : 2 * rank + 2], x[2], np.concatenate(pieces)]
     for one, other in zip(found, wanted, strict=True):
         np.testing.assert_array_equal(values(one), other)
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 4, 8])
+def test_the_kernel_of_product_sum_and_norm_has_two_four_or_eight_ranks(checked, ranks):
+    group = joined(0, ranks, lambda _: np.ones((6, 64), np.float32))
+    arguments = [*map(small, SUMMED), 1e-6, group]
+    if ranks != 3:
+        norm, total = collectives.matmul_sum_norm(*arguments)
+        assert norm.shape == total.shape == (1, 6, 64)
+    else:
+        with pytest.raises(ContractError, match="3 ranks"):
+            collectives.matmul_sum_norm(*arguments)
 
 
 def test_a_rank_receives_what_another_one_sends_to_it(checked):

@@ -172,10 +172,18 @@ def test_well_formed_variables_are_taken():
 def test_every_malformed_variable_is_named_with_its_value():
     with pytest.raises(arguments.SettingError) as caught:
         variables = {arguments.OPERATOR_TABLE: "../cpu", arguments.PROFILE: "yes", arguments.PARTITION: "12,0"}
+        variables[arguments.FUSED_SUMS] = "no"
         arguments.read_environment(variables)
     lines = str(caught.value).splitlines()
-    named = ["SGLANG_MS_OPS='../cpu'", "SGLANG_MS_PROFILE='yes'", "SGLANG_PP_LAYER_PARTITION='12,0'"]
+    named = ["SGLANG_MS_OPS='../cpu'", "SGLANG_MS_PROFILE='yes'", "SGLANG_MS_FUSED_SUMS='no'"]
+    named += ["SGLANG_PP_LAYER_PARTITION='12,0'"]
     assert [line.split(":")[0] for line in lines] == named
+
+
+@pytest.mark.parametrize(("value", "fused"), [(None, True), ("", True), ("1", True), ("0", False)])
+def test_sums_are_left_to_norms_unless_somebody_says_no(value, fused):
+    variables = {} if value is None else {arguments.FUSED_SUMS: value}
+    assert arguments.read_environment(variables).fused_sums is fused
 
 
 def test_the_layers_of_pipeline_stages_are_read():

@@ -1,10 +1,12 @@
 """Norms and sums of every table and dtype against independent statements of them in float64."""
 
+import sys
+
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from ops.statements import EPS, call, centred, close, draw, normalised, tensor
+from ops.statements import EPS, call, centred, close, draw, normalised, product, tensor
 
 from sglang.srt.layers_ms import ops
 
@@ -35,6 +37,28 @@ def test_an_offset_is_added_to_the_weight_of_the_norm_of_a_sum(rounded):
     norm, total = call(ops.add_rms_norm, [x_, residual_], [weight_], (EPS, 1.0))
     close(total, x + residual, rounded.dtype)
     close(norm, normalised(x + residual, weight, 1.0), rounded.dtype)
+
+
+def twice(x, group):
+    return x + x
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_a_sum_over_ranks_of_products_is_added_and_normalised(monkeypatch, biased):
+    monkeypatch.setattr(sys.modules[ops.linear_add_rms_norm.__module__], "all_reduce", twice)
+    x, residual, weight, bias, norm = (draw(*shape) for shape in ((5, 24), (5, 60), (60, 24), (60,), (60,)))
+
+    def summed(x, residual, weight, bias, norm):
+        return ops.linear_add_rms_norm(x, weight, bias if biased else None, residual, norm, EPS, "", "ranks")
+
+    def prepare(weight, *_):
+        ops.pack_row_linear(weight)
+
+    found, total = call(summed, [x, residual], [weight, bias, norm], prepare=prepare)
+    wanted = 2 * (product(x, weight) + bias * biased) + residual
+    close(total, wanted)
+    close(found, normalised(wanted, norm))
+    assert not any(map(ops.sums_in_norms, range(1, 17)))  # the composition is all that these tables have
 
 
 @pytest.mark.parametrize("scale", [1e-2, 30.0])

@@ -75,6 +75,10 @@ class Attention(nn.Cell):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm
 
+    def leave_sum_to(self, norm) -> bool:
+        """As RowLinear's, of the last product."""
+        return self.o_proj.leave_sum_to(norm)
+
     def construct(self, x, step):
         k_caches, v_caches = step["k_caches"], step["v_caches"]
         step = step["windowed"] if self.window else step
@@ -109,4 +113,4 @@ class Attention(nn.Cell):
             self.sinks,
             self.slopes,
         )
-        return self.o_proj(found)
+        return self.o_proj(found, step["kind"])

@@ -154,8 +154,26 @@ class RowLinear(Linear):
         added_here = slice(0, out_features if shard.rank == 0 else 0)
         bias_piece = Piece("bias", (added_here,), added_here, (out_features,))
         self.bias = parameter((out_features,), dtype, bias_piece) if bias else None
-        self.group = shard.group if shard.size > 1 else None
+        self.group, self.ranks = shard.group if shard.size > 1 else None, shard.size
+        self.left = False  # whether the sum is left to a norm
 
-    def construct(self, x):
+    def leave_sum_to(self, norm) -> bool:
+        """Let the norm behind this layer add up over the ranks, if it can and the operators are better at that.
+
+        Then `construct` returns what that norm takes. Before the weights are loaded -> whether it is so.
+        """
+        self.left = self.ranks > 1 and self.scale is None and ops.sums_in_norms(self.ranks) and norm.add_up(self.group)
+        return self.left
+
+    def pack(self):
+        if self.left:
+            ops.pack_row_linear(self.weight)
+        else:
+            super().pack()
+
+    def construct(self, x, kind=None):
+        """kind: of the step, where the sum is left to a norm."""
+        if self.left:
+            return x, self.weight, self.bias, kind
         y = self.product(x)
         return y if self.group is None else ops.all_reduce(y, self.group)

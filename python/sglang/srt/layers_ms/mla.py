@@ -87,6 +87,10 @@ class LatentAttention(nn.Cell):
         width = config.num_attention_heads * config.v_head_dim
         self.o_proj = RowLinear(width, hidden, bias, shard, dtype, "num_attention_heads * v_head_dim")
 
+    def leave_sum_to(self, norm) -> bool:
+        """As RowLinear's, of the last product."""
+        return self.o_proj.leave_sum_to(norm)
+
     def queries(self, x):
         if self.compresses_queries:
             return self.q_b_proj(self.q_a_layernorm.plain(self.q_a_proj(x)))
@@ -106,4 +110,5 @@ class LatentAttention(nn.Cell):
             self.heads,
         )
         up = self.kv_b_proj
-        return self.o_proj(ops.latent_attention(q, cache, up.keys, up.absorb, up.values, step, self.scale))
+        found = ops.latent_attention(q, cache, up.keys, up.absorb, up.values, step, self.scale)
+        return self.o_proj(found, step["kind"])

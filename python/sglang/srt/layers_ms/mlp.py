@@ -33,5 +33,11 @@ class GatedMLP(nn.Cell):
         """What this rank's share makes of x; the sum over the ranks is the result."""
         return self.down_proj.product(self.act_and_mul(self.gate_up_proj(x)))
 
+    def leave_sum_to(self, norm) -> bool:
+        """As RowLinear's, of the last product."""
+        return self.down_proj.leave_sum_to(norm)
+
     def construct(self, x, step):
+        if self.down_proj.left:
+            return self.down_proj(self.act_and_mul(self.gate_up_proj(x)), step["kind"])
         return self.exchange.sum(self.partial(self.exchange.gather(x, step)), step)

@@ -164,6 +164,10 @@ class MixtureOfExperts(nn.Cell):
         self.gate, self.experts, self.shared_experts = gate, experts, shared_experts
         self.exchange = Exchange(shard)
 
+    def leave_sum_to(self, norm) -> bool:
+        """As RowLinear's: it cannot be, since what is added up is no product."""
+        return False
+
     def construct(self, x, step):
         x = self.exchange.gather(x, step)
         weights, experts = self.gate(x)

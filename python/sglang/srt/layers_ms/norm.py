@@ -18,9 +18,19 @@ class RMSNorm(nn.Cell):
         super().__init__()
         self.eps, self.offset = eps, offset
         self.weight = parameter((size,), dtype, Piece("weight", (ALL,)))
+        self.group = None  # of ranks that add up what comes in, see add_up
+
+    def add_up(self, group: str) -> bool:
+        """Take, from now on, what a RowLinear returns that leaves its sum over this group -> whether it can."""
+        if self.offset == 0.0:
+            self.group = group
+        return self.group is not None
 
     def construct(self, x, residual=None):
         """Without residual -> (norm of x, x); with it -> (norm of the sum, the sum)."""
+        if self.group is not None:
+            product, weight, bias, kind = x
+            return ops.linear_add_rms_norm(product, weight, bias, residual, self.weight, self.eps, kind, self.group)
         if residual is None:
             return ops.rms_norm(x, self.weight, self.eps, self.offset), x
         return ops.add_rms_norm(x, residual, self.weight, self.eps, self.offset)
@@ -37,6 +47,9 @@ class LayerNorm(nn.Cell):
         self.eps = eps
         self.weight = parameter((size,), dtype, Piece("weight", (ALL,)))
         self.bias = parameter((size,), dtype, Piece("bias", (ALL,))) if bias else None
+
+    def add_up(self, group):
+        return False
 
     def construct(self, x, residual=None):
         total = x if residual is None else ops.add(x, residual, 1.0)

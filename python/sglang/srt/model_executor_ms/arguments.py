@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 OPERATOR_TABLE = "SGLANG_MS_OPS"
 PROFILE = "SGLANG_MS_PROFILE"
+FUSED_SUMS = "SGLANG_MS_FUSED_SUMS"
 # SGLang's own: the processors of each rank, such as 0-15|16-31, or all; where traces go; the platform plugin to use;
 # whether its CPU engine (sgl_kernel) is asked for; and how many layers each pipeline stage has, such as 12,16.
 BINDING = "SGLANG_CPU_OMP_THREADS_BIND"
@@ -17,7 +18,8 @@ BOUND_HERE = "SGLANG_MS_THREADS_BIND"  # what bind_ranks has set BINDING to
 PARTITION = "SGLANG_PP_LAYER_PARTITION"
 THREADS = "OMP_NUM_THREADS"
 # What a rank that is not started by its launcher is given of that one's environment.
-INHERITED = (OPERATOR_TABLE, PROFILE, TRACES, PLATFORM, PARTITION, THREADS, "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
+INHERITED = (OPERATOR_TABLE, PROFILE, FUSED_SUMS, TRACES, PLATFORM, PARTITION, THREADS)
+INHERITED += ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
 
 # Set by CANN's and NNAL's set_env.sh.
 CANN = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
@@ -46,6 +48,7 @@ class Environment:
     platform: str | None = None  # the SGLang platform plugin to use; None: SGLang finds one
     cpu_engine: bool = False  # SGLang's torch kernels for CPUs are to be used
     stage_layers: tuple[int, ...] = ()  # of each pipeline stage; (): as many in each
+    fused_sums: bool = True  # sums over ranks may be left to the norms behind them
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -54,9 +57,8 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     table = variables.get(OPERATOR_TABLE) or None
     if table and not re.fullmatch("[a-z][a-z0-9_]*", table):
         problems.append(f"{OPERATOR_TABLE}={table!r}: expected the name of an operator table, such as reference")
-    profile = variables.get(PROFILE) or "0"
-    if profile not in ("0", "1"):
-        problems.append(f"{PROFILE}={profile!r}: expected 0 or 1")
+    switches = {name: variables.get(name) or unset for name, unset in ((PROFILE, "0"), (FUSED_SUMS, "1"))}
+    problems += [f"{name}={value!r}: expected 0 or 1" for name, value in switches.items() if value not in ("0", "1")]
     partition = variables.get(PARTITION) or ""
     if partition and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", partition):
         problems.append(f"{PARTITION}={partition!r}: expected the layers of each pipeline stage, such as 12,16")
@@ -64,13 +66,14 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         raise SettingError("\n".join(problems))
     return Environment(
         ops_table=table,
-        profile=profile == "1",
+        profile=switches[PROFILE] == "1",
         traces=variables.get(TRACES) or None,
         binding=variables.get(BINDING) or None,
         threads=variables.get(THREADS) or None,
         platform=variables.get(PLATFORM) or None,
         cpu_engine=variables.get(CPU_ENGINE) == "1",  # as SGLang reads it
         stage_layers=tuple(map(int, partition.split(","))) if partition else (),
+        fused_sums=switches[FUSED_SUMS] == "1",
     )
 
 

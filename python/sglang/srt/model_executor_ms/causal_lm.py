@@ -27,7 +27,7 @@ from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
-from sglang.srt.runtime_context import get_device, get_model, get_schedule
+from sglang.srt.runtime_context import get_device, get_model, get_parallel, get_schedule
 from sglang.srt.utils.hf_transformers_utils import get_context_length
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,8 @@ class MindSporeForCausalLM(torch.nn.Module):
         if parallel.ranks() > 1 and not where.startswith("npu"):
             parallel.stay_on(cores)
         stage = parallel.pipeline_stage(environment.stage_layers)
-        runtime = Runtime(dtype=getattr(ms, computed), max_positions=positions, shard=shard, stage=stage)
+        fused_sums = environment.fused_sums and get_parallel().nnodes == 1
+        runtime = Runtime(getattr(ms, computed), positions, shard, stage, fused_sums)
         self.config = config
         network_class = model_class(config.architectures)
         generates = is_generation_model(config.architectures, get_model().is_embedding)

@@ -230,6 +230,7 @@ class Runtime:
     max_positions: int = 0  # longest context served, in tokens; 0: as long as config.json says
     shard: Shard = field(default_factory=Shard)
     stage: Stage = field(default_factory=Stage)
+    fused_sums: bool = True  # whether sums over ranks may be left to the norms behind them
 
     def rounded(self, value: float) -> float:
         """The value as an activation holds it: what a checkpoint was trained with, where it rounds a factor."""

@@ -1,10 +1,14 @@
 """The frame that decoder-only models share: embedding, a column of layers, the last norm, the head."""
 
+import logging
+
 from mindspore import nn
 
 from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding, ops
 from sglang.srt.models_ms import int8
 from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, Runtime
+
+logger = logging.getLogger(__name__)
 
 
 def rms_norm(config):
@@ -15,7 +19,8 @@ def rms_norm(config):
 class PreNormLayer(nn.Cell):
     """x -> x + attention(norm(x)) -> + mlp(norm(x)), with the additions fused into the norms.
 
-    Layers pass on what they computed last and the sum of all before it, which the next norm adds. norm: what makes one.
+    Layers pass on what they computed last and the sum of all before it, which the next norm adds; where `leave_sums`
+    says so, that norm adds up what the ranks computed as well. norm: what makes one.
     """
 
     def __init__(self, config, attention, mlp, norm=rms_norm):
@@ -23,6 +28,14 @@ class PreNormLayer(nn.Cell):
         self.self_attn, self.mlp = attention, mlp
         self.input_layernorm = norm(config)
         self.post_attention_layernorm = norm(config)
+
+    def leave_sums(self, following) -> int:
+        """Leave the sums over the ranks to the norms, where they can be -> how many are.
+
+        following: the norm that adds what this layer passes on; None: that is in another stage.
+        """
+        left = self.self_attn.leave_sum_to(self.post_attention_layernorm)
+        return left + (following is not None and self.mlp.leave_sum_to(following))
 
     def construct(self, x, residual, step):
         x, residual = self.input_layernorm(x, residual)
@@ -37,6 +50,9 @@ class ScaledLayer(PreNormLayer):
     def __init__(self, config, attention, mlp):
         super().__init__(config, attention, mlp)
         self.factor = config.residual_multiplier
+
+    def leave_sums(self, following):
+        return 0  # they are scaled before they are added
 
     def construct(self, x, residual, step):
         x, residual = self.input_layernorm(x, residual)
@@ -86,6 +102,14 @@ class Decoder(nn.Cell):
         if config.stage.last:
             self.norm = norm(config)
 
+    def leave_sums(self) -> int:
+        """As a layer's, of all that add to what the norm behind them adds up."""
+        layers = list(self.layers)
+        if not all(isinstance(layer, PreNormLayer) for layer in layers):
+            return 0
+        following = [*(layer.input_layernorm for layer in layers[1:]), self.norm]
+        return sum(layer.leave_sums(norm) for layer, norm in zip(layers, following, strict=True))
+
     def construct(self, step):
         x, residual = step["input_ids"], None
         if self.embed_tokens is not None:
@@ -120,6 +144,8 @@ class CausalLM(nn.Cell):
             self.ignored_tensors = (*self.ignored_tensors, r"^lm_head\.weight$")
         self._place(config)
         int8.apply(self, hf_config)
+        if runtime.fused_sums and runtime.shard.replicas == 1 and (left := self.model.leave_sums()):
+            logger.info("sums over ranks that are left to the norms behind them: %d", left)
 
     def _head(self, config):
         tied, stage = config.tie_word_embeddings, config.stage

@@ -286,6 +286,23 @@ def all_reduce(x: Tensor, group: str) -> Tensor:
     """Sum of x over the ranks of a communication group."""
 
 
+def linear_add_rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor,
+    norm: Tensor,
+    eps: float,
+    kind: str,
+    group: str,
+) -> tuple[Tensor, Tensor]:
+    """add_rms_norm, without offset, of residual [T, out] and of the sum over the ranks of linear(x, weight, bias).
+
+    x [T, in], norm [out]; of weight [out, in] and bias [out] each rank has others. The weight is as `pack_row_linear`
+    leaves it. kind: of the step, see `parts`.
+    """
+
+
 def all_gather(x: Tensor, step: dict, size: int, group: str) -> Tensor:
     """x [T, n] of each rank -> the rows of all ranks, in the order of the ranks.
 

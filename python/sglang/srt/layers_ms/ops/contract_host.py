@@ -165,6 +165,17 @@ def pack_linear(weight) -> None:
     """
 
 
+def sums_in_norms(ranks: int) -> bool:
+    """Whether a sum over so many ranks of one host, and the norm behind it, are better left to `linear_add_rms_norm`.
+
+    Asked when a layer is built: weights are packed for the one or the other.
+    """
+
+
+def pack_row_linear(weight) -> None:
+    """As pack_linear, of a matrix that only `linear_add_rms_norm` reads."""
+
+
 def pack_table(weight) -> None:
     """As pack_linear, of a matrix that `embedding` and `logits` read."""
 

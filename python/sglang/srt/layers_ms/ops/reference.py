@@ -35,6 +35,7 @@ from .reference_host import (  # noqa: F401 - operators of this table
     parts,
     renew,
     rotary_tables,
+    sums_in_norms,
 )
 from .reference_mla import latent_attention, latent_to_cache  # noqa: F401 - operators of this table
 
@@ -77,6 +78,10 @@ def rms_norm(x, weight, eps, offset):
 def add_rms_norm(x, residual, weight, eps, offset):
     total = x + residual
     return rms_norm(total, weight, eps, offset), total
+
+
+def linear_add_rms_norm(x, weight, bias, residual, norm, eps, kind, group):
+    return add_rms_norm(all_reduce(linear(x, weight, bias), group), residual, norm, eps, 0.0)
 
 
 def layer_norm(x, weight, bias, eps):
@@ -285,6 +290,10 @@ def begin_step(tokens, requests, counts=()):
 
 def pack_linear(weight):
     """They read it row by row."""
+
+
+def pack_row_linear(weight):
+    """As pack_linear."""
 
 
 def pack_table(weight):

@@ -7,7 +7,6 @@ import torch
 from tqdm import tqdm
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor_ms.graphs import Limits, compilations, dynamic_graph, passed_on
 from sglang.srt.model_executor_ms.kv_caches import KVCaches

@@ -42,7 +42,10 @@ def connect() -> None:
 
 
 def adopt(group: str, ranks: list[int], communicator: int) -> None:
-    """Let graphs use torch's HCCL communicator as `group`."""
+    """Let graphs use torch's HCCL communicator as `group`.
+
+    MindSpore asks HCCL for its name, by which MatmulAllReduceAddRmsNorm finds it, whoever made it.
+    """
     options = GroupOptions()
     options.hccl_config = {"hccl_comm": communicator}
     create_group(group, ranks, options)

@@ -24,6 +24,7 @@ from sglang.srt.layers_ms.ops.ascend.dense import (
     gelu_tanh_and_mul,
     layer_norm,
     linear,
+    linear_add_rms_norm,
     logits,
     normalise_qk,
     normalise_qk_of_ranks,
@@ -52,6 +53,7 @@ from sglang.srt.layers_ms.ops.ascend.host import (
     pack_experts,
     pack_linear,
     pack_quant_experts,
+    pack_row_linear,
     pack_table,
     parts,
     plan,
@@ -61,6 +63,7 @@ from sglang.srt.layers_ms.ops.ascend.host import (
     rotary_tables,
     start,
     static_graphs,
+    sums_in_norms,
 )
 from sglang.srt.layers_ms.ops.ascend.mla import latent_attention, latent_to_cache
 from sglang.srt.layers_ms.ops.ascend.stacks import pack_correction
@@ -95,6 +98,7 @@ __all__ = [
     "latent_to_cache",
     "layer_norm",
     "linear",
+    "linear_add_rms_norm",
     "locate_experts",
     "logits",
     "normalise_qk",
@@ -104,6 +108,7 @@ __all__ = [
     "pack_experts",
     "pack_linear",
     "pack_quant_experts",
+    "pack_row_linear",
     "pack_table",
     "paged_attention",
     "parts",
@@ -125,5 +130,6 @@ __all__ = [
     "square_sums",
     "start",
     "static_graphs",
+    "sums_in_norms",
     "wide_linear",
 ]

@@ -61,6 +61,16 @@ def add_rms_norm(x, residual, weight, eps, offset):
     return kernels.add_rms_norm(x, residual, weight, eps)
 
 
+def linear_add_rms_norm(x, weight, bias, residual, norm, eps, kind, group):
+    if host.decodes(kind):  # few rows, for which CANN does not mean the kernel; and it would be in captured graphs
+        y = kernels.multiply(x, weight)
+        y = y if bias is None else kernels.add(y, bias)
+        return kernels.add_rms_norm(kernels.all_reduce(y, group), residual, norm, eps)
+    width = residual.shape[-1]
+    y, total = kernels.matmul_sum_norm(x, weight, bias, residual.reshape(1, -1, width), norm, eps, group)
+    return y.reshape(-1, width), total.reshape(-1, width)
+
+
 def layer_norm(x, weight, bias, eps):
     rows = x.reshape(-1, weight.shape[0])
     return kernels.layer_norm(rows, weight, bias, eps).reshape(-1, x.shape[-1])

@@ -8,7 +8,7 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend.stacks import pack_stack
+from sglang.srt.layers_ms.ops.ascend.stacks import pack_matrix, pack_stack
 
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
 # that decode each has one.
@@ -39,10 +39,14 @@ class Profile:
     products: str  # dtype in which what is exact elsewhere is multiplied: routers, and attention of plain operators
     captures: bool  # whether decode graphs can be captured
     triton: bool  # whether there are the kernels by which SGLang hands out pages
+    summed: tuple[int, ...]  # numbers of ranks for which there is MatmulAllReduceAddRmsNorm
 
 
-PROFILES = {"310p": Profile(("float16",), True, False, "float16", False, False)}
-DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32", True, True)  # 910B, 910C
+PROFILES = {
+    "310p": Profile(("float16",), True, False, "float16", False, False, ()),
+    "910b": Profile(("bfloat16", "float16"), False, True, "float32", True, True, (2, 4, 8)),
+}
+DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32", True, True, ())  # 910C
 
 
 def profile() -> Profile:
@@ -218,6 +222,14 @@ def pack_linear(weight):
         # The loader fills `host`, each time it loads; what the last load left in the weight is in NZ already.
         plain = Tensor.from_numpy(weight.host) if hasattr(weight, "host") else weight
         weight.assign_value(kernels.format_cast(plain, kernels.NZ))
+
+
+def sums_in_norms(ranks):
+    return ranks in profile().summed
+
+
+def pack_row_linear(weight):
+    pack_matrix(weight)
 
 
 def pack_table(weight):

@@ -29,6 +29,11 @@ def matmul(x, weight):
     return ops.MatMul(transpose_b=True)(x, weight)
 
 
+def multiply(x, weight):
+    """x [T, in] times weight [in, out], in their dtype."""
+    return ops.MatMul()(x, weight)
+
+
 def dynamic_quant(x):
     """x [T, in] -> each row as int8, and what one of it is worth, float32 [T]."""
     return generated.DynamicQuantExt()(x, None)

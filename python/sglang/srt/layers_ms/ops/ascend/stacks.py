@@ -22,11 +22,25 @@ def pack_stack(weight) -> None:
 
     Grouped products want inputs as rows, and weights without a Reshape, which might copy them at every step.
     """
-    host = _host(weight)
+    _put(weight, _turned(_host(weight)))
+
+
+def pack_matrix(weight) -> None:
+    """[out, in] becomes [in, out], as pack_stack has it."""
+    (turned,) = _turned(_host(weight)[None])
+    _put(weight, turned)
+
+
+def _turned(host: np.ndarray) -> np.ndarray:
+    """In the same memory."""
     count, columns = host.shape[0], host.shape[-1]
-    packed = host.reshape(count, columns, -1)  # the same memory
+    packed = host.reshape(count, columns, -1)
     for matrix, into in zip(host.reshape(count, -1, columns), packed, strict=True):
         into[:] = matrix.T.copy()
+    return packed
+
+
+def _put(weight, packed: np.ndarray) -> None:
     value = Tensor.from_numpy(packed).view(weight.dtype)
     if weight.shape == value.shape:  # packed before, and known to captured graphs by its address
         weight.copy_(value)

@@ -3,7 +3,7 @@
 import numpy as np
 from mindspore import dtype as mstype
 
-from sglang.srt.layers_ms.ops.ascend_reference.memory import FLOATS, check, require, stored, tensor, values
+from sglang.srt.layers_ms.ops.ascend_reference.memory import FLOATS, HALVES, check, require, stored, tensor, values
 
 groups = {}  # name -> (size, function of an object that gives those of all ranks, this rank)
 
@@ -26,6 +26,27 @@ def _same_shapes(kernel, group, x):
 def all_reduce(x, group):
     found, _ = _same_shapes("AllReduce", group, x)
     return tensor(sum(found), x.dtype)
+
+
+def matmul_sum_norm(x, weight, bias, residual, gamma, eps, group):
+    kernel = "MatmulAllReduceAddRmsNorm"
+    check(kernel, "x", x, HALVES, 2)
+    for name, given, rank in (("weight", weight, 2), ("residual", residual, 3), ("gamma", gamma, 1)):
+        check(kernel, name, given, (x.dtype,), rank)
+    (tokens, inner), size = x.shape, gamma.shape[0]
+    require(weight.shape == (inner, size), kernel, f"x {x.shape} times [in, out] {weight.shape}, gamma {gamma.shape}")
+    require(residual.shape == (1, tokens, size), kernel, f"residual {residual.shape}, not {(1, tokens, size)}")
+    require(0 < eps < 1, kernel, f"epsilon {eps} is not in (0, 1)")
+    product = values(x) @ values(weight)
+    if bias is not None:
+        check(kernel, "bias", bias, (x.dtype,), 1)
+        require(bias.shape == (size,), kernel, f"bias {bias.shape}, not {(size,)}")
+        product = product + values(bias)
+    found, _ = _of_all(kernel, group, product)
+    require(len(found) in (1, 2, 4, 8), kernel, f"{len(found)} ranks")
+    total = sum(found) + values(residual)
+    norm = total / np.sqrt((total * total).mean(-1, keepdims=True) + np.float32(eps)) * values(gamma)
+    return tensor(norm, x.dtype), tensor(total, x.dtype)
 
 
 def all_gather(x, group):

@@ -56,6 +56,14 @@ def matmul(x, weight):
     return tensor(values(x) @ values(weight).T, x.dtype)
 
 
+def multiply(x, weight):
+    dtypes = (x.dtype,) if x.dtype in HALVES else (mstype.float32,)
+    check("MatMul", "x", x, FLOATS, 2)
+    check("MatMul", "weight", weight, dtypes, 2)
+    require(x.shape[1] == weight.shape[0], "MatMul", f"{x.shape} times {weight.shape}")
+    return tensor(values(x) @ values(weight), x.dtype)
+
+
 def dynamic_quant(x):
     check("DynamicQuantExt", "x", x, HALVES, 2)
     held = values(x)

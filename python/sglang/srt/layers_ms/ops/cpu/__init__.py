@@ -45,6 +45,7 @@ from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators 
     parts,
     renew,
     rotary_tables,
+    sums_in_norms,
 )
 
 _DTYPES = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2}  # enum Dtype of kernels.h
@@ -113,6 +114,10 @@ def rms_norm(x, weight, eps, offset):
 
 def add_rms_norm(x, residual, weight, eps, offset):
     return _add_rms_norm(x, residual, weight, _floats(eps, offset))
+
+
+def linear_add_rms_norm(x, weight, bias, residual, norm, eps, kind, group):
+    return add_rms_norm(all_reduce(linear(x, weight, bias), group), residual, norm, eps, 0.0)
 
 
 def layer_norm(x, weight, bias, eps):
@@ -317,6 +322,10 @@ def pack_linear(weight):
     for matrix in range(math.prod(stack)):
         storage = ctypes.c_void_p(weight.data_ptr() + matrix * size)
         _library.mindspore_cpu_pack(_DTYPES[weight.dtype], storage, ctypes.c_int64(rows), ctypes.c_int64(columns))
+
+
+def pack_row_linear(weight):
+    pack_linear(weight)
 
 
 def pack_table(weight):
