@@ -208,7 +208,14 @@ def test_latent_attention_has_one_pool_and_no_copy_of_it():
 
 
 @pytest.mark.parametrize(
-    "sizes, complaint", [((512, 60, 128, 128), "qk_rope_head_dim 60"), ((1024, 64, 128, 128), "1088")]
+    "sizes, complaint",
+    [
+        ((512, 60, 128, 128), "qk_rope_head_dim 60"),
+        ((512, 64, 128, 120), "v_head_dim 120"),
+        ((1024, 64, 128, 128), "rows of 1088"),
+        ((512, 64, 208, 128), "keys of 272 and values of 128, at most 256"),
+        ((512, 64, 128, 208), "keys of 192 and values of 208, .* no wider than keys"),
+    ],
 )
 def test_sizes_that_no_kernel_has_are_refused_when_a_layer_is_built(sizes, complaint):
     ops.check_latent_attention(512, 64, 128, 128)

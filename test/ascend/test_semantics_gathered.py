@@ -153,6 +153,29 @@ def test_contexts_of_one_round_are_captured(checked, small_blocks, monkeypatch, 
     assert_at_once(tmp_path, calls, variant)
 
 
-def test_more_query_heads_of_a_key_than_the_fused_kernel_takes_are_refused(checked):
-    with pytest.raises(NotImplementedError, match="128 query heads of one key/value head, at most 64"):
-        ops.check_attention(128, 1, 64, 64, 0, 0.0, True, False)
+PLAIN, WINDOW, SINKS, SLOPES = (
+    (0, 0.0, False, False),
+    (9, 0.0, False, False),
+    (0, 0.0, True, False),
+    (0, 0.0, False, True),
+)
+
+
+@pytest.mark.parametrize(
+    "heads, head_dim, rotary_dim, features, lacking",
+    [
+        (65, 64, 64, SINKS, "65 query heads of one key/value head, at most 64"),
+        (65, 64, 64, WINDOW, "65 query heads of one key/value head, at most 64"),
+        (65, 64, 64, SLOPES, "65 query heads of one key/value head, at most 64"),
+        (129, 64, 64, PLAIN, "129 query heads of one key/value head, at most 128"),
+        (4, 272, 64, PLAIN, "heads of 272 values"),
+        (4, 24, 16, PLAIN, "heads of 24 values"),
+        (4, 64, 24, PLAIN, "rotary embedding of 24 values"),
+    ],
+)
+def test_attention_that_the_kernels_do_not_have_is_refused(checked, heads, head_dim, rotary_dim, features, lacking):
+    ops.check_attention(128, 1, 256, 256, *PLAIN)
+    for kind in (WINDOW, SINKS, SLOPES):
+        ops.check_attention(64, 1, 256, 16, *kind)
+    with pytest.raises(NotImplementedError, match=lacking):
+        ops.check_attention(heads, 1, head_dim, rotary_dim, *features)
