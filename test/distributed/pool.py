@@ -24,6 +24,7 @@ class Layout(NamedTuple):
     ep: int = 1
     places: tuple = ()  # of experts, as Shard's
     replicas: int = 1  # each of which has a head of its own
+    dispatch: bool = False  # whether rows go to the ranks of their experts only
 
     def shard(self, rank: int):
         """The share of rank `rank`."""
@@ -31,7 +32,8 @@ class Layout(NamedTuple):
 
         if self.tp == 1:
             return Shard()
-        return Shard(rank % self.tp, self.tp, str(self.tp), self.ep, self.places, self.replicas, self.replicas > 1)
+        divided = (self.ep, self.places, self.replicas, self.replicas > 1, self.dispatch)
+        return Shard(rank % self.tp, self.tp, str(self.tp), *divided)
 
     def replica(self, rank: int) -> int:
         """Which replica rank `rank` is of."""

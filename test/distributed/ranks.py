@@ -101,20 +101,18 @@ class Group:
     def begin_step(self):
         self.library.mindspore_cpu_begin_step(ctypes.c_int64(-1), ctypes.c_int64(-1))
 
+    def count(self, counts):
+        """The step has so many rows of each rank, or of each replica."""
+        self.library.mindspore_cpu_counts(ctypes.c_int64(len(counts)), (ctypes.c_int64 * len(counts))(*counts))
+
     def all_reduce(self, x: np.ndarray, dtype: str) -> np.ndarray:
         return Call(self, "all_reduce", x, dtype)()
 
 
-class Call:
-    """One call of a group's operator, as MindSpore makes it: x [T, size], as the bits of `dtype` -> [rows, size]."""
+class Operator:
+    """An operator and its arguments, results last, as MindSpore calls it."""
 
-    def __init__(self, group, name, x, dtype, integers=(), others=(), rows=None, counts=()):
-        """integers: after the group's number; others: more int32 arguments. counts: rows of each rank in the step."""
-        self.name, self.library, self.counts = name, group.library, (ctypes.c_int64 * len(counts))(*counts)
-        self.y = np.zeros((len(x) if rows is None else rows, x.shape[1]), x.dtype)
-        arrays = [np.array([group.number, *integers], np.int32), *(np.array(each, np.int32) for each in others)]
-        arrays = [x, *arrays, self.y]
-        dtypes = [dtype, *["int32"] * (len(arrays) - 2), dtype]
+    def __init__(self, library, name: str, arrays: list, dtypes: list):
         shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
         count = len(arrays)
         self.arguments = (
@@ -126,15 +124,31 @@ class Call:
             None,
             None,
         )
-        self.operator, self.kept = getattr(group.library, name), (arrays, shapes)
+        self.name, self.function, self.kept = name, getattr(library, name), (arrays, shapes)
+
+    def __call__(self) -> None:
+        """RuntimeError if the operator fails."""
+        if self.function(*self.arguments):
+            raise RuntimeError(f"{self.name} failed")
+
+
+class Call:
+    """One call of a group's operator, as MindSpore makes it: x [T, size], as the bits of `dtype` -> [rows, size]."""
+
+    def __init__(self, group, name, x, dtype, integers=(), others=(), rows=None, counts=()):
+        """integers: after the group's number; others: more int32 arguments. counts: rows of each rank in the step."""
+        self.name, self.group, self.counts = name, group, counts
+        self.y = np.zeros((len(x) if rows is None else rows, x.shape[1]), x.dtype)
+        arrays = [np.array([group.number, *integers], np.int32), *(np.array(each, np.int32) for each in others)]
+        dtypes = [dtype, *["int32"] * len(arrays), dtype]
+        self.operator = Operator(group.library, name, [x, *arrays, self.y], dtypes)
 
     def __call__(self) -> np.ndarray:
         """The result, in memory that the next call overwrites. RuntimeError if the operator fails."""
         self.y.fill(0)
-        if self.counts:
-            self.library.mindspore_cpu_counts(ctypes.c_int64(len(self.counts)), self.counts)
-        if self.operator(*self.arguments):
-            raise RuntimeError(f"{self.name} failed")
+        if len(self.counts):
+            self.group.count(self.counts)
+        self.operator()
         return self.y
 
 

@@ -1,6 +1,7 @@
 """The part of each tensor that a tensor-parallel rank holds."""
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -80,6 +81,20 @@ def test_experts_have_the_places_that_they_are_given_in_each_layer():
     assert [share.held for share in found] == [(2, 2), (2, 2), (1, 0), (1, 0)]
     assert [(share.first, share.count) for share in found] == [(0, 4), (0, 4), (2, 4), (2, 4)]
     assert [share.inside for share in found] == [Shard(0, 2), Shard(1, 2)] * 2
+
+
+def test_what_is_beside_the_experts_of_a_mixture_is_a_replicas_where_rows_are_dispatched():
+    for rank in range(4):
+        shared = Shard(rank, 4, "ranks", 4, replicas=2)
+        assert shared.mixture == shared
+        assert replace(shared, dispatch=True).mixture == shared.attention == Shard(rank % 2, 2, "ranks@attention")
+    alone = Shard(1, 4, "ranks", 4, dispatch=True)
+    assert alone.mixture == alone
+
+
+def test_rows_are_not_dispatched_to_ranks_that_share_experts():
+    with pytest.raises(ShardError, match="expert-parallel size, 2, must be the tensor-parallel size, 4"):
+        Shard(0, 4, expert_size=2, dispatch=True)
 
 
 @pytest.mark.parametrize("places", [(0, 1, 0, 1), (0, 1, 2, 3)])

@@ -121,6 +121,19 @@ def test_experts_that_cannot_move_between_ranks_are_refused(changed):
         mindspore_framework.check_expert_location(arguments)
 
 
+@pytest.mark.parametrize("algorithm, adjusted", [(None, {}), ("static", dict(ep_dispatch_algorithm="dynamic"))])
+def test_where_tokens_are_sent_to_experts_their_places_are_taken_in_turn_and_can_be_counted(algorithm, adjusted):
+    arguments = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=algorithm, device="cpu")
+    assert mindspore_framework.dispatches(arguments)
+    assert mindspore_framework.adjusted_to_dispatch(arguments) == dict(deepep_mode="normal") | adjusted
+
+
+def test_tokens_are_not_sent_to_experts_on_an_npu():
+    arguments = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=None, device="npu")
+    with pytest.raises(flags.UnsupportedFlag, match="--moe-a2a-backend deepep with --device npu"):
+        mindspore_framework.adjusted_to_dispatch(arguments)
+
+
 def test_places_are_for_models_that_have_experts():
     config = SimpleNamespace(model_path="here", is_generation=True, quantization=None, is_multimodal=False)
     config.hf_config = SimpleNamespace(architectures=["Qwen3MoeForCausalLM"])

@@ -26,7 +26,7 @@ class AllExperts(nn.Cell):
         self.weights, self.chosen = ms.Tensor(draw("weights", (3, 2))), ms.Tensor([[0, 1], [2, 0], [1, 3]], ms.int32)
 
     def construct(self, x):
-        return self.experts(x, self.weights, self.chosen)
+        return self.experts(x, self.weights, self.chosen, None)
 
 
 LAYOUTS = {
@@ -52,6 +52,18 @@ def test_experts_add_up_with_their_bias_added_once(partial_results, table, layou
     x = draw("x", (3, HIDDEN))
     total = sum(run(AllExperts(shard, **LAYOUTS[layout]), x) for shard in ranks(size, expert_size))
     close(total, all_experts(table, layout))
+
+
+def test_ranks_that_are_sent_rows_compute_their_own_experts_of_them(partial_results, table):
+    x = draw("x", (3, HIDDEN))
+    total = sum(run(AllExperts(replace(shard, dispatch=True)), x) for shard in ranks(4, 4))
+    close(total, all_experts(table, "separate"))
+
+
+@pytest.mark.parametrize("refused", [dict(dispatch=True), dict(places=((0, 1, 2, 3),))])
+def test_int8_experts_stay_where_all_ranks_see_all_rows(refused):
+    with pytest.raises(NotImplementedError, match="int8 experts .*--enable-eplb.*--moe-a2a-backend"):
+        AllExperts(Shard(0, 2, "ranks", 2, **refused)).experts.quantise()
 
 
 # Six places for four experts on two parts of the ranks: replicas on one part, on both, and experts out of order.

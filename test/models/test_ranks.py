@@ -12,8 +12,7 @@ from scipy.special import log_softmax
 
 from sglang.srt.models_ms.registry import MODELS, POOLED, model_class
 
-# Ten places for eight experts, others in each layer. In the last layout they move to those of other layers.
-MOVED = "EP 2 with replicas"
+# Ten places for eight experts, others in each layer. Where a layout has them they move to those of other layers.
 PLACES = tuple(tuple(np.random.default_rng(layer).permutation([*range(8), layer, 3]).tolist()) for layer in range(4))
 LAYOUTS = {
     "TP 2": Layout(tp=2),
@@ -22,11 +21,14 @@ LAYOUTS = {
     "TP 2 x PP 2": Layout(tp=2, pp=2),
     "EP 2": Layout(tp=2, ep=2),
     "EP 2 of TP 4": Layout(tp=4, ep=2),
-    MOVED: Layout(tp=2, ep=2, places=PLACES),
+    "EP 2 with replicas": Layout(tp=2, ep=2, places=PLACES),
+    "EP 2, dispatch": Layout(tp=2, ep=2, dispatch=True),
     # Steps in which both replicas have tokens, not as many, and in which one of them has none.
     "attention DP 2": Layout(tp=2, replicas=2),
     "attention DP 2 of TP 4": Layout(tp=4, replicas=2),
     "attention DP 2, EP 2": Layout(tp=2, ep=2, replicas=2),
+    "attention DP 2, EP 2 with replicas, dispatch": Layout(tp=2, ep=2, replicas=2, places=PLACES, dispatch=True),
+    "attention DP 2, EP 4, dispatch": Layout(tp=4, ep=4, replicas=2, dispatch=True),
 }
 DENSE = ["llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "stablelm", "cohere"]
 DENSE += ["cohere2", "granite", "olmo2", "glm", "glm4", "minicpm", "minicpm3", "internlm2", "internlm3", "qwen"]
@@ -81,7 +83,7 @@ def check(found, wanted):
 def test_ranks_say_what_one_process_says(pool, checkpoint, alone, meeting, variant, layout):
     steps, wanted = alone(variant)
     check(pool.together(checkpoint(variant), LAYOUTS[layout], steps), wanted)
-    if layout == MOVED:
+    if LAYOUTS[layout].places:
         pool.move(LAYOUTS[layout], PLACES[::-1], meeting)
         check(pool.again(LAYOUTS[layout], steps), wanted)
 

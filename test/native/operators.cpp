@@ -36,6 +36,8 @@ OPERATOR(add_gated)
 OPERATOR(clipped)
 OPERATOR(latent_to_cache)
 OPERATOR(latent_attention)
+OPERATOR(dispatch_experts)
+OPERATOR(combine_experts)
 struct Range {
   const void* start;
   int64_t size;
@@ -52,6 +54,8 @@ int mindspore_cpu_finish_recording(void* recording);
 int mindspore_cpu_replay(void* recording);
 void* mindspore_cpu_replay_result(void* recording);
 void mindspore_cpu_drop_recording(void* recording);
+int64_t mindspore_cpu_group_size(int ranks);
+int mindspore_cpu_join(void*, int rank, int ranks, const int* processes, double, int first, int here, void* exchange);
 }
 
 namespace {
@@ -559,6 +563,7 @@ void test_replay(const std::string& dtype) {
   mindspore_cpu_drop_recording(recording);
 }
 
+#include "dispatch.h"
 #include "experts.h"
 #include "latent.h"
 
@@ -575,7 +580,7 @@ int main(int count, char** arguments) {
       for (const std::string& dtype : kDtypes) {
         test_layer_norm(dtype), test_sums(dtype), test_qk_norm(dtype), test_qk_norm_of_ranks(dtype);
         test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
-        test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype);
+        test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype), test_dispatch(dtype);
         for (const std::string& cache_dtype : kDtypes) {
           test_attention(dtype, cache_dtype);
           test_cache_write(dtype, cache_dtype);

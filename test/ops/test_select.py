@@ -46,6 +46,7 @@ def test_every_operator_is_tested_beside_this_file_for_every_table():
     untested = {name for name in bound_ops.NAMES if f"ops.{name}" not in sources and f'"{name}"' not in sources}
     # Ranks that communicate are in test/distributed; start is called by device.start for every test.
     collectives = {"all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "receive"}
+    collectives |= {"dispatch_experts", "combine_experts"}
     assert untested == {*collectives, "start"}
 
 

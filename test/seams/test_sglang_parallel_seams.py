@@ -1,7 +1,10 @@
 """What we rely on in SGLang 0.5.23 where several processes compute, and what we work around; a test names one seam."""
 
+from types import SimpleNamespace
+
 from seams.sglang_source import assert_in_order, parameters, source, works_around
 
+from sglang.srt.arg_groups.overrides import _a2a_ep_size
 from sglang.srt.configs.update_config import adjust_config_with_unaligned_cpu_tp
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
@@ -159,6 +162,30 @@ def test_the_recorder_writes_on_a_cpu():
 @works_around("takes a rank's number for that of its experts and of its process: check_expert_location")
 def test_experts_move_between_ranks_that_share_one():
     assert "rank * num_local_physical_experts" not in source("srt.eplb.expert_location_updater")
+
+
+# ---- tokens that are sent to their experts ----
+
+
+def test_every_rank_has_whole_experts_where_tokens_are_sent_to_them():
+    view = SimpleNamespace(moe_a2a_backend="deepep", ep_size=1, tp_size=4)
+    assert _a2a_ep_size(view) == dict(ep_size=4)
+
+
+def test_places_of_experts_are_static_by_default_where_tokens_are_sent_to_them():
+    hook = source("srt.arg_groups.parallel_hook:handle_eplb_and_dispatch")
+    assert_in_order(hook, 'moe_a2a_backend == "none"', '"dynamic" if needs_rank_invariant_dispatch else "static"')
+
+
+def test_tokens_that_are_sent_are_counted_like_others_in_the_mode_that_we_choose():
+    chosen = source("srt.eplb.expert_distribution:_SinglePassGatherer:init_new")
+    assert_in_order(chosen, '== "deepep":', 'deepep_mode == "normal":', "return _SelectExpertsSinglePassGatherer(")
+
+
+def test_without_attention_replicas_the_steps_of_such_ranks_count_the_tokens_of_one():
+    assert_in_order(source("srt.utils.common:require_attn_tp_gather"), "get_moe_a2a_backend().is_none()", "return True")
+    counted = source("srt.managers.scheduler_components.dp_attn:_update_gather_batch")
+    assert_in_order(counted, "if not require_mlp_tp_gather:", "batch.global_num_tokens = [mlp_sync_info.num_tokens]")
 
 
 # ---- attention data parallelism ----

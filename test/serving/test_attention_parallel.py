@@ -12,7 +12,7 @@ SIZES = dict(dp_size=2, enable_dp_attention=True, skip_tokenizer_init=True)
 SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
 KINDS = {  # variant, whether a server or an engine, arguments
     # Two key/value heads, of which the two ranks of a replica have one each.
-    "experts on four ranks": ("qwen3_moe", True, dict(tp_size=4, ep_size=4)),
+    "experts on four ranks, to which rows are sent": ("qwen3_moe", True, dict(tp_size=4, moe_a2a_backend="deepep")),
     "experts and parts of them": ("deepseek_v3", False, dict(tp_size=4, ep_size=2, enable_dp_lm_head=True)),
     "windows with a pool of their own": ("gpt_oss", False, dict(tp_size=2, page_size=4)),
     "stages": ("qwen3_moe", False, dict(tp_size=2, pp_size=2)),

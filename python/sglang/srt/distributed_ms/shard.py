@@ -31,6 +31,7 @@ class Shard:
     # ranks are one. In the names of their groups "@" follows that of all.
     replicas: int = 1
     own_head: bool = False  # whether the ranks of a replica divide the vocabulary's head, and not all ranks
+    dispatch: bool = False  # whether rows are sent to the ranks that hold their experts, and not to all
 
     def __post_init__(self):
         if not 0 <= self.rank < self.size:
@@ -46,6 +47,12 @@ class Shard:
                 f"start with an attention data-parallel size of {_divisors(self.size)}"
             )
 
+        if self.dispatch and self.expert_size != self.size:
+            raise ShardError(
+                "rows are dispatched to ranks that hold whole experts: "
+                f"the expert-parallel size, {self.expert_size}, must be the tensor-parallel size, {self.size}"
+            )
+
     @property
     def attention(self) -> "Shard":
         """This rank's share of what a replica computes for its own tokens: attention, and the embedding."""
@@ -53,6 +60,11 @@ class Shard:
             return self
         size = self.size // self.replicas
         return Shard(self.rank % size, size, f"{self.group}@attention")
+
+    @property
+    def mixture(self) -> "Shard":
+        """This rank's share of what a mixture computes beside its experts: for the tokens of all, or of its replica."""
+        return self.attention if self.dispatch else self
 
     @property
     def head(self) -> "Shard":

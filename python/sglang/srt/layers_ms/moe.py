@@ -55,8 +55,9 @@ class Experts(nn.Cell):
     """The weighted sum of act(gate) * up MLPs that a router chose for each token.
 
     A rank has the share of them that `shard.experts` says; the sum of what the ranks make of a token is the result.
-    Where the shard gives experts their places, `location` [count, 1 + most] has how many places each expert has, and
-    which; the tokens of a step take turns. `chosen` [places] counts how many went to each, until somebody clears it.
+    Where the shard dispatches, only the ranks that hold a token's experts are given it, and return what they make of
+    it. Where the shard gives experts their places, `location` [count, 1 + most] has how many places each expert has,
+    and which; the tokens of a step take turns. `chosen` [places] counts how many went to each, until it is cleared.
     activation, alpha, limit: as ops.fused_experts has them. layouts: what says where their matrices are in a
     checkpoint; the first layout counts unless the checkpoint has another one's tensors.
     """
@@ -93,6 +94,8 @@ class Experts(nn.Cell):
         self.gate_up_scale = self.down_scale = None  # of int8 matrices, a factor for each row
         self.activation, self.alpha, self.limit = activation, alpha, limit
         self.first, self.count = share.first, share.count
+        self.dispatch, self.group = shard.dispatch, shard.group
+        self.replicas, self.rank, self.ranks = shard.replicas, shard.rank, shard.size
         self.location = self.chosen = None
         if shard.places:
             self.location = parameter((count, 2 + share.count - count), int32)
@@ -113,8 +116,10 @@ class Experts(nn.Cell):
 
     def quantise(self):
         """Hold int8 matrices, and factors that checkpoints have beside them; before they are loaded."""
-        if self.location is not None or self.gate_up_bias is not None:
-            raise NotImplementedError("int8 experts with biases, or that move between ranks (--enable-eplb)")
+        if self.location is not None or self.gate_up_bias is not None or self.dispatch:
+            raise NotImplementedError(
+                "int8 experts with biases, that move between ranks (--enable-eplb), or with --moe-a2a-backend"
+            )
         ops.check_quant_experts(self.gate_up.dtype)
         self.gate_up, self.gate_up_scale = int8_rows(self.gate_up)
         self.down, self.down_scale = int8_rows(self.down)
@@ -130,9 +135,17 @@ class Experts(nn.Cell):
         pack(self.gate_up)
         pack(self.down)
 
-    def construct(self, x, weights, experts):
+    def construct(self, x, weights, experts, step):
         if self.location is not None:
             experts = ops.locate_experts(experts, self.location, self.chosen)
+        if not self.dispatch:
+            return self.multiply(x, weights, experts)
+        held, replicas, ranks, group = self.gate_up.shape[0], self.replicas, self.ranks, self.group
+        *taken, routes = ops.dispatch_experts(x, weights, experts, step, held, replicas, self.rank, ranks, group)
+        return ops.combine_experts(self.multiply(*taken), routes, step, replicas, ranks, group)
+
+    def multiply(self, x, weights, experts):
+        """What this rank's experts make of x, each row's weighted and added up; experts: their places."""
         if self.gate_up_scale is None:
             multiply, beside_gate_up, beside_down = ops.fused_experts, self.gate_up_bias, self.down_bias
         else:
@@ -156,13 +169,13 @@ class Experts(nn.Cell):
 class MixtureOfExperts(nn.Cell):
     """x -> what the experts make of it that `gate`, a Router, chooses; plus shared_experts(x), if there are any.
 
-    The ranks of `shard` divide the experts, and the shared ones, a GatedMLP.
+    The ranks of `shard` divide the experts, and those of shard.mixture the shared ones, a GatedMLP.
     """
 
     def __init__(self, gate, experts, shard: Shard, shared_experts=None):
         super().__init__()
         self.gate, self.experts, self.shared_experts = gate, experts, shared_experts
-        self.exchange = Exchange(shard)
+        self.exchange = Exchange(shard.mixture)
 
     def leave_sum_to(self, norm) -> bool:
         """As RowLinear's: it cannot be, since what is added up is no product."""
@@ -171,7 +184,7 @@ class MixtureOfExperts(nn.Cell):
     def construct(self, x, step):
         x = self.exchange.gather(x, step)
         weights, experts = self.gate(x)
-        y = self.experts(x, weights, experts)
+        y = self.experts(x, weights, experts, step)
         if self.shared_experts is not None:
             y = ops.add(y, self.shared_experts.partial(x), 1.0)
         return self.exchange.sum(y, step)

@@ -66,10 +66,20 @@ LIMITED = {
     "cuda_graph_backend_decode": (None, "disabled"),
     "cuda_graph_backend_prefill": (None, "disabled"),
     "load_balance_method": ("auto", "round_robin", "total_requests", "total_tokens"),
-    # SGLang's other ways to choose among an expert's places differ between ranks, which all see every token here.
+    # Tokens are sent to the ranks that hold their experts, or to all ranks; in one way for steps of any size.
+    "moe_a2a_backend": ("none", "deepep"),
+    "deepep_mode": ("auto", "normal"),
+    # SGLang's other ways to choose among an expert's places differ between ranks that see the same tokens.
     "ep_dispatch_algorithm": (None, "dynamic"),
     "expert_distribution_recorder_mode": (None, "stat", "per_pass"),
     "boundary_reduction": ("auto", "rs+rsv"),
+}
+
+# Why only these, where the values do not say it.
+REASONS = {
+    "moe_a2a_backend": "others name libraries of one device for what deepep asks for, which this backend does itself",
+    "deepep_mode": "there is one dispatch for steps of any size",
+    "ep_dispatch_algorithm": "ranks that see the same tokens must choose the same place of an expert",
 }
 
 _PARALLEL = (
@@ -157,10 +167,10 @@ REFUSED = (
         """),
     ),
     (
-        "every rank sees every token and computes its own experts of it, by this backend's own operators",
+        "tokens come to experts, and are multiplied, by this backend's own operators",
         _names("""
-            enable_fused_moe_sum_all_reduce moe_a2a_backend enable_w4a4_mxfp4_megamoe deepep_v2_mode moe_runner_backend
-            flashinfer_mxfp4_moe_precision deepep_mode fuseep_mode deepep_dispatcher_output_dtype
+            enable_fused_moe_sum_all_reduce enable_w4a4_mxfp4_megamoe deepep_v2_mode moe_runner_backend
+            flashinfer_mxfp4_moe_precision fuseep_mode deepep_dispatcher_output_dtype
             eplb_min_rebalancing_utilization_threshold expert_balancedness_report_mode
             deepep_config elastic_ep_backend enable_elastic_expert_backup mooncake_ib_device enable_waterfill
             ep_join_mode elastic_ep_scale_timeout disable_flashinfer_cutlass_moe_fp4_allgather

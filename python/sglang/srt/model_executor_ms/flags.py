@@ -3,7 +3,7 @@
 import msgspec
 
 from sglang.srt.model_executor_ms.arguments import Refusal
-from sglang.srt.model_executor_ms.flag_support import LIMITED, REFUSED
+from sglang.srt.model_executor_ms.flag_support import LIMITED, REASONS, REFUSED
 
 
 class UnsupportedFlag(Refusal):
@@ -34,7 +34,8 @@ def _limited(server_args):
         value = getattr(server_args, name)
         if value not in allowed:
             choices = ", ".join(str(choice) for choice in allowed if choice is not None)
-            yield f"{_flag(name)} {value}: only {choices}"
+            reason = f" ({REASONS[name]})" if name in REASONS else ""
+            yield f"{_flag(name)} {value}: only {choices}{reason}"
 
 
 def _refused(server_args):

@@ -161,20 +161,28 @@ def check_as_if_on_npu(original, server_args) -> None:
 
 def verify(server_args) -> None:
     """Check what SGLang made of the arguments, and the kind of the model, before any process is started."""
-    from sglang.srt.arg_groups.overrides import attention_backends_of, model_config_of, resolving_view
+    from sglang.srt.arg_groups.overrides import (
+        attention_backends_of,
+        declare_resolution,
+        model_config_of,
+        resolving_view,
+    )
 
     view = resolving_view(server_args)
     if view.use_ray and view.device == "npu":
         raise UnsupportedFlag("--use-ray with --device npu: SGLang asks Ray for GPUs, and selects CUDA devices")
     check_parallelism(view)
     check_expert_location(view)
+    if dispatches(view):
+        declare_resolution(server_args, SOURCE, **adjusted_to_dispatch(view))
     if view.enable_deterministic_inference and view.device == "npu":
         raise UnsupportedFlag("--enable-deterministic-inference with --device npu: it was never tried")
     chosen = set(attention_backends_of(view))
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if str(view.model_path).lower() not in ("none", "dummy"):
-        check_model(model_config_of(server_args), view.pp_size, locates_experts(view), view.attn_dp_size)
+        experts = locates_experts(view) or dispatches(view)
+        check_model(model_config_of(server_args), view.pp_size, experts, view.attn_dp_size)
     hide_threads_of_mindspore()
 
 
@@ -230,6 +238,24 @@ def _check_attention_replicas(arguments) -> None:
         raise UnsupportedFlag(f"{size} does not divide --tp-size {arguments.tp_size}: a replica is a part of its ranks")
 
 
+def dispatches(moe) -> bool:
+    """Whether arguments, or get_exec().moe, have tokens sent to the ranks that hold their experts, and to no others."""
+    return moe.moe_a2a_backend != "none"
+
+
+def adjusted_to_dispatch(arguments) -> dict:
+    """What other arguments become where tokens are sent to their experts; UnsupportedFlag where they cannot be."""
+    if arguments.device == "npu":
+        raise UnsupportedFlag(
+            f"--moe-a2a-backend {arguments.moe_a2a_backend} with --device npu: every rank sees all tokens there so far"
+        )
+    # SGLang's recorder refuses the default, auto.
+    adjusted = dict(deepep_mode="normal")
+    if arguments.ep_dispatch_algorithm:  # SGLang's default is static where experts have places
+        adjusted |= dict(ep_dispatch_algorithm="dynamic")
+    return adjusted
+
+
 def locates_experts(moe) -> bool:
     """Whether arguments, or get_exec().moe, give experts other places than one each in order, or count their tokens."""
     return bool(
@@ -258,7 +284,7 @@ def check_expert_location(arguments) -> None:
 def check_model(model_config, stages: int = 1, experts: bool = False, replicas: int = 1) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built.
 
-    experts: whether the arguments give its experts places; replicas: of its attention.
+    experts: whether the arguments are about its experts; replicas: of its attention.
     """
     from sglang.srt.model_executor_ms import sentence_transformers
     from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, POOLED, has_scores, model_class, unknown
@@ -278,7 +304,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, replicas: 
     if stages > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
     if experts and known and not hasattr(model_class(known).config_class, "num_experts"):
-        problems.append("it has no experts that arguments could place or count")
+        problems.append("it has no experts that arguments could place or count, or send tokens to")
     if replicas > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --attn-dp-size {replicas} is for models that generate text")
     if model_config.is_multimodal:

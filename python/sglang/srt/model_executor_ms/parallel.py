@@ -8,7 +8,8 @@ import torch
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.model_executor_ms import expert_location, hosts
-from sglang.srt.runtime_context import get_device, get_parallel
+from sglang.srt.model_executor_ms.mindspore_framework import dispatches
+from sglang.srt.runtime_context import get_device, get_exec, get_parallel
 
 GROUP = "tp"
 
@@ -41,7 +42,8 @@ def join_tensor_parallel() -> Shard:
         return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places)
     gather, ranks = functools.partial(_gather, coordinator.cpu_group), coordinator.ranks
     replicas, own_head = parallel.attn_dp_size, parallel.enable_dp_lm_head
-    shard = Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, replicas, own_head)
+    dispatch = dispatches(get_exec().moe)
+    shard = Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, replicas, own_head, dispatch)
     for name, members in shard.groups.items():
         hosts.join(name, [ranks[rank] for rank in members], functools.partial(_gather_among, members, gather))
     return shard

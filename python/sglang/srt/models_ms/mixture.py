@@ -53,6 +53,11 @@ def sized_mlp(config, size: int) -> GatedMLP:
     return GatedMLP(dataclasses.replace(config, intermediate_size=size))
 
 
+def shared_mlp(config: MixtureConfig) -> GatedMLP:
+    """The shared experts, which are one MLP."""
+    return sized_mlp(dataclasses.replace(config, shard=config.shard.mixture), config.shared_intermediate_size)
+
+
 def experts(config: MixtureConfig, layouts=SEPARATE) -> Experts:
     return Experts(
         config.hidden_size,
@@ -68,7 +73,7 @@ def experts(config: MixtureConfig, layouts=SEPARATE) -> Experts:
 def mixture(config: MixtureConfig, *, corrected=False, layouts=SEPARATE) -> MixtureOfExperts:
     """Router, experts and, where there are any, shared experts of a layer."""
     gate = Router(config, config.num_experts, config.routing, corrected=corrected)
-    shared = sized_mlp(config, config.shared_intermediate_size) if config.shared_intermediate_size else None
+    shared = shared_mlp(config) if config.shared_intermediate_size else None
     return MixtureOfExperts(gate, experts(config, layouts), config.shard, shared)
 
 

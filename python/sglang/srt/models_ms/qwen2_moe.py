@@ -8,7 +8,7 @@ from mindspore import nn
 from sglang.srt.layers_ms import Attention, Exchange, GatedMLP, Router, Routing, ops
 from sglang.srt.layers_ms.linear import WholeLinear
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import MixtureConfig, experts, num_experts, sized_mlp
+from sglang.srt.models_ms.mixture import MixtureConfig, experts, num_experts, shared_mlp
 from sglang.srt.models_ms.qwen3_moe import dense_layers
 
 
@@ -35,15 +35,15 @@ class Qwen2MoeMixture(nn.Cell):
     def __init__(self, config):
         super().__init__()
         self.gate, self.experts = Router(config, config.num_experts, config.routing), experts(config)
-        self.shared_expert = sized_mlp(config, config.shared_intermediate_size)
+        self.shared_expert = shared_mlp(config)
         self.shared_expert_gate = WholeLinear(config.hidden_size, 1, config.dtype)
-        self.exchange = Exchange(config.shard)
+        self.exchange = Exchange(config.shard.mixture)
 
     def construct(self, x, step):
         x = self.exchange.gather(x, step)
         weights, chosen = self.gate(x)
         shared = self.shared_expert.partial(x)
-        y = ops.add_gated(self.experts(x, weights, chosen), shared, self.shared_expert_gate(x))
+        y = ops.add_gated(self.experts(x, weights, chosen, step), shared, self.shared_expert_gate(x))
         return self.exchange.sum(y, step)
 
 

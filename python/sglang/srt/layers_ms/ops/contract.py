@@ -322,6 +322,27 @@ def all_to_all(x: Tensor, sent: Tensor, received: Tensor, room: int, group: str)
     """
 
 
+def dispatch_experts(
+    x: Tensor, weights: Tensor, experts: Tensor, step: dict, held: int, replicas: int, rank: int, size: int, group: str
+) -> tuple:
+    """Send each row of x [T, n] to the ranks that have experts chosen for it -> rows, weights, experts, routes.
+
+    Rank r of the group has `held` places from r * held on; experts [T, k] are places, weights [T, k] float32.
+    Neighbouring ranks are one of `replicas` replicas, with the same rows, which they send in turn. What this one,
+    `rank`, receives is [M, n], [M, k], [M, k]: the rows of all ranks that have an expert here, in an order that is the
+    table's. A table may give others too, and put rows without a meaning behind them. `routes` is what its
+    `combine_experts` wants.
+    Lepikhin et al., 2020 (GShard).
+    """
+
+
+def combine_experts(y: Tensor, routes, step: dict, replicas: int, size: int, group: str) -> Tensor:
+    """y of rows as `dispatch_experts` gave them -> [T, n]: the sum of what the ranks that got a row made of it.
+
+    Rows that another rank of the replica has sent are zeros: the sum over the replica's ranks has all rows.
+    """
+
+
 def broadcast(x: Tensor, root: int, group: str) -> Tensor:
     """x [T, n] of the rank `root`, on all ranks."""
 

@@ -15,6 +15,8 @@ from .reference_collectives import (  # noqa: F401 - operators of this table
     all_reduce,
     all_to_all,
     broadcast,
+    combine_experts,
+    dispatch_experts,
     join,
     receive,
     reduce_scatter,

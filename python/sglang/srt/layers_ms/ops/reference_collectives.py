@@ -3,7 +3,8 @@
 Its groups are MindSpore's own; `join` makes none, since this table computes on one rank.
 """
 
-from mindspore import ops
+from mindspore import dtype as mstype
+from mindspore import mint, ops
 
 
 def all_reduce(x, group):
@@ -21,6 +22,20 @@ def reduce_scatter(x, step, size, group):
 def all_to_all(x, sent, received, room, group):
     rows = ops.AlltoAllV(group=group, block_size=x.shape[1])(x.reshape(-1), sent, received)
     return rows.reshape(-1, x.shape[1])
+
+
+def dispatch_experts(x, weights, experts, step, held, replicas, rank, size, group):
+    # Every row goes to every rank. What another rank of the replica sends has no weight here.
+    inside = size // replicas
+    # MindSpore 2.10: no arange of a dynamic length in a graph: count the rows instead.
+    token = ops.cumsum(ops.ones_like(weights), 0).astype(mstype.int32) - 1
+    mine = token - token // inside * inside == rank % inside
+    weights = mint.where(mine, weights, ops.zeros_like(weights))
+    return *(ops.AllGather(group=group)(each) for each in (x, weights, experts)), None
+
+
+def combine_experts(y, routes, step, replicas, size, group):
+    return ops.ReduceScatter(group=group)(y)
 
 
 def broadcast(x, root, group):

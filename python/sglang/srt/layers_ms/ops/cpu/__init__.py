@@ -19,6 +19,8 @@ from sglang.srt.layers_ms.ops.cpu.collectives import (  # noqa: F401 - operators
     all_to_all,
     broadcast,
     column_gather,
+    combine_experts,
+    dispatch_experts,
     join,
     receive,
     reduce_scatter,

@@ -17,6 +17,18 @@ _all_gather = custom("all_gather", lambda x, number, ranks: [x[0] * ranks[0], x[
 _reduce_scatter = custom("reduce_scatter", lambda x, number, ranks: [x[0] // ranks[0], x[1]])
 _all_to_all = custom("all_to_all", lambda x, number, sent, received, rows: [rows[0], x[1]])
 _broadcast = custom("broadcast", first)
+
+
+def _taken(x, weights, experts, integers, room):
+    # One more than the rows of all replicas: by how many rows tensors have room for, operators know how many count.
+    rows = x[0] * room[0] + 1
+    return [rows, x[1]], [rows, weights[1]], [rows, experts[1]], [rows, room[1]]
+
+
+_dispatch_experts = custom(
+    "dispatch_experts", _taken, lambda x, weights, experts, *_: (x, weights, experts, mstype.int32)
+)
+_combine_experts = custom("combine_experts", lambda y, routes, integers, room: [(y[0] - 1) // room[0], y[1]])
 _send = custom("send", first)
 _receive = custom("receive", first)
 
@@ -47,6 +59,15 @@ def reduce_scatter(x, step, size, group):
 
 def all_to_all(x, sent, received, room, group):
     return _all_to_all(x, ints(_number(group)), sent, received, _room(room))
+
+
+def dispatch_experts(x, weights, experts, step, held, replicas, rank, size, group):
+    integers, words = ints(_number(group), held, replicas), -(-size // 32)
+    return _dispatch_experts(x, weights, experts, integers, _room((replicas, words)))
+
+
+def combine_experts(y, routes, step, replicas, size, group):
+    return _combine_experts(y, routes, ints(_number(group), replicas), _room(replicas))
 
 
 def broadcast(x, root, group):

@@ -5,6 +5,7 @@
 // Each function gets its inputs, then its outputs; a result other than 0 becomes a RuntimeError in Python.
 #include <cstdio>
 #include <cstring>
+#include <map>
 #include <vector>
 
 #include "capture.h"
@@ -23,8 +24,8 @@ const Kernels* kernels = pick(nullptr);
 LargeProducts large_products{nullptr, 0};  // another library's, if one was given
 int64_t step_tokens = -1, step_requests = -1;  // -1: as many as the tensors have
 std::vector<int64_t> step_counts;              // tokens of each attention replica; none: as many as here
-// Tensors with room for the tokens of all replicas, which all_gather made in this step: their rows, and those that count.
-int64_t gathered_room = -1, gathered_tokens = 0;
+// Of this step's tensors with rows of other ranks, by how many rows they have room for: how many count.
+std::map<int64_t, int64_t> rooms;
 
 // The arguments of one call, checked as they are taken.
 class Arguments {
@@ -74,8 +75,8 @@ class Arguments {
   }
 
   int64_t tokens(int i) {
-    const bool gathered = gathered_room >= 0 && dim(i, 0) == gathered_room;
-    return used(i, gathered ? gathered_tokens : step_tokens, "tokens");
+    const auto room = rooms.find(dim(i, 0));
+    return used(i, room == rooms.end() ? step_tokens : room->second, "tokens");
   }
   int64_t requests(int i) { return used(i, step_requests, "requests"); }
 
@@ -220,7 +221,7 @@ extern "C" EXPORTED void mindspore_cpu_begin_step(int64_t tokens, int64_t reques
   step_tokens = tokens;
   step_requests = requests;
   step_counts.clear();
-  gathered_room = -1;
+  rooms.clear();
 }
 // The tokens of each attention replica in the step that was begun.
 extern "C" EXPORTED void mindspore_cpu_counts(int64_t replicas, const int64_t* counts) {

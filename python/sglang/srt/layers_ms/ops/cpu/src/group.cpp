@@ -17,7 +17,6 @@ namespace group {
 namespace {
 
 constexpr int64_t kLine = 128;             // bytes that no two ranks write to
-constexpr int64_t kPart = int64_t{1} << 20;  // bytes of a rank's values that are shared at a time
 constexpr int64_t kPiece = 1 << 15;        // bytes that are worth a thread
 constexpr int kSpins = 10000, kPatient = 1000;  // reads of a counter before others may run, and between looks at the clock
 
@@ -107,10 +106,11 @@ void over_pieces(int64_t bytes, F&& f) {
 
 // All ranks together, for `longest` bytes of the rank that shares the most: write(place, done, bytes) shares this rank's
 // bytes from `done` on, at most so many; then read(part, done, bytes) finds those of all ranks at group.place(rank, part).
+// each: how many bytes are shared at a time.
 template <typename Write, typename Read>
-int together(Group& group, int64_t longest, Write&& write, Read&& read) {
-  for (int64_t done = 0; done < longest; done += kPart) {
-    const int64_t bytes = std::min(kPart, longest - done);
+int together(Group& group, int64_t longest, Write&& write, Read&& read, int64_t each = kPart) {
+  for (int64_t done = 0; done < longest; done += each) {
+    const int64_t bytes = std::min(each, longest - done);
     const uint64_t part = group.shared++;
     write(group.place(group.rank, part), done, bytes);
     set(group.counters[group.rank], part + 1);
@@ -137,6 +137,33 @@ void add_up(const Group& group, const Kernels& kernels, Dtype dtype, uint64_t pa
     for (int rank = 0; rank < group.ranks; ++rank) parts[rank] = group.place(rank, part) + first + piece;
     kernels.sum(dtype, parts.data(), group.ranks, to + piece, size / width_of(dtype));
   });
+}
+
+// f(row) for rows [0, count) of so many bytes.
+template <typename F>
+void over_rows(int64_t count, int64_t bytes, F&& f) {
+  const int64_t rows = std::max<int64_t>(1, kPiece / bytes);
+  pool::each((count + rows - 1) / rows, [&](int64_t piece) {
+    for (int64_t row = piece * rows; row < std::min(count, (piece + 1) * rows); ++row) f(row);
+  });
+}
+
+// f(rank, row, place) for the rows [first, last) of every rank in the order of `Routes`; place: in that order, which
+// goes on from `place`.
+template <typename F>
+void walk(const Routes& routes, int ranks, int64_t first, int64_t last, int64_t& place, F&& f) {
+  for (int64_t row = first; row < last; ++row)
+    for (int rank = 0; rank < ranks; ++rank)
+      if (row < routes.rows[rank]) f(rank, row, place++);
+}
+
+bool wants(const Routes& routes, int64_t place, int rank) {
+  return static_cast<uint32_t>(routes.wanted[place * routes.words + rank / 32]) >> rank % 32 & 1;
+}
+
+void want(const Routes& routes, int64_t place, int rank) {
+  int32_t& word = routes.wanted[place * routes.words + rank / 32];
+  word = static_cast<int32_t>(static_cast<uint32_t>(word) | uint32_t{1} << rank % 32);
 }
 
 std::vector<int64_t> starts_of(const int64_t* sizes, int ranks) {
@@ -234,6 +261,88 @@ int all_to_all(int number, const void* x, void* y, const int64_t* sent, const in
         }
       });
   return missing ? 1 : fits ? 0 : 2;
+}
+
+// A rank writes each of its rows once, behind what was chosen for it, and takes those of the others that it wants: all
+// know how many rows each has, so that they meet once. Rows come in the order of `Routes`, whatever is shared at a time.
+int64_t dispatch(int number, const Dispatch& a) {
+  Group& group = groups[number];
+  const int64_t choices = a.top_k * 4, letter = (2 * choices + a.row + 63) / 64 * 64;
+  const int64_t* rows = a.routes.rows;
+  int64_t place = 0, received = 0;
+  const int missing = together(
+      group, *std::max_element(rows, rows + group.ranks) * letter,
+      [&](char* to, int64_t done, int64_t bytes) {
+        const int64_t first = done / letter;
+        over_rows(left(rows[group.rank] * letter, done, bytes) / letter, letter, [&](int64_t row) {
+          const int64_t own = (first + row) * a.stride;
+          char* start = to + row * letter;
+          std::memcpy(start, a.experts + own * a.top_k, choices);
+          std::memcpy(start + choices, a.weights + own * a.top_k, choices);
+          std::memcpy(start + 2 * choices, a.x + own * a.row, a.row);
+        });
+      },
+      [&](uint64_t part, int64_t done, int64_t bytes) {
+        const int64_t first = done / letter;
+        std::vector<const char*> taken;
+        walk(a.routes, group.ranks, first, first + bytes / letter, place, [&](int rank, int64_t row, int64_t at) {
+          const char* start = group.place(rank, part) + (row - first) * letter;
+          const int32_t* chosen = reinterpret_cast<const int32_t*>(start);
+          std::fill_n(a.routes.wanted + at * a.routes.words, a.routes.words, 0);
+          for (int64_t i = 0; i < a.top_k; ++i) want(a.routes, at, chosen[i] / static_cast<int32_t>(a.held));
+          if (wants(a.routes, at, group.rank)) taken.push_back(start);
+        });
+        over_rows(taken.size(), letter, [&](int64_t row) {
+          const int64_t at = received + row;
+          std::memcpy(a.taken_experts + at * a.top_k, taken[row], choices);
+          std::memcpy(a.taken_weights + at * a.top_k, taken[row] + choices, choices);
+          std::memcpy(a.taken + at * a.row, taken[row] + 2 * choices, a.row);
+        });
+        received += taken.size();
+      },
+      kPart / letter * letter);
+  return missing ? -1 : received;
+}
+
+// At a time so many rows of every rank that the results of one rank for all of them have room: a row's results are
+// there together, and are added up in the order of the ranks.
+int combine(int number, const Kernels& kernels, Dtype dtype, const Combine& a) {
+  struct Result {
+    int rank;
+    int64_t row;  // of those that the rank has shared
+  };
+  Group& group = groups[number];
+  const int64_t all = group.ranks * a.row, *rows = a.routes.rows;
+  int64_t place = 0, given = 0;
+  std::vector<Result> results;  // for this rank's rows, one row's behind the other's
+  std::vector<int64_t> ends;    // of those of each row
+  return together(
+      group, *std::max_element(rows, rows + group.ranks) * all,
+      [&](char* to, int64_t done, int64_t bytes) {
+        std::vector<int64_t> shared(group.ranks, 0);
+        results.clear(), ends.clear();
+        walk(a.routes, group.ranks, done / all, (done + bytes) / all, place, [&](int owner, int64_t, int64_t at) {
+          for (int rank = 0; rank < group.ranks; ++rank) {
+            if (!wants(a.routes, at, rank)) continue;
+            if (owner == group.rank) results.push_back({rank, shared[rank]});
+            ++shared[rank];
+          }
+          if (owner == group.rank) ends.push_back(results.size());
+        });
+        copy(to, a.y + given * a.row, shared[group.rank] * a.row);
+        given += shared[group.rank];
+      },
+      [&](uint64_t part, int64_t done, int64_t) {
+        const int64_t first = done / all;
+        over_rows(ends.size(), a.row, [&](int64_t row) {
+          std::vector<const void*> parts;
+          for (int64_t i = row ? ends[row - 1] : 0; i < ends[row]; ++i)
+            parts.push_back(group.place(results[i].rank, part) + results[i].row * a.row);
+          kernels.sum(dtype, parts.data(), static_cast<int>(parts.size()), a.sum + (first + row) * a.stride * a.row,
+                      a.row / width_of(dtype));
+        });
+      },
+      kPart / all * all);
 }
 
 int broadcast(int number, int root, const void* x, void* y, int64_t size) {

@@ -7,6 +7,8 @@
 
 namespace group {
 
+constexpr int64_t kPart = int64_t{1} << 20;  // bytes of a rank's values that are shared at a time
+
 // Called by the first rank of each host with rows of `bytes`, one a rank, each `stride` behind the one before, of which
 // those of this host's ranks are filled: fills those of the others -> 0, or anything else if it cannot.
 using Exchange = int (*)(void* rows, int64_t stride, int64_t bytes);
@@ -15,6 +17,32 @@ using Exchange = int (*)(void* rows, int64_t stride, int64_t bytes);
 struct Host {
   int first, ranks;
   Exchange exchange;
+};
+
+// Rows of all ranks, and which ranks want each of them. In order: the first row of every rank, the second ones, ...
+struct Routes {
+  const int64_t* rows;  // [ranks]: how many each rank has
+  int32_t* wanted;      // [rows of all ranks, words]: bit r % 32 of word r / 32 is set if rank r wants it
+  int64_t words;
+};
+
+// A rank's rows are every stride-th of x, weights and experts, and of what combine gives.
+struct Dispatch {
+  const char* x;          // rows of `row` bytes
+  const float* weights;   // rows of top_k
+  const int32_t* experts;  // the same: places, of which each rank has `held`
+  int64_t stride, row, top_k, held;
+  Routes routes;
+  char* taken;             // what this rank wants of the rows of all ranks, in order; and what was chosen for them
+  float* taken_weights;
+  int32_t* taken_experts;
+};
+
+struct Combine {
+  const char* y;  // rows of `row` bytes, one for each that this rank wants, in order
+  char* sum;      // this rank's rows
+  int64_t stride, row;
+  Routes routes;
 };
 
 // How much memory the ranks of a host share in a group of so many, in bytes; it begins as zeros.
@@ -39,6 +67,11 @@ int reduce_scatter(int group, const Kernels& kernels, Dtype dtype, const void* x
 // x has a piece for each rank, one behind the other, y gets one from each; sent[ranks], received[ranks]: their sizes.
 // -> 2, and y untouched, on a rank that another one sends as much as it does not expect.
 int all_to_all(int group, const void* x, void* y, const int64_t* sent, const int64_t* received);
+// Each row goes to the ranks that have an expert of it; sets routes.wanted -> how many rows this rank has taken, -1 where
+// the others return 1.
+int64_t dispatch(int group, const Dispatch& call);
+// The sums of what the ranks make of each row, in the order of the ranks.
+int combine(int group, const Kernels& kernels, Dtype dtype, const Combine& call);
 // y = the root's x.
 int broadcast(int group, int root, const void* x, void* y, int64_t size);
 // Two ranks of a host meet: `send` returns once the other one has received everything.

@@ -78,10 +78,10 @@ OPERATOR(all_gather, 1) {
   if (a.failed() || !known_group(a, number)) return;
   const std::vector<int64_t> sizes = sizes_of_ranks(a, *number, tokens, row);
   if (a.failed()) return;
-  gathered_room = a.dim(3, 0);
-  gathered_tokens = sum(sizes) / row;
-  a.want(gathered_tokens <= gathered_room, "%ld rows of all ranks, and room for %ld", gathered_tokens, gathered_room);
+  const int64_t room = a.dim(3, 0), rows = sum(sizes) / row;
+  a.want(rows <= room, "%ld rows of all ranks, and room for %ld", rows, room);
   if (a.failed()) return;
+  rooms[room] = rows;
   const int missing = group::all_gather(*number, a.data(0), a.data(3), sizes.data());
   a.want(!missing, "the ranks cannot gather their rows");
 }
@@ -111,6 +111,90 @@ OPERATOR(all_to_all, 1) {
   const int failed = group::all_to_all(*number, a.data(0), a.data(5), sent.data(), received.data());
   a.want(failed != 1, "the ranks cannot exchange rows");
   a.want(failed != 2, "a rank sends another number of rows than this one expects");
+}
+
+// How many rows each rank of a group of replicas sends: those of a replica, which have the same `tokens` rows, in turn.
+static std::vector<int64_t> rows_of_ranks(Arguments& a, int number, int64_t replicas, int64_t tokens) {
+  const int64_t ranks = group::ranks_of(number);
+  a.want(replicas > 0 && ranks % replicas == 0, "%ld replicas among %ld ranks", replicas, ranks);
+  if (a.failed()) return {};
+  const std::vector<int64_t> counts = step_counts.empty() ? std::vector<int64_t>(replicas, tokens) : step_counts;
+  const int64_t each = ranks / replicas;
+  a.want(static_cast<int64_t>(counts.size()) == replicas, "the step counts the tokens of %ld replicas, there are %ld",
+         counts.size(), replicas);
+  if (a.failed()) return {};
+  const int64_t own = counts[group::rank_in(number) / each];
+  a.want(own == tokens, "the step counts %ld tokens of this replica, which has %ld", own, tokens);
+  std::vector<int64_t> rows;
+  for (int64_t rank = 0; rank < ranks; ++rank) rows.push_back((counts[rank / each] + each - 1 - rank % each) / each);
+  return rows;
+}
+
+// x [T, size], weights [T, k] float32, experts [T, k], integers [3]: group, places of each rank, replicas; room
+// [replicas, words] -> rows that this rank has experts for [M, size], their weights and experts [M, k], and which ranks
+// want each row of all ranks [M, words]
+OPERATOR(dispatch_experts, 4) {
+  group::Dispatch call{};
+  const int64_t tokens = a.tokens(0), room = a.dim(5, 0);
+  const int32_t* integers = a.ints(3);
+  a.want(a.size(3) == 3, "%ld integers", a.size(3));
+  if (a.failed() || !known_group(a, integers)) return;
+  const int64_t ranks = group::ranks_of(integers[0]), replicas = integers[2];
+  call.row = row_of(a, 0);
+  call.top_k = a.last(1);
+  call.held = integers[1];
+  call.experts = a.ints(2);
+  call.weights = a.floats(1);
+  a.want(a.last(2) == call.top_k && a.tokens(1) == tokens && a.tokens(2) == tokens, "weights and experts do not fit");
+  a.want(a.dtype(5) == a.dtype(0) && a.last(5) == a.last(0) && a.last(6) == call.top_k && a.last(7) == call.top_k &&
+             a.dim(6, 0) == room && a.dim(7, 0) == room && a.dim(8, 0) == room && a.last(8) == (ranks + 31) / 32,
+         "results of another shape or dtype");
+  a.want(call.row + 8 * call.top_k + 64 <= group::kPart, "a row of %ld bytes", call.row);
+  const std::vector<int64_t> rows = rows_of_ranks(a, integers[0], replicas, tokens);
+  a.want(sum(rows) <= room, "%ld rows of all ranks, and room for %ld", sum(rows), room);
+  if (a.failed()) return;
+  a.want(call.held > 0 && within(call.experts, tokens * call.top_k, call.held * ranks), "a place is none of the %ld",
+         call.held * ranks);
+  if (a.failed()) return;
+  call.stride = ranks / replicas;
+  const int64_t first = group::rank_in(integers[0]) % call.stride;
+  call.x = static_cast<const char*>(a.data(0)) + first * call.row;
+  call.weights += first * call.top_k;
+  call.experts += first * call.top_k;
+  call.taken = static_cast<char*>(a.data(5));
+  call.taken_weights = const_cast<float*>(a.floats(6));
+  call.taken_experts = const_cast<int32_t*>(a.ints(7));
+  call.routes = {rows.data(), const_cast<int32_t*>(a.ints(8)), a.last(8)};
+  if (a.failed()) return;
+  const int64_t taken = group::dispatch(integers[0], call);
+  a.want(taken >= 0, "the ranks cannot send rows to each other");
+  if (!a.failed()) rooms[room] = taken;
+}
+
+// y [M, size] and routes [M, words] of rows as dispatch_experts gives them, integers [2]: group, replicas; room
+// [replicas] -> [T, size]: the sums of this rank's rows, and zeros for those of the others of its replica
+OPERATOR(combine_experts, 1) {
+  group::Combine call{};
+  const int64_t tokens = a.tokens(4);
+  const int32_t *integers = a.ints(2), *wanted = a.ints(1);
+  a.want(a.size(2) == 2 && a.dtype(4) == a.dtype(0) && a.last(4) == a.last(0), "the result is of another shape or dtype");
+  if (a.failed() || !known_group(a, integers)) return;
+  const int64_t ranks = group::ranks_of(integers[0]), replicas = integers[1];
+  call.row = row_of(a, 0);
+  a.want(ranks * call.row <= group::kPart, "rows of %ld bytes of %ld ranks", call.row, ranks);
+  const std::vector<int64_t> rows = rows_of_ranks(a, integers[0], replicas, tokens);
+  a.want(a.last(1) == (ranks + 31) / 32 && sum(rows) <= a.dim(1, 0), "routes of %ld rows, there are %ld", a.dim(1, 0),
+         sum(rows));
+  if (a.failed()) return;
+  call.stride = ranks / replicas;
+  const int64_t first = group::rank_in(integers[0]) % call.stride;
+  char* out = static_cast<char*>(a.data(4));
+  for (int64_t token = 0; token < tokens; ++token)
+    if (token % call.stride != first) std::memset(out + token * call.row, 0, call.row);
+  call.y = static_cast<const char*>(a.data(0));
+  call.sum = out + first * call.row;
+  call.routes = {rows.data(), const_cast<int32_t*>(wanted), a.last(1)};
+  a.want(!group::combine(integers[0], *kernels, a.dtype(0), call), "the ranks cannot add up their results");
 }
 
 // x [T, size], group and root [2] -> the root's x
