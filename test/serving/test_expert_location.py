@@ -1,4 +1,4 @@
-"""Experts with places of their own on two ranks: replicas, a given location, counts; EPLB while it serves."""
+"""Experts with places of their own on two ranks, to which rows are sent: replicas, counts, EPLB while it serves."""
 
 import json
 import re
@@ -25,15 +25,15 @@ def choices(answers) -> np.ndarray:
     return found
 
 
-@pytest.fixture(scope="module", params=["none", "deepep"])
-def ranks(request, serve, tmp_path_factory):
-    """A server that moves experts after each 50 passes, by either way of rows to them; the tests follow each other."""
+@pytest.fixture(scope="module")
+def ranks(serve, tmp_path_factory):
+    """A server that moves experts after each 50 passes; the tests follow each other."""
     recorded, folder = tmp_path_factory.mktemp("recorded"), save(NAME, tmp_path_factory.mktemp("moe"))
     location = recorded / "location.json"
     location.write_text(json.dumps({"physical_to_logical_map": LOCATION}))
-    arguments = ["--tp-size", "2", "--ep-size", "2", "--ep-num-redundant-experts", "2"]
+    arguments = ["--tp-size", "2", "--moe-a2a-backend", "deepep", "--ep-num-redundant-experts", "2"]
     arguments += ["--init-expert-location", location, "--enable-eplb", "--eplb-rebalance-num-iterations", "50"]
-    arguments += ["--moe-a2a-backend", request.param, "--skip-tokenizer-init", "--max-running-requests", "4"]
+    arguments += ["--skip-tokenizer-init", "--max-running-requests", "4"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SGLANG_EXPERT_DISTRIBUTION_RECORDER_DIR", str(recorded))
         patch.setenv("SGLANG_LOG_EXPERT_LOCATION_METADATA", "1")
