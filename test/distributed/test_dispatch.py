@@ -14,7 +14,7 @@ from sglang.srt.layers_ms.ops import reference_collectives
 @pytest.mark.parametrize("size, replicas", [(2, [1, 2]), (3, [3, 1]), (4, [4, 2, 1])])
 def test_rows_arrive_where_their_experts_are_and_come_back_added_up(size, replicas):
     # Wide rows are more than is shared at a time.
-    assert run(size, dispatched.dispatches, replicas, [3, 64, 30_000], 120) == [[]] * size
+    assert run(size, dispatched.dispatches, replicas, [3, 64, 60_000], 120) == [[]] * size
 
 
 def test_more_ranks_than_a_word_has_bits():
@@ -22,7 +22,7 @@ def test_more_ranks_than_a_word_has_bits():
 
 
 def test_ranks_of_two_hosts_send_rows_to_each_other():
-    assert run(4, dispatched.dispatches, [4, 2, 1], [3, 30_000], 60, hosts=2) == [[]] * 4
+    assert run(4, dispatched.dispatches, [4, 2, 1], [3, 60_000], 60, hosts=2) == [[]] * 4
 
 
 def test_10000_dispatches_in_a_row_are_right():
