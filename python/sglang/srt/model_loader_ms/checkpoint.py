@@ -21,6 +21,7 @@ from sglang.srt.model_loader_ms import float8, mxfp4
 from sglang.srt.model_loader_ms.files import find
 
 _BLOCK = 8 << 20  # bytes copied at a time: bounds the pages of the files that are in memory
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it; the number is that of Linux
 _LONGEST_HEADER = 100 << 20  # bytes, the format's own limit
 _FLOATS = {"float64", "float32", "float16", "bfloat16"}
 _SAFETENSORS_DTYPES = {
@@ -158,8 +159,10 @@ def _map(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         if not os.fstat(file.fileno()).st_size:
             raise _Unreadable("it is empty")
-        # Copy-on-write because torch warns about buffers that it may not write to; nothing writes to this one.
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        # Copy-on-write because torch warns about buffers that it may not write to. Nothing writes to this one, and no
+        # memory is set aside for copies, which a system refuses for a file that is larger than its memory.
+        kind, access = mmap.MAP_PRIVATE | _NO_RESERVE, mmap.PROT_READ | mmap.PROT_WRITE
+        return mmap.mmap(file.fileno(), 0, flags=kind, prot=access)
 
 
 def _read_header(data: mmap.mmap) -> tuple[dict, int]:
