@@ -1,5 +1,6 @@
 """Arguments and environment variables that cannot be served are refused by name, before anything is loaded."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from types import SimpleNamespace
 import msgspec
 import pytest
 
+from sglang.srt.arg_groups import overrides
 from sglang.srt.model_executor_ms import arguments, flags, mindspore_framework
 from sglang.srt.model_executor_ms.flag_support import LIMITED, REFUSED, SUPPORTED
 from sglang.srt.server_args import ServerArgs
@@ -166,6 +168,51 @@ def test_pooled_models_are_refused_in_stages_and_in_replicas_of_attention(tmp_pa
         mindspore_framework.check_model(config, 2)
     with pytest.raises(mindspore_framework.UnsupportedModel, match="it is pooled, and --attn-dp-size 2 is for"):
         mindspore_framework.check_model(config, replicas=2)
+
+
+# ---- architectures ----
+
+
+def folder_of(tmp_path, **config):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return SimpleNamespace(model_path=str(tmp_path), revision=None, trust_remote_code=False)
+
+
+def test_an_architecture_that_nobody_here_can_read_is_refused_before_sglang_reads_it(tmp_path):
+    arguments = folder_of(tmp_path, model_type="something_new", architectures=["SomethingNewForCausalLM"])
+    with pytest.raises(
+        mindspore_framework.UnsupportedModel, match="SomethingNewForCausalLM.* is not supported .*Llama"
+    ):
+        mindspore_framework.check_config_class(arguments)
+
+
+def test_a_config_whose_class_comes_with_the_checkpoint_needs_trust(tmp_path):
+    auto_map = dict(AutoConfig="configuration_internlm2.InternLM2Config")
+    config = dict(model_type="internlm2", architectures=["InternLM2ForCausalLM"])
+    arguments = folder_of(tmp_path, **config, auto_map=auto_map)
+    with pytest.raises(mindspore_framework.UnsupportedModel, match="give --trust-remote-code"):
+        mindspore_framework.check_config_class(arguments)
+    arguments.trust_remote_code = True
+    mindspore_framework.check_config_class(arguments)
+
+
+@pytest.mark.parametrize("model_type", ["qwen3", "chatglm"])  # transformers' class, and SGLang's
+def test_configs_that_are_known_need_no_trust(tmp_path, model_type):
+    auto_map = dict(AutoConfig="configuration_x.Config")
+    mindspore_framework.check_config_class(
+        folder_of(tmp_path, model_type=model_type, architectures=["Qwen3ForCausalLM"], auto_map=auto_map)
+    )
+
+
+def test_a_missing_config_is_for_sglang_to_say(tmp_path):
+    mindspore_framework.check_config_class(SimpleNamespace(model_path=str(tmp_path), revision=None))
+
+
+def test_an_architecture_is_refused_before_sglang_adjusts_to_it(monkeypatch):
+    model = SimpleNamespace(model_path="here", hf_config=SimpleNamespace(architectures=["DeepseekV32ForCausalLM"]))
+    monkeypatch.setattr(overrides, "model_config_of", lambda server_args: model)
+    with pytest.raises(mindspore_framework.UnsupportedModel, match="nearest by name: DeepseekV3ForCausalLM"):
+        mindspore_framework.adjust_to_model(ServerArgs(model_path="here"), lambda server_args: pytest.fail("adjusted"))
 
 
 # ---- environment variables ----

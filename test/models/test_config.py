@@ -13,7 +13,7 @@ from models.tiny import ARCHITECTURES, TINY
 from transformers import AutoConfig
 
 from sglang.srt.models_ms.config import IGNORED, ConfigReader, DecoderConfig, Runtime, UnsupportedConfig
-from sglang.srt.models_ms.registry import MODELS, POOLED, UnknownArchitecture, model_class, nearest
+from sglang.srt.models_ms.registry import MODELS, POOLED, UnknownArchitecture, model_class, nearest, unknown
 from sglang.srt.utils.hf_transformers_utils import get_config
 
 NAMES = {
@@ -271,10 +271,29 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
 
 @pytest.mark.parametrize(
     "name, near",
-    [("Qwen2AudioLMHeadModel", "Qwen2MoeForCausalLM"), ("LlamaModel", "LlamaForCausalLM"), ("ViTModel", None)],
+    [
+        ("Qwen2AudioLMHeadModel", "Qwen2ForCausalLM"),
+        ("Qwen2VLForConditionalGeneration", "Qwen2ForCausalLM"),
+        ("Qwen3NextForCausalLM", "Qwen3ForCausalLM"),
+        ("DeepseekV32ForCausalLM", "DeepseekV3ForCausalLM"),
+        ("Llama4ForConditionalGeneration", "LlamaForCausalLM"),
+        ("LlamaModel", "LlamaForCausalLM"),
+        ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),
+        ("PhiMoEForCausalLM", "Phi3ForCausalLM"),
+        ("OlmoForCausalLM", "Olmo2ForCausalLM"),
+        ("GraniteMoeHybridForCausalLM", "GraniteForCausalLM"),
+        *((name, None) for name in ("ViTModel", "BertModel", "FalconForCausalLM", "MambaForCausalLM")),
+        *((name, None) for name in ("GPTJForCausalLM", "GPT2LMHeadModel", "MiniMaxM1ForCausalLM")),
+    ],
 )
 def test_an_unknown_architecture_is_told_the_nearest(name, near):
     assert nearest(name) == near
+
+
+def test_an_unknown_decoder_without_a_relative_is_told_the_plain_one():
+    assert "the plain decoder is LlamaForCausalLM" in unknown(["FalconForCausalLM"])
+    assert "plain" not in unknown(["BertModel"])
+    assert "plain" not in unknown(["OlmoForCausalLM"])
 
 
 def test_the_first_known_architecture_is_taken():

@@ -30,6 +30,21 @@ def test_the_version_is_the_one_these_seams_were_tried_with():
     assert sglang.__version__ == "0.5.23"
 
 
+def test_methods_of_quantisation_are_known_by_one_dict_that_can_be_added_to():
+    from sglang.srt.configs import model_config
+    from sglang.srt.layers import quantization
+
+    assert model_config.QUANTIZATION_METHODS is quantization.QUANTIZATION_METHODS
+    assert "supported_quantization = [*QUANTIZATION_METHODS]" in source(
+        "srt.configs.model_config:ModelConfig._verify_quantization"
+    )
+
+
+def test_an_architecture_is_known_when_sglang_adjusts_to_the_model():
+    adjust = source("srt.arg_groups.model_hook:handle_model_specific_adjustments")
+    assert_in_order(adjust, "model_config = model_config_of(server_args)", "torch.cuda.get_device_capability()")
+
+
 # ---- packages and entry points ----
 
 

@@ -43,6 +43,8 @@ def configure(server_args) -> None:
 
     read_environment()
     refuse_unsupported(server_args)
+    if names_a_model(server_args):
+        check_config_class(server_args)
     device = server_args.device or _device_of_this_machine()
     if device == "npu":
         refuse_without_npu()
@@ -127,9 +129,15 @@ def keep_attention_backend(server_args, previous) -> None:
 
 
 def adjust_to_model(server_args, previous) -> None:
-    """SGLang's adjustments to the model (`previous`), which for some assert a backend of a list that lacks ours."""
-    from sglang.srt.arg_groups import model_hook
+    """SGLang's adjustments to the model (`previous`), which for some assert a backend of a list that lacks ours.
 
+    Models that are not computed are refused first: those adjustments know some of them, and fail without a GPU.
+    """
+    from sglang.srt.arg_groups import model_hook
+    from sglang.srt.arg_groups.overrides import model_config_of, resolving_view
+
+    if names_a_model(resolving_view(server_args)):
+        check_architecture(model_config_of(server_args))
     original = model_hook.resolved_view
     model_hook.resolved_view = lambda server_args: _KnownToSGLang(original(server_args))
     try:
@@ -180,10 +188,15 @@ def verify(server_args) -> None:
     chosen = set(attention_backends_of(view))
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
-    if str(view.model_path).lower() not in ("none", "dummy"):
+    if names_a_model(view):
         experts = locates_experts(view) or dispatches(view)
         check_model(model_config_of(server_args), view.pp_size, experts, view.attn_dp_size)
     hide_threads_of_mindspore()
+
+
+def names_a_model(view) -> bool:
+    """Whether a server's arguments say which checkpoint it is to serve; SGLang can start with none."""
+    return str(view.model_path).lower() not in ("none", "dummy")
 
 
 def check_hosts(arguments, device: str) -> None:
@@ -281,20 +294,53 @@ def check_expert_location(arguments) -> None:
         )
 
 
+def check_config_class(arguments) -> None:
+    """UnsupportedModel where nothing that is installed can read the model's config.json, and why that is so.
+
+    transformers would raise, or ask at a terminal; where config.json cannot be had, SGLang says so.
+    """
+    from transformers import CONFIG_MAPPING, PretrainedConfig
+
+    from sglang.srt.models_ms.registry import MODELS, unknown
+    from sglang.srt.utils import hf_transformers_utils  # noqa: F401 - adds SGLang's classes to transformers' mapping
+
+    try:
+        written, _ = PretrainedConfig.get_config_dict(arguments.model_path, revision=arguments.revision)
+    except (OSError, ValueError):
+        return
+    architectures = written.get("architectures") or []
+    if not architectures or written.get("model_type") in CONFIG_MAPPING:
+        return
+    if not set(architectures) & set(MODELS):
+        raise UnsupportedModel(f"{arguments.model_path}: {unknown(architectures)}")
+    if "AutoConfig" in written.get("auto_map", ()) and not arguments.trust_remote_code:
+        raise UnsupportedModel(
+            f"{arguments.model_path}: the class that reads the config.json of {architectures[0]} comes with the "
+            "checkpoint, as code: give --trust-remote-code"
+        )
+
+
+def check_architecture(model_config) -> None:
+    """UnsupportedModel, with the names of all that are, where the checkpoint's architecture is not computed."""
+    from sglang.srt.models_ms.registry import MODELS, unknown
+
+    architectures = model_config.hf_config.architectures or []
+    if not set(architectures) & set(MODELS):
+        raise UnsupportedModel(f"{model_config.model_path}: {unknown(architectures)}")
+
+
 def check_model(model_config, stages: int = 1, experts: bool = False, replicas: int = 1) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built.
 
     experts: whether the arguments are about its experts; replicas: of its attention.
     """
     from sglang.srt.model_executor_ms import sentence_transformers
-    from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, POOLED, has_scores, model_class, unknown
+    from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, POOLED, has_scores, model_class
 
+    check_architecture(model_config)
     problems = []
-    architectures = model_config.hf_config.architectures or []
-    known = [name for name in architectures if name in MODELS]
-    if not known:
-        problems.append(unknown(architectures))
-    elif MODELS[known[0]].module == POOLED and model_config.is_generation:
+    known = [name for name in model_config.hf_config.architectures if name in MODELS]
+    if MODELS[known[0]].module == POOLED and model_config.is_generation:
         problems.append(f"{known[0]} does not generate text: give --is-embedding")
     elif not model_config.is_generation and not has_scores(known[0]):
         problems += sentence_transformers.problems(model_config.model_path, model_config.revision)
@@ -303,7 +349,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, replicas: 
         problems.append(f"its weights are quantised ({quantised})")
     if stages > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
-    if experts and known and not hasattr(model_class(known).config_class, "num_experts"):
+    if experts and not hasattr(model_class(known).config_class, "num_experts"):
         problems.append("it has no experts that arguments could place or count, or send tokens to")
     if replicas > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --attn-dp-size {replicas} is for models that generate text")
@@ -311,6 +357,17 @@ def check_model(model_config, stages: int = 1, experts: bool = False, replicas: 
         problems.append("it is multimodal")
     if problems:
         raise UnsupportedModel(f"{model_config.model_path}: not supported yet by {SOURCE}: {'; '.join(problems)}")
+
+
+def know_quantisations() -> None:
+    """Let SGLang know of methods that it has no kernels for on this machine, which it would call unknown.
+
+    The loader converts MXFP4; GPTQ is refused as other methods are.
+    """
+    from sglang.srt.layers import quantization
+
+    quantization.QUANTIZATION_METHODS.setdefault("mxfp4", quantization.Mxfp4Config)
+    quantization.QUANTIZATION_METHODS.setdefault("gptq", quantization.CPUGPTQConfig)
 
 
 def _is_dequantised(model_config) -> bool:

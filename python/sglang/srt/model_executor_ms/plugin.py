@@ -121,6 +121,7 @@ def _hook_arguments() -> None:
     from sglang.srt.arg_groups import choices
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
 
+    mindspore_framework.know_quantisations()
     choices.add_deterministic_attention_backend_choices(["mindspore"])
     choices.add_radix_supported_deterministic_attention_backend_choices(["mindspore"])
 

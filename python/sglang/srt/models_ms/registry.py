@@ -3,8 +3,9 @@
 README's table of models is made of these lines: run `make models-table` after a change.
 """
 
-import difflib
 import importlib
+import os.path
+from string import digits
 from typing import NamedTuple
 
 INT8_METHODS = ("w8a8_int8", "compressed-tensors", "modelslim")  # of quantisation, which int8.py reads
@@ -79,6 +80,7 @@ MODELS |= {
     "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward"),
     "Qwen3ForRewardModel": Model("pooled", "rewards in the shape of Qwen2.5-Math-RM", "reward"),
 }
+PLAIN = "LlamaForCausalLM"
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.
 _KINDS = (
@@ -115,7 +117,9 @@ def has_scores(architecture: str) -> bool:
 def unknown(architectures: list[str]) -> str:
     """What to tell the user of a checkpoint of which no architecture is known."""
     near = [name for name in map(nearest, architectures) if name]
+    generates = any(name.endswith(_KINDS[:2]) for name in architectures)
     hint = f"nearest by name: {near[0]} ({MODELS[near[0]].models}); " if near else ""
+    hint = hint or (f"no name is like it, and the plain decoder is {PLAIN}; " if generates else "")
     return (
         f"architectures = {architectures} of config.json is not supported by --framework mindspore; {hint}"
         f"{GUIDE} says how to add one; supported: {', '.join(sorted(MODELS))}"
@@ -123,12 +127,17 @@ def unknown(architectures: list[str]) -> str:
 
 
 def nearest(architecture: str) -> str | None:
-    """The known architecture whose family's name is most like this one's, None if none is."""
-    families = {}
+    """The known architecture whose family's name begins most like this one's, None if none is of its make.
+
+    Of its make is what has the whole name before a number (phi3 for phimoe), or five letters.
+    """
+    families, wanted = {}, _family(architecture)
     for name in MODELS:
         families.setdefault(_family(name), name)
-    found = difflib.get_close_matches(_family(architecture), families, n=1, cutoff=0.5)
-    return families[found[0]] if found else None
+    shared = {family: len(os.path.commonprefix([family, wanted])) for family in families}
+    akin = [family for family, length in shared.items() if length >= min(5, len(family.rstrip(digits)))]
+    best = min(akin, key=lambda family: (-shared[family], len(family)), default=None)
+    return families.get(best)
 
 
 def _family(architecture: str) -> str:
