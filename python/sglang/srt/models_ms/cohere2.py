@@ -7,11 +7,23 @@ from sglang.srt.layers_ms import Attention, GatedMLP
 from sglang.srt.models_ms.cohere import CohereConfig, CohereForCausalLM, cohere_norm
 from sglang.srt.models_ms.decoder import ParallelLayer
 
+FIXED = {  # as every published checkpoint has them
+    "order_of_interleaved_layers": "local_attn_first",
+    "position_embedding_type": "rope_gptj",
+    "rotary_pct": 1.0,
+    "use_embedding_sharing": True,
+    "use_gated_activation": True,
+    "use_parallel_block": True,
+}
+
 
 class Cohere2Config(CohereConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
-        period = hf.get("sliding_window_pattern", 4)
+        hf.get("use_parallel_embedding", None)  # how the ranks of its training divided it
+        for key, value in FIXED.items():
+            hf.require(key, value)
+        period = hf.get("sliding_window_pattern", hf.get("layer_switch", 4))
         windows = hf.windows(lambda layer: (layer + 1) % period)
         return super().read(hf, runtime, windows=windows, **special)
 

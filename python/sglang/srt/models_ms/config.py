@@ -19,12 +19,15 @@ IGNORED = {
     "model_type": "the architecture decides",
     "transformers_version": "provenance",
     "_name_or_path": "provenance",
+    "_from_model_config": "provenance",
+    "is_llama_config": "provenance",
     "dtype": "--dtype decides, and SGLang reads this for its default",
     "torch_dtype": "older name of dtype",
     "initializer_range": "training",
     "attention_dropout": "training",
     "hidden_dropout": "training",
     "use_cache": "the cache is SGLang's",
+    "cache_implementation": "the cache is SGLang's",
     "output_attentions": "not served",
     "output_hidden_states": "not served",
     "return_dict": "Python interface of transformers",
@@ -62,6 +65,7 @@ IGNORED = {
     "language_only": "SGLang's note on the config, for multimodal models",
     "language_model_only": "SGLang's note on the config, for multimodal models",
     "model_max_length": "read by SGLang for the length of the context",
+    "max_sequence_length": "read by SGLang for the length of the context",
     "mup_denominator": "training",
     "unsloth_fixed": "provenance",
     "unsloth_version": "provenance",
@@ -95,6 +99,7 @@ ROPE_KEYS = {
     "mscale",
     "mscale_all_dim",
 }
+ROPE_IGNORED = {"finetuned"}  # provenance
 LONGROPE_KEYS = {"short_factor", "long_factor", "short_mscale", "long_mscale"}
 ROPE_NEEDS = {  # rope_type -> what has no default
     "linear": ("factor",),
@@ -163,6 +168,14 @@ class ConfigReader:
                 "is computed without windows: remove the key, or set use_sliding_window to false, if that is meant"
             )
 
+    def refuse_beyond(self, length: int, contexts: int, feature: str):
+        """Refuse contexts of more than `length` tokens, up to which `feature` of a checkpoint changes nothing."""
+        if contexts > length:
+            raise UnsupportedConfig(
+                f"{self.arch}: {feature} not computed, so that contexts end at {length} tokens; {contexts} were asked "
+                f"for: start with --context-length {length}"
+            )
+
     def windows(self, slides, used=True) -> tuple[int, ...]:
         """The window of each layer in tokens, itself included; 0 for a layer that sees all tokens before it.
 
@@ -199,7 +212,7 @@ class ConfigReader:
         theta, partial = found.get("rope_theta") or theta, found.get("partial_rotary_factor") or partial
         longest = self.get("max_position_embeddings")
         known = ROPE_KEYS | LONGROPE_KEYS if kind == "longrope" else ROPE_KEYS
-        strange = set(found) - known - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
+        strange = set(found) - known - ROPE_IGNORED - {"rope_type", "type", "rope_theta", "partial_rotary_factor"}
         if strange:
             raise UnsupportedConfig(f"{self.arch}: rope_parameters has {sorted(strange)}, which {kind!r} does not use")
         missing = [key for key in ROPE_NEEDS.get(kind, ()) if found.get(key) is None]

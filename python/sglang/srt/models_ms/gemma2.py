@@ -19,6 +19,7 @@ class Gemma2Config(GemmaConfig):
 
     @classmethod
     def read(cls, hf, runtime, **special):
+        hf.get("sliding_window_size", None)  # sliding_window once more
         here = dict(
             windows=hf.windows(lambda layer: layer % 2 == 0),
             query_pre_attn_scalar=hf.get("query_pre_attn_scalar"),

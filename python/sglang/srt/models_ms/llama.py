@@ -11,6 +11,7 @@ from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 class LlamaConfig(DecoderConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
+        hf.require("rope_interleaved", False)
         bias = dict(attention_bias=hf.get("attention_bias", False), mlp_bias=hf.get("mlp_bias", False))
         return super().read(hf, runtime, **bias, **special)
 

@@ -10,10 +10,20 @@ from sglang.srt.models_ms.config import DecoderConfig
 from sglang.srt.models_ms.decoder import CausalLM, ScaledLayer
 
 
+def refuse_sparse_attention(hf, runtime):
+    """MiniCPM 4.1 leaves out keys in contexts of more than dense_len tokens."""
+    length = (hf.get("sparse_config", None) or {}).get("dense_len") or 0
+    if length > 0:
+        hf.refuse_beyond(length, runtime.max_positions, "sparse attention (sparse_config) is")
+    else:
+        hf.require("sparse_config", None)
+
+
 class MiniCPMConfig(DecoderConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
-        hf.require("sparse_config", None)  # MiniCPM 4's sparse attention
+        hf.require("num_experts", 0)  # those of MiniCPM-MoE
+        refuse_sparse_attention(hf, runtime)
         layers, hidden = hf.get("num_hidden_layers"), hf.get("hidden_size")
         here = dict(
             attention_bias=hf.get("attention_bias", False),

@@ -17,8 +17,8 @@ class MiniCPM3Config(LatentConfig):
             residual_multiplier=hf.get("scale_depth", layers**0.5) / layers**0.5,
             logit_scale=hf.get("dim_model_base", hidden) / hidden,
         )
-        mlp_bias = hf.get("mlp_bias", False)
-        return super().read(hf, runtime, mlp_bias=mlp_bias, rope_interleave=False, **multipliers, **special)
+        here = dict(mlp_bias=hf.get("mlp_bias", False), tie_word_embeddings=hf.get("tie_word_embeddings", True))
+        return super().read(hf, runtime, rope_interleave=False, **here, **multipliers, **special)
 
 
 class MiniCPM3Layer(ScaledLayer):

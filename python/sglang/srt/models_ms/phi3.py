@@ -9,6 +9,14 @@ from sglang.srt.layers_ms import Attention, GatedMLP, stacked
 from sglang.srt.models_ms.config import DecoderConfig
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
+FIXED = {  # as every published checkpoint has them
+    "attention_bias": False,
+    "mlp_bias": False,
+    "lm_head_bias": False,
+    "full_attn_mod": 1,
+    "interpolate_factor": 1,
+}
+
 
 @dataclass(frozen=True)
 class Phi3Config(DecoderConfig):
@@ -16,6 +24,8 @@ class Phi3Config(DecoderConfig):
 
     @classmethod
     def read(cls, hf, runtime, **special):
+        for key, value in FIXED.items():
+            hf.require(key, value)
         return super().read(hf, runtime, sliding_window=hf.get("sliding_window", 0), **special)
 
 

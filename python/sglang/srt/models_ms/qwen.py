@@ -5,15 +5,19 @@ NTK); both change nothing up to there, and longer contexts are refused. Referenc
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP, stacked
-from sglang.srt.models_ms.config import DecoderConfig, UnsupportedConfig
+from sglang.srt.models_ms.config import DecoderConfig
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
+IGNORED = ("bf16", "fp16", "fp32", "onnx_safe", "use_flash_attn", "use_cache_kernel")  # how published code computes
 BEYOND_TRAINING = ("use_logn_attn", "use_dynamic_ntk")
 
 
 class QWenConfig(DecoderConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
+        for key in IGNORED:
+            hf.get(key, None)
+        hf.require("use_cache_quantization", False)
         hf.get("max_position_embeddings", None)  # what the position of a token may be; the length is seq_length
         hf.spell(rope_theta="rotary_emb_base", partial_rotary_factor="rotary_pct", rms_norm_eps="layer_norm_epsilon")
         hf.spell(max_position_embeddings="seq_length")
@@ -22,11 +26,8 @@ class QWenConfig(DecoderConfig):
         hf.require("kv_channels", hf.get("hidden_size") // hf.get("num_attention_heads"))
         size = hf.get("intermediate_size") // 2  # of config.json: gate and up together
         trained, beyond = hf.get("seq_length"), [key for key in BEYOND_TRAINING if hf.get(key, False)]
-        if beyond and runtime.max_positions > trained:
-            raise UnsupportedConfig(
-                f"{hf.arch}: {' and '.join(beyond)} are not computed, so that contexts end at seq_length = {trained} "
-                f"tokens; {runtime.max_positions} were asked for: start with --context-length {trained}"
-            )
+        if beyond:
+            hf.refuse_beyond(trained, runtime.max_positions, f"{' and '.join(beyond)} are")
         return super().read(hf, runtime, intermediate_size=size, **special)
 
 

@@ -14,9 +14,21 @@ def qwen_windows(hf):
     return hf.windows(lambda layer: layer >= first, used=hf.get("use_sliding_window", False))
 
 
+def refuse_chunks(hf, runtime):
+    """Dual chunk attention turns keys of earlier chunks otherwise, and multiplies scores beyond its training length."""
+    chunks = hf.part("dual_chunk_attention_config")
+    size, local = chunks.get("chunk_size", 0), chunks.get("local_size", 0)
+    trained = chunks.get("original_max_position_embeddings", 0)
+    chunks.get("sparse_attention_enabled", None)  # in long contexts, too
+    if size:
+        length = min(size - local, trained or size)
+        hf.refuse_beyond(length, runtime.max_positions, "dual chunk attention (dual_chunk_attention_config) is")
+
+
 class Qwen2Config(DecoderConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
+        refuse_chunks(hf, runtime)
         return super().read(hf, runtime, windows=qwen_windows(hf), **special)
 
 

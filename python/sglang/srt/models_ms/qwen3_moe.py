@@ -17,6 +17,9 @@ def dense_layers(hf) -> frozenset:
 class Qwen3MoeConfig(MixtureConfig):
     @classmethod
     def read(cls, hf, runtime, **special):
+        hf.require("use_qk_norm", True)
+        hf.require("qkv_bias", False)
+        hf.require("shared_expert_intermediate_size", 0)
         routing = Routing(hf.get("num_experts_per_tok"), renormalise=hf.get("norm_topk_prob", False))
         return super().read(
             hf,
