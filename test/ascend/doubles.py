@@ -229,14 +229,15 @@ def fingerprint(tokens) -> float:
 DECODE, FRESH, CHUNK = "decode", "fresh", "chunk"
 
 
-def parts(query_lens, seq_lens):
+def parts(query_lens, seq_lens, together=False):
     """As ops.parts of the Ascend table: steps that only decode, and others by whether requests have cached tokens."""
     rows, fresh = np.arange(len(query_lens)), (query_lens == seq_lens) & (query_lens > 1)
     if (query_lens == 1).all():
         return [(DECODE, rows)]
     single = (query_lens == 1)[~fresh].all()
     found = [(FRESH, rows[fresh]), (DECODE if single else CHUNK, rows[~fresh])]
-    return [(kind, chosen) for kind, chosen in found if len(chosen)]
+    found = [(kind, chosen) for kind, chosen in found if len(chosen)]
+    return [(CHUNK, rows)] if together and len(found) > 1 else found
 
 
 def no_plan(*_):
@@ -278,13 +279,14 @@ class Scheduler:
         decodes = all(count == 1 for count in lengths.values()) if decode is None else decode
         batch = SimpleNamespace(
             forward_mode=SimpleNamespace(is_decode_or_idle=lambda: decodes),
-            seq_lens_cpu=torch.tensor(seq_lens),
+            seq_lens_cpu=torch.tensor(seq_lens, dtype=torch.int64),
             extend_seq_lens_cpu=None if decodes else list(lengths.values()),
             out_cache_loc=on_device(out),
             req_pool_indices=on_device([self.rows[rid] for rid in lengths], torch.int64),
             rids=list(lengths),
+            is_extend_in_batch=not decodes,
         )
-        return batch, on_device(ids, torch.int64), np.array(wanted, np.float32)
+        return batch, on_device(ids, torch.int64), np.array(wanted, np.float32).reshape(-1, 2)
 
     def decode(self, rids):
         for rid in rids:
@@ -292,14 +294,14 @@ class Scheduler:
         return self.batch(dict.fromkeys(rids, 1), decode=True)
 
 
-def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None, longest=None):
+def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None, longest=None, replicas=1, plan=no_plan):
     """A runner over fake graphs, captured and sealed. Of hidden states that are passed on, the first is the id."""
     cache, link = {}, RecordingLink()
     captured = FakeGraph(cache, captured=True)
     graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
     tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10)
-    packed = PackedInputs(link, 8192)
-    made = NPUGraphRunner(graphs, captured, link, packed, tables, parts, no_plan, buckets, passed, longest)
+    packed, sizes = PackedInputs(link, 8192), (buckets, passed, longest, replicas)
+    made = NPUGraphRunner(graphs, captured, link, packed, tables, parts, plan, *sizes)
     with LEDGER.unwatched():
         made.capture(pages=6)
     captured.sealed = True

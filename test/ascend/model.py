@@ -25,11 +25,12 @@ class NpuSteps:
         link, limits = DeviceLink("cpu", OneOrder(), pin_memory=False), Limits(200, REQUESTS, SLOTS // page_size)
         self.runner = npu_runner(network, caches, limits, self.req_to_token, page_size, link, buckets)
         self.runner.capture(SLOTS // page_size - 1)
+        self.extends = None  # whether any of several attention replicas has more than single tokens
 
     def run(self, inputs, step):
         tables = torch.from_numpy(step.block_tables)
         self.req_to_token[: len(tables), : tables.shape[1] * self.page_size : self.page_size] = tables * self.page_size
-        batch = batch_of(step.query_lens, step.seq_lens, step.slots, "cpu")
+        batch = batch_of(step.query_lens, step.seq_lens, step.slots, "cpu", step.counts, self.extends)
         return self.runner.run(torch.as_tensor(inputs), self.runner.prepare(batch))
 
     def capture(self, steps):

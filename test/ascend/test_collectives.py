@@ -7,6 +7,7 @@ from ascend.inference import Inferred, lacking, like
 from mindspore.ops.operations import comm_ops
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.ascend import collectives as operators
 from sglang.srt.layers_ms.ops.ascend import kernels_collectives as kernels
 from sglang.srt.layers_ms.ops.ascend_reference import collectives
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tensor, values
@@ -58,6 +59,18 @@ def test_a_kernel_gets_through_inference_and_then_lacks_only_itself(kernel):
     assert lacking(getattr(kernels, kernel), (), tensors, (*constants, GROUP)) == name
 
 
+def exchanged(x, sent, counted, back, own):
+    """There and back, as the plan of a step with requests of several tokens has it."""
+    step = {"plan": (own, own, own, own, sent, counted, back, own)}
+    return operators.reduce_scatter(operators.all_gather(x, step, RANKS, GROUP), step, RANKS, GROUP)
+
+
+@pytest.mark.parametrize("dtype, name", [(FP32, "ReduceScatter"), (BF16, "Gather")], ids=str)
+def test_an_exchange_of_any_numbers_of_rows_gets_through_inference(dtype, name):
+    places = [like(I32, rows) for rows in (9, 11, 18, 6)]
+    assert lacking(exchanged, [like(dtype, 6, 64), *places]) == name
+
+
 @pytest.mark.parametrize("wrong", INFERRED)
 def test_a_wrong_call_does_not_get_through_inference(wrong):
     kernel, shapes, constants = WRONG[wrong]
@@ -98,8 +111,8 @@ def test_a_rank_gets_what_it_should_of_what_others_have(checked, rank, dtype):
     mine, group = tensor(x[rank], dtype), joined(rank, size, lambda each: x[each])
     found = [
         ops.all_reduce(mine, group),
-        ops.all_gather(mine, {}, size, group),
-        ops.reduce_scatter(mine, {}, size, group),
+        ops.all_gather(mine, {"plan": ()}, size, group),
+        ops.reduce_scatter(mine, {"plan": ()}, size, group),
         ops.broadcast(mine, 2, group),
     ]
     joined(rank, size, lambda each: (x[each].reshape(-1), counts[each] * width))
@@ -122,6 +135,22 @@ def test_the_kernel_of_product_sum_and_norm_has_two_four_or_eight_ranks(checked,
     else:
         with pytest.raises(ContractError, match="3 ranks"):
             collectives.matmul_sum_norm(*arguments)
+
+
+@pytest.mark.parametrize("rank", range(3))
+def test_replicas_of_uneven_numbers_of_rows_get_all_rows_and_their_own_sums(checked, rank):
+    counts, width, generator = (2, 0, 5), 8, np.random.default_rng(0)
+    rows = [generator.integers(-9, 9, (max(count, 1), width)).astype(np.float32) for count in counts]  # one is padding
+    plans = [operators.exchange(counts, len(own)) for own in rows]
+    step = {"plan": tuple(map(ms.Tensor, plans[rank]))}
+    group = joined(rank, 3, lambda each: rows[each][plans[each][0]])
+    found = ops.all_gather(tensor(rows[rank], FP32), step, 3, group)
+    np.testing.assert_array_equal(values(found), np.concatenate([rows[0], rows[2]]))
+    partial = [values(found) * (each + 1) for each in range(3)]
+    group = joined(rank, 3, lambda each: partial[each][plans[each][2]])
+    found = ops.reduce_scatter(tensor(partial[rank], FP32), step, 3, group)
+    assert found.shape == rows[rank].shape
+    np.testing.assert_array_equal(values(found)[: counts[rank]], 6 * rows[rank][: counts[rank]])
 
 
 def test_a_rank_receives_what_another_one_sends_to_it(checked):

@@ -7,6 +7,8 @@ import pytest
 import torch
 from ascend.doubles import LEDGER, PAGE, Scheduler, on_device, runner
 
+from sglang.srt.layers_ms.ops.ascend import host
+
 ROOM = Path(__file__).parents[2] / "python/sglang/srt/model_executor_ms"
 STEP_PATH = (
     "attention_backend",
@@ -78,6 +80,34 @@ def test_a_prefill_step_is_one_copy_and_no_wait(served, running):
     spent = step(made, scheduler.batch({"x": 5} | dict.fromkeys(running, 1), decode=False))
     assert spent["copies to the device"] == 1
     assert spent["graphs"] == (2 if running else 1)
+
+
+def test_a_step_beside_other_replicas_costs_no_more_and_an_idle_one_touches_no_table():
+    scheduler = Scheduler()
+    made = runner(scheduler, replicas=2, plan=host.plan)
+
+    def spent(prepared, other, extends):
+        batch, ids, _ = prepared
+        batch.global_num_tokens_cpu, batch.is_extend_in_batch = [len(ids), other], extends
+        return dict(step(made, prepared))
+
+    for rid in "abc":
+        scheduler.start(rid, scheduler.random.integers(0, 99, 2))
+    prompts = spent(scheduler.batch(dict.fromkeys("abc", 2)), 9, True)
+    assert (prompts["copies to the device"], prompts["graphs"]) == (1, 1)
+    gathering = spent(scheduler.decode("abc"), 7, False)["launches"]
+    decoding = spent(scheduler.decode("abc"), 7, False)
+    assert gathering == 4 and decoding == {
+        "copies to the device": 1,
+        "graphs": 1,
+        "launches": 3,
+        "MindSpore waits for torch": 1,
+        "torch waits for MindSpore": 1,
+    }
+    assert spent(scheduler.batch({}, decode=True), 7, False) == decoding
+    beside_prompts = spent(scheduler.batch({}, decode=True), 7, True)
+    assert (beside_prompts["copies to the device"], beside_prompts["launches"]) == (1, 2)
+    assert spent(scheduler.decode("abc"), 7, False)["launches"] == gathering  # what a request holds may have changed
 
 
 def test_the_size_of_a_copy_does_not_grow_with_the_context(served):

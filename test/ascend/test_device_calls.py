@@ -116,14 +116,15 @@ def joining(calls, monkeypatch):
     store = torch.distributed.HashStore()
     torch.distributed.PrefixStore("mindspore/[0, 1]/", store).set("mindspore/start MindSpore's communication/0", "1")
     monkeypatch.setattr(communication, "_tell", lambda group, value: ("127.0.0.1", 4321))
-    monkeypatch.setattr(communication, "communicator", lambda group: 0xABC)
+    monkeypatch.setattr(communication, "communicator", lambda group, card: 0xABC)
+    monkeypatch.setattr(communication, "_of", lambda members, group: members)
     monkeypatch.setattr(communication, "export", noting(calls, "export"))
     monkeypatch.setattr(mindspore_device, "adopt", noting(calls, "adopt"))
-    group = SimpleNamespace(rank_in_group=1, world_size=2, ranks=[0, 1])
+    group = SimpleNamespace(rank_in_group=1, world_size=2, ranks=[0, 1], local_rank=1)
 
     def join(connect):
         monkeypatch.setattr(mindspore_device, "connect", connect)
-        communication.join("tp", group, store, timeout=5)
+        communication.join({"tp": range(2)}, group, store, timeout=5)
 
     return join
 
@@ -143,21 +144,64 @@ def test_a_rank_that_did_not_connect_is_named(joining):
         joining(connect)
 
 
+@pytest.fixture
+def groups(monkeypatch):
+    """Groups of eight ranks in two stages, in which two replicas have two ranks each, as rank 6 has them; `new` ones.
+
+    -> function of ranks of the second stage: torch's group of them
+    """
+    communication = importlib.import_module("sglang.srt.model_executor_ms.npu.communication")
+    of_stage = SimpleNamespace(ranks=[4, 5, 6, 7], world_size=4, device_group="SGLang's of a stage")
+    of_replica = SimpleNamespace(ranks=[6, 7], world_size=2, device_group="SGLang's of a replica")
+    made = []
+    monkeypatch.setattr(communication, "get_parallel", lambda: SimpleNamespace(attn_tp_group=of_replica))
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 8)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda group: "hccl")
+    monkeypatch.setattr(torch.distributed, "new_group", lambda ranks, backend: made.append(ranks) or (backend, ranks))
+    return lambda *members: (communication._of(members, of_stage), made)
+
+
+def test_sglangs_groups_are_adopted_and_ranks_of_other_replicas_get_one_of_their_own(groups):
+    assert groups(0, 1, 2, 3) == ("SGLang's of a stage", [])
+    assert groups(2, 3) == ("SGLang's of a replica", [])
+    assert groups(0, 2) == (("hccl", [4, 6]), [[0, 2], [1, 3], [4, 6], [5, 7]])  # torch makes them on all ranks
+
+
+def test_the_handle_is_that_of_this_card_once_the_communicator_was_used(monkeypatch, calls):
+    communication = importlib.import_module("sglang.srt.model_executor_ms.npu.communication")
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, "zeros", lambda *sizes, device: zeros(*sizes))
+    monkeypatch.setattr(torch, "device", noting([], "device"))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor, group: calls.append("used"))
+    monkeypatch.setattr(torch.distributed, "get_process_group_ranks", lambda group: [0, 2])
+    handles = {3: 0xABC, 1: 0}
+    backend = SimpleNamespace(get_hccl_comm=lambda card: calls.append(card) or handles[card])
+    group = SimpleNamespace(_get_backend=lambda device: backend)
+    assert communication.communicator(group, 3) == 0xABC and calls == ["used", 3]
+    with pytest.raises(meeting.MeetingError, match=r"no HCCL communicator for the ranks \[0, 2\]"):
+        communication.communicator(group, 1)
+
+
 @pytest.mark.parametrize("where", ["npu", "cpu"])
-def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(monkeypatch, where):
-    sizes = SimpleNamespace(tp_rank=1, tp_size=4, ep_size=2, attn_dp_size=1, enable_dp_lm_head=False)
+@pytest.mark.parametrize(
+    "replicas, wanted", [(1, ["tp"]), (4, ["tp"]), (2, ["tp", "tp@replicas", "tp@attention"])], ids=str
+)
+def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(monkeypatch, where, replicas, wanted):
+    sizes = SimpleNamespace(tp_rank=1, tp_size=4, ep_size=2, attn_dp_size=replicas, enable_dp_lm_head=replicas > 1)
     group = SimpleNamespace(device=SimpleNamespace(type=where), cpu_group=None, ranks=[0, 1, 2, 3])
     joined = []
     monkeypatch.setattr(parallel, "get_parallel", lambda: sizes)
     monkeypatch.setattr("sglang.srt.distributed.get_tp_group", lambda: group)
     monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: "store")
     monkeypatch.setattr(
-        "sglang.srt.model_executor_ms.npu.communication.join", lambda name, *_: joined.append((name, "npu"))
+        "sglang.srt.model_executor_ms.npu.communication.join",
+        lambda names, *_: joined.extend((name, "npu") for name in names),
     )
     monkeypatch.setattr(parallel.expert_location, "places", lambda: ())
     monkeypatch.setattr(parallel.hosts, "join", lambda name, *_: joined.append((name, "cpu")))
-    assert parallel.join_tensor_parallel() == Shard(1, 4, "tp", expert_size=2)
-    assert joined == [("tp", where)]
+    shard = Shard(1, 4, "tp", expert_size=2, replicas=replicas, own_head=replicas > 1)
+    assert parallel.join_tensor_parallel() == shard
+    assert joined == [(name, where) for name in wanted]
 
 
 @pytest.mark.parametrize("table, divided", [("ascend", False), ("ascend_reference", False), ("cpu", True)])

@@ -3,10 +3,8 @@
 No kernel of an NPU takes float32 here; those that check are told to, and compute as they do for float16.
 """
 
-import dataclasses
 from pathlib import Path
 
-import mindspore as ms
 import pytest
 import torch
 from models.harness import Requests, assert_logits_close
@@ -15,8 +13,8 @@ from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
 from models.tiny import reference_logits, save
 
 from sglang.srt.layers_ms.ops.ascend import host, rounds
-from sglang.srt.layers_ms.ops.ascend_reference import attention, dense, memory, mla, windows
 
+from .exact import compute_in_float32
 from .model import PAGE, NpuModel
 
 DEMO = Path(__file__).parents[2] / "ms_example/demo_model"
@@ -24,10 +22,7 @@ DEMO = Path(__file__).parents[2] / "ms_example/demo_model"
 
 @pytest.fixture(autouse=True)
 def exact(checked, monkeypatch):
-    for module in (attention, dense, mla, windows):
-        monkeypatch.setattr(module, "HALVES", memory.FLOATS)
-    monkeypatch.setitem(attention.TRIANGLE, ms.float32, -10000.0)
-    monkeypatch.setattr(host, "DEFAULT", dataclasses.replace(host.DEFAULT, dtypes=("float32",)))
+    compute_in_float32(monkeypatch.setattr)
     monkeypatch.setattr(host, "PIECE", 8)
     monkeypatch.setattr(rounds, "KEYS", 16)
     monkeypatch.setattr(rounds, "PLAIN_KEYS", 8)

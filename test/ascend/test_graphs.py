@@ -2,15 +2,24 @@
 
 import numpy as np
 import pytest
+import torch
+from mindspore.ops.operations import comm_ops
 from models.harness import Requests
-from models.tiny import save
+from models.parts import network_of, pool_of_part
+from models.tiny import TINY, divisible, save
 
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms.graphs import compilations
+from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.npu.build import batch_of
+from sglang.srt.model_executor_ms.npu.graph_runner import DECODE
+from sglang.srt.model_executor_ms.step_inputs import first_pages
 
 from .inference import LACKING
-from .model import PAGE, NpuModel
+from .model import PAGE, NpuModel, NpuSteps
 
 
 @pytest.fixture
@@ -39,14 +48,14 @@ def test_a_graph_for_every_kind_of_steps_passes_inference(model_of, variant):
     requests, before = Requests(model_of(variant), PAGE), compilations()
     ids = np.random.default_rng(0).integers(0, 131, 40)
     for step in ({"a": ids[:5], "b": ids[:20]}, {"a": ids[:3], "b": ids[:1]}, {"a": ids[:1], "b": ids[:1]}):
-        assert_lacks_the_first(requests, step)
+        check_lacking(lambda step=step: requests.step(step))
     assert compilations() == before
 
 
-def assert_lacks_the_first(requests, step):
+def check_lacking(run):
     """The embedding, the graph's first operator, is the first that a CPU has no kernel for."""
     with pytest.raises(TypeError) as error:
-        requests.step(step)
+        run()
     found = LACKING.search(str(error.value))
     assert found and found[2] == "Gather", str(error.value)
 
@@ -54,5 +63,32 @@ def assert_lacks_the_first(requests, step):
 @pytest.mark.parametrize("variant", ["gemma2@16", "gpt_oss@16", "baichuan-13b@h96"])
 def test_a_graph_that_decodes_in_one_round_passes_inference(model_of, variant):
     requests = Requests(model_of(variant), PAGE)
-    requests.model.graph.runner.parts = lambda queries, _: [(host.AT_ONCE, np.arange(len(queries)))]
-    assert_lacks_the_first(requests, {"a": np.arange(1), "b": np.arange(1)})
+    requests.model.graph.runner.parts = lambda queries, *_: [(host.AT_ONCE, np.arange(len(queries)))]
+    check_lacking(lambda: requests.step({"a": np.arange(1), "b": np.arange(1)}))
+
+
+def batch(query_lens, seq_lens, counts, extends):
+    slots = first_pages(query_lens, seq_lens, PAGE)[1] if seq_lens else np.zeros(0, np.int32)
+    return batch_of(query_lens, seq_lens, slots, "cpu", counts, extends)
+
+
+@pytest.mark.parametrize("variant, replicas", [("qwen3_moe", 4), ("deepseek_v3", 2)])
+def test_graphs_of_attention_replicas_pass_inference(model_of, tmp_path, monkeypatch, variant, replicas):
+    """Each kind beside others, an idle one, and one that is captured; replicas of one rank and of two."""
+    monkeypatch.setattr(comm_ops, "get_group_size", lambda group: replicas if "replicas" in group else 4)
+    monkeypatch.setattr(comm_ops, "get_rank", lambda *_: 0)
+    monkeypatch.setitem(TINY, f"{variant}-even", divisible(TINY[variant]))
+    folder = save(f"{variant}-even@16", tmp_path, "bfloat16")
+    shard = Shard(0, 4, "tp", expert_size=2, replicas=replicas)
+    network = network_of(folder, Stage(), "bfloat16", shard)
+    network.pack()
+    pool = pool_of_part(network.config, torch.bfloat16, PAGE)
+    caches = KVCaches(pool, len(network.config.held))
+    made = NpuSteps(network, caches, PAGE).runner
+    steps = [((3, 2), (3, 2)), ((2, 3), (5, 7)), ((1, 3, 1), (7, 3, 4)), ((1, 1), (1, 7)), ((), ())]
+    for queries, lengths in steps:
+        others = (9, *[0] * (replicas - 2))
+        step = batch(queries, lengths, (sum(queries), *others), True)
+        check_lacking(lambda step=step: made.run(torch.zeros(len(step.out_cache_loc)), made.prepare(step)))
+    made.buckets, made.captured = (4,), made.graphs.make(DECODE)
+    check_lacking(lambda: made.run(torch.arange(2), made.prepare(batch((1, 1), (1, 7), (2, 3), False))))

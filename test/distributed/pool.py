@@ -5,9 +5,9 @@ C++ operators and their collectives over shared memory. Operators run one by one
 """
 
 import functools
-import itertools
 import multiprocessing
 import os
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -45,12 +45,12 @@ class Layout(NamedTuple):
         later = [[page not in first for page in step.block_tables[:, 0].tolist()] for _, step in steps]
         return [np.array(each) * (self.replicas - 1) for each in later]
 
-    def steps(self, steps: list, rank: int) -> list:
+    def steps(self, steps: list, rank: int, page_size: int = PAGE_SIZE) -> list:
         """What rank `rank` is given of steps [(ids, step)]."""
         if self.replicas == 1:
             return steps
         shares = zip(steps, self.owners(steps), strict=True)
-        return [_part(*step, owners, self.replica(rank), self.replicas) for step, owners in shares]
+        return [_part(*step, owners, self.replica(rank), self.replicas, page_size) for step, owners in shares]
 
     def rows(self, steps: list, found: dict) -> list:
         """What ranks said of each step, {rank: [rows, and a part of the vocabulary]} -> [all rows and columns]."""
@@ -65,15 +65,15 @@ class Layout(NamedTuple):
         return joined
 
 
-def _part(ids, step, owners, replica, replicas):
+def _part(ids, step, owners, replica, replicas, page_size):
     """The part of a step that is one replica's."""
     from sglang.srt.model_executor_ms.step_inputs import step_inputs
 
     mine = owners == replica
     tokens = mine[step.request_ids]
     counts = tuple(int(step.query_lens[owners == each].sum()) for each in range(replicas))
-    table = np.repeat(step.block_tables[mine] * PAGE_SIZE, PAGE_SIZE, axis=1)
-    sizes = (step.query_lens[mine], step.seq_lens[mine], step.slots[tokens], table, PAGE_SIZE)
+    table = np.repeat(step.block_tables[mine] * page_size, page_size, axis=1)
+    sizes = (step.query_lens[mine], step.seq_lens[mine], step.slots[tokens], table, page_size)
     return ids[tokens], step_inputs(*sizes, counts=counts)
 
 
@@ -84,14 +84,16 @@ class RankFailed(Exception):
 class Pool:
     """`size` processes; rank r of a layout is member r % tp of stage r // tp."""
 
-    def __init__(self, size: int):
+    def __init__(self, size: int, rank_class=None):
+        """rank_class: Rank, or one that prepares its steps in another way."""
         context = multiprocessing.get_context("forkserver")  # which imports once for all of them
         context.set_forkserver_preload(["sglang.srt.model_executor_ms.causal_lm"])
         boards = [context.Queue() for _ in range(size)]
         self.pipes, self.processes, self.boards = [], [], boards
         for rank in range(size):
             ours, theirs = context.Pipe()
-            self.processes.append(context.Process(target=_serve, args=(rank, boards, theirs), daemon=True))
+            arguments = (rank_class or Rank, rank, boards, theirs)
+            self.processes.append(context.Process(target=_serve, args=arguments, daemon=True))
             self.pipes.append(ours)
             self.processes[-1].start()
 
@@ -136,8 +138,8 @@ class Pool:
             process.join()
 
 
-def _serve(rank, boards, pipe):
-    state = _Rank(rank, boards)
+def _serve(rank_class, rank, boards, pipe):
+    state = rank_class(rank, boards)
     while True:
         function, arguments = pipe.recv()
         try:
@@ -146,15 +148,17 @@ def _serve(rank, boards, pipe):
             pipe.send((f"{type(error).__name__}: {error}", None))
 
 
-class _Rank:
+class Rank:
     """MindSpore as on a rank, and the groups of two and of all ranks, with two replicas of attention in each."""
+
+    table, page_size = "cpu", PAGE_SIZE
 
     def __init__(self, rank, boards):
         from sglang.srt.model_executor_ms import device
 
-        device.start("cpu", "cpu", sorted(os.sched_getaffinity(0))[:1])
+        device.start("cpu", self.table, sorted(os.sched_getaffinity(0))[:1])
         self.rank, self.boards, self.part = rank, boards, None
-        self.early, self.calls = {}, itertools.count()
+        self.early, self.calls = {}, Counter()  # of the ranks that call together
         for size in (2, len(boards)):
             self._join(Layout(tp=size, replicas=2).shard(rank), rank // size * size)
 
@@ -167,7 +171,8 @@ class _Rank:
             ops.join(name, members.index(self.rank), len(members), gather, PATIENCE)
 
     def _gather(self, value, members):
-        call = next(self.calls)
+        call = (*members, self.calls[tuple(members)])
+        self.calls[tuple(members)] += 1
         for member in members:
             self.boards[member].put((call, self.rank, value))
         found = self.early.pop(call, {})
@@ -176,7 +181,14 @@ class _Rank:
             (found if sent == call else self.early.setdefault(sent, {}))[rank] = value
         return [found[member] for member in members]
 
-    def says(self, inputs, step, hidden_states):
+    def part_of(self, folder, stage, shard):
+        """What this rank has of the model."""
+        from models.parts import Part
+
+        return Part(folder, stage, shard=shard, compiled=False)
+
+    def says(self, inputs, step, hidden_states, extends=None):
+        """extends: whether a request of any attention replica has more than one token."""
         part = self.part
         if hidden_states or part.head is None:
             return part.run(inputs, step).numpy()
@@ -184,12 +196,10 @@ class _Rank:
 
 
 def _load(state, folder, layout, rank):
-    from models.parts import Part
-
     from sglang.srt.distributed_ms.stage import Stage
 
     state.part = None  # the last one's memory
-    state.part = Part(folder, Stage(rank // layout.tp, layout.pp), shard=layout.shard(rank), compiled=False)
+    state.part = state.part_of(folder, Stage(rank // layout.tp, layout.pp), layout.shard(rank))
 
 
 def _move(state, layout, places, meeting):
@@ -215,10 +225,11 @@ def _replay(state, layout, steps, inputs, hidden_states):
     import torch
 
     state.part.forget()
-    found, steps = [], layout.steps(steps, state.rank)
-    for given, (_, step) in zip(inputs or [ids for ids, _ in steps], steps, strict=True):
+    found, whole = [], steps
+    steps = layout.steps(whole, state.rank, state.page_size)
+    for given, (_, step), (_, all_of_it) in zip(inputs or [ids for ids, _ in steps], steps, whole, strict=True):
         given = torch.from_numpy(given) if inputs else given
-        found.append(state.says(given, step, hidden_states))
+        found.append(state.says(given, step, hidden_states, bool((all_of_it.query_lens > 1).any())))
     return found
 
 
@@ -248,7 +259,7 @@ def _alone(state, folder, hidden_states):
 
     _load(state, folder, Layout(), 0)
     model, ids = _Recorded(state, hidden_states), prompts()
-    requests, vocab_size = Requests(model, PAGE_SIZE), state.part.config.vocab_size
+    requests, vocab_size = Requests(model, state.page_size), state.part.config.vocab_size
     requests.step({"long": ids["long"][:PROMPT_CHUNK], "short": ids["short"][:-1]})
     said = requests.step({"short": ids["short"][-1:], "one": ids["one"], "long": ids["long"][PROMPT_CHUNK:]})
     for _ in range(NEW_TOKENS):

@@ -131,7 +131,7 @@ def test_the_ranks_of_each_group_say_the_same_of_it(replicas, inside):
     size = replicas * inside
     shards = [Shard(rank, size, "ranks", replicas=replicas) for rank in range(size)]
     for rank, shard in enumerate(shards):
-        assert len(shard.groups) == 1 + (replicas > 1) + (replicas > 1 and inside > 1)
+        assert len(shard.groups) == (3 if replicas > 1 and inside > 1 else 1)  # replicas of one rank are all ranks
         for name, ranks in shard.groups.items():
             assert rank in ranks
             assert all(shards[other].groups[name] == ranks for other in ranks)

@@ -74,7 +74,7 @@ class Shard:
     @property
     def replica_group(self) -> str:
         """The group of those ranks, one of each replica, that hold the same share of attention."""
-        return f"{self.group}@replicas"
+        return self.group if self.attention.size == 1 else f"{self.group}@replicas"
 
     @property
     def groups(self) -> dict[str, range]:

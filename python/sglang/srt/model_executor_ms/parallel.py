@@ -34,16 +34,16 @@ def join_tensor_parallel() -> Shard:
     from sglang.srt.distributed import get_tp_group
 
     coordinator = get_tp_group()
+    replicas, own_head = parallel.attn_dp_size, parallel.enable_dp_lm_head
+    dispatch = dispatches(get_exec().moe)
+    shard = Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, replicas, own_head, dispatch)
     if coordinator.device.type == "npu":
         from sglang.srt.model_executor_ms.npu import communication
 
         store = torch.distributed.distributed_c10d._get_default_store()
-        communication.join(GROUP, coordinator, store)
-        return Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places)
+        communication.join(shard.groups, coordinator, store)
+        return shard
     gather, ranks = functools.partial(_gather, coordinator.cpu_group), coordinator.ranks
-    replicas, own_head = parallel.attn_dp_size, parallel.enable_dp_lm_head
-    dispatch = dispatches(get_exec().moe)
-    shard = Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, replicas, own_head, dispatch)
     for name, members in shard.groups.items():
         hosts.join(name, [ranks[rank] for rank in members], functools.partial(_gather_among, members, gather))
     return shard

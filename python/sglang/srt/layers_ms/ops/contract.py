@@ -306,8 +306,8 @@ def linear_add_rms_norm(
 def all_gather(x: Tensor, step: dict, size: int, group: str) -> Tensor:
     """x [T, n] of each rank -> the rows of all ranks, in the order of the ranks.
 
-    Of each rank as many as `begin_step` was told, or where it was not told as many as of this one; a table may put rows
-    without a meaning behind those of a rank.
+    Of each rank as many as `begin_step` or `plan` was told, or where it was not told as many as of this one; a table
+    may put rows without a meaning behind those of a rank.
     """
 
 

@@ -120,19 +120,21 @@ def own_cache(shape: tuple, dtype, in_rounds: bool, page_size: int) -> Callable[
     """
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size: int) -> tuple:
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size: int, counts=()) -> tuple:
     """What else this table's operators want, as `step["plan"]`: int32 numpy arrays.
 
     Of the same ranks at every step, and where graphs are static of the same shapes. Takes fields of StepInputs as numpy
-    arrays.
+    arrays. counts: tokens of each attention replica, as all_gather returns their rows, of a graph of dynamic shapes;
+    (): all have as many, padding included. This one may have a padding row where its count is 0.
     """
 
 
-def parts(query_lens, seq_lens) -> list:
+def parts(query_lens, seq_lens, together: bool = False) -> list:
     """In which runs of which graphs a step is computed: [(kind, rows of its requests, in order)], numpy [n] each.
 
     Takes those fields of StepInputs as numpy arrays. Kinds are names; a graph serves the steps of one kind, and its
-    operators find the name in `step`. Most tables have one kind, and every step is one part.
+    operators find the name in `step`. Most tables have one kind, and every step is one part. together: it must be one,
+    since other attention replicas, with requests of whatever kinds, run a graph of theirs at the same time.
     """
 
 

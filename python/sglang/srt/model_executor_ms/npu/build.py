@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 PARTS = 2  # kinds that one step has at most
 PER_TOKEN, PER_REQUEST = 6, 8  # int32 arrays of a part, with some for a table's plan
+PER_REPLICA = 3  # int32 arrays, as long as the tokens of a replica of attention, with which ranks exchange rows
 # Lengths of steps that have, between them, parts of every kind: tokens and context of each request.
 KINDS = (((3, 2), (3, 2)), ((2, 3), (5, 7)), ((1, 3, 1), (7, 3, 4)), ((1, 1, 1), (1, 7, 4)))
 
@@ -54,12 +55,15 @@ def npu_runner(
     """req_to_token: SGLang's table of token slots. buckets: sizes of decode graphs to capture, none for no capture."""
     graphs = Graphs(network, caches)
     largest = max(limits.requests, *buckets) if buckets else limits.requests
+    replicas = network.config.shard.replicas
     capacity = PARTS * (PER_TOKEN * room(limits.tokens) + PER_REQUEST * room(largest))
+    capacity += PER_REPLICA * replicas * room(limits.tokens) if replicas > 1 else 0
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks)
     kind, longest, _ = ops.at_once() if in_rounds(network) else (DECODE, None, None)
     captured = graphs.make(kind, captured=True) if buckets else None
     packed, passed = PackedInputs(link, capacity), passed_on(network.config)
-    return NPUGraphRunner(graphs, captured, link, packed, tables, ops.parts, ops.plan, buckets, passed, longest)
+    choices = (ops.parts, ops.plan, buckets, passed, longest, replicas)
+    return NPUGraphRunner(graphs, captured, link, packed, tables, *choices)
 
 
 def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size: int) -> None:
@@ -85,20 +89,24 @@ def _batch(runner, query_lens, seq_lens, page_size):
     table, slots = first_pages(query_lens, seq_lens, page_size)
     starts = torch.from_numpy(table[:, ::page_size]).to(device).int()
     runner.tables.first_slots[:requests, : starts.shape[1]] = starts
-    return batch_of(query_lens, seq_lens, slots, device)
+    counts = (sum(query_lens),) * runner.replicas  # all ranks compile the same steps at the same time
+    return batch_of(query_lens, seq_lens, slots, device, counts)
 
 
-def batch_of(query_lens, seq_lens, slots, device: str) -> SimpleNamespace:
+def batch_of(query_lens, seq_lens, slots, device: str, counts=(), extends: bool | None = None) -> SimpleNamespace:
     """What a runner reads of SGLang's ForwardBatch, of the requests in the first rows of SGLang's table of slots.
 
-    query_lens, seq_lens [B]; slots of the new tokens, numpy [T].
+    query_lens, seq_lens [B]; slots of the new tokens, numpy [T]. Of all attention replicas together: counts, their
+    tokens; extends, whether one has requests with more than one. None: this one says it.
     """
     decodes = all(queries == 1 for queries in query_lens)
     return SimpleNamespace(
         forward_mode=ForwardMode.DECODE if decodes else ForwardMode.EXTEND,
-        seq_lens_cpu=torch.tensor(seq_lens),
+        seq_lens_cpu=torch.tensor(seq_lens, dtype=torch.int64),
         extend_seq_lens_cpu=list(query_lens),
         out_cache_loc=torch.from_numpy(slots).to(device).int(),
         req_pool_indices=torch.arange(len(seq_lens), device=device),
         rids=None,
+        global_num_tokens_cpu=list(counts),
+        is_extend_in_batch=not decodes if extends is None else extends,
     )

@@ -52,18 +52,20 @@ class NPUGraphRunner:
         buckets: Sequence[int] = (),
         passed: PassedOn | None = None,
         longest: int | None = None,
+        replicas: int = 1,
     ):
         """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. parts, plan: of ops.
 
         passed: what steps begin with in the place of ids, in a pipeline stage that is not the first. longest: context
-        that `captured` takes; None: any.
+        that `captured` takes; None: any. replicas: of attention. Each of them runs one graph a step, of whatever kind,
+        whose ranks meet those of the others' graphs; none of them knows the others' contexts, so longest is None then.
         """
         self.graphs, self.captured, self.link, self.packed, self.tables = graphs, captured, link, packed, tables
         self.parts, self.plan, self.buckets = parts, plan, tuple(buckets) if captured else ()
-        self.longest = longest
-        self.passed, self.inbox = passed, None  # the inbox: where a captured graph finds what is passed on
-        if passed and self.buckets:
-            self.inbox = link.device_buffer(max(self.buckets), passed.size, dtype=passed.dtype)
+        self.longest, self.replicas = longest, replicas
+        self.passed, self.inbox = passed, None  # the inbox: where what is passed on lies among padding
+        if passed:
+            self.inbox = link.device_buffer(max(self.buckets, default=1), passed.size, dtype=passed.dtype)
 
     def some_inputs(self, tokens: int, vocab_size: int = 1) -> torch.Tensor:
         """What a step of so many tokens may begin with: ids below vocab_size, or hidden states."""
@@ -111,9 +113,10 @@ class NPUGraphRunner:
     def prepare(self, forward_batch) -> Step:
         """Send what the step needs, in one copy, and bring the block tables up to date; SGLang's ForwardBatch in."""
         query_lens, seq_lens = host_lengths(forward_batch)
+        counts = tuple(forward_batch.global_num_tokens_cpu) if self.replicas > 1 else ()
         parts = [
-            part(kind, rows, query_lens, seq_lens, self._bucket(kind, seq_lens[rows]))
-            for kind, rows in self.parts(query_lens, seq_lens)
+            part(kind, rows, query_lens, seq_lens, self._bucket(kind, seq_lens[rows], forward_batch), counts)
+            for kind, rows in self.parts(query_lens, seq_lens, self.replicas > 1)
         ]
         parts.sort(
             key=lambda found: found.bucket is None
@@ -137,7 +140,11 @@ class NPUGraphRunner:
             return found[0]
         return self._joined(found, step)
 
-    def _bucket(self, kind, seq_lens):
+    def _bucket(self, kind, seq_lens, forward_batch):
+        """The size of the captured graph that computes them, or None. Of all replicas alike: they replay together."""
+        if self.replicas > 1:
+            fit = not forward_batch.is_extend_in_batch  # of any of them
+            return bucket_of(self.buckets, max(forward_batch.global_num_tokens_cpu)) if fit else None
         if kind != DECODE or (self.longest is not None and seq_lens.max() > self.longest):
             return None
         return bucket_of(self.buckets, len(seq_lens))
@@ -147,6 +154,9 @@ class NPUGraphRunner:
 
     def _tables(self, packing, forward_batch, slots):
         of, rows = packing.part, forward_batch.req_pool_indices
+        if not of.size:  # of an idle replica: what its padding may read is of no account
+            self.tables.forget()
+            return self.tables.table[: of.bucket] if of.bucket else self.tables.table[:1, :1]
         if packing.rows is not None:
             rows = self.link.launch(torch.index_select, rows, 0, packing.view(packing.rows))
         if not of.bucket:
@@ -166,7 +176,7 @@ class NPUGraphRunner:
         of = packing.part
         graph = self.captured if of.bucket else self.graphs[of.kind]
         dtype = self.passed.dtype if self.passed else torch.int32
-        slots = self._placed(packing, slots, packing.view(packing.slots) if of.bucket else None)
+        slots = self._placed(packing, slots, packing.view(packing.slots) if of.padded else None)
         inputs = GraphInputs(
             self._placed(packing, input_ids, self._begin(packing), dtype),
             packing.view(packing.positions),
@@ -179,17 +189,17 @@ class NPUGraphRunner:
         )
         hidden = self.link.graph(lambda: graph(inputs))
         # A replay writes where the one before did, and what it wrote may still be on its way to the host.
-        return self.link.launch(torch.clone, hidden[: of.size]) if of.bucket else hidden
+        return self.link.launch(torch.clone, hidden[: of.size]) if of.bucket else hidden[: of.size]
 
     def _begin(self, packing):
-        """Where a captured graph finds ids, or what is passed on; None: the graph takes them where they are."""
-        bucket = packing.part.bucket
-        if not bucket:
+        """Where a graph finds ids, or what is passed on, among padding; None: it takes them where they are."""
+        padded = packing.part.padded
+        if not padded:
             return None
-        return packing.view(packing.input_ids) if self.inbox is None else self.inbox[:bucket]
+        return packing.view(packing.input_ids) if self.inbox is None else self.inbox[:padded]
 
     def _placed(self, packing, values, target, dtype=torch.int32):
-        """Ids, hidden states or slots as the graph takes them: in a bucket among padding, always at one address."""
+        """Ids, hidden states or slots as the graph takes them: among padding, in a bucket always at one address."""
         own = self._own(packing, values)
         if target is None:
             return self.link.launch(torch.Tensor.to, own, dtype)

@@ -36,18 +36,24 @@ class Part:
     bucket: int | None = None  # requests of the captured graph that computes it
     rows: np.ndarray | None = None  # which requests of the step they are; None: all
     tokens: np.ndarray | None = None  # which tokens; None: all
+    counts: tuple[int, ...] = ()  # tokens of each attention replica; (): there is one, or all have `bucket`
 
     @property
     def size(self) -> int:
         """Tokens, padding not included."""
         return int(self.query_lens.sum())
 
+    @property
+    def padded(self) -> int | None:
+        """Requests, with those that are padding; None: none is. A graph has one row at least."""
+        return self.bucket or (None if len(self.query_lens) else 1)
 
-def part(kind: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None) -> Part:
-    """The requests `rows` of a step with lengths [B]."""
+
+def part(kind: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, counts=()) -> Part:
+    """The requests `rows` of a step with lengths [B]; counts: of a step that is one part."""
     own = (query_lens[rows], seq_lens[rows])
     if len(rows) == len(query_lens):
-        return Part(kind, *own, bucket)
+        return Part(kind, *own, bucket, counts=() if bucket else counts)
     ends = np.cumsum(query_lens, dtype=np.int32)
     firsts, lengths = (ends - query_lens)[rows], own[0]
     before = np.cumsum(lengths, dtype=np.int32) - lengths
@@ -61,19 +67,20 @@ class Packing:
     def __init__(self, of: Part, packed: PackedInputs, page_size: int, make_plan):
         """make_plan: ops.plan."""
         self.part, self.packed = of, packed
-        self.query_lens, self.seq_lens = _padded(of.query_lens, of.bucket, 1), _padded(of.seq_lens, of.bucket, 0)
+        self.query_lens, self.seq_lens = _padded(of.query_lens, of.padded, 1), _padded(of.seq_lens, of.padded, 0)
         # A padding row's request has no token, and its row no place.
         positions = np.maximum(token_positions(self.query_lens, self.seq_lens), 0)
         request_ids = np.repeat(np.arange(len(self.query_lens), dtype=np.int32), self.query_lens)
         self.blocks = int(-(-self.seq_lens.max() // page_size))
         # Pages are known on the device alone: a table of an NPU plans without them.
         tables = np.zeros((len(self.seq_lens), self.blocks), np.int32)
-        plan = make_plan(positions, request_ids, self.query_lens, self.seq_lens, tables, page_size)
+        plan = make_plan(positions, request_ids, self.query_lens, self.seq_lens, tables, page_size, of.counts)
         self.positions, self.request_ids = packed.add(positions), packed.add(request_ids)
         self.plan = [packed.add(array) for array in plan]
+        if of.padded:
+            self.input_ids = packed.add(np.zeros(of.padded, np.int32))
+            self.slots = packed.add(np.full(of.padded, -1, np.int32))
         if of.bucket:
-            self.input_ids = packed.add(np.zeros(of.bucket, np.int32))
-            self.slots = packed.add(np.full(of.bucket, -1, np.int32))
             self.columns = packed.add(((of.seq_lens - 1) // page_size).astype(np.int32))
             self.begins = bool(np.any(of.seq_lens % page_size == 1 % page_size))
         # Last: only steps of several parts have them, and what a captured graph reads must lie where it always does.
@@ -86,7 +93,7 @@ class Packing:
         return self.packed.view(place)
 
 
-def _padded(lengths, bucket, value):
-    if bucket is None:
+def _padded(lengths, size, value):
+    if size is None:
         return lengths
-    return np.concatenate([lengths, np.full(bucket - len(lengths), value, np.int32)])
+    return np.concatenate([lengths, np.full(size - len(lengths), value, np.int32)])

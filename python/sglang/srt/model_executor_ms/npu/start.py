@@ -41,6 +41,7 @@ def take_card(config, stage_layers: tuple[int, ...]) -> None:
     mindspore_device.start(card, cap)
     sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
     rank = (parallel.tp_rank, parallel.tp_size, parallel.ep_size, parallel.pp_rank, parallel.pp_size, stage_layers)
+    rank += (parallel.attn_dp_size, parallel.enable_dp_lm_head)
     versions = (mindspore.__version__, torch.__version__, torch.get_default_dtype())
     folder = graph_cache(config.to_json_string(), *sizes, *rank, *versions)
     mindspore_device.keep_compiled_graphs(str(folder))
@@ -58,7 +59,10 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
     if buckets and not host.profile().captures:
         logger.info("%s captures no graphs: decode graphs run as they are", kernels.soc())
         buckets = ()
-    if buckets and rounds:
+    if buckets and rounds and network.config.shard.replicas > 1:
+        logger.info("attention in rounds, of replicas that do not know each other's contexts, is not captured")
+        buckets = ()
+    elif buckets and rounds:
         logger.info("attention in rounds is captured for contexts of up to %d tokens, which take one round", longest)
     if not first:
         # MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches.

@@ -1,4 +1,11 @@
-"""What ranks do together."""
+"""What ranks do together.
+
+Replicas of attention exchange rows with kernels that want as many of every rank. Rows are therefore padded to those of
+the rank that has most, on their way only: what comes back is picked out of it, and padding is neither multiplied nor
+routed. Where all have as many rows, as in a captured graph, nothing is picked.
+"""
+
+import numpy as np
 
 from sglang.srt.layers_ms.ops.ascend import kernels
 
@@ -7,13 +14,38 @@ def all_reduce(x, group):
     return kernels.all_reduce(x, group)
 
 
+def exchange(counts, rows):
+    """The end of the plan of a rank that has `rows` rows, padding included, among ranks that count `counts` of theirs.
+
+    Which of its rows this rank sends [most]; where, of all that come, those lie that count [sum of counts]; which of
+    these is sent back at each place, or any where none is [ranks * most]; and which of what comes back are its rows
+    [rows]. int32.
+    """
+    most = max(counts)
+    sent = np.minimum(np.arange(most), rows - 1)
+    counted = np.concatenate([rank * most + np.arange(count) for rank, count in enumerate(counts)])
+    back = np.zeros(len(counts) * most)
+    back[counted] = np.arange(len(counted))
+    return tuple(array.astype(np.int32) for array in (sent, counted, back, np.arange(rows)))
+
+
+def _equal(step):
+    """Whether all ranks have as many rows: only single queries of a captured graph have no plan."""
+    return len(step["plan"]) == 0
+
+
 def all_gather(x, step, size, group):
-    # The graphs of this table are for ranks with equal numbers of rows: attention data parallelism is refused.
-    return kernels.all_gather(x, group)
+    if _equal(step):
+        return kernels.all_gather(x, group)
+    sent, counted, _, _ = step["plan"][-4:]
+    return kernels.gather(kernels.all_gather(kernels.gather(x, sent), group), counted)
 
 
 def reduce_scatter(x, step, size, group):
-    return kernels.reduce_scatter(x, group)
+    if _equal(step):
+        return kernels.reduce_scatter(x, group)
+    _, _, back, own = step["plan"][-4:]
+    return kernels.gather(kernels.reduce_scatter(kernels.gather(x, back), group), own)
 
 
 def all_to_all(x, sent, received, room, group):

@@ -36,7 +36,7 @@ def pieces(q, step):
     tables = kernels.depend(step["block_tables"], q)  # after this step's rows are written
     if host.decodes(step["kind"]):
         return q.reshape(-1, 1, q.shape[-1]), step["positions"].reshape(-1, 1), tables
-    firsts, lasts, requests, _ = step["plan"]
+    firsts, lasts, requests = step["plan"][:3]
     # A piece that is not full begins with its first query, again and again.
     rows = kernels.add(kernels.add(lasts, 1 - host.PIECE).reshape(-1, 1), numbers(host.PIECE))
     rows = kernels.maximum(rows, firsts.reshape(-1, 1)).reshape(-1)

@@ -8,6 +8,7 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.ascend.collectives import exchange
 from sglang.srt.layers_ms.ops.ascend.stacks import pack_matrix, pack_stack
 
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
@@ -175,10 +176,14 @@ def _fractal_cache(slots, kv_heads, head_dim, dtype, page_size):
     return kernels.format_cast(kernels.zeros((slots // page_size, page_size, width), dtype), kernels.NZ)
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
-    """For gathered keys: first and last row, and request, of each piece; of each row its place in the pieces."""
-    if (query_lens == 1).all():
-        return ()
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=()):
+    """What gathered keys and, behind that, exchanges between replicas of attention want; () is neither."""
+    pieces = () if (query_lens == 1).all() else _pieces(request_ids, query_lens)
+    return (*pieces, *(exchange(counts, len(positions)) if counts else ()))
+
+
+def _pieces(request_ids, query_lens):
+    """First and last row, and request, of each piece; of each row its place in the pieces."""
     ends, counts = np.cumsum(query_lens), -(-query_lens // PIECE)
     starts, before = ends - query_lens, np.cumsum(counts) - counts
     requests = np.repeat(np.arange(len(counts)), counts)
@@ -191,13 +196,14 @@ def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
     return tuple(array.astype(np.int32) for array in (firsts, lasts, requests, places))
 
 
-def parts(query_lens, seq_lens):
+def parts(query_lens, seq_lens, together=False):
     rows, single = np.arange(len(query_lens)), query_lens == 1
     if single.all():
         return [(DECODE, rows)]
     fresh = (query_lens == seq_lens) & ~single
     found = [(FRESH, rows[fresh]), (DECODE if single[~fresh].all() else CHUNK, rows[~fresh])]
-    return [(kind, chosen) for kind, chosen in found if len(chosen)]
+    found = [(kind, chosen) for kind, chosen in found if len(chosen)]
+    return [(CHUNK, rows)] if together and len(found) > 1 else found  # which reads all keys where they are cached
 
 
 def compiled():

@@ -342,5 +342,5 @@ def cache_view(cache, name, page_size):
     return cache
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size):
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=()):
     return (np.array([page_size], np.int32),)

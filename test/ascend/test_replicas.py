@@ -1,0 +1,194 @@
+"""Replicas of attention: each runs one graph a step, and all of these exchange rows of the same sizes in one order."""
+
+import itertools
+
+import numpy as np
+import pytest
+from ascend.doubles import DECODE, PAGE, Scheduler, on_host, runner
+
+from sglang.srt.layers_ms.ops.ascend import collectives, host
+
+REPLICAS = 3
+
+
+class Replica:
+    """A replica with requests of its own; `inputs` is what its graphs were called with in the last step."""
+
+    def __init__(self, seed):
+        self.scheduler = Scheduler(seed)
+        self.runner = runner(self.scheduler, replicas=REPLICAS, plan=host.plan)
+        self.running, self.started, self.inputs = [], itertools.count(), []
+        self.runner.captured = self._watched(self.runner.captured)
+        self.runner.graphs = {kind: self._watched(graph) for kind, graph in self.runner.graphs.items()}
+
+    def _watched(self, graph):
+        def call(inputs):
+            self.inputs.append((graph.captured, inputs))
+            return graph(inputs)
+
+        return call
+
+    def prefill(self, *lengths, beside=()):
+        """Fresh requests of so many tokens, and more tokens of those that run."""
+        rids = [f"r{next(self.started)}" for _ in lengths]
+        for rid, length in zip(rids, lengths, strict=True):
+            self.scheduler.start(rid, self.scheduler.random.integers(0, 99, length))
+        for rid in beside:
+            self.scheduler.tokens[rid].append(3)
+        self.running += rids
+        counts = dict(zip(rids, lengths, strict=True)) | dict.fromkeys(beside, 1)
+        return self.scheduler.batch(counts, decode=False)
+
+    def decode(self):
+        return self.scheduler.decode(self.running)
+
+    def idle(self):
+        return self.scheduler.batch({}, decode=True)
+
+
+def step(replicas, prepared):
+    """One step of all of them, as SGLang has it: they know each other's numbers of tokens -> the graphs' inputs."""
+    counts = [len(ids) for _, ids, _ in prepared]
+    extends = any(batch.is_extend_in_batch for batch, _, _ in prepared)
+    for replica, (batch, ids, wanted) in zip(replicas, prepared, strict=True):
+        batch.global_num_tokens_cpu, batch.is_extend_in_batch = counts, extends
+        replica.inputs.clear()
+        found = on_host(replica.runner.run(ids, replica.runner.prepare(batch)))
+        np.testing.assert_array_equal(found, wanted)
+    assert [len(replica.inputs) for replica in replicas] == [1] * len(replicas), "each runs one graph"
+    captured, inputs = zip(*(replica.inputs[0] for replica in replicas), strict=True)
+    assert len(set(captured)) == 1, "all replay, or none does"
+    check_exchange(inputs, counts, captured[0])
+    return captured[0], inputs
+
+
+def check_exchange(inputs, counts, captured):
+    """What kernels of equal sizes make of each rank's rows: what all replicas have, and of a sum each one its own."""
+    rows = [np.arange(len(one.positions)) + 100.0 * rank for rank, one in enumerate(inputs)]
+    if captured:
+        assert len({len(own) for own in rows}) == 1 and not any(one.plan for one in inputs)
+        return
+    sent, counted, back, own = zip(*([on_host(place) for place in one.plan[-4:]] for one in inputs), strict=True)
+    padded = [mine[places] for mine, places in zip(rows, sent, strict=True)]
+    assert {len(mine) for mine in padded} == {max(counts)}
+    wanted = np.concatenate([mine[:count] for mine, count in zip(rows, counts, strict=True)])
+    partial = []
+    for rank, places in enumerate(counted):
+        np.testing.assert_array_equal(np.concatenate(padded)[places], wanted)
+        partial.append((wanted * (rank + 1))[back[rank]])
+    shares = np.split(sum(partial), len(counts))
+    for mine, share, places, count in zip(rows, shares, own, counts, strict=True):
+        assert len(places) == len(mine)
+        np.testing.assert_array_equal(share[places][:count], mine[:count] * sum(range(len(counts) + 1)))
+
+
+@pytest.fixture
+def replicas():
+    return [Replica(seed) for seed in range(REPLICAS)]
+
+
+def test_all_replay_the_bucket_of_the_largest_and_an_idle_one_is_padding(replicas):
+    first, second, third = replicas
+    step(replicas, [first.prefill(PAGE, 2, 5), second.prefill(3), third.idle()])
+    captured, inputs = step(replicas, [first.decode(), second.decode(), third.idle()])
+    assert captured and [len(one.query_lens) for one in inputs] == [4, 4, 4]
+    assert [(one.seq_lens > 0).sum() for one in inputs] == [3, 1, 0]
+    assert list(on_host(inputs[2].slots)) == [-1] * 4 and list(on_host(inputs[2].request_ids)) == [0, 1, 2, 3]
+
+
+def test_steps_beyond_the_largest_bucket_of_one_replica_are_graphs_of_any_size_for_all(replicas):
+    first, second, third = replicas
+    step(replicas, [first.prefill(*[2] * 9), second.prefill(3), third.idle()])
+    captured, inputs = step(replicas, [first.decode(), second.decode(), third.idle()])
+    assert not captured and [len(one.positions) for one in inputs] == [9, 1, 1]
+    first.running = first.running[:8]
+    assert step(replicas, [first.decode(), second.decode(), third.idle()])[0]
+
+
+def test_while_one_replica_has_prompts_the_others_decode_without_a_captured_graph(replicas):
+    first, second, third = replicas
+    step(replicas, [first.prefill(3), second.prefill(3), third.prefill(2)])
+    captured, inputs = step(replicas, [first.decode(), second.prefill(7), third.idle()])
+    assert not captured and [len(one.positions) for one in inputs] == [1, 7, 1]
+    assert inputs[2].block_tables.shape == (1, 1)
+    assert step(replicas, [first.decode(), second.decode(), third.decode()])[0]
+
+
+def test_fresh_prompts_beside_other_requests_are_one_run(replicas):
+    first, second, third = replicas
+    step(replicas, [first.prefill(3, 4), second.idle(), third.idle()])
+    captured, inputs = step(replicas, [first.prefill(6, beside=first.running), second.idle(), third.prefill(2)])
+    assert not captured and len(inputs[0].query_lens) == 3
+
+
+def test_a_prompt_of_one_token_is_no_step_that_only_decodes(replicas):
+    first, second, third = replicas
+    captured, _ = step(replicas, [first.prefill(1), second.idle(), third.idle()])
+    assert not captured
+
+
+def test_without_buckets_an_idle_replica_runs_the_graph_that_decodes(replicas):
+    for replica in replicas:
+        replica.runner.buckets = ()
+    first, second, third = replicas
+    step(replicas, [first.prefill(3), second.idle(), third.idle()])
+    captured, inputs = step(replicas, [first.decode(), second.idle(), third.idle()])
+    assert not captured and [len(one.positions) for one in inputs] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_any_schedules_of_replicas_meet_in_each_step(replicas, seed):
+    random, kinds = np.random.default_rng(seed), set()
+    for _ in range(30):
+        prepared = []
+        for replica in replicas:
+            for rid in list(replica.running):
+                if len(replica.scheduler.tokens[rid]) > 16 or random.random() < 0.1:
+                    replica.running.remove(rid)
+                    replica.scheduler.finish(rid)
+            free, chance = len(replica.scheduler.free_rows), random.random()
+            if free > 2 and chance < 0.3:
+                beside = tuple(replica.running) if chance < 0.1 else ()
+                prepared.append(replica.prefill(*random.integers(1, 9, random.integers(1, 3)), beside=beside))
+            elif replica.running and chance < 0.9:
+                prepared.append(replica.decode())
+            else:
+                prepared.append(replica.idle())
+        if not any(len(ids) for _, ids, _ in prepared):
+            continue  # SGLang runs no step in which all are idle
+        kinds.add((step(replicas, prepared)[0], any(len(ids) == 0 for _, ids, _ in prepared)))
+    assert len(kinds) == 4, "captured or not, with an idle replica or without one"
+
+
+# ---- what ranks exchange ----
+
+
+def test_rows_are_padded_to_those_of_the_rank_that_has_most():
+    sent, counted, back, own = collectives.exchange((2, 0, 3), 2)
+    assert sent.tolist() == [0, 1, 1] and own.tolist() == [0, 1]
+    assert counted.tolist() == [0, 1, 6, 7, 8] and back[counted].tolist() == [0, 1, 2, 3, 4] and len(back) == 9
+    sent, _, _, own = collectives.exchange((2, 0, 3), 1)
+    assert sent.tolist() == [0, 0, 0] and own.tolist() == [0]
+
+
+def test_a_plan_tells_of_the_exchange_behind_what_attention_wants():
+    ones, lengths = np.ones(3, np.int32), np.array([2, 4], np.int32)
+    assert host.plan(ones, np.arange(3), ones, ones, None, PAGE) == ()
+    assert len(host.plan(ones, np.arange(3), ones, ones, None, PAGE, (3, 1))) == 4
+    tokens = (np.arange(6), np.repeat([0, 1], lengths), lengths, lengths, None, PAGE)
+    pieces, both = host.plan(*tokens), host.plan(*tokens, (6, 9))
+    assert len(both) == 8
+    for one, other in zip(pieces, both[:4], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_kinds_that_must_be_one_run_are_a_chunk_which_reads_what_is_cached():
+    def kinds(queries, lengths):
+        found = host.parts(np.array(queries, np.int32), np.array(lengths, np.int32), True)
+        return [(kind, rows.tolist()) for kind, rows in found]
+
+    assert kinds([2, 3], [2, 3]) == [(host.FRESH, [0, 1])]
+    assert kinds([1, 1], [4, 9]) == [(DECODE, [0, 1])]
+    assert kinds([2, 1, 3], [2, 4, 9]) == [(host.CHUNK, [0, 1, 2])]
+    assert kinds([2, 1], [2, 4]) == [(host.CHUNK, [0, 1])]
+    assert kinds([], []) == [(DECODE, [])]
