@@ -1,4 +1,4 @@
-"""How the logits of ranks come together, in the place of SGLang's own gather."""
+"""Who puts the logits of ranks side by side: the operator table, SGLang, or the group of a replica of attention."""
 
 from types import SimpleNamespace
 
@@ -9,6 +9,7 @@ from mindspore import Tensor
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms import lm_head
 from sglang.srt.model_executor_ms.lm_head import gather_logits
 
 
@@ -49,3 +50,32 @@ def test_logits_that_no_rank_divides_are_left_alone(gathers):
     gather_logits(processor, Shard())
     assert not gathers
     assert len(vars(processor)) == 2
+
+
+@pytest.fixture
+def processor(monkeypatch):
+    """Function of what a LogitsProcessor knows -> it, with a table that leaves gathering to others."""
+    group = SimpleNamespace(all_gather=lambda logits: torch.cat([logits, logits + 1], -1))
+    monkeypatch.setattr(lm_head, "get_parallel", lambda: SimpleNamespace(attn_tp_group=group))
+    monkeypatch.setattr(lm_head.ops, "column_gather", lambda group: None)
+
+    def made(gathers, within):
+        found = SimpleNamespace(do_tensor_parallel_all_gather=gathers, use_attn_tp_group=within)
+        found._gather_attn_tp_logits = found._logits_gatherer = "SGLang's"
+        lm_head.gather_logits(found, Shard(1, 4, "tp", replicas=2, own_head=True).head)
+        return found
+
+    return made
+
+
+def test_without_a_gather_of_the_table_the_ranks_of_a_replica_use_their_group(processor):
+    made = processor(True, True)
+    assert made._gather_attn_tp_logits(torch.zeros(1, 2)).tolist() == [[0, 0, 1, 1]]
+    assert made._gather_attn_tp_logits(torch.zeros(0, 2)).shape == (0, 4)  # an idle replica does not ask
+    assert made._logits_gatherer == "SGLang's"
+
+
+@pytest.mark.parametrize("gathers, within", [(False, True), (True, False)])
+def test_all_ranks_together_are_left_to_sglang(processor, gathers, within):
+    made = processor(gathers, within)
+    assert made._gather_attn_tp_logits == made._logits_gatherer == "SGLang's"

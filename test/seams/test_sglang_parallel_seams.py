@@ -236,6 +236,21 @@ def test_a_batch_knows_the_tokens_of_all_replicas_and_is_prepared_by_a_method_of
     assert_in_order(after, "_original_batch_size is not None", "self.spec_info is None and self._original_num_tokens")
 
 
+def test_all_replicas_know_whether_one_of_them_has_prompts_and_of_an_idle_one_a_batch_is_made():
+    """By which those of an NPU choose the graphs that they run together."""
+    sync = "srt.managers.scheduler_components.dp_attn"
+    assert "self.is_extend_in_batch = bool(tp0_info_cpu[:, 3].max())" in source(f"{sync}:MLPSyncBatchInfo:all_gather")
+    assert "batch.is_extend_in_batch = mlp_sync_info.is_extend_in_batch" in source(f"{sync}:_update_gather_batch")
+    prepared = source(f"{sync}:prepare_mlp_sync_batch_raw")
+    assert_in_order(prepared, "local_batch.forward_mode.is_extend()", ".all_gather(", "local_batch = get_idle_batch()")
+    assert "is_extend_in_batch=batch.is_extend_in_batch" in source(f"{BATCH}:init_new")
+
+
+@works_around("has no group of the ranks that hold the same share of attention: npu.communication._of")
+def test_a_group_goes_across_replicas():
+    assert "_ATTN_DP" in source("srt.distributed.parallel_state")
+
+
 @works_around("pads the batches of replicas with pinned memory on a CPU: attention_replicas.keep_size")
 def test_batches_of_replicas_can_be_padded_without_a_gpu():
     assert "self.use_pin_memory = not _is_cpu" not in source(f"{BATCH}:prepare_mlp_sync_batch")

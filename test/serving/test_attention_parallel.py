@@ -1,4 +1,7 @@
-"""--enable-dp-attention on a CPU: replicas of attention with requests of their own, experts for all their tokens."""
+"""--enable-dp-attention: replicas of attention with requests of their own, experts for all their tokens.
+
+On a CPU, and on the path of an NPU: kernels that check what they are given, here in float32.
+"""
 
 import time
 
@@ -6,7 +9,7 @@ import pytest
 from models.tiny import TINY, divisible, save
 from serving.answers import check_answers, request
 from serving.conftest import free_port
-from serving.warm import WarmServer
+from serving.warm import BEFORE, WarmServer
 
 SIZES = dict(dp_size=2, enable_dp_attention=True, skip_tokenizer_init=True)
 SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
@@ -17,6 +20,17 @@ KINDS = {  # variant, whether a server or an engine, arguments
     "windows with a pool of their own": ("gpt_oss", False, dict(tp_size=2, page_size=4)),
     "stages": ("qwen3_moe", False, dict(tp_size=2, pp_size=2)),
 }
+# Pages and chunks of an NPU; decode graphs for two requests, and for four: more run in a graph of any size.
+PAGED = dict(page_size=16, chunked_prefill_size=64)
+AS_ON_NPU = {
+    "an NPU's path": ("qwen3_moe@16", False, dict(tp_size=2, cuda_graph_bs_decode=[2], **PAGED)),
+    "an NPU's path, replicas of two ranks": (
+        "deepseek_v3@16",
+        False,
+        dict(tp_size=4, ep_size=2, enable_dp_lm_head=True, cuda_graph_bs_decode=[2, 4], **PAGED),
+    ),
+}
+KINDS |= AS_ON_NPU
 UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 9, 1, 41))]  # in chunks of 8 tokens
 
 
@@ -24,19 +38,24 @@ UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 
 def replicas(request, start_engine, tmp_path_factory):
     """What asks two replicas, and the name of their model."""
     variant, through_http, arguments = KINDS[request.param]
+    name, _, unit = variant.partition("@")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TINY, f"{variant}-even", divisible(TINY[variant]))
-        folder = save(f"{variant}-even", tmp_path_factory.mktemp(variant))
+        patch.setitem(TINY, f"{name}-even", divisible(TINY[name]))
+        even = f"{name}-even@{unit}" if unit else f"{name}-even"
+        folder = save(even, tmp_path_factory.mktemp(name))
+        if request.param in AS_ON_NPU:
+            patch.setenv("SGLANG_MS_OPS", "ascend_reference")
+            patch.setenv(BEFORE, "ascend.exact")
         if through_http:
             server = WarmServer(folder / "log", *flags(max_total_tokens=2048, **SIZES, **arguments), model=folder)
             try:
                 server.await_ready()
-                yield lambda **body: server.post("/generate", body).json(), f"{variant}-even"
+                yield lambda **body: server.post("/generate", body).json(), even
             finally:
                 server.stop()
         else:
             # SGLang takes ports of its controller and schedulers from this one's neighbourhood.
-            yield start_engine(folder, port=free_port(), **SIZES, **arguments).generate, f"{variant}-even"
+            yield start_engine(folder, port=free_port(), **SIZES | arguments).generate, even
 
 
 def flags(**arguments) -> list[str]:

@@ -6,6 +6,7 @@ All else is SGLang's own way: the Engine, its tokenizer manager, scheduler proce
 """
 
 import contextlib
+import importlib
 import multiprocessing
 import os
 import signal
@@ -19,6 +20,7 @@ from serving.conftest import MODEL, Engine, Server, free_port
 from serving.network import HOST, is_on, move_in
 from setproctitle import getproctitle
 
+BEFORE = "BEFORE_A_PROCESS"  # names a module whose `prepare()` each process calls before it does anything else
 PRELOADED = (
     "sglang.srt.managers.scheduler",
     "sglang.srt.managers.data_parallel_controller",
@@ -46,6 +48,8 @@ def _run(environment, target, args, kwargs):
             os.dup2(output.fileno(), 2)
         _tell_parent()
     move_in()
+    if BEFORE in environment:
+        importlib.import_module(environment[BEFORE]).prepare()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The controller of replicas starts processes too, of the server that it was forked of itself.
     forkserver._forkserver.ensure_running = lambda: None

@@ -1,4 +1,4 @@
-"""Replicas of attention (--attn-dp-size) on a CPU: their batches, which SGLang would pad for a GPU, and their sleep."""
+"""Replicas of attention (--attn-dp-size): their batches, which SGLang would pad for a GPU, and their sleep."""
 
 from sglang.srt.layers.dp_attention import DpPaddingMode, set_dp_buffer_len_from_batch, set_is_extend_in_batch
 from sglang.srt.runtime_context import get_parallel

@@ -5,6 +5,7 @@ import torch
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms import bridge
+from sglang.srt.runtime_context import get_parallel
 
 
 class LMHead:
@@ -43,15 +44,19 @@ def gather_logits(processor, shard: Shard) -> None:
     """Let a LogitsProcessor put the ranks' logits side by side with the operator table's gather, if it has one.
 
     shard: of the head. SGLang's own goes through sockets on a CPU, and copies what comes out of them once more; within
-    a replica of attention it calls an operator that is for GPUs only, and knows of no padding.
+    a replica of attention it calls an operator that is for GPUs only, and knows of no padding, which its group's does.
     """
-    gather = ops.column_gather(shard.group) if processor.do_tensor_parallel_all_gather else None
-    if gather is None:
+    if not processor.do_tensor_parallel_all_gather:
+        return
+    gather = ops.column_gather(shard.group)
+    if gather is None and not processor.use_attn_tp_group:
         return
 
     def gathered(logits: torch.Tensor) -> torch.Tensor:
         if not len(logits):
             return logits.new_empty((0, shard.size * logits.shape[1]))
+        if gather is None:
+            return get_parallel().attn_tp_group.all_gather(logits)
         return bridge.to_torch(gather(bridge.to_mindspore(logits.contiguous())))
 
     if processor.use_attn_tp_group:

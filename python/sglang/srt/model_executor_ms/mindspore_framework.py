@@ -245,8 +245,10 @@ def check_parallelism(arguments) -> None:
 
 def _check_attention_replicas(arguments) -> None:
     size = f"--attn-dp-size {arguments.attn_dp_size} (--dp-size with --enable-dp-attention)"
-    if arguments.device == "npu":
-        raise UnsupportedFlag(f"{size} with --device npu: its graphs are for ranks that have the same tokens")
+    if arguments.device == "npu" and arguments.nnodes > 1:
+        raise UnsupportedFlag(
+            f"{size} with --nnodes {arguments.nnodes} and --device npu: never tried; give each host replicas of its own"
+        )
     if arguments.tp_size % arguments.attn_dp_size:
         raise UnsupportedFlag(f"{size} does not divide --tp-size {arguments.tp_size}: a replica is a part of its ranks")
 

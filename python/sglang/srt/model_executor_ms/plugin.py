@@ -237,7 +237,6 @@ def _hook_scheduler(device: str) -> None:
         _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", seeds.murmur_hash32, HookType.REPLACE)
         padding = "sglang.srt.model_executor.model_runner.adjust_config_with_unaligned_cpu_tp"
         _apply(padding, parallel.keep_sizes, HookType.REPLACE)
-        _hook_attention_replicas()
     configurator = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
     # SGLang's own choice of a pool is by platform, and NPUs have SGLang's platform.
     _apply(f"{configurator}._resolve_kv_pool_class", own_caches.choose_pool, HookType.AROUND)
@@ -245,11 +244,12 @@ def _hook_scheduler(device: str) -> None:
         _apply(f"{configurator}._build_token_to_kv_pool_allocator", allocation.paged_allocator, HookType.AROUND)
         _apply("sglang.srt.mem_cache.allocation.get_last_loc", allocation.last_slots, HookType.REPLACE)
         _apply("sglang.srt.utils.common.support_triton", allocation.support_triton, HookType.AROUND)
+    _hook_attention_replicas(device)
     # SGLang's loaders fill torch parameters; ours fills MindSpore's, at start and on update_weights_from_disk.
     _apply("sglang.srt.model_loader.loader.get_model_loader", weights.get_model_loader, HookType.REPLACE)
 
 
-def _hook_attention_replicas() -> None:
+def _hook_attention_replicas(device: str) -> None:
     from sglang.srt.layers import dp_attention
     from sglang.srt.model_executor_ms import attention_replicas
 
@@ -257,8 +257,9 @@ def _hook_attention_replicas() -> None:
     _apply(f"{batch}.prepare_mlp_sync_batch", attention_replicas.keep_size, HookType.REPLACE)
     sleeper = "sglang.srt.managers.scheduler_components.idle_sleeper.IdleSleeper"
     _apply(f"{sleeper}.maybe_sleep", attention_replicas.sleep_briefly, HookType.AROUND)
-    # SGLang copies on a CPU as on a GPU, with triton, unless its own CPU engine is asked for.
-    _apply("sglang.srt.layers.dp_attention.memcpy_func", dp_attention.memcpy_cpu, HookType.REPLACE)
+    if device == "cpu":
+        # SGLang copies on a CPU as on a GPU, with triton, unless its own CPU engine is asked for.
+        _apply("sglang.srt.layers.dp_attention.memcpy_func", dp_attention.memcpy_cpu, HookType.REPLACE)
 
 
 MINDSPORE = frameworks.Framework(
