@@ -179,6 +179,20 @@ def test_a_request_that_was_retracted_and_comes_back_under_its_name_has_its_new_
     check(made, scheduler.decode("ab"))
 
 
+def test_pages_that_the_radix_cache_puts_into_a_row_after_a_prompt_take_the_place_of_its_own():
+    """Two prompts are equal; SGLang notices when the next step is prepared already, and frees one's pages."""
+    scheduler = Scheduler()
+    made = runner(scheduler)
+    for rid in "ab":
+        scheduler.start(rid, [4, 5, 6, 7, 8])
+    check(made, scheduler.batch(dict.fromkeys("ab", 5)))
+    check(made, scheduler.decode("ab"))
+    own, scheduler.slots["b"][:PAGE] = scheduler.slots["b"][:PAGE], scheduler.slots["a"][:PAGE]
+    made.captured.cache.update(dict.fromkeys(own, 99))  # another request has the page
+    check(made, scheduler.decode("ab"))
+    check(made, scheduler.decode("ab"))
+
+
 def test_a_later_stage_begins_with_what_is_passed_on():
     scheduler = Scheduler()
     made = runner(scheduler, passed=PassedOn(3, torch.float16))

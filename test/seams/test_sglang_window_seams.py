@@ -82,3 +82,12 @@ def test_deterministic_inference_accepts_attention_backends_of_others_and_asks_t
 @works_around("hashes seeds on a CPU with a package that is not there: seeds.py")
 def test_seeds_are_hashed_on_a_cpu_without_sgl_kernel():
     assert "import sgl_kernel" not in source("kernels.ops.sampling.murmur_hash")
+
+
+def test_a_prompts_row_may_get_other_pages_once_its_result_is_processed():
+    """Which is when the next step is prepared already: npu/tables.py."""
+    assert_in_order(
+        source("srt.mem_cache.radix_cache:RadixCache:checkpoint"), "_insert_cache(", "match_prefix(", "write("
+    )
+    overlap = source("srt.managers.scheduler:Scheduler:event_loop_overlap")
+    assert_in_order(overlap, "self.run_batch(batch)", "if not disable_overlap_for_batch:", "pop_and_process()")

@@ -19,6 +19,7 @@ class BlockTables:
         self.blocks = min(blocks, self.first_slots.shape[1])
         self.table = link.device_buffer(requests, self.blocks)
         self.batch = None  # requests whose pages the table has, in order
+        self.decodes = 0  # steps since one of another kind
 
     def follow(self, rids: list | None, rows: torch.Tensor, columns: torch.Tensor, slots: torch.Tensor, begins: bool):
         """Bring the table up to date for a decode step.
@@ -26,7 +27,10 @@ class BlockTables:
         rids: the requests' ids. rows [B]: their rows in SGLang's table. columns [B], slots [B]: page of the request in
         which the new token lies, and its slot. begins: whether a page begins in this step.
         """
-        if rids is None or rids != self.batch:
+        self.decodes += 1
+        # SGLang learns what a prompt's step computed when the step after it is prepared: then its radix cache may put
+        # another request's pages into a row, where they hold the same tokens, and free the row's own.
+        if rids is None or rids != self.batch or self.decodes <= 2:
             self._gather(rows)
             self.batch = list(rids) if rids is not None else None
         elif begins:
@@ -35,7 +39,7 @@ class BlockTables:
 
     def forget(self) -> None:
         """Another kind of step has run: requests may have left and come back with other pages."""
-        self.batch = None
+        self.batch, self.decodes = None, 0
 
     def of(self, rows: torch.Tensor, blocks: int) -> torch.Tensor:
         """The first `blocks` pages of requests that do not decode, as a table of its own."""
