@@ -23,6 +23,7 @@ WAITS |= {"nonzero", "masked_select", "unique", "equal", "allclose", "is_nonzero
 FREE = {"view", "unsqueeze", "squeeze", "detach", "size", "stride", "dim", "numel", "data_ptr", "is_contiguous"}
 FREE |= {"__get__", "__len__", "storage_offset", "element_size", "requires_grad_"}
 PAGE = 4
+WINDOW = 6  # tokens that a layer with a window sees
 
 
 class Ledger(Counter):
@@ -162,11 +163,13 @@ class Refused(AssertionError):
 class FakeGraph:
     """Stands for a compiled graph: checks its inputs, caches tokens in slots, and sums up each token's context.
 
-    A captured one has seen its shapes before it is sealed: tracing, capturing, then replaying at the same addresses.
+    Of two pools also what a window sees of the second one. A captured one has seen its shapes before it is sealed:
+    tracing, capturing, then replaying at the same addresses.
     """
 
     def __init__(self, cache: dict, captured: bool = False):
         self.cache, self.captured, self.sealed, self.seen, self.calls = cache, captured, False, {}, 0
+        self.window_cache = cache.setdefault("windows", {})
 
     def __call__(self, inputs):
         self.calls += 1
@@ -177,8 +180,7 @@ class FakeGraph:
             return on_device(self._compute(inputs), torch.float32)
 
     def _check(self, inputs):
-        tensors = [*inputs[:4], inputs.block_tables, *inputs.plan]
-        for tensor in tensors:
+        for tensor in self._tensors(inputs):
             if not isinstance(tensor, DeviceTensor):
                 raise Refused("an input is on the host: MindSpore copies it by itself, and not asynchronously")
             passed_on = tensor is inputs.input_ids and tensor.ndim == 2
@@ -189,11 +191,17 @@ class FakeGraph:
                 raise Refused("lengths that kernels read on the host are not an int32 array there")
             if len(lengths) != inputs.block_tables.shape[0]:
                 raise Refused(f"{len(lengths)} lengths, {inputs.block_tables.shape[0]} tables")
-        if any(len(tensor) != inputs.query_lens.sum() for tensor in inputs[:4]):
+        if any(len(tensor) != inputs.query_lens.sum() for tensor in [*inputs[:4], *inputs.windowed[:1]]):
             raise Refused("tokens do not add up to the lengths of the requests")
+        if inputs.windowed and inputs.windowed[1].shape != inputs.block_tables.shape:
+            raise Refused("the tables of two pools differ in size")
+
+    @staticmethod
+    def _tensors(inputs):
+        return [*inputs[:4], inputs.block_tables, *inputs.plan, *inputs.windowed]
 
     def _check_capture(self, inputs):
-        tensors = [*inputs[:4], inputs.block_tables, *inputs.plan]
+        tensors = self._tensors(inputs)
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         addresses = [tensor.data_ptr() for tensor in tensors]
         runs, known = self.seen.get(shapes, (0, addresses))
@@ -206,16 +214,24 @@ class FakeGraph:
     def _compute(self, inputs):
         ids, positions, requests, slots = map(on_host, inputs[:4])
         ids = ids[:, 0] if ids.ndim == 2 else ids
-        tables = on_host(inputs.block_tables)
+        pools = [(self.cache, slots, inputs.block_tables, 10**6)]
+        if inputs.windowed:
+            pools.append((self.window_cache, on_host(inputs.windowed[0]), inputs.windowed[1], WINDOW))
+        found = [self._contexts(*pool, ids, positions, requests, inputs.seq_lens) for pool in pools]
+        return torch.tensor([*found, positions.tolist()], dtype=torch.float32).T
+
+    @staticmethod
+    def _contexts(cache, slots, tables, window, ids, positions, requests, seq_lens):
+        """Of each token, the fingerprint of those that it sees in a pool."""
         for token, slot in zip(ids, slots, strict=True):
             if slot >= 0:
-                self.cache[int(slot)] = int(token)
-        rows = []
+                cache[int(slot)] = int(token)
+        tables, found = on_host(tables), []
         for position, request in zip(positions, requests, strict=True):
-            seen = range(min(int(position) + 1, int(inputs.seq_lens[request])))
-            context = [self.cache[int(tables[request, place // PAGE]) * PAGE + place % PAGE] for place in seen]
-            rows.append([fingerprint(context), float(position)])
-        return torch.tensor(rows)
+            seen = range(max(0, int(position) + 1 - window), min(int(position) + 1, int(seq_lens[request])))
+            context = [cache[int(tables[request, place // PAGE]) * PAGE + place % PAGE] for place in seen]
+            found.append(fingerprint(context))
+        return found
 
 
 def fingerprint(tokens) -> float:
@@ -245,19 +261,27 @@ def no_plan(*_):
 
 
 class Scheduler:
-    """Requests as SGLang schedules them: pages from a pool that knows no order, rows that are given again."""
+    """Requests as SGLang schedules them: pages from a pool that knows no order, rows that are given again.
 
-    def __init__(self, seed=0, rows=12, context=40, pages=400):
+    windows: pages of a second pool, in which what windows have left behind is freed; 0: there is none.
+    """
+
+    def __init__(self, seed=0, rows=12, context=40, pages=400, windows=0):
         self.random = np.random.default_rng(seed)
         self.req_to_token = on_device(np.zeros((rows, context)))
         self.free_rows = list(range(1, rows))
         self.free_pages = list(self.random.permutation(np.arange(1, pages)))
         self.tokens, self.rows, self.slots = {}, {}, {}  # by request id
+        self.window_slots = on_device(np.zeros(pages * PAGE), torch.int64) if windows else None
+        self.free_window_pages = list(self.random.permutation(np.arange(1, windows)))
+        self.left = {}  # by request id: how many of its pages its window has left behind
 
     def start(self, rid, prompt):
         self.tokens[rid], self.rows[rid], self.slots[rid] = list(prompt), self.free_rows.pop(), []
 
     def finish(self, rid):
+        self._leave(rid, len(self.slots[rid]) + WINDOW + PAGE)
+        self.left.pop(rid, None)
         self.free_rows.append(self.rows.pop(rid))
         pages = {slot // PAGE for slot in self.slots.pop(rid)}
         self.free_pages += pages  # to be taken last: what is wrongly read there is still the old request's
@@ -269,9 +293,11 @@ class Scheduler:
         for rid, count in lengths.items():
             slots, tokens = self.slots[rid], self.tokens[rid]
             first = len(slots)
+            self._leave(rid, first)
             for place in range(first, first + count):
                 slots.append(slots[-1] + 1 if place % PAGE else self.free_pages.pop(0) * PAGE)
-                wanted.append([fingerprint(tokens[: place + 1]), place])
+                windows = self._give(slots[-1], tokens[max(0, place + 1 - WINDOW) : place + 1])
+                wanted.append([fingerprint(tokens[: place + 1]), *windows, place])
             on_host(self.req_to_token)[self.rows[rid], : len(slots)] = slots
             ids += tokens[first : first + count]
             out += slots[first:]
@@ -288,6 +314,26 @@ class Scheduler:
         )
         return batch, on_device(ids, torch.int64), np.array(wanted, np.float32).reshape(-1, 2)
 
+    def _give(self, slot, seen):
+        """A slot in the second pool -> the fingerprint of what a window sees, if there is one."""
+        if self.window_slots is None:
+            return []
+        mapping = on_host(self.window_slots)
+        mapping[slot] = mapping[slot - 1] + 1 if slot % PAGE else self.free_window_pages.pop(0) * PAGE
+        return [fingerprint(seen)]
+
+    def _leave(self, rid, length):
+        """Free the pages of which no window of a token after the first `length` sees anything."""
+        behind = (length + 1 - WINDOW) // PAGE
+        if self.window_slots is None:
+            return
+        mapping = on_host(self.window_slots)
+        for slot in self.slots[rid][self.left.get(rid, 0) * PAGE : max(behind, 0) * PAGE]:
+            if slot % PAGE == 0:
+                self.free_window_pages.insert(0, int(mapping[slot]) // PAGE)  # to be taken next
+            mapping[slot] = 0
+        self.left[rid] = max(behind, 0)
+
     def decode(self, rids):
         for rid in rids:
             self.tokens[rid].append(int(self.random.integers(0, 99)))
@@ -299,11 +345,12 @@ def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None, longest=None,
     cache, link = {}, RecordingLink()
     captured = FakeGraph(cache, captured=True)
     graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
-    tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10)
+    tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10, scheduler.window_slots)
     packed, sizes = PackedInputs(link, 8192), (buckets, passed, longest, replicas)
     made = NPUGraphRunner(graphs, captured, link, packed, tables, parts, plan, *sizes)
     with LEDGER.unwatched():
         made.capture(pages=6)
     captured.sealed = True
+    captured.window_cache.clear()
     cache.clear()
     return made

@@ -1,6 +1,7 @@
 """What a step costs at the border to the device: a decode step sends one copy, and none makes the host wait."""
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,11 @@ BEFORE_SERVING = {"capture", "_warm_up", "_compare"}
 @pytest.fixture
 def served():
     """A runner whose requests a to h are prefilled and have decoded twice."""
-    scheduler = Scheduler()
+    return prefilled()
+
+
+def prefilled(windows=0):
+    scheduler = Scheduler(windows=windows)
     made = runner(scheduler)
     for rid in "abcdefgh":
         scheduler.start(rid, scheduler.random.integers(0, 99, PAGE))
@@ -45,7 +50,7 @@ def step(made, prepared):
     LEDGER.begin()
     made.run(ids, made.prepare(batch))
     assert not LEDGER.waits() and not LEDGER.strays(), dict(LEDGER)
-    return LEDGER
+    return Counter(LEDGER)
 
 
 def test_a_decode_step_is_one_copy_one_graph_and_three_launches(served):
@@ -58,6 +63,13 @@ def test_a_decode_step_is_one_copy_one_graph_and_three_launches(served):
         "MindSpore waits for torch": 1,
         "torch waits for MindSpore": 1,
     }
+
+
+def test_two_pools_cost_a_look_up_and_a_second_row_of_slots_and_no_other_copy():
+    made, scheduler = prefilled(windows=40)
+    launches = [step(made, scheduler.decode("abcdefgh")) for _ in range(2 * PAGE)]
+    assert sorted(spent.pop("launches") for spent in launches) == [5] * (2 * PAGE - 2) + [6] * 2
+    assert all(spent["copies to the device"] == spent["graphs"] == 1 for spent in launches)
 
 
 def test_only_a_step_in_which_a_page_begins_touches_the_block_tables(served):

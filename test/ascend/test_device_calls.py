@@ -204,13 +204,13 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
     assert joined == [(name, where) for name in wanted]
 
 
-@pytest.mark.parametrize("table, divided", [("ascend", False), ("ascend_reference", False), ("cpu", True)])
-def test_layers_with_a_window_share_the_pool_where_steps_are_prepared_as_on_an_npu(monkeypatch, table, divided):
+@pytest.mark.parametrize("stages, divided", [(1, True), (2, False)])
+def test_layers_with_a_window_have_a_pool_of_their_own_where_there_is_one_stage(monkeypatch, stages, divided):
     config = SimpleNamespace(windowed=(0,), windows=(9, 0), num_hidden_layers=2)
-    model = SimpleNamespace(table=table, network=SimpleNamespace(config=config))
+    model = SimpleNamespace(network=SimpleNamespace(config=config))
     flags = SimpleNamespace(disable_hybrid_swa_memory=False)
-    made = SimpleNamespace(model=model, model_config=SimpleNamespace(), server_args=flags, device="cpu")
-    monkeypatch.setattr(hybrid_windows, "get_parallel", lambda: SimpleNamespace(pp_size=1))
+    made = SimpleNamespace(model=model, model_config=SimpleNamespace(), server_args=flags, device="npu")
+    monkeypatch.setattr(hybrid_windows, "get_parallel", lambda: SimpleNamespace(pp_size=stages))
     hybrid_windows.divide_pool(made)
     assert made.is_hybrid_swa == divided
 
@@ -229,7 +229,7 @@ def made(calls, monkeypatch):
     monkeypatch.setattr("sglang.srt.runtime_context.get_exec", lambda: SimpleNamespace(graph=graph))
     monkeypatch.setattr(start, "npu_runner", lambda *arguments: arguments[-1])
     monkeypatch.setattr(start, "compile_kinds", lambda *_: None)
-    caches = SimpleNamespace(k_caches=(0,) * 3, pool=SimpleNamespace(size=64))
+    caches = SimpleNamespace(k_caches=(0,) * 3, pages=lambda: 16)
     limits = build.Limits(tokens=64, requests=6, blocks=4)
 
     def runner(first=True, in_rounds=False, **flags):

@@ -93,7 +93,7 @@ def test_decode_steps_of_every_size_read_their_own_context():
 
 
 def test_padding_rows_write_no_cache_and_have_no_length():
-    scheduler = Scheduler()
+    scheduler = Scheduler(windows=10)
     made = runner(scheduler)
     prefilled(made, scheduler, "abc")
     seen = []
@@ -102,7 +102,7 @@ def test_padding_rows_write_no_cache_and_have_no_length():
     before = dict(replay.cache)
     check(made, scheduler.decode("abc"))
     (inputs,) = seen
-    assert list(on_host(inputs.slots)[3:]) == [-1]
+    assert list(on_host(inputs.slots)[3:]) == list(on_host(inputs.windowed[0])[3:]) == [-1]
     assert list(inputs.seq_lens[3:]) == [0] and list(inputs.query_lens) == [1, 1, 1, 1]
     assert len(replay.cache) == len(before) + 3
 
@@ -212,9 +212,10 @@ def test_a_later_stage_begins_with_what_is_passed_on():
     pass_on(scheduler.batch({"d": 2, "a": 1}, decode=False))
 
 
+@pytest.mark.parametrize("windows", [0, 40], ids=["one pool", "two pools"])
 @pytest.mark.parametrize("seed", range(4))
-def test_any_schedule_gives_every_token_its_own_context(seed):
-    scheduler = Scheduler(seed)
+def test_any_schedule_gives_every_token_its_own_context(seed, windows):
+    scheduler = Scheduler(seed, windows=windows)
     made, running, started = runner(scheduler), [], 0
     for _ in range(40):
         chance = scheduler.random.random()

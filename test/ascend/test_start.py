@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sglang.srt.mem_cache import allocation as sglangs
+from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.model_executor_ms import arguments, mindspore_framework
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag
@@ -193,12 +194,21 @@ def test_an_allocator_of_sglangs_npu_backend_is_made_where_none_is_given(monkeyp
 
     monkeypatch.setattr(allocation, "_npu_allocator", lambda configurator, sizes, pool: ("allocator of", pool))
     known = dict(sizes=1, token_to_kv_pool="pool", is_dsv4_model=False, req_to_token_pool=2)
-    assert allocation.paged_allocator(original, None, token_to_kv_pool_allocator=None, **known) == (
+    one_pool, two_pools = SimpleNamespace(is_hybrid_swa=False), SimpleNamespace(is_hybrid_swa=True)
+    assert allocation.paged_allocator(original, one_pool, token_to_kv_pool_allocator=None, **known) == (
         "allocator of",
         "pool",
     )
     assert {name: asked[name] for name in known} == known
-    assert allocation.paged_allocator(original, None, token_to_kv_pool_allocator="given", **known) == "given"
+    assert allocation.paged_allocator(original, one_pool, token_to_kv_pool_allocator="given", **known) == "given"
+    assert allocation.paged_allocator(original, two_pools, token_to_kv_pool_allocator=None, **known) is None
+
+
+def test_for_two_pools_sglang_makes_an_allocator_with_two_of_its_npu_backend():
+    built = inspect.getsource(KVCacheConfigurator._build_token_to_kv_pool_allocator)
+    assert "elif self.is_hybrid_swa:\n                    token_to_kv_pool_allocator = SWATokenTo" in built
+    source = inspect.getsource(SWATokenToKVPoolAllocator.__init__)
+    assert "elif _is_npu:\n                PagedTokenToKVPoolAllocatorClass = NPUPagedTokenToKVPoolAllocator" in source
 
 
 def test_sglang_builds_its_allocator_where_the_hook_is_and_chooses_by_the_name_ascend():

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from models.tiny import COMMON, reference_logits, save
 
-TOKENS, WINDOW_TOKENS = 200000, 96  # of the two pools; the window is 9, a chunk 16, and two requests run at a time
+TOKENS = 200000  # of the pool of all tokens; the window is 9, a chunk 16, and two requests run at a time
+NPU = dict(page_size=16, dtype="float16", cuda_graph_bs_decode=[2])
 GENERATOR = np.random.default_rng(2)
 PROMPTS = [GENERATOR.integers(0, COMMON["vocab_size"], length).tolist() for length in (200, 3, 150, 70)]
 GREEDY = dict(temperature=0, max_new_tokens=40, ignore_eos=True)
@@ -26,20 +27,30 @@ def cache_memory(engine) -> float:
     return engine.get_server_info()["internal_states"][0]["memory_usage"]["kvcache"]
 
 
-@pytest.mark.parametrize("variant, page_size", [("gemma3", 1), ("gpt_oss", 4)])
+CASES = {  # operator table: (variant, tokens of the windows' pool, arguments, how far a token may be from the best one)
+    "cpu": ("gemma3", 96, dict(page_size=1), 0.0),
+    "ascend_reference": ("gemma3@16", 192, NPU, 0.02),  # decode graphs are captured, for two requests
+    "cpu, with sinks": ("gpt_oss", 96, dict(page_size=4), 0.0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
 def test_contexts_that_outgrow_the_windows_pool_are_answered_as_with_one_pool(
-    start_engine, tmp_path, variant, page_size
+    start_engine, tmp_path, monkeypatch, case
 ):
-    arguments = dict(skip_tokenizer_init=True, max_total_tokens=TOKENS, page_size=page_size, max_running_requests=2)
+    variant, window_tokens, arguments, rounding = CASES[case]
+    monkeypatch.setenv("SGLANG_MS_OPS", case.split(",")[0])
+    arguments |= dict(skip_tokenizer_init=True, max_total_tokens=TOKENS, max_running_requests=2)
     folder, found, memory = save(variant, tmp_path), {}, {}
     for divided in (True, False):
-        ratio = dict(swa_full_tokens_ratio=WINDOW_TOKENS / TOKENS) if divided else dict(disable_hybrid_swa_memory=True)
+        ratio = dict(swa_full_tokens_ratio=window_tokens / TOKENS) if divided else dict(disable_hybrid_swa_memory=True)
         engine = start_engine(folder, **arguments, **ratio)
         found[divided], prompts, cached = answers(engine)
-        assert cached > 100
+        assert cached > 90
         memory[divided] = cache_memory(engine)
     assert found[True] == found[False]
     for prompt, ids in zip(prompts, found[True], strict=True):
-        assert ids == reference_logits(variant, [*prompt, *ids]).argmax(-1)[len(prompt) - 1 : -1].tolist()
-    layers = {"gemma3": (1, 3), "gpt_oss": (1, 3)}[variant]  # without a window, of all
-    assert memory[True] == pytest.approx(memory[False] * layers[0] / layers[1], rel=0.03), memory
+        logits = reference_logits(variant, [*prompt, *ids])[len(prompt) - 1 : -1]
+        chosen = np.take_along_axis(logits, np.array(ids)[:, None], 1)[:, 0]
+        assert (chosen >= logits.max(-1) - rounding * np.abs(logits).max()).all()
+    assert memory[True] == pytest.approx(memory[False] / 3, rel=0.03), memory  # one of three layers has no window

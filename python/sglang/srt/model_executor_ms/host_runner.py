@@ -31,7 +31,9 @@ class HostGraphRunner:
 
     def prepare(self, forward_batch) -> StepInputs:
         """What the step of a ForwardBatch needs, made before the pass."""
-        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, self.caches.window_slots())
+        window_slots = self.caches.window_slots()
+        window_slots = None if window_slots is None else window_slots.numpy()
+        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, window_slots)
 
     def run(self, input_ids: torch.Tensor, step: StepInputs) -> torch.Tensor:
         """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size]."""

@@ -6,7 +6,6 @@ slot in the other. It does so for the architectures of a list; here it is what t
 
 import logging
 
-from sglang.srt.model_executor_ms import device
 from sglang.srt.runtime_context import get_parallel
 
 logger = logging.getLogger(__name__)
@@ -19,9 +18,8 @@ def divide_pool(model_runner) -> None:
     others = [layer for layer in range(config.num_hidden_layers) if layer not in windowed]
     # Raw: what the user asked for. SGLang's own decisions are for its own attention backends.
     wanted = not model_runner.server_args.disable_hybrid_swa_memory
-    # A stage may have layers of one kind only; the runner of an NPU keeps one table of pages for all layers.
-    possible = get_parallel().pp_size == 1 and model_runner.model.table not in device.AS_ON_NPU
-    divided = bool(wanted and possible and windowed and others)
+    # A stage may have layers of one kind only.
+    divided = bool(wanted and get_parallel().pp_size == 1 and windowed and others)
     model_runner.is_hybrid_swa = model_config.is_hybrid_swa = divided
     if divided:
         model_config.swa_attention_layer_ids, model_config.full_attention_layer_ids = list(windowed), others

@@ -1,6 +1,6 @@
 """SGLang's key/value pool as the graph sees it: the same memory, layer by layer."""
 
-import numpy as np
+import torch
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.base_swa_memory_pool import BaseSWAKVPool
@@ -23,12 +23,17 @@ class KVCaches:
         self.k_caches = self._views(pool.get_key_buffer, "k_cache")
         self.v_caches = self._views(values, "v_cache")
 
-    def window_slots(self) -> np.ndarray | None:
-        """Of each slot, the one in the pool of layers with a window, as SGLang has it now; None: there is one pool.
+    def window_slots(self) -> torch.Tensor | None:
+        """Of each slot, the one in the pool of layers with a window, int64 on the device; None: there is one pool.
 
         SGLang writes into it when it allocates and frees. What every window has left behind has slot 0.
         """
-        return self.pool.full_to_swa_index_mapping.numpy() if isinstance(self.pool, BaseSWAKVPool) else None
+        return self.pool.full_to_swa_index_mapping if isinstance(self.pool, BaseSWAKVPool) else None
+
+    def pages(self) -> int:
+        """Of the pool, or of the smaller of the two; the spare first one is not counted."""
+        hybrid = isinstance(self.pool, BaseSWAKVPool)
+        return (min(self.pool.size, self.pool.size_swa) if hybrid else self.pool.size) // self.pool.page_size
 
     def stale(self) -> bool:
         """Whether the pool was released or resized since the views were made."""

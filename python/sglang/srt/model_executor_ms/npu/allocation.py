@@ -8,8 +8,11 @@ from sglang.srt.layers_ms.ops.ascend import host
 
 
 def paged_allocator(original, configurator, *, token_to_kv_pool_allocator=None, **known):
-    """KVCacheConfigurator._build_token_to_kv_pool_allocator, with SGLang's allocator for NPUs where it has none yet."""
-    if token_to_kv_pool_allocator is None and not known["is_dsv4_model"]:
+    """KVCacheConfigurator._build_token_to_kv_pool_allocator, with SGLang's allocator for NPUs where it has none yet.
+
+    For two pools SGLang makes one that has two of these, whatever the attention backend.
+    """
+    if token_to_kv_pool_allocator is None and not (known["is_dsv4_model"] or configurator.is_hybrid_swa):
         token_to_kv_pool_allocator = _npu_allocator(configurator, known["sizes"], known["token_to_kv_pool"])
     return original(configurator, token_to_kv_pool_allocator=token_to_kv_pool_allocator, **known)
 

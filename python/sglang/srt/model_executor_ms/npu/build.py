@@ -58,7 +58,7 @@ def npu_runner(
     replicas = network.config.shard.replicas
     capacity = PARTS * (PER_TOKEN * room(limits.tokens) + PER_REQUEST * room(largest))
     capacity += PER_REPLICA * replicas * room(limits.tokens) if replicas > 1 else 0
-    tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks)
+    tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks, caches.window_slots())
     kind, longest, _ = ops.at_once() if in_rounds(network) else (DECODE, None, None)
     captured = graphs.make(kind, captured=True) if buckets else None
     packed, passed = PackedInputs(link, capacity), passed_on(network.config)
@@ -69,15 +69,22 @@ def npu_runner(
 def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size: int) -> None:
     """Compile the graphs of all kinds, and capture, with progress bars; on pages in which nothing is kept yet.
 
-    pages: of the pool, the spare first one not counted.
+    pages: as KVCaches counts them.
     """
     runner.buckets, buckets = (), runner.buckets  # a batch beyond the largest bucket decodes in a graph of any size
-    kept = runner.tables.first_slots.clone()
+    own = [runner.tables.first_slots]
+    if runner.tables.window_slots is not None:
+        own.append(runner.tables.window_slots)
+    kept = [table.clone() for table in own]
+    for mapping in own[1:]:  # page by page to itself
+        slots = torch.arange((pages + 1) * page_size, device=mapping.device)
+        mapping[: len(slots)] = slots
     for lengths in (bar := tqdm(KINDS, desc="Compiling MindSpore graphs")):
         batch = _batch(runner, *lengths, page_size)
         runner.run(runner.some_inputs(sum(lengths[0]), vocab_size), runner.prepare(batch))
         bar.set_postfix(graphs=compilations())
-    runner.tables.first_slots.copy_(kept)
+    for table, values in zip(own, kept, strict=True):
+        table.copy_(values)
     runner.buckets = buckets
     runner.capture(pages)
     logger.info("decode graphs captured: %s", list(buckets) or "none")

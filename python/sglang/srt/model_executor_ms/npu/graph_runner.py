@@ -32,8 +32,8 @@ class CaptureError(Exception):
 class Step(NamedTuple):
     """A step whose inputs are on their way to the device."""
 
-    runs: tuple  # (Packing, block tables) of each part
-    slots: torch.Tensor  # [T] SGLang's, on the device
+    runs: tuple  # (Packing, block tables in each pool) of each part
+    slots: tuple  # [T] of each pool, SGLang's, on the device
     tokens: int
 
 
@@ -80,7 +80,7 @@ class NPUGraphRunner:
     def capture(self, pages: int) -> None:
         """Capture each bucket, the largest first: the others fit into the memory that it took. CaptureError.
 
-        Pages 1 to `pages` of the pool are written; nothing is kept in them yet.
+        Pages 1 to `pages` of each pool are written; nothing is kept in them yet.
         """
         for bucket in (bar := tqdm(self.buckets[::-1], desc="Capturing decode graphs")):
             bar.set_postfix(requests=bucket)
@@ -90,14 +90,15 @@ class NPUGraphRunner:
     def _warm_up(self, bucket, requests):
         """One run, of requests with one token, each on a page of its own."""
         ones, numbers = np.ones(requests, np.int32), torch.arange(requests, dtype=torch.int32, device=self.link.device)
-        self.tables.table[:requests] = 0
-        self.tables.table[:requests, 0] = numbers + 1
+        for table in self.tables.first(requests):
+            table[:] = 0
+            table[:, 0] = numbers + 1
         self.packed.begin()
         packing = self._packing(Part(DECODE, ones, ones, bucket))
         self.packed.send()
         self.tables.forget()
-        inputs = self.some_inputs(requests)
-        return self._run(packing, self.tables.table[:bucket], inputs, (numbers + 1) * self.tables.page_size)
+        inputs, tables = self.some_inputs(requests), self.tables.first(bucket)
+        return self._run(packing, tables, inputs, ((numbers + 1) * self.tables.page_size,) * len(tables))
 
     def _compare(self, bucket, wanted, found):
         wanted, found = wanted.float(), found.float()
@@ -124,7 +125,7 @@ class NPUGraphRunner:
         self.packed.begin()
         packings = [self._packing(part) for part in parts]
         self.packed.send()
-        slots = forward_batch.out_cache_loc
+        slots = self.tables.slots_of(forward_batch.out_cache_loc)
         runs = tuple((packing, self._tables(packing, forward_batch, slots)) for packing in packings)
         if len(runs) != 1 or not runs[0][0].part.bucket:
             self.tables.forget()
@@ -150,21 +151,21 @@ class NPUGraphRunner:
         return bucket_of(self.buckets, len(seq_lens))
 
     def _packing(self, of):
-        return Packing(of, self.packed, self.tables.page_size, self.plan)
+        return Packing(of, self.packed, self.tables.page_size, self.plan, len(self.tables.tables))
 
     def _tables(self, packing, forward_batch, slots):
         of, rows = packing.part, forward_batch.req_pool_indices
         if not of.size:  # of an idle replica: what its padding may read is of no account
             self.tables.forget()
-            return self.tables.table[: of.bucket] if of.bucket else self.tables.table[:1, :1]
+            return self.tables.first(of.bucket) if of.bucket else tuple(table[:, :1] for table in self.tables.first(1))
         if packing.rows is not None:
             rows = self.link.launch(torch.index_select, rows, 0, packing.view(packing.rows))
         if not of.bucket:
             return self.tables.of(rows, packing.blocks)
         rids = forward_batch.rids if packing.rows is None else None
-        own = self._own(packing, slots)
+        own = tuple(self._own(packing, values) for values in slots)
         self.tables.follow(rids, rows, packing.view(packing.columns), own, packing.begins)
-        return self.tables.table[: of.bucket]
+        return self.tables.first(of.bucket)
 
     def _own(self, packing, values):
         """Of a value for each token of the step, those of the part's."""
@@ -176,16 +177,20 @@ class NPUGraphRunner:
         of = packing.part
         graph = self.captured if of.bucket else self.graphs[of.kind]
         dtype = self.passed.dtype if self.passed else torch.int32
-        slots = self._placed(packing, slots, packing.view(packing.slots) if of.padded else None)
+        targets = map(packing.view, packing.slots) if of.padded else [None] * len(slots)
+        slots = [self._placed(packing, values, target) for values, target in zip(slots, targets, strict=True)]
+        plan = tuple(map(packing.view, packing.plan))
+        windowed = (slots[1], tables[1], *plan) if len(slots) > 1 else ()
         inputs = GraphInputs(
             self._placed(packing, input_ids, self._begin(packing), dtype),
             packing.view(packing.positions),
             packing.view(packing.request_ids),
-            slots,
+            slots[0],
             packing.query_lens,
             packing.seq_lens,
-            tables,
-            tuple(map(packing.view, packing.plan)),
+            tables[0],
+            plan,
+            windowed,
         )
         hidden = self.link.graph(lambda: graph(inputs))
         # A replay writes where the one before did, and what it wrote may still be on its way to the host.

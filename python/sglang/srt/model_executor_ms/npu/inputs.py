@@ -24,6 +24,7 @@ class GraphInputs(NamedTuple):
     seq_lens: np.ndarray  # [B]; 0: a padding row
     block_tables: torch.Tensor  # [B, blocks]
     plan: tuple
+    windowed: tuple = ()  # (slots, block_tables, *plan) of layers with a window, in a pool of their own; (): the same
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ def part(kind: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, 
 class Packing:
     """The arrays of one part, added to the step's one copy; views of them once it is sent."""
 
-    def __init__(self, of: Part, packed: PackedInputs, page_size: int, make_plan):
-        """make_plan: ops.plan."""
+    def __init__(self, of: Part, packed: PackedInputs, page_size: int, make_plan, pools: int = 1):
+        """make_plan: ops.plan. pools: 2 where layers with a window have one of their own."""
         self.part, self.packed = of, packed
         self.query_lens, self.seq_lens = _padded(of.query_lens, of.padded, 1), _padded(of.seq_lens, of.padded, 0)
         # A padding row's request has no token, and its row no place.
@@ -79,7 +80,7 @@ class Packing:
         self.plan = [packed.add(array) for array in plan]
         if of.padded:
             self.input_ids = packed.add(np.zeros(of.padded, np.int32))
-            self.slots = packed.add(np.full(of.padded, -1, np.int32))
+            self.slots = [packed.add(np.full(of.padded, -1, np.int32)) for _ in range(pools)]
         if of.bucket:
             self.columns = packed.add(((of.seq_lens - 1) // page_size).astype(np.int32))
             self.begins = bool(np.any(of.seq_lens % page_size == 1 % page_size))

@@ -26,7 +26,7 @@ class KindGraph:
         # Lengths stay on the host, in memory that the next step does not write: MindSpore copies them when it likes.
         lengths = (bridge.int32(np.array(array)) for array in (inputs.query_lens, inputs.seq_lens))
         arrays = [*tokens, *lengths, self._view(inputs.block_tables)]
-        return bridge.to_torch(self.graph.call(arrays, map(self._view, inputs.plan)))
+        return bridge.to_torch(self.graph.call(arrays, map(self._view, inputs.plan), map(self._view, inputs.windowed)))
 
     def _view(self, tensor: torch.Tensor) -> Tensor:
         if not self.captured:

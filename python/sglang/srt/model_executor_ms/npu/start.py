@@ -72,7 +72,7 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
 
         mindspore_device.allow_capture(len(buckets))
     made = npu_runner(network, caches, limits, req_to_token, page_size, link, buckets)
-    compile_kinds(made, caches.pool.size // page_size, page_size, vocab_size)
+    compile_kinds(made, caches.pages(), page_size, vocab_size)
     return made
 
 

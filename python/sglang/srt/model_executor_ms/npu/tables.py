@@ -9,23 +9,39 @@ class BlockTables:
     """[most requests, most pages of a request] int32, of the batch that decodes, always at the same address.
 
     SGLang's table of token slots stays on the device: page numbers never pass through the host, and of the table only
-    the first slot of each page is read.
+    the first slot of each page is read. Where layers with a window have a pool of their own there is one table a pool;
+    what every window has left behind may have any page in the second one.
     """
 
-    def __init__(self, link: DeviceLink, req_to_token: torch.Tensor, page_size: int, requests: int, blocks: int):
-        """req_to_token: SGLang's, [rows, slots] int32."""
+    def __init__(
+        self,
+        link: DeviceLink,
+        req_to_token: torch.Tensor,
+        page_size: int,
+        requests: int,
+        blocks: int,
+        window_slots: torch.Tensor | None = None,
+    ):
+        """req_to_token: SGLang's, [rows, slots] int32. window_slots: as KVCaches has them, int64 [slots], or None."""
         self.link, self.page_size = link, page_size
         self.first_slots = req_to_token[:, ::page_size]
         self.blocks = min(blocks, self.first_slots.shape[1])
-        self.table = link.device_buffer(requests, self.blocks)
+        self.window_slots = window_slots
+        self.tables = tuple(link.device_buffer(requests, self.blocks) for _ in range(1 if window_slots is None else 2))
         self.batch = None  # requests whose pages the table has, in order
         self.decodes = 0  # steps since one of another kind
 
-    def follow(self, rids: list | None, rows: torch.Tensor, columns: torch.Tensor, slots: torch.Tensor, begins: bool):
-        """Bring the table up to date for a decode step.
+    def slots_of(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """SGLang's slots [T], and those that they have in the second pool, if there is one."""
+        if self.window_slots is None:
+            return (slots,)
+        return slots, self.link.launch(torch.index_select, self.window_slots, 0, slots)
 
-        rids: the requests' ids. rows [B]: their rows in SGLang's table. columns [B], slots [B]: page of the request in
-        which the new token lies, and its slot. begins: whether a page begins in this step.
+    def follow(self, rids: list | None, rows: torch.Tensor, columns: torch.Tensor, slots: tuple, begins: bool):
+        """Bring the tables up to date for a decode step.
+
+        rids: the requests' ids. rows [B]: their rows in SGLang's table. columns [B], slots [B] of each pool: page of
+        the request in which the new token lies, and its slot. begins: whether a page begins in this step.
         """
         self.decodes += 1
         # SGLang learns what a prompt's step computed when the step after it is prepared: then its radix cache may put
@@ -35,25 +51,40 @@ class BlockTables:
             self.batch = list(rids) if rids is not None else None
         elif begins:
             # Other requests' pages are written again as they are: cheaper than to send which ones begin one.
-            self.link.launch(_write_pages, self.table, columns, slots, self.page_size)
+            self.link.launch(_write_pages, self.tables, columns, slots, self.page_size)
 
     def forget(self) -> None:
         """Another kind of step has run: requests may have left and come back with other pages."""
         self.batch, self.decodes = None, 0
 
-    def of(self, rows: torch.Tensor, blocks: int) -> torch.Tensor:
-        """The first `blocks` pages of requests that do not decode, as a table of its own."""
-        return self.link.launch(_read_pages, self.first_slots, rows, blocks, self.page_size)
+    def of(self, rows: torch.Tensor, blocks: int) -> tuple[torch.Tensor, ...]:
+        """The first `blocks` pages of requests that do not decode, as tables of their own, one a pool."""
+        return self.link.launch(self._read_pages, rows, blocks)
 
     def _gather(self, rows):
-        target = self.table[: rows.shape[0]]
-        self.link.launch(lambda: target.copy_(_read_pages(self.first_slots, rows, self.blocks, self.page_size)))
+        targets = self.first(rows.shape[0])
+        self.link.launch(lambda: _copy_all(targets, self._read_pages(rows, self.blocks)))
+
+    def first(self, requests: int) -> tuple[torch.Tensor, ...]:
+        """The rows of so many requests in the table of each pool."""
+        return tuple(table[:requests] for table in self.tables)
+
+    def _read_pages(self, rows, blocks):
+        slots = self.first_slots[rows, :blocks]
+        own = [slots] if self.window_slots is None else [slots, self.window_slots[slots.long()]]
+        return tuple(_pages(slots, self.page_size) for slots in own)
 
 
-def _read_pages(first_slots, rows, blocks, page_size):
-    return torch.div(first_slots[rows, :blocks], page_size, rounding_mode="floor").to(torch.int32)
+def _pages(slots, page_size):
+    return torch.div(slots, page_size, rounding_mode="floor").to(torch.int32)
 
 
-def _write_pages(table, columns, slots, page_size):
-    pages = torch.div(slots, page_size, rounding_mode="floor").to(table.dtype)
-    table[: slots.shape[0]].scatter_(1, columns.long().unsqueeze(1), pages.unsqueeze(1))
+def _copy_all(targets, sources):
+    for target, source in zip(targets, sources, strict=True):
+        target.copy_(source)
+
+
+def _write_pages(tables, columns, slots, page_size):
+    places = columns.long().unsqueeze(1)
+    for table, own in zip(tables, slots, strict=True):
+        table[: own.shape[0]].scatter_(1, places, _pages(own, page_size).unsqueeze(1))
