@@ -147,6 +147,9 @@ CHECKED = REFUSED | {
     "counts of other experts": ("grouped_matmul", [X, (BF16, 4, 64, 96), (F32, 4, 96), (I64, 5)], ()),
     "weights of another dtype": ("grouped_matmul", [X, (F16, 4, 64, 96), (F32, 4, 96), COUNTS], ()),
     "a bias in bfloat16": ("grouped_matmul", [X, (BF16, 4, 64, 96), (BF16, 4, 96), COUNTS], ()),
+    "places of counts in int64": ("add_at", [(I32, 4), (I64, 24), (I32, 24)], ()),
+    "a number for other places": ("add_at", [(I32, 4), (I32, 24), (I32, 23)], ()),
+    "counts in float32": ("add_at", [(F32, 4), (I32, 24), (I32, 24)], ()),
     "weights of other tokens": ("sum_of_experts", [X, (I32, 24), (F32, 7, 3)], ()),
 }
 

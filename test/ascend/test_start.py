@@ -17,7 +17,7 @@ from sglang.srt.model_executor_ms.flags import UnsupportedFlag
 from sglang.srt.model_executor_ms.npu import allocation, meeting
 from sglang.srt.model_executor_ms.npu import graph_cache as graph_cache_module
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
-from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card
+from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card, with_replicas
 
 # ---- is there a card ----
 
@@ -66,6 +66,11 @@ def test_the_weights_of_a_rank_are_its_share_of_the_files(tmp_path):
     assert weights_on_card(tmp_path, "dummy", 4) is None
     assert weights_on_card("some/model-on-the-hub", "auto", 4) is None
     assert weights_on_card(tmp_path, "pt", 4) is None  # the loader says what is wrong
+
+
+def test_experts_with_a_second_place_take_their_share_of_the_card():
+    assert with_replicas(1000, 8, 2) == 1250
+    assert with_replicas(None, 8, 2) is None
 
 
 # ---- compiled graphs ----

@@ -111,11 +111,11 @@ PLACES = dict(
 @pytest.mark.parametrize(
     "changed", [dict(ep_num_redundant_experts=2), dict(init_expert_location="x.json"), dict(enable_eplb=True)]
 )
-def test_places_of_experts_are_refused_on_an_npu(changed):
-    arguments = SimpleNamespace(**PLACES, device="npu", tp_size=2, ep_size=2, pp_size=1)
+def test_places_of_experts_are_refused_on_an_npu_whose_replicas_pad_each_other(changed):
+    arguments = SimpleNamespace(**PLACES | changed, device="npu", tp_size=2, ep_size=2, pp_size=1, attn_dp_size=1)
     mindspore_framework.check_expert_location(arguments)
-    vars(arguments).update(changed)
-    with pytest.raises(flags.UnsupportedFlag, match="--ep-num-redundant-experts, .* with --device npu yet"):
+    arguments.attn_dp_size = 2
+    with pytest.raises(flags.UnsupportedFlag, match="--ep-num-redundant-experts, .* with --enable-dp-attention and"):
         mindspore_framework.check_expert_location(arguments)
 
 

@@ -26,7 +26,7 @@ class AllExperts(nn.Cell):
         self.weights, self.chosen = ms.Tensor(draw("weights", (3, 2))), ms.Tensor([[0, 1], [2, 0], [1, 3]], ms.int32)
 
     def construct(self, x):
-        return self.experts(x, self.weights, self.chosen, None)
+        return self.experts(x, self.weights, self.chosen, {})
 
 
 LAYOUTS = {

@@ -66,13 +66,14 @@ def described(name: str) -> dict:
     """The config of a variant; llama@32: of llama with heads of 32 values, llama@h96: with a hidden_size of 96.
 
     For tables that compute only heads of such sizes. deepseek_v3@16: with sizes that are multiples of 16, all others.
-    llama@ranks: of sizes that four ranks can divide.
+    llama@ranks: of sizes that four ranks can divide; llama@ranks16: the same with heads of 16 values.
     """
     variant, _, size = name.partition("@")
     if not size:
         return TINY[variant]
-    if size == "ranks":
-        return divisible(TINY[variant])
+    if size.startswith("ranks"):
+        heads = size.removeprefix("ranks")
+        return divisible(TINY[variant]) | ({"head_dim": int(heads)} if heads else {})
     if "kv_lora_rank" in TINY[variant]:
         unit = int(size)
         sizes = dict(kv_lora_rank=5 * unit, qk_nope_head_dim=3 * unit, qk_rope_head_dim=unit, v_head_dim=2 * unit)

@@ -205,7 +205,7 @@ class Located(nn.Cell):
 
     @ms.jit(fullgraph=True)
     def construct(self, experts):
-        return ops.locate_experts(experts, self.location, self.chosen)
+        return ops.locate_experts(experts, self.location, self.chosen, {})
 
 
 def test_experts_are_sent_to_their_places_in_turn_and_counted():
@@ -219,6 +219,7 @@ def test_experts_are_sent_to_their_places_in_turn_and_counted():
     np.testing.assert_array_equal(network(ms.Tensor(experts)).asnumpy(), wanted)
     counts = np.bincount(np.ravel(wanted), minlength=6)
     np.testing.assert_array_equal(network.chosen.host, counts + [7, 0, 0, 0, 0, 0])
+    ops.check_moving_experts()  # raises where they cannot
     network.location.host[0] = 1, 0, 0, 0  # while it serves
     wanted = np.where(experts == 0, 0, wanted)
     np.testing.assert_array_equal(network(ms.Tensor(experts)).asnumpy(), wanted)

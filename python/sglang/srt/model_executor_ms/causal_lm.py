@@ -129,6 +129,7 @@ class MindSporeForCausalLM(torch.nn.Module):
             self.runner = HostGraphRunner(*common, page_size)
             hybrid = self.kv_caches.window_slots() is not None
             self.runner.warm_up(_warm_up_steps(page_size, self.network.config, hybrid))
+        self.experts_chosen.bind()
         self._bind_head()
 
     def _bind_head(self) -> None:
@@ -154,6 +155,7 @@ class MindSporeForCausalLM(torch.nn.Module):
             backend.init_forward_metadata(forward_batch)
         step = backend.forward_metadata
         with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):
+            self.experts_chosen.begin()
             with self.profile.phase("graph"):
                 hidden_states = self.runner.run(input_ids if self.stage.first else pp_proxy_tensors[PASSED_ON], step)
             self.experts_chosen.passed()

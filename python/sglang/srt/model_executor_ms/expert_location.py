@@ -1,7 +1,7 @@
 """Where experts are (SGLang's EPLB), as the model sees it, and what the model tells SGLang of how often each is chosen.
 
 SGLang decides: ExpertLocationMetadata at the start, EPLBManager while it serves, from what its recorder has counted.
-Its updater moves the weights between ranks; ours are MindSpore's, in the same memory.
+Its updater moves the weights between ranks; ours are MindSpore's, in the same memory, where captured graphs read them.
 """
 
 import torch
@@ -9,7 +9,7 @@ import torch
 from sglang.srt.eplb.expert_distribution import get_global_expert_distribution_recorder
 from sglang.srt.eplb.expert_location import ModelConfigForExpertLocation, get_global_expert_location_metadata
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
-from sglang.srt.layers_ms import Experts
+from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.model_executor_ms import bridge
 from sglang.srt.model_executor_ms.mindspore_framework import locates_experts
 from sglang.srt.models_ms.config import ConfigReader, Runtime
@@ -45,20 +45,32 @@ def weights(experts: Experts) -> list[torch.Tensor]:
 
 
 class Counter:
-    """Gives SGLang's recorder, after each pass, how many tokens went to each place of each layer."""
+    """Gives SGLang's recorder, after each pass, how many tokens went to each place of each layer.
+
+    All of these numbers stay on the device, in the order of torch's current stream.
+    """
 
     def __init__(self, network):
         recorded = get_exec().moe.expert_distribution_recorder_mode is not None
         self.layers = located(network) if recorded else {}
+        self.counts, self.wanted = {}, []
+
+    def bind(self) -> None:
+        """The model has run: what its layers count is where it stays."""
+        self.counts = {layer_id: bridge.to_torch(experts.chosen) for layer_id, experts in self.layers.items()}
+
+    def begin(self) -> None:
+        """A forward pass is about to run."""
+        recorder = get_global_expert_distribution_recorder()
+        buffers = ((recorder.get_current_pass_count_buffer(layer), counts) for layer, counts in self.counts.items())
+        self.wanted = [(buffer, counts) for buffer, counts in buffers if buffer is not None]  # None: it does not record
+        for _, counts in self.wanted:
+            counts.zero_()
 
     def passed(self) -> None:
-        """A forward pass has run."""
-        recorder = get_global_expert_distribution_recorder()
-        for layer_id, experts in self.layers.items():
-            found = recorder.get_current_pass_count_buffer(layer_id)  # None while it does not record
-            if found is not None:
-                found += torch.from_numpy(experts.chosen.host)
-            experts.chosen.host[...] = 0
+        """It has run."""
+        for buffer, counts in self.wanted:
+            buffer.add_(counts)
 
 
 class Updater(ExpertLocationUpdater):
@@ -76,11 +88,14 @@ class Updater(ExpertLocationUpdater):
         now = places()
         for layer_id in update_layer_ids:
             self.layers[layer_id].locate(now[layer_id])
+            ops.renew(self.layers[layer_id].location)
         return missing
 
 
 def prepare(model_runner) -> None:
-    """Let SGLang's manager and recorder work with a MindSpore model on a CPU. Once, after the model was loaded."""
+    """Let SGLang's manager and recorder work with a MindSpore model. Once, after the model was loaded."""
+    if get_exec().moe.enable_eplb:
+        ops.check_moving_experts()
     model_runner.expert_location_updater = Updater(model_runner.model.network)
     accumulator = getattr(get_global_expert_distribution_recorder(), "_accumulator", None)
     if hasattr(accumulator, "_first_dump"):

@@ -96,6 +96,10 @@ def check_quant_linear() -> None:
     """As check_attention, of `quant_linear`."""
 
 
+def check_moving_experts() -> None:
+    """As check_attention, of stacks, as `pack_experts` leaves them, whose experts somebody else overwrites in place."""
+
+
 def check_quant_experts(dtype) -> None:
     """As check_attention, of `quant_experts` of activations of `dtype`."""
 

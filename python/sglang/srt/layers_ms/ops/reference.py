@@ -27,6 +27,7 @@ from .reference_host import (  # noqa: F401 - operators of this table
     at_once,
     check_attention,
     check_latent_attention,
+    check_moving_experts,
     check_quant_experts,
     check_quant_linear,
     compiled,

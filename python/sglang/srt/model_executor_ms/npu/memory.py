@@ -19,6 +19,11 @@ def memory_cap(total: int, free: int, fraction: float, weights: int | None, cach
     return f"{max(wanted / GB, LEAST):.1f}GB"
 
 
+def with_replicas(weights: int | None, experts: int, redundant: int) -> int | None:
+    """Bytes of a rank's share with second places for so many experts of a model, whose weights are mostly experts'."""
+    return None if weights is None else weights * (experts + redundant) // experts
+
+
 def weights_on_card(folder: str | Path, load_format: str, ranks: int) -> int | None:
     """Bytes of this rank's share of a checkpoint in a local folder, or None where that is not known yet."""
     if load_format == "dummy" or not Path(folder).is_dir():

@@ -8,7 +8,7 @@ from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
 from sglang.srt.model_executor_ms.npu.build import compile_kinds, in_rounds, npu_runner
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
-from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card
+from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card, with_replicas
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,9 @@ def take_card(config, stage_layers: tuple[int, ...]) -> None:
     import mindspore
     import torch
 
+    from sglang.srt.model_executor_ms import expert_location
     from sglang.srt.model_executor_ms.npu import mindspore_device
-    from sglang.srt.runtime_context import get_model, get_parallel, get_schedule
+    from sglang.srt.runtime_context import get_exec, get_model, get_parallel, get_schedule, get_server_args
 
     if reason := mindspore_device.loads():
         raise NpuUnavailable(
@@ -35,6 +36,9 @@ def take_card(config, stage_layers: tuple[int, ...]) -> None:
         )
     model, schedule, parallel = get_model(), get_schedule(), get_parallel()
     weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size * parallel.pp_size)
+    placed, redundant = expert_location.sizes(config), get_exec().moe.ep_num_redundant_experts
+    if placed is not None:
+        weights = with_replicas(weights, placed.num_logical_experts, redundant)
     free, total = torch.npu.mem_get_info()
     cap = memory_cap(total, free, schedule.mem_fraction_static, weights, host.profile().fractal)
     card = torch.npu.current_device()
@@ -42,8 +46,10 @@ def take_card(config, stage_layers: tuple[int, ...]) -> None:
     sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
     rank = (parallel.tp_rank, parallel.tp_size, parallel.ep_size, parallel.pp_rank, parallel.pp_size, stage_layers)
     rank += (parallel.attn_dp_size, parallel.enable_dp_lm_head)
+    pools = (get_server_args().disable_hybrid_swa_memory, schedule.swa_full_tokens_ratio)
+    experts = (placed is not None, redundant)
     versions = (mindspore.__version__, torch.__version__, torch.get_default_dtype())
-    folder = graph_cache(config.to_json_string(), *sizes, *rank, *versions)
+    folder = graph_cache(config.to_json_string(), *sizes, *rank, *pools, *experts, *versions)
     mindspore_device.keep_compiled_graphs(str(folder))
     logger.info("NPU %d: MindSpore takes at most %s of its memory", card, cap)
 

@@ -47,8 +47,18 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return _scaled(weights, scaling), experts
 
 
-def locate_experts(experts, location, chosen):
-    raise NotImplementedError("an NPU's operators know no places of experts (--init-expert-location, --enable-eplb)")
+def locate_experts(experts, location, chosen, step):
+    top_k = experts.shape[1]
+    token = kernels.floor_divide(kernels.numbered(experts.reshape(-1)), top_k)
+    rows = kernels.gather(location, experts.reshape(-1))
+    most = rows.shape[1] - 1
+    count, _ = kernels.split(rows, (1, most))
+    count = kernels.contiguous(count).reshape(-1)
+    turn = kernels.add(token, kernels.mul(kernels.mul(kernels.floor_divide(token, count), count), -1))
+    places = kernels.columns(rows, kernels.add(turn, 1).reshape(-1, 1)).reshape(-1)
+    real = kernels.cast(kernels.greater(step["slots"], -1), mstype.int32)  # of a captured graph some rows are padding
+    counted = kernels.add_at(chosen, places, kernels.gather(real, token))
+    return kernels.depend(places.reshape(-1, top_k), counted)
 
 
 def _scaled(weights, scaling):

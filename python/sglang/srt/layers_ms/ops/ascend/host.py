@@ -127,6 +127,14 @@ def check_quant_linear():
         )
 
 
+def check_moving_experts():
+    if profile().fractal:
+        raise NotImplementedError(
+            f"--enable-eplb: on {kernels.soc()} experts are in NZ, which torch, that moves them, does not see; leave "
+            "it out, and give places with --init-expert-location"
+        )
+
+
 def check_quant_experts(dtype):
     check_quant_linear()
     if dtype != mstype.bfloat16:
@@ -219,7 +227,8 @@ def begin_step(tokens, requests, counts=()):
 
 
 def renew(weight):
-    if weight.shape == weight.host.shape and not (profile().fractal and weight.ndim == 2):
+    fractal = profile().fractal and weight.ndim == 2 and weight.dtype != mstype.int32
+    if weight.shape == weight.host.shape and not fractal:
         weight.copy_(Tensor.from_numpy(weight.host).view(weight.dtype))  # of others, packing does it
 
 

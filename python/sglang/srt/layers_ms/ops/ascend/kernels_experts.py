@@ -64,6 +64,14 @@ def membership(groups, count):
     return ops.cast(mint.sum(one_hot, 1), mstype.float32)
 
 
+def add_at(counts, places, numbers):
+    """counts, a Parameter int32 [n], += numbers int32 [m] at places int32 [m], in place -> what comes after it.
+
+    Places may be named more than once.
+    """
+    return ops.assign(counts, mint.scatter_add(counts, 0, ops.cast(places, mstype.int64), numbers))
+
+
 def sort_by_expert(x, experts, count):
     """x [T, h], experts int32 [T, k] below `count` -> rows [T * k, h], places int32 [T * k], counts int32 [count].
 

@@ -30,6 +30,7 @@ def maximum(x, y):
 
 
 def floor_divide(x, number):
+    """number: an integer, or a tensor of x's shape."""
     return mint.floor_divide(x, number)
 
 

@@ -112,6 +112,15 @@ def membership(groups, count):
     return tensor(found, mstype.float32)
 
 
+def add_at(counts, places, numbers):
+    kernel = "ScatterAddExt"
+    for name, given in (("counts", counts), ("places", places), ("numbers", numbers)):
+        check(kernel, name, given, INTEGERS, 1)
+    require(places.shape == numbers.shape, kernel, f"{numbers.shape} numbers for {places.shape} places")
+    np.add.at(stored(counts), _check_below(kernel, "places", places, len(counts)), stored(numbers))
+    return counts
+
+
 def sort_by_expert(x, experts, count):
     kernel = "MoeInitRoutingV2"
     check(kernel, "x", x, FLOATS, 2)

@@ -82,6 +82,10 @@ def greater(x, y):
 
 def floor_divide(x, number):
     check("FloorDivide", "x", x, INTEGERS)
+    if not isinstance(number, int):
+        check("FloorDivide", "number", number, INTEGERS)
+        require(number.shape == x.shape, "FloorDivide", f"{x.shape} by {number.shape}")
+        number = stored(number)
     return tensor(stored(x) // number, mstype.int32)
 
 

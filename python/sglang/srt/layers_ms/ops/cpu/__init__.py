@@ -37,6 +37,7 @@ from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators 
     at_once,
     check_attention,
     check_latent_attention,
+    check_moving_experts,
     check_quant_experts,
     check_quant_linear,
     compiled,
@@ -224,7 +225,7 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return _route(logits, bias, _room(top_k), integers, _floats(scaling, soft_cap))
 
 
-def locate_experts(experts, location, chosen):
+def locate_experts(experts, location, chosen, step):
     return _locate_experts(experts, location, chosen)
 
 
