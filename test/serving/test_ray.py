@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 from serving.answers import TEXTS, check_a_killed_rank_ends, check_cut_off, check_many_at_once, check_server, streaming
-from serving.conftest import TIED, Server
+from serving.conftest import START, TIED, Server
 from serving.network import Hosts
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements/dev.txt")
@@ -28,6 +29,7 @@ def environment():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")  # which would go to Ray's makers
         patch.setenv("RAY_DEDUP_LOGS", "0")
+        patch.setenv("RAY_AUTH_MODE", "disabled")  # or Ray makes a token in this user's home, which only some nodes use
         yield
 
 
@@ -78,7 +80,14 @@ class Cluster:
             with (self.folder / f"ray{host}").open("wb") as output:
                 tied = [sys.executable, "-c", TIED, *command]
                 self.nodes.append(psutil.Popen(tied, stdout=output, stderr=output))
+            self._await_node(host)
         return self
+
+    def _await_node(self, host: int) -> None:
+        end, said = time.monotonic() + START, self.folder / f"ray{host}"
+        while "Ray runtime started" not in said.read_text():
+            assert time.monotonic() < end, said.read_text()
+            time.sleep(0.2)
 
     def ranks(self, host: int) -> list[psutil.Process]:
         found = self.nodes[host].children(recursive=True)
