@@ -46,6 +46,7 @@ TINY = {
     "qwen2-yarn": dict(QWEN2, **YARN),
     "qwen3": dict(QWEN3),
     "qwen3-tied": dict(QWEN3, tie_word_embeddings=True),
+    "qwen3-yarn": dict(QWEN3, **YARN),
     "qwen3-bias": dict(QWEN3, attention_bias=True),
     **experts.VARIANTS,
     **blocks.VARIANTS,

@@ -75,10 +75,14 @@ def silu(x):
 
 
 def rotate(x, theta, dims=None, interleaved=False):
-    """x [T, H, D]: the first `dims` of D turned as complex numbers, dimension i with i + dims / 2, or with i + 1."""
+    """x [T, H, D]: the first `dims` of D turned as complex numbers, dimension i with i + dims / 2, or with i + 1.
+
+    theta: a number, or a config with rope_theta and perhaps rope_scaling.
+    """
     dims = x.shape[-1] if dims is None else dims
-    angles = np.arange(len(x))[:, None] * theta ** (-np.arange(0, dims, 2) / dims)
-    turn = np.exp(1j * angles)[:, None]
+    powers = -np.arange(0, dims, 2) / dims
+    speed, size = _scaled(theta, powers, dims) if isinstance(theta, dict) else (theta**powers, 1.0)
+    turn = size * np.exp(1j * np.arange(len(x))[:, None] * speed)[:, None]
     part, passed = x[..., :dims], x[..., dims:]
     if interleaved:
         turned = (part[..., ::2] + 1j * part[..., 1::2]) * turn
@@ -87,6 +91,30 @@ def rotate(x, theta, dims=None, interleaved=False):
         turned = (part[..., : dims // 2] + 1j * part[..., dims // 2 :]) * turn
         turned = np.concatenate([turned.real, turned.imag], -1)
     return np.concatenate([turned, passed], -1)
+
+
+def _scaled(config, powers, dims):
+    """-> (radians a position of each pair, size of the turned pairs), for contexts of any length up to the longest."""
+    scaling, longest = config.get("rope_scaling") or {}, config["max_position_embeddings"]
+    kind, theta = scaling.get("rope_type", scaling.get("type")), config["rope_theta"]
+    if kind == "dynamic":
+        factor = scaling["factor"]
+        reached = factor * longest
+        theta *= (factor * reached / longest - factor + 1) ** (dims / (dims - 2))
+    speed, size = theta**powers, 1.0
+    original = scaling.get("original_max_position_embeddings")
+    if kind == "longrope":
+        speed = speed / np.array(scaling["long_factor" if longest > original else "short_factor"])
+        size = np.sqrt(1 + np.log(longest / original) / np.log(original))
+    elif kind == "llama3":
+        low, high, factor = scaling["low_freq_factor"], scaling["high_freq_factor"], scaling["factor"]
+        turns = original * speed / (2 * np.pi)  # over the original length
+        blend = (turns - low) / (high - low)
+        between = blend * speed + (1 - blend) * speed / factor
+        speed = np.where(turns > high, speed, np.where(turns < low, speed / factor, between))
+    else:
+        assert kind in ("dynamic", None), kind
+    return speed, size
 
 
 def attend(q, k, v, bias=None):

@@ -33,7 +33,7 @@ def logits(config, tensors, ids):
         normal = rms_norm(x, w["ln_1.weight"], eps)
         q, k, v = (normal @ w[f"attn.attention.{name}_proj.weight"].T for name in ("q", "k", "v"))
         q, k, v = (part.reshape(len(ids), -1, dim) for part in (q, k, v))
-        found = attend(rotate(q, config["rope_theta"]), rotate(k, config["rope_theta"]), v)
+        found = attend(rotate(q, config), rotate(k, config), v)
         x = x + found @ w["attn.attention.out_proj.weight"].T
         normal = rms_norm(x, w["ln_2.weight"], eps)
         x = x + silu(normal @ w["mlp.c_fc_0.weight"].T) * (normal @ w["mlp.c_fc_1.weight"].T) @ w["mlp.c_proj.weight"].T

@@ -32,7 +32,7 @@ def _attention(config, w, x):
     heads, kv_heads, dim = _sizes(config)
     qkv = (x @ w("wqkv.weight").T + w("wqkv.bias")).reshape(len(x), kv_heads, heads // kv_heads + 2, dim)
     q, k, v = qkv[:, :, :-2].reshape(len(x), heads, dim), qkv[:, :, -2], qkv[:, :, -1]
-    q, k = (rotate(part, config["rope_theta"]) for part in (q, k))
+    q, k = (rotate(part, config) for part in (q, k))
     return attend(q, k, v) @ w("wo.weight").T + w("wo.bias")
 
 

@@ -44,7 +44,7 @@ def logits(config, tensors, ids):
         q, k, v = (
             linear(f"self_attn.{name}_proj", normal).reshape(length, -1, config["head_dim"]) for name in ("q", "k", "v")
         )
-        found = attend(rotate(q, config["rope_theta"]), rotate(k, config["rope_theta"]), v)
+        found = attend(rotate(q, config), rotate(k, config), v)
         x = x + linear("self_attn.o_proj", found)
         normal = rms_norm(x, tensors[f"{prefix}post_attention_layernorm.weight"], eps)
         x = x + linear("mlp.down_proj", silu(linear("mlp.gate_proj", normal)) * linear("mlp.up_proj", normal))

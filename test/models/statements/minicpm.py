@@ -32,7 +32,7 @@ def _attention(config, w, x):
             "qkv", [config["num_attention_heads"], *[config["num_key_value_heads"]] * 2], strict=True
         )
     )
-    return attend(rotate(q, config["rope_theta"]), rotate(k, config["rope_theta"]), v) @ w("self_attn.o_proj").T
+    return attend(rotate(q, config), rotate(k, config), v) @ w("self_attn.o_proj").T
 
 
 def logits(config, tensors, ids):

@@ -37,6 +37,12 @@ MINICPM = {key: value for key, value in COMMON.items() if key != "rope_parameter
     dim_model_base=26,
     tie_word_embeddings=True,
 )
+LONGROPE = dict(  # as MiniCPM 4 has it
+    rope_type="longrope",
+    short_factor=[1.0, 1.1, 1.3, 1.7, 2.1],
+    long_factor=[1.1, 1.9, 2.7, 4.5, 5.5],
+    original_max_position_embeddings=40,
+)
 VARIANTS = {
     "gemma": GEMMA,
     "gemma-legacy": dict(GEMMA, hidden_act="gelu", num_key_value_heads=1, tie_word_embeddings=False),
@@ -51,6 +57,7 @@ VARIANTS = {
     "glm": GLM,
     "glm4": GLM4,
     "minicpm": MINICPM,
+    "minicpm-longrope": dict(MINICPM, rope_scaling=LONGROPE),
     "minicpm-untied": dict(MINICPM, tie_word_embeddings=False, num_key_value_heads=6),
     "glm4-no-bias": dict(GLM4, attention_bias=False, num_key_value_heads=1),
 }

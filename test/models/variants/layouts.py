@@ -85,6 +85,9 @@ BAICHUAN = dict(
 BAICHUAN_13B = {key: value for key, value in BAICHUAN.items() if key != "max_position_embeddings"} | dict(
     architectures=["BaichuanForCausalLM"], model_max_length=256, z_loss_weight=0
 )
+LLAMA3 = dict(
+    rope_type="llama3", factor=6.0, low_freq_factor=1.3, high_freq_factor=3.5, original_max_position_embeddings=32
+)
 PHI3 = dict(COMMON, model_type="phi3", pad_token_id=0)
 
 
@@ -109,7 +112,11 @@ def longrope(longest, original=40):
 VARIANTS = {
     "internlm2": INTERNLM2,
     "internlm2-mha": dict(INTERNLM2, num_key_value_heads=6, bias=False),
+    "internlm2-dynamic": dict(INTERNLM2, rope_scaling=dict(type="dynamic", factor=3.0), max_position_embeddings=32),
     "internlm3": INTERNLM3,
+    "internlm3-dynamic": dict(
+        INTERNLM3, rope_scaling=dict(rope_type="dynamic", factor=3.0), max_position_embeddings=32
+    ),
     "internlm3-bias": dict(INTERNLM3, qkv_bias=False, bias=True, num_key_value_heads=1),
     "qwen": QWEN,
     "baichuan": BAICHUAN,
@@ -117,10 +124,11 @@ VARIANTS = {
     "chatglm": CHATGLM,
     "chatglm-bias": dict(CHATGLM, add_bias_linear=True, multi_query_group_num=3),
     "exaone": EXAONE,
+    "exaone-llama3": dict(EXAONE, rope_scaling=LLAMA3),
     "exaone-tied": dict(EXAONE, tie_word_embeddings=True, num_key_value_heads=3),
     "phi3": PHI3,
     "phi3-window": dict(PHI3, sliding_window=9),
     "phi3-long": dict(PHI3, **longrope(256)),
-    "phi3-short": dict(PHI3, **longrope(256, original=256), num_key_value_heads=6),
+    "phi3-short": dict(PHI3, **longrope(256, original=256), num_key_value_heads=6, tie_word_embeddings=True),
 }
 PLAIN = ["internlm2", "internlm3", "qwen", "exaone", "phi3", "chatglm", "baichuan-13b"]

@@ -1,6 +1,6 @@
 """Sliding windows, smaller and larger than a page and than a chunk of test_logits.py, and what comes with them."""
 
-from models.variants import COMMON
+from models.variants import COMMON, rope
 
 SLIDING, FULL = "sliding_attention", "full_attention"
 MISTRAL = dict(COMMON, model_type="mistral", head_dim=14)
@@ -47,6 +47,7 @@ OLMO3 = dict(  # four layers: without layer_types, the last one has no window
     },
 )
 EXAONE4 = dict(COMMON, model_type="exaone4", head_dim=18, sliding_window=9, layer_types=[SLIDING, FULL])
+LLAMA3 = rope("llama3", factor=6.0, low_freq_factor=1.3, high_freq_factor=3.5, original_max_position_embeddings=32)
 VARIANTS = {
     "mistral-window": dict(MISTRAL, sliding_window=3),
     "mistral-wide-window": dict(MISTRAL, sliding_window=23),
@@ -62,10 +63,12 @@ VARIANTS = {
         tie_word_embeddings=False,
     ),
     "gemma3": GEMMA3,
+    "gemma3-mqa": dict(GEMMA3, num_key_value_heads=1),
     "cohere2": COHERE2,
     "olmo3": OLMO3,
     "olmo3-transformers": OLMO3,  # its config.json as transformers 5 writes it
     "exaone4": EXAONE4,
+    "exaone4-llama3": dict(EXAONE4, **LLAMA3),
     "exaone4-full": dict(EXAONE4, sliding_window=None, layer_types=[FULL] * 2, tie_word_embeddings=True),
 }
 PLAIN = ["ministral", "gemma2", "gemma3", "cohere2", "olmo3", "exaone4"]
