@@ -36,7 +36,7 @@ def test_methods_of_quantisation_are_known_by_one_dict_that_can_be_added_to():
 
     assert model_config.QUANTIZATION_METHODS is quantization.QUANTIZATION_METHODS
     assert "supported_quantization = [*QUANTIZATION_METHODS]" in source(
-        "srt.configs.model_config:ModelConfig._verify_quantization"
+        "srt.configs.model_config:ModelConfig:_verify_quantization"
     )
 
 

@@ -3,9 +3,7 @@
 Reference: transformers/models/qwen2_moe/modeling_qwen2_moe.py.
 """
 
-from mindspore import nn
-
-from sglang.srt.layers_ms import Attention, Exchange, GatedMLP, Router, Routing, ops
+from sglang.srt.layers_ms import Attention, GatedMLP, MixtureOfExperts, Router, Routing, ops
 from sglang.srt.layers_ms.linear import WholeLinear
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.mixture import MixtureConfig, experts, num_experts, shared_mlp
@@ -31,13 +29,11 @@ class Qwen2MoeConfig(MixtureConfig):
         )
 
 
-class Qwen2MoeMixture(nn.Cell):
+class Qwen2MoeMixture(MixtureOfExperts):
     def __init__(self, config):
-        super().__init__()
-        self.gate, self.experts = Router(config, config.num_experts, config.routing), experts(config)
+        super().__init__(Router(config, config.num_experts, config.routing), experts(config), config.shard)
         self.shared_expert = shared_mlp(config)
         self.shared_expert_gate = WholeLinear(config.hidden_size, 1, config.dtype)
-        self.exchange = Exchange(config.shard.mixture)
 
     def construct(self, x, step):
         x = self.exchange.gather(x, step)
