@@ -40,6 +40,12 @@ def test_methods_of_quantisation_are_known_by_one_dict_that_can_be_added_to():
     )
 
 
+def test_mxfp4_is_made_bfloat16_where_sglang_adjusts_to_the_model():
+    assert 'overrides["dtype"] = "bfloat16"' in source("srt.arg_groups.model_overrides.gpt_oss")
+    adjust = source("srt.arg_groups.model_hook:handle_model_specific_adjustments")
+    assert "server_args._resolved_overrides.extend(model_overrides)" in adjust
+
+
 def test_an_architecture_is_known_when_sglang_adjusts_to_the_model():
     adjust = source("srt.arg_groups.model_hook:handle_model_specific_adjustments")
     assert_in_order(adjust, "model_config = model_config_of(server_args)", "torch.cuda.get_device_capability()")

@@ -132,18 +132,22 @@ def adjust_to_model(server_args, previous) -> None:
     """SGLang's adjustments to the model (`previous`), which for some assert a backend of a list that lacks ours.
 
     Models that are not computed are refused first: those adjustments know some of them, and fail without a GPU.
+    A --dtype that was given stays: they make it bfloat16 for kernels of MXFP4, which the loader converts to any.
     """
     from sglang.srt.arg_groups import model_hook
-    from sglang.srt.arg_groups.overrides import model_config_of, resolving_view
+    from sglang.srt.arg_groups.overrides import declare_resolution, model_config_of, resolving_view
 
     if names_a_model(resolving_view(server_args)):
         check_architecture(model_config_of(server_args))
+    dtype = resolving_view(server_args).dtype
     original = model_hook.resolved_view
     model_hook.resolved_view = lambda server_args: _KnownToSGLang(original(server_args))
     try:
         previous(server_args)
     finally:
         model_hook.resolved_view = original
+    if dtype not in ("auto", resolving_view(server_args).dtype):
+        declare_resolution(server_args, SOURCE, dtype=dtype)
 
 
 class _KnownToSGLang:

@@ -11,10 +11,16 @@ TENSORS = ("input_embeds", "positional_embed_overrides")
 
 def check_request(tokenizer_manager, request, input_ids) -> None:
     """Raise ValueError, which SGLang answers with 400, for the tokenized `request` if anything is wrong with it."""
+    from sglang.srt.managers.io_struct import GenerateReqInput
     from sglang.srt.runtime_context import get_model
 
     if get_model().model_impl != "mindspore":
         return
+    if isinstance(request, GenerateReqInput) and not tokenizer_manager.is_generation:
+        raise ValueError(
+            "This server gives embeddings or scores, and generates no text: its model is of that kind, or it was "
+            "started with --is-embedding"
+        )
     vocab_size = tokenizer_manager.model_config.vocab_size
     given = [name for name in TENSORS if _of(request, name) is not None]
     problems = [f"{name} is not supported by {SOURCE}: give text or input_ids" for name in given]
