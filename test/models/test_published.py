@@ -14,7 +14,7 @@ from sglang.srt.layers_ms import rotary
 from sglang.srt.model_executor_ms import device, lost_config, mindspore_framework
 from sglang.srt.model_executor_ms.weights import with_quantisation
 from sglang.srt.model_loader_ms import loader
-from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
+from sglang.srt.models_ms.config import ConfigReader, Runtime, UnsupportedConfig
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import MODELS, model_class
 from sglang.srt.utils.hf_transformers_utils import get_context_length
@@ -155,6 +155,16 @@ def test_the_layers_with_a_window_have_a_rotary_table_of_their_own(tmp_path, nam
     published.write("google/gemma-3-4b-it, its text", tmp_path)
     found = network_of(tmp_path).config
     assert (found.local_rope.rope_type, found.local_rope.rope_theta) == ("default", 10000)
+
+
+@pytest.mark.parametrize("name", ["google/gemma-3-1b-it", "CohereForAI/c4ai-command-r7b-12-2024"])
+def test_a_period_says_which_layers_have_a_window(name):
+    """Of all layers, where nothing has made layer_types of it."""
+    config = published.CONFIGS[name]
+    reader = ConfigReader({key: value for key, value in config.items() if key != "layer_types"})
+    found = model_class(config["architectures"]).config_class.read(reader, Runtime(max_positions=4096))
+    assert 0 in found.windows
+    assert list(found.windows) == windows_of(config)
 
 
 def test_every_architecture_has_a_published_checkpoint():
