@@ -78,16 +78,33 @@ class TestEmbeddings:
         with pytest.raises(openai.BadRequestError, match="only supports"):
             client.embeddings.create(model="default", input=TEXTS, dimensions=9)
 
-    def test_ids_outside_the_vocabulary_are_the_clients_error(self, client):
-        with pytest.raises(openai.BadRequestError, match="a token is from 0 to 130"):
-            client.embeddings.create(model="default", input=[5, 131])
+    @pytest.mark.parametrize(
+        "given, reason",
+        [
+            ([5, 131], "a token is from 0 to 130"),
+            ([[5], [131]], "a token is from 0 to 130"),
+            ([[5], []], "The prompt has no tokens"),
+            (["w5", "w5 " * 400], "longer than the model's context length"),
+        ],
+    )
+    def test_what_cannot_be_embedded_is_the_clients_error(self, client, given, reason):
+        with pytest.raises(openai.BadRequestError, match=reason):
+            client.embeddings.create(model="default", input=given)
+
+    def test_to_generate_is_the_clients_error(self, client):
+        with pytest.raises(openai.BadRequestError, match="generates no text"):
+            client.completions.create(model="default", prompt="w1 w2")
+        found = client.embeddings.create(model="default", input=TEXTS[:1])
+        assert_near([one.embedding for one in found.data], answers("Qwen3Model", TEXTS[:1]))
 
 
 class TestClassifier:
     @pytest.fixture(scope="class")
     @classmethod
     def server(cls, serve, tmp_path_factory):
-        return serve(checkpoint(tmp_path_factory, "Qwen3ForSequenceClassification"))
+        """Scores several places of a text, for which SGLang wants whole prompts in one step."""
+        setwise = ("--disable-radix-cache", "--chunked-prefill-size", "-1", "--mem-fraction-static", "0.5")
+        return serve(checkpoint(tmp_path_factory, "Qwen3ForSequenceClassification"), *setwise)
 
     def test_classify_gives_logits_and_v1_classify_labels(self, server):
         wanted = answers("Qwen3ForSequenceClassification")
@@ -108,6 +125,42 @@ class TestClassifier:
         order = wanted.argsort(descending=True).tolist()
         assert [one["index"] for one in found] == order
         assert_near([one["score"] for one in found], wanted[order])
+        body = {"query": QUERY, "documents": TEXTS, "top_n": 1, "return_documents": False}
+        (best,) = server.post("/v1/rerank", body).json()
+        assert (best["index"], best["score"], "document" in best) == (order[0], pytest.approx(found[0]["score"]), False)
+
+    def test_hidden_states_are_those_that_were_scored(self, server):
+        body = {"model": "m", "query": QUERY + " ", "items": TEXTS[:2], "return_pooled_hidden_states": True}
+        decoder = pooled.model("Qwen3ForSequenceClassification").classifier.model
+        with torch.no_grad():
+            prompts = [torch.tensor([ids(f"{QUERY} {text}")]) for text in TEXTS[:2]]
+            wanted = torch.cat([decoder(prompt).last_hidden_state[:, -1] for prompt in prompts])
+        assert_near(server.post("/v1/score", body).json()["pooled_hidden_states"], wanted)
+
+    def test_each_place_of_a_token_gets_scores(self, server):
+        items = ["w2 w9 w5 w9", "w9 w4"]
+        body = {"model": "m", "query": QUERY + " ", "items": items, "score_extraction_token": "w9"}
+        first, second = server.post("/v1/score", body).json()["scores"]
+        upto = [f"{QUERY} {text}" for text in ("w2 w9", "w2 w9 w5 w9", "w9")]
+        assert_near([*first, *second], answers("Qwen3ForSequenceClassification", upto))
+
+    @pytest.mark.parametrize(
+        "path, body, reason",
+        [
+            ("/generate", {"text": "w1"}, "generates no text"),
+            ("/encode", {"text": "w1", "dimensions": 2}, "matryoshka"),
+            (
+                "/v1/score",
+                dict(query=[1], items=[[9]], embed_override_token_id=9, item_embed_overrides=[[[0.0] * 60]]),
+                "positional_embed_overrides is not supported",
+            ),
+        ],
+    )
+    def test_what_it_does_not_do_is_the_clients_error(self, server, path, body, reason):
+        answer = server.post(path, {"model": "m", **body})
+        assert (answer.status_code, reason in answer.text) == (400, True), answer.text
+        (found,) = server.post("/classify", {"text": TEXTS[:1]}).json()
+        assert_near([found["embedding"]], answers("Qwen3ForSequenceClassification", TEXTS[:1]))
 
 
 class TestReranker:
@@ -133,6 +186,18 @@ class TestReranker:
         body = {"model": "m", "query": QUERY + " ", "items": TEXTS, "label_token_ids": labels}
         wanted = torch.stack([last_logits(f"{QUERY} {text}").softmax(-1)[labels] for text in TEXTS])
         assert_near(server.post("/v1/score", body).json()["scores"], wanted)
+
+    def test_score_compares_each_items_own_tokens(self, server):
+        body = {"model": "m", "query": QUERY, "items": [f"{text} " for text in TEXTS[:2]], "item_first": True}
+        body |= {"label_token_ids": [[3, YES], [130, NO, 4]], "apply_softmax": True, "temperature": 0.5}
+        found = server.post("/v1/score", body).json()["scores"]
+        for text, labels, scores in zip(TEXTS[:2], body["label_token_ids"], found, strict=True):
+            assert_near(scores, (last_logits(f"{text} {QUERY}")[labels] / 0.5).softmax(-1))
+
+    @pytest.mark.parametrize("path", ["/v1/embeddings", "/v1/classify"])
+    def test_to_embed_is_the_clients_error(self, server, path):
+        answer = server.post(path, {"model": "m", "input": "w1"})
+        assert (answer.status_code, "--is-embedding" in answer.text) == (400, True)
 
 
 def last_logits(text: str) -> torch.Tensor:
