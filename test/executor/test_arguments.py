@@ -201,6 +201,14 @@ def test_a_config_whose_class_comes_with_the_checkpoint_needs_trust(tmp_path):
     mindspore_framework.check_config_class(arguments)
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_model_type_that_nothing_reads_is_named(tmp_path, trusted):
+    arguments = folder_of(tmp_path, model_type="something_new", architectures=["LlamaForCausalLM"])
+    arguments.trust_remote_code = trusted
+    with pytest.raises(mindspore_framework.UnsupportedModel, match="'something_new' is neither beside it"):
+        mindspore_framework.check_config_class(arguments)
+
+
 @pytest.mark.parametrize("model_type", ["qwen3", "chatglm"])  # transformers' class, and SGLang's
 def test_configs_that_are_known_need_no_trust(tmp_path, model_type):
     auto_map = dict(AutoConfig="configuration_x.Config")

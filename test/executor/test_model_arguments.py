@@ -86,7 +86,7 @@ def test_a_checkpoint_is_taken_for_what_it_is(found, variant):
 
 
 def test_a_config_class_beside_the_checkpoint_needs_trust(found):
-    assert "trust_remote_code=True" in found["untrusted"]["error"]
+    assert "--trust-remote-code" in found["untrusted"]["error"]
 
 
 def test_embeddings_that_are_pooled_in_another_way_are_refused(found):

@@ -319,11 +319,10 @@ def check_config_class(arguments) -> None:
         return
     if not set(architectures) & set(MODELS):
         raise UnsupportedModel(f"{arguments.model_path}: {unknown(architectures)}")
-    if "AutoConfig" in written.get("auto_map", ()) and not arguments.trust_remote_code:
-        raise UnsupportedModel(
-            f"{arguments.model_path}: the class that reads the config.json of {architectures[0]} comes with the "
-            "checkpoint, as code: give --trust-remote-code"
-        )
+    kind, own = written.get("model_type"), "AutoConfig" in written.get("auto_map", ())
+    how = "is beside it, as code: give --trust-remote-code" if own else "is neither beside it, nor installed"
+    if not arguments.trust_remote_code if own else kind:
+        raise UnsupportedModel(f"{arguments.model_path}: what reads config.json of model_type {kind!r} {how}")
 
 
 def check_architecture(model_config) -> None:
