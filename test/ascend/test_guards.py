@@ -4,6 +4,7 @@ import ast
 import contextlib
 import inspect
 import sys
+import weakref
 from pathlib import Path
 
 import mindspore as ms
@@ -363,3 +364,14 @@ def test_every_rule_is_broken_by_one_of_these_calls(broken):
         with contextlib.suppress(ContractError):
             kernel(*(replaced.get(place, argument) for place, argument in enumerate(good)))
     assert set().union(*map(rules, MODULES)) == set(broken)
+
+
+def test_memory_that_is_read_is_no_other_tensors_meanwhile():
+    array = np.arange(6, dtype=np.int32)
+    owner = weakref.ref(array)
+    part = memory.stored(ms.Tensor.from_numpy(array)).reshape(2, 3)[1]  # the tensor itself is gone
+    del array
+    assert owner() is not None
+    assert part.tolist() == [3, 4, 5]
+    del part
+    assert owner() is None

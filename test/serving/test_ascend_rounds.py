@@ -8,10 +8,11 @@ from models.tiny import TINY, reference_logits, save
 
 DTYPE, CHUNK = "float16", 256
 GREEDY = dict(temperature=0, max_new_tokens=6, ignore_eos=True)
-# ALiBi, with a prompt of more than two rounds; sinks and soft caps, of models with experts: whom a token goes to may
-# change with the last bits, and their prompts are short.
+# ALiBi, with a prompt of more than two rounds; soft caps, with windows in every second layer; sinks and soft caps, of
+# models with experts: whom a token goes to may change with the last bits, and their prompts are short.
 VARIANTS = {
     "baichuan-13b": (dict(hidden_size=96, model_max_length=2048), [3, 45, 1100]),
+    "gemma2": (dict(max_position_embeddings=1024, head_dim=16), [3, 45, 560]),
     "gpt_oss": (dict(head_dim=16), [3, 45]),
     "grok": (dict(head_dim=16), [3, 45]),
 }

@@ -39,13 +39,14 @@ def require(holds, kernel: str, rule: str) -> None:
 
 
 def stored(tensor) -> np.ndarray:
-    """The tensor's own memory, whatever its strides; bfloat16 as its bits."""
+    """The tensor's own memory, whatever its strides, which it keeps as long as it is in use; bfloat16 as its bits."""
     dtype = np.dtype(_STORED[tensor.dtype])
     if 0 in tensor.shape:
         return np.empty(tensor.shape, dtype)
     steps = [step * dtype.itemsize for step in tensor.stride()]
     size = dtype.itemsize + sum((length - 1) * step for length, step in zip(tensor.shape, steps, strict=True))
     memory = (ctypes.c_char * size).from_address(tensor.data_ptr())
+    memory.tensor = tensor  # whose memory is another's when nothing refers to it any more
     return np.ndarray(tensor.shape, dtype, memory, strides=steps)
 
 
