@@ -1,7 +1,7 @@
 """Models of models/harness.py, whole and in stages, whose steps the runner of NPUs prepares and runs."""
 
 import torch
-from models.harness import SLOTS, STALE, PagedModel
+from models.harness import SLOTS, STALE, TOKENS, PagedModel
 from models.parts import Part, StagedModel
 
 from sglang.srt.layers_ms.ops.ascend_reference.memory import stored
@@ -22,7 +22,7 @@ class NpuSteps:
 
     def __init__(self, network, caches, page_size, buckets=()):
         self.page_size, self.req_to_token = page_size, torch.zeros(REQUESTS, SLOTS, dtype=torch.int32)
-        link, limits = DeviceLink("cpu", OneOrder(), pin_memory=False), Limits(200, REQUESTS, SLOTS // page_size)
+        link, limits = DeviceLink("cpu", OneOrder(), pin_memory=False), Limits(TOKENS, REQUESTS, SLOTS // page_size)
         self.runner = npu_runner(network, caches, limits, self.req_to_token, page_size, link, buckets)
         self.runner.capture(SLOTS // page_size - 1)
         self.extends = None  # whether any of several attention replicas has more than single tokens

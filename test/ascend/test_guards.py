@@ -87,8 +87,9 @@ CALLS = {
         {2: of(F16, 2, 3)},
     ),
     attention.apply_rotary: (
-        (of(F16, 3, 32), of(F16, 3, 16), of(F16, 3, 16), of(F16, 3, 16), ints(3)),
-        {4: ints(3, dtype=I64)},
+        (of(F16, 3, 32), of(F16, 3, 16), of(F16, 3, 16), of(F16, 3, 16), ints(2, 3)),
+        {4: ints(2, 3, dtype=I64)},
+        {4: ints(1, 2)},
         {0: of(F32, 3, 32)},
         {1: of(BF16, 3, 16)},
         {2: of(F16, 3, 8), 3: of(F16, 3, 8)},

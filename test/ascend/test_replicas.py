@@ -191,4 +191,5 @@ def test_kinds_that_must_be_one_run_are_a_chunk_which_reads_what_is_cached():
     assert kinds([1, 1], [4, 9]) == [(DECODE, [0, 1])]
     assert kinds([2, 1, 3], [2, 4, 9]) == [(host.CHUNK, [0, 1, 2])]
     assert kinds([2, 1], [2, 4]) == [(host.CHUNK, [0, 1])]
+    assert kinds([1, 2], [1, 2]) == [(host.FRESH, [0, 1])]
     assert kinds([], []) == [(DECODE, [])]

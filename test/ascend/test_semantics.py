@@ -7,7 +7,7 @@ import torch
 from models.harness import Requests, assert_logits_close
 from models.int8 import reference, to_int8
 from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
-from models.tiny import reference_logits, save
+from models.tiny import TINY, reference_logits, save
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
@@ -80,6 +80,31 @@ def test_weights_that_are_loaded_again_stay_where_captured_graphs_know_them(chec
         model.network.pack()
         np.testing.assert_allclose(Requests(model, PAGE).step(ids)["short"], scale * before, rtol=1e-2, atol=1e-3)
     assert [parameter.data_ptr() for parameter in parameters] == places
+
+
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("variant", ["qwen3@16", "deepseek_v3@16"])
+def test_prompts_of_as_many_tokens_as_there_are_positions_begin_at_0(checked, monkeypatch, tmp_path, variant, more):
+    positions, (name, _, size) = 64, variant.partition("@")
+    monkeypatch.setitem(TINY, f"{name}-short", TINY[name] | dict(max_position_embeddings=positions))
+    variant = f"{name}-short@{size}"
+    requests = Requests(NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE), PAGE)
+    ids = {"a": np.arange(30) % 131, "b": np.arange(positions - 30 + more + 2) * 5 % 131}
+    first = requests.step({name: row[:-1] for name, row in ids.items()})
+    assert sum(map(len, first.values())) == positions + more
+    last = requests.step({name: row[-1:] for name, row in ids.items()})
+    compare({name: np.concatenate([first[name], last[name]]) for name in ids}, variant, ids, "float16")
+
+
+@pytest.mark.parametrize("variant", ["qwen3@16", "deepseek_v3@16", "gemma2@16"])
+def test_prompts_of_one_token_go_with_other_fresh_ones_where_a_step_is_one_run(model_of, monkeypatch, variant):
+    model, ids = model_of(variant), prompts()
+    monkeypatch.setattr(model.graph.runner, "parts", lambda *lengths: host.parts(*lengths[:2], True))
+    requests = Requests(model, PAGE)
+    steps = [requests.step({"long": ids["long"][:-1], "short": ids["short"][:1]})]
+    steps.append(requests.step({"long": ids["long"][-1:], "short": ids["short"][1:]}))
+    found = {name: np.concatenate([step[name] for step in steps]) for name in ("long", "short")}
+    compare(found, variant, ids, "float16")
 
 
 # ---- what other backends got wrong, where the table could ----

@@ -178,6 +178,15 @@ def test_longrope_has_the_factors_of_the_context_that_is_served(context, divisor
 
 
 @pytest.mark.usefixtures("table")
+def test_tables_with_more_rows_have_the_same_ones_first():
+    factors = dict(short_factor=(2.0,) * 3, long_factor=(5.0,) * 3, original_max_position_embeddings=40)
+    rope = Rope("longrope", 300.0, 6, 256, **factors)
+    tables = [rotary_tables(rope, 40, rows=rows)[0].asnumpy() for rows in (0, 30, 41)]
+    assert [len(table) for table in tables] == [40, 40, 41]
+    np.testing.assert_array_equal(tables[2][:40], tables[0])
+
+
+@pytest.mark.usefixtures("table")
 def test_layers_of_a_model_share_their_tables():
     rope = Rope("default", 300.0, 12, 256)
     assert rotary_tables(rope, 64)[0] is rotary_tables(Rope("default", 300.0, 12, 256), 64)[0]

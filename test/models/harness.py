@@ -31,6 +31,7 @@ from sglang.srt.models_ms.registry import model_class
 from sglang.srt.utils.hf_transformers_utils import get_config, get_context_length
 
 SLOTS = 1024  # of the pool, for any page size that divides it
+TOKENS = 200  # of the largest step
 STALE = 100.0  # what a used cache may hold where nobody should look
 
 
@@ -89,7 +90,8 @@ class PagedModel:
     def __init__(self, folder: Path, dtype: str = "float32", page_size: int = 1, compiled: bool = True):
         """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
         config = get_config(str(folder), trust_remote_code=True)
-        runtime = Runtime(dtype=getattr(ms, ops.compute_dtype(dtype)), max_positions=get_context_length(config))
+        computed, longest = getattr(ms, ops.compute_dtype(dtype)), get_context_length(config)
+        runtime = Runtime(dtype=computed, max_positions=longest, most_prompt_tokens=TOKENS)
         self.architecture = config.architectures[0]
         written = restored(with_quantisation(config.to_dict(), folder, None), folder)
         self.network = network = model_class(config.architectures)(written, runtime)
@@ -127,7 +129,7 @@ class PagedModel:
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
         if not self.compiled:
             return Uncompiled(self.network, k_caches, v_caches, "")
-        return forward_graph(self.network, k_caches, v_caches, Limits(tokens=200, requests=8, blocks=SLOTS))
+        return forward_graph(self.network, k_caches, v_caches, Limits(tokens=TOKENS, requests=8, blocks=SLOTS))
 
 
 class Requests:

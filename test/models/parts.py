@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import torch
-from models.harness import SLOTS, STALE, Uncompiled, UncompiledWithRoom
+from models.harness import SLOTS, STALE, TOKENS, Uncompiled, UncompiledWithRoom
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
@@ -24,7 +24,7 @@ def network_of(folder, stage: Stage, dtype="float32", shard: Shard | None = None
     config = get_config(str(folder), trust_remote_code=True)
     positions = get_context_length(config)
     computed = getattr(ms, ops.compute_dtype(dtype))
-    runtime = Runtime(dtype=computed, max_positions=positions, stage=stage, shard=shard or Shard())
+    runtime = Runtime(computed, positions, shard or Shard(), stage, most_prompt_tokens=TOKENS)
     network = model_class(config.architectures)(config.to_dict(), runtime)
     loader.load(network, folder, progress=False, **network.checkpoint())
     return network
@@ -61,7 +61,7 @@ class Part:
 
     def _graph(self, compiled):
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
-        limits = Limits(tokens=200, requests=8, blocks=SLOTS)
+        limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
         if not compiled and self.config.shard.replicas > 1:  # whose tensors are as large, whatever each of them has
             return UncompiledWithRoom(self.network, k_caches, v_caches, limits, passed_on(self.config))
         if not compiled:

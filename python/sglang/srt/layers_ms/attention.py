@@ -62,7 +62,8 @@ class Attention(nn.Cell):
         )
         self.num_kv_heads, self.eps, self.offset = self.qkv_proj.num_kv_heads, config.rms_norm_eps, norm_offset
         rope = config.rope if rope is ... else rope
-        self.cos, self.sin = (None, None) if rope is None else rotary_tables(rope, config.max_positions, dtype)
+        tables = (None, None) if rope is None else rotary_tables(rope, config.max_positions, dtype, config.rotary_rows)
+        self.cos, self.sin = tables
         self.window = window if window < config.max_positions else 0
         self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
         self.sinks = None if sinks is None else parameter((own.stop - own.start,), ms.float32, Piece(sinks, (own,)))

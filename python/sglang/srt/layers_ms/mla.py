@@ -65,7 +65,7 @@ class LatentAttention(nn.Cell):
         self.scale = latent_scale(config.rope, size)
         ops.check_latent_attention(rank, config.qk_rope_head_dim, config.qk_nope_head_dim, config.v_head_dim)
         self.in_rounds = ops.in_rounds(0, 0.0, False, False, latent=True)
-        self.cos, self.sin = rotary_tables(config.rope, config.max_positions, config.dtype)
+        self.cos, self.sin = rotary_tables(config.rope, config.max_positions, dtype, config.rotary_rows)
 
         def queries(name, width):
             rows = slice(heads.start * size, heads.stop * size)

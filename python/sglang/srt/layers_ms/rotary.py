@@ -132,16 +132,16 @@ def inverse_frequencies(rope: Rope) -> tuple[np.ndarray, float]:
     return FREQUENCIES[rope.rope_type](rope)
 
 
-def rotary_tables(rope: Rope, max_positions: int, dtype: Type = ms.float32) -> tuple[Tensor, Tensor]:
+def rotary_tables(rope: Rope, max_positions: int, dtype: Type = ms.float32, rows: int = 0) -> tuple[Tensor, Tensor]:
     """cos and sin of every position and pair, as ops.rotary_tables wants them for a model of `dtype`.
 
-    The same tensors for the same arguments.
+    rows: of the tables, where positions are fewer. The same tensors for the same arguments.
     """
-    return _tables(rope, max_positions, dtype, ops.rotary_tables)
+    return _tables(rope, max_positions, dtype, rows, ops.rotary_tables)
 
 
 @functools.lru_cache(maxsize=8)
-def _tables(rope, max_positions, dtype, laid_out):
+def _tables(rope, max_positions, dtype, rows, laid_out):
     frequencies, attention_factor = inverse_frequencies(replace(rope, longest=max_positions))
-    angles = np.outer(np.arange(max_positions), frequencies)
+    angles = np.outer(np.arange(max(max_positions, rows)), frequencies)
     return laid_out(*((turn(angles) * attention_factor).astype(np.float32) for turn in (np.cos, np.sin)), dtype)

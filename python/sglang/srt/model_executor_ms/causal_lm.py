@@ -62,7 +62,8 @@ class MindSporeForCausalLM(torch.nn.Module):
             parallel.stay_on(cores)
         stage = parallel.pipeline_stage(environment.stage_layers)
         fused_sums = environment.fused_sums and get_parallel().nnodes == 1
-        runtime = Runtime(getattr(ms, computed), positions, shard, stage, fused_sums)
+        begun = _most_prompt_tokens(positions)
+        runtime = Runtime(getattr(ms, computed), positions, shard, stage, fused_sums, begun)
         self.config = config
         network_class = model_class(config.architectures)
         generates = is_generation_model(config.architectures, get_model().is_embedding)
@@ -181,14 +182,20 @@ def _warm_up_steps(page_size: int, config, hybrid: bool) -> list[Step]:
     return steps
 
 
+def _most_prompt_tokens(context: int) -> int:
+    """Of a step that SGLang schedules: a chunk of prefill, or a whole prompt."""
+    schedule = get_schedule()
+    chunk = schedule.chunked_prefill_size or -1
+    return chunk if chunk > 0 else max(schedule.max_prefill_tokens, context)
+
+
 def _limits(model_runner) -> Limits:
-    """The largest step that SGLang schedules: a chunk of prefill, or a whole prompt, beside every decoding request.
+    """The largest step that SGLang schedules: tokens of prompts beside every decoding request.
 
     With room for the steps of WARM_UP, where that is less.
     """
-    schedule, context = get_schedule(), model_runner.model_config.context_len
-    chunk = schedule.chunked_prefill_size or -1
-    prefill = chunk if chunk > 0 else max(schedule.max_prefill_tokens, context)
+    context = model_runner.model_config.context_len
+    prefill = _most_prompt_tokens(context)
     requests = max(model_runner.max_running_requests, *(len(queries) for _, queries, _ in WARM_UP))
     tokens = max(prefill + requests, *(sum(queries) for _, queries, _ in WARM_UP))
     return Limits(tokens, requests, -(-context // model_runner.page_size) + 1)

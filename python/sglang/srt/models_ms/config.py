@@ -244,6 +244,7 @@ class Runtime:
     shard: Shard = field(default_factory=Shard)
     stage: Stage = field(default_factory=Stage)
     fused_sums: bool = True  # whether sums over ranks may be left to the norms behind them
+    most_prompt_tokens: int = 0  # of one step; 0: as many as the longest context
 
     def rounded(self, value: float) -> float:
         """The value as an activation holds it: what a checkpoint was trained with, where it rounds a factor."""
@@ -274,6 +275,7 @@ class DecoderConfig:
     max_positions: int
     shard: Shard
     stage: Stage = field(default_factory=Stage)
+    most_prompt_tokens: int = 0
     windows: tuple[int, ...] = ()  # of each layer, see ConfigReader.windows
     embedding_multiplier: float = 1.0  # on embedded tokens
     residual_multiplier: float = 1.0  # on what attention and mlp add
@@ -284,6 +286,11 @@ class DecoderConfig:
     def windowed(self) -> tuple[int, ...]:
         """The layers with a window that some context outgrows; the others see all tokens before theirs."""
         return tuple(layer for layer, window in enumerate(self.windows) if 0 < window < self.max_positions)
+
+    @property
+    def rotary_rows(self) -> int:
+        """Of rotary tables. With as many rows as a step has tokens, one would be taken for each token."""
+        return max(self.max_positions, self.most_prompt_tokens) + 1
 
     @property
     def held(self) -> range:
@@ -320,6 +327,7 @@ class DecoderConfig:
             max_positions=runtime.max_positions or hf.get("max_position_embeddings"),
             shard=runtime.shard,
             stage=runtime.stage,
+            most_prompt_tokens=runtime.most_prompt_tokens,
         )
         hf.require("is_causal", True)
         if "sliding_window" not in hf.read:

@@ -211,7 +211,10 @@ def parts(query_lens, seq_lens, together=False):
     fresh = (query_lens == seq_lens) & ~single
     found = [(FRESH, rows[fresh]), (DECODE if single[~fresh].all() else CHUNK, rows[~fresh])]
     found = [(kind, chosen) for kind, chosen in found if len(chosen)]
-    return [(CHUNK, rows)] if together and len(found) > 1 else found  # which reads all keys where they are cached
+    if not together or len(found) == 1:
+        return found
+    # CHUNK reads all keys where they are cached; where no request has some there yet, FRESH does for single tokens too.
+    return [(FRESH if (query_lens == seq_lens).all() else CHUNK, rows)]
 
 
 def compiled():

@@ -151,7 +151,8 @@ def apply_rotary(query, key, cos, sin, lengths):
     """Rotate every head [R] of query [T, H * R] and key [T, K * R], halves against each other -> both.
 
     cos and sin of the dtype of query. Either a row for each token, [T, R]; or those of all positions [P, R], where
-    requests of these lengths begin at position 0 and lie one after the other.
+    requests of these lengths begin at position 0 and lie one after the other. Which it is, the number of rows says: P
+    is not T.
     """
     return generated.ApplyRotaryPosEmb(2)(query, key, cos, sin, lengths)
 

@@ -84,10 +84,13 @@ def reshape_and_cache(key, value, key_cache, value_cache, slot_mapping):
 
 def _rotary_rows(cos, tokens, lengths):
     """Which row of cos turns each token."""
+    kernel, found = "ApplyRotaryPosEmb", f"{tokens} tokens, lengths {lengths.tolist()} and {cos.shape[0]} rows"
+    # Of requests with one token each, padding among them, nobody gives a table.
+    begins, single = lengths.sum() == tokens, len(lengths) == tokens
     if cos.shape[0] == tokens:
+        require(single or not begins, kernel, f"{found}: a row each, or all positions")
         return np.arange(tokens)
-    rule = f"{tokens} tokens, lengths {lengths.tolist()} and {cos.shape[0]} rows: neither a row each nor all positions"
-    require(lengths.sum() == tokens and lengths.max() <= cos.shape[0], "ApplyRotaryPosEmb", rule)
+    require(begins and lengths.max() <= cos.shape[0], kernel, f"{found}: neither a row each nor all positions")
     return np.concatenate([np.arange(length) for length in lengths])
 
 
