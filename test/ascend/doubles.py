@@ -272,6 +272,7 @@ class Scheduler:
         self.free_rows = list(range(1, rows))
         self.free_pages = list(self.random.permutation(np.arange(1, pages)))
         self.tokens, self.rows, self.slots = {}, {}, {}  # by request id
+        self.columns = 3 if windows else 2  # of hidden states
         self.window_slots = on_device(np.zeros(pages * PAGE), torch.int64) if windows else None
         self.free_window_pages = list(self.random.permutation(np.arange(1, windows)))
         self.left = {}  # by request id: how many of its pages its window has left behind
@@ -312,7 +313,7 @@ class Scheduler:
             rids=list(lengths),
             is_extend_in_batch=not decodes,
         )
-        return batch, on_device(ids, torch.int64), np.array(wanted, np.float32).reshape(-1, 2)
+        return batch, on_device(ids, torch.int64), np.array(wanted, np.float32).reshape(-1, self.columns)
 
     def _give(self, slot, seen):
         """A slot in the second pool -> the fingerprint of what a window sees, if there is one."""

@@ -105,10 +105,11 @@ def test_a_step_beside_other_replicas_costs_no_more_and_an_idle_one_touches_no_t
         return dict(step(made, prepared))
 
     for rid in "abc":
-        scheduler.start(rid, scheduler.random.integers(0, 99, 2))
-    prompts = spent(scheduler.batch(dict.fromkeys("abc", 2)), 9, True)
+        scheduler.start(rid, scheduler.random.integers(0, 99, PAGE))
+    prompts = spent(scheduler.batch(dict.fromkeys("abc", PAGE)), 9, True)
     assert (prompts["copies to the device"], prompts["graphs"]) == (1, 1)
-    gathering = spent(scheduler.decode("abc"), 7, False)["launches"]
+    for _ in range(2):  # after a prompt what a request holds may change late
+        gathering = spent(scheduler.decode("abc"), 7, False)["launches"]
     decoding = spent(scheduler.decode("abc"), 7, False)
     assert gathering == 4 and decoding == {
         "copies to the device": 1,

@@ -191,6 +191,8 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
     group = SimpleNamespace(device=SimpleNamespace(type=where), cpu_group=None, ranks=[0, 1, 2, 3])
     joined = []
     monkeypatch.setattr(parallel, "get_parallel", lambda: sizes)
+    flags = SimpleNamespace(moe=SimpleNamespace(moe_a2a_backend="none"))
+    monkeypatch.setattr(parallel, "get_exec", lambda: flags)
     monkeypatch.setattr("sglang.srt.distributed.get_tp_group", lambda: group)
     monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: "store")
     monkeypatch.setattr(
@@ -234,7 +236,9 @@ def made(calls, monkeypatch):
 
     def runner(first=True, in_rounds=False, **flags):
         vars(graph).update(flags)
-        network = SimpleNamespace(cells_and_names=lambda: [("attention", SimpleNamespace(in_rounds=in_rounds))])
+        cells = [("attention", SimpleNamespace(in_rounds=in_rounds))]
+        config = SimpleNamespace(shard=SimpleNamespace(replicas=1))
+        network = SimpleNamespace(cells_and_names=lambda: cells, config=config)
         return start.runner(network, caches, limits, torch.zeros(4, 4), 4, 99, first)
 
     return runner
