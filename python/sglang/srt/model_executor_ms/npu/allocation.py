@@ -4,8 +4,6 @@ SGLang 0.5.23 chooses both by the name of the attention backend, `ascend`. For a
 that are written for GPUs. On a 310P there is no Triton at all.
 """
 
-from sglang.srt.layers_ms.ops.ascend import host
-
 
 def paged_allocator(original, configurator, *, token_to_kv_pool_allocator=None, **known):
     """KVCacheConfigurator._build_token_to_kv_pool_allocator, with SGLang's allocator for NPUs where it has none yet.
@@ -21,7 +19,7 @@ def _npu_allocator(configurator, sizes, pool):
     from sglang.srt.hardware_backend.npu.allocator_npu import NPUPagedTokenToKVPoolAllocator
     from sglang.srt.runtime_context import get_schedule
 
-    allocator = NPUPagedTokenToKVPoolAllocator if host.profile().triton else _without_triton()
+    allocator = NPUPagedTokenToKVPoolAllocator if _has_triton() else _without_triton()
     return allocator(
         sizes.max_total_num_tokens,
         page_size=get_schedule().page_size,
@@ -30,6 +28,12 @@ def _npu_allocator(configurator, sizes, pool):
         kvcache=pool,
         need_sort=False,
     )
+
+
+def _has_triton() -> bool:
+    from sglang.srt.layers_ms.ops.ascend import host  # imports MindSpore, which a launcher must not
+
+    return host.profile().triton
 
 
 def _without_triton() -> type:
@@ -48,7 +52,7 @@ def _without_triton() -> type:
 
 def support_triton(original, backend: str) -> bool:
     """SGLang's support_triton, by which it fills its tables with Triton kernels or with torch, on chips with both."""
-    return host.profile().triton and original(backend)
+    return _has_triton() and original(backend)
 
 
 def last_slots(req_to_token, req_pool_indices_tensor, prefix_lens_tensor):
