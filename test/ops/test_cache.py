@@ -337,3 +337,7 @@ def test_attention_with(model, feature, dtype, page_size):
         found = model.run(step)
         found.asnumpy()
         close(found, step.attention(), model.computed)
+
+
+def test_sglang_makes_the_caches():
+    assert ops.own_cache((16, 2, 8), ms.float32, False, 4) is None
