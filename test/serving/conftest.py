@@ -1,6 +1,7 @@
 """Engines and a server on the demo model, each started once for all tests that use it."""
 
 import os
+import random
 import signal
 import socket
 import sys
@@ -25,9 +26,12 @@ START = 300  # seconds for a server to become ready on a busy machine
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
+    """Below those that connections get: SGLang takes the ones from 233 above a server's too, without a look."""
+    while True:
+        port = random.SystemRandom().randrange(12000, 32000)
+        with suppress(OSError), socket.socket() as free:
+            free.bind(("127.0.0.1", port))
+            return port
 
 
 class Reference:

@@ -11,8 +11,11 @@ from serving.answers import PROMPTS, asked, check_answers
 
 # Operator table: (variant, arguments, limit of logprobs, share of choices that rounding may change). A token goes to 3
 # of 8 experts. On the Ascend path decode graphs are captured, for two requests.
-NPU = ["--dtype", "float16", "--page-size", "16", "--cuda-graph-bs-decode", "2"]
-TABLES = {"cpu": ("qwen3_moe@ranks", [], 1e-4, 0.0), "ascend_reference": ("qwen3_moe@ranks16", NPU, 0.1, 0.02)}
+NPU = ["--ep-size", "2", "--dtype", "float16", "--page-size", "16", "--cuda-graph-bs-decode", "2"]
+TABLES = {
+    "cpu": ("qwen3_moe@ranks", ["--moe-a2a-backend", "deepep"], 1e-4, 0.0),
+    "ascend_reference": ("qwen3_moe@ranks16", NPU, 0.1, 0.02),
+}
 LOCATION = [[7, 6, 5, 4, 7, 3, 2, 1, 0, 0], [0, 2, 4, 6, 1, 3, 5, 7, 1, 1]]  # of the experts of two layers
 
 
@@ -35,7 +38,7 @@ def ranks(request, serve, tmp_path_factory):
     recorded, folder = tmp_path_factory.mktemp("recorded"), save(name, tmp_path_factory.mktemp("moe"))
     location = recorded / "location.json"
     location.write_text(json.dumps({"physical_to_logical_map": LOCATION}))
-    arguments = ["--tp-size", "2", "--moe-a2a-backend", "deepep", "--ep-num-redundant-experts", "2"]
+    arguments = ["--tp-size", "2", "--ep-num-redundant-experts", "2"]
     arguments += ["--init-expert-location", location, "--enable-eplb", "--eplb-rebalance-num-iterations", "50"]
     arguments += ["--skip-tokenizer-init", "--max-running-requests", "4"]
     with pytest.MonkeyPatch.context() as patch:
