@@ -35,10 +35,6 @@ class Qwen2MoeMixture(MixtureOfExperts):
         self.shared_expert = shared_mlp(config)
         self.shared_expert_gate = WholeLinear(config.hidden_size, 1, config.dtype)
 
-    def leave_sum_to(self, norm) -> bool:
-        """As RowLinear's: it cannot be, since what is added up is no product."""
-        return False
-
     def construct(self, x, step):
         x = self.exchange.gather(x, step)
         weights, chosen = self.gate(x)
