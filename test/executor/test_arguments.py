@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from sglang.srt.arg_groups import overrides
-from sglang.srt.model_executor_ms import arguments, flags, mindspore_framework
+from sglang.srt.model_executor_ms import arguments, flags, mindspore_framework, parallel_arguments
 from sglang.srt.model_executor_ms.flag_support import LIMITED, REFUSED, SUPPORTED
 from sglang.srt.server_args import ServerArgs
 
@@ -81,7 +81,7 @@ def test_all_refused_arguments_are_in_one_error():
 def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
     with pytest.raises(flags.UnsupportedFlag, match=f"--ep-size {ep_size} does not divide --tp-size 2"):
         sizes = dict(tp_size=2, ep_size=ep_size, attn_dp_size=1, pp_size=1)
-        mindspore_framework.check_parallelism(SimpleNamespace(**sizes, device="cpu"))
+        parallel_arguments.check_parallelism(SimpleNamespace(**sizes, device="cpu"))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
 def test_replicas_of_attention_that_cannot_be_are_refused(device, size, nodes, problem):
     sizes = dict(tp_size=4, ep_size=1, pp_size=1, nnodes=nodes, return_hidden_states_mode=None, device=device)
     for possible in (1, 2, 4):
-        mindspore_framework.check_parallelism(SimpleNamespace(**sizes | dict(nnodes=1), attn_dp_size=possible))
+        parallel_arguments.check_parallelism(SimpleNamespace(**sizes | dict(nnodes=1), attn_dp_size=possible))
     with pytest.raises(flags.UnsupportedFlag, match=f"--attn-dp-size {size} .*{problem}"):
-        mindspore_framework.check_parallelism(SimpleNamespace(**sizes, attn_dp_size=size))
+        parallel_arguments.check_parallelism(SimpleNamespace(**sizes, attn_dp_size=size))
 
 
 PLACES = dict(
@@ -113,32 +113,32 @@ PLACES = dict(
 )
 def test_places_of_experts_are_refused_on_an_npu_whose_replicas_pad_each_other(changed):
     arguments = SimpleNamespace(**PLACES | changed, device="npu", tp_size=2, ep_size=2, pp_size=1, attn_dp_size=1)
-    mindspore_framework.check_expert_location(arguments)
+    parallel_arguments.check_expert_location(arguments)
     arguments.attn_dp_size = 2
     with pytest.raises(flags.UnsupportedFlag, match="--ep-num-redundant-experts, .* with --enable-dp-attention and"):
-        mindspore_framework.check_expert_location(arguments)
+        parallel_arguments.check_expert_location(arguments)
 
 
 @pytest.mark.parametrize("changed", [dict(tp_size=4), dict(pp_size=2)])
 def test_experts_that_cannot_move_between_ranks_are_refused(changed):
     arguments = SimpleNamespace(**PLACES | dict(enable_eplb=True), device="cpu", tp_size=2, ep_size=2, pp_size=1)
-    mindspore_framework.check_expert_location(arguments)
+    parallel_arguments.check_expert_location(arguments)
     vars(arguments).update(changed)
     with pytest.raises(flags.UnsupportedFlag, match=f"--enable-eplb .* give --ep-size {arguments.tp_size}, as"):
-        mindspore_framework.check_expert_location(arguments)
+        parallel_arguments.check_expert_location(arguments)
 
 
 @pytest.mark.parametrize("algorithm, adjusted", [(None, {}), ("static", dict(ep_dispatch_algorithm="dynamic"))])
 def test_where_tokens_are_sent_to_experts_their_places_are_taken_in_turn_and_can_be_counted(algorithm, adjusted):
     arguments = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=algorithm, device="cpu")
-    assert mindspore_framework.dispatches(arguments)
-    assert mindspore_framework.adjusted_to_dispatch(arguments) == dict(deepep_mode="normal") | adjusted
+    assert parallel_arguments.dispatches(arguments)
+    assert parallel_arguments.adjusted_to_dispatch(arguments) == dict(deepep_mode="normal") | adjusted
 
 
 def test_tokens_are_not_sent_to_experts_on_an_npu():
     arguments = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=None, device="npu")
     with pytest.raises(flags.UnsupportedFlag, match="--moe-a2a-backend deepep with --device npu"):
-        mindspore_framework.adjusted_to_dispatch(arguments)
+        parallel_arguments.adjusted_to_dispatch(arguments)
 
 
 def test_places_are_for_models_that_have_experts():
@@ -155,8 +155,8 @@ def test_hidden_states_are_refused_in_stages():
     sizes = dict(tp_size=1, ep_size=1, attn_dp_size=1, pp_size=2)
     arguments = SimpleNamespace(**sizes, return_hidden_states_mode="full", device="cpu")
     with pytest.raises(flags.UnsupportedFlag, match="--enable-return-hidden-states with --pp-size 2"):
-        mindspore_framework.check_parallelism(arguments)
-    mindspore_framework.check_parallelism(SimpleNamespace(**{**vars(arguments), "pp_size": 1}))
+        parallel_arguments.check_parallelism(arguments)
+    parallel_arguments.check_parallelism(SimpleNamespace(**{**vars(arguments), "pp_size": 1}))
 
 
 def test_pooled_models_are_refused_in_stages_and_in_replicas_of_attention(tmp_path):

@@ -14,8 +14,8 @@ from torch.distributed import HashStore, ProcessGroupGloo
 from sglang.srt.model_executor_ms import hosts
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag
 from sglang.srt.model_executor_ms.hosts import Exchange, interface_of, meet_at, own_address
-from sglang.srt.model_executor_ms.mindspore_framework import check_hosts
 from sglang.srt.model_executor_ms.npu.meeting import MeetingError
+from sglang.srt.model_executor_ms.parallel_arguments import check_hosts
 from sglang.srt.utils.network import NetworkAddress
 
 

@@ -103,7 +103,7 @@ def test_layers_are_divided_by_their_number_and_by_this_variable():
     assert '"SGLANG_PP_LAYER_PARTITION"' in source("srt.distributed.utils:get_pp_indices")
 
 
-@works_around("does not send hidden states back to the first stage: mindspore_framework.check_parallelism")
+@works_around("does not send hidden states back to the first stage: parallel_arguments.check_parallelism")
 def test_hidden_states_come_back_to_the_first_stage():
     assert "hidden_states" in source("srt.managers.utils:get_logprob_dict_from_result")
 

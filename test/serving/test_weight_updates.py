@@ -74,7 +74,7 @@ def test_weights_from_other_processes_are_refused_with_the_reason(engine):
     success, message = engine.init_weights_update_group("127.0.0.1", 1, 1, 2, "group", backend="gloo")
     assert not success
     assert "from disk only" in message
-    # SGLang answers with a list of replicas' answers if the last engine started in this process, another test's, had replicas.
+    # SGLang gives a list, of replicas' answers, if the last engine started in this process, another test's, had some.
     assert engine.get_weights_by_name("model.norm.weight") in (None, [None])
 
 

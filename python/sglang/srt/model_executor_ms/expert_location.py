@@ -11,7 +11,7 @@ from sglang.srt.eplb.expert_location import ModelConfigForExpertLocation, get_gl
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.mindspore_framework import locates_experts
+from sglang.srt.model_executor_ms.parallel_arguments import locates_experts
 from sglang.srt.models_ms.config import ConfigReader, Runtime
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.runtime_context import get_exec

@@ -7,7 +7,6 @@ import socket
 
 from sglang.srt.model_executor_ms.arguments import (
     Refusal,
-    bind_ranks,
     hide_threads_of_mindspore,
     let_idle_torch_threads_sleep,
     read_environment,
@@ -15,9 +14,17 @@ from sglang.srt.model_executor_ms.arguments import (
     use_huge_pages,
     wait_for_no_cuda_dumps,
 )
-from sglang.srt.model_executor_ms.cores import divide
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag, refuse_unsupported
 from sglang.srt.model_executor_ms.machine import accelerator
+from sglang.srt.model_executor_ms.parallel_arguments import (
+    adjusted_to_dispatch,
+    bind_processes,
+    check_expert_location,
+    check_hosts,
+    check_parallelism,
+    dispatches,
+    locates_experts,
+)
 
 SOURCE = "--framework mindspore"  # of our decisions, in SGLang's log of them
 DEVICES = ("npu", "cpu")
@@ -66,16 +73,6 @@ def configure(server_args) -> None:
         bind_processes(server_args)
         # An idle scheduler polls without a pause otherwise, on a core that others could compute with.
         declare_resolution(server_args, SOURCE, sleep_on_idle=True)
-
-
-def bind_processes(arguments) -> None:
-    """Give the ranks of this host their processors.
-
-    SGLang wants a NUMA node for each of several ranks, and counts those of all hosts.
-    """
-    replicas = 1 if arguments.enable_dp_attention else arguments.dp_size  # those of attention are among the ranks
-    ranks = replicas * arguments.pp_size * arguments.tp_size
-    bind_ranks(divide(ranks // arguments.nnodes, arguments.numa_node) if ranks > 1 else [])
 
 
 _NO_CUDA_GRAPHS = dict(cuda_graph_backend_decode="disabled", cuda_graph_backend_prefill="disabled")
@@ -201,103 +198,6 @@ def verify(server_args) -> None:
 def names_a_model(view) -> bool:
     """Whether a server's arguments say which checkpoint it is to serve; SGLang can start with none."""
     return str(view.model_path).lower() not in ("none", "dummy")
-
-
-def check_hosts(arguments, device: str) -> None:
-    """UnsupportedFlag for hosts that cannot share the ranks, or would not find each other."""
-    nodes, stages, width = arguments.nnodes, arguments.pp_size, arguments.tp_size
-    if nodes == 1 and arguments.node_rank == 0:
-        return
-    asked = f"--nnodes {nodes} --node-rank {arguments.node_rank}"
-    if not 0 <= arguments.node_rank < nodes:
-        raise UnsupportedFlag(f"{asked}: the first node has rank 0, the last one {nodes - 1}")
-    if arguments.use_ray and (arguments.enable_dp_attention or arguments.attn_dp_size > 1):
-        raise UnsupportedFlag(
-            f"{asked} --use-ray with attention replicas: SGLang's launcher wants an address before it knows the nodes; "
-            "start it on each host, without --use-ray"
-        )
-    if not arguments.dist_init_addr and not arguments.use_ray:
-        raise UnsupportedFlag(f"{asked}: give every node the same --dist-init-addr HOST:PORT, of the first one")
-    if arguments.dp_size > 1 and not arguments.enable_dp_attention:
-        raise UnsupportedFlag(
-            f"{asked} --dp-size {arguments.dp_size}: SGLang's replicas are on one host; start a server on each, and "
-            "sglang_router before them"
-        )
-    if stages % nodes and (nodes % stages or width % (nodes // stages)):
-        raise UnsupportedFlag(
-            f"{asked} --pp-size {stages} --tp-size {width}: nodes have whole stages, or equal parts of one: "
-            "--nnodes must divide --pp-size, or be a multiple of it that divides --pp-size times --tp-size"
-        )
-    if device == "npu":
-        raise UnsupportedFlag(f"{asked} --device npu: its ranks meet on one host so far")
-
-
-def check_parallelism(arguments) -> None:
-    """UnsupportedFlag for sizes that do not fit each other, and for what SGLang does not bring back through stages."""
-    if arguments.pp_size > 1 and arguments.return_hidden_states_mode:
-        raise UnsupportedFlag(
-            f"--enable-return-hidden-states with --pp-size {arguments.pp_size}: the first stage, which answers, is not "
-            "sent them"
-        )
-    if arguments.attn_dp_size > 1:
-        _check_attention_replicas(arguments)
-    if arguments.ep_size < 1 or arguments.tp_size % arguments.ep_size:
-        raise UnsupportedFlag(
-            f"--ep-size {arguments.ep_size} does not divide --tp-size {arguments.tp_size}: its ranks share the experts"
-        )
-
-
-def _check_attention_replicas(arguments) -> None:
-    size = f"--attn-dp-size {arguments.attn_dp_size} (--dp-size with --enable-dp-attention)"
-    if arguments.device == "npu" and arguments.nnodes > 1:
-        raise UnsupportedFlag(
-            f"{size} with --nnodes {arguments.nnodes} and --device npu: never tried; give each host replicas of its own"
-        )
-    if arguments.tp_size % arguments.attn_dp_size:
-        raise UnsupportedFlag(f"{size} does not divide --tp-size {arguments.tp_size}: a replica is a part of its ranks")
-
-
-def dispatches(moe) -> bool:
-    """Whether arguments, or get_exec().moe, have tokens sent to the ranks that hold their experts, and to no others."""
-    return moe.moe_a2a_backend != "none"
-
-
-def adjusted_to_dispatch(arguments) -> dict:
-    """What other arguments become where tokens are sent to their experts; UnsupportedFlag where they cannot be."""
-    if arguments.device == "npu":
-        raise UnsupportedFlag(
-            f"--moe-a2a-backend {arguments.moe_a2a_backend} with --device npu: every rank sees all tokens there so far"
-        )
-    # SGLang's recorder refuses the default, auto.
-    adjusted = dict(deepep_mode="normal")
-    if arguments.ep_dispatch_algorithm:  # SGLang's default is static where experts have places
-        adjusted |= dict(ep_dispatch_algorithm="dynamic")
-    return adjusted
-
-
-def locates_experts(moe) -> bool:
-    """Whether arguments, or get_exec().moe, give experts other places than one each in order, or count their tokens."""
-    return bool(
-        moe.ep_num_redundant_experts
-        or moe.init_expert_location != "trivial"
-        or moe.enable_eplb
-        or moe.expert_distribution_recorder_mode
-    )
-
-
-def check_expert_location(arguments) -> None:
-    """UnsupportedFlag where experts cannot have places of their own, or cannot be moved."""
-    if locates_experts(arguments) and arguments.device == "npu" and arguments.attn_dp_size > 1:
-        raise UnsupportedFlag(
-            "--ep-num-redundant-experts, --init-expert-location, --enable-eplb and --expert-distribution-recorder-mode "
-            "with --enable-dp-attention and --device npu: rows that pad other replicas' would count as tokens"
-        )
-    # SGLang's updater takes a rank's number in the tensor-parallel group for that of its experts, and of its process.
-    if arguments.enable_eplb and (arguments.ep_size != arguments.tp_size or arguments.pp_size > 1):
-        raise UnsupportedFlag(
-            f"--enable-eplb moves whole experts between the ranks of one stage: give --ep-size {arguments.tp_size}, as "
-            f"--tp-size, and --pp-size 1 (found --ep-size {arguments.ep_size}, --pp-size {arguments.pp_size})"
-        )
 
 
 def check_config_class(arguments) -> None:

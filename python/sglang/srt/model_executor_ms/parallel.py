@@ -8,7 +8,7 @@ import torch
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.model_executor_ms import expert_location, hosts
-from sglang.srt.model_executor_ms.mindspore_framework import dispatches
+from sglang.srt.model_executor_ms.parallel_arguments import dispatches
 from sglang.srt.runtime_context import get_device, get_exec, get_parallel
 
 GROUP = "tp"

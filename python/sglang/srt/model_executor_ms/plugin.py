@@ -9,7 +9,13 @@ import functools
 import importlib
 import sys
 
-from sglang.srt.model_executor_ms import frameworks, mindspore_framework, request_check, shared_files
+from sglang.srt.model_executor_ms import (
+    frameworks,
+    mindspore_framework,
+    parallel_arguments,
+    request_check,
+    shared_files,
+)
 from sglang.srt.model_executor_ms.arguments import Refusal
 from sglang.srt.model_executor_ms.npu import allocation, faults
 from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
@@ -144,7 +150,7 @@ def _activate_mindspore(server_args, role: str) -> None:
     if role == "scheduler":
         _hook_scheduler(view.device)
         if view.use_ray and view.device == "cpu":
-            mindspore_framework.bind_processes(view)  # those of this host; the launcher may be on another one
+            parallel_arguments.bind_processes(view)  # those of this host; the launcher may be on another one
             _hook_actor()
     elif role == "tokenizer":
         if SERVER in sys.modules and _from_command_line(server_args) and view.tokenizer_worker_num == 1:
