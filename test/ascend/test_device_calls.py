@@ -110,41 +110,6 @@ def test_this_machine_has_no_ascend_backend_and_mindspore_says_why():
 
 
 @pytest.fixture
-def joining(calls, monkeypatch):
-    """communication.join of rank 1 of 2, whose fellow is there; `connect` is MindSpore's part."""
-    communication = importlib.import_module("sglang.srt.model_executor_ms.npu.communication")
-    store = torch.distributed.HashStore()
-    torch.distributed.PrefixStore("mindspore/[0, 1]/", store).set("mindspore/start MindSpore's communication/0", "1")
-    monkeypatch.setattr(communication, "_tell", lambda group, value: ("127.0.0.1", 4321))
-    monkeypatch.setattr(communication, "communicator", lambda group, card: 0xABC)
-    monkeypatch.setattr(communication, "_of", lambda members, group: members)
-    monkeypatch.setattr(communication, "export", noting(calls, "export"))
-    monkeypatch.setattr(mindspore_device, "adopt", noting(calls, "adopt"))
-    group = SimpleNamespace(rank_in_group=1, world_size=2, ranks=[0, 1], local_rank=1)
-
-    def join(connect):
-        monkeypatch.setattr(mindspore_device, "connect", connect)
-        communication.join({"tp": range(2)}, group, store, timeout=5)
-
-    return join
-
-
-def test_a_rank_tells_mindspore_where_the_scheduler_is_connects_and_adopts(joining, calls):
-    joining(noting(calls, "connect"))
-    (_, roles), connected, adopted = calls
-    assert (roles["MS_ROLE"], roles["MS_NODE_ID"], roles["MS_SCHED_PORT"]) == ("MS_WORKER", "1", "4321")
-    assert connected == ("connect",) and adopted == ("adopt", "tp", [0, 1], 0xABC)
-
-
-def test_a_rank_that_did_not_connect_is_named(joining):
-    def connect():
-        raise RuntimeError("topology timeout")
-
-    with pytest.raises(meeting.MeetingError, match="rank 0 of 2 did not come .* to connect"):
-        joining(connect)
-
-
-@pytest.fixture
 def groups(monkeypatch):
     """Groups of eight ranks in two stages, in which two replicas have two ranks each, as rank 6 has them; `new` ones.
 

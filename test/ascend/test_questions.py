@@ -27,6 +27,7 @@ MINDSPORES = {  # message -> which file of its wheel has it
 }
 SYSTEMS = {  # who else says it
     "... libatb.so: cannot open shared object file": "the loader of Linux, of NNAL's library",
+    "Getting socket times out": "HCCL, of an error EI0006",
     "returned a result with an exception set": "Python, of a C extension that was built for another numpy",
 }
 

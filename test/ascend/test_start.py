@@ -144,6 +144,41 @@ def test_the_scheduler_ends_when_the_process_that_started_it_is_killed():
     assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
+@pytest.mark.parametrize("host", ["127.0.0.2", "::1"])
+def test_the_scheduler_listens_at_the_address_at_which_other_hosts_reach_this_one(host):
+    if ":" in host:
+        try:
+            socket.create_server((host, 0), family=socket.AF_INET6).close()
+        except OSError as error:
+            pytest.skip(f"a host without IPv6: {error}")
+    found = meeting.Scheduler(4, 30, LISTENS, host)
+    assert found.host == host
+    socket.create_connection((host, found.port), timeout=5).close()
+    found.close()
+
+
+def test_a_scheduler_that_listens_elsewhere_has_not_started(monkeypatch):
+    monkeypatch.setattr(meeting, "ATTEMPTS", 1)
+    with pytest.raises(meeting.MeetingError, match="does not start"):
+        meeting.Scheduler(4, 1, LISTENS.replace('int(os.environ["MS_SCHED_PORT"])', "0"))
+
+
+def test_an_address_of_another_host_is_refused_with_what_may_be_wrong():
+    with pytest.raises(meeting.MeetingError, match="^192.0.2.1 is no address of this host: .*SGLANG_HOST_IP"):
+        meeting.Scheduler(4, 30, LISTENS, "192.0.2.1")  # of no host: RFC 5737
+
+
+def test_a_port_that_is_taken_meanwhile_is_left_to_who_has_it(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        places = [taken.getsockname(), meeting.free_address("127.0.0.2")]
+        monkeypatch.setattr(meeting, "free_address", lambda host: places.pop(0))
+        found = meeting.Scheduler(4, 30, LISTENS, "127.0.0.2")
+        assert found.port != taken.getsockname()[1] and not places
+    found.close()
+
+
 def test_the_address_is_free_and_of_ipv6_where_there_is_no_ipv4(monkeypatch):
     host, port = meeting.free_address()
     assert host == "127.0.0.1" and 0 < port < 65536
@@ -173,18 +208,17 @@ def test_a_rank_that_does_not_come_is_named():
         meeting.wait_for_ranks(store, "meet", 0, 4, 0.1, 0.01)
 
 
-def test_roles_are_what_mindspore_reads_and_what_the_user_set_stays(monkeypatch):
-    roles = meeting.roles("MS_WORKER", 1, 2, "::1", 5000, 60)
-    assert roles["MS_SCHED_HOST"] == "::1" and roles["MS_NODE_ID"] == "1" and roles["MS_TOPO_TIMEOUT"] == "60"
+def test_roles_are_what_mindspore_reads_whatever_was_set_before_but_its_patience_is_the_users(monkeypatch):
+    roles = meeting.roles("MS_WORKER", 1, 2, "fd00::1", 5000, "fd00::2")
+    assert (roles["MS_SCHED_HOST"], roles["MS_NODE_ID"], roles["MS_WORKER_IP"]) == ("fd00::1", "1", "fd00::2")
+    assert "MS_WORKER_IP" not in meeting.roles("MS_WORKER", 1, 2, "::1", 5000)
     monkeypatch.setenv("MS_TOPO_TIMEOUT", "900")
     for name in roles:
-        if name != "MS_TOPO_TIMEOUT":
-            monkeypatch.delenv(name, raising=False)
-    arguments.export(roles)
+        monkeypatch.setenv(name, "another start's")
+    arguments.export(meeting.patience(60))
+    arguments.dictate(roles)
     inherited = arguments.inherited({"MS_ROLE": "MS_SCHED"})
     assert (inherited["MS_TOPO_TIMEOUT"], inherited["MS_ROLE"], inherited["MS_NODE_ID"]) == ("900", "MS_SCHED", "1")
-    for name in roles:
-        monkeypatch.delenv(name)
 
 
 # ---- SGLang's bookkeeping of pages ----

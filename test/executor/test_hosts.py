@@ -1,5 +1,6 @@
 """Ranks on several hosts: which sizes fit, how they meet, and how the first ranks of hosts exchange rows."""
 
+import os
 import socket
 import threading
 from datetime import timedelta
@@ -11,9 +12,9 @@ import pytest
 import torch
 from torch.distributed import HashStore, ProcessGroupGloo
 
-from sglang.srt.model_executor_ms import hosts
+from sglang.srt.model_executor_ms import arguments, hosts
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag
-from sglang.srt.model_executor_ms.hosts import Exchange, interface_of, meet_at, own_address
+from sglang.srt.model_executor_ms.hosts import Exchange, interface_of, meet_at, own_address, reached_at
 from sglang.srt.model_executor_ms.npu.meeting import MeetingError
 from sglang.srt.model_executor_ms.parallel_arguments import check_hosts
 from sglang.srt.utils.network import NetworkAddress
@@ -38,7 +39,7 @@ def sizes(nnodes=2, node_rank=0, **others):
     ],
 )
 def test_hosts_that_fit(fitting):
-    check_hosts(fitting, "cpu")
+    check_hosts(fitting)
 
 
 @pytest.mark.parametrize(
@@ -56,12 +57,7 @@ def test_hosts_that_fit(fitting):
 )
 def test_hosts_that_do_not_fit_are_refused(asked, named):
     with pytest.raises(UnsupportedFlag, match=named):
-        check_hosts(asked, "cpu")
-
-
-def test_hosts_of_npus_are_refused():
-    with pytest.raises(UnsupportedFlag, match="--device npu"):
-        check_hosts(sizes(), "npu")
+        check_hosts(asked)
 
 
 @pytest.fixture
@@ -128,6 +124,80 @@ def test_the_interface_towards_another_host():
     assert own_address(NetworkAddress("127.0.0.1", 9)) == "127.0.0.1"
     assert interface_of("127.0.0.1") == "lo"
     assert interface_of("192.0.2.1") is None  # of no host: RFC 5737
+
+
+WAYS = ("GLOO_SOCKET_IFNAME", "SGLANG_HOST_IP", "HOST_IP", "HCCL_IF_IP", "HCCL_SOCKET_IFNAME")
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Function of what the user set -> all of WAYS that are set after this host has found its own."""
+
+    def found(**told):
+        for name in WAYS:
+            monkeypatch.setenv(name, "")  # so that what it was is restored
+            monkeypatch.delenv(name)
+        for name, value in told.items():
+            monkeypatch.setenv(name, value)
+        arguments.reach_hosts_by("eth1", "10.0.0.2")
+        return {name: os.environ[name] for name in WAYS if name in os.environ}
+
+    return found
+
+
+def test_gloo_sglang_and_hccl_take_the_address_that_leads_to_the_other_hosts(ways):
+    assert ways() == dict(GLOO_SOCKET_IFNAME="eth1", SGLANG_HOST_IP="10.0.0.2", HCCL_IF_IP="10.0.0.2")
+
+
+@pytest.mark.parametrize(
+    "told, else_set",
+    [
+        (dict(HCCL_SOCKET_IFNAME="eth2"), ["GLOO_SOCKET_IFNAME", "SGLANG_HOST_IP"]),
+        (dict(HCCL_IF_IP="10.1.0.2"), ["GLOO_SOCKET_IFNAME", "SGLANG_HOST_IP"]),
+        (dict(HOST_IP="10.1.0.2"), ["GLOO_SOCKET_IFNAME", "HCCL_IF_IP"]),
+        (dict(SGLANG_HOST_IP="10.1.0.2", GLOO_SOCKET_IFNAME="eth2"), ["HCCL_IF_IP"]),
+    ],
+)
+def test_what_the_user_says_of_the_way_to_other_hosts_stays(ways, told, else_set):
+    found = ways(**told)
+    assert {name: found.pop(name) for name in told} == told
+    assert sorted(found) == sorted(else_set)
+
+
+@pytest.mark.parametrize("named", ["127.0.0.1", "localhost"])
+def test_nodes_of_one_machine_may_meet_at_its_loopback(ways, named):
+    ways()
+    del os.environ["SGLANG_HOST_IP"]
+    assert reached_at(NetworkAddress(named, 9)) == "127.0.0.1"
+
+
+def test_the_users_address_of_this_host_is_where_it_is_reached(ways):
+    ways(HOST_IP="10.1.0.2")
+    assert reached_at(NetworkAddress("127.0.0.1", 9)) == "10.1.0.2"
+
+
+def test_a_name_that_is_a_loopback_on_this_host_only_is_refused(ways, monkeypatch):
+    ways()
+    del os.environ["SGLANG_HOST_IP"]
+    monkeypatch.setattr(hosts, "own_address", lambda address: "127.0.1.1")
+    with pytest.raises(MeetingError, match=r"^first-host \(--dist-init-addr\) is 127.0.1.1 on this host, .*_HOST_IP"):
+        reached_at(NetworkAddress("first-host", 9))
+
+
+@pytest.mark.parametrize(
+    "nodes, stages, spans", [(1, 1, False), (2, 1, True), (2, 2, False), (4, 2, True), (2, 4, False)]
+)
+def test_stages_are_on_one_host_each_or_on_several(monkeypatch, nodes, stages, spans):
+    sizes = SimpleNamespace(nnodes=nodes, tp_size=4, pp_size=stages)
+    monkeypatch.setattr(hosts, "get_parallel", lambda: sizes)
+    assert hosts.stages_span() == spans
+    assert {hosts.span(range(4 * stage, 4 * stage + 4)) for stage in range(stages)} == {spans}
+
+
+def test_a_rank_is_called_with_its_node_where_there_are_several(monkeypatch, two_nodes):
+    assert [hosts.name_of(rank) for rank in (1, 2)] == ["rank 1 (node 0)", "rank 2 (node 1)"]
+    monkeypatch.setattr(hosts, "get_parallel", lambda: SimpleNamespace(nnodes=1))
+    assert hosts.name_of(2) == "rank 2"
 
 
 def exchange_of(ranks, nodes, host, seconds=30.0):

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang.srt.model_executor_ms import late_ranks
+from sglang.srt.model_executor_ms import hosts, late_ranks, plugin
 from sglang.srt.model_executor_ms.late_ranks import Rank
 
 
@@ -65,3 +65,18 @@ def test_groups_wait_as_long_as_was_said(seconds, wanted, monkeypatch):
     asked = []
     late_ranks.wait_as_told(lambda *given, **others: asked.append((given, others)), "group", 1, local_rank=2)
     assert asked == [(("group", 1), {"local_rank": 2, "gloo_timeout": timedelta(seconds=wanted)})]
+
+
+@pytest.mark.parametrize("device", ["cpu", "npu"])
+def test_ranks_know_each_other_whatever_they_compute_on(monkeypatch, device):
+    applied = set()
+    monkeypatch.setattr(plugin, "_apply", lambda target, hook, kind: applied.add((target.split(".", 3)[-1], hook)))
+    monkeypatch.setattr(plugin.mindspore_framework, "register_model", lambda: None)
+    monkeypatch.setattr("sglang.srt.layers.attention.attention_registry.ATTENTION_BACKENDS", {})
+    monkeypatch.setattr(plugin.shared_files, "share_no_bars", lambda: None)
+    plugin._hook_scheduler.__wrapped__(device)
+    assert applied >= {
+        ("parallel_state.GroupCoordinator.__init__", late_ranks.wait_as_told),
+        ("bootstrap._init_parallel_groups", late_ranks.introduce),
+        ("bootstrap._init_parallel_groups", hosts.meet),
+    }

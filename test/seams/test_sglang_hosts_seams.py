@@ -27,6 +27,20 @@ def test_sglang_starts_each_rank_on_the_node_that_we_think(nodes, stages, width,
         assert started == [rank for rank in range(stages * width) if hosts.node_of(rank) == node]
 
 
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        "srt.entrypoints.engine:Engine:_launch_scheduler_processes",
+        "srt.managers.data_parallel_controller:DataParallelController:launch_tensor_parallel_group",
+    ],
+)
+def test_a_rank_has_the_card_of_its_place_on_its_host(launcher):
+    ofs = ("(pp_rank % pp_size_per_node) * tp_size_per_node", "(tp_rank % tp_size_per_node) * get_device().gpu_id_step")
+    assert_in_order(source(launcher), "gpu_id = (", *ofs)
+    assert "local_rank=gpu_id," in source("srt.distributed.bootstrap:_init_parallel_groups")
+    assert ".set_device(get_device().gpu_id)" in source("srt.distributed.bootstrap:init_parallel_runtime")
+
+
 def test_ranks_of_the_world_are_numbered_stage_by_stage():
     groups = source("srt.distributed.bootstrap:_init_parallel_groups")
     assert_in_order(groups, "rank = rank_offset + tp_size * pp_rank + tp_rank", "timeout=get_parallel().dist_timeout")

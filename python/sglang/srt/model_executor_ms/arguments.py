@@ -97,6 +97,11 @@ def export(variables: Mapping[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
+def dictate(variables: Mapping[str, str]) -> None:
+    """Set environment variables of this process, over what the user set: what it is among those that it meets."""
+    os.environ.update(variables)
+
+
 def inherited(variables: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `variables` over it, for a process that it starts."""
     return {**os.environ, **variables}
@@ -157,15 +162,23 @@ def forget_threads_of_ray(given: Mapping[str, str]) -> None:
         os.environ.pop(THREADS, None)
 
 
-def reach_hosts_by(interface: str | None, address: str) -> None:
-    """Let torch's gloo and SGLang reach other hosts by this interface and address of ours, unless the user said how.
+def own_address_as_told() -> str | None:
+    """Where other hosts reach this one, if the user said so, as SGLang reads it."""
+    return os.environ.get("SGLANG_HOST_IP") or os.environ.get("HOST_IP") or None
 
-    Gloo would take the address that this host's name has, which often is a loopback one.
+
+def reach_hosts_by(interface: str | None, address: str) -> None:
+    """Let torch's gloo, SGLang and HCCL reach other hosts by this interface and address, unless the user said how.
+
+    Gloo would take the address that this host's name has, which often is a loopback one, and HCCL that of the interface
+    whose name comes first.
     """
     if interface:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
-    if not os.environ.get("HOST_IP"):
-        os.environ.setdefault("SGLANG_HOST_IP", address)
+    if not own_address_as_told():
+        os.environ["SGLANG_HOST_IP"] = address
+    if not os.environ.get("HCCL_SOCKET_IFNAME"):  # which counts less than HCCL_IF_IP
+        export({"HCCL_IF_IP": address})
 
 
 def use_huge_pages() -> None:

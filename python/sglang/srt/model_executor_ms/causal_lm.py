@@ -12,7 +12,7 @@ from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
-from sglang.srt.model_executor_ms import device, expert_location, lost_config, parallel
+from sglang.srt.model_executor_ms import device, expert_location, hosts, lost_config, parallel
 from sglang.srt.model_executor_ms.arguments import read_environment
 from sglang.srt.model_executor_ms.cores import processors
 from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, passed_on
@@ -27,7 +27,7 @@ from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
-from sglang.srt.runtime_context import get_device, get_model, get_parallel, get_schedule
+from sglang.srt.runtime_context import get_device, get_model, get_schedule
 from sglang.srt.utils.hf_transformers_utils import get_context_length
 
 logger = logging.getLogger(__name__)
@@ -47,10 +47,11 @@ class MindSporeForCausalLM(torch.nn.Module):
         environment = read_environment()
         cores = processors(environment, parallel.rank())
         where = get_device().device
+        fused_sums = environment.fused_sums and not hosts.stages_span()  # that kernel is for the cards of one host
         if where.startswith("npu"):
             from sglang.srt.model_executor_ms.npu import start
 
-            start.take_card(config, environment.stage_layers)
+            start.take_card(config, environment.stage_layers, fused_sums)
         self.table = device.start(where, environment.ops_table, cores)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
@@ -61,7 +62,6 @@ class MindSporeForCausalLM(torch.nn.Module):
         if parallel.ranks() > 1 and not where.startswith("npu"):
             parallel.stay_on(cores)
         stage = parallel.pipeline_stage(environment.stage_layers)
-        fused_sums = environment.fused_sums and get_parallel().nnodes == 1
         begun = _most_prompt_tokens(positions)
         runtime = Runtime(getattr(ms, computed), positions, shard, stage, fused_sums, begun)
         self.config = config

@@ -1,13 +1,15 @@
 """Ranks on several hosts: how they find each other, and what takes the values of one host's ranks to the others.
 
-Which ranks share a host is what --nnodes says. SGLang's own groups of processes, torch's gloo, reach all of them.
+Which ranks share a host is what --nnodes says. SGLang's own groups of processes, torch's gloo, reach all of them. What
+takes values is for CPUs; NPUs have HCCL (npu/communication.py).
 """
 
 import ctypes
+import ipaddress
 import itertools
 import logging
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -16,7 +18,7 @@ import torch
 from torch.distributed import DistError, TCPStore
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms.arguments import reach_hosts_by
+from sglang.srt.model_executor_ms.arguments import own_address_as_told, reach_hosts_by
 from sglang.srt.model_executor_ms.npu.meeting import MeetingError, wait_for_ranks
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils.network import NetworkAddress
@@ -34,6 +36,16 @@ def node_of(rank: int) -> int:
     return rank * parallel.nnodes // (parallel.tp_size * parallel.pp_size)
 
 
+def span(ranks: Iterable[int]) -> bool:
+    """Whether these ranks of the world are on several hosts."""
+    return len({node_of(rank) for rank in ranks}) > 1
+
+
+def stages_span() -> bool:
+    """Whether the ranks of a pipeline stage are on several hosts; as those of the first one, so are those of each."""
+    return span(range(get_parallel().tp_size))
+
+
 def meet(original, *arguments, dist_init_method: str, **others) -> None:
     """Around SGLang's making of groups: when they are made every rank is there, or those that are not are named."""
     parallel = get_parallel()
@@ -41,7 +53,7 @@ def meet(original, *arguments, dist_init_method: str, **others) -> None:
         original(*arguments, dist_init_method=dist_init_method, **others)
         return
     address = NetworkAddress.parse(dist_init_method.removeprefix("tcp://"))
-    own = own_address(address)
+    own = reached_at(address)
     if own:
         reach_hosts_by(interface_of(own), own)
     rank = parallel.tp_size * parallel.pp_rank + parallel.tp_rank
@@ -63,16 +75,37 @@ def meet_at(address: NetworkAddress, rank: int, size: int, seconds: float) -> TC
         problem = f"cannot reach rank 0 at {where} within {seconds} s: is node 0 there, with the same --dist-init-addr?"
         if first:
             problem = f"cannot listen at {where} (--dist-init-addr): is the address this host's, and the port free?"
-        raise MeetingError(f"{_name(rank)} {problem} {lines[0] if lines else ''}") from error
+        raise MeetingError(f"{name_of(rank)} {problem} {lines[0] if lines else ''}") from error
     try:
-        wait_for_ranks(store, f"meet at {where}", rank, size, seconds, name=_name)
+        wait_for_ranks(store, f"meet at {where}", rank, size, seconds, name=name_of)
     except DistError as error:
-        raise MeetingError(f"{_name(rank)}: rank 0 at {where} ended while it waited: see its log") from error
+        raise MeetingError(f"{name_of(rank)}: rank 0 at {where} ended while it waited: see its log") from error
     return store
 
 
-def _name(rank: int) -> str:
-    return f"rank {rank} (node {node_of(rank)})"
+def name_of(rank: int) -> str:
+    """What messages call a rank of the world."""
+    return f"rank {rank} (node {node_of(rank)})" if get_parallel().nnodes > 1 else f"rank {rank}"
+
+
+def reached_at(address: NetworkAddress) -> str | None:
+    """Where other hosts reach this one: what the user says, or as own_address has it.
+
+    MeetingError if it is this host that the name in `address` stands for, and only here.
+    """
+    own = own_address_as_told() or own_address(address)
+    if own and _is_loopback(own) and not _is_loopback(address.host):
+        raise MeetingError(
+            f"{address.host} (--dist-init-addr) is {own} on this host, where no other one reaches it: give the address "
+            "itself, or name this host's as SGLANG_HOST_IP"
+        )
+    return own
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host.split("%")[0]).is_loopback
+    return host == "localhost"
 
 
 def own_address(address: NetworkAddress) -> str | None:
@@ -108,7 +141,7 @@ class Exchange:
         places = [place for place in range(len(ranks)) if nodes[place] not in nodes[:place]]
         self.hosts = [slice(*ends) for ends in itertools.pairwise([*places, len(ranks)])]
         firsts, own = [ranks[place] for place in places], torch.distributed.get_rank()
-        self.others = [_name(rank) for rank in firsts if rank != own]
+        self.others = [name_of(rank) for rank in firsts if rank != own]
         self.patience = patience
         self.group = self.place = None
         if own in firsts:

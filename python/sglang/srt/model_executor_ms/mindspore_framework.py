@@ -68,7 +68,7 @@ def configure(server_args) -> None:
         disable_hybrid_swa_memory=True,  # hybrid_windows.py decides, when it knows the model's layers
         **_NO_CUDA_GRAPHS,
     )
-    check_hosts(server_args, device)
+    check_hosts(server_args)
     if device == "cpu":
         bind_processes(server_args)
         # An idle scheduler polls without a pause otherwise, on a core that others could compute with.

@@ -15,7 +15,7 @@ def bind_processes(arguments) -> None:
     bind_ranks(divide(ranks // arguments.nnodes, arguments.numa_node) if ranks > 1 else [])
 
 
-def check_hosts(arguments, device: str) -> None:
+def check_hosts(arguments) -> None:
     """UnsupportedFlag for hosts that cannot share the ranks, or would not find each other."""
     nodes, stages, width = arguments.nnodes, arguments.pp_size, arguments.tp_size
     if nodes == 1 and arguments.node_rank == 0:
@@ -40,8 +40,6 @@ def check_hosts(arguments, device: str) -> None:
             f"{asked} --pp-size {stages} --tp-size {width}: nodes have whole stages, or equal parts of one: "
             "--nnodes must divide --pp-size, or be a multiple of it that divides --pp-size times --tp-size"
         )
-    if device == "npu":
-        raise UnsupportedFlag(f"{asked} --device npu: its ranks meet on one host so far")
 
 
 def check_parallelism(arguments) -> None:
@@ -61,10 +59,6 @@ def check_parallelism(arguments) -> None:
 
 def _check_attention_replicas(arguments) -> None:
     size = f"--attn-dp-size {arguments.attn_dp_size} (--dp-size with --enable-dp-attention)"
-    if arguments.device == "npu" and arguments.nnodes > 1:
-        raise UnsupportedFlag(
-            f"{size} with --nnodes {arguments.nnodes} and --device npu: never tried; give each host replicas of its own"
-        )
     if arguments.tp_size % arguments.attn_dp_size:
         raise UnsupportedFlag(f"{size} does not divide --tp-size {arguments.tp_size}: a replica is a part of its ranks")
 

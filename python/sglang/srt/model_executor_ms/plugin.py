@@ -217,10 +217,9 @@ def _hook_scheduler(device: str) -> None:
     from sglang.srt.model_executor_ms import hosts, late_ranks, model_runner, own_caches, parallel, seeds, weights
 
     _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.meet, HookType.AROUND)
-    if device == "cpu":
-        group = "sglang.srt.distributed.parallel_state.GroupCoordinator"
-        _apply(f"{group}.__init__", late_ranks.wait_as_told, HookType.AROUND)
-        _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", late_ranks.introduce, HookType.AFTER)
+    group = "sglang.srt.distributed.parallel_state.GroupCoordinator"
+    _apply(f"{group}.__init__", late_ranks.wait_as_told, HookType.AROUND)
+    _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", late_ranks.introduce, HookType.AFTER)
     shared_files.share_no_bars()
     queue = "sglang.srt.distributed.device_communicators.shm_broadcast.MessageQueue"
     _apply(f"{queue}.create_from_process_group", shared_files.make_queue, HookType.AROUND)

@@ -1,42 +1,66 @@
-"""Tensor parallelism on NPUs: MindSpore's graphs use the HCCL communicators that torch has made for SGLang."""
+"""Tensor parallelism on NPUs: MindSpore's graphs use the HCCL communicators that torch has made for SGLang.
+
+Ranks of a stage may be on several hosts: HCCL knows. MindSpore's own numbers of cards, which it would give ranks by the
+names of their hosts, are not used: a process has taken its card before (start.take_card).
+"""
 
 import itertools
 
 import torch
 
-from sglang.srt.model_executor_ms.arguments import export
+from sglang.srt.model_executor_ms import hosts
+from sglang.srt.model_executor_ms.arguments import dictate, export
 from sglang.srt.model_executor_ms.npu import mindspore_device
-from sglang.srt.model_executor_ms.npu.meeting import MeetingError, Scheduler, key, roles, wait_for_ranks
+from sglang.srt.model_executor_ms.npu.meeting import MeetingError, Scheduler, key, patience, roles, wait_for_ranks
 from sglang.srt.runtime_context import get_parallel
+from sglang.srt.utils.network import NetworkAddress
 
-TIMEOUT = 180  # seconds for all ranks to come; loading Ascend's libraries takes some ten
+TIMEOUT = 180  # seconds for all ranks to come, or --dist-timeout if it is more; loading Ascend's libraries takes ten
 
 
-def join(names: dict[str, range], group, store, timeout: int = TIMEOUT) -> None:
+def join(names: dict[str, range], group, store, timeout: int | None = None) -> None:
     """Make groups of the ranks of SGLang's group (a GroupCoordinator) known to MindSpore, as Shard.groups has them.
 
-    store: torch.distributed's. Raises MeetingError, on every rank that is there, with the ranks that are missing.
+    store: torch.distributed's; timeout: in seconds, None: TIMEOUT. Raises MeetingError, on every rank that is there,
+    with the ranks that are missing, or with why MindSpore's scheduler is not there.
     """
+    timeout = timeout or max(TIMEOUT, get_parallel().dist_timeout or 0)
     rank, size = group.rank_in_group, group.world_size
     store = torch.distributed.PrefixStore(f"mindspore/{group.ranks}/", store)  # other pipeline stages have groups too
-    wait_for_ranks(store, "start MindSpore's communication", rank, size, timeout)
-    address = Scheduler(size, timeout) if rank == 0 else None
-    host, port = _tell(group, address and (address.host, address.port))
-    export(roles("MS_WORKER", rank, size, host, port, timeout))
+    told = dict(name=lambda member: hosts.name_of(group.ranks[member]))
+    wait_for_ranks(store, "start MindSpore's communication", rank, size, timeout, **told)
+    own = hosts.reached_at(NetworkAddress.parse(get_parallel().dist_init_addr)) if hosts.span(group.ranks) else None
+    host, port = _tell(group, lambda: _scheduler(size, timeout, own))
+    export(patience(timeout))
+    dictate(roles("MS_WORKER", rank, size, host, port, own))
     try:
         mindspore_device.connect()
     except RuntimeError as error:
-        wait_for_ranks(store, "connect to MindSpore's scheduler", rank, size, 1.0)
+        wait_for_ranks(store, "connect to MindSpore's scheduler", rank, size, 1.0, **told)
         raise MeetingError(f"MindSpore's communication does not start: {error}") from error
     store.set(key("connect to MindSpore's scheduler", rank), "1")
     for name, members in names.items():
         mindspore_device.adopt(name, list(members), communicator(_of(members, group), group.local_rank))
 
 
-def _tell(group, value):
-    """What the first rank knows, on every rank."""
-    values = [value]
+def _scheduler(size: int, timeout: int, host: str | None) -> tuple[str, int]:
+    """Start it -> where it listens."""
+    started = Scheduler(size, timeout, host=host)
+    return started.host, started.port
+
+
+def _tell(group, find):
+    """What `find` gives on the first rank, on every rank; its MeetingError too."""
+    found = None
+    if group.rank_in_group == 0:
+        try:
+            found = find()
+        except MeetingError as error:
+            found = error
+    values = [found]
     torch.distributed.broadcast_object_list(values, src=group.ranks[0], group=group.cpu_group)
+    if isinstance(values[0], MeetingError):
+        raise values[0]
     return values[0]
 
 

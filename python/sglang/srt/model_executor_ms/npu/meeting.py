@@ -1,7 +1,8 @@
 """The process through which MindSpore's ranks find each other, started by the first one and ended with it.
 
 MindSpore wants a process in the role of a scheduler, which takes part in no collective. Its output goes to a file in a
-temporary folder of its own, and it listens on a free port of the loopback: all ranks are on one host.
+temporary folder of its own. It listens on a free port: of the loopback where all ranks are on one host, elsewhere of
+the address at which other hosts reach this one.
 """
 
 import atexit
@@ -15,6 +16,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+import psutil
 
 from sglang.srt.model_executor_ms.arguments import inherited
 
@@ -31,52 +34,73 @@ class MeetingError(RuntimeError):
     """MindSpore's ranks cannot find each other. The message says which rank lacks, or what the process said."""
 
 
-def free_address() -> tuple[str, int]:
-    """A loopback address and a port that is free now; IPv6 where the host has no IPv4."""
-    for family, host in LOOPBACKS:
+def free_address(host: str | None = None) -> tuple[str, int]:
+    """An address of this host and a port that is free now. None: a loopback, IPv6 where there is no IPv4."""
+    places = LOOPBACKS if host is None else ((socket.AF_INET6 if ":" in host else socket.AF_INET, host),)
+    for family, place in places:
         with suppress(OSError), socket.socket(family) as found:
-            found.bind((host, 0))
-            return host, found.getsockname()[1]
+            found.bind((place, 0))
+            return place, found.getsockname()[1]
+    if host:
+        raise MeetingError(f"{host} is no address of this host: what do SGLANG_HOST_IP, HOST_IP and its routes say?")
     raise MeetingError("this host has no loopback address, neither 127.0.0.1 nor ::1")
 
 
-def roles(role: str, rank: int, size: int, host: str, port: int, timeout: int) -> dict[str, str]:
-    """The environment of a process in MindSpore's cluster; timeout in seconds."""
+def roles(role: str, rank: int, size: int, host: str, port: int, own: str | None = None) -> dict[str, str]:
+    """The environment of a process in MindSpore's cluster.
+
+    host, port: the scheduler's; own: this host's address towards other ones, None if there are none.
+    """
     return {
         "MS_ROLE": role,
         "MS_WORKER_NUM": str(size),
         "MS_NODE_ID": str(rank),
         "MS_SCHED_HOST": host,
         "MS_SCHED_PORT": str(port),
-        "MS_TOPO_TIMEOUT": str(timeout),
+        **({"MS_WORKER_IP": own} if own else {}),
     }
+
+
+def patience(seconds: int) -> dict[str, str]:
+    """The environment of a process that is to wait for the others of its cluster for so long."""
+    return {"MS_TOPO_TIMEOUT": str(seconds)}
 
 
 class Scheduler:
     """MindSpore's scheduler process."""
 
-    def __init__(self, size: int, timeout: int, program: str = PROGRAM):
-        """Start it; it listens when this returns. size: ranks. MeetingError with what it said, if it does not come."""
+    def __init__(self, size: int, timeout: int, program: str = PROGRAM, host: str | None = None):
+        """Start it; it listens when this returns. size: ranks; host: as free_address has it.
+
+        MeetingError with what it said, if it does not come.
+        """
         self.folder = Path(tempfile.mkdtemp(prefix="sglang-mindspore-scheduler-"))
         self.log = self.folder / "scheduler.log"
         self.process = None
         atexit.register(self.close)
         for _ in range(ATTEMPTS):
-            self.host, self.port = free_address()
+            self.host, self.port = free_address(host)
             if self._start(size, timeout, program):
                 return
         raise MeetingError(f"MindSpore's scheduler process does not start; {self.log} ends with:\n{self._last_lines()}")
 
     def _start(self, size, timeout, program):
-        environment = inherited(roles("MS_SCHED", 0, size, self.host, self.port, timeout))
+        environment = inherited(roles("MS_SCHED", 0, size, self.host, self.port) | patience(timeout))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + timeout
         while self.process.poll() is None and time.monotonic() < deadline:
-            with suppress(OSError), socket.create_connection((self.host, self.port), timeout=1):
+            if self._listens():
                 return True
             time.sleep(0.1)
         self._end()
+        return False
+
+    def _listens(self):
+        """Whether it is this process that listens there, not one that has taken the port before."""
+        with suppress(psutil.Error):
+            found = psutil.Process(self.process.pid).net_connections("tcp")
+            return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in found)
         return False
 
     def _last_lines(self):

@@ -17,10 +17,11 @@ class NpuUnavailable(RuntimeError):
     """MindSpore cannot compute on the card. The message says why, and what tells more."""
 
 
-def take_card(config, stage_layers: tuple[int, ...]) -> None:
+def take_card(config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
     """Let MindSpore use the card that SGLang has chosen for this process, beside torch; Hugging Face's config in.
 
-    stage_layers: as parallel.pipeline_stage has them. NpuUnavailable with the reason.
+    stage_layers: as parallel.pipeline_stage has them; fused_sums: as models_ms.config.Runtime has it. NpuUnavailable
+    with the reason.
     """
     import mindspore
     import torch
@@ -35,6 +36,7 @@ def take_card(config, stage_layers: tuple[int, ...]) -> None:
             "`python -m sglang.srt.model_executor_ms.check_env` says what is missing"
         )
     model, schedule, parallel = get_model(), get_schedule(), get_parallel()
+    check_nodes(parallel.nnodes)
     weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size * parallel.pp_size)
     placed, redundant = expert_location.sizes(config), get_exec().moe.ep_num_redundant_experts
     if placed is not None:
@@ -45,13 +47,22 @@ def take_card(config, stage_layers: tuple[int, ...]) -> None:
     mindspore_device.start(card, cap)
     sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
     rank = (parallel.tp_rank, parallel.tp_size, parallel.ep_size, parallel.pp_rank, parallel.pp_size, stage_layers)
-    rank += (parallel.attn_dp_size, parallel.enable_dp_lm_head)
+    rank += (parallel.attn_dp_size, parallel.enable_dp_lm_head, fused_sums)
     pools = (get_server_args().disable_hybrid_swa_memory, schedule.swa_full_tokens_ratio)
     experts = (placed is not None, redundant)
     versions = (mindspore.__version__, torch.__version__, torch.get_default_dtype())
     folder = graph_cache(config.to_json_string(), *sizes, *rank, *pools, *experts, *versions)
     mindspore_device.keep_compiled_graphs(str(folder))
     logger.info("NPU %d: MindSpore takes at most %s of its memory", card, cap)
+
+
+def check_nodes(nodes: int) -> None:
+    """NpuUnavailable where ranks are on more hosts than HCCL connects cards of this chip of."""
+    if nodes > 1 and not host.profile().hosts:
+        raise NpuUnavailable(
+            f"--nnodes {nodes}: HCCL connects {kernels.soc()} cards of one host only; start a server on each, and "
+            "sglang_router before them"
+        )
 
 
 def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: bool):

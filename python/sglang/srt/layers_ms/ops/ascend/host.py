@@ -41,13 +41,14 @@ class Profile:
     captures: bool  # whether decode graphs can be captured
     triton: bool  # whether there are the kernels by which SGLang hands out pages
     summed: tuple[int, ...]  # numbers of ranks for which there is MatmulAllReduceAddRmsNorm
+    hosts: bool  # whether HCCL reaches the cards of other hosts
 
 
 PROFILES = {
-    "310p": Profile(("float16",), True, False, "float16", False, False, ()),
-    "910b": Profile(("bfloat16", "float16"), False, True, "float32", True, True, (2, 4, 8)),
+    "310p": Profile(("float16",), True, False, "float16", False, False, (), False),
+    "910b": Profile(("bfloat16", "float16"), False, True, "float32", True, True, (2, 4, 8), True),
 }
-DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32", True, True, ())  # 910C
+DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32", True, True, (), True)  # 910C
 
 
 def profile() -> Profile:
