@@ -250,6 +250,18 @@ def serve(tmp_path_factory):
         server.stop()
 
 
+@pytest.fixture(scope="module")
+def network():
+    """Two hosts made of this machine, on which processes can be started."""
+    from serving.network import Hosts  # imports this file
+    from serving.warm import warm_up
+
+    hosts = Hosts().start()
+    warm_up()
+    yield hosts
+    hosts.stop()
+
+
 @pytest.fixture(scope="session")
 def server(tmp_path_factory):
     server = Server(

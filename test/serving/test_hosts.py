@@ -1,4 +1,7 @@
-"""--nnodes 2 on a CPU: two hosts, made of network namespaces, form one server; one that waits in vain says for whom."""
+"""--nnodes 2 on a CPU: two hosts, made of network namespaces, form one server; one that waits in vain says for whom.
+
+Some on the path of an NPU: kernels that check what they are given, here in float32.
+"""
 
 import re
 
@@ -12,21 +15,21 @@ from serving.answers import (
     streaming,
 )
 from serving.network import Hosts
-from serving.warm import WarmServer, warm_up
+from serving.warm import BEFORE, WarmServer
 
 KINDS = {
     "ranks": ("--tp-size", "2"),
     "stages": ("--pp-size", "2", "--dist-timeout", "20"),
     "replicas": ("--tp-size", "4", "--dp-size", "2", "--enable-dp-attention"),
 }
-
-
-@pytest.fixture(scope="module")
-def network():
-    hosts = Hosts().start()
-    warm_up()
-    yield hosts
-    hosts.stop()
+PAGED = ("--page-size", "16", "--chunked-prefill-size", "64", "--cuda-graph-bs-decode", "2")
+AS_ON_NPU = {
+    "ranks, as on NPUs": ("--tp-size", "2", *PAGED),
+    "stages of two ranks, as on NPUs": ("--tp-size", "2", "--pp-size", "2", *PAGED),
+    "replicas, as on NPUs": ("--tp-size", "2", "--dp-size", "2", "--enable-dp-attention", *PAGED),
+}
+KINDS |= AS_ON_NPU
+LEFT = "sums over ranks that are left to the norms behind them"
 
 
 class Nodes:
@@ -45,8 +48,12 @@ class Nodes:
 @pytest.fixture(scope="module", params=KINDS)
 def nodes(request, network, tmp_path_factory):
     """Both nodes of a server; the test that ends it is the last."""
-    both = Nodes(network, tmp_path_factory.mktemp(request.param), *KINDS[request.param])
-    servers = [both.start(1), both.start(0)]
+    both = Nodes(network, tmp_path_factory.mktemp("nodes"), *KINDS[request.param])
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param in AS_ON_NPU:
+            patch.setenv("SGLANG_MS_OPS", "ascend_reference")
+            patch.setenv(BEFORE, "ascend.exact")
+        servers = [both.start(1), both.start(0)]
     try:
         servers[1].await_ready()
         yield servers[::-1]
@@ -59,20 +66,32 @@ def test_tokens_and_prompt_logprobs_are_those_of_transformers(nodes, reference):
     check_server(nodes[0], reference)
 
 
-def test_many_requests_at_once(nodes, reference):
+def test_many_requests_at_once(nodes, reference, request):
+    if request.node.callspec.params["nodes"] in AS_ON_NPU:
+        pytest.skip("test_ascend_path.py asks these kernels, which are slow")
     check_many_at_once(nodes[0], reference)
 
 
 def test_a_host_has_a_replica_of_attention_that_answers_while_the_other_is_idle(nodes, reference, request):
-    if request.node.callspec.params["nodes"] != "replicas":
+    if "replicas" not in request.node.callspec.params["nodes"]:
         pytest.skip("the others have no replicas")
     check_server(nodes[0], reference, routed_dp_rank=1)
     computed = [set(re.findall(r" DP(\d)\b[^\]]*\] Prefill batch", node.log.read_text())) for node in nodes]
     assert computed == [{"0"}, {"1"}]
 
 
+def test_sums_are_left_to_norms_where_no_host_lies_between(nodes, request):
+    kind = request.node.callspec.params["nodes"]
+    if kind not in AS_ON_NPU:
+        pytest.skip("these kernels leave none")
+    assert [LEFT in node.log.read_text() for node in nodes] == [kind.startswith("stages")] * 2
+
+
 def test_a_killed_rank_or_a_cut_cable_ends_the_server_on_both_hosts_and_its_requests(nodes, network, request):
-    if request.node.callspec.params["nodes"] != "stages":
+    kind = request.node.callspec.params["nodes"]
+    if kind == "replicas, as on NPUs":
+        pytest.skip("hosts with one rank each share no memory that could be left")
+    if kind != "stages":
         check_a_killed_rank_ends(nodes, 60)
         return
     try:
