@@ -8,7 +8,7 @@ TEST_PROCESSES ?= 2
 SERVE_ARGS ?= --max-total-tokens 32768
 
 RUN := $(VENV)/bin/python
-SIDE_BY_SIDE = $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+SIDE_BY_SIDE = $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(wildcard requirements/*.txt)
 ROOMS := $(wildcard python/sglang/srt/*_ms/__init__.py)

@@ -1,6 +1,6 @@
 """What all tests share: MindSpore started as a server starts it, on each operator table in turn; and their order.
 
-`make test` runs two processes of tests side by side, a file in one of them (xdist, --dist loadfile).
+`make test` runs two processes of tests side by side, a file in one of them (xdist, --dist loadfile), in this order.
 """
 
 import os
@@ -30,6 +30,7 @@ def table(request):
 
 
 PARAMETERS = ("table", "variant")  # what takes long to make for each value
+LONG = ("test_native.py", "test_packaging.py")  # begun first: at the end one process would idle beside them
 
 
 def group(item) -> tuple:
@@ -41,7 +42,7 @@ def group(item) -> tuple:
 @pytest.hookimpl(trylast=True)  # pytest has brought together what shares a fixture's parameter: groups stay so
 def pytest_collection_modifyitems(items):
     groups = {name: number for number, name in enumerate(dict.fromkeys(map(group, items)))}
-    items.sort(key=lambda item: groups[group(item)])
+    items.sort(key=lambda item: (item.path.name not in LONG, groups[group(item)]))
 
 
 RESULTS = Results()
