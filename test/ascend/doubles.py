@@ -341,14 +341,17 @@ class Scheduler:
         return self.batch(dict.fromkeys(rids, 1), decode=True)
 
 
-def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None, longest=None, replicas=1, plan=no_plan):
-    """A runner over fake graphs, captured and sealed. Of hidden states that are passed on, the first is the id."""
+def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None, longest=None, replicas=1, plan=no_plan, **more):
+    """A runner over fake graphs, captured and sealed. Of hidden states that are passed on, the first is the id.
+
+    more: what else NPUGraphRunner takes.
+    """
     cache, link = {}, RecordingLink()
     captured = FakeGraph(cache, captured=True)
     graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
     tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10, scheduler.window_slots)
     packed, sizes = PackedInputs(link, 8192), (buckets, passed, longest, replicas)
-    made = NPUGraphRunner(graphs, captured, link, packed, tables, parts, plan, *sizes)
+    made = NPUGraphRunner(graphs, captured, link, packed, tables, parts, plan, *sizes, **more)
     with LEDGER.unwatched():
         made.capture(pages=6)
     captured.sealed = True

@@ -5,6 +5,18 @@ from distributed.pool import Rank
 PAGE = 16
 
 
+def counted(state) -> dict:
+    """How many tokens went to each place of each layer on this rank, {layer: numpy [places]}, since this was asked."""
+    from sglang.srt.model_executor_ms import bridge, expert_location
+
+    found = {}
+    for layer, experts in expert_location.located(state.part.network).items():
+        counts = bridge.to_torch(experts.chosen)
+        found[layer] = counts.numpy().copy()
+        counts.zero_()
+    return found
+
+
 class NpuRank(Rank):
     table, page_size = "ascend_reference", PAGE
 

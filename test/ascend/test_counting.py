@@ -95,9 +95,10 @@ def test_a_prefill_step_is_one_copy_and_no_wait(served, running):
     assert spent["graphs"] == (2 if running else 1)
 
 
-def test_a_step_beside_other_replicas_costs_no_more_and_an_idle_one_touches_no_table():
+@pytest.mark.parametrize("located", [False, True], ids=["", "places of experts"])
+def test_a_step_beside_other_replicas_costs_no_more_and_an_idle_one_touches_no_table(located):
     scheduler = Scheduler()
-    made = runner(scheduler, replicas=2, plan=host.plan)
+    made = runner(scheduler, replicas=2, plan=host.plan, located=located)
 
     def spent(prepared, other, extends):
         batch, ids, _ = prepared

@@ -20,6 +20,7 @@ from ascend.doubles import (
 
 from sglang.srt.model_executor_ms.graphs import PassedOn
 from sglang.srt.model_executor_ms.npu.buckets import PIECES, bucket_of, decode_buckets
+from sglang.srt.model_executor_ms.npu.build import compile_kinds
 from sglang.srt.model_executor_ms.npu.graph_runner import CaptureError
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
 from sglang.srt.model_executor_ms.npu.packed import ALIGNED, PackedInputs, PackedTooLarge
@@ -59,6 +60,27 @@ def test_a_step_takes_the_smallest_bucket_with_room():
 
 
 # ---- capture ----
+
+
+@pytest.mark.parametrize("windows", [0, 40])
+def test_compiling_leaves_sglangs_tables_as_they_were_and_the_buckets(windows):
+    scheduler, seen = Scheduler(windows=windows), []
+    made = runner(scheduler)
+    tables = [scheduler.req_to_token] + ([scheduler.window_slots] if windows else [])
+    for table in tables:
+        on_host(table)[...] = scheduler.random.integers(90, 99, table.shape)
+    before = [on_host(table).copy() for table in tables]
+
+    def graph(inputs):
+        seen.extend(on_host(table).copy() for table in (inputs.block_tables, *inputs.windowed[1:2]))
+        return on_device(np.zeros((len(inputs.positions), scheduler.columns)))
+
+    made.graphs = dict.fromkeys(made.graphs, graph)
+    compile_kinds(made, 6, PAGE, 99)
+    for table, values in zip(tables, before, strict=True):
+        np.testing.assert_array_equal(on_host(table), values)
+    assert made.buckets == (2, 4, 8)
+    assert seen and all(table.max() <= 6 for table in seen), "pages in which nothing is kept yet"
 
 
 def test_every_bucket_is_traced_captured_and_replayed_before_serving_the_largest_first():

@@ -67,19 +67,22 @@ def test_a_graph_that_decodes_in_one_round_passes_inference(model_of, variant):
     check_lacking(lambda: requests.step({"a": np.arange(1), "b": np.arange(1)}))
 
 
+PLACES = ((*range(8), 0, 3),) * 2  # of eight experts of each layer
+
+
 def batch(query_lens, seq_lens, counts, extends):
     slots = first_pages(query_lens, seq_lens, PAGE)[1] if seq_lens else np.zeros(0, np.int32)
     return batch_of(query_lens, seq_lens, slots, "cpu", counts, extends)
 
 
-@pytest.mark.parametrize("variant, replicas", [("qwen3_moe", 4), ("deepseek_v3", 2)])
-def test_graphs_of_attention_replicas_pass_inference(model_of, tmp_path, monkeypatch, variant, replicas):
+@pytest.mark.parametrize("variant, replicas, places", [("qwen3_moe", 4, PLACES), ("deepseek_v3", 2, ())])
+def test_graphs_of_attention_replicas_pass_inference(model_of, tmp_path, monkeypatch, variant, replicas, places):
     """Each kind beside others, an idle one, and one that is captured; replicas of one rank and of two."""
     monkeypatch.setattr(comm_ops, "get_group_size", lambda group: replicas if "replicas" in group else 4)
     monkeypatch.setattr(comm_ops, "get_rank", lambda *_: 0)
     monkeypatch.setitem(TINY, f"{variant}-even", divisible(TINY[variant]))
     folder = save(f"{variant}-even@16", tmp_path, "bfloat16")
-    shard = Shard(0, 4, "tp", expert_size=2, replicas=replicas)
+    shard = Shard(0, 4, "tp", expert_size=2, places=places, replicas=replicas)
     network = network_of(folder, Stage(), "bfloat16", shard)
     network.pack()
     pool = pool_of_part(network.config, torch.bfloat16, PAGE)

@@ -11,8 +11,8 @@ from mindspore import nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import Experts, ops
+from sglang.srt.layers_ms.ops.ascend import collectives, host, kernels, kernels_experts
 from sglang.srt.layers_ms.ops.ascend import experts as operators
-from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.model_executor_ms import bridge, expert_location
 from sglang.srt.model_loader_ms.pieces import parameter
 
@@ -23,13 +23,15 @@ CHOSEN = np.array([[0, 2], [2, 1], [2, 0], [1, 2], [2, 0]], np.int32)
 
 
 class Located(nn.Cell):
-    def __init__(self, location, places):
+    def __init__(self, location, places, replicas=1):
         super().__init__()
         self.location, self.chosen = parameter(location.shape, ms.int32), parameter((places,), ms.int32)
         self.location.host[...] = location
+        self.replicas = replicas
 
-    def construct(self, experts, slots):
-        return operators.locate_experts(experts, self.location, self.chosen, {"slots": slots})
+    def construct(self, experts, slots, *plan):
+        step = {"slots": slots, "plan": plan}
+        return operators.locate_experts(experts, self.location, self.chosen, step, self.replicas)
 
 
 class Compiled(Located):
@@ -51,13 +53,56 @@ def test_tokens_go_to_the_places_of_their_experts_in_turn_and_padding_does_not_c
         address = counted.data_ptr()
 
 
-def test_the_operator_gets_through_inference_for_steps_of_any_size(bound_before):
+# Tokens of replicas, and rows of each of them in a captured graph; None: it is not captured.
+OF_REPLICAS = [((2, 0, 3), None), ((0, 5), None), ((2, 0, 1), 2), ((0, 1), 3), ((4, 4), 4)]
+
+
+@pytest.mark.parametrize("counts, rows", OF_REPLICAS)
+def test_of_the_rows_of_all_replicas_those_that_are_tokens_count(checked, counts, rows):
+    random, replicas = np.random.default_rng(sum(counts)), len(counts)
+    own = rows or max(counts[0], 1)  # an idle one has a row of padding
+    ones = np.ones(own, np.int32)
+    plan = host.plan(ones, np.arange(own), ones, ones, None, 16, counts, rows is not None)
+    real = np.ravel([np.arange(rows) < count for count in counts]) if rows else np.ones(sum(counts), bool)
+    experts = random.permuted(np.tile(np.arange(3), (len(real), 1)), axis=1)[:, :2].astype(np.int32)
+    network = Located(LOCATION, 6, replicas)
+    # The replica's own slots say nothing of the others' rows.
+    found = network(ms.Tensor(experts), ms.Tensor(np.full(own, -1, np.int32)), *map(ms.Tensor, plan)).asnumpy()
+    wanted = [[LOCATION[expert, 1 + row % LOCATION[expert, 0]] for expert in pair] for row, pair in enumerate(experts)]
+    np.testing.assert_array_equal(found, wanted)
+    np.testing.assert_array_equal(network.chosen.asnumpy(), np.bincount(np.ravel(np.array(wanted)[real]), minlength=6))
+
+
+def test_a_plan_of_equally_many_rows_says_which_are_tokens():
+    assert collectives.real_rows((2, 0, 3), 4).tolist() == [1, 1, 0, 0] + [0] * 4 + [1, 1, 1, 0]
+    assert not collectives.equal({"plan": host.plan(*[np.ones(2, np.int32)] * 4, None, 16, (2, 1))})
+    for counts in ((), (2, 1)):
+        assert collectives.equal({"plan": host.plan(*[np.ones(2, np.int32)] * 4, None, 16, counts, True)})
+
+
+@pytest.mark.parametrize("replicas, plans", [(1, 0), (1, 4), (2, 1), (2, 4), (2, 8)])
+def test_the_operator_gets_through_inference_for_steps_of_any_size(bound_before, replicas, plans):
     kernels.bind()
-    network = Compiled(np.zeros((256, 34), np.int32), 288)
-    network.set_inputs(ms.Tensor(shape=[None, 8], dtype=ms.int32), ms.Tensor(shape=[None], dtype=ms.int32))
+    network = Compiled(np.zeros((256, 34), np.int32), 288, replicas)
+    packed, columns = ms.Tensor(shape=[None, 8], dtype=ms.int32), ms.Tensor(shape=[None], dtype=ms.int32)
+    network.set_inputs(packed, *[columns] * (1 + plans))
     with pytest.raises((TypeError, RuntimeError)) as error:
-        network(like(ms.int32, 40, 8), like(ms.int32, 40))
+        network(like(ms.int32, 40, 8), *[like(ms.int32, 40)] * (1 + plans))
     assert LACKING.search(str(error.value)), str(error.value)
+
+
+def test_the_kernel_of_counts_leaves_their_sum_where_they_are(monkeypatch):
+    def scatter_add(counts, axis, places, numbers):  # which a CPU has no kernel for
+        assert (axis, places.dtype, numbers.dtype) == (0, ms.int64, ms.int32)
+        found = counts.asnumpy().copy()
+        np.add.at(found, places.asnumpy(), numbers.asnumpy())
+        return ms.Tensor(found)
+
+    monkeypatch.setattr(kernels_experts.mint, "scatter_add", scatter_add)
+    counts = ms.Parameter(ms.Tensor([5, 0, 0, 1], ms.int32))
+    places, numbers = (ms.Tensor(np.array(values, np.int32)) for values in ((1, 3, 1, 3), (1, 1, 1, 0)))
+    found = kernels_experts.add_at(counts, places, numbers)
+    assert found.asnumpy().tolist() == counts.asnumpy().tolist() == [5, 2, 0, 2]
 
 
 PLACES = ((3, 0, 0, 1, 2, 3),)
@@ -74,6 +119,27 @@ def test_experts_that_move_stay_at_the_addresses_that_captured_graphs_know(check
     ops.renew(experts.location)
     assert [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.location))] == known
     assert bridge.to_torch(experts.location).tolist() == [[1, 0, 0, 0], [3, 1, 4, 5], [1, 2, 0, 0], [1, 3, 0, 0]]
+
+
+def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checked, monkeypatch):
+    layers = {layer: Experts(32, 16, 4, Shard(0, 2, expert_size=2, places=PLACES), ms.float16) for layer in (0, 1)}
+    for experts in layers.values():  # as on a card: memory of its own
+        experts.location.host = experts.location.host.copy()
+    updater, metadata = expert_location.Updater.__new__(expert_location.Updater), SimpleNamespace()
+    updater.layers, metadata.physical_to_logical_map_cpu = layers, torch.tensor(PLACES * 2)
+    monkeypatch.setattr(expert_location, "get_global_expert_location_metadata", lambda: metadata)
+
+    def moved(_updater, weights, new, update_layer_ids, nnodes, rank):
+        assert (weights, nnodes, rank) == ("weights", 1, 0)
+        metadata.physical_to_logical_map_cpu[update_layer_ids] = new
+        return "missing"
+
+    monkeypatch.setattr(expert_location.ExpertLocationUpdater, "update", moved)
+    assert updater.update("weights", torch.tensor([0, 1, 2, 3, 1, 1]), [1], nnodes=1, rank=0) == "missing"
+    tables = [experts.location.asnumpy().tolist() for experts in layers.values()]
+    assert tables[0] == [[2, 1, 2, 0], [1, 3, 0, 0], [1, 4, 0, 0], [2, 0, 5, 0]]
+    assert tables[1] == [[1, 0, 0, 0], [3, 1, 4, 5], [1, 2, 0, 0], [1, 3, 0, 0]]
+    assert [experts.sizes.held for experts in layers.values()] == [(3, 0, 0), (0, 1, 2)]  # to be loaded anew
 
 
 def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_records(monkeypatch):

@@ -14,9 +14,9 @@ REPLICAS = 3
 class Replica:
     """A replica with requests of its own; `inputs` is what its graphs were called with in the last step."""
 
-    def __init__(self, seed):
+    def __init__(self, seed, located):
         self.scheduler = Scheduler(seed)
-        self.runner = runner(self.scheduler, replicas=REPLICAS, plan=host.plan)
+        self.runner = runner(self.scheduler, replicas=REPLICAS, plan=host.plan, located=located)
         self.running, self.started, self.inputs = [], itertools.count(), []
         self.runner.captured = self._watched(self.runner.captured)
         self.runner.graphs = {kind: self._watched(graph) for kind, graph in self.runner.graphs.items()}
@@ -58,15 +58,18 @@ def step(replicas, prepared):
     assert [len(replica.inputs) for replica in replicas] == [1] * len(replicas), "each runs one graph"
     captured, inputs = zip(*(replica.inputs[0] for replica in replicas), strict=True)
     assert len(set(captured)) == 1, "all replay, or none does"
-    check_exchange(inputs, counts, captured[0])
+    check_exchange(inputs, counts, captured[0], replicas[0].runner.counted)
     return captured[0], inputs
 
 
-def check_exchange(inputs, counts, captured):
+def check_exchange(inputs, counts, captured, located):
     """What kernels of equal sizes make of each rank's rows: what all replicas have, and of a sum each one its own."""
     rows = [np.arange(len(one.positions)) + 100.0 * rank for rank, one in enumerate(inputs)]
     if captured:
-        assert len({len(own) for own in rows}) == 1 and not any(one.plan for one in inputs)
+        assert len({len(own) for own in rows}) == 1
+        real = np.concatenate([np.arange(len(own)) < count for own, count in zip(rows, counts, strict=True)])
+        for one in inputs:  # where experts have places their tokens are counted, and padding is not
+            assert [on_host(array).tolist() for array in one.plan] == ([real.tolist()] if located else [])
         return
     sent, counted, back, own = zip(*([on_host(place) for place in one.plan[-4:]] for one in inputs), strict=True)
     padded = [mine[places] for mine, places in zip(rows, sent, strict=True)]
@@ -82,9 +85,9 @@ def check_exchange(inputs, counts, captured):
         np.testing.assert_array_equal(share[places][:count], mine[:count] * sum(range(len(counts) + 1)))
 
 
-@pytest.fixture
-def replicas():
-    return [Replica(seed) for seed in range(REPLICAS)]
+@pytest.fixture(params=[False, True], ids=["", "places of experts"])
+def replicas(request):
+    return [Replica(seed, request.param) for seed in range(REPLICAS)]
 
 
 def test_all_replay_the_bucket_of_the_largest_and_an_idle_one_is_padding(replicas):

@@ -96,28 +96,9 @@ def test_replicas_of_attention_are_a_part_of_the_ranks(device, nodes):
         parallel_arguments.check_parallelism(SimpleNamespace(**sizes, attn_dp_size=3))
 
 
-PLACES = dict(
-    ep_num_redundant_experts=0,
-    init_expert_location="trivial",
-    enable_eplb=False,
-    expert_distribution_recorder_mode=None,
-)
-
-
-@pytest.mark.parametrize(
-    "changed", [dict(ep_num_redundant_experts=2), dict(init_expert_location="x.json"), dict(enable_eplb=True)]
-)
-def test_places_of_experts_are_refused_on_an_npu_whose_replicas_pad_each_other(changed):
-    arguments = SimpleNamespace(**PLACES | changed, device="npu", tp_size=2, ep_size=2, pp_size=1, attn_dp_size=1)
-    parallel_arguments.check_expert_location(arguments)
-    arguments.attn_dp_size = 2
-    with pytest.raises(flags.UnsupportedFlag, match="--ep-num-redundant-experts, .* with --enable-dp-attention and"):
-        parallel_arguments.check_expert_location(arguments)
-
-
 @pytest.mark.parametrize("changed", [dict(tp_size=4), dict(pp_size=2)])
 def test_experts_that_cannot_move_between_ranks_are_refused(changed):
-    arguments = SimpleNamespace(**PLACES | dict(enable_eplb=True), device="cpu", tp_size=2, ep_size=2, pp_size=1)
+    arguments = SimpleNamespace(enable_eplb=True, tp_size=2, ep_size=2, pp_size=1)
     parallel_arguments.check_expert_location(arguments)
     vars(arguments).update(changed)
     with pytest.raises(flags.UnsupportedFlag, match=f"--enable-eplb .* give --ep-size {arguments.tp_size}, as"):

@@ -205,7 +205,7 @@ class Located(nn.Cell):
 
     @ms.jit(fullgraph=True)
     def construct(self, experts):
-        return ops.locate_experts(experts, self.location, self.chosen, {})
+        return ops.locate_experts(experts, self.location, self.chosen, {}, 1)
 
 
 def test_experts_are_sent_to_their_places_in_turn_and_counted():

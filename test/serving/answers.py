@@ -8,7 +8,7 @@ import psutil
 import pytest
 import requests
 import torch
-from models.tiny import reference_logits
+from models.tiny import hugging_face, reference_logits
 from serving.conftest import left_of
 
 PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than windows and chunks
@@ -38,6 +38,33 @@ def check_answers(answers: list, variant: str, limit: float, prompts=PROMPTS) ->
         found = [logprob for logprob, *_ in (*meta["input_token_logprobs"][1:], *meta["output_token_logprobs"])]
         np.testing.assert_allclose(found, wanted[np.arange(len(ids) - 1), ids[1:]], atol=limit)
         np.testing.assert_array_equal(answer["output_ids"], wanted.argmax(-1)[len(prompt) - 1 : -1])
+
+
+def computed(answers: list, prompts=PROMPTS) -> list:
+    """The tokens after which each answer's model was asked for one."""
+    return [[*prompt, *answer["output_ids"][:-1]] for prompt, answer in zip(prompts, answers, strict=True)]
+
+
+def choices(variant: str, prompts: list) -> dict[int, np.ndarray]:
+    """How often the routers of transformers' model choose each expert for the tokens of prompts: {layer: [experts]}."""
+    model, found, hooks = hugging_face(variant), {}, []
+    for layer, block in enumerate(model.model.layers):
+        if not hasattr(block.mlp, "experts"):
+            continue
+        weight = block.mlp.gate.weight
+        found[layer] = np.zeros(len(weight), int)
+
+        def count(_router, _inputs, output, counts=found[layer]):
+            *_, experts = output
+            counts += np.bincount(experts.flatten(), minlength=len(counts))
+
+        hooks.append(block.mlp.gate.register_forward_hook(count))
+    with torch.no_grad():
+        for ids in prompts:
+            model(torch.tensor([ids]))
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 TEXTS = ["Return the", "The first", "def main(self):\n"]

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pytest
 import torch
-from models.tiny import hugging_face, save
-from serving.answers import PROMPTS, asked, check_answers
+from models.tiny import save
+from serving.answers import asked, check_answers, choices, computed
 
 # Operator table: (variant, arguments, limit of logprobs, share of choices that rounding may change). A token goes to 3
 # of 8 experts. On the Ascend path decode graphs are captured, for two requests.
@@ -17,18 +17,6 @@ TABLES = {
     "ascend_reference": ("qwen3_moe@ranks16", NPU, 0.1, 0.02),
 }
 LOCATION = [[7, 6, 5, 4, 7, 3, 2, 1, 0, 0], [0, 2, 4, 6, 1, 3, 5, 7, 1, 1]]  # of the experts of two layers
-
-
-def choices(name, answers) -> np.ndarray:
-    """How often transformers' routers choose each expert of each layer for the tokens of these answers, [2, 8]."""
-    model, found = hugging_face(name), np.zeros((2, 8), int)
-    for prompt, answer in zip(PROMPTS, answers, strict=True):
-        ids = torch.tensor([[*prompt, *answer["output_ids"]][:-1]])  # nothing was computed after the last token
-        with torch.no_grad():
-            layers = model(ids, output_router_logits=True).router_logits
-        for counts, logits in zip(found, layers, strict=True):
-            counts += np.bincount(logits.topk(3).indices.flatten(), minlength=8)
-    return found
 
 
 @pytest.fixture(scope="module", params=TABLES)
@@ -65,7 +53,7 @@ def test_experts_are_where_a_file_says_and_their_tokens_are_counted(ranks):
     ranks.post("/dump_expert_distribution_record")
     (file,) = ranks.recorded.glob("*.pt")
     counted = torch.load(file, weights_only=True)["logical_count"].sum(0).numpy()
-    wanted = 2 * choices(ranks.name, answers)  # every rank counts every token
+    wanted = 2 * np.array(list(choices(ranks.name, computed(answers)).values()))  # every rank counts every token
     np.testing.assert_array_equal(counted.sum(1), wanted.sum(1))
     assert np.abs(counted - wanted).sum() <= ranks.rounding * wanted.sum(), (counted, wanted)
 

@@ -20,6 +20,8 @@ from serving.conftest import MODEL, Engine, Server, free_port
 from serving.network import HOST, is_on, move_in
 from setproctitle import getproctitle
 
+from sglang.srt.model_executor_ms.arguments import CPU_PLATFORM, PLATFORM
+
 BEFORE = "BEFORE_A_PROCESS"  # names a module whose `prepare()` each process calls before it does anything else
 PRELOADED = (
     "sglang.srt.managers.scheduler",
@@ -153,4 +155,5 @@ def _launch(arguments: list[str]) -> None:
 def warm_up() -> None:
     """Start the server that processes are forked of; it ends with this process."""
     multiprocessing.get_context("forkserver").set_forkserver_preload(list(PRELOADED))
-    forkserver.ensure_running()
+    with mock.patch.dict(os.environ, {PLATFORM: CPU_PLATFORM}):  # which is chosen once, at the first import
+        forkserver.ensure_running()

@@ -137,7 +137,7 @@ class Experts(nn.Cell):
 
     def construct(self, x, weights, experts, step):
         if self.location is not None:
-            experts = ops.locate_experts(experts, self.location, self.chosen, step)
+            experts = ops.locate_experts(experts, self.location, self.chosen, step, self.replicas)
         if not self.dispatch:
             return self.multiply(x, weights, experts)
         held, replicas, ranks, group = self.gate_up.shape[0], self.replicas, self.ranks, self.group

@@ -92,12 +92,7 @@ def locates_experts(moe) -> bool:
 
 
 def check_expert_location(arguments) -> None:
-    """UnsupportedFlag where experts cannot have places of their own, or cannot be moved."""
-    if locates_experts(arguments) and arguments.device == "npu" and arguments.attn_dp_size > 1:
-        raise UnsupportedFlag(
-            "--ep-num-redundant-experts, --init-expert-location, --enable-eplb and --expert-distribution-recorder-mode "
-            "with --enable-dp-attention and --device npu: rows that pad other replicas' would count as tokens"
-        )
+    """UnsupportedFlag where experts cannot be moved."""
     # SGLang's updater takes a rank's number in the tensor-parallel group for that of its experts, and of its process.
     if arguments.enable_eplb and (arguments.ep_size != arguments.tp_size or arguments.pp_size > 1):
         raise UnsupportedFlag(

@@ -223,13 +223,13 @@ def quant_experts(
     """
 
 
-def locate_experts(experts: Tensor, location: Tensor, chosen: Tensor, step: dict) -> Tensor:
+def locate_experts(experts: Tensor, location: Tensor, chosen: Tensor, step: dict, replicas: int) -> Tensor:
     """The place, among those of all ranks, to which each of the experts [T, k] int32 sends its token: [T, k] int32.
 
     location [E, 1 + most] int32: how many places each expert has, at least one, and which. Token t takes the one
     of number t % places, as SGLang's dispatch `dynamic`: ranks that see the same tokens agree. Adds to chosen
-    [all places] int32, in place, how many tokens went to each; rows that are padding, of slot -1 in the step, do not
-    count.
+    [all places] int32, in place, how many tokens went to each; rows that are padding do not count: of slot -1 in the
+    step, or, where experts are those of the rows of several attention replicas, `replicas`, by the step's plan.
     """
 
 

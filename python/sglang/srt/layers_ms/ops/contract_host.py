@@ -124,12 +124,15 @@ def own_cache(shape: tuple, dtype, in_rounds: bool, page_size: int) -> Callable[
     """
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size: int, counts=()) -> tuple:
+def plan(
+    positions, request_ids, query_lens, seq_lens, block_tables, page_size: int, counts=(), equal: bool = False
+) -> tuple:
     """What else this table's operators want, as `step["plan"]`: int32 numpy arrays.
 
     Of the same ranks at every step, and where graphs are static of the same shapes. Takes fields of StepInputs as numpy
     arrays. counts: tokens of each attention replica, as all_gather returns their rows, of a graph of dynamic shapes;
-    (): all have as many, padding included. This one may have a padding row where its count is 0.
+    (): all have as many, padding included. This one may have a padding row where its count is 0. equal: all have as
+    many rows as this one, and counts says how many of them are no padding, which locate_experts wants to know.
     """
 
 

@@ -317,7 +317,7 @@ def cache_view(cache, name, page_size):
     return parameter
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=()):
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
     """The packed rows as padded squares: indices that numpy makes in microseconds.
 
     Packed row and position of each request's n-th query [B, most queries] each; place of each packed row in that

@@ -33,7 +33,7 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return weights * scaling, experts.astype(mstype.int32)
 
 
-def locate_experts(experts, location, chosen, step):
+def locate_experts(experts, location, chosen, step, replicas):
     rows = ops.gather(location, experts, 0)  # [T, k, 1 + most]
     # MindSpore 2.10: no arange of a dynamic length in a graph: count the rows instead.
     token = ops.cumsum(ops.ones_like(experts).astype(mstype.float32), 0).astype(mstype.int32) - 1

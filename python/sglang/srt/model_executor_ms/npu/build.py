@@ -55,14 +55,15 @@ def npu_runner(
     """req_to_token: SGLang's table of token slots. buckets: sizes of decode graphs to capture, none for no capture."""
     graphs = Graphs(network, caches)
     largest = max(limits.requests, *buckets) if buckets else limits.requests
-    replicas = network.config.shard.replicas
+    shard = network.config.shard
+    replicas = shard.replicas
     capacity = PARTS * (PER_TOKEN * room(limits.tokens) + PER_REQUEST * room(largest))
     capacity += PER_REPLICA * replicas * room(limits.tokens) if replicas > 1 else 0
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks, caches.window_slots())
     kind, longest, _ = ops.at_once() if in_rounds(network) else (DECODE, None, None)
     captured = graphs.make(kind, captured=True) if buckets else None
     packed, passed = PackedInputs(link, capacity), passed_on(network.config)
-    choices = (ops.parts, ops.plan, buckets, passed, longest, replicas)
+    choices = (ops.parts, ops.plan, buckets, passed, longest, replicas, bool(shard.places))
     return NPUGraphRunner(graphs, captured, link, packed, tables, *choices)
 
 

@@ -53,16 +53,19 @@ class NPUGraphRunner:
         passed: PassedOn | None = None,
         longest: int | None = None,
         replicas: int = 1,
+        located: bool = False,
     ):
         """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. parts, plan: of ops.
 
         passed: what steps begin with in the place of ids, in a pipeline stage that is not the first. longest: context
         that `captured` takes; None: any. replicas: of attention. Each of them runs one graph a step, of whatever kind,
         whose ranks meet those of the others' graphs; none of them knows the others' contexts, so longest is None then.
+        located: whether experts have places, where tokens are counted, and of a captured graph no replica's padding.
         """
         self.graphs, self.captured, self.link, self.packed, self.tables = graphs, captured, link, packed, tables
         self.parts, self.plan, self.buckets = parts, plan, tuple(buckets) if captured else ()
         self.longest, self.replicas = longest, replicas
+        self.counted = located and replicas > 1
         self.passed, self.inbox = passed, None  # the inbox: where what is passed on lies among padding
         if passed:
             self.inbox = link.device_buffer(max(self.buckets, default=1), passed.size, dtype=passed.dtype)
@@ -94,7 +97,8 @@ class NPUGraphRunner:
             table[:] = 0
             table[:, 0] = numbers + 1
         self.packed.begin()
-        packing = self._packing(Part(DECODE, ones, ones, bucket))
+        counts = (requests,) * self.replicas if self.counted else ()
+        packing = self._packing(Part(DECODE, ones, ones, bucket, counts=counts))
         self.packed.send()
         self.tables.forget()
         inputs, tables = self.some_inputs(requests), self.tables.first(bucket)
@@ -114,9 +118,8 @@ class NPUGraphRunner:
     def prepare(self, forward_batch) -> Step:
         """Send what the step needs, in one copy, and bring the block tables up to date; SGLang's ForwardBatch in."""
         query_lens, seq_lens = host_lengths(forward_batch)
-        counts = tuple(forward_batch.global_num_tokens_cpu) if self.replicas > 1 else ()
         parts = [
-            part(kind, rows, query_lens, seq_lens, self._bucket(kind, seq_lens[rows], forward_batch), counts)
+            self._part(kind, rows, query_lens, seq_lens, forward_batch)
             for kind, rows in self.parts(query_lens, seq_lens, self.replicas > 1)
         ]
         parts.sort(
@@ -140,6 +143,12 @@ class NPUGraphRunner:
         if len(found) == 1:
             return found[0]
         return self._joined(found, step)
+
+    def _part(self, kind, rows, query_lens, seq_lens, forward_batch):
+        bucket, counts = self._bucket(kind, seq_lens[rows], forward_batch), ()
+        if self.counted or (self.replicas > 1 and not bucket):
+            counts = tuple(forward_batch.global_num_tokens_cpu)
+        return part(kind, rows, query_lens, seq_lens, bucket, counts)
 
     def _bucket(self, kind, seq_lens, forward_batch):
         """The size of the captured graph that computes them, or None. Of all replicas alike: they replay together."""

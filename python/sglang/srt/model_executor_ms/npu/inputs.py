@@ -37,7 +37,8 @@ class Part:
     bucket: int | None = None  # requests of the captured graph that computes it
     rows: np.ndarray | None = None  # which requests of the step they are; None: all
     tokens: np.ndarray | None = None  # which tokens; None: all
-    counts: tuple[int, ...] = ()  # tokens of each attention replica; (): there is one, or all have `bucket`
+    # Tokens of each attention replica; (): there is one, or all have `bucket`, and none asks which are padding.
+    counts: tuple[int, ...] = ()
 
     @property
     def size(self) -> int:
@@ -54,7 +55,7 @@ def part(kind: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, 
     """The requests `rows` of a step with lengths [B]; counts: of a step that is one part."""
     own = (query_lens[rows], seq_lens[rows])
     if len(rows) == len(query_lens):
-        return Part(kind, *own, bucket, counts=() if bucket else counts)
+        return Part(kind, *own, bucket, counts=counts)
     ends = np.cumsum(query_lens, dtype=np.int32)
     firsts, lengths = (ends - query_lens)[rows], own[0]
     before = np.cumsum(lengths, dtype=np.int32) - lengths
@@ -75,7 +76,8 @@ class Packing:
         self.blocks = int(-(-self.seq_lens.max() // page_size))
         # Pages are known on the device alone: a table of an NPU plans without them.
         tables = np.zeros((len(self.seq_lens), self.blocks), np.int32)
-        plan = make_plan(positions, request_ids, self.query_lens, self.seq_lens, tables, page_size, of.counts)
+        lengths, between = (self.query_lens, self.seq_lens), (of.counts, bool(of.bucket))
+        plan = make_plan(positions, request_ids, *lengths, tables, page_size, *between)
         self.positions, self.request_ids = packed.add(positions), packed.add(request_ids)
         self.plan = [packed.add(array) for array in plan]
         if of.padded:

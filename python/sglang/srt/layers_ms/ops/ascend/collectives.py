@@ -2,7 +2,8 @@
 
 Replicas of attention exchange rows with kernels that want as many of every rank. Rows are therefore padded to those of
 the rank that has most, on their way only: what comes back is picked out of it, and padding is neither multiplied nor
-routed. Where all have as many rows, as in a captured graph, nothing is picked.
+routed. Where all have as many rows, as in a captured graph, nothing is picked; what is padding there is routed, and
+not counted.
 """
 
 import numpy as np
@@ -29,20 +30,28 @@ def exchange(counts, rows):
     return tuple(array.astype(np.int32) for array in (sent, counted, back, np.arange(rows)))
 
 
-def _equal(step):
-    """Whether all ranks have as many rows: only single queries of a captured graph have no plan."""
-    return len(step["plan"]) == 0
+def real_rows(counts, rows):
+    """The plan of ranks that have `rows` rows each, the first `counts` of which are no padding.
+
+    Of all rows that come 1 for these, 0 for padding: int32 [ranks * rows].
+    """
+    return (np.arange(rows) < np.array(counts)[:, None]).astype(np.int32).reshape(-1)
+
+
+def equal(step):
+    """Whether all ranks have as many rows: single queries of a captured graph, whose plan is `real_rows` at most."""
+    return len(step["plan"]) < 2
 
 
 def all_gather(x, step, size, group):
-    if _equal(step):
+    if equal(step):
         return kernels.all_gather(x, group)
     sent, counted, _, _ = step["plan"][-4:]
     return kernels.gather(kernels.all_gather(kernels.gather(x, sent), group), counted)
 
 
 def reduce_scatter(x, step, size, group):
-    if _equal(step):
+    if equal(step):
         return kernels.reduce_scatter(x, group)
     _, _, back, own = step["plan"][-4:]
     return kernels.gather(kernels.reduce_scatter(kernels.gather(x, back), group), own)

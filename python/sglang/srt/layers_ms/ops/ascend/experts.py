@@ -6,6 +6,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.ascend.collectives import equal
 from sglang.srt.layers_ms.ops.ascend.dense import gelu_of_halves
 
 MOST_EXPERTS, MOST_IN_A_GROUP, GROUPS = 256, 32, 8  # that FusedAddTopKDiv sorts: 32 at once, in 8 groups if more
@@ -47,7 +48,7 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return _scaled(weights, scaling), experts
 
 
-def locate_experts(experts, location, chosen, step):
+def locate_experts(experts, location, chosen, step, replicas):
     top_k = experts.shape[1]
     token = kernels.floor_divide(kernels.numbered(experts.reshape(-1)), top_k)
     rows = kernels.gather(location, experts.reshape(-1))
@@ -56,9 +57,16 @@ def locate_experts(experts, location, chosen, step):
     count = kernels.contiguous(count).reshape(-1)
     turn = kernels.add(token, kernels.mul(kernels.mul(kernels.floor_divide(token, count), count), -1))
     places = kernels.columns(rows, kernels.add(turn, 1).reshape(-1, 1)).reshape(-1)
-    real = kernels.cast(kernels.greater(step["slots"], -1), mstype.int32)  # of a captured graph some rows are padding
-    counted = kernels.add_at(chosen, places, kernels.gather(real, token))
+    counted = kernels.add_at(chosen, places, _real(token, step, replicas))
     return kernels.depend(places.reshape(-1, top_k), counted)
+
+
+def _real(token, step, replicas):
+    """Of rows, int32 [n]: 1 for those that are tokens, 0 for what pads a captured graph."""
+    if replicas > 1 and not equal(step):  # all_gather has left out what was padding
+        return kernels.cast(kernels.greater(token, -1), mstype.int32)
+    real = kernels.cast(kernels.greater(step["slots"], -1), mstype.int32) if replicas == 1 else step["plan"][0]
+    return kernels.gather(real, token)
 
 
 def _scaled(weights, scaling):

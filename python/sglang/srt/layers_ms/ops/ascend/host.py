@@ -8,7 +8,7 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend.collectives import exchange
+from sglang.srt.layers_ms.ops.ascend.collectives import exchange, real_rows
 from sglang.srt.layers_ms.ops.ascend.stacks import pack_matrix, pack_stack
 
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
@@ -185,10 +185,12 @@ def _fractal_cache(slots, kv_heads, head_dim, dtype, page_size):
     return kernels.format_cast(kernels.zeros((slots // page_size, page_size, width), dtype), kernels.NZ)
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=()):
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
     """What gathered keys and, behind that, exchanges between replicas of attention want; () is neither."""
     pieces = () if (query_lens == 1).all() else _pieces(request_ids, query_lens)
-    return (*pieces, *(exchange(counts, len(positions)) if counts else ()))
+    if not counts:
+        return pieces
+    return (*pieces, *((real_rows(counts, len(positions)),) if equal else exchange(counts, len(positions))))
 
 
 def _pieces(request_ids, query_lens):

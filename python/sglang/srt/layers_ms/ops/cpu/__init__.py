@@ -225,7 +225,7 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return _route(logits, bias, _room(top_k), integers, _floats(scaling, soft_cap))
 
 
-def locate_experts(experts, location, chosen, step):
+def locate_experts(experts, location, chosen, step, replicas):
     return _locate_experts(experts, location, chosen)
 
 
@@ -343,5 +343,5 @@ def cache_view(cache, name, page_size):
     return cache
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=()):
+def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
     return (np.array([page_size], np.int32),)
