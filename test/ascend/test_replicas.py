@@ -15,7 +15,7 @@ class Replica:
     """A replica with requests of its own; `inputs` is what its graphs were called with in the last step."""
 
     def __init__(self, seed, located):
-        self.scheduler = Scheduler(seed)
+        self.scheduler, self.located = Scheduler(seed), located
         self.runner = runner(self.scheduler, replicas=REPLICAS, plan=host.plan, located=located)
         self.running, self.started, self.inputs = [], itertools.count(), []
         self.runner.captured = self._watched(self.runner.captured)
@@ -58,7 +58,7 @@ def step(replicas, prepared):
     assert [len(replica.inputs) for replica in replicas] == [1] * len(replicas), "each runs one graph"
     captured, inputs = zip(*(replica.inputs[0] for replica in replicas), strict=True)
     assert len(set(captured)) == 1, "all replay, or none does"
-    check_exchange(inputs, counts, captured[0], replicas[0].runner.counted)
+    check_exchange(inputs, counts, captured[0], replicas[0].located)
     return captured[0], inputs
 
 

@@ -9,12 +9,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.mem_cache import allocation as sglangs
 from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.model_executor_ms import arguments, mindspore_framework
 from sglang.srt.model_executor_ms.flags import UnsupportedFlag
-from sglang.srt.model_executor_ms.npu import allocation, meeting
+from sglang.srt.model_executor_ms.graphs import Limits
+from sglang.srt.model_executor_ms.npu import allocation, meeting, start
 from sglang.srt.model_executor_ms.npu import graph_cache as graph_cache_module
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card, with_replicas
@@ -94,6 +97,33 @@ def test_without_a_home_graphs_are_kept_in_the_temporary_folder(tmp_path, monkey
     (tmp_path / "home").write_text("no folder")
     monkeypatch.setattr(graph_cache_module.tempfile, "gettempdir", lambda: str(tmp_path))
     assert graph_cache(home=tmp_path / "home").is_relative_to(tmp_path / "sglang-mindspore")
+
+
+# ---- decode graphs ----
+
+
+@pytest.mark.parametrize(
+    "rounds, replicas, chip, first, captured",
+    [
+        (False, 2, "ascend910b", True, True),
+        (True, 1, "ascend910b", True, True),
+        (True, 2, "ascend910b", True, False),  # contexts of other replicas are not known
+        (False, 1, "ascend310p", True, False),
+        (False, 1, "ascend910b", False, False),  # MindSpore captures once a process
+    ],
+)
+def test_decode_graphs_are_captured_where_they_can_be(monkeypatch, rounds, replicas, chip, first, captured):
+    made = []
+    monkeypatch.setattr(kernels, "soc", lambda: chip)
+    monkeypatch.setattr(start.ops, "at_once", host.at_once)
+    monkeypatch.setattr(start, "in_rounds", lambda network: rounds)
+    monkeypatch.setattr(start, "_buckets", lambda requests, layers: (2, 4))
+    monkeypatch.setattr(start, "npu_runner", lambda *arguments: made.append(arguments[-1]))
+    monkeypatch.setattr(start, "compile_kinds", lambda *_: None)
+    network = SimpleNamespace(config=SimpleNamespace(shard=Shard(0, 2, replicas=replicas)))
+    caches = SimpleNamespace(k_caches=(None,), pages=lambda: 4)
+    start.runner(network, caches, Limits(8, 4, 2), torch.zeros(1), 16, 99, first)
+    assert made == [(2, 4) if captured else ()]
 
 
 # ---- the meeting of ranks ----
