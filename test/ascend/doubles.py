@@ -193,6 +193,8 @@ class FakeGraph:
                 raise Refused(f"{len(lengths)} lengths, {inputs.block_tables.shape[0]} tables")
         if any(len(tensor) != inputs.query_lens.sum() for tensor in [*inputs[:4], *inputs.windowed[:1]]):
             raise Refused("tokens do not add up to the lengths of the requests")
+        if (on_host(inputs.positions) < 0).any():
+            raise Refused("a position is in no rotary table")
         if inputs.windowed and inputs.windowed[1].shape != inputs.block_tables.shape:
             raise Refused("the tables of two pools differ in size")
 

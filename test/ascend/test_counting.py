@@ -120,9 +120,11 @@ def test_a_step_beside_other_replicas_costs_no_more_and_an_idle_one_touches_no_t
         "torch waits for MindSpore": 1,
     }
     assert spent(scheduler.batch({}, decode=True), 7, False) == decoding
+    assert spent(scheduler.decode("abc"), 7, False)["launches"] == gathering  # what a request holds may have changed
+    assert [spent(scheduler.decode("abc"), 7, False) for _ in range(2)][1] == decoding
     beside_prompts = spent(scheduler.batch({}, decode=True), 7, True)
     assert (beside_prompts["copies to the device"], beside_prompts["launches"]) == (1, 2)
-    assert spent(scheduler.decode("abc"), 7, False)["launches"] == gathering  # what a request holds may have changed
+    assert spent(scheduler.decode("abc"), 7, False)["launches"] == gathering
 
 
 def test_the_size_of_a_copy_does_not_grow_with_the_context(served):

@@ -321,6 +321,7 @@ def inputs(**changed):
         (dict(seq_lens=np.ones(2)), "int32 array"),
         (dict(seq_lens=np.ones(3, np.int32)), "3 lengths"),
         (dict(query_lens=np.array([2, 1], np.int32)), "add up"),
+        (dict(positions=on_device([-1, 0])), "rotary"),
     ],
 )
 def test_the_fake_graph_refuses_what_mindspore_would(changed, reason):

@@ -4,9 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-from ascend.doubles import DECODE, PAGE, Scheduler, on_host, runner
+from ascend.doubles import DECODE, PAGE, RecordingLink, Scheduler, on_host, runner
 
 from sglang.srt.layers_ms.ops.ascend import collectives, host
+from sglang.srt.model_executor_ms.graphs import Limits
+from sglang.srt.model_executor_ms.npu.build import capacity
+from sglang.srt.model_executor_ms.npu.inputs import Packing, part
+from sglang.srt.model_executor_ms.npu.packed import PackedInputs
 
 REPLICAS = 3
 
@@ -172,6 +176,16 @@ def test_rows_are_padded_to_those_of_the_rank_that_has_most():
     assert counted.tolist() == [0, 1, 6, 7, 8] and back[counted].tolist() == [0, 1, 2, 3, 4] and len(back) == 9
     sent, _, _, own = collectives.exchange((2, 0, 3), 1)
     assert sent.tolist() == [0, 0, 0] and own.tolist() == [0]
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+def test_the_largest_step_beside_others_as_large_fits_into_the_copy(replicas):
+    lengths = np.array([596, 1, 1, 1, 1], np.int32)
+    packed = PackedInputs(RecordingLink(), capacity(Limits(600, 5, 400), 5, replicas))
+    packed.begin()
+    counts = (600,) * replicas if replicas > 1 else ()
+    found = Packing(part(host.CHUNK, np.arange(5), lengths, lengths, None, counts), packed, PAGE, host.plan)
+    assert len(found.plan) == (8 if counts else 4)
 
 
 def test_a_plan_tells_of_the_exchange_behind_what_attention_wants():

@@ -49,6 +49,12 @@ def in_rounds(network) -> bool:
     return any(rounds_of(network))
 
 
+def capacity(limits: Limits, requests: int, replicas: int) -> int:
+    """int32s that the largest step sends, of so many requests with those that are padding, beside other replicas."""
+    alone = PARTS * (PER_TOKEN * room(limits.tokens) + PER_REQUEST * room(requests))
+    return alone + (PER_REPLICA * replicas * room(limits.tokens) if replicas > 1 else 0)
+
+
 def npu_runner(
     network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int, link: DeviceLink, buckets=()
 ) -> NPUGraphRunner:
@@ -56,14 +62,12 @@ def npu_runner(
     graphs = Graphs(network, caches)
     largest = max(limits.requests, *buckets) if buckets else limits.requests
     shard = network.config.shard
-    replicas = shard.replicas
-    capacity = PARTS * (PER_TOKEN * room(limits.tokens) + PER_REQUEST * room(largest))
-    capacity += PER_REPLICA * replicas * room(limits.tokens) if replicas > 1 else 0
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks, caches.window_slots())
     kind, longest, _ = ops.at_once() if in_rounds(network) else (DECODE, None, None)
     captured = graphs.make(kind, captured=True) if buckets else None
-    packed, passed = PackedInputs(link, capacity), passed_on(network.config)
-    choices = (ops.parts, ops.plan, buckets, passed, longest, replicas, bool(shard.places))
+    packed = PackedInputs(link, capacity(limits, largest, shard.replicas))
+    passed = passed_on(network.config)
+    choices = (ops.parts, ops.plan, buckets, passed, longest, shard.replicas, bool(shard.places))
     return NPUGraphRunner(graphs, captured, link, packed, tables, *choices)
 
 
