@@ -92,6 +92,12 @@ def test_capture_is_allowed_for_as_many_shapes_as_there_are_buckets(calls, monke
     assert calls == [("capture", True, mindspore_device.NOT_CAPTURED)]
 
 
+def test_what_torch_is_about_to_overwrite_is_waited_for(calls, monkeypatch):
+    monkeypatch.setattr(ms.runtime, "synchronize", noting(calls, "synchronize"))
+    mindspore_device.finish()
+    assert calls == [("synchronize",)]
+
+
 def test_torchs_communicator_is_handed_over_by_its_handle(calls, monkeypatch):
     monkeypatch.setattr(mindspore_device, "create_group", noting(calls, "group"))
     mindspore_device.adopt("tp", [0, 1], 0xABC)

@@ -13,6 +13,7 @@ from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.layers_ms.ops.ascend import collectives, host, kernels, kernels_experts
 from sglang.srt.layers_ms.ops.ascend import experts as operators
+from sglang.srt.layers_ms.ops.ascend_reference import memory
 from sglang.srt.model_executor_ms import bridge, expert_location
 from sglang.srt.model_loader_ms.pieces import parameter
 
@@ -81,8 +82,9 @@ def test_a_plan_of_equally_many_rows_says_which_are_tokens():
 
 
 @pytest.mark.parametrize("replicas, plans", [(1, 0), (1, 4), (2, 1), (2, 4), (2, 8)])
-def test_the_operator_gets_through_inference_for_steps_of_any_size(bound_before, replicas, plans):
-    kernels.bind()
+def test_the_operator_gets_through_inference_for_steps_of_any_size(checked, monkeypatch, replicas, plans):
+    for name, kernel in kernels._OWN.items():  # those of a card
+        monkeypatch.setattr(kernels, name, kernel)
     network = Compiled(np.zeros((256, 34), np.int32), 288, replicas)
     packed, columns = ms.Tensor(shape=[None, 8], dtype=ms.int32), ms.Tensor(shape=[None], dtype=ms.int32)
     network.set_inputs(packed, *[columns] * (1 + plans))
@@ -111,9 +113,9 @@ PLACES = ((3, 0, 0, 1, 2, 3),)
 def test_experts_that_move_stay_at_the_addresses_that_captured_graphs_know(checked):
     experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, places=PLACES), ms.float16)
     experts.pack()
-    stacks = expert_location.weights(experts)
-    known = [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.location))]
-    stacks[0][2] = 1.5  # as SGLang's updater writes it
+    with expert_location.weights(experts) as stacks:
+        known = [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.location))]
+        stacks[0][2] = 1.5  # as SGLang's updater writes it
     assert experts.gate_up.asnumpy()[2].min() == 1.5
     experts.locate((0, 1, 2, 3, 1, 1))
     ops.renew(experts.location)
@@ -125,21 +127,24 @@ def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checke
     layers = {layer: Experts(32, 16, 4, Shard(0, 2, expert_size=2, places=PLACES), ms.float16) for layer in (0, 1)}
     for experts in layers.values():  # as on a card: memory of its own
         experts.location.host = experts.location.host.copy()
-    updater, metadata = expert_location.Updater.__new__(expert_location.Updater), SimpleNamespace()
-    updater.layers, metadata.physical_to_logical_map_cpu = layers, torch.tensor(PLACES * 2)
+    metadata = SimpleNamespace(physical_to_logical_map_cpu=torch.tensor(PLACES * 2))
     monkeypatch.setattr(expert_location, "get_global_expert_location_metadata", lambda: metadata)
 
     def moved(_updater, weights, new, update_layer_ids, nnodes, rank):
-        assert (weights, nnodes, rank) == ("weights", 1, 0)
+        assert (update_layer_ids, nnodes, rank) == ([1], 1, 0)
+        assert [tensor.shape[0] for tensor in weights[1]] == [3, 3]
         metadata.physical_to_logical_map_cpu[update_layer_ids] = new
-        return "missing"
+        return {1: [7]}
 
     monkeypatch.setattr(expert_location.ExpertLocationUpdater, "update", moved)
-    assert updater.update("weights", torch.tensor([0, 1, 2, 3, 1, 1]), [1], nnodes=1, rank=0) == "missing"
+    updater = expert_location.Updater()
+    assert updater.update(layers, torch.tensor([0, 1, 2, 3, 1, 1]), [1], nnodes=1, rank=0) == {1: [7]}
     tables = [experts.location.asnumpy().tolist() for experts in layers.values()]
     assert tables[0] == [[2, 1, 2, 0], [1, 3, 0, 0], [1, 4, 0, 0], [2, 0, 5, 0]]
     assert tables[1] == [[1, 0, 0, 0], [3, 1, 4, 5], [1, 2, 0, 0], [1, 3, 0, 0]]
-    assert [experts.sizes.held for experts in layers.values()] == [(3, 0, 0), (0, 1, 2)]  # to be loaded anew
+    loaded = Experts(32, 16, 4, Shard(0, 2, expert_size=2, places=((0, 1, 2, 3, 1, 1),)), ms.float16)
+    for name, stack in layers[1].stacks().items():  # what is loaded anew goes to where experts are now
+        assert stack.pieces == loaded.stacks()[name].pieces != layers[0].stacks()[name].pieces
 
 
 def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_records(monkeypatch):
@@ -160,9 +165,16 @@ def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_
         assert buffer is None or on_host(buffer).tolist() == counted
 
 
-def test_a_310p_does_not_let_experts_move(chip_310p):
-    with pytest.raises(NotImplementedError, match="ascend310p.*--init-expert-location"):
-        ops.check_moving_experts()
+def test_on_a_310p_experts_move_in_copies_and_are_in_nz_again(chip_310p):
+    experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, places=PLACES), ms.float16, bias=True)
+    experts.pack()
+    with expert_location.weights(experts) as stacks:
+        assert not {tensor.data_ptr() for tensor in stacks} & set(memory.fractal)
+        for tensor in stacks:
+            tensor[2] = 1.5
+    for name, stack in experts.stacks().items():
+        assert (stack.data_ptr() in memory.fractal) == (name in ("gate_up", "down"))
+        assert memory.values(stack)[2].min() == 1.5 and memory.values(stack)[:2].max() != 1.5
 
 
 def test_a_new_table_of_places_reaches_a_310p_too(chip_310p):

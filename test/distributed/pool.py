@@ -211,12 +211,13 @@ def _move(state, layout, places, meeting):
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=state.rank, world_size=layout.tp)
     for layer, experts in expert_location.located(state.part.network).items():
-        tensors, before = expert_location.weights(experts), list(layout.places[layer])
+        before = list(layout.places[layer])
         sizes = dict(num_local_physical_experts=len(before) // layout.tp, num_gpu_per_node=layout.tp)
         ranks = dict(rank=state.rank, world_size=layout.tp)
-        update_expert_weights_single_layer(
-            tensors, create_temp_buffers(tensors), before, list(places[layer]), **sizes, **ranks
-        )
+        with expert_location.weights(experts) as tensors:
+            update_expert_weights_single_layer(
+                tensors, create_temp_buffers(tensors), before, list(places[layer]), **sizes, **ranks
+            )
         experts.locate(places[layer])
 
 

@@ -12,6 +12,7 @@ from sglang.srt.layers_ms.linear import Linear, int8_rows
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 
 ALL = slice(None)
+PACKED = ("gate_up", "down")  # stacks that ops.pack_experts has rearranged
 
 
 class Routing(NamedTuple):
@@ -129,11 +130,20 @@ class Experts(nn.Cell):
         found = {name: getattr(self, name) for name in Layout._fields}
         return {name: stack for name, stack in found.items() if stack is not None}
 
+    def plain(self) -> dict:
+        """What `stacks` hold, in layouts in which an expert is a piece of memory: them, or copies for `put`."""
+        return {name: ops.plain_experts(stack) if name in PACKED else stack for name, stack in self.stacks().items()}
+
+    def put(self, plain: dict) -> None:
+        """Hold what `plain` gave, in which experts were overwritten."""
+        for name in PACKED:
+            ops.put_experts(getattr(self, name), plain[name])
+
     def pack(self):
         """Rearrange the loaded matrices for the operator table. Once after each load."""
         pack = ops.pack_experts if self.gate_up_scale is None else ops.pack_quant_experts
-        pack(self.gate_up)
-        pack(self.down)
+        for name in PACKED:
+            pack(getattr(self, name))
 
     def construct(self, x, weights, experts, step):
         if self.location is not None:

@@ -9,7 +9,7 @@ import torch
 
 from sglang.srt.configs.model_config import is_generation_model
 from sglang.srt.layers.logits_processor import LogitsProcessor
-from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor_ms import device, expert_location, hosts, lost_config, parallel
@@ -105,11 +105,9 @@ class MindSporeForCausalLM(torch.nn.Module):
         return expert_location.sizes(hf_config)
 
     @property
-    def routed_experts_weights_of_layer(self) -> dict[int, list[torch.Tensor]]:
-        """SGLang moves these between ranks: layer -> tensors whose first axis is this rank's experts."""
-        return {
-            layer: expert_location.weights(experts) for layer, experts in expert_location.located(self.network).items()
-        }
+    def routed_experts_weights_of_layer(self) -> dict[int, Experts]:
+        """What SGLang lets its updater, expert_location.Updater, move between ranks: layer -> its experts."""
+        return expert_location.located(self.network)
 
     def compile_graphs(self, model_runner) -> None:
         """Compile all that serving needs, with a progress bar; the key/value pool exists by now."""

@@ -4,6 +4,9 @@ SGLang decides: ExpertLocationMetadata at the start, EPLBManager while it serves
 Its updater moves the weights between ranks; ours are MindSpore's, in the same memory, where captured graphs read them.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from sglang.srt.eplb.expert_distribution import get_global_expert_distribution_recorder
@@ -39,9 +42,19 @@ def located(network) -> dict[int, Experts]:
     return {layer_id: cell for layer_id, cell in cells if isinstance(cell, Experts) and cell.location is not None}
 
 
-def weights(experts: Experts) -> list[torch.Tensor]:
-    """What SGLang's updater moves: tensors whose first axis is this rank's places."""
-    return [bridge.to_torch(stack) for stack in experts.stacks().values()]
+@contextmanager
+def weights(experts: Experts) -> Iterator[list[torch.Tensor]]:
+    """What SGLang's updater moves meanwhile: tensors whose first axis is this rank's places."""
+    plain = experts.plain()
+    moved = list(map(bridge.to_torch, plain.values()))
+    # What is a copy is made in MindSpore's stream, overwritten in torch's, and read in MindSpore's.
+    if moved[0].device.type == "npu":
+        from sglang.srt.model_executor_ms.npu import mindspore_device
+
+        mindspore_device.finish()
+    yield moved
+    torch.get_device_module(moved[0].device).synchronize()
+    experts.put(plain)
 
 
 class Counter:
@@ -74,29 +87,29 @@ class Counter:
 
 
 class Updater(ExpertLocationUpdater):
-    """SGLang's, which moves weights to where experts are to be; then our tokens are sent there."""
+    """SGLang's, which moves weights to where experts are to be; then our tokens are sent there.
 
-    def __init__(self, network):
+    Of each layer it is given its Experts, which know what to move.
+    """
+
+    def __init__(self):
         super().__init__()
-        self.layers = located(network)
         self._first_execution = False  # it would empty a cache that torch has of a GPU's memory only
 
     def update(self, routed_experts_weights_of_layer, new_expert_location_metadata, update_layer_ids, **where):
-        missing = super().update(
-            routed_experts_weights_of_layer, new_expert_location_metadata, update_layer_ids, **where
-        )
-        now = places()
-        for layer_id in update_layer_ids:
-            self.layers[layer_id].locate(now[layer_id])
-            ops.renew(self.layers[layer_id].location)
+        missing = {}
+        for layer_id in update_layer_ids:  # one after the other, since a layer's tensors may be copies
+            experts = routed_experts_weights_of_layer[layer_id]
+            with weights(experts) as moved:
+                missing |= super().update({layer_id: moved}, new_expert_location_metadata, [layer_id], **where)
+            experts.locate(places()[layer_id])
+            ops.renew(experts.location)
         return missing
 
 
 def prepare(model_runner) -> None:
     """Let SGLang's manager and recorder work with a MindSpore model. Once, after the model was loaded."""
-    if get_exec().moe.enable_eplb:
-        ops.check_moving_experts()
-    model_runner.expert_location_updater = Updater(model_runner.model.network)
+    model_runner.expert_location_updater = Updater()
     accumulator = getattr(get_global_expert_distribution_recorder(), "_accumulator", None)
     if hasattr(accumulator, "_first_dump"):
         accumulator._first_dump = False  # as _first_execution

@@ -96,8 +96,15 @@ def check_quant_linear() -> None:
     """As check_attention, of `quant_linear`."""
 
 
-def check_moving_experts() -> None:
-    """As check_attention, of stacks, as `pack_experts` leaves them, whose experts somebody else overwrites in place."""
+def plain_experts(stack: Tensor) -> Tensor:
+    """A stack of experts' matrices, as `pack_experts` leaves it, in a layout in which an expert is a piece of memory.
+
+    It, whose experts may then be overwritten in place; or, on chips that keep it in another layout, a copy.
+    """
+
+
+def put_experts(stack: Tensor, plain: Tensor) -> None:
+    """Hold what `plain_experts` gave, in which experts were overwritten."""
 
 
 def check_quant_experts(dtype) -> None:

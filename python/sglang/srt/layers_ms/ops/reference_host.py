@@ -28,8 +28,12 @@ def check_quant_linear():
     """Any."""
 
 
-def check_moving_experts():
-    """Its stacks are as they were loaded."""
+def plain_experts(stack):
+    return stack
+
+
+def put_experts(stack, plain):
+    """It is the same."""
 
 
 def check_quant_experts(dtype):

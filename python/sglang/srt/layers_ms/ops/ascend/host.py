@@ -128,14 +128,6 @@ def check_quant_linear():
         )
 
 
-def check_moving_experts():
-    if profile().fractal:
-        raise NotImplementedError(
-            f"--enable-eplb: on {kernels.soc()} experts are in NZ, which torch, that moves them, does not see; leave "
-            "it out, and give places with --init-expert-location"
-        )
-
-
 def check_quant_experts(dtype):
     check_quant_linear()
     if dtype != mstype.bfloat16:
@@ -261,6 +253,15 @@ def pack_experts(weight):
     pack_stack(weight)
     if profile().fractal:
         weight.assign_value(kernels.format_cast(weight, kernels.NZ))
+
+
+def plain_experts(stack):
+    return kernels.format_cast(stack, kernels.ND) if profile().fractal else stack
+
+
+def put_experts(stack, plain):
+    if profile().fractal:  # which captures no graphs: the stack may lie elsewhere from now on
+        stack.assign_value(kernels.format_cast(plain, kernels.NZ))
 
 
 def pack_quant_experts(weight):

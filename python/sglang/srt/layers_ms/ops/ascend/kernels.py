@@ -16,7 +16,7 @@ from sglang.srt.layers_ms.ops.ascend.kernels_experts import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_mla import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_windows import *  # noqa: F403
 
-NZ = 29  # the fractal layout of matrices, in MindSpore's numbering of formats
+ND, NZ = 2, 29  # the plain and the fractal layout of matrices, in MindSpore's numbering of formats
 
 
 def gather(table, rows):
