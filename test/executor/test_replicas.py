@@ -1,5 +1,6 @@
 """What the controller of data-parallel replicas makes of one that has ended, or shows no sign of life."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -69,13 +70,13 @@ def test_a_replica_that_reports_or_computes_is_alive():
 def test_a_replica_without_a_sign_of_life_is_named_with_the_states_of_its_processes(controller, monkeypatch):
     stopped = psutil.Process(controller.scheduler_procs[1].pid)
     stopped.send_signal(signal.SIGSTOP)
-    silences = {replica: replicas.Silence() for replica in (0, 1)}
     count = iter(range(100))
 
     def reports(replica):
         return LoadSnapshot(timestamp=next(count) if replica == 0 else 1)
 
-    found = [replicas.silent(controller, reports, silences, 2.0) for _ in range(3)]
+    silent = replicas.Listener(reports, 2.0)
+    found = [silent(replicas.processes_of(controller)) for _ in range(3)]
     stopped.send_signal(signal.SIGCONT)
     other = controller.scheduler_procs[2].pid
     assert found[:2] == [None, None]
@@ -85,11 +86,22 @@ def test_a_replica_without_a_sign_of_life_is_named_with_the_states_of_its_proces
     )
 
 
+def test_processes_that_have_ended_are_for_others_to_tell_of():
+    ended = subprocess.Popen(["true"])
+    replica = {0: [psutil.Process(ended.pid)], 1: [psutil.Process()]}
+    ended.wait()
+    silent = replicas.Listener(lambda replica: LoadSnapshot(timestamp=1), 1.0)
+    assert silent(replica) is None
+    replica[1] = [SimpleNamespace(pid=1, cpu_times=lambda: (0, 0), status=lambda: "stopped")]
+    assert silent(replica) is None
+    assert "replica 1 has shown no sign of life" in silent(replica)
+
+
 def test_reports_are_those_of_sglang_once_a_replica_serves(controller, monkeypatch):
     parallel = SimpleNamespace(num_dp_ranks=2, attn_dp_enabled=False)
     monkeypatch.setattr(replicas, "get_parallel", lambda: parallel)
     monkeypatch.setattr("sglang.srt.managers.load_snapshot.get_parallel", lambda: parallel)
-    reports = replicas.Reports(controller)
+    reports = replicas.Reports(controller.port_args.instance_id)
     assert reports(1) is None
     writer = ShmLoadSnapshotWriter(shm_path_for(controller.port_args.instance_id), 2, 1)
     try:
@@ -97,7 +109,60 @@ def test_reports_are_those_of_sglang_once_a_replica_serves(controller, monkeypat
         writer.write(LoadSnapshot(timestamp=5.0, dp_rank=1))
         assert reports(1).timestamp == 5.0
         monkeypatch.setenv("SGLANG_LOAD_SNAPSHOT_USE_ZMQ", "1")
-        assert replicas.Reports(controller)(1) is None
+        assert replicas.Reports(controller.port_args.instance_id)(1) is None
     finally:
         writer.close()
         Path(writer.path).unlink()
+
+
+@pytest.fixture
+def launch(monkeypatch, processes):
+    """Function of a framework and sizes -> what is started to watch, of a launch of the first of the processes."""
+    started = []
+    thread = SimpleNamespace(Thread=lambda **given: SimpleNamespace(start=lambda: started.append(given)))
+    monkeypatch.setattr(replicas, "threading", thread)
+
+    def launched(model_impl="mindspore", dist_timeout=7, **sizes):
+        parallel = SimpleNamespace(**{**dict(tp_size=1, pp_size=1, num_dp_ranks=1, attn_dp_enabled=False), **sizes})
+        monkeypatch.setattr(replicas, "get_parallel", lambda: parallel)
+        monkeypatch.setattr("sglang.srt.managers.load_snapshot.get_parallel", lambda: parallel)
+        view = SimpleNamespace(model_impl=model_impl, dist_timeout=dist_timeout, watchdog_timeout=300)
+        monkeypatch.setattr(replicas, "resolving_view", lambda arguments: view)
+        ports = SimpleNamespace(instance_id="none")
+        assert replicas.watch_only_process(("result", processes[:1]), "engine", "arguments", ports, "function") is None
+        return started
+
+    return launched
+
+
+@pytest.mark.parametrize("seconds, patience", [(7, 7), (None, 300)])
+def test_the_only_process_of_a_server_is_watched(launch, processes, seconds, patience):
+    (given,) = launch(dist_timeout=seconds)
+    process, silent = given["args"]
+    assert given["target"] is replicas._watch_only
+    assert process.pid == processes[0].pid
+    assert silent.patience == patience
+
+
+@pytest.mark.parametrize(
+    "other", [dict(model_impl="auto"), dict(tp_size=2), dict(pp_size=2), dict(num_dp_ranks=2)], ids=str
+)
+def test_those_of_other_servers_and_several_are_not(launch, other):
+    assert not launch(**other)
+
+
+def test_the_server_ends_with_its_only_process_and_not_when_that_has_ended(monkeypatch):
+    monkeypatch.setattr(replicas, "INTERVAL", 0.01)
+    ended = []
+    monkeypatch.setattr(replicas, "_end_server", ended.append)
+    running = subprocess.Popen(["sleep", "60"])
+    process, said = psutil.Process(running.pid), iter([None, None, "stopped"])
+    replicas._watch_only(process, lambda given: next(said) if given == {0: [process]} else "another")
+    assert ended == ["stopped"]
+    running.kill()
+    os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
+    for _ in range(2):
+        looks = iter([None])
+        replicas._watch_only(process, lambda given, looks=looks: next(looks))
+        running.wait()
+    assert ended == ["stopped"]

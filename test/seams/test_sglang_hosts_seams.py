@@ -91,6 +91,26 @@ def test_files_of_loads_are_removed():
     assert "unlink" in source("srt.managers.load_snapshot:ShmLoadSnapshotWriter")
 
 
+def test_a_launch_of_processes_is_given_ports_and_returns_the_processes():
+    launched = source("srt.entrypoints.engine:Engine:_launch_subprocesses")
+    assert_in_order(launched, "cls._launch_scheduler_processes(", "server_args, port_args, run_scheduler_process_func")
+    made = source("srt.entrypoints.engine:Engine:_launch_scheduler_processes")
+    assert_in_order(made, "scheduler_procs.append(proc)", "return (", "SchedulerInitResult(", "scheduler_procs,")
+
+
+@works_around("does not look after processes that are stopped: replicas.watch_only_process, ray_actors._end_silent")
+def test_stopped_processes_are_noticed():
+    watched = source("srt.utils.watchdog:SubprocessWatchdog") + ray_file("engine.py")
+    assert "load_snapshot" in watched or "status()" in watched or "ray.wait(" in watched
+
+
+def test_an_only_scheduler_reports_its_load_too():
+    made = source("srt.managers.scheduler:Scheduler:init_ipc_channels")
+    assert_in_order(
+        made, "if not is_rank_zero", "create_load_snapshot_writer(", "get_parallel().num_dp_ranks", "dp_rank"
+    )
+
+
 def test_a_failed_rank_makes_the_launcher_kill_its_own_tree():
     assert "kill_process_tree(os.getpid())" in source("srt.entrypoints.engine:_set_envs_and_config")
     assert parameters(engine.kill_process_tree)[0] == "parent_pid"

@@ -57,6 +57,21 @@ def test_a_rank_that_is_stopped_for_too_long_ends_the_server_and_is_named(server
     assert f"gives up: rank 0 (node 0, process {late.pid}) is stopped" in pair.log.read_text()
 
 
+def test_an_only_process_that_is_stopped_for_too_long_ends_the_server_and_is_named(tmp_path):
+    warm_up()
+    one = WarmServer(tmp_path / "log", "--dist-timeout", "4", "--max-total-tokens", "2048")
+    try:
+        (process,) = one.await_ready().ranks()
+        with streaming(one) as lines:
+            process.suspend()
+            check_cut_off(lines)
+        text = one.await_end(40)
+    finally:
+        one.stop()
+    named = rf"replica 0 has shown no sign of life for 4 s .*: process {process.pid} is stopped: the server ends"
+    assert re.search(named, text)
+
+
 def test_without_a_time_for_ranks_the_watchdog_ends_the_server_and_names_the_one_that_is_stopped(tmp_path):
     warm_up()
     pair = WarmServer(tmp_path / "log", "--tp-size", "2", "--watchdog-timeout", "8", "--max-total-tokens", "2048")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from serving.answers import TEXTS, check_a_killed_rank_ends, check_cut_off, check_many_at_once, check_server, streaming
+from serving.answers import TEXTS, check_cut_off, check_many_at_once, check_server, leaving_nothing, streaming
 from serving.conftest import START, TIED, Server
 from serving.network import Hosts
 
@@ -36,7 +36,7 @@ def environment():
 @pytest.fixture(scope="module")
 def actors(environment, tmp_path_factory):
     """A server of two replicas of two ranks; the test that ends it is the last."""
-    sizes = ("--tp-size", "2", "--dp-size", "2", "--load-balance-method", "total_requests")
+    sizes = ("--tp-size", "2", "--dp-size", "2", "--load-balance-method", "total_requests", "--watchdog-timeout", "8")
     folder = tmp_path_factory.mktemp("actors")
     server = RayServer(folder / "log", "--use-ray", *sizes, "--max-total-tokens", "2048")
     try:
@@ -60,8 +60,15 @@ def test_each_rank_has_processors_of_its_own_or_shares_evenly(actors):
     assert len(dealt) == min(4, len(os.sched_getaffinity(0)))
 
 
-def test_a_killed_rank_ends_the_server_and_its_requests(actors):
-    check_a_killed_rank_ends([actors], 60)
+def test_a_stopped_replica_ends_the_server_and_its_requests_and_is_named(actors):
+    first = actors.ranks()[:2]  # one replica's are started before the next one's
+    with leaving_nothing([actors], 60), streaming(actors, routed_dp_rank=0) as lines:
+        for rank in first:
+            rank.suspend()
+        check_cut_off(lines)
+    states = "; ".join(rf"process ({'|'.join(str(rank.pid) for rank in first)}) is stopped" for _ in first)
+    told = rf"replica 0 has shown no sign of life for 8 s .*: {states}: the server ends"
+    assert re.search(told, actors.log.read_text())
 
 
 class Cluster:

@@ -176,8 +176,12 @@ def _hook_requests() -> None:
 
 @functools.cache
 def _hook_launcher() -> None:
+    from sglang.srt.model_executor_ms import replicas
+
     _apply("sglang.srt.server_args.PortArgs.init_new", shared_files.note, HookType.AFTER)
     _apply("sglang.srt.utils.common.kill_process_tree", shared_files.remove, HookType.BEFORE)
+    launch = "sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes"
+    _apply(launch, replicas.watch_only_process, HookType.AFTER)
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import psutil
 
+from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.managers.io_struct import sock_recv
 from sglang.srt.managers.load_snapshot import ShmLoadSnapshotReader, shm_path_for, should_use_zmq
 from sglang.srt.runtime_context import get_device, get_parallel
@@ -28,15 +29,39 @@ def watch(controller, *_arguments) -> None:
     Or shows no sign of life for --dist-timeout, or --watchdog-timeout, seconds.
     """
     patience = get_parallel().dist_timeout or get_device().watchdog_timeout
-    threading.Thread(target=_watch, args=(controller, patience), daemon=True, name="replicas").start()
+    silent = Listener(Reports(controller.port_args.instance_id), patience)
+    threading.Thread(target=_watch, args=(controller, silent), daemon=True, name="replicas").start()
 
 
-def _watch(controller, patience: float) -> None:
-    silences, reports = collections.defaultdict(Silence), Reports(controller)
-    while not (problem := ended(controller) or silent(controller, reports, silences, patience)):
+def _watch(controller, silent) -> None:
+    while not (problem := ended(controller) or silent(processes_of(controller))):
         time.sleep(INTERVAL)
+    _end_server(problem)
+
+
+def _end_server(problem: str) -> None:
     logger.error("%s: the server ends", problem)
     os.kill(os.getpid(), signal.SIGQUIT)  # which SGLang's launcher sees, as where a rank tells of its end itself
+
+
+def watch_only_process(launched, _engine, server_args, port_args, *_arguments, **_others) -> None:
+    """After SGLang's launch of the processes that compute: where there is one in all, end the server as `watch` does.
+
+    Several look after each other, and SGLang after one that ends.
+    """
+    view, parallel, (_, processes) = resolving_view(server_args), get_parallel(), launched
+    if view.model_impl == "mindspore" and parallel.tp_size * parallel.pp_size * parallel.num_dp_ranks == 1:
+        silent = Listener(Reports(port_args.instance_id), view.dist_timeout or view.watchdog_timeout)
+        given = (psutil.Process(processes[0].pid), silent)
+        threading.Thread(target=_watch_only, args=given, daemon=True, name="replicas").start()
+
+
+def _watch_only(process: psutil.Process, silent) -> None:
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if problem := silent({0: [process]}):
+            _end_server(problem)
+            return
+        time.sleep(INTERVAL)
 
 
 def ended(controller) -> str | None:
@@ -65,19 +90,27 @@ class Silence:
         return self.looks
 
 
-def silent(controller, reports, silences: dict[int, Silence], patience: float) -> str | None:
-    """What to say of a replica that has been silent for as long as `patience`."""
-    for replica, processes in processes_of(controller).items():
-        with suppress(psutil.NoSuchProcess):  # which `ended` will tell of
-            looks = silences[replica].look(reports(replica), processes)
-            # Looks are counted, and not seconds, in which this process may have been stopped itself.
-            if looks * INTERVAL >= patience:
-                states = "; ".join(f"process {process.pid} is {process.status()}" for process in processes)
-                return (
-                    f"replica {replica} has shown no sign of life for {patience:g} s (--dist-timeout, or "
-                    f"--watchdog-timeout): {states}"
-                )
-    return None
+class Listener:
+    """Looks, every INTERVAL, whether replicas are alive."""
+
+    def __init__(self, reports, patience: float):
+        """reports: as Reports; patience: for how many seconds a replica may be silent."""
+        self.reports, self.patience = reports, patience
+        self.silences: dict[int, Silence] = collections.defaultdict(Silence)
+
+    def __call__(self, replicas: dict[int, list[psutil.Process]]) -> str | None:
+        """What to say of one of these replicas, known by their processes, that has been silent for too long."""
+        for replica, processes in replicas.items():
+            with suppress(psutil.NoSuchProcess):  # others tell of processes that have ended
+                looks = self.silences[replica].look(self.reports(replica), processes)
+                # Looks are counted, and not seconds, in which this process may have been stopped itself.
+                if looks * INTERVAL >= self.patience:
+                    states = "; ".join(f"process {process.pid} is {process.status()}" for process in processes)
+                    return (
+                        f"replica {replica} has shown no sign of life for {self.patience:g} s (--dist-timeout, or "
+                        f"--watchdog-timeout): {states}"
+                    )
+        return None
 
 
 def processes_of(controller) -> dict[int, list[psutil.Process]]:
@@ -95,10 +128,11 @@ def processes_of(controller) -> dict[int, list[psutil.Process]]:
 class Reports:
     """What replicas last told of their load, as SGLang keeps it in shared memory."""
 
-    def __init__(self, controller):
-        parallel, self.reader = get_parallel(), None
+    def __init__(self, instance: str):
+        """instance: as SGLang's PortArgs.instance_id."""
+        self.reader = None
         if not should_use_zmq():
-            self.reader = ShmLoadSnapshotReader(shm_path_for(controller.port_args.instance_id), parallel.num_dp_ranks)
+            self.reader = ShmLoadSnapshotReader(shm_path_for(instance), get_parallel().num_dp_ranks)
 
     def __call__(self, replica: int):
         """None before the first one of a replica that serves, and where they are sent another way."""
