@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.mem_cache import allocation as sglangs
 from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
@@ -101,29 +100,35 @@ def test_without_a_home_graphs_are_kept_in_the_temporary_folder(tmp_path, monkey
 
 # ---- decode graphs ----
 
+SIZES = [1, 2, 4, 8, 16, 24, 32, 64]
+
 
 @pytest.mark.parametrize(
-    "rounds, replicas, chip, first, captured",
+    "rounds, replicas, chip, first, wanted",
     [
-        (False, 2, "ascend910b", True, True),
-        (True, 1, "ascend910b", True, True),
-        (True, 2, "ascend910b", True, False),  # contexts of other replicas are not known
-        (False, 1, "ascend310p", True, False),
-        (False, 1, "ascend910b", False, False),  # MindSpore captures once a process
+        (False, 1, "ascend910b", True, (1, 2, 4, 8, 16, 24, 30)),
+        (False, 2, "ascend910b", True, (1, 2, 4, 8, 16, 24, 30)),
+        (True, 1, "ascend910b", True, (1, 2, 4, 8, 16)),  # of which all copy the keys of a round
+        (True, 2, "ascend910b", True, ()),  # which do not know each other's contexts
+        (False, 1, "ascend310p", True, ()),
+        (False, 1, "ascend910b", False, ()),
     ],
 )
-def test_decode_graphs_are_captured_where_they_can_be(monkeypatch, rounds, replicas, chip, first, captured):
-    made = []
-    monkeypatch.setattr(kernels, "soc", lambda: chip)
-    monkeypatch.setattr(start.ops, "at_once", host.at_once)
+def test_decode_graphs_are_captured_where_they_can_be(monkeypatch, rounds, replicas, chip, first, wanted):
+    made, compiled = [], []
+    decode = SimpleNamespace(decode=SimpleNamespace(bs=SIZES))
+    graph = SimpleNamespace(disable_cuda_graph=False, disable_decode_cuda_graph=False, cuda_graph_config=decode)
+    monkeypatch.setattr("sglang.srt.runtime_context.get_exec", lambda: SimpleNamespace(graph=graph))
     monkeypatch.setattr(start, "in_rounds", lambda network: rounds)
-    monkeypatch.setattr(start, "_buckets", lambda requests, layers: (2, 4))
-    monkeypatch.setattr(start, "npu_runner", lambda *arguments: made.append(arguments[-1]))
-    monkeypatch.setattr(start, "compile_kinds", lambda *_: None)
-    network = SimpleNamespace(config=SimpleNamespace(shard=Shard(0, 2, replicas=replicas)))
-    caches = SimpleNamespace(k_caches=(None,), pages=lambda: 4)
-    start.runner(network, caches, Limits(8, 4, 2), torch.zeros(1), 16, 99, first)
-    assert made == [(2, 4) if captured else ()]
+    monkeypatch.setattr(start, "npu_runner", lambda *given: made.append(given) or "runner")
+    monkeypatch.setattr(start, "compile_kinds", lambda *given: compiled.append(given))
+    monkeypatch.setattr(start.ops, "at_once", host.at_once)
+    monkeypatch.setattr(kernels, "soc", lambda: chip)
+    network = SimpleNamespace(config=SimpleNamespace(shard=SimpleNamespace(replicas=replicas)))
+    caches, limits = SimpleNamespace(k_caches=[0] * 3, pages=lambda: 9), Limits(100, 30, 7)
+    assert start.runner(network, caches, limits, torch.zeros(1), 16, 131, first) == "runner"
+    assert [given[-1] for given in made] == [wanted]
+    assert compiled == [("runner", 9, 16, 131)]
 
 
 # ---- the meeting of ranks ----

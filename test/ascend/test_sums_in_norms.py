@@ -94,7 +94,7 @@ def test_graphs_of_a_rank_compile_for_every_kind_of_steps(two_ranks, monkeypatch
 
 @pytest.mark.parametrize("dtype", [BF16, FP16], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("kind", [host.FRESH, host.CHUNK, host.DECODE])
+@pytest.mark.parametrize("kind", [host.FRESH, host.CHUNK, host.DECODE, host.AT_ONCE])
 def test_the_sum_over_the_ranks_is_added_and_normalised(checked, calls, kind, biased, dtype):
     ranks, tokens, inner, out = 4, 5, 16, 24
     x, weight = draw(ranks, tokens, inner), draw(ranks, out, inner, scale=0.3)
@@ -122,7 +122,7 @@ def test_the_sum_over_the_ranks_is_added_and_normalised(checked, calls, kind, bi
             limit = {BF16: 2**-6, FP16: 2**-9}[dtype] * np.abs(other).max()
             np.testing.assert_allclose(values(one), other, rtol=0, atol=limit)
     used = {name for name, _ in calls}
-    assert ("matmul_sum_norm" in used) != ("all_reduce" in used) == (kind == host.DECODE)
+    assert ("matmul_sum_norm" in used) != ("all_reduce" in used) == host.decodes(kind)
 
 
 # ---- which sums of a model ----

@@ -77,6 +77,25 @@ def test_all_refused_arguments_are_in_one_error():
     assert [line.split()[0] for line in sorted(lines)] == ["--dcp-size", "--device", "--quantization"]
 
 
+@pytest.mark.parametrize(
+    "sizes, wanted",
+    [
+        (dict(), []),
+        (dict(tp_size=2, pp_size=2), [4]),
+        (dict(tp_size=4, nnodes=2), [2]),
+        (dict(tp_size=2, dp_size=3), [6]),
+        (dict(tp_size=4, dp_size=2, enable_dp_attention=True), [4]),
+    ],
+)
+def test_the_ranks_of_this_host_divide_its_processors(sizes, wanted, monkeypatch):
+    bound, numa = [], [0, 1]
+    monkeypatch.setattr(parallel_arguments, "bind_ranks", bound.append)
+    monkeypatch.setattr(parallel_arguments, "divide", lambda count, nodes: [count] if nodes is numa else "of no node")
+    one = dict(tp_size=1, pp_size=1, dp_size=1, nnodes=1, enable_dp_attention=False, numa_node=numa)
+    parallel_arguments.bind_processes(SimpleNamespace(**one | sizes))
+    assert bound == [wanted]
+
+
 @pytest.mark.parametrize("ep_size", [0, 3, 4])
 def test_experts_that_the_ranks_cannot_share_are_refused(ep_size):
     with pytest.raises(flags.UnsupportedFlag, match=f"--ep-size {ep_size} does not divide --tp-size 2"):
