@@ -162,7 +162,7 @@ class RowLinear(Linear):
 
         Then `construct` returns what that norm takes. Before the weights are loaded -> whether it is so.
         """
-        self.left = self.ranks > 1 and self.scale is None and ops.sums_in_norms(self.ranks) and norm.add_up(self.group)
+        self.left = self.scale is None and ops.sums_in_norms(self.ranks) and norm.add_up(self.group)
         return self.left
 
     def pack(self):
