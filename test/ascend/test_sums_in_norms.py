@@ -5,7 +5,7 @@ import json
 import mindspore as ms
 import numpy as np
 import pytest
-from ascend.inference import LACKING, lacking, like
+from ascend.inference import LACKING, lacking, like, tensors_of
 from ascend.model import PAGE, NpuStage
 from mindspore.ops.operations import comm_ops
 from models.harness import Requests
@@ -16,10 +16,10 @@ from ops.statements import draw
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
-from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms import RMSNorm, ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend_reference import collectives
-from sglang.srt.layers_ms.ops.ascend_reference.memory import tensor, values
+from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tensor, values
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 
@@ -125,6 +125,34 @@ def test_the_sum_over_the_ranks_is_added_and_normalised(checked, calls, kind, bi
     assert ("matmul_sum_norm" in used) != ("all_reduce" in used) == host.decodes(kind)
 
 
+SHAPES = dict(x=(FP16, 5, 16), weight=(FP16, 16, 24), bias=(FP16, 24), residual=(FP16, 1, 5, 24), gamma=(FP16, 24))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(x=(ms.float32, 5, 16)),
+        dict(weight=(FP16, 24, 16)),
+        dict(bias=(FP16, 16)),
+        dict(residual=(FP16, 5, 24)),
+        dict(residual=(FP16, 1, 4, 24)),
+        dict(gamma=(BF16, 24)),
+        dict(eps=1.0),
+        dict(ranks=3),
+    ],
+    ids=str,
+)
+def test_what_the_kernel_would_misread_is_caught(checked, monkeypatch, wrong):
+    def add_up(ranks=2, eps=EPS, **shapes):
+        monkeypatch.setitem(collectives.groups, GROUP, (ranks, lambda mine: [mine] * ranks, 0))
+        return collectives.matmul_sum_norm(*tensors_of([*shapes.values()]), eps, GROUP)
+
+    for ranks in (2, 4, 8):
+        assert add_up(ranks, **SHAPES)[0].shape == (1, 5, 24)
+    with pytest.raises(ContractError, match="MatmulAllReduceAddRmsNorm"):
+        add_up(**(SHAPES | wrong))
+
+
 # ---- which sums of a model ----
 
 
@@ -149,6 +177,8 @@ def left_in(checked, monkeypatch, tmp_path):
         network = model_class(config["architectures"])(config, runtime)
         rows = [cell for _, cell in network.cells_and_names() if getattr(cell, "left", False)]
         names = [name for name, cell in network.cells_and_names() if cell in rows]
+        norms = [cell for _, cell in network.cells_and_names() if isinstance(cell, RMSNorm) and cell.group is not None]
+        assert len(norms) == len(rows)  # each has one behind it that adds up
         return sum("self_attn" in name for name in names), sum("mlp" in name for name in names)
 
     return left
