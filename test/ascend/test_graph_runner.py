@@ -129,6 +129,23 @@ def test_padding_rows_write_no_cache_and_have_no_length():
     assert len(replay.cache) == len(before) + 3
 
 
+def test_what_a_replay_wrote_stays_when_the_next_one_writes_there():
+    scheduler = Scheduler()
+    made = runner(scheduler)
+    prefilled(made, scheduler, "ab")
+    computed, memory = made.captured, on_device(np.zeros((2, 2)), torch.float32)
+
+    def replay(inputs):
+        with LEDGER.unwatched():
+            return memory.copy_(computed(inputs))
+
+    made.captured = replay
+    batch, ids, wanted = scheduler.decode("ab")
+    found = made.run(ids, made.prepare(batch))
+    check(made, scheduler.decode("ab"))
+    np.testing.assert_array_equal(on_host(found), wanted)
+
+
 def test_a_context_longer_than_the_captured_graph_takes_has_the_compiled_graph():
     scheduler = Scheduler()
     made = runner(scheduler, longest=PAGE + 1)
