@@ -1,6 +1,7 @@
 """A 310P's caches: in NZ where a kernel of attention reads them, in SGLang's layout where rounds do; one of each."""
 
 from types import SimpleNamespace
+from unittest import mock
 
 import mindspore as ms
 import numpy as np
@@ -10,15 +11,16 @@ from models.harness import SLOTS, Requests, assert_logits_close
 from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
 from models.tiny import reference_logits, save
 
+from sglang.srt import runtime_context
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import attention as operators
 from sglang.srt.layers_ms.ops.ascend import gathered, host, kernels
 from sglang.srt.layers_ms.ops.ascend_reference import attention, dense
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, stored
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
-from sglang.srt.model_executor_ms import own_caches
+from sglang.srt.model_executor_ms import expert_location, own_caches
 from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.npu import allocation
+from sglang.srt.model_executor_ms.npu import allocation, mindspore_device, start
 from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap
 
 from .inference import lacking, like, step_of, tensors_of
@@ -261,6 +263,24 @@ def test_kernels_of_a_cache_in_nz_are_ones_that_only_the_device_is_lacking_for(c
 def test_mindspore_may_take_what_is_free_where_it_has_the_caches():
     assert memory_cap(44 * GB, 43 * GB, 0.8, 16 * GB) == "25.6GB"
     assert memory_cap(44 * GB, 43 * GB, 0.8, 16 * GB, caches=True) == "43.0GB"
+
+
+@pytest.mark.parametrize("chip, cap", [("ascend310p", "43.0GB"), ("ascend910b", "25.6GB")])
+def test_a_card_is_taken_with_the_memory_that_its_caches_want_too(monkeypatch, chip, cap):
+    started, card = [], SimpleNamespace(mem_get_info=lambda: (43 * GB, 44 * GB), current_device=lambda: 3)
+    monkeypatch.setattr(torch, "npu", card, raising=False)
+    monkeypatch.setattr(kernels, "soc", lambda: chip)
+    monkeypatch.setattr(start, "weights_on_card", lambda *_: 16 * GB)
+    monkeypatch.setattr(start, "graph_cache", lambda *_: "folder")
+    monkeypatch.setattr(expert_location, "sizes", lambda config: None)
+    device = dict(loads=lambda: None, start=lambda *given: started.append(given), keep_compiled_graphs=lambda _: None)
+    for name, double in device.items():
+        monkeypatch.setattr(mindspore_device, name, double)
+    contexts = ("get_exec", "get_model", "get_parallel", "get_schedule", "get_server_args")
+    for name in contexts:
+        monkeypatch.setattr(runtime_context, name, lambda: mock.MagicMock(nnodes=1, mem_fraction_static=0.8))
+    start.take_card(mock.MagicMock(), (), False)
+    assert started == [(3, cap)]
 
 
 @pytest.fixture
