@@ -57,32 +57,28 @@ def test_a_rank_that_is_stopped_for_too_long_ends_the_server_and_is_named(server
     assert f"gives up: rank 0 (node 0, process {late.pid}) is stopped" in pair.log.read_text()
 
 
-def test_an_only_process_that_is_stopped_for_too_long_ends_the_server_and_is_named(tmp_path):
+def stop_first_rank(folder, *arguments) -> tuple[int, str]:
+    """The process of a server's first rank, which is stopped while it answers, and what the server's log says then."""
     warm_up()
-    one = WarmServer(tmp_path / "log", "--dist-timeout", "4", "--max-total-tokens", "2048")
+    server = WarmServer(folder / "log", "--max-total-tokens", "2048", *arguments)
     try:
-        (process,) = one.await_ready().ranks()
-        with streaming(one) as lines:
-            process.suspend()
+        rank = server.await_ready().ranks()[0]
+        with streaming(server) as lines:
+            rank.suspend()
             check_cut_off(lines)
-        text = one.await_end(40)
+        return rank.pid, server.await_end(60)
     finally:
-        one.stop()
-    named = rf"replica 0 has shown no sign of life for 4 s .*: process {process.pid} is stopped: the server ends"
+        server.stop()
+
+
+def test_an_only_process_that_is_stopped_for_too_long_ends_the_server_and_is_named(tmp_path):
+    process, text = stop_first_rank(tmp_path, "--dist-timeout", "4")
+    named = rf"replica 0 has shown no sign of life for 4 s .*: process {process} is stopped: the server ends"
     assert re.search(named, text)
 
 
 def test_without_a_time_for_ranks_the_watchdog_ends_the_server_and_names_the_one_that_is_stopped(tmp_path):
-    warm_up()
-    pair = WarmServer(tmp_path / "log", "--tp-size", "2", "--watchdog-timeout", "8", "--max-total-tokens", "2048")
-    try:
-        late = pair.await_ready().ranks()[0]
-        with streaming(pair) as lines:
-            late.suspend()
-            check_cut_off(lines)
-        text = pair.await_end(60)
-    finally:
-        pair.stop()
-    named = rf"rank 1 \(node 0, process \d+\) makes no progress: rank 0 \(node 0, process {late.pid}\) is stopped"
+    process, text = stop_first_rank(tmp_path, "--tp-size", "2", "--watchdog-timeout", "8")
+    named = rf"rank 1 \(node 0, process \d+\) makes no progress: rank 0 \(node 0, process {process}\) is stopped"
     assert re.search(named, text)
     assert "Scheduler watchdog timeout (self.watchdog_timeout=8" in text
