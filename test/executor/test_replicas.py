@@ -50,6 +50,16 @@ def test_a_replica_that_has_ended_is_named(controller):
     )
 
 
+def test_a_controller_ends_with_a_replica_though_a_script_has_started_it_in_the_background(controller):
+    controller.scheduler_procs[0].exitcode = -9
+    process = os.fork()
+    if not process:
+        signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # as a shell does for what ends with `&`
+        replicas._watch(controller, None)
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
+
+
 def looks(reports, times) -> list[int]:
     """What a Silence says of reports and processor times, one after the other."""
     silence, used = replicas.Silence(), [0]
@@ -154,15 +164,15 @@ def test_those_of_other_servers_and_several_are_not(launch, other):
 def test_the_server_ends_with_its_only_process_and_not_when_that_has_ended(monkeypatch):
     monkeypatch.setattr(replicas, "INTERVAL", 0.01)
     ended = []
-    monkeypatch.setattr(replicas, "_end_server", ended.append)
+    monkeypatch.setattr(replicas, "_end_server", lambda *given: ended.append(given))
     running = subprocess.Popen(["sleep", "60"])
     process, said = psutil.Process(running.pid), iter([None, None, "stopped"])
     replicas._watch_only(process, lambda given: next(said) if given == {0: [process]} else "another")
-    assert ended == ["stopped"]
+    assert ended == [("stopped", signal.SIGQUIT)]
     running.kill()
     os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
     for _ in range(2):
         looks = iter([None])
         replicas._watch_only(process, lambda given, looks=looks: next(looks))
         running.wait()
-    assert ended == ["stopped"]
+    assert ended == [("stopped", signal.SIGQUIT)]

@@ -36,12 +36,13 @@ def watch(controller, *_arguments) -> None:
 def _watch(controller, silent) -> None:
     while not (problem := ended(controller) or silent(processes_of(controller))):
         time.sleep(INTERVAL)
-    _end_server(problem)
+    # Which SGLang's launcher sees. SIGQUIT would be ignored in a server that a script has started with `&`.
+    _end_server(problem, signal.SIGKILL)
 
 
-def _end_server(problem: str) -> None:
+def _end_server(problem: str, by: signal.Signals) -> None:
     logger.error("%s: the server ends", problem)
-    os.kill(os.getpid(), signal.SIGQUIT)  # which SGLang's launcher sees, as where a rank tells of its end itself
+    os.kill(os.getpid(), by)
 
 
 def watch_only_process(launched, _engine, server_args, port_args, *_arguments, **_others) -> None:
@@ -59,7 +60,7 @@ def watch_only_process(launched, _engine, server_args, port_args, *_arguments, *
 def _watch_only(process: psutil.Process, silent) -> None:
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         if problem := silent({0: [process]}):
-            _end_server(problem)
+            _end_server(problem, signal.SIGQUIT)  # which SGLang handles in its launcher
             return
         time.sleep(INTERVAL)
 
