@@ -265,8 +265,10 @@ def test_mindspore_may_take_what_is_free_where_it_has_the_caches():
     assert memory_cap(44 * GB, 43 * GB, 0.8, 16 * GB, caches=True) == "43.0GB"
 
 
-@pytest.mark.parametrize("chip, cap", [("ascend310p", "43.0GB"), ("ascend910b", "25.6GB")])
-def test_a_card_is_taken_with_the_memory_that_its_caches_want_too(monkeypatch, chip, cap):
+@pytest.mark.parametrize(
+    "chip, replicas, cap", [("ascend310p", 1, "43.0GB"), ("ascend910b", 1, "25.6GB"), ("ascend910b", 2, "43.0GB")]
+)
+def test_a_card_is_taken_with_the_memory_that_caches_and_attention_replicas_want(monkeypatch, chip, replicas, cap):
     started, card = [], SimpleNamespace(mem_get_info=lambda: (43 * GB, 44 * GB), current_device=lambda: 3)
     monkeypatch.setattr(torch, "npu", card, raising=False)
     monkeypatch.setattr(kernels, "soc", lambda: chip)
@@ -276,9 +278,9 @@ def test_a_card_is_taken_with_the_memory_that_its_caches_want_too(monkeypatch, c
     device = dict(loads=lambda: None, start=lambda *given: started.append(given), keep_compiled_graphs=lambda _: None)
     for name, double in device.items():
         monkeypatch.setattr(mindspore_device, name, double)
-    contexts = ("get_exec", "get_model", "get_parallel", "get_schedule", "get_server_args")
-    for name in contexts:
-        monkeypatch.setattr(runtime_context, name, lambda: mock.MagicMock(nnodes=1, mem_fraction_static=0.8))
+    context = mock.MagicMock(nnodes=1, mem_fraction_static=0.8, attn_dp_size=replicas)
+    for name in ("get_exec", "get_model", "get_parallel", "get_schedule", "get_server_args"):
+        monkeypatch.setattr(runtime_context, name, lambda: context)
     start.take_card(mock.MagicMock(), (), False)
     assert started == [(3, cap)]
 

@@ -41,6 +41,8 @@ def take_card(config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
     placed, redundant = expert_location.sizes(config), get_exec().moe.ep_num_redundant_experts
     if placed is not None:
         weights = with_replicas(weights, placed.num_logical_experts, redundant)
+    if parallel.attn_dp_size > 1:
+        weights = None  # of attention's each rank has more than its part, and how many they are is not known yet
     free, total = torch.npu.mem_get_info()
     cap = memory_cap(total, free, schedule.mem_fraction_static, weights, host.profile().fractal)
     card = torch.npu.current_device()
