@@ -9,17 +9,15 @@ of how many times as fast the dispatch was in a turn.
 """
 
 import argparse
-import multiprocessing
-import os
 import statistics
 import time
 from types import SimpleNamespace
 
 from peers import machine
+from two_ranks import GROUP, RANKS, on_both
 
 WIDTH, SIZE, EXPERTS, TOP_K = 2048, 768, 128, 8  # Qwen3-30B-A3B
 REPLAYS = {1: 24, 8: 12, 64: 4, 512: 1}  # tokens of a batch -> runs of the layer in a turn
-RANKS, GROUP = 2, "ranks"
 KINDS = {  # what a shard differs in
     "all tokens": {},
     "dispatch": dict(dispatch=True),
@@ -32,41 +30,18 @@ LIMIT = 2e-2  # of the largest value: by how much rounding to bfloat16 may diffe
 
 def measured(rounds: int) -> dict[tuple[str, int], list[float]]:
     """(kind, tokens) -> seconds of the layer in each turn, on the slower rank."""
-    context = multiprocessing.get_context("spawn")
-    boards, found, barrier = [context.Queue() for _ in range(RANKS)], context.Queue(), context.Barrier(RANKS)
-    cores = sorted(os.sched_getaffinity(0))
-    given = (cores, boards, barrier, found, rounds)
-    ranks = [context.Process(target=_rank, args=(rank, *given), daemon=True) for rank in range(RANKS)]
-    for rank in ranks:
-        rank.start()
-    first, second = (found.get(timeout=600) for _ in ranks)
-    for rank in ranks:
-        rank.join()
+    first, second = on_both(_times, rounds)
     return {case: [max(pair) for pair in zip(times, second[case], strict=True)] for case, times in first.items()}
 
 
-def _rank(rank: int, cores: list[int], boards: list, barrier, found, rounds: int) -> None:
-    from sglang.srt.layers_ms import ops
-    from sglang.srt.model_executor_ms import device
-
-    def gather(value):
-        for board in boards:
-            board.put((rank, value))
-        values = dict(boards[rank].get(timeout=60) for _ in boards)
-        barrier.wait(60)  # so that no value of the next call comes before the last of this one
-        return [values[each] for each in range(RANKS)]
-
-    core = cores[rank % len(cores)]
-    os.sched_setaffinity(0, {core})
-    device.start("cpu", "cpu", [core])
-    ops.join(GROUP, rank, RANKS, gather)
+def _times(rank: int, rounds: int) -> dict[tuple[str, int], list[float]]:
     layers = _layers(rank)
     _compare(layers, rank)
     times = {(kind, tokens): [] for tokens in REPLAYS for kind in KINDS}
     for _ in range(rounds):
         for kind, tokens in times:
             times[kind, tokens].append(layers[kind].seconds(tokens, REPLAYS[tokens]))
-    found.put(times)
+    return times
 
 
 def _layers(rank: int) -> dict:

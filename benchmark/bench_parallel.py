@@ -8,14 +8,13 @@ with all cores, of --tp-size 2 and of --dp-size 2, which share them, with the me
 
 import argparse
 import json
-import multiprocessing
-import os
 import statistics
 import sys
 from pathlib import Path
 
 from peers import CACHE, OURS, machine, run
 from random_checkpoint import SHAPES, write_checkpoint
+from two_ranks import GROUP, on_both
 
 KINDS = {"one process": OURS, "TP 2": "two ranks", "DP 2": "two replicas"}  # -> name of the engine
 CASES = "1:128:64 4:128:64 8:128:64 32:128:32"
@@ -25,35 +24,15 @@ IN_A_ROW, RUNS = 50, 40  # all-reduces in a graph, and runs of the graph
 
 def all_reduce_times() -> list[float]:
     """Microseconds of each all-reduce of bfloat16 [TOKENS, WIDTH] between two ranks, as the second one sees them."""
-    context = multiprocessing.get_context("spawn")
-    boards, found, barrier = [context.Queue(), context.Queue()], context.Queue(), context.Barrier(2)
-    cores = sorted(os.sched_getaffinity(0))
-    ranks = [context.Process(target=_rank, args=(rank, cores, boards, barrier, found)) for rank in (0, 1)]
-    for rank in ranks:
-        rank.start()
-    times = [found.get(timeout=300) for _ in ranks]
-    for rank in ranks:
-        rank.join()
+    times = on_both(_all_reduce_times)
     return max(times, key=statistics.median)
 
 
-def _rank(rank: int, cores: list[int], boards: list, barrier, found) -> None:
+def _all_reduce_times(_rank: int) -> list[float]:
     import mindspore as ms
 
     from sglang.srt.layers_ms import ops
-    from sglang.srt.model_executor_ms import device
 
-    def gather(value):
-        for board in boards:
-            board.put((rank, value))
-        values = dict(boards[rank].get(timeout=60) for _ in boards)
-        barrier.wait(60)  # so that no value of the next call comes before the last of this one
-        return [values[each] for each in (0, 1)]
-
-    core = cores[rank % len(cores)]
-    os.sched_setaffinity(0, {core})
-    device.start("cpu", "cpu", [core])
-    ops.join("ranks", rank, 2, gather)
     x, graph = ms.mint.zeros((TOKENS, WIDTH), dtype=ms.bfloat16), _chain(ms, ops)
     ops.begin_step(TOKENS, TOKENS)
     graph(x)
@@ -61,7 +40,7 @@ def _rank(rank: int, cores: list[int], boards: list, barrier, found) -> None:
     ops.record(True)
     for _ in range(RUNS):
         replay()
-    found.put([duration / 1000 for name, _, duration in ops.recorded() if name == "all_reduce"])
+    return [duration / 1000 for name, _, duration in ops.recorded() if name == "all_reduce"]
 
 
 def _chain(ms, ops):
@@ -69,7 +48,7 @@ def _chain(ms, ops):
         @ms.jit(fullgraph=True)
         def construct(self, x):
             for _ in range(IN_A_ROW):
-                x = ops.all_reduce(x, "ranks")
+                x = ops.all_reduce(x, GROUP)
             return x
 
     return Chain()
