@@ -49,18 +49,15 @@ def check_parallelism(arguments) -> None:
             f"--enable-return-hidden-states with --pp-size {arguments.pp_size}: the first stage, which answers, is not "
             "sent them"
         )
-    if arguments.attn_dp_size > 1:
-        _check_attention_replicas(arguments)
+    if arguments.attn_dp_size > 1 and arguments.tp_size % arguments.attn_dp_size:
+        raise UnsupportedFlag(
+            f"--attn-dp-size {arguments.attn_dp_size} (--dp-size with --enable-dp-attention) does not divide --tp-size "
+            f"{arguments.tp_size}: a replica is a part of its ranks"
+        )
     if arguments.ep_size < 1 or arguments.tp_size % arguments.ep_size:
         raise UnsupportedFlag(
             f"--ep-size {arguments.ep_size} does not divide --tp-size {arguments.tp_size}: its ranks share the experts"
         )
-
-
-def _check_attention_replicas(arguments) -> None:
-    size = f"--attn-dp-size {arguments.attn_dp_size} (--dp-size with --enable-dp-attention)"
-    if arguments.tp_size % arguments.attn_dp_size:
-        raise UnsupportedFlag(f"{size} does not divide --tp-size {arguments.tp_size}: a replica is a part of its ranks")
 
 
 def dispatches(moe) -> bool:
