@@ -104,7 +104,7 @@ setup(
         "sglang.srt.platforms": ["mindspore_cpu = sglang.srt.model_executor_ms.platform:activate"],
         "sglang.srt.plugins": ["mindspore = sglang.srt.model_executor_ms.plugin:register"],
         "sglang.srt.frameworks": [
-            "torch = sglang.srt.model_executor_ms.frameworks:TORCH",
+            "torch = sglang.srt.model_executor_ms.server.frameworks:TORCH",
             "mindspore = sglang.srt.model_executor_ms.plugin:MINDSPORE",
         ],
     },

@@ -13,9 +13,9 @@ import mindspore as ms
 import numpy as np
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge, device
-from sglang.srt.model_executor_ms.arguments import read_environment
-from sglang.srt.model_executor_ms.cores import processors
+from sglang.srt.model_executor_ms.environment import read_environment
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
+from sglang.srt.model_executor_ms.runner import bridge, device
 
 HEADS, KV_HEADS, HEAD_DIM, PAGE = 8, 4, 256, 16
 

@@ -53,7 +53,7 @@ def _layers(rank: int) -> dict:
 
     from sglang.srt.distributed_ms.shard import Shard
     from sglang.srt.layers_ms import Experts, MixtureOfExperts, Router, Routing, ops
-    from sglang.srt.model_executor_ms import bridge
+    from sglang.srt.model_executor_ms.runner import bridge
 
     torch.manual_seed(0)
     most = max(REPLAYS)

@@ -16,9 +16,9 @@ from mindspore import nn
 from roofline import bandwidth_reader, best, matrix_peak
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge, device
-from sglang.srt.model_executor_ms.arguments import read_environment
-from sglang.srt.model_executor_ms.cores import processors
+from sglang.srt.model_executor_ms.environment import read_environment
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
+from sglang.srt.model_executor_ms.runner import bridge, device
 from sglang.srt.model_loader_ms.pieces import parameter
 
 

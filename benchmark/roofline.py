@@ -22,9 +22,9 @@ from random_checkpoint import SHAPES, write_checkpoint
 from transformers import AutoConfig
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge, device
-from sglang.srt.model_executor_ms.arguments import read_environment
-from sglang.srt.model_executor_ms.cores import processors
+from sglang.srt.model_executor_ms.environment import read_environment
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
+from sglang.srt.model_executor_ms.runner import bridge, device
 from sglang.srt.model_loader_ms.pieces import parameter
 
 CASES = ["1:128:32", "4:128:32", "8:128:32", "1:4096:64", "1:1024:0", "8:128:0"]

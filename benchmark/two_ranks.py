@@ -24,7 +24,7 @@ def on_both(measure: Callable, *given) -> list:
 
 def _rank(rank: int, cores: list[int], boards: list, barrier, found, measure: Callable, given: tuple) -> None:
     from sglang.srt.layers_ms import ops
-    from sglang.srt.model_executor_ms import device
+    from sglang.srt.model_executor_ms.runner import device
 
     def gather(value):
         for board in boards:

@@ -13,7 +13,7 @@ from models.results import Results
 # Read when torch loads its OpenMP library; servers that tests start inherit it.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from sglang.srt.model_executor_ms import device
+from sglang.srt.model_executor_ms.runner import device
 
 # As device.start does on a CPU, and too late there where tests of an NPU's table have come first: writes would not be
 # ordered against torch's reads.

@@ -25,6 +25,10 @@ ROOMS = (
     "layers_ms.ops.cpu",
     "model_executor_ms",
     "model_executor_ms.npu",
+    "model_executor_ms.parallel",
+    "model_executor_ms.runner",
+    "model_executor_ms.seams",
+    "model_executor_ms.server",
     "model_loader_ms",
     "models_ms",
 )

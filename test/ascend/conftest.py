@@ -7,7 +7,7 @@ from models.tiny import save
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.model_executor_ms import device
+from sglang.srt.model_executor_ms.runner import device
 
 from .model import NpuModel
 

@@ -5,10 +5,10 @@ from models.harness import SLOTS, STALE, TOKENS, PagedModel
 from models.parts import Part, StagedModel
 
 from sglang.srt.layers_ms.ops.ascend_reference.memory import stored
-from sglang.srt.model_executor_ms.graphs import Limits
 from sglang.srt.model_executor_ms.npu.build import batch_of, npu_runner
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
-from sglang.srt.model_executor_ms.own_caches import PoolOfShapes
+from sglang.srt.model_executor_ms.runner.device_layout_cache import PoolOfShapes
+from sglang.srt.model_executor_ms.runner.graphs import Limits
 
 REQUESTS = 8
 PAGE = 16

@@ -7,10 +7,10 @@ PAGE = 16
 
 def counted(state) -> dict:
     """How many tokens went to each place of each layer on this rank, {layer: numpy [places]}, since this was asked."""
-    from sglang.srt.model_executor_ms import bridge, expert_location
+    from sglang.srt.model_executor_ms.runner import bridge, eplb
 
     found = {}
-    for layer, experts in expert_location.located(state.part.network).items():
+    for layer, experts in eplb.located(state.part.network).items():
         counts = bridge.to_torch(experts.chosen)
         found[layer] = counts.numpy().copy()
         counts.zero_()

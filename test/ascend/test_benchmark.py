@@ -11,7 +11,7 @@ import pytest
 
 import sglang
 from sglang.srt.model_executor_ms import check_env
-from sglang.srt.model_executor_ms.arguments import AscendEnvironment
+from sglang.srt.model_executor_ms.environment import AscendEnvironment
 
 SCRIPT = Path(__file__).parents[2] / "benchmark/ascend/compare.py"
 

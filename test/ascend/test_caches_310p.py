@@ -18,10 +18,10 @@ from sglang.srt.layers_ms.ops.ascend import gathered, host, kernels
 from sglang.srt.layers_ms.ops.ascend_reference import attention, dense
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, stored
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
-from sglang.srt.model_executor_ms import expert_location, own_caches
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.npu import allocation, mindspore_device, start
 from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap
+from sglang.srt.model_executor_ms.runner import device_layout_cache, eplb
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 
 from .inference import lacking, like, step_of, tensors_of
 from .model import PAGE, NpuModel
@@ -54,7 +54,7 @@ def test_layers_in_rounds_and_others_side_by_side(chip_310p, tmp_path, calls):
     ids, variant = prompts(), "qwen3-window@16"
     model = NpuModel(save(variant, tmp_path, "float16"), "float16")
     compare(mixed_batch(Requests(model, PAGE), ids), variant, ids)
-    rounds = own_caches.rounds_of(model.network)
+    rounds = device_layout_cache.rounds_of(model.network)
     assert {True, False} == set(rounds) and [buffer.is_meta for buffer in model.pool.k_buffer] == [
         not x for x in rounds
     ]
@@ -91,10 +91,11 @@ def test_there_is_one_cache_as_large_as_sglang_counts(chip_310p, tmp_path, calls
 
 def test_pools_of_other_chips_and_of_latent_rows_are_sglangs(model_of, chip_310p, tmp_path):
     assert (
-        own_caches.pool_class(NpuModel(save("gpt_oss@16", tmp_path, "float16"), "float16").network) is MHATokenToKVPool
+        device_layout_cache.pool_class(NpuModel(save("gpt_oss@16", tmp_path, "float16"), "float16").network)
+        is MHATokenToKVPool
     )
     kernels.soc = lambda: "ascend910b"
-    assert own_caches.pool_class(model_of("qwen3@16").network) is MHATokenToKVPool
+    assert device_layout_cache.pool_class(model_of("qwen3@16").network) is MHATokenToKVPool
 
 
 def test_sglang_chooses_its_own_pool_where_it_is_another(chip_310p):
@@ -102,9 +103,11 @@ def test_sglang_chooses_its_own_pool_where_it_is_another(chip_310p):
     configurator = SimpleNamespace(model=SimpleNamespace(network=network))
 
     def chosen(default):
-        return own_caches.choose_pool(lambda _, kind, default: default, configurator, kind="mha", default=default)
+        return device_layout_cache.choose_pool(
+            lambda _, kind, default: default, configurator, kind="mha", default=default
+        )
 
-    assert issubclass(chosen(MHATokenToKVPool), own_caches.PoolOfShapes) and chosen(dict) is dict
+    assert issubclass(chosen(MHATokenToKVPool), device_layout_cache.PoolOfShapes) and chosen(dict) is dict
 
 
 @pytest.mark.parametrize(
@@ -112,13 +115,13 @@ def test_sglang_chooses_its_own_pool_where_it_is_another(chip_310p):
 )
 def test_what_sglang_would_read_of_a_cache_on_the_host_is_refused_by_name(name):
     assert callable(getattr(MHATokenToKVPool, name))
-    pool = object.__new__(own_caches.PoolOfShapes)
+    pool = object.__new__(device_layout_cache.PoolOfShapes)
     with pytest.raises(NotImplementedError, match=f"{name}: MindSpore has caches of this pool in a layout"):
         getattr(pool, name)(torch.zeros(1), 2, k_scale=None)
 
 
 def pool_of(rounds, head_num=2, head_dim=16, page_size=PAGE):
-    made = type("Pool", (own_caches.PoolOfShapes,), {"in_rounds": rounds})
+    made = type("Pool", (device_layout_cache.PoolOfShapes,), {"in_rounds": rounds})
     sizes = dict(size=SLOTS - page_size, page_size=page_size, head_num=head_num, head_dim=head_dim)
     return made(**sizes, dtype=torch.float16, layer_num=len(rounds), device="cpu", enable_memory_saver=False)
 
@@ -274,7 +277,7 @@ def test_a_card_is_taken_with_the_memory_that_caches_and_attention_replicas_want
     monkeypatch.setattr(kernels, "soc", lambda: chip)
     monkeypatch.setattr(start, "weights_on_card", lambda *_: 16 * GB)
     monkeypatch.setattr(start, "graph_cache", lambda *_: "folder")
-    monkeypatch.setattr(expert_location, "sizes", lambda config: None)
+    monkeypatch.setattr(eplb, "sizes", lambda config: None)
     device = dict(loads=lambda: None, start=lambda *given: started.append(given), keep_compiled_graphs=lambda _: None)
     for name, double in device.items():
         monkeypatch.setattr(mindspore_device, name, double)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sglang.srt.model_executor_ms import check_env
-from sglang.srt.model_executor_ms.arguments import AscendEnvironment, read_ascend_environment
+from sglang.srt.model_executor_ms.environment import AscendEnvironment, read_ascend_environment
 from sglang.srt.model_executor_ms.npu import installation
 from sglang.srt.model_executor_ms.npu.known_versions import TORCH_NPU_FOR_CANN, judge
 

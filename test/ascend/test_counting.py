@@ -12,9 +12,9 @@ from sglang.srt.layers_ms.ops.ascend import host
 
 ROOM = Path(__file__).parents[2] / "python/sglang/srt/model_executor_ms"
 STEP_PATH = (
-    "attention_backend",
-    "causal_lm",
-    "lm_head",
+    "runner/attention_backend",
+    "runner/causal_lm",
+    "runner/lm_head",
     "npu/kind_graph",
     "npu/graph_runner",
     "npu/inputs",

@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from sglang.srt.distributed_ms.shard import Shard
-from sglang.srt.model_executor_ms import hybrid_windows, parallel
-from sglang.srt.model_executor_ms.causal_lm import MindSporeForCausalLM
-from sglang.srt.model_executor_ms.npu import build, meeting, mindspore_device, start
+from sglang.srt.model_executor_ms.npu import build, mindspore_device, start
+from sglang.srt.model_executor_ms.parallel import groups, rendezvous
+from sglang.srt.model_executor_ms.runner import swa_pool
+from sglang.srt.model_executor_ms.runner.causal_lm import MindSporeForCausalLM
 
 TORCHS, MINDSPORES = 0x70, 0x80  # addresses of streams
 
@@ -116,7 +117,7 @@ def test_this_machine_has_no_ascend_backend_and_mindspore_says_why():
 
 
 @pytest.fixture
-def groups(monkeypatch):
+def adopted(monkeypatch):
     """Groups of eight ranks in two stages, in which two replicas have two ranks each, as rank 6 has them; `new` ones.
 
     -> function of ranks of the second stage: torch's group of them
@@ -132,10 +133,10 @@ def groups(monkeypatch):
     return lambda *members: (communication._of(members, of_stage), made)
 
 
-def test_sglangs_groups_are_adopted_and_ranks_of_other_replicas_get_one_of_their_own(groups):
-    assert groups(0, 1, 2, 3) == ("SGLang's of a stage", [])
-    assert groups(2, 3) == ("SGLang's of a replica", [])
-    assert groups(0, 2) == (("hccl", [4, 6]), [[0, 2], [1, 3], [4, 6], [5, 7]])  # torch makes them on all ranks
+def test_sglangs_groups_are_adopted_and_ranks_of_other_replicas_get_one_of_their_own(adopted):
+    assert adopted(0, 1, 2, 3) == ("SGLang's of a stage", [])
+    assert adopted(2, 3) == ("SGLang's of a replica", [])
+    assert adopted(0, 2) == (("hccl", [4, 6]), [[0, 2], [1, 3], [4, 6], [5, 7]])  # torch makes them on all ranks
 
 
 def test_the_handle_is_that_of_this_card_once_the_communicator_was_used(monkeypatch, calls):
@@ -149,7 +150,7 @@ def test_the_handle_is_that_of_this_card_once_the_communicator_was_used(monkeypa
     backend = SimpleNamespace(get_hccl_comm=lambda card: calls.append(card) or handles[card])
     group = SimpleNamespace(_get_backend=lambda device: backend)
     assert communication.communicator(group, 3) == 0xABC and calls == ["used", 3]
-    with pytest.raises(meeting.MeetingError, match=r"no HCCL communicator for the ranks \[0, 2\]"):
+    with pytest.raises(rendezvous.MeetingError, match=r"no HCCL communicator for the ranks \[0, 2\]"):
         communication.communicator(group, 1)
 
 
@@ -161,19 +162,19 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
     sizes = SimpleNamespace(tp_rank=1, tp_size=4, ep_size=2, attn_dp_size=replicas, enable_dp_lm_head=replicas > 1)
     group = SimpleNamespace(device=SimpleNamespace(type=where), cpu_group=None, ranks=[0, 1, 2, 3])
     joined = []
-    monkeypatch.setattr(parallel, "get_parallel", lambda: sizes)
+    monkeypatch.setattr(groups, "get_parallel", lambda: sizes)
     flags = SimpleNamespace(moe=SimpleNamespace(moe_a2a_backend="none"))
-    monkeypatch.setattr(parallel, "get_exec", lambda: flags)
+    monkeypatch.setattr(groups, "get_exec", lambda: flags)
     monkeypatch.setattr("sglang.srt.distributed.get_tp_group", lambda: group)
     monkeypatch.setattr(torch.distributed.distributed_c10d, "_get_default_store", lambda: "store")
     monkeypatch.setattr(
         "sglang.srt.model_executor_ms.npu.communication.join",
         lambda names, *_: joined.extend((name, "npu") for name in names),
     )
-    monkeypatch.setattr(parallel.expert_location, "places", lambda: ())
-    monkeypatch.setattr(parallel.hosts, "join", lambda name, *_: joined.append((name, "cpu")))
+    monkeypatch.setattr(groups.eplb, "places", lambda: ())
+    monkeypatch.setattr(groups.hosts, "join", lambda name, *_: joined.append((name, "cpu")))
     shard = Shard(1, 4, "tp", expert_size=2, replicas=replicas, own_head=replicas > 1)
-    assert parallel.join_tensor_parallel() == shard
+    assert groups.join_tensor_parallel() == shard
     assert joined == [(name, where) for name in wanted]
 
 
@@ -183,8 +184,8 @@ def test_layers_with_a_window_have_a_pool_of_their_own_where_there_is_one_stage(
     model = SimpleNamespace(network=SimpleNamespace(config=config))
     flags = SimpleNamespace(disable_hybrid_swa_memory=False)
     made = SimpleNamespace(model=model, model_config=SimpleNamespace(), server_args=flags, device="npu")
-    monkeypatch.setattr(hybrid_windows, "get_parallel", lambda: SimpleNamespace(pp_size=stages))
-    hybrid_windows.divide_pool(made)
+    monkeypatch.setattr(swa_pool, "get_parallel", lambda: SimpleNamespace(pp_size=stages))
+    swa_pool.divide_pool(made)
     assert made.is_hybrid_swa == divided
 
 

@@ -18,12 +18,12 @@ from ascend.doubles import (
     runner,
 )
 
-from sglang.srt.model_executor_ms.graphs import PassedOn
 from sglang.srt.model_executor_ms.npu.buckets import PIECES, bucket_of, decode_buckets
 from sglang.srt.model_executor_ms.npu.build import compile_kinds
 from sglang.srt.model_executor_ms.npu.graph_runner import CaptureError
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
 from sglang.srt.model_executor_ms.npu.packed import ALIGNED, PackedInputs, PackedTooLarge
+from sglang.srt.model_executor_ms.runner.graphs import PassedOn
 
 
 def check(made, prepared):

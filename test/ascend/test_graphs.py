@@ -12,11 +12,11 @@ from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
-from sglang.srt.model_executor_ms.graphs import compilations
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.npu.build import batch_of
 from sglang.srt.model_executor_ms.npu.graph_runner import DECODE
-from sglang.srt.model_executor_ms.step_inputs import first_pages
+from sglang.srt.model_executor_ms.runner.graphs import compilations
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.step_inputs import first_pages
 
 from .inference import LACKING
 from .model import PAGE, NpuModel, NpuSteps

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.model_executor_ms import hosts
-from sglang.srt.model_executor_ms.npu import communication, meeting, mindspore_device, start
+from sglang.srt.model_executor_ms.npu import communication, mindspore_device, start
+from sglang.srt.model_executor_ms.parallel import hosts, rendezvous
 
 WORKER = {"MS_ROLE": "MS_WORKER", "MS_SCHED_PORT": "4321"}
 
@@ -39,7 +39,9 @@ class Joining:
         monkeypatch.setattr(mindspore_device, "adopt", lambda *given: self.calls.append(("adopt", *given)))
 
     def came(self, fellow, what):
-        torch.distributed.PrefixStore(f"mindspore/{self.group.ranks}/", self.store).set(meeting.key(what, fellow), "1")
+        torch.distributed.PrefixStore(f"mindspore/{self.group.ranks}/", self.store).set(
+            rendezvous.key(what, fellow), "1"
+        )
 
     def __call__(self, connect=None, **seconds):
         self.patched.setattr(mindspore_device, "connect", connect or (lambda: self.calls.append(("connect",))))
@@ -72,10 +74,10 @@ def test_a_rank_that_did_not_connect_is_named_by_its_number_in_the_world_and_its
     def connect():
         raise RuntimeError("topology timeout")
 
-    with pytest.raises(meeting.MeetingError, match="^rank 0 of 2 did not come .* to connect"):
+    with pytest.raises(rendezvous.MeetingError, match="^rank 0 of 2 did not come .* to connect"):
         Joining(monkeypatch)(connect, timeout=5)
     joining = Joining(monkeypatch, nodes=4, stages=2, width=2, rank=2)
-    with pytest.raises(meeting.MeetingError, match=r"^rank 3 \(node 3\) of 2 did not come .* to connect"):
+    with pytest.raises(rendezvous.MeetingError, match=r"^rank 3 \(node 3\) of 2 did not come .* to connect"):
         joining(connect, timeout=5)
 
 
@@ -114,10 +116,10 @@ def test_only_the_first_rank_starts_a_scheduler_and_all_know_where_it_is(tell):
 
 def test_all_ranks_say_why_there_is_no_scheduler(tell):
     def fails():
-        raise meeting.MeetingError("10.0.0.1 is no address of this host")
+        raise rendezvous.MeetingError("10.0.0.1 is no address of this host")
 
     for rank, find in ((0, fails), (1, None)):
-        with pytest.raises(meeting.MeetingError, match="10.0.0.1 is no address"):
+        with pytest.raises(rendezvous.MeetingError, match="10.0.0.1 is no address"):
             tell(rank, find)
 
 

@@ -7,11 +7,11 @@ import torch
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import device
-from sglang.srt.model_executor_ms.graphs import DynamicGraph, compilations
-from sglang.srt.model_executor_ms.lm_head import LMHead, TorchLMHead
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
 from sglang.srt.model_executor_ms.npu.kind_graph import INCREMENT, PREFILL, KindGraph
+from sglang.srt.model_executor_ms.runner import device
+from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph, compilations
+from sglang.srt.model_executor_ms.runner.lm_head import LMHead, TorchLMHead
 
 
 class Sum(nn.Cell):
@@ -29,7 +29,7 @@ def graph(request):
 
 
 def _cache(name):
-    from sglang.srt.model_executor_ms import bridge
+    from sglang.srt.model_executor_ms.runner import bridge
 
     return bridge.to_mindspore(torch.zeros(8, 1, 4)), name, 4
 

@@ -12,7 +12,7 @@ from ops.test_experts import ROUTERS, mixed, routed
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tensor, values
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 
 from .model import PAGE
 

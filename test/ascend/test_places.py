@@ -14,7 +14,7 @@ from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.layers_ms.ops.ascend import collectives, host, kernels, kernels_experts
 from sglang.srt.layers_ms.ops.ascend import experts as operators
 from sglang.srt.layers_ms.ops.ascend_reference import memory
-from sglang.srt.model_executor_ms import bridge, expert_location
+from sglang.srt.model_executor_ms.runner import bridge, eplb
 from sglang.srt.model_loader_ms.pieces import parameter
 
 from .inference import LACKING, like
@@ -113,7 +113,7 @@ PLACES = ((3, 0, 0, 1, 2, 3),)
 def test_experts_that_move_stay_at_the_addresses_that_captured_graphs_know(checked):
     experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, places=PLACES), ms.float16)
     experts.pack()
-    with expert_location.weights(experts) as stacks:
+    with eplb.weights(experts) as stacks:
         known = [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.location))]
         stacks[0][2] = 1.5  # as SGLang's updater writes it
     assert experts.gate_up.asnumpy()[2].min() == 1.5
@@ -128,7 +128,7 @@ def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checke
     for experts in layers.values():  # as on a card: memory of its own
         experts.location.host = experts.location.host.copy()
     metadata = SimpleNamespace(physical_to_logical_map_cpu=torch.tensor(PLACES * 2))
-    monkeypatch.setattr(expert_location, "get_global_expert_location_metadata", lambda: metadata)
+    monkeypatch.setattr(eplb, "get_global_expert_location_metadata", lambda: metadata)
 
     def moved(_updater, weights, new, update_layer_ids, nnodes, rank):
         assert (update_layer_ids, nnodes, rank) == ([1], 1, 0)
@@ -136,8 +136,8 @@ def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checke
         metadata.physical_to_logical_map_cpu[update_layer_ids] = new
         return {1: [7]}
 
-    monkeypatch.setattr(expert_location.ExpertLocationUpdater, "update", moved)
-    updater = expert_location.Updater()
+    monkeypatch.setattr(eplb.ExpertLocationUpdater, "update", moved)
+    updater = eplb.Updater()
     assert updater.update(layers, torch.tensor([0, 1, 2, 3, 1, 1]), [1], nnodes=1, rank=0) == {1: [7]}
     tables = [experts.location.asnumpy().tolist() for experts in layers.values()]
     assert tables[0] == [[2, 1, 2, 0], [1, 3, 0, 0], [1, 4, 0, 0], [2, 0, 5, 0]]
@@ -148,11 +148,11 @@ def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checke
 
 
 def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_records(monkeypatch):
-    counter, pool = expert_location.Counter.__new__(expert_location.Counter), on_device([0, 0, 0])
+    counter, pool = eplb.Counter.__new__(eplb.Counter), on_device([0, 0, 0])
     counter.counts, counter.wanted = {3: pool}, []
     recorder = SimpleNamespace(buffer=None)
     recorder.get_current_pass_count_buffer = lambda layer: recorder.buffer if layer == 3 else None
-    monkeypatch.setattr(expert_location, "get_global_expert_distribution_recorder", lambda: recorder)
+    monkeypatch.setattr(eplb, "get_global_expert_distribution_recorder", lambda: recorder)
     for buffer, counted in ((None, [5, 1, 0]), (on_device([0, 0, 0]), [2, 0, 4]), (on_device([0, 0, 0]), [1, 1, 1])):
         recorder.buffer = buffer
         LEDGER.begin()
@@ -168,7 +168,7 @@ def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_
 def test_on_a_310p_experts_move_in_copies_and_are_in_nz_again(chip_310p):
     experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, places=PLACES), ms.float16, bias=True)
     experts.pack()
-    with expert_location.weights(experts) as stacks:
+    with eplb.weights(experts) as stacks:
         assert not {tensor.data_ptr() for tensor in stacks} & set(memory.fractal)
         for tensor in stacks:
             tensor[2] = 1.5

@@ -7,10 +7,10 @@ import pytest
 from ascend.doubles import DECODE, PAGE, RecordingLink, Scheduler, on_host, runner
 
 from sglang.srt.layers_ms.ops.ascend import collectives, host
-from sglang.srt.model_executor_ms.graphs import Limits
 from sglang.srt.model_executor_ms.npu.build import capacity
 from sglang.srt.model_executor_ms.npu.inputs import Packing, part
 from sglang.srt.model_executor_ms.npu.packed import PackedInputs
+from sglang.srt.model_executor_ms.runner.graphs import Limits
 
 REPLICAS = 3
 

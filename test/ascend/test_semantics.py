@@ -11,8 +11,8 @@ from models.tiny import TINY, reference_logits, save
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
-from sglang.srt.model_executor_ms import device, graphs
-from sglang.srt.model_executor_ms.step_inputs import step_inputs
+from sglang.srt.model_executor_ms.runner import device, graphs
+from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 from sglang.srt.model_loader_ms import loader
 
 from .model import PAGE, NpuModel

@@ -13,33 +13,35 @@ from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.mem_cache import allocation as sglangs
 from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
-from sglang.srt.model_executor_ms import arguments, mindspore_framework
-from sglang.srt.model_executor_ms.flags import UnsupportedFlag
-from sglang.srt.model_executor_ms.graphs import Limits
-from sglang.srt.model_executor_ms.npu import allocation, meeting, start
+from sglang.srt.model_executor_ms import environment
+from sglang.srt.model_executor_ms.npu import allocation, start
 from sglang.srt.model_executor_ms.npu import graph_cache as graph_cache_module
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card, with_replicas
+from sglang.srt.model_executor_ms.parallel import rendezvous
+from sglang.srt.model_executor_ms.runner.graphs import Limits
+from sglang.srt.model_executor_ms.server import framework
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
 # ---- is there a card ----
 
 
 def test_device_npu_is_refused_without_torch_npu_and_the_check_is_named(monkeypatch):
-    monkeypatch.setattr(mindspore_framework, "accelerator", lambda: None)
+    monkeypatch.setattr(framework, "accelerator", lambda: None)
     with pytest.raises(UnsupportedFlag, match="torch_npu is not installed.*check_env.*--device cpu"):
-        mindspore_framework.refuse_without_npu()
+        framework.refuse_without_npu()
 
 
 def test_device_npu_is_refused_where_torch_npu_sees_no_card(monkeypatch):
-    monkeypatch.setattr(mindspore_framework, "accelerator", lambda: None)
-    monkeypatch.setattr(mindspore_framework.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(framework, "accelerator", lambda: None)
+    monkeypatch.setattr(framework.importlib.util, "find_spec", lambda name: object())
     with pytest.raises(UnsupportedFlag, match="torch_npu sees no card"):
-        mindspore_framework.refuse_without_npu()
+        framework.refuse_without_npu()
 
 
 def test_device_npu_is_let_in_with_a_card(monkeypatch):
-    monkeypatch.setattr(mindspore_framework, "accelerator", lambda: "npu")
-    mindspore_framework.refuse_without_npu()
+    monkeypatch.setattr(framework, "accelerator", lambda: "npu")
+    framework.refuse_without_npu()
 
 
 # ---- memory ----
@@ -145,7 +147,7 @@ time.sleep(60)
 
 
 def test_the_scheduler_listens_has_its_own_log_and_ends_without_a_trace():
-    found = meeting.Scheduler(4, 30, LISTENS)
+    found = rendezvous.Scheduler(4, 30, LISTENS)
     with socket.create_connection((found.host, found.port), timeout=5):
         assert found.log.read_text().split() == ["MS_SCHED", "4"]
     found.close()
@@ -154,8 +156,8 @@ def test_the_scheduler_listens_has_its_own_log_and_ends_without_a_trace():
 
 
 def test_a_scheduler_that_does_not_start_is_tried_again_and_then_quoted():
-    with pytest.raises(meeting.MeetingError, match="does not start.*\n.*libhccl.so is missing"):
-        meeting.Scheduler(4, 30, "raise SystemExit('libhccl.so is missing')")
+    with pytest.raises(rendezvous.MeetingError, match="does not start.*\n.*libhccl.so is missing"):
+        rendezvous.Scheduler(4, 30, "raise SystemExit('libhccl.so is missing')")
 
 
 def test_the_scheduler_ends_when_the_process_that_started_it_is_killed():
@@ -165,8 +167,8 @@ def test_the_scheduler_ends_when_the_process_that_started_it_is_killed():
     import psutil
 
     code = (
-        "import time; from sglang.srt.model_executor_ms.npu import meeting;"
-        f"found = meeting.Scheduler(2, 30, 'import ctypes; ctypes.CDLL(None).prctl(1, 15);' + {LISTENS!r});"
+        "import time; from sglang.srt.model_executor_ms.parallel import rendezvous;"
+        f"found = rendezvous.Scheduler(2, 30, 'import ctypes; ctypes.CDLL(None).prctl(1, 15);' + {LISTENS!r});"
         "print(found.process.pid, flush=True); time.sleep(60)"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -186,48 +188,49 @@ def test_the_scheduler_listens_at_the_address_at_which_other_hosts_reach_this_on
             socket.create_server((host, 0), family=socket.AF_INET6).close()
         except OSError as error:
             pytest.skip(f"a host without IPv6: {error}")
-    found = meeting.Scheduler(4, 30, LISTENS, host)
+    found = rendezvous.Scheduler(4, 30, LISTENS, host)
     assert found.host == host
     socket.create_connection((host, found.port), timeout=5).close()
     found.close()
 
 
 def test_a_scheduler_that_listens_elsewhere_has_not_started(monkeypatch):
-    monkeypatch.setattr(meeting, "ATTEMPTS", 1)
-    with pytest.raises(meeting.MeetingError, match="does not start"):
-        meeting.Scheduler(4, 1, LISTENS.replace('int(os.environ["MS_SCHED_PORT"])', "0"))
+    monkeypatch.setattr(rendezvous, "ATTEMPTS", 1)
+    with pytest.raises(rendezvous.MeetingError, match="does not start"):
+        rendezvous.Scheduler(4, 1, LISTENS.replace('int(os.environ["MS_SCHED_PORT"])', "0"))
 
 
 def test_an_address_of_another_host_is_refused_with_what_may_be_wrong():
-    with pytest.raises(meeting.MeetingError, match="^192.0.2.1 is no address of this host: .*SGLANG_HOST_IP"):
-        meeting.Scheduler(4, 30, LISTENS, "192.0.2.1")  # of no host: RFC 5737
+    with pytest.raises(rendezvous.MeetingError, match="^192.0.2.1 is no address of this host: .*SGLANG_HOST_IP"):
+        rendezvous.Scheduler(4, 30, LISTENS, "192.0.2.1")  # of no host: RFC 5737
 
 
 def test_a_port_that_is_taken_meanwhile_is_left_to_who_has_it(monkeypatch):
     with socket.socket() as taken:
         taken.bind(("127.0.0.2", 0))
         taken.listen()
-        places = [taken.getsockname(), meeting.free_address("127.0.0.2")]
-        monkeypatch.setattr(meeting, "free_address", lambda host: places.pop(0))
-        found = meeting.Scheduler(4, 30, LISTENS, "127.0.0.2")
+        places = [taken.getsockname(), rendezvous.free_address("127.0.0.2")]
+        monkeypatch.setattr(rendezvous, "free_address", lambda host: places.pop(0))
+        found = rendezvous.Scheduler(4, 30, LISTENS, "127.0.0.2")
         assert found.port != taken.getsockname()[1] and not places
     found.close()
 
 
 def test_the_address_is_free_and_of_ipv6_where_there_is_no_ipv4(monkeypatch):
-    host, port = meeting.free_address()
+    host, port = rendezvous.free_address()
     assert host == "127.0.0.1" and 0 < port < 65536
-    monkeypatch.setattr(meeting, "LOOPBACKS", ((socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "::1")))
+    monkeypatch.setattr(rendezvous, "LOOPBACKS", ((socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "::1")))
     try:
-        assert meeting.free_address()[0] == "::1"
-    except meeting.MeetingError as error:  # a host without IPv6
+        assert rendezvous.free_address()[0] == "::1"
+    except rendezvous.MeetingError as error:  # a host without IPv6
         assert "neither" in str(error)
 
 
 def test_ranks_meet_when_all_have_come():
     store = torch.distributed.HashStore()
     threads = [
-        threading.Thread(target=meeting.wait_for_ranks, args=(store, "meet", rank, 3, 20.0, 0.01)) for rank in range(3)
+        threading.Thread(target=rendezvous.wait_for_ranks, args=(store, "meet", rank, 3, 20.0, 0.01))
+        for rank in range(3)
     ]
     for thread in threads:
         thread.start()
@@ -239,20 +242,20 @@ def test_ranks_meet_when_all_have_come():
 def test_a_rank_that_does_not_come_is_named():
     store = torch.distributed.HashStore()
     store.set("mindspore/meet/2", "1")
-    with pytest.raises(meeting.MeetingError, match="rank 1, rank 3 of 4 did not come within 0 s to meet"):
-        meeting.wait_for_ranks(store, "meet", 0, 4, 0.1, 0.01)
+    with pytest.raises(rendezvous.MeetingError, match="rank 1, rank 3 of 4 did not come within 0 s to meet"):
+        rendezvous.wait_for_ranks(store, "meet", 0, 4, 0.1, 0.01)
 
 
 def test_roles_are_what_mindspore_reads_whatever_was_set_before_but_its_patience_is_the_users(monkeypatch):
-    roles = meeting.roles("MS_WORKER", 1, 2, "fd00::1", 5000, "fd00::2")
+    roles = rendezvous.roles("MS_WORKER", 1, 2, "fd00::1", 5000, "fd00::2")
     assert (roles["MS_SCHED_HOST"], roles["MS_NODE_ID"], roles["MS_WORKER_IP"]) == ("fd00::1", "1", "fd00::2")
-    assert "MS_WORKER_IP" not in meeting.roles("MS_WORKER", 1, 2, "::1", 5000)
+    assert "MS_WORKER_IP" not in rendezvous.roles("MS_WORKER", 1, 2, "::1", 5000)
     monkeypatch.setenv("MS_TOPO_TIMEOUT", "900")
     for name in roles:
         monkeypatch.setenv(name, "another start's")
-    arguments.export(meeting.patience(60))
-    arguments.dictate(roles)
-    inherited = arguments.inherited({"MS_ROLE": "MS_SCHED"})
+    environment.export(rendezvous.patience(60))
+    environment.dictate(roles)
+    inherited = environment.inherited({"MS_ROLE": "MS_SCHED"})
     assert (inherited["MS_TOPO_TIMEOUT"], inherited["MS_ROLE"], inherited["MS_NODE_ID"]) == ("900", "MS_SCHED", "1")
 
 

@@ -67,7 +67,7 @@ class Layout(NamedTuple):
 
 def _part(ids, step, owners, replica, replicas, page_size):
     """The part of a step that is one replica's."""
-    from sglang.srt.model_executor_ms.step_inputs import step_inputs
+    from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 
     mine = owners == replica
     tokens = mine[step.request_ids]
@@ -87,7 +87,7 @@ class Pool:
     def __init__(self, size: int, rank_class=None):
         """rank_class: Rank, or one that prepares its steps in another way."""
         context = multiprocessing.get_context("forkserver")  # which imports once for all of them
-        context.set_forkserver_preload(["sglang.srt.model_executor_ms.causal_lm"])
+        context.set_forkserver_preload(["sglang.srt.model_executor_ms.runner.causal_lm"])
         boards = [context.Queue() for _ in range(size)]
         self.pipes, self.processes, self.boards = [], [], boards
         for rank in range(size):
@@ -154,7 +154,7 @@ class Rank:
     table, page_size = "cpu", PAGE_SIZE
 
     def __init__(self, rank, boards):
-        from sglang.srt.model_executor_ms import device
+        from sglang.srt.model_executor_ms.runner import device
 
         device.start("cpu", self.table, sorted(os.sched_getaffinity(0))[:1])
         self.rank, self.boards, self.part = rank, boards, None
@@ -206,15 +206,15 @@ def _move(state, layout, places, meeting):
     import torch
 
     from sglang.srt.eplb.expert_location_updater import create_temp_buffers, update_expert_weights_single_layer
-    from sglang.srt.model_executor_ms import expert_location
+    from sglang.srt.model_executor_ms.runner import eplb
 
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=state.rank, world_size=layout.tp)
-    for layer, experts in expert_location.located(state.part.network).items():
+    for layer, experts in eplb.located(state.part.network).items():
         before = list(layout.places[layer])
         sizes = dict(num_local_physical_experts=len(before) // layout.tp, num_gpu_per_node=layout.tp)
         ranks = dict(rank=state.rank, world_size=layout.tp)
-        with expert_location.weights(experts) as tensors:
+        with eplb.weights(experts) as tensors:
             update_expert_weights_single_layer(
                 tensors, create_temp_buffers(tensors), before, list(places[layer]), **sizes, **ranks
             )

@@ -12,8 +12,9 @@ import msgspec
 import pytest
 
 from sglang.srt.arg_groups import overrides
-from sglang.srt.model_executor_ms import arguments, flags, mindspore_framework, parallel_arguments
-from sglang.srt.model_executor_ms.flag_support import LIMITED, REFUSED, SUPPORTED
+from sglang.srt.model_executor_ms import environment
+from sglang.srt.model_executor_ms.server import flags, framework, parallel_arguments
+from sglang.srt.model_executor_ms.server.flag_support import LIMITED, REFUSED, SUPPORTED
 from sglang.srt.server_args import ServerArgs
 
 ROOT = Path(__file__).parents[2]
@@ -117,42 +118,42 @@ def test_replicas_of_attention_are_a_part_of_the_ranks(device, nodes):
 
 @pytest.mark.parametrize("changed", [dict(tp_size=4), dict(pp_size=2)])
 def test_experts_that_cannot_move_between_ranks_are_refused(changed):
-    arguments = SimpleNamespace(enable_eplb=True, tp_size=2, ep_size=2, pp_size=1)
-    parallel_arguments.check_expert_location(arguments)
-    vars(arguments).update(changed)
-    with pytest.raises(flags.UnsupportedFlag, match=f"--enable-eplb .* give --ep-size {arguments.tp_size}, as"):
-        parallel_arguments.check_expert_location(arguments)
+    environment = SimpleNamespace(enable_eplb=True, tp_size=2, ep_size=2, pp_size=1)
+    parallel_arguments.check_expert_location(environment)
+    vars(environment).update(changed)
+    with pytest.raises(flags.UnsupportedFlag, match=f"--enable-eplb .* give --ep-size {environment.tp_size}, as"):
+        parallel_arguments.check_expert_location(environment)
 
 
 @pytest.mark.parametrize("algorithm, adjusted", [(None, {}), ("static", dict(ep_dispatch_algorithm="dynamic"))])
 def test_where_tokens_are_sent_to_experts_their_places_are_taken_in_turn_and_can_be_counted(algorithm, adjusted):
-    arguments = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=algorithm, device="cpu")
-    assert parallel_arguments.dispatches(arguments)
-    assert parallel_arguments.adjusted_to_dispatch(arguments) == dict(deepep_mode="normal") | adjusted
+    environment = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=algorithm, device="cpu")
+    assert parallel_arguments.dispatches(environment)
+    assert parallel_arguments.adjusted_to_dispatch(environment) == dict(deepep_mode="normal") | adjusted
 
 
 def test_tokens_are_not_sent_to_experts_on_an_npu():
-    arguments = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=None, device="npu")
+    environment = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=None, device="npu")
     with pytest.raises(flags.UnsupportedFlag, match="--moe-a2a-backend deepep with --device npu"):
-        parallel_arguments.adjusted_to_dispatch(arguments)
+        parallel_arguments.adjusted_to_dispatch(environment)
 
 
 def test_places_are_for_models_that_have_experts():
     config = SimpleNamespace(model_path="here", is_generation=True, quantization=None, is_multimodal=False)
     config.hf_config = SimpleNamespace(architectures=["Qwen3MoeForCausalLM"])
-    mindspore_framework.check_model(config, experts=True)
+    framework.check_model(config, experts=True)
     config.hf_config.architectures = ["Qwen3ForCausalLM"]
-    mindspore_framework.check_model(config)
-    with pytest.raises(mindspore_framework.UnsupportedModel, match="no experts that arguments could place"):
-        mindspore_framework.check_model(config, experts=True)
+    framework.check_model(config)
+    with pytest.raises(framework.UnsupportedModel, match="no experts that arguments could place"):
+        framework.check_model(config, experts=True)
 
 
 def test_hidden_states_are_refused_in_stages():
     sizes = dict(tp_size=1, ep_size=1, attn_dp_size=1, pp_size=2)
-    arguments = SimpleNamespace(**sizes, return_hidden_states_mode="full", device="cpu")
+    environment = SimpleNamespace(**sizes, return_hidden_states_mode="full", device="cpu")
     with pytest.raises(flags.UnsupportedFlag, match="--enable-return-hidden-states with --pp-size 2"):
-        parallel_arguments.check_parallelism(arguments)
-    parallel_arguments.check_parallelism(SimpleNamespace(**{**vars(arguments), "pp_size": 1}))
+        parallel_arguments.check_parallelism(environment)
+    parallel_arguments.check_parallelism(SimpleNamespace(**{**vars(environment), "pp_size": 1}))
 
 
 def test_pooled_models_are_refused_in_stages_and_in_replicas_of_attention(tmp_path):
@@ -164,11 +165,11 @@ def test_pooled_models_are_refused_in_stages_and_in_replicas_of_attention(tmp_pa
         quantization=None,
         is_multimodal=False,
     )
-    mindspore_framework.check_model(config)
-    with pytest.raises(mindspore_framework.UnsupportedModel, match="it is pooled, and --pp-size 2 is for models that"):
-        mindspore_framework.check_model(config, 2)
-    with pytest.raises(mindspore_framework.UnsupportedModel, match="it is pooled, and --attn-dp-size 2 is for"):
-        mindspore_framework.check_model(config, replicas=2)
+    framework.check_model(config)
+    with pytest.raises(framework.UnsupportedModel, match="it is pooled, and --pp-size 2 is for models that"):
+        framework.check_model(config, 2)
+    with pytest.raises(framework.UnsupportedModel, match="it is pooled, and --attn-dp-size 2 is for"):
+        framework.check_model(config, replicas=2)
 
 
 # ---- architectures ----
@@ -180,69 +181,70 @@ def folder_of(tmp_path, **config):
 
 
 def test_an_architecture_that_nobody_here_can_read_is_refused_before_sglang_reads_it(tmp_path):
-    arguments = folder_of(tmp_path, model_type="something_new", architectures=["SomethingNewForCausalLM"])
-    with pytest.raises(
-        mindspore_framework.UnsupportedModel, match="SomethingNewForCausalLM.* is not supported .*Llama"
-    ):
-        mindspore_framework.check_config_class(arguments)
+    environment = folder_of(tmp_path, model_type="something_new", architectures=["SomethingNewForCausalLM"])
+    with pytest.raises(framework.UnsupportedModel, match="SomethingNewForCausalLM.* is not supported .*Llama"):
+        framework.check_config_class(environment)
 
 
 def test_a_config_whose_class_comes_with_the_checkpoint_needs_trust(tmp_path):
     auto_map = dict(AutoConfig="configuration_internlm2.InternLM2Config")
     config = dict(model_type="internlm2", architectures=["InternLM2ForCausalLM"])
-    arguments = folder_of(tmp_path, **config, auto_map=auto_map)
-    with pytest.raises(mindspore_framework.UnsupportedModel, match="give --trust-remote-code"):
-        mindspore_framework.check_config_class(arguments)
-    arguments.trust_remote_code = True
-    mindspore_framework.check_config_class(arguments)
+    environment = folder_of(tmp_path, **config, auto_map=auto_map)
+    with pytest.raises(framework.UnsupportedModel, match="give --trust-remote-code"):
+        framework.check_config_class(environment)
+    environment.trust_remote_code = True
+    framework.check_config_class(environment)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
 def test_a_model_type_that_nothing_reads_is_named(tmp_path, trusted):
-    arguments = folder_of(tmp_path, model_type="something_new", architectures=["LlamaForCausalLM"])
-    arguments.trust_remote_code = trusted
-    with pytest.raises(mindspore_framework.UnsupportedModel, match="'something_new' is neither beside it"):
-        mindspore_framework.check_config_class(arguments)
+    environment = folder_of(tmp_path, model_type="something_new", architectures=["LlamaForCausalLM"])
+    environment.trust_remote_code = trusted
+    with pytest.raises(framework.UnsupportedModel, match="'something_new' is neither beside it"):
+        framework.check_config_class(environment)
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "chatglm"])  # transformers' class, and SGLang's
 def test_configs_that_are_known_need_no_trust(tmp_path, model_type):
     auto_map = dict(AutoConfig="configuration_x.Config")
-    mindspore_framework.check_config_class(
+    framework.check_config_class(
         folder_of(tmp_path, model_type=model_type, architectures=["Qwen3ForCausalLM"], auto_map=auto_map)
     )
 
 
 def test_a_missing_config_is_for_sglang_to_say(tmp_path):
-    mindspore_framework.check_config_class(SimpleNamespace(model_path=str(tmp_path), revision=None))
+    framework.check_config_class(SimpleNamespace(model_path=str(tmp_path), revision=None))
 
 
 def test_an_architecture_is_refused_before_sglang_adjusts_to_it(monkeypatch):
     model = SimpleNamespace(model_path="here", hf_config=SimpleNamespace(architectures=["DeepseekV32ForCausalLM"]))
     monkeypatch.setattr(overrides, "model_config_of", lambda server_args: model)
-    with pytest.raises(mindspore_framework.UnsupportedModel, match="nearest by name: DeepseekV3ForCausalLM"):
-        mindspore_framework.adjust_to_model(ServerArgs(model_path="here"), lambda server_args: pytest.fail("adjusted"))
+    with pytest.raises(framework.UnsupportedModel, match="nearest by name: DeepseekV3ForCausalLM"):
+        framework.adjust_to_model(ServerArgs(model_path="here"), lambda server_args: pytest.fail("adjusted"))
 
 
 # ---- environment variables ----
 
 
 def test_an_empty_environment_means_the_defaults():
-    assert arguments.read_environment({}) == arguments.Environment()
-    assert arguments.read_environment({arguments.OPERATOR_TABLE: "", arguments.PROFILE: ""}) == arguments.Environment()
+    assert environment.read_environment({}) == environment.Environment()
+    assert (
+        environment.read_environment({environment.OPERATOR_TABLE: "", environment.PROFILE: ""})
+        == environment.Environment()
+    )
 
 
 def test_well_formed_variables_are_taken():
-    variables = {arguments.OPERATOR_TABLE: "reference", arguments.PROFILE: "1", arguments.PLATFORM: "npu"}
-    wanted = arguments.Environment(ops_table="reference", profile=True, platform="npu")
-    assert arguments.read_environment(variables) == wanted
+    variables = {environment.OPERATOR_TABLE: "reference", environment.PROFILE: "1", environment.PLATFORM: "npu"}
+    wanted = environment.Environment(ops_table="reference", profile=True, platform="npu")
+    assert environment.read_environment(variables) == wanted
 
 
 def test_every_malformed_variable_is_named_with_its_value():
-    with pytest.raises(arguments.SettingError) as caught:
-        variables = {arguments.OPERATOR_TABLE: "../cpu", arguments.PROFILE: "yes", arguments.PARTITION: "12,0"}
-        variables[arguments.FUSED_SUMS] = "no"
-        arguments.read_environment(variables)
+    with pytest.raises(environment.SettingError) as caught:
+        variables = {environment.OPERATOR_TABLE: "../cpu", environment.PROFILE: "yes", environment.PARTITION: "12,0"}
+        variables[environment.FUSED_SUMS] = "no"
+        environment.read_environment(variables)
     lines = str(caught.value).splitlines()
     named = ["SGLANG_MS_OPS='../cpu'", "SGLANG_MS_PROFILE='yes'", "SGLANG_MS_FUSED_SUMS='no'"]
     named += ["SGLANG_PP_LAYER_PARTITION='12,0'"]
@@ -251,58 +253,58 @@ def test_every_malformed_variable_is_named_with_its_value():
 
 @pytest.mark.parametrize(("value", "fused"), [(None, True), ("", True), ("1", True), ("0", False)])
 def test_sums_are_left_to_norms_unless_somebody_says_no(value, fused):
-    variables = {} if value is None else {arguments.FUSED_SUMS: value}
-    assert arguments.read_environment(variables).fused_sums is fused
+    variables = {} if value is None else {environment.FUSED_SUMS: value}
+    assert environment.read_environment(variables).fused_sums is fused
 
 
 def test_the_layers_of_pipeline_stages_are_read():
-    assert arguments.read_environment({arguments.PARTITION: "3,10,4"}).stage_layers == (3, 10, 4)
+    assert environment.read_environment({environment.PARTITION: "3,10,4"}).stage_layers == (3, 10, 4)
 
 
 @pytest.mark.parametrize(("wanted", "before", "after"), [
-    (True, None, arguments.CPU_PLATFORM),
+    (True, None, environment.CPU_PLATFORM),
     (True, "other", "other"),
-    (False, arguments.CPU_PLATFORM, None),
+    (False, environment.CPU_PLATFORM, None),
     (False, "other", "other"),
 ])  # fmt: skip
 def test_the_platform_is_selected_for_child_processes_unless_the_user_selected_one(monkeypatch, wanted, before, after):
-    monkeypatch.delenv(arguments.PLATFORM, raising=False)
+    monkeypatch.delenv(environment.PLATFORM, raising=False)
     if before:
-        monkeypatch.setenv(arguments.PLATFORM, before)
-    arguments.select_cpu_platform(wanted)
-    assert arguments.read_environment().platform == after
-    monkeypatch.delenv(arguments.PLATFORM, raising=False)
+        monkeypatch.setenv(environment.PLATFORM, before)
+    environment.select_cpu_platform(wanted)
+    assert environment.read_environment().platform == after
+    monkeypatch.delenv(environment.PLATFORM, raising=False)
 
 
 def test_ranks_are_bound_anew_for_every_server_unless_the_user_bound_them(monkeypatch):
-    for name in (arguments.BINDING, arguments.BOUND_HERE):
+    for name in (environment.BINDING, environment.BOUND_HERE):
         monkeypatch.delenv(name, raising=False)
     for groups, wanted in (([[0, 1], [2]], "0,1|2"), ([[0], [1], [2]], "0|1|2"), ([], None), ([[3], [4]], "3|4")):
-        arguments.bind_ranks(groups)
-        assert arguments.read_environment().binding == wanted
-    monkeypatch.setenv(arguments.BINDING, "5|6")
-    arguments.bind_ranks([[0], [1]])
-    assert arguments.read_environment().binding == "5|6"
-    for name in (arguments.BINDING, arguments.BOUND_HERE):
+        environment.bind_ranks(groups)
+        assert environment.read_environment().binding == wanted
+    monkeypatch.setenv(environment.BINDING, "5|6")
+    environment.bind_ranks([[0], [1]])
+    assert environment.read_environment().binding == "5|6"
+    for name in (environment.BINDING, environment.BOUND_HERE):
         monkeypatch.delenv(name, raising=False)
 
 
 def test_actors_of_ray_have_what_other_ranks_inherit(monkeypatch):
-    for name in (arguments.BINDING, arguments.BOUND_HERE, arguments.THREADS, *arguments.INHERITED):
+    for name in (environment.BINDING, environment.BOUND_HERE, environment.THREADS, *environment.INHERITED):
         monkeypatch.setenv(name, "")  # so that it is afterwards as it was
         monkeypatch.delenv(name)
-    arguments.bind_ranks([[0], [1]])  # which each node does for its own ranks
-    assert arguments.for_actors() == {}
-    monkeypatch.setenv(arguments.BINDING, "5|6")
-    monkeypatch.setenv(arguments.PROFILE, "1")
-    assert arguments.for_actors() == {arguments.BINDING: "5|6", arguments.PROFILE: "1"}
+    environment.bind_ranks([[0], [1]])  # which each node does for its own ranks
+    assert environment.for_actors() == {}
+    monkeypatch.setenv(environment.BINDING, "5|6")
+    monkeypatch.setenv(environment.PROFILE, "1")
+    assert environment.for_actors() == {environment.BINDING: "5|6", environment.PROFILE: "1"}
 
 
 def test_an_actor_computes_with_rays_one_thread_only_if_the_user_said_so(monkeypatch):
-    for given, wanted in (({}, None), ({arguments.THREADS: "1"}, "1")):
-        monkeypatch.setenv(arguments.THREADS, "1")
-        arguments.forget_threads_of_ray(given)
-        assert arguments.read_environment().threads == wanted
+    for given, wanted in (({}, None), ({environment.THREADS: "1"}, "1")):
+        monkeypatch.setenv(environment.THREADS, "1")
+        environment.forget_threads_of_ray(given)
+        assert environment.read_environment().threads == wanted
 
 
 def test_a_port_where_a_server_cannot_listen_is_refused():
@@ -311,8 +313,8 @@ def test_a_port_where_a_server_cannot_listen_is_refused():
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(flags.UnsupportedFlag, match=f"--host 127.0.0.1 --port {port}: .*Address already in use"):
-            mindspore_framework.refuse_taken_port("127.0.0.1", port)
-    mindspore_framework.refuse_taken_port("127.0.0.1", port)
+            framework.refuse_taken_port("127.0.0.1", port)
+    framework.refuse_taken_port("127.0.0.1", port)
 
 
 # ---- a server ----

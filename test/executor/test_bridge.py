@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_loader_ms.pieces import Piece, parameter
 
 pytestmark = pytest.mark.usefixtures("table")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from sglang.srt.entrypoints.engine import Engine
-from sglang.srt.model_executor_ms import frameworks, plugin
+from sglang.srt.model_executor_ms import plugin
+from sglang.srt.model_executor_ms.server import frameworks
 
 ROOT = Path(__file__).parents[2]
 MODEL = "ms_example/demo_model"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sglang.srt.model_executor_ms import frameworks, mindspore_framework
-from sglang.srt.model_executor_ms.frameworks import Framework, FrameworkUnavailable
+from sglang.srt.model_executor_ms.server import framework, frameworks
+from sglang.srt.model_executor_ms.server.frameworks import Framework, FrameworkUnavailable
 from sglang.srt.server_args import ServerArgs
 
 MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
@@ -88,17 +88,17 @@ def test_torch_is_usable_with_an_accelerator(monkeypatch):
 
 
 def test_mindspore_is_usable_here():
-    assert mindspore_framework.unavailable() is None
+    assert framework.unavailable() is None
 
 
 def test_mindspore_says_that_it_is_not_installed(monkeypatch):
-    monkeypatch.setattr(mindspore_framework.importlib.util, "find_spec", lambda name: None)
-    assert "pip install mindspore==2.10.0" in mindspore_framework.unavailable()
+    monkeypatch.setattr(framework.importlib.util, "find_spec", lambda name: None)
+    assert "pip install mindspore==2.10.0" in framework.unavailable()
 
 
 def test_mindspore_says_that_numpy_is_too_new(monkeypatch):
-    monkeypatch.setattr(mindspore_framework.importlib.metadata, "version", lambda name: "2.4.1")
-    assert "numpy 2.4.1" in mindspore_framework.unavailable()
+    monkeypatch.setattr(framework.importlib.metadata, "version", lambda name: "2.4.1")
+    assert "numpy 2.4.1" in framework.unavailable()
 
 
 # ---- asking for one ----

@@ -11,7 +11,7 @@ from models.harness import STALE, PagedModel, Requests
 from models.tiny import save
 
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
-from sglang.srt.model_executor_ms.graphs import (
+from sglang.srt.model_executor_ms.runner.graphs import (
     ForwardGraph,
     Limits,
     StaticGraph,
@@ -19,8 +19,8 @@ from sglang.srt.model_executor_ms.graphs import (
     compilations,
     forward_graph,
 )
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.step_inputs import FIELDS, step_inputs
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, step_inputs
 
 pytestmark = pytest.mark.usefixtures("table")
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch.distributed import HashStore, ProcessGroupGloo
 
-from sglang.srt.model_executor_ms import arguments, hosts
-from sglang.srt.model_executor_ms.flags import UnsupportedFlag
-from sglang.srt.model_executor_ms.hosts import Exchange, interface_of, meet_at, own_address, reached_at
-from sglang.srt.model_executor_ms.npu.meeting import MeetingError
-from sglang.srt.model_executor_ms.parallel_arguments import check_hosts
+from sglang.srt.model_executor_ms import environment
+from sglang.srt.model_executor_ms.parallel import hosts
+from sglang.srt.model_executor_ms.parallel.hosts import Exchange, interface_of, meet_at, own_address, reached_at
+from sglang.srt.model_executor_ms.parallel.rendezvous import MeetingError
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+from sglang.srt.model_executor_ms.server.parallel_arguments import check_hosts
 from sglang.srt.utils.network import NetworkAddress
 
 
@@ -139,7 +140,7 @@ def ways(monkeypatch):
             monkeypatch.delenv(name)
         for name, value in told.items():
             monkeypatch.setenv(name, value)
-        arguments.reach_hosts_by("eth1", "10.0.0.2")
+        environment.reach_hosts_by("eth1", "10.0.0.2")
         return {name: os.environ[name] for name in WAYS if name in os.environ}
 
     return found

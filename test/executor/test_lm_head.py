@@ -9,8 +9,8 @@ from mindspore import Tensor
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import lm_head
-from sglang.srt.model_executor_ms.lm_head import gather_logits
+from sglang.srt.model_executor_ms.runner import lm_head
+from sglang.srt.model_executor_ms.runner.lm_head import gather_logits
 
 
 @pytest.fixture

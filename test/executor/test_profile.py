@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms.profile import TABLE_EVERY, ForwardProfile
+from sglang.srt.model_executor_ms.runner.profile import TABLE_EVERY, ForwardProfile
 
 pytestmark = pytest.mark.usefixtures("table")
 

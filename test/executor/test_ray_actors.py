@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements/dev.txt")
 
-from sglang.srt.model_executor_ms import ray_actors
+from sglang.srt.model_executor_ms.parallel import ray_actors
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sglang.srt.layers.sampler import Sampler
-from sglang.srt.model_executor_ms.sampler import HostSampler
+from sglang.srt.model_executor_ms.runner.sampler import HostSampler
 
 GREEDY = {
     "is_all_greedy": True,

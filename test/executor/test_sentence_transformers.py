@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from sglang.srt.model_executor_ms.sentence_transformers import problems
+from sglang.srt.model_executor_ms.server.sentence_transformers import problems
 
 TRANSFORMER, POOLING = ("Transformer", ""), ("Pooling", "1_Pooling")
 NORMALIZE, DENSE = ("Normalize", "2_Normalize"), ("Dense", "3_Dense")

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from sglang.srt.managers import load_snapshot
-from sglang.srt.model_executor_ms import shared_files
+from sglang.srt.model_executor_ms.parallel import shared_files
 
 
 class Memory:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
-from sglang.srt.model_executor_ms.step_inputs import FIELDS, StepInputs, from_forward_batch, step_inputs
+from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, StepInputs, from_forward_batch, step_inputs
 
 pytestmark = pytest.mark.usefixtures("table")
 STALE = 10**7  # in SGLang's table behind a request's tokens

@@ -13,8 +13,8 @@ MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
 # The other distribution's only module. It knows SGLang's seams, the registry and nothing of MindSpore.
 FRAMEWORK = """
 import torch
-from sglang.srt.model_executor_ms.arguments import select_cpu_platform
-from sglang.srt.model_executor_ms.frameworks import Framework
+from sglang.srt.model_executor_ms.environment import select_cpu_platform
+from sglang.srt.model_executor_ms.server.frameworks import Framework
 
 TOKEN = 77  # what it always answers
 
@@ -77,7 +77,7 @@ CONSTANT = Framework("constant", lambda: None, configure=configure, activate=act
 PROGRAM = """
 import json, sys
 import sglang
-from sglang.srt.model_executor_ms import frameworks
+from sglang.srt.model_executor_ms.server import frameworks
 
 if __name__ == "__main__":
     engine = sglang.Engine(

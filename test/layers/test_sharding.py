@@ -40,9 +40,9 @@ from sglang.srt.layers_ms import (
     ops,
     stacked,
 )
-from sglang.srt.model_executor_ms.graphs import Limits, forward_graph
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.step_inputs import step_inputs
+from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 from sglang.srt.models_ms.config import ConfigReader, Runtime
 from sglang.srt.models_ms.llama import LlamaConfig
 

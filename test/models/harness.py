@@ -10,8 +10,10 @@ from mindspore import Parameter
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
-from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.graphs import (
+from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_executor_ms.runner.config_fixups import restored
+from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
+from sglang.srt.model_executor_ms.runner.graphs import (
     ForwardGraph,
     Limits,
     StaticGraph,
@@ -19,12 +21,10 @@ from sglang.srt.model_executor_ms.graphs import (
     _tensor,
     forward_graph,
 )
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.lm_head import LMHead
-from sglang.srt.model_executor_ms.lost_config import restored
-from sglang.srt.model_executor_ms.own_caches import pool_class
-from sglang.srt.model_executor_ms.step_inputs import step_inputs
-from sglang.srt.model_executor_ms.weights import with_quantisation
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.lm_head import LMHead
+from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
+from sglang.srt.model_executor_ms.runner.weights import with_quantisation
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class

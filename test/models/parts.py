@@ -9,10 +9,10 @@ from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
-from sglang.srt.model_executor_ms.graphs import Limits, forward_graph, passed_on
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.lm_head import LMHead
-from sglang.srt.model_executor_ms.own_caches import pool_class
+from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
+from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph, passed_on
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.lm_head import LMHead
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class

@@ -11,7 +11,7 @@ from models.test_logits import mixed_batch, prompts
 from models.tiny import save
 from safetensors.torch import load_file, save_file
 
-from sglang.srt.model_executor_ms.weights import with_quantisation
+from sglang.srt.model_executor_ms.runner.weights import with_quantisation
 from sglang.srt.model_loader_ms.files import CheckpointError
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
 from sglang.srt.models_ms.registry import model_class

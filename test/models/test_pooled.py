@@ -9,7 +9,7 @@ from models.harness import PagedModel, Requests
 from models.pooled import CLASSES, KINDS, against, answer, save
 from models.test_logits import prompts
 
-from sglang.srt.model_executor_ms.pooling import LastTokenPooling
+from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.models_ms.registry import MODELS, POOLED
 
 PLAIN = dict(

@@ -11,8 +11,9 @@ from transformers import CONFIG_MAPPING
 
 from sglang.srt.configs.model_config import ModelConfig, is_generation_model
 from sglang.srt.layers_ms import rotary
-from sglang.srt.model_executor_ms import device, lost_config, mindspore_framework
-from sglang.srt.model_executor_ms.weights import with_quantisation
+from sglang.srt.model_executor_ms.runner import config_fixups, device
+from sglang.srt.model_executor_ms.runner.weights import with_quantisation
+from sglang.srt.model_executor_ms.server import framework
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import ConfigReader, Runtime, UnsupportedConfig
 from sglang.srt.models_ms.pooled import embedding_class
@@ -37,7 +38,7 @@ UNPUBLISHED = {  # names that SGLang has for what others publish, or that nobody
 @pytest.fixture(scope="module", autouse=True)
 def started():
     device.start("cpu", "cpu")
-    mindspore_framework.know_quantisations()
+    framework.know_quantisations()
 
 
 @pytest.fixture
@@ -51,9 +52,9 @@ def names_alone(monkeypatch):
 def network_of(folder, embeds=False, trusted=True):
     """The network that a server makes of a folder."""
     model = ModelConfig(str(folder), trust_remote_code=trusted, is_embedding=embeds)
-    mindspore_framework.check_model(model)
+    framework.check_model(model)
     config = model.hf_config
-    written = lost_config.restored(with_quantisation(config.to_dict(), folder, None), folder)
+    written = config_fixups.restored(with_quantisation(config.to_dict(), folder, None), folder)
     kind = model_class(config.architectures)
     if not is_generation_model(config.architectures, embeds):
         kind = embedding_class(kind)
@@ -188,7 +189,7 @@ REFUSED = {  # what is said of those of refused.json
 @pytest.mark.parametrize("name", json.loads(published.REFUSED.read_text()))
 def test_what_is_not_computed_of_published_checkpoints_is_refused_with_the_reason(name, tmp_path, names_alone):
     published.write(name, tmp_path)
-    with pytest.raises((UnsupportedConfig, mindspore_framework.UnsupportedModel), match=REFUSED[name]):
+    with pytest.raises((UnsupportedConfig, framework.UnsupportedModel), match=REFUSED[name]):
         network_of(tmp_path)
 
 

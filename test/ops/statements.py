@@ -8,7 +8,7 @@ import torch
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.runner import bridge
 
 EPS = 3e-3
 LIMITS = {"float32": 2e-6, "float16": 2**-10, "bfloat16": 2**-7}  # of the largest value; half an ulp is lost at least

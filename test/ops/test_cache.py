@@ -12,7 +12,7 @@ from mindspore import mutable, nn
 from ops.statements import close, draw, tensor
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.runner import bridge
 
 pytestmark = pytest.mark.usefixtures("table")
 SLOTS = 128

@@ -10,7 +10,7 @@ from mindspore import mutable, nn
 from ops.statements import ACTIVATIONS, EPS, call, close, draw, embedded, normalised, product, tensor
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.runner import bridge
 
 pytestmark = pytest.mark.usefixtures("table")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from sglang.srt.model_executor_ms import bridge, device
+from sglang.srt.model_executor_ms.runner import bridge, device
 
 cpu = pytest.importorskip("sglang.srt.layers_ms.ops.cpu", reason="the C++ operators were not built")
 HEADS, KV_HEADS, PAGE, SLOTS = 6, 2, 4, 128

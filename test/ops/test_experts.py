@@ -8,7 +8,7 @@ from mindspore import nn
 from ops.statements import ACTIVATIONS, call, close, draw, product
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_loader_ms.pieces import parameter
 
 pytestmark = pytest.mark.usefixtures("table")

@@ -8,8 +8,8 @@ from mindspore import mutable, nn
 from ops.statements import EPS, LIMITS, close, draw
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.step_inputs import FIELDS, step_inputs
+from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, step_inputs
 
 pytestmark = pytest.mark.usefixtures("table")
 DTYPES = ["float32", "float16", "bfloat16"]

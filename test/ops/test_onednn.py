@@ -8,7 +8,7 @@ import torch
 from ops.statements import call, draw
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge, device
+from sglang.srt.model_executor_ms.runner import bridge, device
 
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has AMX")
 

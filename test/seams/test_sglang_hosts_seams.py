@@ -13,7 +13,7 @@ import sglang
 from sglang.srt.distributed import parallel_state
 from sglang.srt.distributed.device_communicators.shm_broadcast import MessageQueue
 from sglang.srt.entrypoints import engine
-from sglang.srt.model_executor_ms import hosts
+from sglang.srt.model_executor_ms.parallel import hosts
 
 
 @pytest.mark.parametrize("nodes, stages, width", [(2, 1, 4), (2, 2, 2), (2, 4, 1), (4, 2, 4), (3, 3, 2), (1, 2, 2)])
@@ -116,7 +116,7 @@ def test_a_failed_rank_makes_the_launcher_kill_its_own_tree():
     assert parameters(engine.kill_process_tree)[0] == "parent_pid"
 
 
-@works_around("waits two hours for messages through the CPU, whatever --dist-timeout says: late_ranks.wait_as_told")
+@works_around("waits two hours for messages through the CPU, whatever --dist-timeout says: rank_status.wait_as_told")
 def test_groups_wait_for_as_long_as_was_said():
     assert "gloo_timeout=" in source("srt.distributed.parallel_state:init_model_parallel_group")
 

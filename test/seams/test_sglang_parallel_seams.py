@@ -149,7 +149,7 @@ def test_the_manager_moves_what_the_model_says_by_the_runners_updater():
     assert_in_order(updated, "_update_expert_weights(", "old_expert_location_metadata.update(")
 
 
-@works_around("empties a GPU's cache before experts move: expert_location.Updater")
+@works_around("empties a GPU's cache before experts move: eplb.Updater")
 def test_the_updater_runs_on_a_cpu():
     assert "empty_cache" not in source("srt.eplb.expert_location_updater:ExpertLocationUpdater:update")
 
@@ -251,17 +251,17 @@ def test_a_group_goes_across_replicas():
     assert "_ATTN_DP" in source("srt.distributed.parallel_state")
 
 
-@works_around("pads the batches of replicas with pinned memory on a CPU: attention_replicas.keep_size")
+@works_around("pads the batches of replicas with pinned memory on a CPU: dp_attention.keep_size")
 def test_batches_of_replicas_can_be_padded_without_a_gpu():
     assert "self.use_pin_memory = not _is_cpu" not in source(f"{BATCH}:prepare_mlp_sync_batch")
 
 
-@works_around("copies tokens of replicas with triton on a CPU: plugin._hook_attention_replicas")
+@works_around("copies tokens of replicas with triton on a CPU: plugin._hook_dp_attention")
 def test_tokens_of_replicas_are_copied_without_triton():
     assert "memcpy_func = memcpy_cpu if _is_cpu else memcpy_triton" not in source("srt.layers.dp_attention")
 
 
-@works_around("lets an idle replica sleep for a second, and others wait: attention_replicas.sleep_briefly")
+@works_around("lets an idle replica sleep for a second, and others wait: dp_attention.sleep_briefly")
 def test_an_idle_replica_sleeps_as_long_as_others_can_wait():
     assert "self.poller.poll(1000)" not in source("srt.managers.scheduler_components.idle_sleeper")
 

@@ -179,7 +179,7 @@ def test_every_request_is_checked_before_it_is_sent_to_the_scheduler():
     assert manager.count("self._validate_one_request(") == 2  # of one request, and of each of a batch
 
 
-@works_around("sends any JSON as positional_embed_overrides to the scheduler: request_check.py")
+@works_around("sends any JSON as positional_embed_overrides to the scheduler: request_validation.py")
 def test_overrides_of_embeddings_are_checked_by_sglang():
     check = source("srt.managers.tokenizer_manager:TokenizerManager:_validate_one_request")
     always = check[check.index("self._validate_joint_schema_request") :]  # before it: only for one kind of model

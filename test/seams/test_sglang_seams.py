@@ -94,17 +94,17 @@ def test_a_process_loads_plugins(process):
     assert "load_plugins()" in source(process)
 
 
-@works_around("prints the arguments of `sglang serve` without loading plugins: early_flag.py")
+@works_around("prints the arguments of `sglang serve` without loading plugins: import_hook.py")
 def test_the_help_of_sglang_serve_has_the_arguments_of_plugins():
     assert "load_plugins" in source("cli.serve:_print_llm_help")
 
 
-@works_around("loads no plugins in its single-batch benchmark: early_flag.py, benchmark/bench_one_batch.py")
+@works_around("loads no plugins in its single-batch benchmark: import_hook.py, benchmark/bench_one_batch.py")
 def test_the_single_batch_benchmark_loads_plugins():
     assert "load_plugins" in source("benchmark.one_batch")
 
 
-@works_around("reads the throughput benchmark's arguments before it loads plugins: early_flag.py")
+@works_around("reads the throughput benchmark's arguments before it loads plugins: import_hook.py")
 def test_the_throughput_benchmark_loads_plugins_before_it_reads_its_arguments():
     assert "load_plugins" in source("benchmark.offline_throughput")
 
@@ -227,7 +227,7 @@ def test_the_defaults_of_a_cpu_leave_a_chosen_attention_backend():
     )
 
 
-@works_around("overwrites the attention backend on an NPU: mindspore_framework.keep_attention_backend")
+@works_around("overwrites the attention backend on an NPU: framework.keep_attention_backend")
 def test_the_defaults_of_an_npu_leave_a_chosen_attention_backend():
     assert 'attention_backend="ascend"' not in source("srt.hardware_backend.npu.utils:set_default_server_args")
 
@@ -244,7 +244,7 @@ def test_a_step_of_resolving_can_be_wrapped(monkeypatch):
     assert seen == ["arguments"]
 
 
-@works_around("lets mindspore run on an NPU only: mindspore_framework.check_as_if_on_npu")
+@works_around("lets mindspore run on an NPU only: framework.check_as_if_on_npu")
 def test_the_check_of_the_arguments_lets_mindspore_run_anywhere():
     assert "MindSpore model impl is only supported on Ascend npu" not in inspect.getsource(validation_hook)
 

@@ -55,7 +55,7 @@ def test_the_pools_are_made_of_what_the_runner_and_its_config_say_after_the_mode
     assert_in_order(layers, "model_config.swa_attention_layer_ids", "model_config.full_attention_layer_ids")
 
 
-@works_around("knows windows by architecture: hybrid_windows.py")
+@works_around("knows windows by architecture: swa_pool.py")
 def test_models_with_some_windows_get_two_pools():
     config = SimpleNamespace(layer_types=["sliding_attention", "full_attention"], sliding_window=8)
     assert is_hybrid_swa_model(["Gemma3ForCausalLM"], config)
@@ -68,7 +68,7 @@ def test_what_the_user_asked_for_stays_on_the_record():
     assert resolving_view(record).disable_hybrid_swa_memory is True
 
 
-@works_around("loses what transformers 5 writes of OLMo 3: lost_config.py")
+@works_around("loses what transformers 5 writes of OLMo 3: config_fixups.py")
 def test_rope_parameters_of_olmo_3_are_kept():
     assert Olmo3Config(rope_parameters={"full_attention": {"rope_theta": 500.0}}).to_dict()["rope_parameters"]
 
@@ -79,7 +79,7 @@ def test_deterministic_inference_accepts_attention_backends_of_others_and_asks_t
     assert callable(ModelRunner.maybe_enable_batch_invariant_mode)
 
 
-@works_around("hashes seeds on a CPU with a package that is not there: seeds.py")
+@works_around("hashes seeds on a CPU with a package that is not there: murmur_hash.py")
 def test_seeds_are_hashed_on_a_cpu_without_sgl_kernel():
     assert "import sgl_kernel" not in source("kernels.ops.sampling.murmur_hash")
 

@@ -14,8 +14,8 @@ import mindspore as ms
 import torch
 from mindspore.communication import create_group, init
 
-from sglang.srt.model_executor_ms import hosts
 from sglang.srt.model_executor_ms.npu import communication, mindspore_device
+from sglang.srt.model_executor_ms.parallel import hosts
 from sglang.srt.utils.network import NetworkAddress
 
 TOLD = ("MS_ROLE", "MS_NODE_ID", "MS_WORKER_NUM", "MS_SCHED_HOST", "MS_WORKER_IP", "HCCL_IF_IP")

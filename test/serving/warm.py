@@ -20,14 +20,14 @@ from serving.conftest import MODEL, Engine, Server, free_port
 from serving.network import HOST, is_on, move_in
 from setproctitle import getproctitle
 
-from sglang.srt.model_executor_ms.arguments import CPU_PLATFORM, PLATFORM
+from sglang.srt.model_executor_ms.environment import CPU_PLATFORM, PLATFORM
 
 BEFORE = "BEFORE_A_PROCESS"  # names a module whose `prepare()` each process calls before it does anything else
 PRELOADED = (
     "sglang.srt.managers.scheduler",
     "sglang.srt.managers.data_parallel_controller",
     "sglang.srt.managers.detokenizer_manager",
-    "sglang.srt.model_executor_ms.causal_lm",
+    "sglang.srt.model_executor_ms.runner.causal_lm",
 )
 
 LOG = "SERVING_TESTS_LOG"  # the file that a process and those that it starts write to

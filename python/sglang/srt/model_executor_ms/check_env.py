@@ -9,7 +9,7 @@ import json
 import sys
 from dataclasses import asdict
 
-from sglang.srt.model_executor_ms.arguments import read_ascend_environment
+from sglang.srt.model_executor_ms.environment import read_ascend_environment
 from sglang.srt.model_executor_ms.npu.installation import Installation, look
 from sglang.srt.model_executor_ms.npu.known_versions import Finding, judge
 

@@ -1,10 +1,10 @@
 """The small dispatch: which class runs the model for this framework and device, or an error that lists them."""
 
 from sglang.srt.model_executor.model_runner import ModelRunner
-from sglang.srt.model_executor_ms import expert_location, hybrid_windows
-from sglang.srt.model_executor_ms.mindspore_framework import DEVICES
-from sglang.srt.model_executor_ms.sampler import HostSampler
-from sglang.srt.model_executor_ms.weights import MindSporeWeightUpdater
+from sglang.srt.model_executor_ms.runner import eplb, swa_pool
+from sglang.srt.model_executor_ms.runner.sampler import HostSampler
+from sglang.srt.model_executor_ms.runner.weights import MindSporeWeightUpdater
+from sglang.srt.model_executor_ms.server.framework import DEVICES
 from sglang.srt.runtime_context import get_model, get_parallel
 
 
@@ -22,7 +22,7 @@ class MindSporeModelRunner(ModelRunner):
         """Load weights without SGLang's layers for quantised ones: the model's own read config.json."""
         self.model_config.quantization = None
         super().load_model()
-        hybrid_windows.divide_pool(self)
+        swa_pool.divide_pool(self)
         if self.device == "cpu":
             self.sampler = HostSampler()
 
@@ -35,7 +35,7 @@ class MindSporeModelRunner(ModelRunner):
     def init_cuda_graphs(self, capture_decode_cuda_graph: bool = True):
         """Prepare SGLang's runners of forward passes, and compile the model: pools and attention backend exist."""
         super().init_cuda_graphs(capture_decode_cuda_graph)
-        expert_location.prepare(self)
+        eplb.prepare(self)
         self.model.compile_graphs(self)
 
     def init_weight_updater(self):
@@ -69,6 +69,6 @@ def runner_for(framework: str, device: str) -> type[ModelRunner]:
 
 def attention_backend(model_runner: ModelRunner):
     """SGLang's factory of the attention backend `mindspore`."""
-    from sglang.srt.model_executor_ms.attention_backend import MindSporeAttnBackend
+    from sglang.srt.model_executor_ms.runner.attention_backend import MindSporeAttnBackend
 
     return MindSporeAttnBackend(model_runner)

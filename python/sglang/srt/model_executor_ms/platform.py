@@ -1,9 +1,9 @@
 """SGLang's platform for a machine without an accelerator; only processes that the MindSpore backend starts use it."""
 
-from sglang.srt.model_executor_ms import early_flag
-from sglang.srt.model_executor_ms.arguments import CPU_PLATFORM, read_environment
-from sglang.srt.model_executor_ms.machine import accelerator
+from sglang.srt.model_executor_ms.environment import CPU_PLATFORM, read_environment
 from sglang.srt.model_executor_ms.plugin import install_flag
+from sglang.srt.model_executor_ms.server import import_hook
+from sglang.srt.model_executor_ms.server.accelerators import accelerator
 from sglang.srt.platforms.cpu import CpuDeviceMixin
 from sglang.srt.platforms.interface import PlatformCapabilities, SRTPlatform
 
@@ -13,7 +13,7 @@ def activate() -> str | None:
 
     None unless this platform was selected by name, so that a server of another framework keeps SGLang's own.
     """
-    early_flag.install(install_flag)
+    import_hook.install(install_flag)
     environment = read_environment()
     if environment.platform != CPU_PLATFORM or environment.cpu_engine or accelerator():
         return None

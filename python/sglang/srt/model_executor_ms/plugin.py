@@ -9,15 +9,10 @@ import functools
 import importlib
 import sys
 
-from sglang.srt.model_executor_ms import (
-    frameworks,
-    mindspore_framework,
-    parallel_arguments,
-    request_check,
-    shared_files,
-)
-from sglang.srt.model_executor_ms.arguments import Refusal
+from sglang.srt.model_executor_ms.environment import Refusal
 from sglang.srt.model_executor_ms.npu import allocation, faults
+from sglang.srt.model_executor_ms.parallel import shared_files
+from sglang.srt.model_executor_ms.server import framework, frameworks, parallel_arguments, request_validation
 from sglang.srt.plugins.hook_registry import HookRegistry, HookSource, HookType
 
 SERVER = "sglang.srt.entrypoints.http_server"  # imported where requests come over HTTP
@@ -93,10 +88,10 @@ def _resolve_with_framework(original, server_args) -> None:
         original(server_args)
         return
     with _telling(server_args):
-        framework = frameworks.decide(server_args)
-        framework.configure(server_args)
+        decided = frameworks.decide(server_args)
+        decided.configure(server_args)
         original(server_args)
-        framework.verify(server_args)
+        decided.verify(server_args)
 
 
 @contextlib.contextmanager
@@ -119,7 +114,7 @@ def _activate_published(_context, server_args, *, role: str, **_) -> None:
 
 def _configure_mindspore(server_args) -> None:
     _hook_arguments()
-    mindspore_framework.configure(server_args)
+    framework.configure(server_args)
 
 
 @functools.cache
@@ -127,17 +122,17 @@ def _hook_arguments() -> None:
     from sglang.srt.arg_groups import choices
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
 
-    mindspore_framework.know_quantisations()
+    framework.know_quantisations()
     choices.add_deterministic_attention_backend_choices(["mindspore"])
     choices.add_radix_supported_deterministic_attention_backend_choices(["mindspore"])
 
     # SGLang's NPU defaults overwrite the attention backend; its own hook puts ours back.
-    register_resolution_hook("handle_npu_backends")(mindspore_framework.keep_attention_backend)
-    register_resolution_hook("handle_model_specific_adjustments")(mindspore_framework.adjust_to_model)
+    register_resolution_hook("handle_npu_backends")(framework.keep_attention_backend)
+    register_resolution_hook("handle_model_specific_adjustments")(framework.adjust_to_model)
     # SGLang's check of the arguments allows model_impl mindspore on an NPU only.
     _apply(
         "sglang.srt.arg_groups.validation_hook.check_server_args",
-        mindspore_framework.check_as_if_on_npu,
+        framework.check_as_if_on_npu,
         HookType.AROUND,
     )
 
@@ -155,7 +150,7 @@ def _activate_mindspore(server_args, role: str) -> None:
     elif role == "tokenizer":
         if SERVER in sys.modules and _from_command_line(server_args) and view.tokenizer_worker_num == 1:
             with _telling(server_args):
-                mindspore_framework.refuse_taken_port(view.host, view.port)
+                framework.refuse_taken_port(view.host, view.port)
         _hook_requests()
         _hook_launcher()
         if view.use_ray and view.device == "cpu":
@@ -169,24 +164,24 @@ def _hook_requests() -> None:
     # The last of SGLang's checks of a request: what it raises is the client's error, not the server's.
     _apply(
         "sglang.srt.managers.tokenizer_manager.TokenizerManager._validate_one_request",
-        request_check.check_request,
+        request_validation.check_request,
         HookType.BEFORE,
     )
 
 
 @functools.cache
 def _hook_launcher() -> None:
-    from sglang.srt.model_executor_ms import replicas
+    from sglang.srt.model_executor_ms.parallel import dp_watchdog
 
     _apply("sglang.srt.server_args.PortArgs.init_new", shared_files.note, HookType.AFTER)
     _apply("sglang.srt.utils.common.kill_process_tree", shared_files.remove, HookType.BEFORE)
     launch = "sglang.srt.entrypoints.engine.Engine._launch_scheduler_processes"
-    _apply(launch, replicas.watch_only_process, HookType.AFTER)
+    _apply(launch, dp_watchdog.watch_only_process, HookType.AFTER)
 
 
 @functools.cache
 def _hook_ray() -> None:
-    from sglang.srt.model_executor_ms import ray_actors, replicas
+    from sglang.srt.model_executor_ms.parallel import dp_watchdog, ray_actors
 
     engine = "sglang.srt.ray.engine.RayEngine"
     _apply(f"{engine}._launch_scheduler_processes", ray_actors.launch, HookType.AROUND)
@@ -194,43 +189,45 @@ def _hook_ray() -> None:
     # SGLang's controller of replicas is a thread of the launcher here.
     _apply(
         "sglang.srt.managers.data_parallel_controller.DataParallelController.event_loop",
-        replicas.event_loop,
+        dp_watchdog.event_loop,
         HookType.REPLACE,
     )
 
 
 def _hook_actor() -> None:
-    from sglang.srt.model_executor_ms import ray_actors
+    from sglang.srt.model_executor_ms.parallel import ray_actors
 
     _apply("torch.cuda.set_device", ray_actors.select_no_device, HookType.REPLACE)
 
 
 @functools.cache
 def _hook_replicas() -> None:
-    from sglang.srt.model_executor_ms import replicas
+    from sglang.srt.model_executor_ms.parallel import dp_watchdog
 
     controller = "sglang.srt.managers.data_parallel_controller.DataParallelController"
     for launch in ("launch_dp_schedulers", "launch_dp_attention_schedulers"):
-        _apply(f"{controller}.{launch}", replicas.watch, HookType.BEFORE)
-    _apply(f"{controller}.event_loop", replicas.event_loop, HookType.REPLACE)
+        _apply(f"{controller}.{launch}", dp_watchdog.watch, HookType.BEFORE)
+    _apply(f"{controller}.event_loop", dp_watchdog.event_loop, HookType.REPLACE)
 
 
 @functools.cache
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.layers.attention.attention_registry import register_attention_backend
-    from sglang.srt.model_executor_ms import hosts, late_ranks, model_runner, own_caches, parallel, seeds, weights
+    from sglang.srt.model_executor_ms import model_runner
+    from sglang.srt.model_executor_ms.parallel import groups, hosts, rank_status
+    from sglang.srt.model_executor_ms.runner import device_layout_cache, murmur_hash, weights
 
     _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.meet, HookType.AROUND)
     group = "sglang.srt.distributed.parallel_state.GroupCoordinator"
-    _apply(f"{group}.__init__", late_ranks.wait_as_told, HookType.AROUND)
-    _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", late_ranks.introduce, HookType.AFTER)
+    _apply(f"{group}.__init__", rank_status.wait_as_told, HookType.AROUND)
+    _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", rank_status.introduce, HookType.AFTER)
     shared_files.share_no_bars()
     queue = "sglang.srt.distributed.device_communicators.shm_broadcast.MessageQueue"
     _apply(f"{queue}.create_from_process_group", shared_files.make_queue, HookType.AROUND)
     # SGLang's own registry of attention backends.
     register_attention_backend("mindspore")(model_runner.attention_backend)
     # SGLang turns every architecture into MindSporeForCausalLM and looks that up among its models.
-    mindspore_framework.register_model()
+    framework.register_model()
     # Where SGLang builds its ModelRunner: tp_worker.py, and one_batch.py of its benchmarks.
     _apply(
         "sglang.srt.model_executor.model_runner.ModelRunner",
@@ -239,42 +236,42 @@ def _hook_scheduler(device: str) -> None:
     )
     if "sglang.srt.managers.scheduler" in sys.modules:  # not in benchmarks, which have a runner and nobody to answer
         _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", faults.serve_until_fault, HookType.AROUND)
-        _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", late_ranks.serve, HookType.AROUND)
-        _apply("sglang.srt.managers.scheduler.create_scheduler_watchdog", late_ranks.name_in, HookType.AFTER)
+        _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", rank_status.serve, HookType.AROUND)
+        _apply("sglang.srt.managers.scheduler.create_scheduler_watchdog", rank_status.name_in, HookType.AFTER)
     if device == "cpu":
         # With --enable-deterministic-inference the sampler draws by this hash; SGLang's own wants sgl_kernel on a CPU.
-        _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", seeds.murmur_hash32, HookType.REPLACE)
+        _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", murmur_hash.murmur_hash32, HookType.REPLACE)
         padding = "sglang.srt.model_executor.model_runner.adjust_config_with_unaligned_cpu_tp"
-        _apply(padding, parallel.keep_sizes, HookType.REPLACE)
+        _apply(padding, groups.keep_sizes, HookType.REPLACE)
     configurator = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
     # SGLang's own choice of a pool is by platform, and NPUs have SGLang's platform.
-    _apply(f"{configurator}._resolve_kv_pool_class", own_caches.choose_pool, HookType.AROUND)
+    _apply(f"{configurator}._resolve_kv_pool_class", device_layout_cache.choose_pool, HookType.AROUND)
     if device.startswith("npu"):
         _apply(f"{configurator}._build_token_to_kv_pool_allocator", allocation.paged_allocator, HookType.AROUND)
         _apply("sglang.srt.mem_cache.allocation.get_last_loc", allocation.last_slots, HookType.REPLACE)
         _apply("sglang.srt.utils.common.support_triton", allocation.support_triton, HookType.AROUND)
-    _hook_attention_replicas(device)
+    _hook_dp_attention(device)
     # SGLang's loaders fill torch parameters; ours fills MindSpore's, at start and on update_weights_from_disk.
     _apply("sglang.srt.model_loader.loader.get_model_loader", weights.get_model_loader, HookType.REPLACE)
 
 
-def _hook_attention_replicas(device: str) -> None:
-    from sglang.srt.layers import dp_attention
-    from sglang.srt.model_executor_ms import attention_replicas
+def _hook_dp_attention(device: str) -> None:
+    from sglang.srt.layers.dp_attention import memcpy_cpu
+    from sglang.srt.model_executor_ms.parallel import dp_attention
 
     batch = "sglang.srt.model_executor.forward_batch_info.ForwardBatch"
-    _apply(f"{batch}.prepare_mlp_sync_batch", attention_replicas.keep_size, HookType.REPLACE)
+    _apply(f"{batch}.prepare_mlp_sync_batch", dp_attention.keep_size, HookType.REPLACE)
     sleeper = "sglang.srt.managers.scheduler_components.idle_sleeper.IdleSleeper"
-    _apply(f"{sleeper}.maybe_sleep", attention_replicas.sleep_briefly, HookType.AROUND)
+    _apply(f"{sleeper}.maybe_sleep", dp_attention.sleep_briefly, HookType.AROUND)
     if device == "cpu":
         # SGLang copies on a CPU as on a GPU, with triton, unless its own CPU engine is asked for.
-        _apply("sglang.srt.layers.dp_attention.memcpy_func", dp_attention.memcpy_cpu, HookType.REPLACE)
+        _apply("sglang.srt.layers.dp_attention.memcpy_func", memcpy_cpu, HookType.REPLACE)
 
 
 MINDSPORE = frameworks.Framework(
     "mindspore",
-    mindspore_framework.unavailable,
+    framework.unavailable,
     configure=_configure_mindspore,
-    verify=mindspore_framework.verify,
+    verify=framework.verify,
     activate=_activate_mindspore,
 )

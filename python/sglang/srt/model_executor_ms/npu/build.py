@@ -8,15 +8,15 @@ from tqdm import tqdm
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
-from sglang.srt.model_executor_ms.graphs import Limits, compilations, dynamic_graph, passed_on
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner
 from sglang.srt.model_executor_ms.npu.kind_graph import KindGraph
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.packed import PackedInputs, room
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
-from sglang.srt.model_executor_ms.own_caches import rounds_of
-from sglang.srt.model_executor_ms.step_inputs import first_pages
+from sglang.srt.model_executor_ms.runner.device_layout_cache import rounds_of
+from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations, dynamic_graph, passed_on
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.step_inputs import first_pages
 
 logger = logging.getLogger(__name__)
 

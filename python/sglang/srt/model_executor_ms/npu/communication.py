@@ -8,10 +8,17 @@ import itertools
 
 import torch
 
-from sglang.srt.model_executor_ms import hosts
-from sglang.srt.model_executor_ms.arguments import dictate, export
+from sglang.srt.model_executor_ms.environment import dictate, export
 from sglang.srt.model_executor_ms.npu import mindspore_device
-from sglang.srt.model_executor_ms.npu.meeting import MeetingError, Scheduler, key, patience, roles, wait_for_ranks
+from sglang.srt.model_executor_ms.parallel import hosts
+from sglang.srt.model_executor_ms.parallel.rendezvous import (
+    MeetingError,
+    Scheduler,
+    key,
+    patience,
+    roles,
+    wait_for_ranks,
+)
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils.network import NetworkAddress
 

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sglang.srt.model_executor_ms.graphs import PassedOn
 from sglang.srt.model_executor_ms.npu.buckets import bucket_of
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs, Packing, Part, part
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.packed import PackedInputs
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
-from sglang.srt.model_executor_ms.step_inputs import host_lengths
+from sglang.srt.model_executor_ms.runner.graphs import PassedOn
+from sglang.srt.model_executor_ms.runner.step_inputs import host_lengths
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sglang.srt.model_executor_ms.npu.packed import PackedInputs, Place
-from sglang.srt.model_executor_ms.step_inputs import token_positions
+from sglang.srt.model_executor_ms.runner.step_inputs import token_positions
 
 
 class GraphInputs(NamedTuple):

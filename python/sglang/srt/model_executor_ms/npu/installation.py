@@ -7,7 +7,7 @@ import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sglang.srt.model_executor_ms.arguments import AscendEnvironment
+from sglang.srt.model_executor_ms.environment import AscendEnvironment
 
 # Of the distributions whose versions must fit; the names are pip's.
 PACKAGES = (

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from mindspore import Tensor
 
-from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.graphs import DynamicGraph
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
+from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph
 
 # MindSpore's two phases of inference; graphs of the second, and no others, are captured.
 PREFILL, INCREMENT = "prefill", "increment"

@@ -5,7 +5,7 @@ from mindspore import context
 from mindspore._c_expression import GroupOptions
 from mindspore.communication import create_group
 
-from sglang.srt.model_executor_ms.arguments import export
+from sglang.srt.model_executor_ms.environment import export
 
 # Copies between host and device, which are no kernels of the device.
 NOT_CAPTURED = ["MoveTo"]

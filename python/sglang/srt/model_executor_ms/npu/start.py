@@ -26,8 +26,8 @@ def take_card(config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
     import mindspore
     import torch
 
-    from sglang.srt.model_executor_ms import expert_location
     from sglang.srt.model_executor_ms.npu import mindspore_device
+    from sglang.srt.model_executor_ms.runner import eplb
     from sglang.srt.runtime_context import get_exec, get_model, get_parallel, get_schedule, get_server_args
 
     if reason := mindspore_device.loads():
@@ -38,7 +38,7 @@ def take_card(config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
     model, schedule, parallel = get_model(), get_schedule(), get_parallel()
     check_nodes(parallel.nnodes)
     weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size * parallel.pp_size)
-    placed, redundant = expert_location.sizes(config), get_exec().moe.ep_num_redundant_experts
+    placed, redundant = eplb.sizes(config), get_exec().moe.ep_num_redundant_experts
     if placed is not None:
         weights = with_replicas(weights, placed.num_logical_experts, redundant)
     if parallel.attn_dp_size > 1:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import torch
 from tqdm import tqdm
 
-from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, forward_graph, passed_on
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.step_inputs import StepInputs, from_forward_batch
+from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, forward_graph, passed_on
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.step_inputs import StepInputs, from_forward_batch
 
 logger = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from sglang.srt.model_executor_ms.arguments import BINDING, THREADS, Environment, SettingError
+from sglang.srt.model_executor_ms.environment import BINDING, THREADS, Environment, SettingError
 
 TOPOLOGY = Path("/sys/devices/system/cpu")
 CGROUPS = Path("/sys/fs/cgroup")

@@ -15,8 +15,8 @@ import ray
 from ray.util.placement_group import placement_group
 
 from sglang.srt.arg_groups.overrides import resolving_view
-from sglang.srt.model_executor_ms.arguments import for_actors, forget_threads_of_ray
-from sglang.srt.model_executor_ms.replicas import INTERVAL, Listener, Reports
+from sglang.srt.model_executor_ms.environment import for_actors, forget_threads_of_ray
+from sglang.srt.model_executor_ms.parallel.dp_watchdog import INTERVAL, Listener, Reports
 
 logger = logging.getLogger(__name__)
 

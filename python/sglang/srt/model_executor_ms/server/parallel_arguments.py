@@ -1,8 +1,8 @@
 """The arguments that divide a server's work: among hosts, stages, ranks, replicas and experts."""
 
-from sglang.srt.model_executor_ms.arguments import bind_ranks
-from sglang.srt.model_executor_ms.cores import divide
-from sglang.srt.model_executor_ms.flags import UnsupportedFlag
+from sglang.srt.model_executor_ms.environment import bind_ranks
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import divide
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
 
 def bind_processes(arguments) -> None:

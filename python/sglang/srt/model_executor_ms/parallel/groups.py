@@ -7,8 +7,9 @@ import torch
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
-from sglang.srt.model_executor_ms import expert_location, hosts
-from sglang.srt.model_executor_ms.parallel_arguments import dispatches
+from sglang.srt.model_executor_ms.parallel import hosts
+from sglang.srt.model_executor_ms.runner import eplb
+from sglang.srt.model_executor_ms.server.parallel_arguments import dispatches
 from sglang.srt.runtime_context import get_device, get_exec, get_parallel
 
 GROUP = "tp"
@@ -28,7 +29,7 @@ def ranks() -> int:
 def join_tensor_parallel() -> Shard:
     """The share of this rank; the ranks can add up and exchange their results from now on."""
     parallel = get_parallel()
-    places = expert_location.places()
+    places = eplb.places()
     if parallel.tp_size == 1:
         return Shard(places=places)
     from sglang.srt.distributed import get_tp_group

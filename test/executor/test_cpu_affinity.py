@@ -4,15 +4,15 @@ import os
 
 import pytest
 
-from sglang.srt.model_executor_ms import cores
-from sglang.srt.model_executor_ms.arguments import SettingError, read_environment
-from sglang.srt.model_executor_ms.cores import divide, parse_processors, processors, share
+from sglang.srt.model_executor_ms.environment import SettingError, read_environment
+from sglang.srt.model_executor_ms.parallel import cpu_affinity
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import divide, parse_processors, processors, share
 
 
 @pytest.fixture(autouse=True)
 def eight_processors(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(cores, "share", lambda: None)
+    monkeypatch.setattr(cpu_affinity, "share", lambda: None)
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def test_numa_nodes_that_cannot_be_given_are_named(ranks, nodes, named, two_node
     ],
 )
 def test_a_containers_share_counts_unless_the_user_says_otherwise(variables, wanted, two_a_core, monkeypatch):
-    monkeypatch.setattr(cores, "share", lambda: 2)
+    monkeypatch.setattr(cpu_affinity, "share", lambda: 2)
     assert processors(read_environment(variables), 0, two_a_core) == wanted
     assert divide(2, None, two_a_core) == [[0], [1]]
 

@@ -13,8 +13,8 @@ from sglang.srt.eplb.expert_distribution import get_global_expert_distribution_r
 from sglang.srt.eplb.expert_location import ModelConfigForExpertLocation, get_global_expert_location_metadata
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.layers_ms import Experts, ops
-from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.parallel_arguments import locates_experts
+from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_executor_ms.server.parallel_arguments import locates_experts
 from sglang.srt.models_ms.config import ConfigReader, Runtime
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.runtime_context import get_exec

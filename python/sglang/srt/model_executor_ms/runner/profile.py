@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms.graphs import compilations
+from sglang.srt.model_executor_ms.runner.graphs import compilations
 
 TABLE_EVERY = 100  # steps of a kind
 HOST, OPERATORS = 1, 2  # rows of the trace

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from sglang.srt.model_executor_ms.arguments import Refusal, read_environment, select_cpu_platform
-from sglang.srt.model_executor_ms.machine import accelerator
+from sglang.srt.model_executor_ms.environment import Refusal, read_environment, select_cpu_platform
+from sglang.srt.model_executor_ms.server.accelerators import accelerator
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from mindspore import Tensor, mutable, nn
 from mindspore.graph.api import ms_compile_cache
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge
-from sglang.srt.model_executor_ms.step_inputs import StepInputs
+from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_executor_ms.runner.step_inputs import StepInputs
 
 
 class Limits(NamedTuple):

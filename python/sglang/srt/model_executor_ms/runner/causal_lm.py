@@ -12,17 +12,18 @@ from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
-from sglang.srt.model_executor_ms import device, expert_location, hosts, lost_config, parallel
-from sglang.srt.model_executor_ms.arguments import read_environment
-from sglang.srt.model_executor_ms.cores import processors
-from sglang.srt.model_executor_ms.graphs import Limits, Step, compilations, passed_on
-from sglang.srt.model_executor_ms.host_runner import HostGraphRunner
-from sglang.srt.model_executor_ms.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.lm_head import LMHead, TorchLMHead, gather_logits
-from sglang.srt.model_executor_ms.pooling import LastTokenPooling
-from sglang.srt.model_executor_ms.profile import ForwardProfile
-from sglang.srt.model_executor_ms.step_inputs import first_pages, step_inputs
-from sglang.srt.model_executor_ms.weights import with_quantisation
+from sglang.srt.model_executor_ms.environment import read_environment
+from sglang.srt.model_executor_ms.parallel import groups, hosts
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
+from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb
+from sglang.srt.model_executor_ms.runner.cpu_runner import HostGraphRunner
+from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, passed_on
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.lm_head import LMHead, TorchLMHead, gather_logits
+from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
+from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
+from sglang.srt.model_executor_ms.runner.step_inputs import first_pages, step_inputs
+from sglang.srt.model_executor_ms.runner.weights import with_quantisation
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
@@ -45,7 +46,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         """config: Hugging Face's; built under torch's default dtype, which is the one that --dtype asks for."""
         super().__init__()
         environment = read_environment()
-        cores = processors(environment, parallel.rank())
+        cores = processors(environment, groups.rank())
         where = get_device().device
         fused_sums = environment.fused_sums and not hosts.stages_span()  # that kernel is for the cards of one host
         if where.startswith("npu"):
@@ -58,10 +59,10 @@ class MindSporeForCausalLM(torch.nn.Module):
         if computed != requested:
             logger.info("dtype %s: these operators hold weights and activations in %s", requested, computed)
         positions = get_model().context_length or get_context_length(config)
-        shard = parallel.join_tensor_parallel()
-        if parallel.ranks() > 1 and not where.startswith("npu"):
-            parallel.stay_on(cores)
-        stage = parallel.pipeline_stage(environment.stage_layers)
+        shard = groups.join_tensor_parallel()
+        if groups.ranks() > 1 and not where.startswith("npu"):
+            groups.stay_on(cores)
+        stage = groups.pipeline_stage(environment.stage_layers)
         begun = _most_prompt_tokens(positions)
         runtime = Runtime(getattr(ms, computed), positions, shard, stage, fused_sums, begun)
         self.config = config
@@ -71,9 +72,9 @@ class MindSporeForCausalLM(torch.nn.Module):
             network_class = embedding_class(network_class)
         model = get_model()
         written = with_quantisation(config.to_dict(), model.model_path, model.quantization)
-        published = lost_config.restored(written, model.model_path, model.revision)
+        published = config_fixups.restored(written, model.model_path, model.revision)
         self.network = network_class(published, runtime)
-        self.experts_chosen = expert_location.Counter(self.network)
+        self.experts_chosen = eplb.Counter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
@@ -102,12 +103,12 @@ class MindSporeForCausalLM(torch.nn.Module):
     @classmethod
     def get_model_config_for_expert_location(cls, hf_config):
         """SGLang asks what experts a model has."""
-        return expert_location.sizes(hf_config)
+        return eplb.sizes(hf_config)
 
     @property
     def routed_experts_weights_of_layer(self) -> dict[int, Experts]:
-        """What SGLang lets its updater, expert_location.Updater, move between ranks: layer -> its experts."""
-        return expert_location.located(self.network)
+        """What SGLang lets its updater, eplb.Updater, move between ranks: layer -> its experts."""
+        return eplb.located(self.network)
 
     def compile_graphs(self, model_runner) -> None:
         """Compile all that serving needs, with a progress bar; the key/value pool exists by now."""

@@ -5,7 +5,7 @@ import struct
 import numpy as np
 import torch
 
-from sglang.srt.model_executor_ms.seeds import murmur_hash32
+from sglang.srt.model_executor_ms.runner.murmur_hash import murmur_hash32
 
 WORD = 2**32
 

@@ -3,7 +3,7 @@
 import torch
 
 from sglang.srt.layers.pooler import EmbeddingPoolerOutput, Pooler, PoolingType, score_and_pool
-from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.runner import bridge
 
 
 class LastTokenPooling(torch.nn.Module):

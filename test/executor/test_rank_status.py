@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang.srt.model_executor_ms import hosts, late_ranks, plugin
-from sglang.srt.model_executor_ms.late_ranks import Rank
+from sglang.srt.model_executor_ms import plugin
+from sglang.srt.model_executor_ms.parallel import hosts, rank_status
+from sglang.srt.model_executor_ms.parallel.rank_status import Rank
 
 
 def fails(_scheduler):
@@ -25,7 +26,7 @@ def four_ranks(monkeypatch):
     ended.wait()
     os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
     ranks = [Rank(0, 0, stopped.pid), Rank(1, 0, os.getpid()), Rank(2, 0, ended.pid), Rank(3, 1, 1)]
-    monkeypatch.setattr(late_ranks, "_ranks", ranks)
+    monkeypatch.setattr(rank_status, "_ranks", ranks)
     monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     yield (
         f"rank 1 (node 0, process {os.getpid()})",
@@ -39,31 +40,31 @@ def four_ranks(monkeypatch):
 def test_the_others_are_named_with_what_has_become_of_them(four_ranks, caplog):
     own, others = four_ranks
     with pytest.raises(RuntimeError, match="Timed out"):
-        late_ranks.serve(fails, None)
+        rank_status.serve(fails, None)
     assert caplog.messages == [f"{own} gives up: {others}"]
 
 
 def test_the_watchdog_of_a_rank_names_them_too(four_ranks):
     own, others = four_ranks
     watchdog = SimpleNamespace(dump_info=lambda: "two lines\nof SGLang's")
-    assert late_ranks.name_in(watchdog, "scheduler", watchdog_timeout=1) is watchdog
+    assert rank_status.name_in(watchdog, "scheduler", watchdog_timeout=1) is watchdog
     assert watchdog.dump_info() == f"{own} makes no progress: {others}\ntwo lines\nof SGLang's"
 
 
 def test_a_rank_that_is_alone_says_nothing(monkeypatch, caplog):
-    monkeypatch.setattr(late_ranks, "_ranks", [Rank(0, 0, 1)])
+    monkeypatch.setattr(rank_status, "_ranks", [Rank(0, 0, 1)])
     with pytest.raises(RuntimeError, match="Timed out"):
-        late_ranks.serve(fails, None)
+        rank_status.serve(fails, None)
     assert not caplog.messages
     watchdog = SimpleNamespace(dump_info=lambda: "SGLang's")
-    assert late_ranks.name_in(watchdog).dump_info() == "SGLang's"
+    assert rank_status.name_in(watchdog).dump_info() == "SGLang's"
 
 
 @pytest.mark.parametrize("seconds, wanted", [(7, 7), (None, 1800)])
 def test_groups_wait_as_long_as_was_said(seconds, wanted, monkeypatch):
-    monkeypatch.setattr(late_ranks, "get_parallel", lambda: SimpleNamespace(dist_timeout=seconds))
+    monkeypatch.setattr(rank_status, "get_parallel", lambda: SimpleNamespace(dist_timeout=seconds))
     asked = []
-    late_ranks.wait_as_told(lambda *given, **others: asked.append((given, others)), "group", 1, local_rank=2)
+    rank_status.wait_as_told(lambda *given, **others: asked.append((given, others)), "group", 1, local_rank=2)
     assert asked == [(("group", 1), {"local_rank": 2, "gloo_timeout": timedelta(seconds=wanted)})]
 
 
@@ -71,12 +72,12 @@ def test_groups_wait_as_long_as_was_said(seconds, wanted, monkeypatch):
 def test_ranks_know_each_other_whatever_they_compute_on(monkeypatch, device):
     applied = set()
     monkeypatch.setattr(plugin, "_apply", lambda target, hook, kind: applied.add((target.split(".", 3)[-1], hook)))
-    monkeypatch.setattr(plugin.mindspore_framework, "register_model", lambda: None)
+    monkeypatch.setattr(plugin.framework, "register_model", lambda: None)
     monkeypatch.setattr("sglang.srt.layers.attention.attention_registry.ATTENTION_BACKENDS", {})
     monkeypatch.setattr(plugin.shared_files, "share_no_bars", lambda: None)
     plugin._hook_scheduler.__wrapped__(device)
     assert applied >= {
-        ("parallel_state.GroupCoordinator.__init__", late_ranks.wait_as_told),
-        ("bootstrap._init_parallel_groups", late_ranks.introduce),
+        ("parallel_state.GroupCoordinator.__init__", rank_status.wait_as_told),
+        ("bootstrap._init_parallel_groups", rank_status.introduce),
         ("bootstrap._init_parallel_groups", hosts.meet),
     }

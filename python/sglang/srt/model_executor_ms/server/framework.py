@@ -5,7 +5,7 @@ import importlib.metadata
 import importlib.util
 import socket
 
-from sglang.srt.model_executor_ms.arguments import (
+from sglang.srt.model_executor_ms.environment import (
     Refusal,
     hide_threads_of_mindspore,
     let_idle_torch_threads_sleep,
@@ -14,9 +14,9 @@ from sglang.srt.model_executor_ms.arguments import (
     use_huge_pages,
     wait_for_no_cuda_dumps,
 )
-from sglang.srt.model_executor_ms.flags import UnsupportedFlag, refuse_unsupported
-from sglang.srt.model_executor_ms.machine import accelerator
-from sglang.srt.model_executor_ms.parallel_arguments import (
+from sglang.srt.model_executor_ms.server.accelerators import accelerator
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag, refuse_unsupported
+from sglang.srt.model_executor_ms.server.parallel_arguments import (
     adjusted_to_dispatch,
     bind_processes,
     check_expert_location,
@@ -65,7 +65,7 @@ def configure(server_args) -> None:
         model_impl="mindspore",
         device=device,
         attention_backend="mindspore",
-        disable_hybrid_swa_memory=True,  # hybrid_windows.py decides, when it knows the model's layers
+        disable_hybrid_swa_memory=True,  # swa_pool.py decides, when it knows the model's layers
         **_NO_CUDA_GRAPHS,
     )
     check_hosts(server_args)
@@ -239,7 +239,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, replicas: 
 
     experts: whether the arguments are about its experts; replicas: of its attention.
     """
-    from sglang.srt.model_executor_ms import sentence_transformers
+    from sglang.srt.model_executor_ms.server import sentence_transformers
     from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, POOLED, has_scores, model_class
 
     check_architecture(model_config)
@@ -291,7 +291,7 @@ def register_model() -> None:
     external package of models is named.
     """
     from sglang.srt.environ import envs
-    from sglang.srt.model_executor_ms.causal_lm import MindSporeForCausalLM
+    from sglang.srt.model_executor_ms.runner.causal_lm import MindSporeForCausalLM
 
     with envs.SGLANG_EXTERNAL_MODEL_PACKAGE.override("sglang.srt.models_ms"):
         from sglang.srt.models.registry import ModelRegistry

@@ -4,7 +4,7 @@ import torch
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms import bridge
+from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.runtime_context import get_parallel
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from sglang.srt.model_executor_ms.hosts import MEETING, node_of
+from sglang.srt.model_executor_ms.parallel.hosts import MEETING, node_of
 from sglang.srt.runtime_context import get_parallel
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from sglang.srt.managers.load_snapshot import LoadSnapshot, ShmLoadSnapshotWriter, shm_path_for
-from sglang.srt.model_executor_ms import replicas
+from sglang.srt.model_executor_ms.parallel import dp_watchdog
 
 NAMES = ["sglang::scheduler_DP0", "sglang::scheduler_DP1_TP0", "sglang::scheduler_DP1_TP1", "sglang::other_DP1"]
 NAMED = "import setproctitle, time; setproctitle.setproctitle({!r}); print(flush=True); time.sleep(60)"
@@ -37,16 +37,17 @@ def controller(processes):
 
 
 def test_processes_of_replicas_are_found_by_their_names(controller, processes):
-    found = replicas.processes_of(controller)
+    found = dp_watchdog.processes_of(controller)
     wanted = {0: [processes[0].pid], 1: [processes[1].pid, processes[2].pid]}
     assert {replica: [process.pid for process in each] for replica, each in found.items()} == wanted
 
 
 def test_a_replica_that_has_ended_is_named(controller):
-    assert replicas.ended(controller) is None
+    assert dp_watchdog.ended(controller) is None
     controller.scheduler_procs[2].exitcode = -9
     assert (
-        replicas.ended(controller) == f"replica's process {controller.scheduler_procs[2].pid} ended with exit code -9"
+        dp_watchdog.ended(controller)
+        == f"replica's process {controller.scheduler_procs[2].pid} ended with exit code -9"
     )
 
 
@@ -55,14 +56,14 @@ def test_a_controller_ends_with_a_replica_though_a_script_has_started_it_in_the_
     process = os.fork()
     if not process:
         signal.signal(signal.SIGQUIT, signal.SIG_IGN)  # as a shell does for what ends with `&`
-        replicas._watch(controller, None)
+        dp_watchdog._watch(controller, None)
         os._exit(0)
     assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
 
 
 def looks(reports, times) -> list[int]:
     """What a Silence says of reports and processor times, one after the other."""
-    silence, used = replicas.Silence(), [0]
+    silence, used = dp_watchdog.Silence(), [0]
     process = SimpleNamespace(cpu_times=lambda: (used[0], 0.0, 9.0, 9.0))
     found = []
     for report, time_used in zip(reports, times, strict=True):
@@ -85,8 +86,8 @@ def test_a_replica_without_a_sign_of_life_is_named_with_the_states_of_its_proces
     def reports(replica):
         return LoadSnapshot(timestamp=next(count) if replica == 0 else 1)
 
-    silent = replicas.Listener(reports, 2.0)
-    found = [silent(replicas.processes_of(controller)) for _ in range(3)]
+    silent = dp_watchdog.Listener(reports, 2.0)
+    found = [silent(dp_watchdog.processes_of(controller)) for _ in range(3)]
     stopped.send_signal(signal.SIGCONT)
     other = controller.scheduler_procs[2].pid
     assert found[:2] == [None, None]
@@ -100,7 +101,7 @@ def test_processes_that_have_ended_are_for_others_to_tell_of():
     ended = subprocess.Popen(["true"])
     replica = {0: [psutil.Process(ended.pid)], 1: [psutil.Process()]}
     ended.wait()
-    silent = replicas.Listener(lambda replica: LoadSnapshot(timestamp=1), 1.0)
+    silent = dp_watchdog.Listener(lambda replica: LoadSnapshot(timestamp=1), 1.0)
     assert silent(replica) is None
     replica[1] = [SimpleNamespace(pid=1, cpu_times=lambda: (0, 0), status=lambda: "stopped")]
     assert silent(replica) is None
@@ -109,9 +110,9 @@ def test_processes_that_have_ended_are_for_others_to_tell_of():
 
 def test_reports_are_those_of_sglang_once_a_replica_serves(controller, monkeypatch):
     parallel = SimpleNamespace(num_dp_ranks=2, attn_dp_enabled=False)
-    monkeypatch.setattr(replicas, "get_parallel", lambda: parallel)
+    monkeypatch.setattr(dp_watchdog, "get_parallel", lambda: parallel)
     monkeypatch.setattr("sglang.srt.managers.load_snapshot.get_parallel", lambda: parallel)
-    reports = replicas.Reports(controller.port_args.instance_id)
+    reports = dp_watchdog.Reports(controller.port_args.instance_id)
     assert reports(1) is None
     writer = ShmLoadSnapshotWriter(shm_path_for(controller.port_args.instance_id), 2, 1)
     try:
@@ -119,7 +120,7 @@ def test_reports_are_those_of_sglang_once_a_replica_serves(controller, monkeypat
         writer.write(LoadSnapshot(timestamp=5.0, dp_rank=1))
         assert reports(1).timestamp == 5.0
         monkeypatch.setenv("SGLANG_LOAD_SNAPSHOT_USE_ZMQ", "1")
-        assert replicas.Reports(controller.port_args.instance_id)(1) is None
+        assert dp_watchdog.Reports(controller.port_args.instance_id)(1) is None
     finally:
         writer.close()
         Path(writer.path).unlink()
@@ -130,16 +131,18 @@ def launch(monkeypatch, processes):
     """Function of a framework and sizes -> what is started to watch, of a launch of the first of the processes."""
     started = []
     thread = SimpleNamespace(Thread=lambda **given: SimpleNamespace(start=lambda: started.append(given)))
-    monkeypatch.setattr(replicas, "threading", thread)
+    monkeypatch.setattr(dp_watchdog, "threading", thread)
 
     def launched(model_impl="mindspore", dist_timeout=7, **sizes):
         parallel = SimpleNamespace(**{**dict(tp_size=1, pp_size=1, num_dp_ranks=1, attn_dp_enabled=False), **sizes})
-        monkeypatch.setattr(replicas, "get_parallel", lambda: parallel)
+        monkeypatch.setattr(dp_watchdog, "get_parallel", lambda: parallel)
         monkeypatch.setattr("sglang.srt.managers.load_snapshot.get_parallel", lambda: parallel)
         view = SimpleNamespace(model_impl=model_impl, dist_timeout=dist_timeout, watchdog_timeout=300)
-        monkeypatch.setattr(replicas, "resolving_view", lambda arguments: view)
+        monkeypatch.setattr(dp_watchdog, "resolving_view", lambda arguments: view)
         ports = SimpleNamespace(instance_id="none")
-        assert replicas.watch_only_process(("result", processes[:1]), "engine", "arguments", ports, "function") is None
+        assert (
+            dp_watchdog.watch_only_process(("result", processes[:1]), "engine", "arguments", ports, "function") is None
+        )
         return started
 
     return launched
@@ -149,7 +152,7 @@ def launch(monkeypatch, processes):
 def test_the_only_process_of_a_server_is_watched(launch, processes, seconds, patience):
     (given,) = launch(dist_timeout=seconds)
     process, silent = given["args"]
-    assert given["target"] is replicas._watch_only
+    assert given["target"] is dp_watchdog._watch_only
     assert process.pid == processes[0].pid
     assert silent.patience == patience
 
@@ -162,17 +165,17 @@ def test_those_of_other_servers_and_several_are_not(launch, other):
 
 
 def test_the_server_ends_with_its_only_process_and_not_when_that_has_ended(monkeypatch):
-    monkeypatch.setattr(replicas, "INTERVAL", 0.01)
+    monkeypatch.setattr(dp_watchdog, "INTERVAL", 0.01)
     ended = []
-    monkeypatch.setattr(replicas, "_end_server", lambda *given: ended.append(given))
+    monkeypatch.setattr(dp_watchdog, "_end_server", lambda *given: ended.append(given))
     running = subprocess.Popen(["sleep", "60"])
     process, said = psutil.Process(running.pid), iter([None, None, "stopped"])
-    replicas._watch_only(process, lambda given: next(said) if given == {0: [process]} else "another")
+    dp_watchdog._watch_only(process, lambda given: next(said) if given == {0: [process]} else "another")
     assert ended == [("stopped", signal.SIGQUIT)]
     running.kill()
     os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
     for _ in range(2):
         looks = iter([None])
-        replicas._watch_only(process, lambda given, looks=looks: next(looks))
+        dp_watchdog._watch_only(process, lambda given, looks=looks: next(looks))
         running.wait()
     assert ended == [("stopped", signal.SIGQUIT)]

@@ -5,7 +5,7 @@ import torch
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.base_swa_memory_pool import BaseSWAKVPool
 from sglang.srt.mem_cache.memory_pool import MLATokenToKVPool
-from sglang.srt.model_executor_ms import bridge, own_caches
+from sglang.srt.model_executor_ms.runner import bridge, device_layout_cache
 
 
 class KVCaches:
@@ -47,5 +47,5 @@ class KVCaches:
 
     def _view(self, buffer, name: str):
         if buffer.is_meta:
-            return own_caches.maker(buffer, False, self.pool.page_size)()
+            return device_layout_cache.maker(buffer, False, self.pool.page_size)()
         return ops.cache_view(bridge.to_mindspore(buffer), name, self.pool.page_size)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 
-from sglang.srt.model_executor_ms.arguments import inherited
+from sglang.srt.model_executor_ms.environment import inherited
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 import msgspec
 
-from sglang.srt.model_executor_ms.arguments import Refusal
-from sglang.srt.model_executor_ms.flag_support import LIMITED, REASONS, REFUSED
+from sglang.srt.model_executor_ms.environment import Refusal
+from sglang.srt.model_executor_ms.server.flag_support import LIMITED, REASONS, REFUSED
 
 
 class UnsupportedFlag(Refusal):

@@ -18,8 +18,8 @@ import torch
 from torch.distributed import DistError, TCPStore
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms.arguments import own_address_as_told, reach_hosts_by
-from sglang.srt.model_executor_ms.npu.meeting import MeetingError, wait_for_ranks
+from sglang.srt.model_executor_ms.environment import own_address_as_told, reach_hosts_by
+from sglang.srt.model_executor_ms.parallel.rendezvous import MeetingError, wait_for_ranks
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils.network import NetworkAddress
 

@@ -1,0 +1,1 @@
+"""Runs the forward passes of one process: model, step, graphs, caches, sampling."""

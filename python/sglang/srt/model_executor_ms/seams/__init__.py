@@ -1,0 +1,1 @@
+"""Every assignment into SGLang."""

@@ -1,0 +1,1 @@
+"""Arguments, frameworks and requests: what is checked and settled before anything computes."""
