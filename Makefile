@@ -10,17 +10,18 @@ SERVE_ARGS ?= --max-total-tokens 32768
 RUN := $(VENV)/bin/python
 SIDE_BY_SIDE = $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
-REQUIREMENTS := $(wildcard requirements/*.txt)
+REQUIREMENTS := $(addprefix requirements/,cpu.txt dev.txt no-deps.txt)
 ROOMS := $(wildcard python/sglang/srt/*_ms/__init__.py)
 NATIVE := $(wildcard python/sglang/srt/layers_ms/ops/*/src/*)
 OPERATORS := $(wildcard python/sglang/srt/layers_ms/ops/cpu/src/*)
 # The packages are installed, and this package is installed in place, as long as these files are newer than their causes.
 PACKAGES_STAMP := $(VENV)/.packages-installed
 STAMP := $(VENV)/.sglang-mindspore-installed
+SITE_STAMP := $(VENV)/.site-packages-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test test-fast bench models-table lint format wheel clean
+.PHONY: help install demo serve test test-fast bench models-table speed-tables pictures site lint format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -44,12 +45,23 @@ test-fast: $(STAMP)  ## the tests that start no server and build no wheel
 bench: $(STAMP)  ## prefill and decode of a 0.6B model of random weights, and how near the machine's limits they are
 	$(RUN) benchmark/roofline.py --cases 1:128:32 4:128:32 8:128:32 1:1024:0
 
-models-table: $(STAMP)  ## write README's table of models, from the registry and the last results of test/models
+models-table: $(STAMP)  ## write the table of docs/models.md, from the registry and the last results of test/models
 	$(RUN) docs/models_table.py
 
-lint: $(STAMP)  ## check rules and format
+speed-tables: $(STAMP)  ## write the tables of README and docs/benchmarks.md, from docs/speed.json
+	$(RUN) docs/speed_tables.py
+
+pictures: $(STAMP)  ## draw the pictures of README and docs, from docs/speed.json
+	$(RUN) docs/pictures.py
+
+site: $(SITE_STAMP)  ## build docs/ as a site in build/site; a broken link is an error
+	$(RUN) -m sphinx -q -W --keep-going -b html docs build/site
+	@echo build/site/index.html
+
+lint: $(STAMP)  ## check rules and format of the sources, sentences and links of README and docs
 	$(RUN) -m ruff check --quiet .
 	$(RUN) -m ruff format --quiet --check .
+	$(RUN) docs/lint.py
 
 format: $(STAMP)  ## repair what ruff can repair
 	$(RUN) -m ruff check --quiet --fix .
@@ -69,4 +81,8 @@ $(PACKAGES_STAMP): $(REQUIREMENTS)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --requirement requirements/cpu.txt --requirement requirements/dev.txt
 	$(PIP) install --no-deps --requirement requirements/no-deps.txt
+	touch $@
+
+$(SITE_STAMP): $(PACKAGES_STAMP) requirements/docs.txt
+	$(PIP) install --requirement requirements/docs.txt
 	touch $@

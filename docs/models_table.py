@@ -1,4 +1,4 @@
-"""Writes README's table of models, from the registry and from what the last runs of the tests found.
+"""Writes the table of docs/models.md, from the registry and from what the last runs of the tests found.
 
 Both are plain data: neither MindSpore nor SGLang is imported.
 """
@@ -7,11 +7,12 @@ import json
 import runpy
 from pathlib import Path
 
+from marked import replace, table
+
 ROOT = Path(__file__).parent.parent
 REGISTRY = ROOT / "python/sglang/srt/models_ms/registry.py"
 RESULTS = ROOT / "test/models/results.jsonl"  # written by test/conftest.py
-README = ROOT / "README.md"
-BEGIN, END = "<!-- make models-table: begin -->\n", "<!-- make models-table: end -->\n"
+PAGE = ROOT / "docs/models.md"
 HEADER = ("architecture", "models", "features", "logits compared with", "through the Engine")
 
 
@@ -36,19 +37,12 @@ def served(result: dict) -> str:
     return "passes" if result["served"] else "**fails**"
 
 
-def table(models: dict, results: dict) -> str:
-    lines = [HEADER, ["---"] * len(HEADER), *rows(models, results)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def readme() -> str:
-    """README as it should be."""
+def page() -> str:
+    """The page as it should be."""
     models = runpy.run_path(str(REGISTRY))["MODELS"]
     results = dict(map(json.loads, RESULTS.read_text(encoding="utf-8").splitlines()))
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    return before + BEGIN + table(models, results) + END + after
+    return replace(PAGE.read_text(encoding="utf-8"), "models-table", table(HEADER, rows(models, results)))
 
 
 if __name__ == "__main__":
-    README.write_text(readme(), encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")

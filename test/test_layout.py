@@ -3,7 +3,6 @@
 import ast
 import importlib.metadata
 import re
-import runpy
 from distutils.core import run_setup
 from importlib.util import resolve_name
 from pathlib import Path
@@ -69,7 +68,7 @@ def written() -> list[Path]:
     """All files that somebody wrote; .json files are configurations and vocabularies of models."""
     inside = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
     files = [path for path in (*ROOT.glob("*"), *inside) if path.is_file()]
-    generated = re.compile(r"^\.git$|__pycache__|\.egg-info|\.(json|jinja|safetensors|so)$")
+    generated = re.compile(r"^\.git$|__pycache__|\.egg-info|\.(json|jinja|safetensors|so|png)$")
     return sorted(path for path in files if not generated.search(str(path.relative_to(ROOT))))
 
 
@@ -194,8 +193,3 @@ def test_no_file_of_ours_has_the_name_of_a_file_of_sglang():
 def test_no_room_of_ours_has_the_name_of_a_package_of_sglang():
     theirs = {file.parts[2] for file in importlib.metadata.files("sglang") if file.parts[:2] == ("sglang", "srt")}
     assert not theirs & {name.partition(".")[0] for name in BELOW}
-
-
-def test_readme_has_the_table_of_models_that_make_models_table_writes():
-    written = runpy.run_path(str(ROOT / "docs/models_table.py"))["readme"]()
-    assert written == (ROOT / "README.md").read_text(encoding="utf-8"), "run `make models-table`"

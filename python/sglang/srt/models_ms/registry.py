@@ -1,6 +1,6 @@
 """Architecture name in config.json -> where its class is. Adding a model is one line here and one file beside it.
 
-README's table of models is made of these lines: run `make models-table` after a change.
+The table of docs/models.md is made of these lines: run `make models-table` after a change.
 """
 
 import importlib

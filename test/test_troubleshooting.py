@@ -1,17 +1,17 @@
-"""The messages by which docs/ascend.md answers questions are ones that somebody says: we, MindSpore, or the system."""
+"""The messages that docs/troubleshooting.md explains are ones that somebody says: we, MindSpore, or the system."""
 
 import ast
 import functools
 import mmap
 import re
-from importlib.util import find_spec
 from pathlib import Path
 
 import mindspore
 import pytest
 
-ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/ascend.md").read_text()
+SECONDS = 20
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs/troubleshooting.md").read_text()
 ANY = "\0"  # stands for what is filled in, on either side
 CERTAIN = 0.6  # of a message's letters: those that a text has too, not what is filled into it
 BACKEND, VERSIONS = "lib/libmindspore_ms_backend.so", "run_check/_check_version.py"
@@ -33,8 +33,8 @@ SYSTEMS = {  # who else says it
 
 
 def messages() -> list[str]:
-    section = PAGE.split("## Questions, by message")[1].split("\n## ")[0]
-    cells = [line.split(" | ")[0] for line in section.splitlines() if line.startswith("| `")]
+    by_message = PAGE.split("## Debug recipes")[0]
+    cells = [line.split(" | ")[0] for line in by_message.splitlines() if line.startswith("| `")]
     return [message for cell in cells for message in re.findall(r"`([^`]+)`", cell)]
 
 
@@ -80,8 +80,8 @@ def is_mindspores(message: str) -> bool:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ).find(message.encode()) >= 0
 
 
-def test_there_are_questions():
-    assert len(messages()) > 25 and set(messages()) >= {*MINDSPORES, *SYSTEMS}
+def test_there_are_messages():
+    assert len(messages()) > 60 and set(messages()) >= {*MINDSPORES, *SYSTEMS}
 
 
 @pytest.mark.parametrize("message", messages())
@@ -101,13 +101,3 @@ def test_somebody_says_a_message(message):
 )
 def test_what_nobody_says_is_found_out(message):
     assert not is_ours(message)
-
-
-def commands() -> list[str]:
-    return re.findall(r"python -m ([\w.]+)", PAGE) + re.findall(r"python (benchmark/\S+)", PAGE)
-
-
-@pytest.mark.parametrize("command", sorted(set(commands())))
-def test_a_command_of_the_page_exists(command):
-    found = (ROOT / command).exists() if "/" in command else find_spec(command) is not None
-    assert found, command

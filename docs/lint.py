@@ -1,0 +1,118 @@
+"""Holds README.md and docs/ to two rules: sentences are short, and links lead somewhere.
+
+    python docs/lint.py
+
+It prints a line for each offence, with file and line, and ends with 1 if there is any.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote
+
+ROOT = Path(__file__).parent.parent
+LONGEST = 30  # words of a sentence
+FENCE = re.compile(r"^ {0,3}(```|~~~)")
+SENTENCE = re.compile(r"(?<=[.?!])\s+")
+LINK = re.compile(r"!?\[(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
+OUTSIDE = re.compile(r"[a-z]+:")  # a scheme: nothing that this repository can check
+CODE = re.compile(r"`[^`]*`")
+# A line that begins a paragraph of its own: an item of a list, or a quotation.
+ITEM = re.compile(r"^\s*(?:[*+-]|\d+\.|>)\s+")
+
+Line = tuple[int, str]
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    return [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+
+
+def prose(text: str) -> Iterator[Line]:
+    """The lines of a page, with their numbers; what is code or a comment is an empty line."""
+    fenced = comment = False
+    item = False  # whether an indented line may belong to a list's item
+    for number, line in enumerate(text.splitlines(), 1):
+        if FENCE.match(line):
+            fenced = not fenced
+            yield number, ""
+            continue
+        comment = comment or line.lstrip().startswith("<!--")
+        indented = line.startswith("    ") and not item
+        hidden = fenced or comment or indented
+        if comment and "-->" in line:
+            comment = False
+        if not hidden:
+            item = bool(ITEM.match(line)) or item and (not line.strip() or line.startswith(" "))
+        yield number, "" if hidden else line
+
+
+def paragraphs(lines: list[Line]) -> Iterator[list[Line]]:
+    """Lines that are read as one; each cell of a table is a paragraph too, headings are none."""
+    paragraph: list[Line] = []
+    for number, line in [*lines, (0, "")]:
+        alone = not line.strip() or line.startswith(("#", "|"))
+        if paragraph and (alone or ITEM.match(line)):
+            yield paragraph
+            paragraph = []
+        if line.startswith("|"):
+            yield from ([(number, cell)] for cell in line.split("|"))
+        elif not alone:
+            paragraph.append((number, ITEM.sub("", line)))
+
+
+def long_sentences(text: str, longest: int = LONGEST) -> Iterator[Line]:
+    """Each sentence of more words, with the number of the line where it begins."""
+    for paragraph in paragraphs(list(prose(text))):
+        starts, words = [], []
+        for number, line in paragraph:
+            found = line.split()
+            starts += [number] * len(found)
+            words += found
+        begin = 0
+        for sentence in SENTENCE.split(" ".join(words)):
+            length = len(sentence.split())
+            if length > longest:
+                yield starts[begin], f"{length} words: {sentence}"
+            begin += length
+
+
+def anchor(heading: str) -> str:
+    """The anchor of a heading, as renderers of Markdown make it."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.lstrip("#").strip())
+    return re.sub(r"[^\w\- ]", "", plain.lower()).replace(" ", "-")
+
+
+def anchors(page: Path) -> set[str]:
+    lines = prose(page.read_text(encoding="utf-8"))
+    return {anchor(line) for _, line in lines if line.startswith("#")}
+
+
+def broken_links(page: Path, text: str) -> Iterator[Line]:
+    """Each link to a file or a heading that is not there."""
+    for number, line in prose(text):
+        for target in LINK.findall(CODE.sub("", line)):
+            if OUTSIDE.match(target):
+                continue
+            name, _, heading = unquote(target).partition("#")
+            file = (page.parent / name).resolve() if name else page
+            if not file.exists():
+                yield number, f"no such file: {target}"
+            elif heading and file.suffix == ".md" and heading not in anchors(file):
+                yield number, f"no such heading: {target}"
+
+
+def offences(root: Path = ROOT) -> list[str]:
+    """A line for each: file, line, and what is wrong."""
+    found = []
+    for page in pages(root):
+        text = page.read_text(encoding="utf-8")
+        wrong = sorted([*long_sentences(text), *broken_links(page, text)])
+        found += [f"{page.relative_to(root)}:{number}: {what}" for number, what in wrong]
+    return found
+
+
+if __name__ == "__main__":
+    found = offences()
+    print("\n".join(found) or "README.md and docs/: no long sentence, no broken link")
+    sys.exit(bool(found))

@@ -1,0 +1,125 @@
+"""README and docs/: short sentences, links that lead somewhere, tables and pictures that are those of their data."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import lint
+import models_table
+import pictures
+import pytest
+import speed_tables
+
+SECONDS = 10
+ROOT = Path(__file__).parents[1]
+WORDS = " ".join(["word"] * lint.LONGEST)
+
+
+def test_pages_keep_to_the_lint():
+    assert lint.offences() == []
+
+
+def test_there_are_pages():
+    assert len(lint.pages()) > 10
+
+
+@pytest.mark.parametrize(
+    "text, lines",
+    [
+        (f"{WORDS}.", []),
+        (f"{WORDS} more.", [1]),
+        (f"Short. {WORDS} more. Short.", [1]),
+        (f"Short.\nOne {WORDS} more.", [2]),
+        (f"{WORDS}\nmore.", [1]),  # a sentence over two lines
+        (f"{WORDS}\n\nmore.", []),
+        (f"{WORDS}: more.", [1]),  # a colon ends no sentence
+        (f"{WORDS}; more.", [1]),
+        (f"* {WORDS}\n* more", []),
+        (f"* Short\n  {WORDS}", [1]),
+        (f"1. {WORDS} more", [1]),
+        (f"| short | {WORDS} more |", [1]),
+        (f"| {WORDS} | {WORDS} |", []),
+        (f"# {WORDS} more", []),
+        (f"    {WORDS} more", []),
+        (f"* An item\n\n      {WORDS} more", [3]),  # goes on: no code
+        (f"```\n{WORDS} more\n```\n\n{WORDS} more", [5]),
+        (f"<!-- {WORDS} more -->\n{WORDS} more", [2]),
+        (f"<!--\n{WORDS} more\n-->", []),
+    ],
+)
+def test_long_sentences_are_found_where_they_begin(text, lines):
+    assert [number for number, _ in lint.long_sentences(text)] == lines
+
+
+@pytest.mark.parametrize(
+    "text, wrong",
+    [
+        ("[a](b.md)", []),
+        ("[a](b.md#one-heading)", []),
+        ("[a](#here)\n\n## Here", []),
+        ("[a](https://example.org/none)", []),
+        ("`[a](none.md)`", []),
+        ("[a](none.md)", ["no such file: none.md"]),
+        ("![a](none.png)", ["no such file: none.png"]),
+        ("[![a](none.png)](b.md)", []),
+        ("[a](b.md#another)", ["no such heading: b.md#another"]),
+        ("[a](#here)", ["no such heading: #here"]),
+    ],
+)
+def test_broken_links_are_found(tmp_path, text, wrong):
+    (tmp_path / "b.md").write_text("# One `heading`\n")
+    page = tmp_path / "a.md"
+    page.write_text(text)
+    assert [what for _, what in lint.broken_links(page, text)] == wrong
+
+
+def test_an_offence_is_named_by_file_and_line(tmp_path):
+    (tmp_path / "docs/deep").mkdir(parents=True)
+    (tmp_path / "README.md").write_text("Short.\n\n[a](none.md)\n")
+    (tmp_path / "docs/deep/page.md").write_text(f"{WORDS} more\n")
+    found = lint.offences(tmp_path)
+    assert found[0] == "README.md:3: no such file: none.md"
+    assert found[1].startswith("docs/deep/page.md:1: 31 words: word ")
+
+
+def test_the_table_of_models_is_that_of_the_registry():
+    assert models_table.page() == models_table.PAGE.read_text(encoding="utf-8"), "run `make models-table`"
+
+
+def test_tables_of_speed_are_those_of_the_data():
+    wrong = [page.name for page, text in speed_tables.pages().items() if page.read_text(encoding="utf-8") != text]
+    assert not wrong, "run `make speed-tables`"
+
+
+def test_pictures_are_those_of_the_data():
+    assert not pictures.stale(), "run `make pictures`"
+
+
+def test_a_stale_picture_is_found(tmp_path, monkeypatch):
+    assert pictures.stale(tmp_path) == list(pictures.PICTURES)
+    monkeypatch.setattr(pictures, "DATA", pictures.ROOT / "README.md")  # other data
+    assert pictures.stale() == list(pictures.PICTURES)
+
+
+def commands() -> set[str]:
+    """Scripts and modules that pages tell their reader to run."""
+    text = "".join(page.read_text(encoding="utf-8") for page in lint.pages())
+    modules = set(re.findall(r"python -m (sglang[\w.]+)", text))
+    return modules | set(re.findall(r"\b((?:benchmark|ms_example|test)/[\w/]+\.py)\b", text))
+
+
+def test_what_pages_tell_to_run_exists():
+    found = commands()
+    assert len(found) > 10
+    wrong = [name for name in found if not ((ROOT / name).exists() if "/" in name else find_spec(name))]
+    assert not wrong
+
+
+def test_targets_that_pages_name_are_in_the_makefile():
+    text = "".join(page.read_text(encoding="utf-8") for page in lint.pages())
+    named = {
+        target for targets in re.findall(r"(?:^|`)make ((?:[a-z-]+ ?)+)", text, re.M) for target in targets.split()
+    }
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M))
+    assert {"demo", "serve", "site"} <= named
+    assert not named - targets
