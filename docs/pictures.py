@@ -14,6 +14,25 @@ DATA, IMAGES = ROOT / "docs/speed.json", ROOT / "docs/images"
 INK, QUIET, OURS, THEIRS, PALE = "#1f2933", "#7b8794", "#0b7285", "#f08c00", "#e6f4f7"
 SHADE = "#fff4e0"
 KEY = "Source"  # of the metadata
+EXECUTOR = "model_executor_ms"
+# The packages of python/sglang/srt and their jobs, in rows: each imports only from rows below (test/test_layout.py).
+ROOMS = (
+    {EXECUTOR: "what SGLang enters by: plugin, platform, model_runner"},
+    {
+        f"{EXECUTOR}.seams": "assignments into SGLang",
+        f"{EXECUTOR}.server": "flags, frameworks, checks",
+        f"{EXECUTOR}.npu": "uploads, captures, streams",
+    },
+    {f"{EXECUTOR}.runner": "a step: graphs, caches, weights, sampling"},
+    {f"{EXECUTOR}.parallel": "groups, hosts, watchdogs, cores"},
+    {"models_ms": "what is special about each architecture"},
+    {"layers_ms": "the blocks that models are made of"},
+    {
+        "layers_ms.ops": "operators, a table a device",
+        "model_loader_ms": "files to parameters",
+        "distributed_ms": "shards and stages",
+    },
+)
 
 
 def digest() -> str:
@@ -56,9 +75,9 @@ def box(axes, at, size, title, lines="", face="white", edge=INK) -> None:
     shape = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0,rounding_size=0.08", fc=face, ec=edge, lw=1.1)
     axes.add_patch(shape)
     middle = y + height / 2
-    axes.text(x + width / 2, middle + (0.14 if lines else 0), title, ha="center", va="center", weight="bold", size=9)
+    axes.text(x + width / 2, middle + (0.11 if lines else 0), title, ha="center", va="center", weight="bold", size=9)
     if lines:
-        axes.text(x + width / 2, middle - 0.15, lines, ha="center", va="center", size=7.5, color=QUIET)
+        axes.text(x + width / 2, middle - 0.12, lines, ha="center", va="center", size=7.5, color=QUIET)
 
 
 def arrow(axes, start, end, color=INK) -> None:
@@ -142,32 +161,22 @@ def parallel(data: dict):
 
 
 def rooms(data: dict):
-    """The packages, and who imports whom."""
-    figure, axes = canvas(8, 5.0)
-    box(
-        axes,
-        (0.2, 4.3),
-        (7.6, 0.55),
-        "SGLang 0.5.23, unmodified",
-        "HTTP, tokenizer, scheduler, radix cache, sampler",
-        SHADE,
-    )
-    box(axes, (0.2, 2.15), (7.6, 1.8), "", face=PALE)
-    axes.text(0.35, 3.7, "model_executor_ms", size=9, weight="bold")
-    axes.text(7.65, 3.7, "the only package that imports SGLang", size=7.5, color=QUIET, ha="right")
-    inner = (("seams", "hooks into SGLang"), ("server", "flags, frameworks"), ("runner", "steps, graphs, caches"))
-    for number, (name, job) in enumerate((*inner, ("parallel", "groups, hosts"), ("npu", "streams, captures"))):
-        box(axes, (0.35 + 1.49 * number, 2.4), (1.37, 0.95), f"{name}/", job)
-    box(axes, (0.2, 1.2), (3.1, 0.6), "models_ms", "what is special about an architecture")
-    box(axes, (0.2, 0.2), (3.1, 0.6), "layers_ms", "blocks of models; layers_ms/quantization")
-    box(axes, (3.7, 0.2), (4.1, 0.6), "layers_ms/ops", "operators: reference, cpu (C++), ascend")
-    box(axes, (3.7, 1.2), (1.95, 0.6), "model_loader_ms", "checkpoint files")
-    box(axes, (5.85, 1.2), (1.95, 0.6), "distributed_ms", "shards and stages")
-    arrow(axes, (4.0, 4.3), (4.0, 3.95))
-    for x in (1.75, 4.67, 6.82):
-        arrow(axes, (x, 2.15), (x, 1.8))
-    arrow(axes, (1.75, 1.2), (1.75, 0.8))
-    arrow(axes, (3.3, 0.5), (3.7, 0.5))
+    """The packages: each imports only from rows below its own."""
+    height, gap = 0.52, 0.16
+    inside = [row for row in ROOMS if next(iter(row)).startswith(EXECUTOR)]
+    figure, axes = canvas(8, (len(ROOMS) + 1) * (height + gap) + 0.5)
+    top = (len(ROOMS) + 1) * (height + gap) + 0.3 - height
+    theirs = "HTTP, tokenizer, scheduler, radix cache, sampler"
+    box(axes, (0.2, top), (7.6, height), "SGLang 0.5.23, unmodified", theirs, SHADE)
+    frame = len(inside) * (height + gap)
+    box(axes, (0.2, top - 0.12 - frame), (7.6, frame), "", face=PALE)
+    for number, row in enumerate(ROOMS, 1):
+        own = row in inside
+        left, width = (0.35, 7.3) if own else (0.2, 7.6)
+        each = (width + gap) / len(row)
+        for place, (name, job) in enumerate(row.items()):
+            at = (left + place * each, top - 0.04 - number * (height + gap) - (0 if own else 0.08))
+            box(axes, at, (each - gap, height), name.removeprefix(f"{EXECUTOR}."), job)
     return figure
 
 

@@ -9,6 +9,7 @@ import models_table
 import pictures
 import pytest
 import speed_tables
+from test_layout import BELOW, ENVIRONMENT, room
 
 SECONDS = 10
 ROOT = Path(__file__).parents[1]
@@ -99,6 +100,16 @@ def test_a_stale_picture_is_found(tmp_path, monkeypatch):
     assert pictures.stale(tmp_path) == list(pictures.PICTURES)
     monkeypatch.setattr(pictures, "DATA", pictures.ROOT / "README.md")  # other data
     assert pictures.stale() == list(pictures.PICTURES)
+
+
+def test_the_picture_of_rooms_is_that_of_the_layout():
+    drawn = {name: number for number, row in enumerate(pictures.ROOMS) for name in row}
+    rooms = {name: below for name, below in BELOW.items() if name != ENVIRONMENT}
+    assert drawn.keys() == rooms.keys()
+    del rooms[pictures.EXECUTOR]  # it enters by all others
+    below = [(name, other) for name, others in rooms.items() for other in others if other != ENVIRONMENT]
+    upward = [(name, other) for name, other in below if drawn[room(other)] <= drawn[name]]
+    assert not upward
 
 
 def commands() -> set[str]:
