@@ -12,7 +12,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from sglang.srt.layers_ms.rotary import FREQUENCIES, Rope, inverse_frequencies, rotary_tables
-from sglang.srt.models_ms.config import ConfigReader
+from sglang.srt.models_ms import llama
+from sglang.srt.models_ms.config import Runtime
 
 SIZES = dict(hidden_size=60, num_attention_heads=6, num_key_value_heads=2, vocab_size=131)
 
@@ -28,7 +29,8 @@ def theirs(config, length=None):
 
 
 def read(config_dict, head_dim):
-    return ConfigReader({"architectures": ["LlamaForCausalLM"], **config_dict}).rope(head_dim)
+    others = dict(intermediate_size=93, num_hidden_layers=1, rms_norm_eps=1e-6)
+    return llama.LlamaConfig.read({**SIZES, **others, **config_dict, "head_dim": head_dim}, runtime=Runtime()).rope
 
 
 floats = st.floats

@@ -43,7 +43,7 @@ from sglang.srt.layers_ms import (
 from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
-from sglang.srt.models_ms.config import ConfigReader, Runtime
+from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.llama import LlamaConfig
 
 pytestmark = pytest.mark.usefixtures("table")
@@ -67,7 +67,7 @@ def config(shard, kv_heads=2):
         rms_norm_eps=3e-3,
         rope_theta=500.0,
     )
-    return LlamaConfig.read(ConfigReader(values), Runtime(shard=shard))
+    return LlamaConfig.read(values, runtime=Runtime(shard=shard))
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -2,7 +2,6 @@
 
 import copy
 import functools
-import logging
 import tempfile
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from models import statements
 from models.tiny import ARCHITECTURES, TINY
 from transformers import AutoConfig
 
-from sglang.srt.models_ms.config import IGNORED, ConfigReader, DecoderConfig, Runtime, UnsupportedConfig
-from sglang.srt.models_ms.registry import MODELS, POOLED, UnknownArchitecture, model_class, nearest, unknown
+from sglang.srt.models_ms.config import DecoderConfig, Runtime, UnsupportedConfig
+from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_class, nearest, unknown
 from sglang.srt.utils.hf_transformers_utils import get_config
 
 NAMES = {
@@ -79,56 +78,70 @@ def config_of(variant, without=(), **changes):
 
 
 def read(hf_config):
-    """-> (what the architecture makes of the config, the reader it did that with)."""
-    reader = ConfigReader(hf_config)
-    return model_class(hf_config["architectures"]).config_class.read(reader, Runtime()), reader
+    """What the architecture makes of the config."""
+    return model_class(hf_config["architectures"]).config_class.read(hf_config, runtime=Runtime())
 
 
 def test_every_architecture_has_variants():
     assert set(NAMES) == {given["model_type"] for given in TINY.values()}
-    assert {*NAMES.values(), *SAME} == {name for name, model in MODELS.items() if model.module != POOLED}
+    assert {*NAMES.values(), *SAME} == {name for name, model in MODELS.items() if model.generates}
 
 
 @pytest.mark.parametrize("variant", TINY)
 def test_every_key_of_hugging_faces_config_class_is_read_or_ignored_for_a_reason(variant):
-    _, reader = read(config_of(variant))
-    assert reader.unknown() == []
+    read(config_of(variant))  # refuses any other
 
 
-@pytest.mark.parametrize("variant", ARCHITECTURES)
-def test_no_key_that_is_ignored_is_also_read(variant):
-    _, reader = read(config_of(variant))
-    assert reader.read & set(IGNORED) <= {"v_head_dim"}
+CONFIG_CLASSES = {model_class([name]).config_class for name in MODELS}
+OF_OTHERS = {  # keys that most architectures ignore
+    "head_dim",  # latent attention has qk_rope_head_dim
+    "max_position_embeddings",  # ChatGLM and Qwen have seq_length
+    "model_max_length",  # Baichuan 13B has no other length
+    "v_head_dim",  # latent attention has it
+    "vocab_size",  # ChatGLM has padded_vocab_size
+}
+
+
+@pytest.mark.parametrize("kind", CONFIG_CLASSES, ids=lambda kind: kind.__name__)
+def test_a_key_is_read_or_expected_or_ignored_and_not_two_of_these(kind):
+    keys, expected, ignored = set(kind.keys()), set(kind.expected), set(kind.ignored)
+    assert (keys | expected) & ignored <= OF_OTHERS
+    assert keys & expected == set()
 
 
 def test_every_ignored_key_says_why():
-    assert [key for key, reason in IGNORED.items() if len(reason) < 5] == []
+    reasons = {(kind, key): reason for kind in CONFIG_CLASSES for key, reason in kind.ignored.items()}
+    assert [key for key, reason in reasons.items() if len(reason) < 5] == []
 
 
-def test_keys_that_nobody_understands_are_named_in_a_warning(caplog):
-    with caplog.at_level(logging.WARNING):
-        read(config_of("llama", logit_frobnication=2.0, another_one=None))
-    assert "LlamaForCausalLM: config.json has keys that are not understood" in caplog.text
-    assert "['another_one', 'logit_frobnication']" in caplog.text
+def test_keys_that_nobody_understands_are_refused_by_name():
+    with pytest.raises(UnsupportedConfig, match="LlamaForCausalLM: config.json has keys .* not know: frobnication = 2"):
+        read(config_of("llama", frobnication=2.0, another_one=None))
 
 
-def test_a_config_that_is_understood_gives_no_warning(caplog):
-    with caplog.at_level(logging.WARNING):
-        read(config_of("qwen3"))
-    assert caplog.text == ""
+def test_all_that_is_not_computed_is_listed():
+    changes = dict(frobnication=2.0, hidden_act="relu2", rms_norm_eps=None, is_causal=False)
+    with pytest.raises(UnsupportedConfig) as error:
+        read(config_of("llama", **changes))
+    assert len(error.value.problems) == len(str(error.value).splitlines()) == 4
+    with pytest.raises(UnsupportedConfig) as error:
+        read(config_of("llama", sliding_window=8, head_dim=15, num_key_value_heads=None, layer_types=SLIDING))
+    assert len(error.value.problems) == 3
 
 
 @pytest.mark.parametrize("variant", TINY)
 def test_values_are_those_of_the_config(variant):
     given = config_of(variant)
-    config, _ = read(given)
+    config = read(given)
     if given["model_type"] == "dbrx":
         spelling = dict(hidden_size="d_model", num_attention_heads="n_heads", max_position_embeddings="max_seq_len")
         given |= {key: given[own] for key, own in spelling.items()}
     if given["model_type"] == "qwen":  # there it is the size of gate and up together
         given["intermediate_size"] //= 2
-    names = set(DecoderConfig.__dataclass_fields__) & set(given) - {"dtype"}  # which the server decides
-    assert {name: getattr(config, name) for name in names} == {name: given[name] for name in names}
+        given["max_position_embeddings"] = given["seq_length"]
+    names = {name for name in DecoderConfig.__dataclass_fields__ if given.get(name)}
+    held = {name: getattr(config, name) for name in names}
+    assert held == {name: tuple(given[name]) if name == "layer_types" else given[name] for name in names}
     longest = [given[key] for key in ("seq_length", "max_position_embeddings", "model_max_length") if key in given]
     assert config.max_positions == longest[0]
     if "head_dim" not in given:  # Qwen2's class has no such key
@@ -136,7 +149,7 @@ def test_values_are_those_of_the_config(variant):
 
 
 def test_absent_values_have_the_meaning_that_hugging_face_gives_them():
-    config, _ = read(config_of("llama-mha", without=["head_dim", "num_key_value_heads", "hidden_act", "mlp_bias"]))
+    config = read(config_of("llama-mha", without=["head_dim", "num_key_value_heads", "hidden_act", "mlp_bias"]))
     assert (config.head_dim, config.num_key_value_heads, config.hidden_act, config.mlp_bias) == (10, 6, "silu", False)
     assert not config.tie_word_embeddings
 
@@ -158,6 +171,11 @@ REFUSED = [
     ("cohere2", dict(use_parallel_block=False), "Cohere2ForCausalLM: use_parallel_block = False is not supported"),
     ("qwen3_moe", dict(shared_expert_intermediate_size=8), "shared_expert_intermediate_size = 8 is not supported"),
     ("qwen", dict(use_cache_quantization=True), "QWenLMHeadModel: use_cache_quantization = True is not supported"),
+    (
+        "gpt_oss",
+        dict(layer_types=["chunked_attention"] * 2),
+        "layer_types has .*'chunked_attention'",
+    ),
     ("minicpm", dict(sparse_config=dict(block_size=64)), "MiniCPMForCausalLM: sparse_config = .* is not supported"),
     ("cohere", dict(layer_norm_eps=None), "CohereForCausalLM: config.json has no 'layer_norm_eps'"),
     ("stablelm", dict(layer_norm_eps=None), "StableLmForCausalLM: config.json has no 'layer_norm_eps'"),
@@ -219,14 +237,12 @@ def test_what_is_not_computed_is_refused_by_name_and_value(variant, changes, mes
         dict(layer_types=SLIDING[:1] * 2),
     ],
 )
-def test_windows_without_an_effect_are_accepted_where_none_are_computed(values, caplog):
-    with caplog.at_level(logging.WARNING):
-        assert windows_of("llama", **values) == ()
-    assert caplog.text == ""
+def test_windows_without_an_effect_are_accepted_where_none_are_computed(values):
+    assert windows_of("llama", **values) == (0, 0)
 
 
 def windows_of(variant, **changes):
-    return read(config_of(variant, **changes))[0].windows
+    return read(config_of(variant, **changes)).windows
 
 
 def test_windows_are_in_the_layers_that_the_config_says():

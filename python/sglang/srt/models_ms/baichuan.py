@@ -4,28 +4,28 @@ Nothing in config.json says so in words: 13B has model_max_length and no max_pos
 Baichuan 2 has a larger vocabulary, and z_loss_weight. Reference: modeling_baichuan.py, baichuan-inc/Baichuan2-7B-Base.
 """
 
-from dataclasses import dataclass
-
 from sglang.srt.layers_ms import Attention, GatedMLP, stacked
 from sglang.srt.layers_ms.attention import alibi_slopes
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
+from sglang.srt.models_ms.rope_config import read_rope
 
 VOCAB_SIZE_OF_2 = 125696
 
 
-@dataclass(frozen=True)
 class BaichuanConfig(DecoderConfig):
-    unit_head: bool = False  # rows of the head are scaled to length one
+    max_position_embeddings: int = key("max_position_embeddings", aliases=("model_max_length",))
+    rotated_positions: int = key("max_position_embeddings", 0)
+    z_loss_weight: float | None = key("z_loss_weight", None)
 
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.get("model_max_length", None)
-        if hf.get("max_position_embeddings", None) is None:
-            hf.spell(max_position_embeddings="model_max_length")
-            special |= dict(rope=None)
-        unit = hf.get("z_loss_weight", None) is not None or hf.get("vocab_size") == VOCAB_SIZE_OF_2
-        return super().read(hf, runtime, unit_head=unit, **special)
+    @computed
+    def rope(self):
+        return read_rope(self) if self.rotated_positions else None
+
+    @property
+    def unit_head(self) -> bool:
+        """Whether rows of the head are scaled to length one."""
+        return self.z_loss_weight is not None or self.vocab_size == VOCAB_SIZE_OF_2
 
 
 class BaichuanLayer(PreNormLayer):
@@ -43,6 +43,3 @@ class BaichuanForCausalLM(CausalLM):
         if self.config.unit_head and self.lm_head is not None:
             self.lm_head.scale_rows_to_one()
         super().pack()
-
-
-BaiChuanForCausalLM = BaichuanForCausalLM  # as Baichuan 7B spells it

@@ -5,50 +5,50 @@ Reference: modeling_chatglm.py of THUDM/chatglm3-6b and THUDM/glm-4-9b. GLM-4's 
 
 from sglang.srt.layers_ms import Attention, GatedMLP, stacked
 from sglang.srt.layers_ms.rotary import Rope
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-
-SPELLING = {
-    "num_hidden_layers": "num_layers",
-    "num_key_value_heads": "multi_query_group_num",
-    "vocab_size": "padded_vocab_size",
-    "intermediate_size": "ffn_hidden_size",
-    "max_position_embeddings": "seq_length",
-    "rms_norm_eps": "layernorm_epsilon",
-}
-FIXED = {  # as every published checkpoint has them
-    "multi_query_attention": True,
-    "rmsnorm": True,
-    "post_layer_norm": True,
-    "apply_residual_connection_post_layernorm": False,
-    "fp32_residual_connection": False,
-    "interleaved_qkv": False,
-    "original_rope": True,
-    "quantization_bit": 0,
-    "pre_seq_len": None,
-    "vision_config": None,
-}
 
 
 class ChatGLMConfig(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        for key in ("vocab_size", "max_position_embeddings"):
-            hf.get(key, None)  # SGLang's notes: padded_vocab_size and seq_length again
-        for key, value in FIXED.items():
-            hf.require(key, value)
-        hf.spell(**SPELLING)
-        head_dim = hf.require("kv_channels", hf.get("hidden_size") // hf.get("num_attention_heads"))
-        theta, half = 10000.0 * hf.get("rope_ratio", 1.0), head_dim // 2
-        special |= dict(rope=Rope("default", theta, half, hf.get("max_position_embeddings")))
-        special |= dict(mlp_bias=hf.get("add_bias_linear", False))
-        special |= dict(attention_bias=hf.get("add_qkv_bias", False) or special["mlp_bias"])
-        return super().read(hf, runtime, **special)
+    num_hidden_layers: int = key("num_layers", aliases=("num_hidden_layers",))
+    num_key_value_heads: int = key("multi_query_group_num")
+    vocab_size: int = key("padded_vocab_size")
+    intermediate_size: int = key("ffn_hidden_size")
+    max_position_embeddings: int = key("seq_length")
+    rms_norm_eps: float = key("layernorm_epsilon")
+    kv_channels: int = key("kv_channels", lambda config: config.head_dim, accepted=lambda config: [config.head_dim])
+    rope_theta: float = key("rope_ratio", 10000.0, convert=lambda ratio: 10000.0 * ratio)
+    mlp_bias: bool = key("add_bias_linear", False)
+    attention_bias: bool = key("add_qkv_bias", False)
+    expected = {  # as every published checkpoint has them
+        "multi_query_attention": True,
+        "rmsnorm": True,
+        "post_layer_norm": True,
+        "apply_residual_connection_post_layernorm": False,
+        "fp32_residual_connection": False,
+        "interleaved_qkv": False,
+        "original_rope": True,
+        "quantization_bit": 0,
+        "pre_seq_len": None,
+        "vision_config": None,
+    }
+    ignored = {
+        "vocab_size": "SGLang's note: padded_vocab_size",
+        "max_position_embeddings": "SGLang's note: seq_length",
+        "apply_query_key_layer_scaling": "gives the same values",
+        "attention_softmax_in_fp32": "scores are float32",
+        "bias_dropout_fusion": "gives the same values",
+        "prefix_projection": "of prefixes that are trained, which are refused",
+    }
+
+    @computed
+    def rope(self):
+        return Rope("default", self.rope_theta, self.head_dim // 2, self.max_position_embeddings)
 
 
 class ChatGLMLayer(PreNormLayer):
     def __init__(self, config, layer_id):
-        bias = dict(qkv_bias=config.attention_bias, out_bias=config.mlp_bias)
+        bias = dict(qkv_bias=config.attention_bias or config.mlp_bias, out_bias=config.mlp_bias)
         attention = Attention(config, layer_id, **bias, interleaved=True, packed=stacked)
         super().__init__(config, attention, GatedMLP(config, config.mlp_bias, packed=True))
 
@@ -67,6 +67,3 @@ class ChatGLMModel(CausalLM):
         "mlp.gate_up_proj": "mlp.dense_h_to_4h",
         "mlp.down_proj": "mlp.dense_4h_to_h",
     }
-
-
-ChatGLMForConditionalGeneration = ChatGLMModel  # as fine-tuned checkpoints spell it

@@ -4,28 +4,27 @@ Reference: transformers/models/cohere2/modeling_cohere2.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.cohere import CohereConfig, CohereForCausalLM, cohere_norm
-from sglang.srt.models_ms.decoder import ParallelLayer
-
-FIXED = {  # as every published checkpoint has them
-    "order_of_interleaved_layers": "local_attn_first",
-    "position_embedding_type": "rope_gptj",
-    "rotary_pct": 1.0,
-    "use_embedding_sharing": True,
-    "use_gated_activation": True,
-    "use_parallel_block": True,
-}
+from sglang.srt.models_ms.cohere import CohereConfig, CohereForCausalLM
+from sglang.srt.models_ms.config import computed, key
+from sglang.srt.models_ms.decoder import ParallelLayer, layer_norm
+from sglang.srt.models_ms.windows import sliding_windows
 
 
 class Cohere2Config(CohereConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.get("use_parallel_embedding", None)  # how the ranks of its training divided it
-        for key, value in FIXED.items():
-            hf.require(key, value)
-        period = hf.get("sliding_window_pattern", hf.get("layer_switch", 4))
-        windows = hf.windows(lambda layer: (layer + 1) % period)
-        return super().read(hf, runtime, windows=windows, **special)
+    window_period: int = key("sliding_window_pattern", 4, aliases=("layer_switch",))
+    expected = {  # as every published checkpoint has them
+        "order_of_interleaved_layers": "local_attn_first",
+        "position_embedding_type": "rope_gptj",
+        "rotary_pct": 1.0,
+        "use_embedding_sharing": True,
+        "use_gated_activation": True,
+        "use_parallel_block": True,
+    }
+    ignored = {"use_parallel_embedding": "how the ranks of its training divided it"}
+
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: (layer + 1) % self.window_period)
 
 
 class Cohere2Layer(ParallelLayer):
@@ -35,7 +34,7 @@ class Cohere2Layer(ParallelLayer):
         attention = Attention(
             config, layer_id, qkv_bias=bias, out_bias=bias, interleaved=True, window=window, rope=rope
         )
-        super().__init__(config, attention, GatedMLP(config), cohere_norm)
+        super().__init__(config, attention, GatedMLP(config), layer_norm)
 
 
 class Cohere2ForCausalLM(CohereForCausalLM):

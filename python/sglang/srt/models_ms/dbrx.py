@@ -3,47 +3,43 @@
 Reference: transformers/models/dbrx/modeling_dbrx.py.
 """
 
-from dataclasses import dataclass
-
 from mindspore import nn
 
-from sglang.srt.layers_ms import Attention, LayerNorm, Routing, ops, stacked
+from sglang.srt.layers_ms import Attention, ops, stacked
 from sglang.srt.layers_ms.expert_layouts import stacked_by_rows
 from sglang.srt.layers_ms.mlp import ACTIVATIONS
-from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
+from sglang.srt.models_ms.config import key
+from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer, layer_norm
 from sglang.srt.models_ms.mixture import MixtureConfig, mixture
 
 
-@dataclass(frozen=True)
 class DbrxConfig(MixtureConfig):
-    clip_qkv: float = 0.0  # bound of queries, keys and values; 0: none
-
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        attention, ffn = hf.part("attn_config"), hf.part("ffn_config")
-        hf.spell(hidden_size="d_model", num_attention_heads="n_heads", num_hidden_layers="n_layers")
-        hf.spell(max_position_embeddings="max_seq_len")
-        hf.hf = {**hf.hf, "rope_theta": attention.get("rope_theta", None)}
-        for key in ("moe_jitter_eps", "moe_loss_weight", "hidden_size"):
-            ffn.get(key, None)  # training, and transformers' copy of d_model
-        ffn.require("uniform_expert_assignment", False)
-        ffn.require("moe_normalize_expert_weights", 1)  # the norm that is to be 1; null, unlike its absence: none
-        size = ffn.get("ffn_hidden_size")
-        return super().read(
-            hf,
-            runtime,
-            rms_norm_eps=1e-5,  # torch's default for layer norms
-            num_key_value_heads=attention.get("kv_n_heads"),
-            clip_qkv=attention.get("clip_qkv", 0.0),
-            hidden_act=ffn.part("ffn_act_fn").require("name", *ACTIVATIONS),
-            intermediate_size=size,
-            moe_intermediate_size=size,
-            num_experts=ffn.get("moe_num_experts"),
-            routing=Routing(
-                ffn.get("moe_top_k"), renormalise=ffn.hf.get("moe_normalize_expert_weights", 1) is not None
-            ),
-            **special,
-        )
+    hidden_size: int = key("d_model")
+    num_attention_heads: int = key("n_heads")
+    num_hidden_layers: int = key("n_layers")
+    max_position_embeddings: int = key("max_seq_len")
+    rms_norm_eps: float = 1e-5  # torch's default for layer norms
+    rope_theta: float = key("attn_config.rope_theta", 10000.0)
+    num_key_value_heads: int = key("attn_config.kv_n_heads")
+    clip_qkv: float = key("attn_config.clip_qkv", 0.0)  # bound of queries, keys and values; 0: none
+    hidden_act: str = key("ffn_config.ffn_act_fn.name", "silu", accepted=ACTIVATIONS)
+    intermediate_size: int = key("ffn_config.ffn_hidden_size")
+    moe_intermediate_size: int = key("ffn_config.ffn_hidden_size")
+    num_experts: int = key("ffn_config.moe_num_experts")
+    num_experts_per_tok: int = key("ffn_config.moe_top_k")
+    # The norm of the chosen experts' weights that is to be 1; null, unlike its absence: none.
+    norm_topk_prob: bool = key(
+        "ffn_config.moe_normalize_expert_weights", True, accepted=(1, False), convert=bool, null=False
+    )
+    expected = {"ffn_config.uniform_expert_assignment": False}
+    ignored = {
+        "num_key_value_heads": "transformers' copy of attn_config.kv_n_heads",
+        "attn_config.id2label": "of any class of transformers",
+        "ffn_config.id2label": "of any class of transformers",
+        "ffn_config.hidden_size": "transformers' copy of d_model",
+        "ffn_config.moe_jitter_eps": "training",
+        "ffn_config.moe_loss_weight": "training",
+    }
 
 
 class Clip(nn.Cell):
@@ -53,10 +49,6 @@ class Clip(nn.Cell):
 
     def construct(self, x):
         return ops.clip(x, self.limit)
-
-
-def layer_norm(config):
-    return LayerNorm(config.hidden_size, config.rms_norm_eps, config.dtype, bias=False)
 
 
 class DbrxLayer(PreNormLayer):

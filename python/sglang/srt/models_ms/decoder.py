@@ -4,9 +4,9 @@ import logging
 
 from mindspore import nn
 
-from sglang.srt.layers_ms import LMHead, RMSNorm, VocabEmbedding, ops
+from sglang.srt.layers_ms import LayerNorm, LMHead, RMSNorm, VocabEmbedding, ops
 from sglang.srt.models_ms import int8
-from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, Runtime
+from sglang.srt.models_ms.config import DecoderConfig, Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -14,6 +14,11 @@ logger = logging.getLogger(__name__)
 def rms_norm(config):
     """The norm of most decoders, over rows of hidden_size values."""
     return RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
+
+
+def layer_norm(config):
+    """A mean and variance norm without a bias."""
+    return LayerNorm(config.hidden_size, config.rms_norm_eps, config.dtype, bias=False)
 
 
 class PreNormLayer(nn.Cell):
@@ -76,6 +81,24 @@ class PostNormLayer(nn.Cell):
         return self.post_feedforward_layernorm.plain(self.mlp(x, step)), x
 
 
+class SandwichNormLayer(nn.Cell):
+    """x -> x + norm(attention(norm(x))) -> + norm(mlp(norm(x))); the names of the norms are Gemma 2's."""
+
+    def __init__(self, config, attention, mlp, norm=rms_norm):
+        super().__init__()
+        self.self_attn, self.mlp = attention, mlp
+        self.input_layernorm = norm(config)
+        self.post_attention_layernorm = norm(config)
+        self.pre_feedforward_layernorm = norm(config)
+        self.post_feedforward_layernorm = norm(config)
+
+    def construct(self, x, residual, step):
+        x, residual = self.input_layernorm(x, residual)
+        x = self.post_attention_layernorm.plain(self.self_attn(x, step))
+        x, residual = self.pre_feedforward_layernorm(x, residual)
+        return self.post_feedforward_layernorm.plain(self.mlp(x, step)), residual
+
+
 class ParallelLayer(nn.Cell):
     """x -> x + attention(norm(x)) + mlp(norm(x)): both see the same norm."""
 
@@ -126,6 +149,7 @@ class CausalLM(nn.Cell):
 
     config_class = DecoderConfig
     layer_class = None
+    scores_vocabulary = True  # False: there is no head of the vocabulary, though the checkpoint may have one
     norm = staticmethod(rms_norm)  # the last one
     tensor_names = {}  # our names of tensors, or whole dotted parts of them -> the checkpoint's, where they differ
     # Tensors that published checkpoints carry and no model computes with: patterns of their names.
@@ -136,19 +160,22 @@ class CausalLM(nn.Cell):
     def __init__(self, hf_config: dict, runtime: Runtime):
         """Build the model of a Hugging Face config, parameters still zero; UnsupportedConfig if it cannot be."""
         super().__init__()
-        config = self.config_class.read(ConfigReader(hf_config), runtime)
+        config = self.config_class.read(hf_config, runtime=runtime)
         self.config = config
         self.model = Decoder(config, self.layer_class, self.norm)
-        self.lm_head = self._head(config)
-        if config.tie_word_embeddings:
+        tied = config.tie_word_embeddings or not self.scores_vocabulary
+        self.lm_head = self._head(config, tied)
+        if tied:
             self.ignored_tensors = (*self.ignored_tensors, r"^lm_head\.weight$")
+        mtp_layers = range(config.num_hidden_layers, config.num_hidden_layers + config.mtp_layers)
+        self.ignored_tensors += tuple(rf"^model\.layers\.{layer}\..*" for layer in mtp_layers)
         self._place(config)
         int8.apply(self, hf_config)
         if runtime.fused_sums and runtime.shard.replicas == 1 and (left := self.model.leave_sums()):
             logger.info("sums over ranks that are left to the norms behind them: %d", left)
 
-    def _head(self, config):
-        tied, stage = config.tie_word_embeddings, config.stage
+    def _head(self, config, tied):
+        stage = config.stage
         same = stage.first and config.shard.head == config.shard.attention
         if not stage.last or tied and same:
             return None

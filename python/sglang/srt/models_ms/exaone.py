@@ -1,15 +1,15 @@
 """EXAONE 3 and 3.5: Llama's decoder under other names. Reference: modeling_exaone.py of LGAI-EXAONE/EXAONE-3.5-7.8B."""
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.layers_ms.mlp import ACTIVATIONS
+from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
 
 class ExaoneConfig(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.spell(num_hidden_layers="num_layers", hidden_act="activation_function", rms_norm_eps="layer_norm_epsilon")
-        return super().read(hf, runtime, **special)
+    num_hidden_layers: int = key("num_layers")
+    hidden_act: str = key("activation_function", "silu", accepted=ACTIVATIONS)
+    rms_norm_eps: float = key("layer_norm_epsilon")
 
 
 class ExaoneLayer(PreNormLayer):

@@ -4,16 +4,17 @@ Reference: transformers/models/exaone4/modeling_exaone4.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, computed
 from sglang.srt.models_ms.decoder import CausalLM, PostNormLayer
+from sglang.srt.models_ms.windows import sliding_windows
 
 
 class Exaone4Config(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.get("sliding_window_pattern", None)  # transformers makes layer_types of it
-        windows = hf.windows(lambda layer: (layer + 1) % 4)
-        return super().read(hf, runtime, windows=windows, **special)
+    ignored = {"sliding_window_pattern": "transformers makes layer_types of it"}
+
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: (layer + 1) % 4)
 
 
 class Exaone4Layer(PostNormLayer):

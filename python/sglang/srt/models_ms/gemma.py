@@ -4,7 +4,8 @@ Reference: transformers/models/gemma/modeling_gemma.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP, RMSNorm
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.layers_ms.mlp import ACTIVATIONS
+from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
 
@@ -12,19 +13,22 @@ def gemma_norm(config):
     return RMSNorm(config.hidden_size, config.rms_norm_eps, config.dtype, offset=1.0)
 
 
+def tanh_of_gelu(name):
+    return "gelu_pytorch_tanh" if name == "gelu" else name
+
+
 class GemmaConfig(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.require("use_bidirectional_attention", None, False)
-        act = hf.get("hidden_activation", None) or hf.require("hidden_act", "gelu_pytorch_tanh", "gelu", "silu")
-        here = dict(
-            attention_bias=hf.get("attention_bias", False),
-            # The first releases say gelu and mean its tanh approximation.
-            hidden_act="gelu_pytorch_tanh" if act == "gelu" else act,
-            tie_word_embeddings=hf.get("tie_word_embeddings", True),
-            embedding_multiplier=runtime.rounded(hf.get("hidden_size") ** 0.5),
-        )
-        return super().read(hf, runtime, **here, **special)
+    # The first releases say gelu and mean its tanh approximation.
+    hidden_act: str = key(
+        "hidden_activation", "gelu_pytorch_tanh", aliases=("hidden_act",), accepted=ACTIVATIONS, convert=tanh_of_gelu
+    )
+    attention_bias: bool = key("attention_bias", False)
+    tie_word_embeddings: bool = key("tie_word_embeddings", True)
+    expected = {"use_bidirectional_attention": False}
+
+    @computed
+    def embedding_multiplier(self):
+        return self.runtime.rounded(self.hidden_size**0.5)
 
 
 class GemmaLayer(PreNormLayer):

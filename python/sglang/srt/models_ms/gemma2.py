@@ -3,39 +3,28 @@
 Reference: transformers/models/gemma2/modeling_gemma2.py.
 """
 
-from dataclasses import dataclass
-
-from mindspore import nn
-
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.decoder import CausalLM
+from sglang.srt.models_ms.config import computed, key
+from sglang.srt.models_ms.decoder import CausalLM, SandwichNormLayer
 from sglang.srt.models_ms.gemma import GemmaConfig, gemma_norm
+from sglang.srt.models_ms.windows import sliding_windows
 
 
-@dataclass(frozen=True)
 class Gemma2Config(GemmaConfig):
-    query_pre_attn_scalar: float = 0.0
-    attn_logit_softcapping: float = 0.0  # 0: none
+    query_pre_attn_scalar: float = key("query_pre_attn_scalar")
+    attn_logit_softcapping: float = key("attn_logit_softcapping", 0.0)  # 0: none
+    final_logit_softcapping: float | None = key("final_logit_softcapping", None)
+    ignored = {"sliding_window_size": "sliding_window once more"}
 
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.get("sliding_window_size", None)  # sliding_window once more
-        here = dict(
-            windows=hf.windows(lambda layer: layer % 2 == 0),
-            query_pre_attn_scalar=hf.get("query_pre_attn_scalar"),
-            attn_logit_softcapping=hf.get("attn_logit_softcapping", 0.0),
-            final_logit_softcapping=hf.get("final_logit_softcapping", None),
-        )
-        return super().read(hf, runtime, **{**here, **special})
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: layer % 2 == 0)
 
 
-class Gemma2Layer(nn.Cell):
-    """x -> x + norm(attention(norm(x))) -> + norm(mlp(norm(x)))."""
-
+class Gemma2Layer(SandwichNormLayer):
     def __init__(self, config, layer_id, **options):
         """options: more of Attention's."""
-        super().__init__()
-        self.self_attn = Attention(
+        attention = Attention(
             config,
             layer_id,
             qkv_bias=config.attention_bias,
@@ -45,17 +34,7 @@ class Gemma2Layer(nn.Cell):
             soft_cap=config.attn_logit_softcapping,
             **options,
         )
-        self.mlp = GatedMLP(config)
-        self.input_layernorm = gemma_norm(config)
-        self.post_attention_layernorm = gemma_norm(config)
-        self.pre_feedforward_layernorm = gemma_norm(config)
-        self.post_feedforward_layernorm = gemma_norm(config)
-
-    def construct(self, x, residual, step):
-        x, residual = self.input_layernorm(x, residual)
-        x = self.post_attention_layernorm.plain(self.self_attn(x, step))
-        x, residual = self.pre_feedforward_layernorm(x, residual)
-        return self.post_feedforward_layernorm.plain(self.mlp(x, step)), residual
+        super().__init__(config, attention, GatedMLP(config), gemma_norm)
 
 
 class Gemma2ForCausalLM(CausalLM):

@@ -3,29 +3,32 @@
 Reference: transformers/models/gemma3/modeling_gemma3.py.
 """
 
-from dataclasses import dataclass
-
-from sglang.srt.layers_ms.rotary import Rope
+from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM
 from sglang.srt.models_ms.gemma import gemma_norm
 from sglang.srt.models_ms.gemma2 import Gemma2Config, Gemma2Layer
+from sglang.srt.models_ms.rope_config import read_rope
+from sglang.srt.models_ms.windows import sliding_windows
 
 
-@dataclass(frozen=True)
 class Gemma3Config(Gemma2Config):
-    local_rope: Rope | None = None  # of the layers with a window
+    window_period: int = key("_sliding_window_pattern", 6, aliases=("sliding_window_pattern",))
+    # transformers' eager attention, our reference, does not cap scores though the config can ask for it.
+    attn_logit_softcapping: float = key("attn_logit_softcapping", 0.0, accepted=(0.0,))
+    ignored = {"rope_local_base_freq": "transformers makes rope_parameters of it"}
 
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        # transformers' eager attention, our reference, does not cap scores though the config can ask for it.
-        hf.require("attn_logit_softcapping", None)
-        period, head_dim = hf.get("_sliding_window_pattern", hf.get("sliding_window_pattern", 6)), hf.get("head_dim")
-        here = dict(
-            windows=hf.windows(lambda layer: (layer + 1) % period),
-            rope=hf.rope(head_dim, "full_attention"),
-            local_rope=hf.rope(head_dim, "sliding_attention"),
-        )
-        return super().read(hf, runtime, **here, **special)
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: (layer + 1) % self.window_period)
+
+    @computed
+    def rope(self):
+        return read_rope(self, "full_attention")
+
+    @computed
+    def local_rope(self):
+        """Of the layers with a window."""
+        return read_rope(self, "sliding_attention")
 
 
 class Gemma3Layer(Gemma2Layer):

@@ -4,14 +4,12 @@ Reference: transformers/models/glm/modeling_glm.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
 
 class GlmConfig(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        return super().read(hf, runtime, attention_bias=hf.get("attention_bias", True), **special)
+    attention_bias: bool = key("attention_bias", True)
 
 
 class GlmLayer(PreNormLayer):

@@ -3,39 +3,28 @@
 Reference: transformers/models/gpt_oss/modeling_gpt_oss.py.
 """
 
-from dataclasses import dataclass
-
-from sglang.srt.layers_ms import Attention, Experts, MixtureOfExperts, Router, Routing
+from sglang.srt.layers_ms import Attention, Experts, MixtureOfExperts, Router
 from sglang.srt.layers_ms.expert_layouts import interleaved
+from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.mixture import MixtureConfig
+from sglang.srt.models_ms.windows import sliding_windows
 
 
-@dataclass(frozen=True)
 class GptOssConfig(MixtureConfig):
-    windows: tuple = ()  # of each layer, in tokens; 0: none
-    swiglu_alpha: float = 1.702
-    swiglu_limit: float = 7.0
+    attention_bias: bool = key("attention_bias", True)
+    swiglu_alpha: float = key("swiglu_alpha", 1.702)
+    swiglu_limit: float = key("swiglu_limit", 7.0)
+    moe_intermediate_size: int = key("intermediate_size")
+    norm_topk_prob: bool = True  # softmax over the chosen ones
+    ignored = {
+        "experts_per_token": "older name of num_experts_per_tok",
+        "initial_context_length": "original_max_position_embeddings of rope_scaling",
+    }
 
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        for key in ("experts_per_token", "initial_context_length", "quantization_config"):
-            hf.get(key, None)  # older names of what is read; and how the loader finds the weights
-        size, window = hf.get("intermediate_size"), hf.get("sliding_window", 0)
-        kinds = {"full_attention": 0, "sliding_attention": window}
-        layers = hf.get("layer_types", ["sliding_attention", "full_attention"] * hf.get("num_hidden_layers"))
-        return super().read(
-            hf,
-            runtime,
-            attention_bias=hf.get("attention_bias", True),
-            windows=tuple(kinds[kind] for kind in layers[: hf.get("num_hidden_layers")]),
-            swiglu_alpha=hf.get("swiglu_alpha", 1.702),
-            swiglu_limit=hf.get("swiglu_limit", 7.0),
-            num_experts=hf.get("num_local_experts"),
-            moe_intermediate_size=size,
-            routing=Routing(hf.get("num_experts_per_tok"), renormalise=True),  # softmax over the chosen ones
-            **special,
-        )
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: layer % 2 == 0)
 
 
 class GptOssLayer(PreNormLayer):

@@ -3,26 +3,17 @@
 Reference: transformers/models/granite/modeling_granite.py.
 """
 
-from dataclasses import dataclass
-
 from sglang.srt.layers_ms import Attention, GatedMLP
+from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, ScaledLayer
 from sglang.srt.models_ms.llama import LlamaConfig
 
 
-@dataclass(frozen=True)
 class GraniteConfig(LlamaConfig):
-    attention_multiplier: float = 1.0  # in the place of head_dim ** -0.5
-
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        multipliers = dict(
-            embedding_multiplier=hf.get("embedding_multiplier", 1.0),
-            attention_multiplier=hf.get("attention_multiplier", 1.0),
-            residual_multiplier=hf.get("residual_multiplier", 1.0),
-            logit_scale=1.0 / hf.get("logits_scaling", 1.0),
-        )
-        return super().read(hf, runtime, **multipliers, **special)
+    embedding_multiplier: float = key("embedding_multiplier", 1.0)
+    attention_multiplier: float = key("attention_multiplier", 1.0)  # in the place of head_dim ** -0.5
+    residual_multiplier: float = key("residual_multiplier", 1.0)
+    logit_scale: float = key("logits_scaling", 1.0, convert=lambda scaling: 1.0 / scaling)
 
 
 class GraniteLayer(ScaledLayer):

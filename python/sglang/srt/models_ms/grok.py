@@ -4,71 +4,76 @@ Reference: xai-org/grok-1 (model.py), and SGLang's names of its tensors and keys
 """
 
 import math
-from dataclasses import dataclass
 
 from mindspore import nn
 
 from sglang.srt.layers_ms import Attention, Routing, ops
 from sglang.srt.layers_ms.expert_layouts import separate
-from sglang.srt.models_ms.decoder import CausalLM, rms_norm
+from sglang.srt.models_ms.config import computed, key
+from sglang.srt.models_ms.decoder import CausalLM, SandwichNormLayer
 from sglang.srt.models_ms.mixture import MixtureConfig, mixture, sized_mlp
 
+GELU = "gelu_pytorch_tanh"  # xAI's, whatever the config says
 CAP = 30.0  # of scores and of the router's logits, where the config does not say
 
 
-@dataclass(frozen=True)
 class Grok1Config(MixtureConfig):
-    attn_logit_softcapping: float = CAP
-    residual_moe: bool = False  # a plain MLP beside the experts
+    head_dim: int = key("head_dim", 128)
+    # SGLang's class fills in silu where the key is absent.
+    hidden_act: str = key("hidden_act", GELU, accepted=("gelu", GELU, "silu"), convert=lambda name: GELU)
+    moe_intermediate_size: int = key("moe_intermediate_size", lambda config: config.intermediate_size)
+    residual_moe: bool = key("residual_moe", False)  # a plain MLP beside the experts
+    attn_logit_softcapping: float = key("attn_logit_softcapping", CAP, convert=lambda cap: max(cap, 0.0))
+    router_logit_softcapping: float = key("router_logit_softcapping", CAP)
+    attn_output_multiplier: float = key("attn_output_multiplier", None, accepted=lambda config: [config.head_dim**-0.5])
+    embedding_multiplier_scale: float = key("embedding_multiplier_scale", 1.0)
+    logit_scale: float = key("output_multiplier_scale", 1.0)
+    final_logit_softcapping: float | None = key("final_logit_softcapping", None)
+    expected = {
+        "attn_temperature_len": (-1, 0),
+        "attn_logit_softcapping_method": "tanh",
+        "rope_rotate_half_dims": False,
+    }
 
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.require("sliding_window", None)
-        hf.require("attn_temperature_len", -1, 0)
-        hf.require("attn_logit_softcapping_method", "tanh")
-        hf.require("rope_rotate_half_dims", False)
-        hf.require("hidden_act", "gelu", "gelu_pytorch_tanh", "silu")  # xAI's gelu; "silu" is filled in where absent
-        head_dim = hf.get("head_dim", 128)
-        hf.require("attn_output_multiplier", head_dim**-0.5)
-        return super().read(
-            hf,
-            runtime,
-            head_dim=head_dim,
-            hidden_act="gelu_pytorch_tanh",
-            num_experts=hf.get("num_local_experts"),
-            moe_intermediate_size=hf.get("moe_intermediate_size", hf.get("intermediate_size")),
-            routing=Routing(hf.get("num_experts_per_tok"), soft_cap=hf.get("router_logit_softcapping", CAP)),
-            residual_moe=hf.get("residual_moe", False),
-            attn_logit_softcapping=max(hf.get("attn_logit_softcapping", CAP), 0.0),
-            embedding_multiplier=runtime.rounded(hf.get("embedding_multiplier_scale", 1.0)),
-            logit_scale=hf.get("output_multiplier_scale", 1.0),
-            final_logit_softcapping=hf.get("final_logit_softcapping", None),
-            **special,
-        )
+    @computed
+    def embedding_multiplier(self):
+        return self.runtime.rounded(self.embedding_multiplier_scale)
+
+    @computed
+    def routing(self):
+        return Routing(self.num_experts_per_tok, soft_cap=self.router_logit_softcapping)
 
 
-class Grok1Layer(nn.Cell):
-    def __init__(self, config, layer_id):
+class ResidualMixture(nn.Cell):
+    """Experts and a plain MLP: (moe(x) + mlp(x)) / sqrt(2)."""
+
+    def __init__(self, config):
         super().__init__()
-        self.self_attn = Attention(config, layer_id, soft_cap=config.attn_logit_softcapping)
-        self.block_sparse_moe = mixture(config, layouts=separate("w1", "w3", "w2"))
-        self.mlp = sized_mlp(config, config.intermediate_size) if config.residual_moe else None
-        self.pre_attn_norm, self.post_attn_norm = rms_norm(config), rms_norm(config)
-        self.pre_moe_norm, self.post_moe_norm = rms_norm(config), rms_norm(config)
+        self.moe, self.mlp = grok_mixture(config), sized_mlp(config, config.intermediate_size)
 
-    def construct(self, x, residual, step):
-        x, residual = self.pre_attn_norm(x, residual)
-        x = self.post_attn_norm.plain(self.self_attn(x, step))
-        x, residual = self.pre_moe_norm(x, residual)
-        found = self.block_sparse_moe(x, step)
-        if self.mlp is not None:
-            found = ops.scale(ops.add(found, self.mlp(x, step), 1.0), math.sqrt(0.5))
-        return self.post_moe_norm.plain(found), residual
+    def construct(self, x, step):
+        return ops.scale(ops.add(self.moe(x, step), self.mlp(x, step), 1.0), math.sqrt(0.5))
+
+
+def grok_mixture(config):
+    return mixture(config, layouts=separate("w1", "w3", "w2"))
+
+
+class Grok1Layer(SandwichNormLayer):
+    def __init__(self, config, layer_id):
+        attention = Attention(config, layer_id, soft_cap=config.attn_logit_softcapping)
+        super().__init__(config, attention, ResidualMixture(config) if config.residual_moe else grok_mixture(config))
 
 
 class Grok1ForCausalLM(CausalLM):
     config_class = Grok1Config
     layer_class = Grok1Layer
-
-
-Grok1ModelForCausalLM = Grok1ForCausalLM  # the name that the first published checkpoints carry
+    tensor_names = {
+        "input_layernorm": "pre_attn_norm",
+        "post_attention_layernorm": "post_attn_norm",
+        "pre_feedforward_layernorm": "pre_moe_norm",
+        "post_feedforward_layernorm": "post_moe_norm",
+        "mlp.mlp": "mlp",
+        "mlp.moe": "block_sparse_moe",
+        "mlp": "block_sparse_moe",
+    }

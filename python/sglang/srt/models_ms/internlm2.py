@@ -4,14 +4,12 @@ Reference: modeling_internlm2.py of internlm/internlm2-7b; Cai et al., 2024 (Int
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP, grouped
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
 
 class InternLM2Config(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        return super().read(hf, runtime, attention_bias=hf.get("bias", True), **special)
+    attention_bias: bool = key("bias", True)
 
 
 class InternLM2Layer(PreNormLayer):

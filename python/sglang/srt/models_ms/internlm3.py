@@ -4,15 +4,13 @@ Reference: modeling_internlm3.py of internlm/internlm3-8b-instruct.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
 
 class InternLM3Config(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        bias = dict(attention_bias=hf.get("qkv_bias", False), mlp_bias=hf.get("bias", False))
-        return super().read(hf, runtime, **bias, **special)
+    attention_bias: bool = key("qkv_bias", False)
+    mlp_bias: bool = key("bias", False)
 
 
 class InternLM3Layer(PreNormLayer):

@@ -4,16 +4,14 @@ Reference: transformers/models/llama/modeling_llama.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
 
 class LlamaConfig(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.require("rope_interleaved", False)
-        bias = dict(attention_bias=hf.get("attention_bias", False), mlp_bias=hf.get("mlp_bias", False))
-        return super().read(hf, runtime, **bias, **special)
+    attention_bias: bool = key("attention_bias", False)
+    mlp_bias: bool = key("mlp_bias", False)
+    expected = {"rope_interleaved": False}
 
 
 class LlamaLayer(PreNormLayer):
@@ -26,6 +24,3 @@ class LlamaLayer(PreNormLayer):
 class LlamaForCausalLM(CausalLM):
     config_class = LlamaConfig
     layer_class = LlamaLayer
-
-
-LLaMAForCausalLM = LlamaForCausalLM  # as the first converted checkpoints spell it

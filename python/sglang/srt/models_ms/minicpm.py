@@ -6,33 +6,36 @@ Reference: the modeling_minicpm.py of the published checkpoints; Hu et al., 2024
 import math
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, ScaledLayer
 
 
-def refuse_sparse_attention(hf, runtime):
-    """MiniCPM 4.1 leaves out keys in contexts of more than dense_len tokens."""
-    length = (hf.get("sparse_config", None) or {}).get("dense_len") or 0
-    if length > 0:
-        hf.refuse_beyond(length, runtime.max_positions, "sparse attention (sparse_config) is")
-    else:
-        hf.require("sparse_config", None)
-
-
 class MiniCPMConfig(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.require("num_experts", 0)  # those of MiniCPM-MoE
-        refuse_sparse_attention(hf, runtime)
-        layers, hidden = hf.get("num_hidden_layers"), hf.get("hidden_size")
-        here = dict(
-            attention_bias=hf.get("attention_bias", False),
-            tie_word_embeddings=hf.get("tie_word_embeddings", True),
-            embedding_multiplier=hf.get("scale_emb", 1.0),
-            residual_multiplier=hf.get("scale_depth", 1.0) / math.sqrt(layers),
-            logit_scale=hf.get("dim_model_base", 1) / hidden,
-        )
-        return super().read(hf, runtime, **here, **special)
+    attention_bias: bool = key("attention_bias", False)
+    tie_word_embeddings: bool = key("tie_word_embeddings", True)
+    embedding_multiplier: float = key("scale_emb", 1.0)
+    scale_depth: float = key("scale_depth", 1.0)
+    dim_model_base: int = key("dim_model_base", 1)
+    sparse_config: dict = key("sparse_config", {})
+    expected = {"num_experts": 0}  # those of MiniCPM-MoE
+    ignored = {"mup_denominator": "training"}
+
+    @property
+    def residual_multiplier(self):
+        return self.scale_depth / math.sqrt(self.num_hidden_layers)
+
+    @property
+    def logit_scale(self):
+        return self.dim_model_base / self.hidden_size
+
+    def problems(self):
+        """MiniCPM 4.1 leaves out keys in contexts of more than dense_len tokens."""
+        yield from super().problems()
+        length = self.sparse_config.get("dense_len") or 0
+        if length > 0:
+            yield from self.limit_context(length, "sparse attention (sparse_config) is")
+        elif self.sparse_config:
+            yield f"sparse_config = {self.sparse_config} is not supported without dense_len"
 
 
 class MiniCPMLayer(ScaledLayer):

@@ -4,21 +4,26 @@ Reference: transformers/models/minicpm3/modeling_minicpm3.py.
 """
 
 from sglang.srt.layers_ms import GatedMLP, LatentAttention
+from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, ScaledLayer
 from sglang.srt.models_ms.latent import LatentConfig
 
 
 class MiniCPM3Config(LatentConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        layers, hidden = hf.get("num_hidden_layers"), hf.get("hidden_size")
-        multipliers = dict(
-            embedding_multiplier=hf.get("scale_emb"),
-            residual_multiplier=hf.get("scale_depth", layers**0.5) / layers**0.5,
-            logit_scale=hf.get("dim_model_base", hidden) / hidden,
-        )
-        here = dict(mlp_bias=hf.get("mlp_bias", False), tie_word_embeddings=hf.get("tie_word_embeddings", True))
-        return super().read(hf, runtime, rope_interleave=False, **here, **multipliers, **special)
+    mlp_bias: bool = key("mlp_bias", False)
+    tie_word_embeddings: bool = key("tie_word_embeddings", True)
+    embedding_multiplier: float = key("scale_emb")
+    scale_depth: float = key("scale_depth", lambda config: config.num_hidden_layers**0.5)
+    dim_model_base: int = key("dim_model_base", lambda config: config.hidden_size)
+    rope_interleave = False
+
+    @property
+    def residual_multiplier(self):
+        return self.scale_depth / self.num_hidden_layers**0.5
+
+    @property
+    def logit_scale(self):
+        return self.dim_model_base / self.hidden_size
 
 
 class MiniCPM3Layer(ScaledLayer):

@@ -4,14 +4,15 @@ References: transformers/models/mistral/modeling_mistral.py, transformers/models
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, computed
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
+from sglang.srt.models_ms.windows import sliding_windows
 
 
 class MistralConfig(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        return super().read(hf, runtime, windows=hf.windows(lambda layer: True), **special)
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: True)
 
 
 class MistralLayer(PreNormLayer):

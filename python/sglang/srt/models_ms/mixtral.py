@@ -3,24 +3,21 @@
 Reference: transformers/models/mixtral/modeling_mixtral.py.
 """
 
-from sglang.srt.layers_ms import Attention, Routing
+from sglang.srt.layers_ms import Attention
 from sglang.srt.layers_ms.expert_layouts import separate
+from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.mixture import MixtureConfig, mixture
+from sglang.srt.models_ms.windows import sliding_windows
 
 
 class MixtralConfig(MixtureConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        return super().read(
-            hf,
-            runtime,
-            windows=hf.windows(lambda layer: True),
-            num_experts=hf.get("num_local_experts"),
-            moe_intermediate_size=hf.get("intermediate_size"),
-            routing=Routing(hf.get("num_experts_per_tok"), renormalise=True),
-            **special,
-        )
+    moe_intermediate_size: int = key("intermediate_size")
+    norm_topk_prob: bool = True
+
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: True)
 
 
 class MixtralLayer(PreNormLayer):

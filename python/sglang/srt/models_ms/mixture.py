@@ -1,50 +1,90 @@
 """What decoders with a mixture of experts share: their config, and the block that takes the place of an MLP."""
 
 import dataclasses
-from dataclasses import dataclass
 
 from sglang.srt.layers_ms import Experts, GatedMLP, MixtureOfExperts, Router, Routing
 from sglang.srt.layers_ms.expert_layouts import SEPARATE
-from sglang.srt.models_ms.config import ConfigReader, DecoderConfig, UnsupportedConfig
-
-IGNORED_BY_ROUTERS = ("output_router_logits", "router_aux_loss_coef", "router_jitter_noise")  # training
+from sglang.srt.models_ms.config import DecoderConfig, computed, key
 
 
-@dataclass(frozen=True)
 class MixtureConfig(DecoderConfig):
     """The decoder's values, and those of its experts."""
 
-    num_experts: int = 0
-    moe_intermediate_size: int = 0  # of one expert
-    shared_intermediate_size: int = 0  # of the shared experts together; 0: none
-    dense_layers: frozenset = frozenset()  # layers that have a plain MLP
-    routing: Routing | None = None
+    num_experts: int = key("num_experts", aliases=("n_routed_experts", "num_local_experts"))
+    num_experts_per_tok: int = key("num_experts_per_tok")
+    norm_topk_prob: bool = key("norm_topk_prob", False)
+    moe_intermediate_size: int = key("moe_intermediate_size")  # of one expert
+    ignored = dict.fromkeys(
+        (
+            "aux_loss_coef",
+            "output_router_logits",
+            "router_aux_loss_coef",
+            "router_jitter_noise",
+            "router_z_loss_coef",
+        ),
+        "training of the router",
+    )
+    has_experts = True
+    shared_intermediate_size = 0  # of the shared experts together; 0: none
+    dense_layers = frozenset()  # layers that have a plain MLP
 
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        for key in IGNORED_BY_ROUTERS:
-            hf.get(key, None)
-        config = super().read(hf, runtime, **special)
-        _check(hf, config)
-        return config
+    @computed
+    def routing(self) -> Routing:
+        return Routing(self.num_experts_per_tok, renormalise=self.norm_topk_prob)
+
+    def problems(self):
+        yield from super().problems()
+        routing, experts = self.routing, self.num_experts
+        size = experts // max(routing.groups, 1)
+        held = routing.top_groups * size
+        if not 0 < routing.top_k <= experts:
+            yield f"each token goes to {routing.top_k} of {experts} experts"
+        elif experts % max(routing.groups, 1) or not routing.top_k <= held <= experts or routing.group_top > size:
+            yield (
+                f"{routing.top_groups} of {routing.groups} groups (n_group, topk_group) of {experts} experts "
+                f"cannot give {routing.top_k} experts"
+            )
 
 
-def num_experts(hf: ConfigReader) -> int:
-    """Under one of the names that published configs have, or the one under which transformers writes it."""
-    found = [hf.get(key, None) for key in ("num_experts", "n_routed_experts")]
-    return next((count for count in found if count is not None), None) or hf.get("num_local_experts")
+class SharedExpertsConfig(MixtureConfig):
+    """Shared experts beside the chosen ones, and layers without experts, as DeepSeek and its relatives have them."""
+
+    n_shared_experts: int = key("n_shared_experts", 0)
+    first_k_dense_replace: int = key("first_k_dense_replace", 0)
+    moe_layer_freq: int = key("moe_layer_freq", 1)
+    ignored = {"aux_loss_alpha": "training", "seq_aux": "training", "ep_size": "SGLang's flags say which rank has what"}
+
+    @computed
+    def shared_intermediate_size(self) -> int:
+        return self.moe_intermediate_size * self.n_shared_experts
+
+    @computed
+    def dense_layers(self) -> frozenset:
+        """The first layers, and those that are no multiple of moe_layer_freq."""
+        first, every = self.first_k_dense_replace, self.moe_layer_freq
+        return frozenset(layer for layer in range(self.num_hidden_layers) if layer < first or layer % every)
 
 
-def _check(hf: ConfigReader, config: MixtureConfig) -> None:
-    routing, experts = config.routing, config.num_experts
-    if not 0 < routing.top_k <= experts:
-        raise UnsupportedConfig(f"{hf.arch}: each token goes to {routing.top_k} of {experts} experts")
-    size = experts // max(routing.groups, 1)
-    held = routing.top_groups * size
-    if experts % max(routing.groups, 1) or not routing.top_k <= held <= experts or routing.group_top > size:
-        raise UnsupportedConfig(
-            f"{hf.arch}: {routing.top_groups} of {routing.groups} groups (n_group, topk_group) of {experts} experts "
-            f"cannot give {routing.top_k} experts"
+class CorrectedRoutingConfig(SharedExpertsConfig):
+    """DeepSeek V3's and GLM-4.5's router: sigmoid scores, which are corrected where experts are chosen."""
+
+    n_group: int = key("n_group", 1)
+    topk_group: int = key("topk_group", 1)
+    norm_topk_prob: bool = key("norm_topk_prob", True)
+    routed_scaling_factor: float = key("routed_scaling_factor", 1.0)
+    mtp_layers: int = key("num_nextn_predict_layers", 1, aliases=("num_mtp_layers",))
+    expected = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+
+    @computed
+    def routing(self) -> Routing:
+        return Routing(
+            self.num_experts_per_tok,
+            scoring="sigmoid",
+            groups=self.n_group,
+            top_groups=self.topk_group,
+            group_top=2,
+            renormalise=self.norm_topk_prob,
+            scaling=self.routed_scaling_factor,
         )
 
 
@@ -55,7 +95,7 @@ def sized_mlp(config, size: int) -> GatedMLP:
 
 def shared_mlp(config: MixtureConfig) -> GatedMLP:
     """The shared experts, which are one MLP."""
-    return sized_mlp(dataclasses.replace(config, shard=config.shard.mixture), config.shared_intermediate_size)
+    return sized_mlp(config.on(config.shard.mixture), config.shared_intermediate_size)
 
 
 def experts(config: MixtureConfig, layouts=SEPARATE) -> Experts:

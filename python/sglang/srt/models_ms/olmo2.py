@@ -4,39 +4,45 @@ OLMo 3, which SGLang calls by OLMo 2's name, has a window in three of four layer
 References: transformers/models/olmo2/modeling_olmo2.py, transformers/models/olmo3/modeling_olmo3.py.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from sglang.srt.layers_ms import Attention, GatedMLP, RowNorm
-from sglang.srt.layers_ms.rotary import Rope
-from sglang.srt.models_ms.config import DecoderConfig, UnsupportedConfig
+from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PostNormLayer
+from sglang.srt.models_ms.rope_config import read_rope
+from sglang.srt.models_ms.windows import no_windows, sliding_windows
 
 LOST = 10000.0  # rope_theta of SGLang's class for OLMo 3 where it found none; that of the published ones is 500000
 
 
-@dataclass(frozen=True)
 class Olmo2Config(DecoderConfig):
-    local_rope: Rope | None = None  # of the layers with a window
+    attention_bias: bool = key("attention_bias", False)
+    rope_theta: float = key("rope_theta", LOST)
 
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        if not hf.get("rope_parameters", None) and hf.get("rope_theta", LOST) == LOST:
-            raise UnsupportedConfig(
-                f"{hf.arch}: config.json has neither rope_parameters nor a rope_theta of its own (OLMo 3's is 500000)"
-            )
-        head_dim = hf.get("head_dim", hf.get("hidden_size") // hf.get("num_attention_heads"))
-        rope, bias = hf.rope(head_dim, "full_attention"), hf.get("attention_bias", False)
-        local_rope = replace(rope, rope_type="default")
-        if "sliding_attention" in (hf.get("rope_parameters", None) or {}):
-            local_rope = hf.rope(head_dim, "sliding_attention")
-        if hf.get("layer_types", None):
-            special["windows"] = hf.windows(lambda layer: False)
-        return super().read(hf, runtime, attention_bias=bias, rope=rope, local_rope=local_rope, **special)
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: False) if self.layer_types else no_windows(self)
+
+    @computed
+    def rope(self):
+        return read_rope(self, "full_attention")
+
+    @computed
+    def local_rope(self):
+        """Of the layers with a window."""
+        if "sliding_attention" in self.rope_parameters:
+            return read_rope(self, "sliding_attention")
+        return replace(self.rope, rope_type="default")
+
+    def problems(self):
+        yield from super().problems()
+        if not self.rope_parameters and self.rope_theta == LOST:
+            yield "config.json has neither rope_parameters nor a rope_theta of its own (OLMo 3's is 500000)"
 
 
 class Olmo2Layer(PostNormLayer):
     def __init__(self, config, layer_id):
-        bias, window = config.attention_bias, config.windows[layer_id] if config.windows else 0
+        bias, window = config.attention_bias, config.windows[layer_id]
         rope = config.local_rope if window else config.rope
         attention = Attention(
             config, layer_id, qkv_bias=bias, out_bias=bias, qk_norm=RowNorm(config), window=window, rope=rope

@@ -3,24 +3,16 @@
 Reference: transformers/models/olmoe/modeling_olmoe.py.
 """
 
-from sglang.srt.layers_ms import Attention, Routing, RowNorm
+from sglang.srt.layers_ms import Attention, RowNorm
+from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import MixtureConfig, mixture, num_experts
+from sglang.srt.models_ms.mixture import MixtureConfig, mixture
 
 
 class OlmoeConfig(MixtureConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.require("clip_qkv", None)
-        return super().read(
-            hf,
-            runtime,
-            attention_bias=hf.get("attention_bias", False),
-            num_experts=num_experts(hf),
-            moe_intermediate_size=hf.get("intermediate_size"),
-            routing=Routing(hf.get("num_experts_per_tok"), renormalise=hf.get("norm_topk_prob", False)),
-            **special,
-        )
+    attention_bias: bool = key("attention_bias", False)
+    moe_intermediate_size: int = key("intermediate_size")
+    expected = {"clip_qkv": None}
 
 
 class OlmoeLayer(PreNormLayer):

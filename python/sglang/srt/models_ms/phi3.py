@@ -3,35 +3,29 @@
 Reference: transformers/models/phi3/modeling_phi3.py.
 """
 
-from dataclasses import dataclass
-
 from sglang.srt.layers_ms import Attention, GatedMLP, stacked
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, computed
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-
-FIXED = {  # as every published checkpoint has them
-    "attention_bias": False,
-    "mlp_bias": False,
-    "lm_head_bias": False,
-    "full_attn_mod": 1,
-    "interpolate_factor": 1,
-}
+from sglang.srt.models_ms.windows import sliding_windows
 
 
-@dataclass(frozen=True)
 class Phi3Config(DecoderConfig):
-    sliding_window: int = 0  # tokens, of all layers; 0: none
+    expected = {  # as every published checkpoint has them
+        "attention_bias": False,
+        "mlp_bias": False,
+        "lm_head_bias": False,
+        "full_attn_mod": 1,
+        "interpolate_factor": 1,
+    }
 
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        for key, value in FIXED.items():
-            hf.require(key, value)
-        return super().read(hf, runtime, sliding_window=hf.get("sliding_window", 0), **special)
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: True)
 
 
 class Phi3Layer(PreNormLayer):
     def __init__(self, config, layer_id):
-        attention = Attention(config, layer_id, packed=stacked, window=config.sliding_window)
+        attention = Attention(config, layer_id, packed=stacked, window=config.windows[layer_id])
         super().__init__(config, attention, GatedMLP(config, packed=True))
 
 

@@ -8,10 +8,10 @@ code that their checkpoints bring along.
 from mindspore import nn, ops
 
 from sglang.srt.layers_ms.score import ScoreLinear
-from sglang.srt.models_ms.config import ConfigReader
+from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.gemma2 import Gemma2ForCausalLM
-from sglang.srt.models_ms.internlm2 import InternLM2ForCausalLM
-from sglang.srt.models_ms.llama import LlamaForCausalLM
+from sglang.srt.models_ms.internlm2 import InternLM2Config, InternLM2ForCausalLM
+from sglang.srt.models_ms.llama import LlamaConfig, LlamaForCausalLM
 from sglang.srt.models_ms.mistral import MistralForCausalLM
 from sglang.srt.models_ms.qwen2 import Qwen2ForCausalLM
 from sglang.srt.models_ms.qwen3 import Qwen3ForCausalLM
@@ -20,9 +20,7 @@ from sglang.srt.models_ms.qwen3 import Qwen3ForCausalLM
 class Pooled:
     """Before a decoder's class: the decoder without the head of its vocabulary."""
 
-    def __init__(self, hf_config: dict, runtime):
-        # As where the head is the embedding: the model has none, and the checkpoint may have one.
-        super().__init__({**hf_config, "tie_word_embeddings": True}, runtime)
+    scores_vocabulary = False
 
 
 def embedding_class(decoder: type) -> type:
@@ -35,16 +33,15 @@ class Classifier(Pooled):
 
     def __init__(self, hf_config, runtime):
         super().__init__(hf_config, runtime)
-        self.score = ScoreLinear(self.config.hidden_size, _classes(hf_config))
+        self.score = ScoreLinear(self.config.hidden_size, classes(self.config))
 
     def scores(self, x):
         """Hidden states float32 [B, hidden_size] -> float32 [B, classes]."""
         return self.score(x)
 
 
-def _classes(hf_config: dict) -> int:
-    labels = hf_config.get("id2label")
-    return len(labels) if labels else hf_config.get("num_labels") or 2  # transformers' default
+def classes(config) -> int:
+    return len(config.id2label) or config.num_labels
 
 
 class Reward(Pooled):
@@ -83,13 +80,18 @@ class LlamaForSequenceClassification(Classifier, LlamaForCausalLM):
     pass
 
 
+class LlamaForClassificationConfig(LlamaConfig):
+    classification_out_size: int = key("classification_out_size")
+
+
 class LlamaForClassification(Pooled, LlamaForCausalLM):
     """A score for each class, by names of SGLang's own. Reference: sglang/srt/models/llama_classification.py."""
 
+    config_class = LlamaForClassificationConfig
+
     def __init__(self, hf_config, runtime):
         super().__init__(hf_config, runtime)
-        classes = ConfigReader(hf_config).get("classification_out_size")
-        self.classification_head = ScoreLinear(self.config.hidden_size, classes)
+        self.classification_head = ScoreLinear(self.config.hidden_size, self.config.classification_out_size)
 
     def scores(self, x):
         return self.classification_head(x)
@@ -107,8 +109,14 @@ class Gemma2ForSequenceClassification(Classifier, Gemma2ForCausalLM):
     pass
 
 
+class InternLM2ForRewardModelConfig(InternLM2Config):
+    ignored = {"reward_token_id": "SGLang scores the last token; a text that is to be scored ends with this one"}
+
+
 class InternLM2ForRewardModel(Pooled, InternLM2ForCausalLM):
     """One score, without a perceptron."""
+
+    config_class = InternLM2ForRewardModelConfig
 
     def __init__(self, hf_config, runtime):
         super().__init__(hf_config, runtime)
@@ -143,7 +151,7 @@ class LlamaForSequenceClassificationWithNormal_Weights(Classifier, LlamaForCausa
 
     def __init__(self, hf_config, runtime):
         super().__init__(hf_config, runtime)
-        self.weights = GatedScores(self.config.hidden_size, _classes(hf_config) // 2)
+        self.weights = GatedScores(self.config.hidden_size, classes(self.config) // 2)
 
     def scores(self, x):
         means = self.score(x)[:, ::2]

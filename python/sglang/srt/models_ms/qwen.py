@@ -5,30 +5,33 @@ NTK); both change nothing up to there, and longer contexts are refused. Referenc
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP, stacked
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
-IGNORED = ("bf16", "fp16", "fp32", "onnx_safe", "use_flash_attn", "use_cache_kernel")  # how published code computes
 BEYOND_TRAINING = ("use_logn_attn", "use_dynamic_ntk")
 
 
 class QWenConfig(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        for key in IGNORED:
-            hf.get(key, None)
-        hf.require("use_cache_quantization", False)
-        hf.get("max_position_embeddings", None)  # what the position of a token may be; the length is seq_length
-        hf.spell(rope_theta="rotary_emb_base", partial_rotary_factor="rotary_pct", rms_norm_eps="layer_norm_epsilon")
-        hf.spell(max_position_embeddings="seq_length")
-        hf.require("no_bias", True)
-        hf.require("scale_attn_weights", True)
-        hf.require("kv_channels", hf.get("hidden_size") // hf.get("num_attention_heads"))
-        size = hf.get("intermediate_size") // 2  # of config.json: gate and up together
-        trained, beyond = hf.get("seq_length"), [key for key in BEYOND_TRAINING if hf.get(key, False)]
+    rope_theta: float = key("rotary_emb_base", 10000.0)
+    partial_rotary_factor: float = key("rotary_pct", 1.0)
+    rms_norm_eps: float = key("layer_norm_epsilon")
+    max_position_embeddings: int = key("seq_length")
+    intermediate_size: int = key("intermediate_size", convert=lambda size: size // 2)  # gate and up together
+    kv_channels: int = key("kv_channels", lambda config: config.head_dim, accepted=lambda config: [config.head_dim])
+    use_logn_attn: bool = key("use_logn_attn", False)
+    use_dynamic_ntk: bool = key("use_dynamic_ntk", False)
+    expected = {"no_bias": True, "scale_attn_weights": True, "use_cache_quantization": False}
+    ignored = {
+        "max_position_embeddings": "what the position of a token may be; the length is seq_length",
+        **dict.fromkeys(("bf16", "fp16", "fp32", "onnx_safe", "use_cache_kernel"), "how published code computes"),
+        "softmax_in_fp32": "scores are float32",
+    }
+
+    def problems(self):
+        yield from super().problems()
+        beyond = [name for name in BEYOND_TRAINING if getattr(self, name)]
         if beyond:
-            hf.refuse_beyond(trained, runtime.max_positions, f"{' and '.join(beyond)} are")
-        return super().read(hf, runtime, intermediate_size=size, **special)
+            yield from self.limit_context(self.max_position_embeddings, f"{' and '.join(beyond)} are")
 
 
 class QWenLayer(PreNormLayer):

@@ -4,32 +4,33 @@ Reference: transformers/models/qwen2/modeling_qwen2.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
+from sglang.srt.models_ms.windows import sliding_windows
 
 
-def qwen_windows(hf):
+def qwen_windows(config):
     """A window in the layers from max_window_layers on, if use_sliding_window says so."""
-    first = hf.get("max_window_layers", 28)
-    return hf.windows(lambda layer: layer >= first, used=hf.get("use_sliding_window", False))
-
-
-def refuse_chunks(hf, runtime):
-    """Dual chunk attention turns keys of earlier chunks otherwise, and multiplies scores beyond its training length."""
-    chunks = hf.part("dual_chunk_attention_config")
-    size, local = chunks.get("chunk_size", 0), chunks.get("local_size", 0)
-    trained = chunks.get("original_max_position_embeddings", 0)
-    chunks.get("sparse_attention_enabled", None)  # in long contexts, too
-    if size:
-        length = min(size - local, trained or size)
-        hf.refuse_beyond(length, runtime.max_positions, "dual chunk attention (dual_chunk_attention_config) is")
+    first = config.max_window_layers
+    return sliding_windows(config, lambda layer: layer >= first, used=bool(config.use_sliding_window))
 
 
 class Qwen2Config(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        refuse_chunks(hf, runtime)
-        return super().read(hf, runtime, windows=qwen_windows(hf), **special)
+    chunk_size: int = key("dual_chunk_attention_config.chunk_size", 0)
+    local_size: int = key("dual_chunk_attention_config.local_size", 0)
+    chunk_trained: int = key("dual_chunk_attention_config.original_max_position_embeddings", 0)
+    ignored = {"dual_chunk_attention_config.sparse_attention_enabled": "in long contexts, which are refused"}
+
+    @computed
+    def windows(self):
+        return qwen_windows(self)
+
+    def problems(self):
+        """Dual chunk attention rotates keys of earlier chunks otherwise, and scales scores of long contexts."""
+        yield from super().problems()
+        if self.chunk_size:
+            length = min(self.chunk_size - self.local_size, self.chunk_trained or self.chunk_size)
+            yield from self.limit_context(length, "dual chunk attention (dual_chunk_attention_config) is")
 
 
 class Qwen2Layer(PreNormLayer):

@@ -3,30 +3,23 @@
 Reference: transformers/models/qwen2_moe/modeling_qwen2_moe.py.
 """
 
-from sglang.srt.layers_ms import Attention, GatedMLP, MixtureOfExperts, Router, Routing, ops
+from sglang.srt.layers_ms import Attention, GatedMLP, MixtureOfExperts, Router, ops
 from sglang.srt.layers_ms.linear import WholeLinear
+from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import MixtureConfig, experts, num_experts, shared_mlp
-from sglang.srt.models_ms.qwen3_moe import dense_layers
+from sglang.srt.models_ms.mixture import experts, shared_mlp
+from sglang.srt.models_ms.qwen3_moe import QwenMoEConfig
+from sglang.srt.models_ms.windows import sliding_windows
 
 
-class Qwen2MoeConfig(MixtureConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        first = hf.get("max_window_layers", 28)
-        used = hf.get("use_sliding_window", False)
-        return super().read(
-            hf,
-            runtime,
-            windows=hf.windows(lambda layer: layer < first and layer % 2 == 0, used),
-            attention_bias=hf.get("qkv_bias", True),
-            num_experts=num_experts(hf),
-            moe_intermediate_size=hf.get("moe_intermediate_size"),
-            shared_intermediate_size=hf.get("shared_expert_intermediate_size"),
-            dense_layers=dense_layers(hf),
-            routing=Routing(hf.get("num_experts_per_tok"), renormalise=hf.get("norm_topk_prob", False)),
-            **special,
-        )
+class Qwen2MoeConfig(QwenMoEConfig):
+    attention_bias: bool = key("qkv_bias", True)
+    shared_intermediate_size: int = key("shared_expert_intermediate_size")
+
+    @computed
+    def windows(self):
+        first = self.max_window_layers
+        return sliding_windows(self, lambda layer: layer < first and layer % 2 == 0, bool(self.use_sliding_window))
 
 
 class Qwen2MoeMixture(MixtureOfExperts):

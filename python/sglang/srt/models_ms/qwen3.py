@@ -4,16 +4,17 @@ Reference: transformers/models/qwen3/modeling_qwen3.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import DecoderConfig
+from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.qwen2 import qwen_windows
 
 
 class Qwen3Config(DecoderConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        here = dict(attention_bias=hf.get("attention_bias", False), windows=qwen_windows(hf))
-        return super().read(hf, runtime, **here, **special)
+    attention_bias: bool = key("attention_bias", False)
+
+    @computed
+    def windows(self):
+        return qwen_windows(self)
 
 
 class Qwen3Layer(PreNormLayer):

@@ -3,35 +3,32 @@
 Reference: transformers/models/qwen3_moe/modeling_qwen3_moe.py.
 """
 
-from sglang.srt.layers_ms import Attention, Routing
+from sglang.srt.layers_ms import Attention
+from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import MixtureConfig, mlp, num_experts
+from sglang.srt.models_ms.mixture import MixtureConfig, mlp
+from sglang.srt.models_ms.windows import sliding_windows
 
 
-def dense_layers(hf) -> frozenset:
-    """Qwen's way to say which layers have no experts: mlp_only_layers, and all but every decoder_sparse_step-th."""
-    dense, step = set(hf.get("mlp_only_layers", [])), hf.get("decoder_sparse_step", 1)
-    return frozenset(i for i in range(hf.get("num_hidden_layers")) if i in dense or (i + 1) % step)
+class QwenMoEConfig(MixtureConfig):
+    """What Qwen's mixtures share: layers without experts by mlp_only_layers and decoder_sparse_step."""
+
+    mlp_only_layers: tuple = key("mlp_only_layers", (), convert=tuple)
+    decoder_sparse_step: int = key("decoder_sparse_step", 1)
+
+    @computed
+    def dense_layers(self):
+        dense, step = self.mlp_only_layers, self.decoder_sparse_step
+        return frozenset(layer for layer in range(self.num_hidden_layers) if layer in dense or (layer + 1) % step)
 
 
-class Qwen3MoeConfig(MixtureConfig):
-    @classmethod
-    def read(cls, hf, runtime, **special):
-        hf.require("use_qk_norm", True)
-        hf.require("qkv_bias", False)
-        hf.require("shared_expert_intermediate_size", 0)
-        routing = Routing(hf.get("num_experts_per_tok"), renormalise=hf.get("norm_topk_prob", False))
-        return super().read(
-            hf,
-            runtime,
-            windows=hf.windows(lambda layer: True, used=hf.get("use_sliding_window", False)),
-            attention_bias=hf.get("attention_bias", False),
-            num_experts=num_experts(hf),
-            moe_intermediate_size=hf.get("moe_intermediate_size"),
-            dense_layers=dense_layers(hf),
-            routing=routing,
-            **special,
-        )
+class Qwen3MoeConfig(QwenMoEConfig):
+    attention_bias: bool = key("attention_bias", False)
+    expected = {"use_qk_norm": True, "qkv_bias": False, "shared_expert_intermediate_size": 0}
+
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: True, used=bool(self.use_sliding_window))
 
 
 class Qwen3MoeLayer(PreNormLayer):

@@ -9,76 +9,92 @@ from string import digits
 from typing import NamedTuple
 
 INT8_METHODS = ("w8a8_int8", "compressed-tensors", "modelslim")  # of quantisation, which int8.py reads
+GENERATE, EMBED, CLASSIFY, REWARD = "generate", "embed", "classify", "reward"  # tasks
 
 
 class Model(NamedTuple):
-    module: str  # of this room; its class has the architecture's name
+    module: str  # of this room
     models: str  # published models of the architecture
     features: str = ""  # what sets it apart from a plain decoder
+    task: str = GENERATE
+    class_name: str = ""  # in the module, where it is not the architecture's name
+
+    @property
+    def generates(self) -> bool:
+        """Whether it can generate text. All can be pooled."""
+        return self.task == GENERATE
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether it gives scores of a text, not embeddings."""
+        return self.task in (CLASSIFY, REWARD)
 
 
-MODELS = {
-    "BaiChuanForCausalLM": Model("baichuan", "Baichuan 7B", "packed weights"),
+MODELS = {  # sorted by name
+    "BaiChuanForCausalLM": Model("baichuan", "Baichuan 7B", "packed weights", class_name="BaichuanForCausalLM"),
     "BaichuanForCausalLM": Model("baichuan", "Baichuan 13B, Baichuan2", "packed weights, ALiBi, unit head"),
-    "ChatGLMForConditionalGeneration": Model("chatglm", "ChatGLM as fine-tuned", "as ChatGLMModel"),
+    "ChatGLMForConditionalGeneration": Model(
+        "chatglm", "ChatGLM as fine-tuned", "as ChatGLMModel", class_name="ChatGLMModel"
+    ),
     "ChatGLMModel": Model("chatglm", "ChatGLM2, ChatGLM3, GLM-4-9b", "packed weights, half rotary in pairs"),
     "Cohere2ForCausalLM": Model("cohere2", "Command R7B, Command A", "windows, layers without rotary"),
     "CohereForCausalLM": Model("cohere", "Command R, Command R+", "parallel residual, LayerNorm, logit scale"),
+    "DbrxForCausalLM": Model("dbrx", "DBRX", "experts, LayerNorm, clipped queries and keys"),
+    "DeepseekForCausalLM": Model("deepseek", "DeepSeek-MoE 16B", "experts, shared experts, dense first layers"),
     "DeepseekV2ForCausalLM": Model("deepseek_v2", "DeepSeek V2, V2.5, V2-Lite", "latent attention, grouped experts"),
     "DeepseekV3ForCausalLM": Model(
         "deepseek_v3", "DeepSeek V3, R1, Kimi K2", "latent attention, corrected routing, float8 checkpoints"
     ),
-    "ExaoneForCausalLM": Model("exaone", "EXAONE 3, 3.5"),
     "Exaone4ForCausalLM": Model("exaone4", "EXAONE 4", "norms after, query/key norm, windows"),
-    "Gemma3ForCausalLM": Model("gemma3", "Gemma 3, text", "five windows in six layers, two rotary tables"),
+    "ExaoneForCausalLM": Model("exaone", "EXAONE 3, 3.5"),
     "Gemma2ForCausalLM": Model("gemma2", "Gemma 2", "alternating windows, soft caps, norms before and after"),
+    "Gemma2ForSequenceClassification": Model("pooled", "Skywork-Reward-Gemma-2", "scores", task=CLASSIFY),
+    "Gemma3ForCausalLM": Model("gemma3", "Gemma 3, text", "five windows in six layers, two rotary tables"),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
     "Glm4ForCausalLM": Model("glm4", "GLM-4-0414", "norms before and after, interleaved partial rotary"),
+    "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, corrected sigmoid router"),
     "GlmForCausalLM": Model("glm", "GLM-4", "interleaved partial rotary"),
+    "GptOssForCausalLM": Model("gpt_oss", "gpt-oss-20b, gpt-oss-120b", "experts of MXFP4, sinks, alternating windows"),
     "GraniteForCausalLM": Model("granite", "Granite 3.x", "multipliers"),
+    "Grok1ForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
+    "Grok1ModelForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers", class_name="Grok1ForCausalLM"),
     "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "packed wqkv, dynamic NTK"),
+    "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward", task=REWARD),
     "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
+    "LlamaEmbeddingModel": Model("pooled", "Llama as an encoder, SGLang's name", "embedding", task=EMBED),
     "LlamaForCausalLM": Model("llama", "Llama 1, 2, 3.x and checkpoints of its shape", "biases, scaled rotary"),
+    "LLaMAForCausalLM": Model("llama", "Llama 1 as first converted", class_name="LlamaForCausalLM"),
+    "LlamaForClassification": Model("pooled", "classifiers as SGLang names them", "scores", task=CLASSIFY),
+    "LlamaForSequenceClassification": Model(
+        "pooled", "Skywork-Reward-Llama and other classifiers", "scores", task=CLASSIFY
+    ),
+    "LlamaForSequenceClassificationWithNormal_Weights": Model(
+        "pooled", "URM-LLaMa", "scores, weighted by a gate", task=CLASSIFY
+    ),
+    "LlamaModel": Model("pooled", "Llama as an encoder", "embedding", task=EMBED),
     "MiniCPM3ForCausalLM": Model("minicpm3", "MiniCPM3", "latent attention, multipliers"),
-    "LLaMAForCausalLM": Model("llama", "Llama 1 as first converted"),
+    "MiniCPMForCausalLM": Model("minicpm", "MiniCPM 1, 2 and 4 without sparse attention", "multipliers"),
     "MinistralForCausalLM": Model("mistral", "Ministral", "alternating windows"),
     "MistralForCausalLM": Model("mistral", "Mistral, Mistral NeMo", "sliding window"),
-    "MiniCPMForCausalLM": Model("minicpm", "MiniCPM 1, 2 and 4 without sparse attention", "multipliers"),
+    "MistralModel": Model("pooled", "e5-mistral, Linq-Embed, SFR-Embedding", "embedding", task=EMBED),
+    "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts, sliding window"),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2, OLMo 3", "norms after, query/key norm over all heads, windows"),
+    "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
     "Phi3ForCausalLM": Model(
         "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "packed weights, partial rotary, longrope, window"
     ),
-    "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "packed weights, biases"),
-    "DbrxForCausalLM": Model("dbrx", "DBRX", "experts, LayerNorm, clipped queries and keys"),
-    "DeepseekForCausalLM": Model("deepseek", "DeepSeek-MoE 16B", "experts, shared experts, dense first layers"),
-    "GptOssForCausalLM": Model("gpt_oss", "gpt-oss-20b, gpt-oss-120b", "experts of MXFP4, sinks, alternating windows"),
-    "Grok1ForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
-    "Grok1ModelForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
-    "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts, sliding window"),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN, windows"),
-    "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm, windows"),
-    "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, corrected sigmoid router"),
-    "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
+    "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward", task=REWARD),
+    "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores", task=CLASSIFY),
+    "Qwen2Model": Model("pooled", "Qwen2 as an encoder", "embedding", task=EMBED),
     "Qwen2MoeForCausalLM": Model("qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", "experts, gated shared expert, windows"),
+    "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm, windows"),
+    "Qwen3ForRewardModel": Model("pooled", "rewards in the shape of Qwen2.5-Math-RM", "reward", task=REWARD),
+    "Qwen3ForSequenceClassification": Model("pooled", "Skywork-Reward-V2-Qwen3, rerankers", "scores", task=CLASSIFY),
+    "Qwen3Model": Model("pooled", "Qwen3 as an encoder", "embedding", task=EMBED),
     "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts, windows"),
+    "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "packed weights, biases"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
-}
-# Architectures that do not generate.
-MODELS |= {
-    "LlamaModel": Model("pooled", "Llama as an encoder", "embedding"),
-    "LlamaEmbeddingModel": Model("pooled", "Llama as an encoder, SGLang's name", "embedding"),
-    "MistralModel": Model("pooled", "e5-mistral, Linq-Embed, SFR-Embedding", "embedding"),
-    "Qwen2Model": Model("pooled", "Qwen2 as an encoder", "embedding"),
-    "Qwen3Model": Model("pooled", "Qwen3 as an encoder", "embedding"),
-    "LlamaForSequenceClassification": Model("pooled", "Skywork-Reward-Llama and other classifiers", "scores"),
-    "LlamaForSequenceClassificationWithNormal_Weights": Model("pooled", "URM-LLaMa", "scores, weighted by a gate"),
-    "LlamaForClassification": Model("pooled", "classifiers as SGLang names them", "scores"),
-    "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores"),
-    "Qwen3ForSequenceClassification": Model("pooled", "Skywork-Reward-V2-Qwen3, rerankers", "scores"),
-    "Gemma2ForSequenceClassification": Model("pooled", "Skywork-Reward-Gemma-2", "scores"),
-    "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward"),
-    "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward"),
-    "Qwen3ForRewardModel": Model("pooled", "rewards in the shape of Qwen2.5-Math-RM", "reward"),
 }
 PLAIN = "LlamaForCausalLM"
 GUIDE = "docs/adding_a_model.md"
@@ -93,9 +109,6 @@ _KINDS = (
 )
 
 
-POOLED = "pooled"  # the module of architectures that cannot generate
-
-
 class UnknownArchitecture(Exception):
     """No file of this room computes the checkpoint's architecture."""
 
@@ -104,14 +117,10 @@ def model_class(architectures: list[str]) -> type:
     """The class of the first architecture that is known; UnknownArchitecture, listing the known ones, if none is."""
     for architecture in architectures:
         if architecture in MODELS:
-            module = importlib.import_module(f"{__package__}.{MODELS[architecture].module}")
-            return getattr(module, architecture)
+            model = MODELS[architecture]
+            module = importlib.import_module(f"{__package__}.{model.module}")
+            return getattr(module, model.class_name or architecture)
     raise UnknownArchitecture(unknown(architectures))
-
-
-def has_scores(architecture: str) -> bool:
-    """Whether it is a classifier or a reward model: it gives scores, no embeddings."""
-    return any(kind in architecture for kind in ("Classification", "ForRewardModel"))
 
 
 def unknown(architectures: list[str]) -> str:

@@ -15,7 +15,7 @@ from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.server.parallel_arguments import locates_experts
-from sglang.srt.models_ms.config import ConfigReader, Runtime
+from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.runtime_context import get_exec
 
@@ -23,9 +23,9 @@ from sglang.srt.runtime_context import get_exec
 def sizes(hf_config) -> ModelConfigForExpertLocation | None:
     """What SGLang wants to know of a model's experts; None where it has none, or nobody asked for their places."""
     config_class = model_class(hf_config.architectures).config_class
-    if not locates_experts(get_exec().moe) or not hasattr(config_class, "num_experts"):
+    if not locates_experts(get_exec().moe) or not config_class.has_experts:
         return None
-    config = config_class.read(ConfigReader(hf_config.to_dict()), Runtime())
+    config = config_class.read(hf_config.to_dict(), runtime=Runtime())
     return ModelConfigForExpertLocation(config.num_hidden_layers, config.num_experts, config.routing.groups)
 
 

@@ -240,21 +240,21 @@ def check_model(model_config, stages: int = 1, experts: bool = False, replicas: 
     experts: whether the arguments are about its experts; replicas: of its attention.
     """
     from sglang.srt.model_executor_ms.server import sentence_transformers
-    from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, POOLED, has_scores, model_class
+    from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, model_class
 
     check_architecture(model_config)
     problems = []
     known = [name for name in model_config.hf_config.architectures if name in MODELS]
-    if MODELS[known[0]].module == POOLED and model_config.is_generation:
+    if not MODELS[known[0]].generates and model_config.is_generation:
         problems.append(f"{known[0]} does not generate text: give --is-embedding")
-    elif not model_config.is_generation and not has_scores(known[0]):
+    elif not model_config.is_generation and not MODELS[known[0]].has_scores:
         problems += sentence_transformers.problems(model_config.model_path, model_config.revision)
     quantised = model_config.quantization
     if quantised and not (quantised in INT8_METHODS or _is_dequantised(model_config)):
         problems.append(f"its weights are quantised ({quantised})")
     if stages > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
-    if experts and not hasattr(model_class(known).config_class, "num_experts"):
+    if experts and not model_class(known).config_class.has_experts:
         problems.append("it has no experts that arguments could place or count, or send tokens to")
     if replicas > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --attn-dp-size {replicas} is for models that generate text")

@@ -1,0 +1,75 @@
+"""The rotary embedding of a config.json: rope_parameters of transformers 5, or rope_theta and rope_scaling."""
+
+from collections.abc import Iterator
+
+from sglang.srt.layers_ms.rotary import FREQUENCIES, Rope
+from sglang.srt.models_ms.config_keys import UnsupportedConfig
+
+NAMES = ("rope_type", "type", "rope_theta", "partial_rotary_factor")  # read of every kind
+SCALING = {
+    "factor",
+    "original_max_position_embeddings",
+    "low_freq_factor",
+    "high_freq_factor",
+    "beta_fast",
+    "beta_slow",
+    "truncate",
+    "attention_factor",
+    "mscale",
+    "mscale_all_dim",
+}
+LONGROPE = {"short_factor", "long_factor", "short_mscale", "long_mscale"}
+IGNORED = {"finetuned": "provenance"}
+NEEDED = {  # rope_type -> keys without a default
+    "linear": ("factor",),
+    "dynamic": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
+    "longrope": ("short_factor", "long_factor"),
+}
+OLDER_NAMES = {"su": "longrope"}
+
+
+def read_rope(config, layer_type: str | None = None) -> Rope:
+    """The Rope of a config's layers; UnsupportedConfig with all that is not computed.
+
+    layer_type: of which kind of layers, where rope_parameters has an entry for each.
+    """
+    given = config.rope_parameters.get(layer_type) or config.rope_parameters
+    kind = given.get("rope_type") or given.get("type") or "default"
+    kind = OLDER_NAMES.get(kind, kind)
+    if kind not in FREQUENCIES:
+        raise UnsupportedConfig(f"rope_type = {kind!r} is not supported, only {sorted(FREQUENCIES)}")
+    partial = given.get("partial_rotary_factor") or config.partial_rotary_factor
+    rotary_dim = int(config.head_dim * partial)
+    used = SCALING | LONGROPE if kind == "longrope" else SCALING
+    values = {name: given[name] for name in used if given.get(name) is not None}
+    values |= {name: tuple(values[name]) for name in ("short_factor", "long_factor") if name in values}
+    problems = [*_wrong_keys(kind, given, used), *_wrong_sizes(config.head_dim, partial, rotary_dim, values)]
+    if problems:
+        raise UnsupportedConfig(*problems)
+    longest = config.max_position_embeddings
+    values.setdefault("original_max_position_embeddings", config.original_max_position_embeddings)
+    if kind != "default" and "factor" not in values:
+        values["factor"] = longest / values["original_max_position_embeddings"]
+    theta = float(given.get("rope_theta") or config.rope_theta)
+    return Rope(kind, theta, rotary_dim, longest, **values)
+
+
+def _wrong_keys(kind, given, used) -> Iterator[str]:
+    strange = set(given) - used - set(NAMES) - set(IGNORED)
+    if strange:
+        yield f"rope_parameters has {sorted(strange)}, which {kind!r} does not use"
+    missing = [name for name in NEEDED.get(kind, ()) if given.get(name) is None]
+    if missing:
+        yield f"rope_type = {kind!r} needs {missing} beside it"
+
+
+def _wrong_sizes(head_dim, partial, rotary_dim, values) -> Iterator[str]:
+    if rotary_dim % 2:
+        yield (
+            f"{rotary_dim} of head_dim = {head_dim} dimensions are rotated (partial_rotary_factor = {partial}); "
+            "pairs need an even number"
+        )
+    factors = {name: len(values[name]) for name in ("short_factor", "long_factor") if name in values}
+    if set(factors.values()) - {rotary_dim // 2}:
+        yield f"{factors} factors, and {rotary_dim // 2} pairs that are rotated"
