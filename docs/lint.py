@@ -1,4 +1,6 @@
-"""Holds README.md and docs/ to two rules: sentences are short, and links lead somewhere.
+"""Holds README.md and docs/ to three rules: sentences are short, links lead somewhere, excerpts are in the sources.
+
+An excerpt is a block of code behind a comment `<!-- from PATH -->`; a line `...` in it stands for lines left out.
 
     python docs/lint.py
 
@@ -18,6 +20,7 @@ SENTENCE = re.compile(r"(?<=[.?!])\s+")
 LINK = re.compile(r"!?\[(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
 OUTSIDE = re.compile(r"[a-z]+:")  # a scheme: nothing that this repository can check
 CODE = re.compile(r"`[^`]*`")
+EXCERPT = re.compile(r"<!-- from (\S+) -->\n+```\w*\n(.*?)\n```", re.S)
 # A line that begins a paragraph of its own: an item of a list, or a quotation.
 ITEM = re.compile(r"^\s*(?:[*+-]|\d+\.|>)\s+")
 
@@ -102,17 +105,35 @@ def broken_links(page: Path, text: str) -> Iterator[Line]:
                 yield number, f"no such heading: {target}"
 
 
+def stale_excerpts(text: str, root: Path = ROOT) -> Iterator[Line]:
+    """Each excerpt that its file does not have, whatever its indentation."""
+    for match in EXCERPT.finditer(text):
+        name, code = match.groups()
+        file = root / name
+        there = bare(file.read_text(encoding="utf-8")) if file.exists() else ""
+        parts = [part.strip("\n") for part in re.split(r"^\.\.\.$", bare(code), flags=re.M)]
+        missing = [part for part in parts if part and f"\n{part}\n" not in there]
+        if missing or not there:
+            number = text.count("\n", 0, match.start()) + 1
+            yield number, f"not in {name}: {missing[0].splitlines()[0] if missing else 'there is no such file'}"
+
+
+def bare(code: str) -> str:
+    """The lines without their indentation."""
+    return "\n" + "\n".join(line.strip() for line in code.splitlines()) + "\n"
+
+
 def offences(root: Path = ROOT) -> list[str]:
     """A line for each: file, line, and what is wrong."""
     found = []
     for page in pages(root):
         text = page.read_text(encoding="utf-8")
-        wrong = sorted([*long_sentences(text), *broken_links(page, text)])
+        wrong = sorted([*long_sentences(text), *broken_links(page, text), *stale_excerpts(text, root)])
         found += [f"{page.relative_to(root)}:{number}: {what}" for number, what in wrong]
     return found
 
 
 if __name__ == "__main__":
     found = offences()
-    print("\n".join(found) or "README.md and docs/: no long sentence, no broken link")
+    print("\n".join(found) or "README.md and docs/: no long sentence, no broken link, no stale excerpt")
     sys.exit(bool(found))

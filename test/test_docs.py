@@ -74,6 +74,28 @@ def test_broken_links_are_found(tmp_path, text, wrong):
     assert [what for _, what in lint.broken_links(page, text)] == wrong
 
 
+@pytest.mark.parametrize(
+    "code, wrong",
+    [
+        ("one = 1\ntwo = 2", []),
+        ("    one = 1\n    two = 2", []),
+        ("one = 1\n...\nthree = 3", []),
+        ("one = 1\nthree = 3", ["not in a.py: one = 1"]),
+        ("one = 1\n...\nthree = 4", ["not in a.py: three = 4"]),
+        ("one = ", ["not in a.py: one ="]),  # not a whole line
+    ],
+)
+def test_excerpts_are_looked_up_in_the_sources(tmp_path, code, wrong):
+    (tmp_path / "a.py").write_text("def f():\n    one = 1\n    two = 2\n    three = 3\n")
+    found = lint.stale_excerpts(f"Text.\n\n<!-- from a.py -->\n```python\n{code}\n```\n", tmp_path)
+    assert list(found) == [(3, what) for what in wrong]
+
+
+def test_an_excerpt_of_no_file_is_found(tmp_path):
+    found = list(lint.stale_excerpts("<!-- from none.py -->\n\n```\n...\n```\n", tmp_path))
+    assert found == [(1, "not in none.py: there is no such file")]
+
+
 def test_an_offence_is_named_by_file_and_line(tmp_path):
     (tmp_path / "docs/deep").mkdir(parents=True)
     (tmp_path / "README.md").write_text("Short.\n\n[a](none.md)\n")
