@@ -11,7 +11,7 @@ import torch
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.model_executor_ms.npu import build, mindspore_device, start
 from sglang.srt.model_executor_ms.parallel import groups, rendezvous
-from sglang.srt.model_executor_ms.runner import swa_pool
+from sglang.srt.model_executor_ms.runner import device, swa_pool
 from sglang.srt.model_executor_ms.runner.causal_lm import MindSporeForCausalLM
 
 TORCHS, MINDSPORES = 0x70, 0x80  # addresses of streams
@@ -95,7 +95,9 @@ def test_capture_is_allowed_for_as_many_shapes_as_there_are_buckets(calls, monke
 
 def test_what_torch_is_about_to_overwrite_is_waited_for(calls, monkeypatch):
     monkeypatch.setattr(ms.runtime, "synchronize", noting(calls, "synchronize"))
-    mindspore_device.finish()
+    device.synchronize("cpu")
+    assert not calls
+    device.synchronize("npu")
     assert calls == [("synchronize",)]
 
 
@@ -160,7 +162,7 @@ def test_the_handle_is_that_of_this_card_once_the_communicator_was_used(monkeypa
 )
 def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(monkeypatch, where, replicas, wanted):
     sizes = SimpleNamespace(tp_rank=1, tp_size=4, ep_size=2, attn_dp_size=replicas, enable_dp_lm_head=replicas > 1)
-    group = SimpleNamespace(device=SimpleNamespace(type=where), cpu_group=None, ranks=[0, 1, 2, 3])
+    group = SimpleNamespace(cpu_group=None, ranks=[0, 1, 2, 3])
     joined = []
     monkeypatch.setattr(groups, "get_parallel", lambda: sizes)
     flags = SimpleNamespace(moe=SimpleNamespace(moe_a2a_backend="none"))
@@ -171,10 +173,12 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
         "sglang.srt.model_executor_ms.npu.communication.join",
         lambda names, *_: joined.extend((name, "npu") for name in names),
     )
-    monkeypatch.setattr(groups.eplb, "places", lambda: ())
     monkeypatch.setattr(groups.hosts, "join", lambda name, *_: joined.append((name, "cpu")))
     shard = Shard(1, 4, "tp", expert_size=2, replicas=replicas, own_head=replicas > 1)
-    assert groups.join_tensor_parallel() == shard
+    join = groups.join_on_cpus
+    if where == "npu":
+        join = importlib.import_module("sglang.srt.model_executor_ms.npu.causal_lm").NpuForCausalLM.join
+    assert groups.join_tensor_parallel((), join) == shard
     assert joined == [(name, where) for name in wanted]
 
 

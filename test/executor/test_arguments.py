@@ -13,6 +13,7 @@ import pytest
 
 from sglang.srt.arg_groups import overrides
 from sglang.srt.model_executor_ms import environment
+from sglang.srt.model_executor_ms.parallel import expert_parallel
 from sglang.srt.model_executor_ms.server import flags, framework, parallel_arguments
 from sglang.srt.model_executor_ms.server.flag_support import LIMITED, REFUSED, SUPPORTED
 from sglang.srt.server_args import ServerArgs
@@ -128,7 +129,7 @@ def test_experts_that_cannot_move_between_ranks_are_refused(changed):
 @pytest.mark.parametrize("algorithm, adjusted", [(None, {}), ("static", dict(ep_dispatch_algorithm="dynamic"))])
 def test_where_tokens_are_sent_to_experts_their_places_are_taken_in_turn_and_can_be_counted(algorithm, adjusted):
     environment = SimpleNamespace(moe_a2a_backend="deepep", ep_dispatch_algorithm=algorithm, device="cpu")
-    assert parallel_arguments.dispatches(environment)
+    assert expert_parallel.dispatches(environment)
     assert parallel_arguments.adjusted_to_dispatch(environment) == dict(deepep_mode="normal") | adjusted
 
 

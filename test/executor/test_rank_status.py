@@ -72,7 +72,7 @@ def test_groups_wait_as_long_as_was_said(seconds, wanted, monkeypatch):
 def test_ranks_know_each_other_whatever_they_compute_on(monkeypatch, device):
     applied = set()
     monkeypatch.setattr(plugin, "_apply", lambda target, hook, kind: applied.add((target.split(".", 3)[-1], hook)))
-    monkeypatch.setattr(plugin.framework, "register_model", lambda: None)
+    monkeypatch.setattr(plugin.framework, "register_model", lambda model_class: None)
     monkeypatch.setattr("sglang.srt.layers.attention.attention_registry.ATTENTION_BACKENDS", {})
     monkeypatch.setattr(plugin.shared_files, "share_no_bars", lambda: None)
     plugin._hook_scheduler.__wrapped__(device)

@@ -1,10 +1,10 @@
 """The small dispatch: which class runs the model for this framework and device, or an error that lists them."""
 
 from sglang.srt.model_executor.model_runner import ModelRunner
-from sglang.srt.model_executor_ms.runner import eplb, swa_pool
+from sglang.srt.model_executor_ms.runner import cpu_runner, device, eplb, swa_pool
 from sglang.srt.model_executor_ms.runner.sampler import HostSampler
 from sglang.srt.model_executor_ms.runner.weights import MindSporeWeightUpdater
-from sglang.srt.model_executor_ms.server.framework import DEVICES
+from sglang.srt.model_executor_ms.server.accelerators import DEVICES
 from sglang.srt.runtime_context import get_model, get_parallel
 
 
@@ -36,7 +36,7 @@ class MindSporeModelRunner(ModelRunner):
         """Prepare SGLang's runners of forward passes, and compile the model: pools and attention backend exist."""
         super().init_cuda_graphs(capture_decode_cuda_graph)
         eplb.prepare(self)
-        self.model.compile_graphs(self)
+        self.model.compile_graphs(self, step_runner(self.model.table))
 
     def init_weight_updater(self):
         self.weight_updater = MindSporeWeightUpdater(
@@ -55,7 +55,7 @@ class MindSporeModelRunner(ModelRunner):
         raise NotImplementedError(f"check_weights {action}: it reads torch parameters, and the model's are MindSpore's")
 
 
-RUNNERS = {("mindspore", device): MindSporeModelRunner for device in DEVICES}
+RUNNERS = {("mindspore", name): MindSporeModelRunner for name in DEVICES}
 
 
 def runner_for(framework: str, device: str) -> type[ModelRunner]:
@@ -65,6 +65,26 @@ def runner_for(framework: str, device: str) -> type[ModelRunner]:
         supported = ", ".join(f"{name} on {where}" for name, where in RUNNERS)
         raise UnsupportedDevice(f"no runner for framework {framework} on device {device}; there are: {supported}")
     return RUNNERS[framework, kind]
+
+
+def model_class(device: str) -> type:
+    """The model that runs on this device."""
+    if device.startswith("npu"):
+        from sglang.srt.model_executor_ms.npu.causal_lm import NpuForCausalLM
+
+        return NpuForCausalLM
+    from sglang.srt.model_executor_ms.runner.causal_lm import MindSporeForCausalLM
+
+    return MindSporeForCausalLM
+
+
+def step_runner(table: str):
+    """What makes the runner of steps, as cpu_runner.runner, for the operator table that computes."""
+    if table in device.AS_ON_NPU:
+        from sglang.srt.model_executor_ms.npu import start
+
+        return start.runner
+    return cpu_runner.runner
 
 
 def attention_backend(model_runner: ModelRunner):

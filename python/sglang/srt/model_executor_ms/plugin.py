@@ -227,7 +227,7 @@ def _hook_scheduler(device: str) -> None:
     # SGLang's own registry of attention backends.
     register_attention_backend("mindspore")(model_runner.attention_backend)
     # SGLang turns every architecture into MindSporeForCausalLM and looks that up among its models.
-    framework.register_model()
+    framework.register_model(model_runner.model_class(device))
     # Where SGLang builds its ModelRunner: tp_worker.py, and one_batch.py of its benchmarks.
     _apply(
         "sglang.srt.model_executor.model_runner.ModelRunner",

@@ -36,11 +36,6 @@ def allow_capture(shapes: int) -> None:
     ms.runtime.set_kernel_launch_capture(True, NOT_CAPTURED)
 
 
-def finish() -> None:
-    """Wait until the card has computed all that MindSpore gave it."""
-    ms.runtime.synchronize()
-
-
 def connect() -> None:
     """Join the cluster that the environment describes. RuntimeError, after MS_TOPO_TIMEOUT seconds, if others lack."""
     ms.communication.init("hccl")

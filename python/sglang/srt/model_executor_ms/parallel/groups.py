@@ -2,17 +2,18 @@
 
 import functools
 import os
+from collections.abc import Callable
 
 import torch
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.model_executor_ms.parallel import hosts
-from sglang.srt.model_executor_ms.runner import eplb
-from sglang.srt.model_executor_ms.server.parallel_arguments import dispatches
+from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches
 from sglang.srt.runtime_context import get_device, get_exec, get_parallel
 
 GROUP = "tp"
+Join = Callable[[dict[str, range], object], None]
 
 
 def rank() -> int:
@@ -26,10 +27,19 @@ def ranks() -> int:
     return parallel.dp_size * parallel.pp_size * parallel.tp_size // parallel.nnodes
 
 
-def join_tensor_parallel() -> Shard:
-    """The share of this rank; the ranks can add up and exchange their results from now on."""
+def join_on_cpus(names: dict[str, range], coordinator) -> None:
+    """Make groups of the ranks of SGLang's GroupCoordinator known to the operators, as Shard.groups has them."""
+    gather, ranks = functools.partial(_gather, coordinator.cpu_group), coordinator.ranks
+    for name, members in names.items():
+        hosts.join(name, [ranks[rank] for rank in members], functools.partial(_gather_among, members, gather))
+
+
+def join_tensor_parallel(places: tuple[tuple[int, ...], ...] = (), join: Join = join_on_cpus) -> Shard:
+    """The share of this rank; the ranks can add up and exchange their results from now on.
+
+    places: of experts, as Shard has them; join: as join_on_cpus, for the device that the ranks compute on.
+    """
     parallel = get_parallel()
-    places = eplb.places()
     if parallel.tp_size == 1:
         return Shard(places=places)
     from sglang.srt.distributed import get_tp_group
@@ -38,15 +48,7 @@ def join_tensor_parallel() -> Shard:
     replicas, own_head = parallel.attn_dp_size, parallel.enable_dp_lm_head
     dispatch = dispatches(get_exec().moe)
     shard = Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, replicas, own_head, dispatch)
-    if coordinator.device.type == "npu":
-        from sglang.srt.model_executor_ms.npu import communication
-
-        store = torch.distributed.distributed_c10d._get_default_store()
-        communication.join(shard.groups, coordinator, store)
-        return shard
-    gather, ranks = functools.partial(_gather, coordinator.cpu_group), coordinator.ranks
-    for name, members in shard.groups.items():
-        hosts.join(name, [ranks[rank] for rank in members], functools.partial(_gather_among, members, gather))
+    join(shard.groups, coordinator)
     return shard
 
 

@@ -17,18 +17,17 @@ from ray.util.placement_group import placement_group
 from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.model_executor_ms.environment import for_actors, forget_threads_of_ray
 from sglang.srt.model_executor_ms.parallel.dp_watchdog import INTERVAL, Listener, Reports
+from sglang.srt.plugins import load_plugins
 
 logger = logging.getLogger(__name__)
 
 
 class Rank:
-    """SGLang's actor, made where this package's hooks are in place."""
+    """SGLang's actor, made where plugins are loaded, as in every other process of a server."""
 
     def __init__(self, *, server_args, gpu_id: int, dp_rank: int | None, **arguments):
         """The arguments of SGLang's SchedulerActor. gpu_id: of this replica's ranks on this node."""
-        from sglang.srt.model_executor_ms import plugin
-
-        plugin.register()
+        load_plugins()
         forget_threads_of_ray(ray.get_runtime_context().runtime_env.env_vars())
         from sglang.srt.ray.scheduler_actor import SchedulerActor
 

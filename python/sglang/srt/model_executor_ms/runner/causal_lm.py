@@ -4,7 +4,6 @@ import logging
 import weakref
 
 import mindspore as ms
-import numpy as np
 import torch
 
 from sglang.srt.configs.model_config import is_generation_model
@@ -16,13 +15,12 @@ from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.parallel import groups, hosts
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
 from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb
-from sglang.srt.model_executor_ms.runner.cpu_runner import HostGraphRunner
-from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, passed_on
+from sglang.srt.model_executor_ms.runner.cpu_runner import WARM_UP
+from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.runner.lm_head import LMHead, TorchLMHead, gather_logits
+from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
-from sglang.srt.model_executor_ms.runner.step_inputs import first_pages, step_inputs
 from sglang.srt.model_executor_ms.runner.weights import with_quantisation
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
@@ -34,13 +32,16 @@ from sglang.srt.utils.hf_transformers_utils import get_context_length
 logger = logging.getLogger(__name__)
 
 PASSED_ON = "hidden_states"  # SGLang sends what it is given from stage to stage, by name
-# Steps run before the server is ready: name, tokens and context of each request. One graph serves them all; the later
-# ones show that it does, and touch what only runs once.
-WARM_UP = (("prefill", (3, 2), (3, 2)), ("cached prefix", (2,), (5,)), ("decode", (1, 1, 1), (1, 7, 4)))
 
 
 class MindSporeForCausalLM(torch.nn.Module):
-    """A MindSpore model behind the interface that SGLang's ModelRunner expects of a torch one."""
+    """A MindSpore model behind the interface that SGLang's ModelRunner expects of a torch one.
+
+    What another device than a CPU does otherwise, a subclass says.
+    """
+
+    join = staticmethod(groups.join_on_cpus)
+    head_class = LMHead
 
     def __init__(self, config, quant_config=None):
         """config: Hugging Face's; built under torch's default dtype, which is the one that --dtype asks for."""
@@ -49,19 +50,15 @@ class MindSporeForCausalLM(torch.nn.Module):
         cores = processors(environment, groups.rank())
         where = get_device().device
         fused_sums = environment.fused_sums and not hosts.stages_span()  # that kernel is for the cards of one host
-        if where.startswith("npu"):
-            from sglang.srt.model_executor_ms.npu import start
-
-            start.take_card(config, environment.stage_layers, fused_sums)
+        self.take_device(config, environment.stage_layers, fused_sums)
         self.table = device.start(where, environment.ops_table, cores)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
         if computed != requested:
             logger.info("dtype %s: these operators hold weights and activations in %s", requested, computed)
         positions = get_model().context_length or get_context_length(config)
-        shard = groups.join_tensor_parallel()
-        if groups.ranks() > 1 and not where.startswith("npu"):
-            groups.stay_on(cores)
+        shard = groups.join_tensor_parallel(eplb.places(), self.join)
+        self.pin_threads(cores)
         stage = groups.pipeline_stage(environment.stage_layers)
         begun = _most_prompt_tokens(positions)
         runtime = Runtime(getattr(ms, computed), positions, shard, stage, fused_sums, begun)
@@ -82,12 +79,20 @@ class MindSporeForCausalLM(torch.nn.Module):
         gather_logits(self.logits_processor, shard.head)
         read = self.network.config
         self.stage, self.start_layer, self.end_layer = stage, read.held.start, read.held.stop  # SGLang reads the layers
-        self.lm_head = self._head(TorchLMHead if where.startswith("npu") else LMHead) if stage.last else None
+        self.lm_head = self._head() if stage.last else None
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
 
-    def _head(self, head_class):
+    def take_device(self, config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
+        """Make ready what MindSpore computes on, before its first operator."""
+
+    def pin_threads(self, processors: list[int]) -> None:
+        """Keep the threads of a rank among others on its processors."""
+        if groups.ranks() > 1:
+            groups.stay_on(processors)
+
+    def _head(self):
         read = self.network.config
-        return head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
+        return self.head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
 
     def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
@@ -110,9 +115,12 @@ class MindSporeForCausalLM(torch.nn.Module):
         """What SGLang lets its updater, eplb.Updater, move between ranks: layer -> its experts."""
         return eplb.located(self.network)
 
-    def compile_graphs(self, model_runner) -> None:
-        """Compile all that serving needs, with a progress bar; the key/value pool exists by now."""
-        self.model_runner = weakref.proxy(model_runner)
+    def compile_graphs(self, model_runner, make_runner) -> None:
+        """Compile all that serving needs, with a progress bar; the key/value pool exists by now.
+
+        make_runner: as cpu_runner.runner, for the operator table that computes.
+        """
+        self.model_runner, self.make_runner = weakref.proxy(model_runner), make_runner
         self._prepare(model_runner.token_to_kv_pool, first=True)
         logger.info("MindSpore graphs compiled before serving: %d", compilations())
 
@@ -120,15 +128,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.kv_caches = KVCaches(pool, self.end_layer - self.start_layer, self.start_layer)
         model_runner, limits = self.model_runner, _limits(self.model_runner)
         common = (self.network, self.kv_caches, limits, model_runner.req_to_token_pool.req_to_token)
-        page_size = model_runner.page_size
-        if self.table in device.AS_ON_NPU:
-            from sglang.srt.model_executor_ms.npu import start
-
-            self.runner = start.runner(*common, page_size, self.config.vocab_size, first)
-        else:
-            self.runner = HostGraphRunner(*common, page_size)
-            hybrid = self.kv_caches.window_slots() is not None
-            self.runner.warm_up(_warm_up_steps(page_size, self.network.config, hybrid))
+        self.runner = self.make_runner(*common, model_runner.page_size, self.config.vocab_size, first)
         self.experts_chosen.bind()
         self._bind_head()
 
@@ -165,20 +165,6 @@ class MindSporeForCausalLM(torch.nn.Module):
                 if get_embedding:
                     return self.pooling(hidden_states, forward_batch, input_ids)
                 return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
-
-
-def _warm_up_steps(page_size: int, config, hybrid: bool) -> list[Step]:
-    """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
-    generator = np.random.default_rng(0)
-    steps = []
-    for _, query_lens, seq_lens in WARM_UP:
-        table, slots = first_pages(query_lens, seq_lens, page_size)
-        inputs = generator.integers(0, config.vocab_size, len(slots), np.int32)
-        if passed := passed_on(config):
-            inputs = torch.from_numpy(generator.standard_normal((len(slots), passed.size))).to(passed.dtype)
-        window_slots = np.arange(table.max() + 1) if hybrid else None
-        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, window_slots)))
-    return steps
 
 
 def _most_prompt_tokens(context: int) -> int:

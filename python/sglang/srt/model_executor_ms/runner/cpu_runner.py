@@ -3,14 +3,26 @@
 import logging
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
 from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, forward_graph, passed_on
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.runner.step_inputs import StepInputs, from_forward_batch
+from sglang.srt.model_executor_ms.runner.step_inputs import StepInputs, first_pages, from_forward_batch, step_inputs
 
 logger = logging.getLogger(__name__)
+
+# Steps run before the server is ready: name, tokens and context of each request. One graph serves them all; the later
+# ones show that it does, and touch what only runs once.
+WARM_UP = (("prefill", (3, 2), (3, 2)), ("cached prefix", (2,), (5,)), ("decode", (1, 1, 1), (1, 7, 4)))
+
+
+def runner(network, caches: KVCaches, limits: Limits, req_to_token, page_size: int, vocab_size: int, first: bool):
+    """The runner of a model, compiled. first: whether no graph of this process was captured before."""
+    made = HostGraphRunner(network, caches, limits, req_to_token, page_size)
+    made.warm_up(_warm_up_steps(page_size, network.config, caches.window_slots() is not None))
+    return made
 
 
 class HostGraphRunner:
@@ -39,3 +51,17 @@ class HostGraphRunner:
         """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size]."""
         ids = not input_ids.is_floating_point()
         return self.graph.run(input_ids.to(torch.int32).numpy() if ids else input_ids, step)
+
+
+def _warm_up_steps(page_size: int, config, hybrid: bool) -> list[Step]:
+    """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
+    generator = np.random.default_rng(0)
+    steps = []
+    for _, query_lens, seq_lens in WARM_UP:
+        table, slots = first_pages(query_lens, seq_lens, page_size)
+        inputs = generator.integers(0, config.vocab_size, len(slots), np.int32)
+        if passed := passed_on(config):
+            inputs = torch.from_numpy(generator.standard_normal((len(slots), passed.size))).to(passed.dtype)
+        window_slots = np.arange(table.max() + 1) if hybrid else None
+        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, window_slots)))
+    return steps

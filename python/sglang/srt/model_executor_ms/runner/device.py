@@ -41,6 +41,12 @@ def start(device: str, table: str | None = None, processors: Sequence[int] = (0,
     return chosen
 
 
+def synchronize(kind: str) -> None:
+    """Wait until a device of this kind has computed all that MindSpore gave it; on a CPU it has."""
+    if kind != "cpu":
+        ms.runtime.synchronize()
+
+
 def _preferred(tables: tuple[str, ...]) -> str:
     """The first table that can be used here; a warning says why an earlier one cannot."""
     *fast, portable = tables

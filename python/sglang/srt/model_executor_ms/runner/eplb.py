@@ -13,8 +13,8 @@ from sglang.srt.eplb.expert_distribution import get_global_expert_distribution_r
 from sglang.srt.eplb.expert_location import ModelConfigForExpertLocation, get_global_expert_location_metadata
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.layers_ms import Experts, ops
-from sglang.srt.model_executor_ms.runner import bridge
-from sglang.srt.model_executor_ms.server.parallel_arguments import locates_experts
+from sglang.srt.model_executor_ms.parallel.expert_parallel import locates_experts
+from sglang.srt.model_executor_ms.runner import bridge, device
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.runtime_context import get_exec
@@ -48,10 +48,7 @@ def weights(experts: Experts) -> Iterator[list[torch.Tensor]]:
     plain = experts.plain()
     moved = list(map(bridge.to_torch, plain.values()))
     # What is a copy is made in MindSpore's stream, overwritten in torch's, and read in MindSpore's.
-    if moved[0].device.type == "npu":
-        from sglang.srt.model_executor_ms.npu import mindspore_device
-
-        mindspore_device.finish()
+    device.synchronize(moved[0].device.type)
     yield moved
     torch.get_device_module(moved[0].device).synchronize()
     experts.put(plain)

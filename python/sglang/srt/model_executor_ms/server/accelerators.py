@@ -2,6 +2,8 @@
 
 import torch
 
+DEVICES = ("npu", "cpu")  # those that MindSpore computes on
+
 
 def accelerator() -> str | None:
     """The accelerator that torch sees on this machine, in SGLang's name for it, or None."""

@@ -14,7 +14,8 @@ from sglang.srt.model_executor_ms.environment import (
     use_huge_pages,
     wait_for_no_cuda_dumps,
 )
-from sglang.srt.model_executor_ms.server.accelerators import accelerator
+from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches, locates_experts
+from sglang.srt.model_executor_ms.server.accelerators import DEVICES, accelerator
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag, refuse_unsupported
 from sglang.srt.model_executor_ms.server.parallel_arguments import (
     adjusted_to_dispatch,
@@ -22,12 +23,9 @@ from sglang.srt.model_executor_ms.server.parallel_arguments import (
     check_expert_location,
     check_hosts,
     check_parallelism,
-    dispatches,
-    locates_experts,
 )
 
 SOURCE = "--framework mindspore"  # of our decisions, in SGLang's log of them
-DEVICES = ("npu", "cpu")
 
 
 class UnsupportedModel(Refusal):
@@ -284,16 +282,15 @@ def _is_dequantised(model_config) -> bool:
     return model_config.quantization == found.get("quant_method") == "fp8" and bool(found.get("weight_block_size"))
 
 
-def register_model() -> None:
+def register_model(model_class: type) -> None:
     """Let SGLang's registry of models know our model and nothing else.
 
     SGLang would import each of its some two hundred torch models, and log those that fail; it does not where an
     external package of models is named.
     """
     from sglang.srt.environ import envs
-    from sglang.srt.model_executor_ms.runner.causal_lm import MindSporeForCausalLM
 
     with envs.SGLANG_EXTERNAL_MODEL_PACKAGE.override("sglang.srt.models_ms"):
         from sglang.srt.models.registry import ModelRegistry
-    ModelRegistry.models = {"MindSporeForCausalLM": MindSporeForCausalLM}
+    ModelRegistry.models = {"MindSporeForCausalLM": model_class}
     ModelRegistry._default_models_loaded = True

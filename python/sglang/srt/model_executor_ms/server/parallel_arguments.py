@@ -60,11 +60,6 @@ def check_parallelism(arguments) -> None:
         )
 
 
-def dispatches(moe) -> bool:
-    """Whether arguments, or get_exec().moe, have tokens sent to the ranks that hold their experts, and to no others."""
-    return moe.moe_a2a_backend != "none"
-
-
 def adjusted_to_dispatch(arguments) -> dict:
     """What other arguments become where tokens are sent to their experts; UnsupportedFlag where they cannot be."""
     if arguments.device == "npu":
@@ -76,16 +71,6 @@ def adjusted_to_dispatch(arguments) -> dict:
     if arguments.ep_dispatch_algorithm:  # SGLang's default is static where experts have places
         adjusted |= dict(ep_dispatch_algorithm="dynamic")
     return adjusted
-
-
-def locates_experts(moe) -> bool:
-    """Whether arguments, or get_exec().moe, give experts other places than one each in order, or count their tokens."""
-    return bool(
-        moe.ep_num_redundant_experts
-        or moe.init_expert_location != "trivial"
-        or moe.enable_eplb
-        or moe.expert_distribution_recorder_mode
-    )
 
 
 def check_expert_location(arguments) -> None:
