@@ -49,7 +49,7 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "MixtralForCausalLM": ["mixtral"],
     "Olmo2ForCausalLM": ["olmo2", "olmo3", "olmo3-transformers"],
     "OlmoeForCausalLM": ["olmoe"],
-    "Phi3ForCausalLM": ["phi3-long"],
+    "Phi3ForCausalLM": ["phi3-long", "phi3-window"],
     "QWenLMHeadModel": ["qwen"],
     "Qwen2ForCausalLM": ["qwen2-yarn"],
     "Qwen2MoeForCausalLM": ["qwen2_moe"],
