@@ -8,7 +8,7 @@ from pathlib import Path
 import mindspore as ms
 import pytest
 from models import statements
-from models.tiny import ARCHITECTURES, TINY
+from models.tiny import ARCHITECTURES, PLAIN, TINY
 from transformers import AutoConfig
 
 from sglang.srt.models_ms.config import DecoderConfig, Runtime, UnsupportedConfig
@@ -117,6 +117,33 @@ def test_every_ignored_key_says_why():
 def test_keys_that_nobody_understands_are_refused_by_name():
     with pytest.raises(UnsupportedConfig, match="LlamaForCausalLM: config.json has keys .* not know: frobnication = 2"):
         read(config_of("llama", frobnication=2.0, another_one=None))
+
+
+SEEN = {  # in config.json files beside published weights, or in what transformers once wrote of any config
+    "_attn_implementation_autoset": True,
+    "chunk_size_feed_forward": 0,
+    "diversity_penalty": 0.0,
+    "gradient_checkpointing": [False],
+    "length_penalty": 1.0,
+    "max_length": 20,
+    "num_beams": 1,
+    "output_router_logits": False,
+    "pruned_heads": {},
+    "return_dict": True,
+    "temperature": 1.0,
+    "tokenizer_padding_side": "right",
+    "top_k": 50,
+    "transformers.js_config": {"dtype": "q4"},
+    "typical_p": 1.0,
+    "unsloth_version": "2025.12.5",
+    "use_bfloat16": True,
+    "use_mrope": False,
+}
+
+
+@pytest.mark.parametrize("variant", PLAIN)
+def test_keys_that_change_nothing_are_accepted_in_every_architecture(variant):
+    assert read(config_of(variant, **SEEN)) == read(config_of(variant))
 
 
 def test_all_that_is_not_computed_is_listed():

@@ -17,6 +17,12 @@ class StableLmConfig(DecoderConfig):
     attention_bias: bool = key("use_qkv_bias", False)
     qk_layernorm: bool = key("qk_layernorm", False)
     use_parallel_residual: bool = key("use_parallel_residual", False)
+    expected = {"rotary_scaling_factor": 1.0}
+    ignored = {
+        "norm_eps": "older name of layer_norm_eps",
+        "num_heads": "older name of num_attention_heads",
+        "rope_pct": "older name of partial_rotary_factor",
+    }
 
 
 def stablelm_layer(config, layer_id):
