@@ -1,4 +1,4 @@
-"""Holds README.md and docs/ to three rules: sentences are short, links lead somewhere, excerpts are in the sources.
+"""Holds README.md and docs/ to four rules: short sentences, the field's words, valid links, excerpts of the sources.
 
 An excerpt is a block of code behind a comment `<!-- from PATH -->`; a line `...` in it stands for lines left out.
 
@@ -19,6 +19,19 @@ FENCE = re.compile(r"^ {0,3}(```|~~~)")
 SENTENCE = re.compile(r"(?<=[.?!])\s+")
 LINK = re.compile(r"!?\[(?:[^\[\]]|!\[[^\]]*\]\([^)]*\))*\]\(([^)\s]+)\)")
 OUTSIDE = re.compile(r"[a-z]+:")  # a scheme: nothing that this repository can check
+# A word of this project's own or of British spelling -> the field's.
+WORDS = {
+    r"in rounds": "blockwise",
+    r"(?<!head )latent attention": "MLA",
+    r"packed weights": "fused weights, or prepacked ones",
+    r"sums? over (?:the )?ranks and norms?": "all-reduce and norm",
+    r"fused sums?": "all-reduce fusion",
+    r"places? of experts?": "expert location, or physical experts",
+    r"mixture (?:block|layer)": "MoE",
+    r"\w*(?:quant|normal|initial|optim|special|general|organ|recogn)is(?:e|ed|es|ing|ation)": "z, not s",
+    r"(?:behavi|col|neighb|fav)our\w*": "or, not our",
+}
+WORD = re.compile("|".join(rf"\b(?:{word})\b" for word in WORDS), re.I)
 CODE = re.compile(r"`[^`]*`")
 EXCERPT = re.compile(r"<!-- from (\S+) -->\n+```\w*\n(.*?)\n```", re.S)
 # A line that begins a paragraph of its own: an item of a list, or a quotation.
@@ -80,6 +93,14 @@ def long_sentences(text: str, longest: int = LONGEST) -> Iterator[Line]:
             begin += length
 
 
+def home_words(text: str) -> Iterator[Line]:
+    """Each word for which the field has another one, outside code."""
+    for number, line in prose(text):
+        for match in WORD.finditer(CODE.sub("", line)):
+            better = next(better for word, better in WORDS.items() if re.fullmatch(word, match[0], re.I))
+            yield number, f"{match[0]!r}: write {better}"
+
+
 def anchor(heading: str) -> str:
     """The anchor of a heading, as renderers of Markdown make it."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.lstrip("#").strip())
@@ -128,12 +149,12 @@ def offences(root: Path = ROOT) -> list[str]:
     found = []
     for page in pages(root):
         text = page.read_text(encoding="utf-8")
-        wrong = sorted([*long_sentences(text), *broken_links(page, text), *stale_excerpts(text, root)])
-        found += [f"{page.relative_to(root)}:{number}: {what}" for number, what in wrong]
+        wrong = [*long_sentences(text), *home_words(text), *broken_links(page, text), *stale_excerpts(text, root)]
+        found += [f"{page.relative_to(root)}:{number}: {what}" for number, what in sorted(wrong)]
     return found
 
 
 if __name__ == "__main__":
     found = offences()
-    print("\n".join(found) or "README.md and docs/: no long sentence, no broken link, no stale excerpt")
+    print("\n".join(found) or "README.md and docs/ keep to the lint")
     sys.exit(bool(found))

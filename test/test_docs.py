@@ -55,6 +55,24 @@ def test_long_sentences_are_found_where_they_begin(text, lines):
 @pytest.mark.parametrize(
     "text, wrong",
     [
+        ("MLA is multi-head latent attention.", []),
+        ("`normalise` it in rounded parts.", []),
+        (
+            "Normalised rows.\nAttention in rounds, of latent attention.",
+            ["Normalised", "in rounds", "latent attention"],
+        ),
+        ("```\nNormalised\n```", []),
+        ("| a | the places of experts |", ["places of experts"]),
+    ],
+)
+def test_words_of_our_own_are_found(text, wrong):
+    found = [what.split(":")[0].strip("'") for _, what in lint.home_words(text)]
+    assert found == wrong
+
+
+@pytest.mark.parametrize(
+    "text, wrong",
+    [
         ("[a](b.md)", []),
         ("[a](b.md#one-heading)", []),
         ("[a](#here)\n\n## Here", []),

@@ -51,4 +51,4 @@ def served(table, computes):
 
 
 def against(variant: str) -> str:
-    return "a statement of its paper" if TINY[variant].get("statement") else "transformers"
+    return "a reference model, from its paper" if TINY[variant].get("statement") else "transformers"

@@ -113,7 +113,11 @@ KINDS = {  # architecture -> variant of its decoder, and what it does with that
 
 def against(architecture: str) -> str:
     _, kind = KINDS[architecture]
-    return "a statement of its code" if kind in (Reward, NormalWeights, ClassificationHead, Scalar) else "transformers"
+    return (
+        "a reference model, from its code"
+        if kind in (Reward, NormalWeights, ClassificationHead, Scalar)
+        else "transformers"
+    )
 
 
 @functools.cache

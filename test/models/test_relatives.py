@@ -37,5 +37,7 @@ def test_older_configs_of_llamas_relatives_mean_what_they_mean_to_transformers(s
 
 def test_chatglm_is_also_known_by_the_name_that_its_fine_tuned_checkpoints_have(served, tmp_path):
     config = dict(TINY["chatglm"], architectures=["ChatGLMForConditionalGeneration"])
-    found = Requests(served(save_statement(config, tmp_path), "a statement of its paper"), 4).step({"asked": IDS})
+    found = Requests(served(save_statement(config, tmp_path), "a reference model, from its paper"), 4).step(
+        {"asked": IDS}
+    )
     assert_logits_close(found, {"asked": reference_logits(config, IDS)}, 1e-4)

@@ -31,34 +31,36 @@ class Model(NamedTuple):
 
 
 MODELS = {  # sorted by name
-    "BaiChuanForCausalLM": Model("baichuan", "Baichuan 7B", "packed weights", class_name="BaichuanForCausalLM"),
-    "BaichuanForCausalLM": Model("baichuan", "Baichuan 13B, Baichuan2", "packed weights, ALiBi, unit head"),
+    "BaiChuanForCausalLM": Model("baichuan", "Baichuan 7B", "fused weights", class_name="BaichuanForCausalLM"),
+    "BaichuanForCausalLM": Model("baichuan", "Baichuan 13B, Baichuan2", "fused weights, ALiBi, unit head"),
     "ChatGLMForConditionalGeneration": Model(
         "chatglm", "ChatGLM as fine-tuned", "as ChatGLMModel", class_name="ChatGLMModel"
     ),
-    "ChatGLMModel": Model("chatglm", "ChatGLM2, ChatGLM3, GLM-4-9b", "packed weights, half rotary in pairs"),
-    "Cohere2ForCausalLM": Model("cohere2", "Command R7B, Command A", "windows, layers without rotary"),
+    "ChatGLMModel": Model("chatglm", "ChatGLM2, ChatGLM3, GLM-4-9b", "fused weights, half rotary in pairs"),
+    "Cohere2ForCausalLM": Model(
+        "cohere2", "Command R7B, Command A", "sliding windows, layers without rotary embedding"
+    ),
     "CohereForCausalLM": Model("cohere", "Command R, Command R+", "parallel residual, LayerNorm, logit scale"),
     "DbrxForCausalLM": Model("dbrx", "DBRX", "experts, LayerNorm, clipped queries and keys"),
     "DeepseekForCausalLM": Model("deepseek", "DeepSeek-MoE 16B", "experts, shared experts, dense first layers"),
-    "DeepseekV2ForCausalLM": Model("deepseek_v2", "DeepSeek V2, V2.5, V2-Lite", "latent attention, grouped experts"),
-    "DeepseekV3ForCausalLM": Model(
-        "deepseek_v3", "DeepSeek V3, R1, Kimi K2", "latent attention, corrected routing, float8 checkpoints"
-    ),
-    "Exaone4ForCausalLM": Model("exaone4", "EXAONE 4", "norms after, query/key norm, windows"),
+    "DeepseekV2ForCausalLM": Model("deepseek_v2", "DeepSeek V2, V2.5, V2-Lite", "MLA, grouped experts"),
+    "DeepseekV3ForCausalLM": Model("deepseek_v3", "DeepSeek V3, R1, Kimi K2", "MLA, routing bias, FP8 checkpoints"),
+    "Exaone4ForCausalLM": Model("exaone4", "EXAONE 4", "norms after, query/key norm, sliding windows"),
     "ExaoneForCausalLM": Model("exaone", "EXAONE 3, 3.5"),
-    "Gemma2ForCausalLM": Model("gemma2", "Gemma 2", "alternating windows, soft caps, norms before and after"),
+    "Gemma2ForCausalLM": Model("gemma2", "Gemma 2", "alternating sliding windows, soft caps, norms before and after"),
     "Gemma2ForSequenceClassification": Model("pooled", "Skywork-Reward-Gemma-2", "scores", task=CLASSIFY),
-    "Gemma3ForCausalLM": Model("gemma3", "Gemma 3, text", "five windows in six layers, two rotary tables"),
+    "Gemma3ForCausalLM": Model("gemma3", "Gemma 3, text", "sliding windows in five of six layers, two rotary tables"),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
     "Glm4ForCausalLM": Model("glm4", "GLM-4-0414", "norms before and after, interleaved partial rotary"),
-    "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, corrected sigmoid router"),
+    "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, sigmoid router with a bias"),
     "GlmForCausalLM": Model("glm", "GLM-4", "interleaved partial rotary"),
-    "GptOssForCausalLM": Model("gpt_oss", "gpt-oss-20b, gpt-oss-120b", "experts of MXFP4, sinks, alternating windows"),
+    "GptOssForCausalLM": Model(
+        "gpt_oss", "gpt-oss-20b, gpt-oss-120b", "MXFP4 experts, sinks, alternating sliding windows"
+    ),
     "GraniteForCausalLM": Model("granite", "Granite 3.x", "multipliers"),
     "Grok1ForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
     "Grok1ModelForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers", class_name="Grok1ForCausalLM"),
-    "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "packed wqkv, dynamic NTK"),
+    "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "fused wqkv, dynamic NTK"),
     "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward", task=REWARD),
     "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
     "LlamaEmbeddingModel": Model("pooled", "Llama as an encoder, SGLang's name", "embedding", task=EMBED),
@@ -72,28 +74,32 @@ MODELS = {  # sorted by name
         "pooled", "URM-LLaMa", "scores, weighted by a gate", task=CLASSIFY
     ),
     "LlamaModel": Model("pooled", "Llama as an encoder", "embedding", task=EMBED),
-    "MiniCPM3ForCausalLM": Model("minicpm3", "MiniCPM3", "latent attention, multipliers"),
+    "MiniCPM3ForCausalLM": Model("minicpm3", "MiniCPM3", "MLA, multipliers"),
     "MiniCPMForCausalLM": Model("minicpm", "MiniCPM 1, 2 and 4 without sparse attention", "multipliers"),
-    "MinistralForCausalLM": Model("mistral", "Ministral", "alternating windows"),
+    "MinistralForCausalLM": Model("mistral", "Ministral", "alternating sliding windows"),
     "MistralForCausalLM": Model("mistral", "Mistral, Mistral NeMo", "sliding window"),
     "MistralModel": Model("pooled", "e5-mistral, Linq-Embed, SFR-Embedding", "embedding", task=EMBED),
     "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts, sliding window"),
-    "Olmo2ForCausalLM": Model("olmo2", "OLMo 2, OLMo 3", "norms after, query/key norm over all heads, windows"),
+    "Olmo2ForCausalLM": Model("olmo2", "OLMo 2, OLMo 3", "norms after, query/key norm over all heads, sliding windows"),
     "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
     "Phi3ForCausalLM": Model(
-        "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "packed weights, partial rotary, longrope, window"
+        "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "fused weights, partial rotary, longrope, sliding window"
     ),
-    "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN, windows"),
+    "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN, sliding windows"),
     "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward", task=REWARD),
     "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores", task=CLASSIFY),
     "Qwen2Model": Model("pooled", "Qwen2 as an encoder", "embedding", task=EMBED),
-    "Qwen2MoeForCausalLM": Model("qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", "experts, gated shared expert, windows"),
-    "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm, windows"),
+    "Qwen2MoeForCausalLM": Model(
+        "qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", "experts, gated shared expert, sliding windows"
+    ),
+    "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm, sliding windows"),
     "Qwen3ForRewardModel": Model("pooled", "rewards in the shape of Qwen2.5-Math-RM", "reward", task=REWARD),
     "Qwen3ForSequenceClassification": Model("pooled", "Skywork-Reward-V2-Qwen3, rerankers", "scores", task=CLASSIFY),
     "Qwen3Model": Model("pooled", "Qwen3 as an encoder", "embedding", task=EMBED),
-    "Qwen3MoeForCausalLM": Model("qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts, windows"),
-    "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "packed weights, biases"),
+    "Qwen3MoeForCausalLM": Model(
+        "qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts, sliding windows"
+    ),
+    "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "fused weights, biases"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
 }
 PLAIN = "LlamaForCausalLM"
