@@ -1,13 +1,15 @@
 """The rooms of docs/architecture.md, read from the sources: who imports what, and what else a file may not do."""
 
 import ast
+import functools
 import importlib.metadata
 import re
+from collections.abc import Callable
 from distutils.core import run_setup
 from importlib.util import resolve_name
 from pathlib import Path
 
-import pytest
+from tiers import offenders
 
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / "python"
@@ -51,10 +53,12 @@ UNWANTED = {
 FOLDERS = ("python", "test", "benchmark", "ms_example", "docs", "requirements", ".ci")
 
 
+@functools.cache
 def sources() -> list[Path]:
     return sorted(ROOMS.rglob("*.py"))
 
 
+@functools.cache
 def written() -> list[Path]:
     """All files that somebody wrote; .json files are configurations and vocabularies of models."""
     inside = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
@@ -77,6 +81,7 @@ def room(name: str) -> str:
     return max((room for room in BELOW if within(name, [room])), key=len)
 
 
+@functools.cache
 def nodes_of(path: Path) -> list[ast.AST]:
     return list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
 
@@ -105,8 +110,20 @@ def used_names(path: Path) -> set[str]:
     return names | {node.attr for node in nodes if isinstance(node, ast.Attribute)}
 
 
-each_source = pytest.mark.parametrize("path", sources(), ids=module)
-each_file = pytest.mark.parametrize("path", written(), ids=lambda path: str(path.relative_to(ROOT)))
+def for_each(files: Callable[[], list[Path]]) -> Callable:
+    """Makes a check of one file a test of all these files, which lists every one that fails."""
+
+    def test_of(check: Callable[[Path], None]) -> Callable[[], None]:
+        def test():
+            wrong = offenders(check, files())
+            assert not wrong, "\n".join(wrong)
+
+        return test
+
+    return test_of
+
+
+each_source, each_file = for_each(sources), for_each(written)
 
 
 @each_source

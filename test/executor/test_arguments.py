@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from tiers import offenders
 
 from sglang.srt.arg_groups import overrides
 from sglang.srt.model_executor_ms import environment
@@ -50,28 +51,37 @@ def test_defaults_are_never_refused():
     flags.refuse_unsupported(server_args())
 
 
-@pytest.mark.parametrize(("name", "reason"), REASONS)
-def test_a_refused_argument_is_named_with_the_reason(name, reason):
-    (line,) = refusal(**{name: OTHER})
-    assert "--" + name.strip("_").replace("_", "-") in line
-    assert line.endswith(reason)
+def check_all(check, cases):
+    wrong = offenders(lambda case: check(*case), cases)
+    assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", LIMITED)
-def test_a_limited_argument_is_named_with_the_values_that_are_supported(name):
-    (line,) = refusal(**{name: "something else"})
-    assert f"--{name.replace('_', '-')} something else" in line
-    assert all(str(value) in line for value in LIMITED[name] if value is not None)
+def test_refused_arguments_are_named_with_the_reason():
+    def check(name, reason):
+        (line,) = refusal(**{name: OTHER})
+        assert "--" + name.strip("_").replace("_", "-") in line
+        assert line.endswith(reason)
+
+    check_all(check, REASONS)
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name in LIMITED for value in LIMITED[name]])
-def test_the_supported_values_of_a_limited_argument_pass(name, value):
-    flags.refuse_unsupported(server_args(**{name: value}))
+def test_limited_arguments_are_named_with_the_values_that_are_supported():
+    def check(name, values):
+        (line,) = refusal(**{name: "something else"})
+        assert f"--{name.replace('_', '-')} something else" in line
+        assert all(str(value) in line for value in values if value is not None)
+
+    check_all(check, LIMITED.items())
 
 
-@pytest.mark.parametrize("name", sorted(SUPPORTED))
-def test_a_supported_argument_may_have_any_value(name):
-    flags.refuse_unsupported(server_args(**{name: OTHER}))
+def test_the_supported_values_of_limited_arguments_pass():
+    given = [(name, value) for name, values in LIMITED.items() for value in values]
+    check_all(lambda name, value: flags.refuse_unsupported(server_args(**{name: value})), given)
+
+
+def test_supported_arguments_may_have_any_value():
+    given = [(name, OTHER) for name in sorted(SUPPORTED)]
+    check_all(lambda name, value: flags.refuse_unsupported(server_args(**{name: value})), given)
 
 
 def test_all_refused_arguments_are_in_one_error():
