@@ -21,7 +21,7 @@ SITE_STAMP := $(VENV)/.site-packages-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test test-fast bench models-table speed-tables pictures site lint format wheel clean
+.PHONY: help install demo serve test test-all test-fast bench models-table speed-tables pictures site lint format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -35,9 +35,11 @@ serve: $(STAMP)  ## serve MODEL (the demo model) over HTTP on PORT (30000)
 	$(RUN) -m sglang.launch_server --model-path $(MODEL) --framework mindspore --device cpu --port $(PORT) \
 		$(SERVE_ARGS)
 
-test: lint  ## lint, then run every test, in TEST_PROCESSES (2) side by side
-	$(SIDE_BY_SIDE) --ignore=test/serving
-	$(SIDE_BY_SIDE) test/serving  # in processes that hold no compiled models
+test: lint  ## lint, then run the tests of every kind of thing, in TEST_PROCESSES (2) side by side
+	$(SIDE_BY_SIDE)
+
+test-all: lint  ## the same with all repetitions: each mechanism on every architecture and layout
+	$(SIDE_BY_SIDE) -m ""
 
 test-fast: $(STAMP)  ## the tests that start no server and build no wheel
 	$(SIDE_BY_SIDE) --ignore=test/serving --ignore=test/test_packaging.py
@@ -45,7 +47,8 @@ test-fast: $(STAMP)  ## the tests that start no server and build no wheel
 bench: $(STAMP)  ## prefill and decode of a 0.6B model of random weights, and how near the machine's limits they are
 	$(RUN) benchmark/roofline.py --cases 1:128:32 4:128:32 8:128:32 1:1024:0
 
-models-table: $(STAMP)  ## write the table of docs/models.md, from the registry and the last results of test/models
+models-table: $(STAMP)  ## write the table of docs/models.md, from the registry and the results of `make test-all`
+	$(RUN) test/models/results.py
 	$(RUN) docs/models_table.py
 
 speed-tables: $(STAMP)  ## write the tables of README and docs/benchmarks.md, from docs/speed.json

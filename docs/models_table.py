@@ -11,7 +11,7 @@ from marked import replace, table
 
 ROOT = Path(__file__).parent.parent
 REGISTRY = ROOT / "python/sglang/srt/models_ms/registry.py"
-RESULTS = ROOT / "test/models/results.jsonl"  # written by test/conftest.py
+RESULTS = ROOT / "test/models/results.jsonl"  # written by test/models/results.py
 PAGE = ROOT / "docs/models.md"
 HEADER = ("architecture", "models", "features", "logits compared with", "through the Engine")
 

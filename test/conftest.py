@@ -7,7 +7,8 @@ import os
 
 import mindspore as ms
 import pytest
-from models.results import Results
+from models.results import CACHED, Results, merged
+from tiers import seconds
 
 # Torch's OpenMP workers spin after every product, and keep MindSpore's threads from the cores: 25 ms a step, not 3.
 # Read when torch loads its OpenMP library; servers that tests start inherit it.
@@ -30,7 +31,6 @@ def table(request):
 
 
 PARAMETERS = ("table", "variant")  # what takes long to make for each value
-LONG = ("test_native.py", "test_packaging.py")  # begun first: at the end one process would idle beside them
 
 
 def group(item) -> tuple:
@@ -40,9 +40,18 @@ def group(item) -> tuple:
 
 
 @pytest.hookimpl(trylast=True)  # pytest has brought together what shares a fixture's parameter: groups stay so
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+    """Files that start servers come first, in processes that hold no compiled models yet; and then the longest first.
+
+    A process takes the next file when it has ended one, so that at the end none is idle for long.
+    """
+    slow = "not slow" not in config.getoption("markexpr")
     groups = {name: number for number, name in enumerate(dict.fromkeys(map(group, items)))}
-    items.sort(key=lambda item: (item.path.name not in LONG, groups[group(item)]))
+
+    def place(item):
+        return item.path.parent.name != "serving", -seconds(item.path, slow), item.path, groups[group(item)]
+
+    items.sort(key=place)
 
 
 RESULTS = Results()
@@ -54,5 +63,6 @@ def pytest_runtest_logreport(report):
 
 
 def pytest_sessionfinish(session):
-    if not hasattr(session.config, "workerinput"):  # the process that the others report to
-        RESULTS.write()
+    if not hasattr(session.config, "workerinput") and hasattr(session.config, "cache"):  # others report to this process
+        cache = session.config.cache
+        cache.set(CACHED, merged(cache.get(CACHED, {}), RESULTS.found))

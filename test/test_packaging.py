@@ -14,6 +14,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from tiers import SLOW
 
 ROOT = Path(__file__).parent.parent
 SITE = Path(sysconfig.get_path("purelib"))
@@ -98,7 +99,10 @@ def names(wheel):
         return set(archive.namelist())
 
 
-@pytest.fixture(scope="module", params=["wheel", "in place"])
+HOW = ["wheel", pytest.param("in place", marks=SLOW)]
+
+
+@pytest.fixture(scope="module", params=HOW)
 def machine(request, tree, tmp_path_factory):
     machine = Machine(tmp_path_factory.mktemp("machine"))
     wanted = [request.getfixturevalue("wheel")] if request.param == "wheel" else ["--editable", tree]
@@ -166,6 +170,7 @@ def test_transformers_models_can_be_imported(machine):
     assert machine.python("from transformers import Qwen3ForCausalLM as model; print(model.__name__)")
 
 
+@SLOW
 def test_a_module_added_to_a_room_is_found_without_another_installation_in_place(tree, tmp_path):
     machine = Machine(tmp_path / "machine")
     machine.pip("install", *OFFLINE, "--editable", tree)
@@ -177,7 +182,7 @@ def test_a_module_added_to_a_room_is_found_without_another_installation_in_place
         added.unlink()
 
 
-@pytest.mark.parametrize("how", ["wheel", "in place"])
+@pytest.mark.parametrize("how", HOW)
 def test_uninstalling_leaves_what_was_there_and_an_interpreter_that_starts_without_a_word(how, tree, wheel, tmp_path):
     machine = Machine(tmp_path / "machine")
     machine.pip("install", *OFFLINE, *([wheel] if how == "wheel" else ["--editable", tree]))

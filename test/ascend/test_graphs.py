@@ -7,6 +7,7 @@ from mindspore.ops.operations import comm_ops
 from models.harness import Requests
 from models.parts import network_of, pool_of_part
 from models.tiny import TINY, divisible, save
+from tiers import SLOW, mostly_slow
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
@@ -36,14 +37,15 @@ def model_of(bound_before, monkeypatch, tmp_path):
     return load
 
 
-@pytest.mark.parametrize(
-    "variant",
-    [
-        *("qwen3@32", "llama-gelu@16", "gemma@16", "stablelm-parallel@h192", "glm4@32", "olmo2@16", "granite@16"),
-        *("gemma3@16", "mistral-wide-window@16", "gemma2@16", "gpt_oss@16", "baichuan-13b@h96"),
-        *("qwen3_moe@16", "deepseek_v3@16", "deepseek_v2@32", "minicpm3@16"),
-    ],
-)
+VARIANTS = [
+    *("qwen3@32", "llama-gelu@16", "gemma@16", "stablelm-parallel@h192", "glm4@32", "olmo2@16", "granite@16"),
+    *("gemma3@16", "mistral-wide-window@16", "gemma2@16", "gpt_oss@16", "baichuan-13b@h96"),
+    *("qwen3_moe@16", "deepseek_v3@16", "deepseek_v2@32", "minicpm3@16"),
+]
+KINDS = ["qwen3@32", "stablelm-parallel@h192", "gemma2@16", "baichuan-13b@h96", "qwen3_moe@16", "deepseek_v3@16"]
+
+
+@pytest.mark.parametrize("variant", mostly_slow(VARIANTS, lambda variant: variant in KINDS))
 def test_a_graph_for_every_kind_of_steps_passes_inference(model_of, variant):
     requests, before = Requests(model_of(variant), PAGE), compilations()
     ids = np.random.default_rng(0).integers(0, 131, 40)
@@ -60,7 +62,10 @@ def check_lacking(run):
     assert found and found[2] == "Gather", str(error.value)
 
 
-@pytest.mark.parametrize("variant", ["gemma2@16", "gpt_oss@16", "baichuan-13b@h96"])
+DECODED = [pytest.param("gemma2@16", marks=SLOW), "gpt_oss@16", pytest.param("baichuan-13b@h96", marks=SLOW)]
+
+
+@pytest.mark.parametrize("variant", DECODED)
 def test_a_graph_that_decodes_in_one_round_passes_inference(model_of, variant):
     requests = Requests(model_of(variant), PAGE)
     requests.model.graph.runner.parts = lambda queries, *_: [(host.AT_ONCE, np.arange(len(queries)))]

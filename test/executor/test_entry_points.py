@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import SLOW, mostly_slow
 
 from sglang.srt.entrypoints.engine import Engine
 from sglang.srt.model_executor_ms import plugin
@@ -33,7 +34,7 @@ def run(command: list[str], folder=ROOT, **environment) -> subprocess.CompletedP
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
+@pytest.mark.parametrize("program", mostly_slow(PROGRAMS, lambda name: name in ("sglang serve", "one_batch")))
 def test_the_flag_is_in_the_help_with_the_frameworks_that_are_installed(program):
     ended = run([*PROGRAMS[program], *BEFORE_HELP.get(program, []), "--help"], COLUMNS="200")
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -54,7 +55,7 @@ def test_engine_takes_the_framework_as_a_keyword():
     assert "framework" in inspect.signature(Engine.server_args_class).parameters
 
 
-@pytest.mark.parametrize("program", ["one_batch", "bench_one_batch.py"])
+@pytest.mark.parametrize("program", ["one_batch", pytest.param("bench_one_batch.py", marks=SLOW)])
 def test_a_single_batch_is_measured_on_mindspore(program, tmp_path):
     results = tmp_path / "results.jsonl"
     arguments = ["--model-path", MODEL, "--framework", "mindspore", "--device", "cpu", "--max-total-tokens", "512"]

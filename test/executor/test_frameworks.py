@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+from tiers import SLOW
 
 from sglang.srt.model_executor_ms.server import framework, frameworks
 from sglang.srt.model_executor_ms.server.frameworks import Framework, FrameworkUnavailable
@@ -296,7 +297,10 @@ print("ANSWER", before, found() or "none")
 """
 
 
-@pytest.mark.parametrize(("asked", "before", "after"), [({}, "1", "none"), ({"OMP_NUM_THREADS": "3"}, "3", "3")])
+@pytest.mark.parametrize(
+    ("asked", "before", "after"),
+    [({}, "1", "none"), pytest.param({"OMP_NUM_THREADS": "3"}, "3", "3", marks=SLOW)],
+)
 def test_ranks_start_with_the_users_number_of_threads_not_with_mindspores(asked, before, after):
     """`before`: what MindSpore leaves behind, for which the number is hidden; without it the workaround can go."""
     variables = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | asked

@@ -1,9 +1,13 @@
-"""What runs of test/models and test/serving found of each architecture, for README's table (docs/models_table.py)."""
+"""What runs of test/models and test/serving found of each architecture, for README's table (docs/models_table.py).
+
+Tests note it in pytest's cache. Run as a program, this file adds what is there to the file that the table is made of.
+"""
 
 import json
 from pathlib import Path
 
 FILE = Path(__file__).with_suffix(".jsonl")
+CACHED = "models/results"  # in pytest's cache
 PROPERTY = "computes"  # of a test: [architecture, what its model is compared with]
 SERVED = "serves"  # of a test: the architecture that it takes through SGLang's Engine
 
@@ -30,10 +34,20 @@ class Results:
         result[key] = result.get(key, True) and passed
         return result
 
-    def write(self) -> None:
-        """What was not tested in this run stays as an earlier one found it."""
-        before = dict(map(json.loads, FILE.read_text(encoding="utf-8").splitlines())) if FILE.exists() else {}
-        after = {**before, **{name: {**before.get(name, {}), **result} for name, result in self.found.items()}}
-        if after != before:
-            lines = [json.dumps([name, dict(sorted(after[name].items()))]) for name in sorted(after)]
-            FILE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+def merged(before: dict, later: dict) -> dict:
+    """What was not tested later stays as it was found before."""
+    return {**before, **{name: {**before.get(name, {}), **result} for name, result in later.items()}}
+
+
+def write(cache: Path, file: Path = FILE) -> None:
+    """Add the results in pytest's cache, a folder, to the file."""
+    later = cache / "v" / CACHED
+    before = dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.exists() else {}
+    after = merged(before, json.loads(later.read_text(encoding="utf-8")) if later.exists() else {})
+    lines = [json.dumps([name, dict(sorted(after[name].items()))]) for name in sorted(after)]
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(FILE.parents[2] / ".pytest_cache")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from models.harness import PagedModel, Requests
 from models.tiny import COMMON, save
+from tiers import SLOW
 
 NEW_TOKENS = 12
 PROMPT = 120  # and decoding goes past 128 keys, which attention takes together
@@ -53,6 +54,7 @@ def alone(model, prompt):
     return answer(model, prompt)
 
 
+@pytest.mark.parametrize("table", ["cpu", pytest.param("reference", marks=SLOW)], indirect=True)
 @pytest.mark.parametrize("prefix", [0, 8, 64])
 @pytest.mark.parametrize("beside", [0, 2, 7])
 def test_an_answer_is_the_same_in_every_batch_and_after_a_cache_hit(model, prompt, alone, table, beside, prefix):

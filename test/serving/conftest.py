@@ -1,4 +1,4 @@
-"""Engines and a server on the demo model, each started once for all tests that use it."""
+"""Engines and a server on the demo model, each started once for all tests of this folder that use it."""
 
 import os
 import random
@@ -114,7 +114,7 @@ def start_engine():
     stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def engine():
     """As most users start it: overlap schedule, pages of one token."""
     engine = Engine(
@@ -127,7 +127,7 @@ def engine():
     engine.shutdown()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def tight_engine():
     """Pages of 16 tokens, prefill in chunks of 32, no overlap, and a cache that a few requests fill."""
     engine = Engine(
@@ -262,7 +262,7 @@ def network():
     hosts.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory):
     server = Server(
         tmp_path_factory.mktemp("server") / "log",

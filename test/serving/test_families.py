@@ -11,6 +11,7 @@ import torch
 from models import pooled
 from models.results import SERVED
 from models.tiny import COMMON, reference_logits, save
+from tiers import SLOW, mostly_slow
 
 from sglang.srt.managers.io_struct import EmbeddingReqInput
 from sglang.srt.models_ms.registry import MODELS
@@ -58,6 +59,9 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "StableLmForCausalLM": ["stablelm-parallel"],
 }
 CASES = [(architecture, variant) for architecture, variants in GENERATING.items() for variant in variants]
+# Of each kind of config and cache one: test_logits.py has all of them step by step.
+KINDS = ["baichuan-13b", "chatglm", "deepseek_v3", "gemma3", "gpt_oss", "internlm2", "llama3", "phi3-long"]
+POOLED_KINDS = ["Qwen3Model", "LlamaForSequenceClassificationWithNormal_Weights"]
 PROMPTS = [[1, 2, 3], list(range(20, 70))]
 GREEDY = dict(temperature=0, max_new_tokens=8, ignore_eos=True)
 
@@ -106,23 +110,22 @@ def test_every_architecture_is_served_by_one_of_these_tests():
     assert set(pooled.KINDS) == set(MODELS) - generating
 
 
-@pytest.mark.parametrize("architecture, variant", CASES)
+@pytest.mark.parametrize("architecture, variant", mostly_slow(CASES, lambda _, variant: variant in KINDS))
 def test_tokens_and_logprobs_are_the_references(start_engine, serves, tmp_path, architecture, variant):
     serves(architecture)
     assert_served(start_engine(save_as(architecture, variant, tmp_path), skip_tokenizer_init=True), variant)
 
 
-@pytest.mark.parametrize("architecture, variant", [("Olmo2ForCausalLM", "olmo3"), ("OlmoeForCausalLM", "olmoe")])
+@pytest.mark.parametrize(
+    "architecture, variant", [("Olmo2ForCausalLM", "olmo3"), pytest.param("OlmoeForCausalLM", "olmoe", marks=SLOW)]
+)
 def test_two_ranks_normalise_queries_and_keys_over_the_heads_of_both(start_engine, tmp_path, architecture, variant):
     folder = save_as(architecture, variant, tmp_path)
     assert_served(start_engine(folder, skip_tokenizer_init=True, tp_size=2), variant)
 
 
 # Replicas share nothing of a model: latent attention with experts, and windows with a pool of their own, stand for all.
-KINDS = ["deepseek_v3", "gpt_oss"]
-
-
-@pytest.mark.parametrize("variant", KINDS)
+@pytest.mark.parametrize("variant", [pytest.param("deepseek_v3", marks=SLOW), "gpt_oss"])
 def test_each_of_two_replicas_gives_tokens_and_logprobs_of_the_reference(start_engine, tmp_path, variant):
     engine = start_engine(save(variant, tmp_path), skip_tokenizer_init=True, dp_size=2)
     for replica in (0, 1):
@@ -135,7 +138,7 @@ def encode(engine, prompts):
     return engine.loop.run_until_complete(anext(engine.tokenizer_manager.generate_request(request, None)))
 
 
-@pytest.mark.parametrize("architecture", pooled.KINDS)
+@pytest.mark.parametrize("architecture", mostly_slow(pooled.KINDS, lambda name: name in POOLED_KINDS))
 def test_what_a_pooled_model_says_is_the_references(start_engine, serves, tmp_path, architecture):
     serves(architecture)
     engine = start_engine(pooled.save(architecture, tmp_path), skip_tokenizer_init=True, is_embedding=True)
