@@ -281,6 +281,8 @@ def test_windows_are_in_the_layers_that_the_config_says():
     assert windows_of("qwen2", **four, use_sliding_window=True, max_window_layers=3) == (0, 0, 0, 8)
     assert windows_of("qwen2", **four, use_sliding_window=False, max_window_layers=3) == (0, 0, 0, 0)
     assert windows_of("gemma2", **four) == (8, 0, 8, 0)
+    assert windows_of("gpt_oss", **four) == (8, 0, 8, 0)
+    assert windows_of("phi3", **four) == (8, 8, 8, 8)
     assert windows_of("gemma3", **four) == (8, 8, 8, 8)
     assert windows_of("cohere2", **four) == (8, 8, 8, 0)
     assert windows_of("olmo3", **four | dict(layer_types=SLIDING * 2)) == (0, 8, 0, 8)
