@@ -26,8 +26,13 @@ class Layer(ms.nn.Cell):
         self.features = features
 
     @ms.jit(fullgraph=True)
-    def construct(self, q, k_cache, v_cache, query_lens, seq_lens, block_tables, plan):
-        step = {"query_lens": query_lens, "seq_lens": seq_lens, "block_tables": block_tables, "plan": plan}
+    def construct(self, q, k_cache, v_cache, query_lens, seq_lens, block_tables, attn_metadata):
+        step = {
+            "query_lens": query_lens,
+            "seq_lens": seq_lens,
+            "block_tables": block_tables,
+            "attn_metadata": attn_metadata,
+        }
         return ops.paged_attention(q, k_cache, v_cache, step, KV_HEADS, HEAD_DIM, HEAD_DIM**-0.5, *self.features)
 
 
@@ -39,12 +44,12 @@ def milliseconds(requests: int, queries: int, context: int, features: tuple, rep
     caches = [_bfloat16(rng, (requests * blocks + 1) * PAGE, KV_HEADS, HEAD_DIM) for _ in range(2)]
     q = _bfloat16(rng, requests * queries, HEADS * HEAD_DIM)
     lens = [ms.Tensor(np.full(requests, length, np.int32)) for length in (queries, context)]
-    plan = ms.mutable((ms.Tensor(np.array([PAGE], np.int32)),))
+    attn_metadata = ms.mutable((ms.Tensor(np.array([PAGE], np.int32)),))
     layer, found = Layer(features), []
-    ops.begin_step(requests * queries, requests)
+    ops.set_valid_rows(requests * queries, requests)
     for _ in range(repetitions):
         began = time.perf_counter()
-        bridge.to_torch(layer(q, *caches, *lens, ms.Tensor(tables), plan))
+        bridge.to_torch(layer(q, *caches, *lens, ms.Tensor(tables), attn_metadata))
         found.append(time.perf_counter() - began)
     return float(np.median(found)) * 1e3
 

@@ -21,8 +21,8 @@ REPLAYS = {1: 24, 8: 12, 64: 4, 512: 1}  # tokens of a batch -> runs of the laye
 KINDS = {  # what a shard differs in
     "all tokens": {},
     "dispatch": dict(dispatch=True),
-    "replicas, all tokens": dict(replicas=RANKS),
-    "replicas, dispatch": dict(replicas=RANKS, dispatch=True),
+    "replicas, all tokens": dict(attn_dp_size=RANKS),
+    "replicas, dispatch": dict(attn_dp_size=RANKS, dispatch=True),
 }
 PAIRS = [("all tokens", "dispatch"), ("replicas, all tokens", "replicas, dispatch")]
 LIMIT = 2e-2  # of the largest value: by how much rounding to bfloat16 may differ
@@ -52,20 +52,20 @@ def _layers(rank: int) -> dict:
     from mindspore import nn
 
     from sglang.srt.distributed_ms.shard import Shard
-    from sglang.srt.layers_ms import Experts, MixtureOfExperts, Router, Routing, ops
+    from sglang.srt.layers_ms import Experts, Router, Routing, SparseMoeBlock, ops
     from sglang.srt.model_executor_ms.runner import bridge
 
     torch.manual_seed(0)
     most = max(REPLAYS)
     tokens = torch.randn(most, WIDTH).bfloat16()
-    router = Router(SimpleNamespace(hidden_size=WIDTH, dtype=ms.bfloat16), EXPERTS, Routing(TOP_K, renormalise=True))
+    router = Router(SimpleNamespace(hidden_size=WIDTH, dtype=ms.bfloat16), EXPERTS, Routing(TOP_K, renormalize=True))
     router.weight.host[...] = torch.randn(EXPERTS, WIDTH).bfloat16().view(torch.int16).numpy()
-    router.pack()
+    router.process_weights_after_loading()
     held = EXPERTS // RANKS
     torch.manual_seed(1 + rank)
     gate_up, down = random_bfloat16(held, 2, SIZE, WIDTH), random_bfloat16(held, WIDTH, SIZE)
     for stack in (gate_up, down):
-        ops.pack_experts(stack)
+        ops.prepack_experts(stack)
 
     class Layer(nn.Cell):
         def __init__(self, **options):
@@ -73,7 +73,7 @@ def _layers(rank: int) -> dict:
             shard = Shard(rank, RANKS, GROUP, RANKS, **options)
             experts = Experts(WIDTH, SIZE, EXPERTS, shard, ms.bfloat16)
             experts.gate_up, experts.down = gate_up, down
-            self.mixture, self.replicas = MixtureOfExperts(router, experts, shard), shard.replicas
+            self.moe, self.replicas = SparseMoeBlock(router, experts, shard), shard.attn_dp_size
             self.host = torch.zeros(most, WIDTH, dtype=torch.bfloat16)
             self.x = bridge.to_mindspore(self.host)
             self.begin(most)
@@ -82,7 +82,7 @@ def _layers(rank: int) -> dict:
 
         @ms.jit(fullgraph=True)
         def construct(self, x):
-            return self.mixture(x, {})
+            return self.moe(x, {})
 
         def own(self, count: int) -> slice:
             """Which of `count` tokens this rank has: all, or those of its replica."""
@@ -94,7 +94,7 @@ def _layers(rank: int) -> dict:
             own = tokens[self.own(count)]
             self.host[: len(own)] = own
             shares = (-(-count // RANKS), count // RANKS) if self.replicas > 1 else ()
-            ops.begin_step(len(own), len(own), shares)
+            ops.set_valid_rows(len(own), len(own), shares)
             return len(own)
 
         def result(self, count: int):

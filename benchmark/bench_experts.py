@@ -19,7 +19,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
 from sglang.srt.model_executor_ms.runner import bridge, device
-from sglang.srt.model_loader_ms.pieces import parameter
+from sglang.srt.model_loader_ms.weight_slice import parameter
 
 
 class Shape(NamedTuple):
@@ -56,13 +56,13 @@ class Layers(nn.Cell):
         gate_up = [random_bfloat16(shape.experts, 2, shape.size, shape.width) for _ in range(layers)]
         down = [random_bfloat16(shape.experts, shape.width, shape.size) for _ in range(layers)]
         for weight in (*gates, *gate_up, *down):
-            ops.pack_experts(weight)
+            ops.prepack_experts(weight)
         self.weights = list(zip(gates, gate_up, down, strict=True))
 
     @ms.jit(fullgraph=True)
     def construct(self, x, weights):
         for gate, gate_up, down in weights:
-            logits = ops.wide_linear(x, gate, None)
+            logits = ops.linear_fp32(x, gate, None)
             scores, chosen = ops.route(logits, None, self.top_k, "softmax", 1, 1, 1, True, 1.0, 0.0)
             found = ops.fused_experts(x, gate_up, None, down, None, scores, chosen, "silu", 1.0, 1.0)
             x = ops.add(x, found, 1.0)
@@ -72,7 +72,7 @@ class Layers(nn.Cell):
 def seconds(layers: Layers, shape: Shape, tokens: int) -> float:
     x = bridge.to_mindspore(torch.randn(tokens, shape.width).bfloat16())
     weights = ms.mutable(tuple(ms.mutable(tuple(layer)) for layer in layers.weights))
-    ops.begin_step(tokens, 1)
+    ops.set_valid_rows(tokens, 1)
     layers(x, weights)
     lasting = [x, *(weight for layer in layers.weights for weight in layer)]
     replay = ops.capture(lambda: layers(x, weights), lasting)

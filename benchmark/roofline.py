@@ -25,7 +25,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
 from sglang.srt.model_executor_ms.runner import bridge, device
-from sglang.srt.model_loader_ms.pieces import parameter
+from sglang.srt.model_loader_ms.weight_slice import parameter
 
 CASES = ["1:128:32", "4:128:32", "8:128:32", "1:4096:64", "1:1024:0", "8:128:0"]
 BUFFER = 1 << 30  # bytes to read: far more than caches hold
@@ -78,13 +78,13 @@ def _product(x: torch.Tensor, weight: torch.Tensor):
         return ops.linear(x, weight, None)
 
     x, weight = bridge.to_mindspore(x), bridge.to_mindspore(weight)
-    ops.pack_linear(weight)
-    ops.begin_step(len(x), 1)
+    ops.prepack_linear(weight)
+    ops.set_valid_rows(len(x), 1)
     linear(x, weight)  # compiles
     replay = ops.capture(lambda: linear(x, weight), [x, weight])
 
     def run():
-        ops.begin_step(len(x), 1)  # others run steps of other sizes in between
+        ops.set_valid_rows(len(x), 1)  # others run steps of other sizes in between
         return replay() if replay else bridge.to_torch(linear(x, weight))
 
     return run

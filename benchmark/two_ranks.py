@@ -36,5 +36,5 @@ def _rank(rank: int, cores: list[int], boards: list, barrier, found, measure: Ca
     core = cores[rank % len(cores)]
     os.sched_setaffinity(0, {core})
     device.start("cpu", "cpu", [core])
-    ops.join(GROUP, rank, RANKS, gather)
+    ops.init_group(GROUP, rank, RANKS, gather)
     found.put(measure(rank, *given))

@@ -193,7 +193,8 @@ A Qwen3 model of {parameters:,} parameters, for trying and testing the MindSpore
 nothing; it writes text that looks like Python's documentation.
 
 * Text: the docstrings of Python {python}'s standard library and `pydoc_data.topics`, the language reference. Copyright
-  (c) Python Software Foundation; used and redistributed under the PSF License Agreement (https://docs.python.org/license.html).
+  (c) Python Software Foundation; used and redistributed under the PSF License Agreement
+  (https://docs.python.org/license.html).
 * Made by `ms_example/train_demo_model.py`: {steps:,} steps of {batch} x {length} tokens, AdamW.
 * `heldout.txt` is text that was kept out of the training documents (the first paragraphs of its docstrings occur there
   as chat answers, which changes the figure little); its perplexity there, with these bfloat16 weights computed in

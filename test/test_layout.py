@@ -29,7 +29,7 @@ BELOW = {
     "model_executor_ms.seams": (),
     ENVIRONMENT: (),
     "models_ms": ("layers_ms", "distributed_ms"),
-    "layers_ms": ("layers_ms.ops", "model_loader_ms.pieces", "distributed_ms"),
+    "layers_ms": ("layers_ms.ops", "model_loader_ms.weight_slice", "distributed_ms"),
     "layers_ms.ops": (),
     "model_loader_ms": (),
     "distributed_ms": (),

@@ -39,7 +39,7 @@ OFFLINE = ("--quiet", "--no-index", "--no-deps", "--no-build-isolation")
 
 def run(*command, **options) -> str:
     """Standard output of a command that must succeed."""
-    # Not optimised, the C++ operators are compiled in seconds.
+    # Not optimized, the C++ operators are compiled in seconds.
     environment = {**os.environ, "CXXFLAGS": "-O0"}
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env=environment, **options)
     assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"

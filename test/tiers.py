@@ -27,7 +27,7 @@ def seconds(path: Path, slow: bool) -> int:
 
 
 def mostly_slow(cases: Iterable, quick: Callable[..., bool]) -> list:
-    """The cases of a parametrised test, slow but for those of whose values quick(*values) is true."""
+    """The cases of a parametrized test, slow but for those of whose values quick(*values) is true."""
     values = [case if isinstance(case, tuple) else (case,) for case in cases]
     assert any(quick(*case) for case in values), "then `make test` would run none of them"
     return [pytest.param(*case, marks=() if quick(*case) else SLOW) for case in values]

@@ -160,7 +160,7 @@ CALLS = {
     ),
     windows.exp: ((of(F32, 2),), {0: of(F16, 2)}),
     # ---- mla.py ----
-    mla.latent_paged_attention: (
+    mla.mla_paged_attention: (
         (of(F16, 2, 96), ROWS, ints([1], [2]), ints(3, 5), ints(1, 1), 2, 0.3, 32),
         {0: of(F32, 2, 96)},
         {2: ints([1], [2], dtype=I64)},

@@ -13,8 +13,8 @@ import torch
 
 from sglang.srt.model_executor_ms.npu.graph_runner import NPUGraphRunner
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
-from sglang.srt.model_executor_ms.npu.packed import PackedInputs
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
+from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
 
 # What makes the host wait until the device has computed a value.
 WAITS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__contains__"}
@@ -183,24 +183,24 @@ class FakeGraph:
         for tensor in self._tensors(inputs):
             if not isinstance(tensor, DeviceTensor):
                 raise Refused("an input is on the host: MindSpore copies it by itself, and not asynchronously")
-            passed_on = tensor is inputs.input_ids and tensor.ndim == 2
-            if tensor.dtype != (torch.float16 if passed_on else torch.int32) or not tensor.is_contiguous():
+            pp_input_of = tensor is inputs.input_ids and tensor.ndim == 2
+            if tensor.dtype != (torch.float16 if pp_input_of else torch.int32) or not tensor.is_contiguous():
                 raise Refused(f"an input is {tensor.dtype}, contiguous: {tensor.is_contiguous()}")
         for lengths in (inputs.query_lens, inputs.seq_lens):
             if not isinstance(lengths, np.ndarray) or lengths.dtype != np.int32:
                 raise Refused("lengths that kernels read on the host are not an int32 array there")
             if len(lengths) != inputs.block_tables.shape[0]:
                 raise Refused(f"{len(lengths)} lengths, {inputs.block_tables.shape[0]} tables")
-        if any(len(tensor) != inputs.query_lens.sum() for tensor in [*inputs[:4], *inputs.windowed[:1]]):
+        if any(len(tensor) != inputs.query_lens.sum() for tensor in [*inputs[:4], *inputs.swa[:1]]):
             raise Refused("tokens do not add up to the lengths of the requests")
         if (on_host(inputs.positions) < 0).any():
             raise Refused("a position is in no rotary table")
-        if inputs.windowed and inputs.windowed[1].shape != inputs.block_tables.shape:
+        if inputs.swa and inputs.swa[1].shape != inputs.block_tables.shape:
             raise Refused("the tables of two pools differ in size")
 
     @staticmethod
     def _tensors(inputs):
-        return [*inputs[:4], inputs.block_tables, *inputs.plan, *inputs.windowed]
+        return [*inputs[:4], inputs.block_tables, *inputs.attn_metadata, *inputs.swa]
 
     def _check_capture(self, inputs):
         tensors = self._tensors(inputs)
@@ -217,8 +217,8 @@ class FakeGraph:
         ids, positions, requests, slots = map(on_host, inputs[:4])
         ids = ids[:, 0] if ids.ndim == 2 else ids
         pools = [(self.cache, slots, inputs.block_tables, 10**6)]
-        if inputs.windowed:
-            pools.append((self.window_cache, on_host(inputs.windowed[0]), inputs.windowed[1], WINDOW))
+        if inputs.swa:
+            pools.append((self.window_cache, on_host(inputs.swa[0]), inputs.swa[1], WINDOW))
         found = [self._contexts(*pool, ids, positions, requests, inputs.seq_lens) for pool in pools]
         return torch.tensor([*found, positions.tolist()], dtype=torch.float32).T
 
@@ -248,7 +248,8 @@ DECODE, FRESH, CHUNK = "decode", "fresh", "chunk"
 
 
 def parts(query_lens, seq_lens, together=False):
-    """As ops.parts of the Ascend table: steps that only decode, and others by whether requests have cached tokens."""
+    """As ops.split_by_forward_mode of the Ascend table: steps that only decode, and others by whether requests have
+    cached tokens."""
     rows, fresh = np.arange(len(query_lens)), (query_lens == seq_lens) & (query_lens > 1)
     if (query_lens == 1).all():
         return [(DECODE, rows)]
@@ -258,7 +259,7 @@ def parts(query_lens, seq_lens, together=False):
     return [(CHUNK, rows)] if together and len(found) > 1 else found
 
 
-def no_plan(*_):
+def no_attn_metadata(*_):
     return ()
 
 
@@ -275,7 +276,7 @@ class Scheduler:
         self.free_pages = list(self.random.permutation(np.arange(1, pages)))
         self.tokens, self.rows, self.slots = {}, {}, {}  # by request id
         self.columns = 3 if windows else 2  # of hidden states
-        self.window_slots = on_device(np.zeros(pages * PAGE), torch.int64) if windows else None
+        self.full_to_swa = on_device(np.zeros(pages * PAGE), torch.int64) if windows else None
         self.free_window_pages = list(self.random.permutation(np.arange(1, windows)))
         self.left = {}  # by request id: how many of its pages its window has left behind
 
@@ -319,18 +320,18 @@ class Scheduler:
 
     def _give(self, slot, seen):
         """A slot in the second pool -> the fingerprint of what a window sees, if there is one."""
-        if self.window_slots is None:
+        if self.full_to_swa is None:
             return []
-        mapping = on_host(self.window_slots)
+        mapping = on_host(self.full_to_swa)
         mapping[slot] = mapping[slot - 1] + 1 if slot % PAGE else self.free_window_pages.pop(0) * PAGE
         return [fingerprint(seen)]
 
     def _leave(self, rid, length):
         """Free the pages of which no window of a token after the first `length` sees anything."""
         behind = (length + 1 - WINDOW) // PAGE
-        if self.window_slots is None:
+        if self.full_to_swa is None:
             return
-        mapping = on_host(self.window_slots)
+        mapping = on_host(self.full_to_swa)
         for slot in self.slots[rid][self.left.get(rid, 0) * PAGE : max(behind, 0) * PAGE]:
             if slot % PAGE == 0:
                 self.free_window_pages.insert(0, int(mapping[slot]) // PAGE)  # to be taken next
@@ -343,7 +344,16 @@ class Scheduler:
         return self.batch(dict.fromkeys(rids, 1), decode=True)
 
 
-def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None, longest=None, replicas=1, plan=no_plan, **more):
+def runner(
+    scheduler,
+    buckets=(2, 4, 8),
+    requests=10,
+    passed=None,
+    longest=None,
+    attn_dp_size=1,
+    build_attn_metadata=no_attn_metadata,
+    **more,
+):
     """A runner over fake graphs, captured and sealed. Of hidden states that are passed on, the first is the id.
 
     more: what else NPUGraphRunner takes.
@@ -351,9 +361,9 @@ def runner(scheduler, buckets=(2, 4, 8), requests=10, passed=None, longest=None,
     cache, link = {}, RecordingLink()
     captured = FakeGraph(cache, captured=True)
     graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
-    tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10, scheduler.window_slots)
-    packed, sizes = PackedInputs(link, 8192), (buckets, passed, longest, replicas)
-    made = NPUGraphRunner(graphs, captured, link, packed, tables, parts, plan, *sizes, **more)
+    tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10, scheduler.full_to_swa)
+    upload, sizes = UploadBuffer(link, 8192), (buckets, passed, longest, attn_dp_size)
+    made = NPUGraphRunner(graphs, captured, link, upload, tables, parts, build_attn_metadata, *sizes, **more)
     with LEDGER.unwatched():
         made.capture(pages=6)
     captured.sealed = True

@@ -1,4 +1,4 @@
-"""Net 1: what MindSpore says of an operator when it compiles it with the shapes and dtypes of a real model.
+"""Type inference: what MindSpore says of an operator when it compiles it with the shapes and dtypes of a real model.
 
 Without a device a correct graph gets through inference and then lacks a kernel; a wrong one does not get that far.
 """
@@ -10,7 +10,7 @@ import re
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
-from ops.statements import Compiled
+from ops.numpy_reference import Compiled
 
 NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux
 BYTES = {ms.float32: 4, ms.float16: 2, ms.bfloat16: 2, ms.int8: 1, ms.bool_: 1, ms.int32: 4, ms.int64: 8}
@@ -35,16 +35,16 @@ def tensors_of(shapes) -> list:
     return [like(*shape) for shape in shapes]
 
 
-def step_of(kind, positions, slots, query_lens, seq_lens, tables, plan=()) -> dict:
+def step_of(kind, positions, slots, query_lens, seq_lens, tables, attn_metadata=()) -> dict:
     """What operators find of a step in a graph."""
     return {
-        "kind": kind,
+        "forward_mode": kind,
         "positions": positions,
-        "slots": slots,
+        "out_cache_loc": slots,
         "query_lens": query_lens,
         "seq_lens": seq_lens,
         "block_tables": tables,
-        "plan": plan,
+        "attn_metadata": attn_metadata,
     }
 
 

@@ -7,7 +7,7 @@ from models.parts import Part, StagedModel
 from sglang.srt.layers_ms.ops.ascend_reference.memory import stored
 from sglang.srt.model_executor_ms.npu.build import batch_of, npu_runner
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
-from sglang.srt.model_executor_ms.runner.device_layout_cache import PoolOfShapes
+from sglang.srt.model_executor_ms.runner.device_layout_cache import MetaKVPool
 from sglang.srt.model_executor_ms.runner.graphs import Limits
 
 REQUESTS = 8
@@ -30,7 +30,7 @@ class NpuSteps:
     def run(self, inputs, step):
         tables = torch.from_numpy(step.block_tables)
         self.req_to_token[: len(tables), : tables.shape[1] * self.page_size : self.page_size] = tables * self.page_size
-        batch = batch_of(step.query_lens, step.seq_lens, step.slots, "cpu", step.counts, self.extends)
+        batch = batch_of(step.query_lens, step.seq_lens, step.out_cache_loc, "cpu", step.counts, self.extends)
         return self.runner.run(torch.as_tensor(inputs), self.runner.prepare(batch))
 
     def capture(self, steps):
@@ -44,7 +44,7 @@ class NpuModel(PagedModel):
 
     def forget(self):
         super().forget()
-        for place, buffer in enumerate(self.pool.k_buffer if isinstance(self.pool, PoolOfShapes) else ()):
+        for place, buffer in enumerate(self.pool.k_buffer if isinstance(self.pool, MetaKVPool) else ()):
             if buffer.is_meta:
                 stored(self.caches.k_caches[place])[:] = STALE
                 stored(self.caches.v_caches[place])[:] = -STALE

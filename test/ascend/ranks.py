@@ -10,8 +10,8 @@ def counted(state) -> dict:
     from sglang.srt.model_executor_ms.runner import bridge, eplb
 
     found = {}
-    for layer, experts in eplb.located(state.part.network).items():
-        counts = bridge.to_torch(experts.chosen)
+    for layer, experts in eplb.eplb_layers(state.part.network).items():
+        counts = bridge.to_torch(experts.expert_counts)
         found[layer] = counts.numpy().copy()
         counts.zero_()
     return found

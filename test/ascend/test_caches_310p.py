@@ -54,7 +54,7 @@ def test_layers_in_rounds_and_others_side_by_side(chip_310p, tmp_path, calls):
     ids, variant = prompts(), "qwen3-window@16"
     model = NpuModel(save(variant, tmp_path, "float16"), "float16")
     compare(mixed_batch(Requests(model, PAGE), ids), variant, ids)
-    rounds = device_layout_cache.rounds_of(model.network)
+    rounds = device_layout_cache.blockwise_layers(model.network)
     assert {True, False} == set(rounds) and [buffer.is_meta for buffer in model.pool.k_buffer] == [
         not x for x in rounds
     ]
@@ -99,7 +99,7 @@ def test_pools_of_other_chips_and_of_latent_rows_are_sglangs(model_of, chip_310p
 
 
 def test_sglang_chooses_its_own_pool_where_it_is_another(chip_310p):
-    network = SimpleNamespace(cells_and_names=lambda: [("", SimpleNamespace(in_rounds=False)), ("", object())])
+    network = SimpleNamespace(cells_and_names=lambda: [("", SimpleNamespace(blockwise=False)), ("", object())])
     configurator = SimpleNamespace(model=SimpleNamespace(network=network))
 
     def chosen(default):
@@ -107,7 +107,7 @@ def test_sglang_chooses_its_own_pool_where_it_is_another(chip_310p):
             lambda _, kind, default: default, configurator, kind="mha", default=default
         )
 
-    assert issubclass(chosen(MHATokenToKVPool), device_layout_cache.PoolOfShapes) and chosen(dict) is dict
+    assert issubclass(chosen(MHATokenToKVPool), device_layout_cache.MetaKVPool) and chosen(dict) is dict
 
 
 @pytest.mark.parametrize(
@@ -115,13 +115,13 @@ def test_sglang_chooses_its_own_pool_where_it_is_another(chip_310p):
 )
 def test_what_sglang_would_read_of_a_cache_on_the_host_is_refused_by_name(name):
     assert callable(getattr(MHATokenToKVPool, name))
-    pool = object.__new__(device_layout_cache.PoolOfShapes)
+    pool = object.__new__(device_layout_cache.MetaKVPool)
     with pytest.raises(NotImplementedError, match=f"{name}: MindSpore has caches of this pool in a layout"):
         getattr(pool, name)(torch.zeros(1), 2, k_scale=None)
 
 
 def pool_of(rounds, head_num=2, head_dim=16, page_size=PAGE):
-    made = type("Pool", (device_layout_cache.PoolOfShapes,), {"in_rounds": rounds})
+    made = type("Pool", (device_layout_cache.MetaKVPool,), {"blockwise": rounds})
     sizes = dict(size=SLOTS - page_size, page_size=page_size, head_num=head_num, head_dim=head_dim)
     return made(**sizes, dtype=torch.float16, layer_num=len(rounds), device="cpu", enable_memory_saver=False)
 
@@ -277,7 +277,7 @@ def test_a_card_is_taken_with_the_memory_that_caches_and_attention_replicas_want
     monkeypatch.setattr(kernels, "soc", lambda: chip)
     monkeypatch.setattr(start, "weights_on_card", lambda *_: 16 * GB)
     monkeypatch.setattr(start, "graph_cache", lambda *_: "folder")
-    monkeypatch.setattr(eplb, "sizes", lambda config: None)
+    monkeypatch.setattr(eplb, "model_config_for_expert_location", lambda config: None)
     device = dict(loads=lambda: None, start=lambda *given: started.append(given), keep_compiled_graphs=lambda _: None)
     for name, double in device.items():
         monkeypatch.setattr(mindspore_device, name, double)

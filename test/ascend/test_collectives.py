@@ -61,7 +61,7 @@ def test_a_kernel_gets_through_inference_and_then_lacks_only_itself(kernel):
 
 def exchanged(x, sent, counted, back, own):
     """There and back, as the plan of a step with requests of several tokens has it."""
-    step = {"plan": (own, own, own, own, sent, counted, back, own)}
+    step = {"attn_metadata": (own, own, own, own, sent, counted, back, own)}
     return operators.reduce_scatter(operators.all_gather(x, step, RANKS, GROUP), step, RANKS, GROUP)
 
 
@@ -98,7 +98,7 @@ def joined(rank, size, shared):
         found[rank] = mine
         return found
 
-    ops.join(f"of rank {rank}", rank, size, gather)
+    ops.init_group(f"of rank {rank}", rank, size, gather)
     return f"of rank {rank}"
 
 
@@ -111,8 +111,8 @@ def test_a_rank_gets_what_it_should_of_what_others_have(checked, rank, dtype):
     mine, group = tensor(x[rank], dtype), joined(rank, size, lambda each: x[each])
     found = [
         ops.all_reduce(mine, group),
-        ops.all_gather(mine, {"plan": ()}, size, group),
-        ops.reduce_scatter(mine, {"plan": ()}, size, group),
+        ops.all_gather(mine, {"attn_metadata": ()}, size, group),
+        ops.reduce_scatter(mine, {"attn_metadata": ()}, size, group),
         ops.broadcast(mine, 2, group),
     ]
     joined(rank, size, lambda each: (x[each].reshape(-1), counts[each] * width))
@@ -142,7 +142,7 @@ def test_replicas_of_uneven_numbers_of_rows_get_all_rows_and_their_own_sums(chec
     counts, width, generator = (2, 0, 5), 8, np.random.default_rng(0)
     rows = [generator.integers(-9, 9, (max(count, 1), width)).astype(np.float32) for count in counts]  # one is padding
     plans = [operators.exchange(counts, len(own)) for own in rows]
-    step = {"plan": tuple(map(ms.Tensor, plans[rank]))}
+    step = {"attn_metadata": tuple(map(ms.Tensor, plans[rank]))}
     group = joined(rank, 3, lambda each: rows[each][plans[each][0]])
     found = ops.all_gather(tensor(rows[rank], FP32), step, 3, group)
     np.testing.assert_array_equal(values(found), np.concatenate([rows[0], rows[2]]))

@@ -15,11 +15,11 @@ STEP_PATH = (
     "runner/attention_backend",
     "runner/causal_lm",
     "runner/lm_head",
-    "npu/kind_graph",
+    "npu/mode_graph",
     "npu/graph_runner",
     "npu/inputs",
     "npu/link",
-    "npu/packed",
+    "npu/upload",
     "npu/streams",
     "npu/tables",
 )
@@ -95,10 +95,12 @@ def test_a_prefill_step_is_one_copy_and_no_wait(served, running):
     assert spent["graphs"] == (2 if running else 1)
 
 
-@pytest.mark.parametrize("located", [False, True], ids=["", "places of experts"])
-def test_a_step_beside_other_replicas_costs_no_more_and_an_idle_one_touches_no_table(located):
+@pytest.mark.parametrize("counts_experts", [False, True], ids=["", "places of experts"])
+def test_a_step_beside_other_replicas_costs_no_more_and_an_idle_one_touches_no_table(counts_experts):
     scheduler = Scheduler()
-    made = runner(scheduler, replicas=2, plan=host.plan, located=located)
+    made = runner(
+        scheduler, attn_dp_size=2, build_attn_metadata=host.build_attn_metadata, counts_experts=counts_experts
+    )
 
     def spent(prepared, other, extends):
         batch, ids, _ = prepared

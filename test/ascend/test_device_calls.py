@@ -152,13 +152,13 @@ def test_the_handle_is_that_of_this_card_once_the_communicator_was_used(monkeypa
     backend = SimpleNamespace(get_hccl_comm=lambda card: calls.append(card) or handles[card])
     group = SimpleNamespace(_get_backend=lambda device: backend)
     assert communication.communicator(group, 3) == 0xABC and calls == ["used", 3]
-    with pytest.raises(rendezvous.MeetingError, match=r"no HCCL communicator for the ranks \[0, 2\]"):
+    with pytest.raises(rendezvous.RendezvousError, match=r"no HCCL communicator for the ranks \[0, 2\]"):
         communication.communicator(group, 1)
 
 
 @pytest.mark.parametrize("where", ["npu", "cpu"])
 @pytest.mark.parametrize(
-    "replicas, wanted", [(1, ["tp"]), (4, ["tp"]), (2, ["tp", "tp@replicas", "tp@attention"])], ids=str
+    "replicas, wanted", [(1, ["tp"]), (4, ["tp"]), (2, ["tp", "tp@attn_dp", "tp@attn_tp"])], ids=str
 )
 def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(monkeypatch, where, replicas, wanted):
     sizes = SimpleNamespace(tp_rank=1, tp_size=4, ep_size=2, attn_dp_size=replicas, enable_dp_lm_head=replicas > 1)
@@ -174,7 +174,7 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
         lambda names, *_: joined.extend((name, "npu") for name in names),
     )
     monkeypatch.setattr(groups.hosts, "join", lambda name, *_: joined.append((name, "cpu")))
-    shard = Shard(1, 4, "tp", expert_size=2, replicas=replicas, own_head=replicas > 1)
+    shard = Shard(1, 4, "tp", expert_size=2, attn_dp_size=replicas, dp_lm_head=replicas > 1)
     join = groups.join_on_cpus
     if where == "npu":
         join = importlib.import_module("sglang.srt.model_executor_ms.npu.causal_lm").NpuForCausalLM.join
@@ -184,7 +184,7 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
 
 @pytest.mark.parametrize("stages, divided", [(1, True), (2, False)])
 def test_layers_with_a_window_have_a_pool_of_their_own_where_there_is_one_stage(monkeypatch, stages, divided):
-    config = SimpleNamespace(windowed=(0,), windows=(9, 0), num_hidden_layers=2)
+    config = SimpleNamespace(swa_layers=(0,), windows=(9, 0), num_hidden_layers=2)
     model = SimpleNamespace(network=SimpleNamespace(config=config))
     flags = SimpleNamespace(disable_hybrid_swa_memory=False)
     made = SimpleNamespace(model=model, model_config=SimpleNamespace(), server_args=flags, device="npu")
@@ -200,7 +200,7 @@ def test_layers_with_a_window_have_a_pool_of_their_own_where_there_is_one_stage(
 def made(calls, monkeypatch):
     """start.runner with SGLang's list of sizes -> the buckets of the runner that is made.
 
-    in_rounds: what the one layer of its network says of its attention.
+    blockwise: what the one layer of its network says of its attention.
     """
     graph = SimpleNamespace(disable_cuda_graph=False, disable_decode_cuda_graph=False)
     graph.cuda_graph_config = SimpleNamespace(decode=SimpleNamespace(bs=[1, 2, 4, 8, 16]))
@@ -210,10 +210,10 @@ def made(calls, monkeypatch):
     caches = SimpleNamespace(k_caches=(0,) * 3, pages=lambda: 16)
     limits = build.Limits(tokens=64, requests=6, blocks=4)
 
-    def runner(first=True, in_rounds=False, **flags):
+    def runner(first=True, blockwise=False, **flags):
         vars(graph).update(flags)
-        cells = [("attention", SimpleNamespace(in_rounds=in_rounds))]
-        config = SimpleNamespace(shard=SimpleNamespace(replicas=1))
+        cells = [("attention", SimpleNamespace(blockwise=blockwise))]
+        config = SimpleNamespace(shard=SimpleNamespace(attn_dp_size=1))
         network = SimpleNamespace(cells_and_names=lambda: cells, config=config)
         return start.runner(network, caches, limits, torch.zeros(4, 4), 4, 99, first)
 
@@ -225,8 +225,8 @@ def test_decode_graphs_are_for_sglangs_sizes_up_to_the_most_requests(made):
 
 
 def test_attention_in_rounds_is_captured_for_as_many_requests_as_one_round_has_room_for(made, monkeypatch):
-    monkeypatch.setattr(start.ops, "at_once", lambda: ("at once", 16, 3))
-    assert made(in_rounds=True) == (1, 2, 3)
+    monkeypatch.setattr(start.ops, "single_block_limits", lambda: ("at once", 16, 3))
+    assert made(blockwise=True) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("flag", ["disable_cuda_graph", "disable_decode_cuda_graph"])

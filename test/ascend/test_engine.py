@@ -21,7 +21,7 @@ PROMPTS = ["Return a list of", "def", "The model is loaded from the checkpoint, 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """The demo model as ModelSlim would quantise it."""
+    """The demo model as ModelSlim would quantize it."""
     made = tmp_path_factory.mktemp("int8")
     to_int8(MODEL, made, "modelslim")
     return made

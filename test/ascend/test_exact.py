@@ -1,4 +1,5 @@
-"""Net 2 in float32: what the path computes is what Hugging Face does, so that wider limits elsewhere are for rounding.
+"""Semantics in float32: what the path computes is what Hugging Face does, so that wider limits elsewhere are for
+rounding.
 
 No kernel of an NPU takes float32 here; those that check are told to, and compute as they do for float16.
 """
@@ -13,7 +14,7 @@ from models.int8 import reference, to_int8
 from models.test_logits import LIMITS, WAYS, prompts
 from models.tiny import reference_logits, save
 
-from sglang.srt.layers_ms.ops.ascend import host, rounds
+from sglang.srt.layers_ms.ops.ascend import blockwise_attention, host
 
 from .exact import compute_in_float32
 from .model import PAGE, NpuModel
@@ -24,9 +25,9 @@ DEMO = Path(__file__).parents[2] / "ms_example/demo_model"
 @pytest.fixture(autouse=True)
 def exact(checked, monkeypatch):
     compute_in_float32(monkeypatch.setattr)
-    monkeypatch.setattr(host, "PIECE", 8)
-    monkeypatch.setattr(rounds, "KEYS", 16)
-    monkeypatch.setattr(rounds, "PLAIN_KEYS", 8)
+    monkeypatch.setattr(host, "QUERY_BLOCK", 8)
+    monkeypatch.setattr(blockwise_attention, "KEYS", 16)
+    monkeypatch.setattr(blockwise_attention, "PLAIN_KEYS", 8)
 
 
 # In half precision, experts of dbrx are so close that others are chosen.

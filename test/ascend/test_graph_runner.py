@@ -18,12 +18,12 @@ from ascend.doubles import (
     runner,
 )
 
-from sglang.srt.model_executor_ms.npu.buckets import PIECES, bucket_of, decode_buckets
+from sglang.srt.model_executor_ms.npu.buckets import MAX_GRAPH_SEGMENTS, bucket_of, decode_buckets
 from sglang.srt.model_executor_ms.npu.build import compile_kinds
 from sglang.srt.model_executor_ms.npu.graph_runner import CaptureError
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
-from sglang.srt.model_executor_ms.npu.packed import ALIGNED, PackedInputs, PackedTooLarge
-from sglang.srt.model_executor_ms.runner.graphs import PassedOn
+from sglang.srt.model_executor_ms.npu.upload import ALIGNED, UploadBuffer, UploadTooLarge
+from sglang.srt.model_executor_ms.runner.graphs import PPInput
 
 
 def check(made, prepared):
@@ -51,7 +51,7 @@ def test_more_graphs_than_cann_holds_are_thinned_out_and_the_largest_stays():
     wanted = list(range(1, 200))
     layers = 99
     found = decode_buckets(wanted, 1000, layers)
-    assert len(found) * (layers + 1) <= PIECES
+    assert len(found) * (layers + 1) <= MAX_GRAPH_SEGMENTS
     assert found[-1] == 199 and set(found) <= set(wanted)
 
 
@@ -66,13 +66,13 @@ def test_a_step_takes_the_smallest_bucket_with_room():
 def test_compiling_leaves_sglangs_tables_as_they_were_and_the_buckets(windows):
     scheduler, seen = Scheduler(windows=windows), []
     made = runner(scheduler)
-    tables = [scheduler.req_to_token] + ([scheduler.window_slots] if windows else [])
+    tables = [scheduler.req_to_token] + ([scheduler.full_to_swa] if windows else [])
     for table in tables:
         on_host(table)[...] = scheduler.random.integers(90, 99, table.shape)
     before = [on_host(table).copy() for table in tables]
 
     def graph(inputs):
-        seen.extend(on_host(table).copy() for table in (inputs.block_tables, *inputs.windowed[1:2]))
+        seen.extend(on_host(table).copy() for table in (inputs.block_tables, *inputs.swa[1:2]))
         return on_device(np.zeros((len(inputs.positions), scheduler.columns)))
 
     made.graphs = dict.fromkeys(made.graphs, graph)
@@ -124,7 +124,7 @@ def test_padding_rows_write_no_cache_and_have_no_length():
     before = dict(replay.cache)
     check(made, scheduler.decode("abc"))
     (inputs,) = seen
-    assert list(on_host(inputs.slots)[3:]) == list(on_host(inputs.windowed[0])[3:]) == [-1]
+    assert list(on_host(inputs.out_cache_loc)[3:]) == list(on_host(inputs.swa[0])[3:]) == [-1]
     assert list(inputs.seq_lens[3:]) == [0] and list(inputs.query_lens) == [1, 1, 1, 1]
     assert len(replay.cache) == len(before) + 3
 
@@ -234,7 +234,7 @@ def test_pages_that_the_radix_cache_puts_into_a_row_after_a_prompt_take_the_plac
 
 def test_a_later_stage_begins_with_what_is_passed_on():
     scheduler = Scheduler()
-    made = runner(scheduler, passed=PassedOn(3, torch.float16))
+    made = runner(scheduler, passed=PPInput(3, torch.float16))
 
     def pass_on(prepared):
         batch, ids, wanted = prepared
@@ -282,57 +282,57 @@ def test_any_schedule_gives_every_token_its_own_context(seed, windows):
 
 def test_arrays_lie_at_aligned_places_that_depend_on_shapes_alone():
     link = RecordingLink()
-    packed, addresses = PackedInputs(link, 1024), []
+    upload, addresses = UploadBuffer(link, 1024), []
     for _ in range(2):
-        packed.begin()
-        places = [packed.add(np.arange(size, dtype=np.int32)) for size in (5, 200, 3)]
-        packed.send()
-        addresses.append([packed.view(place).data_ptr() for place in places])
+        upload.begin()
+        places = [upload.add(np.arange(size, dtype=np.int32)) for size in (5, 200, 3)]
+        upload.send()
+        addresses.append([upload.view(place).data_ptr() for place in places])
         for place, size in zip(places, (5, 200, 3), strict=True):
-            np.testing.assert_array_equal(on_host(packed.view(place)), np.arange(size))
+            np.testing.assert_array_equal(on_host(upload.view(place)), np.arange(size))
     assert addresses[0] == addresses[1]
-    assert all((address - packed.device.data_ptr()) % (4 * ALIGNED) == 0 for address in addresses[0])
+    assert all((address - upload.device.data_ptr()) % (4 * ALIGNED) == 0 for address in addresses[0])
 
 
 def test_a_host_buffer_is_not_written_while_the_device_may_still_read_it():
     link = RecordingLink()
     link.streams.late = True
-    packed, used = PackedInputs(link, 256), []
+    upload, used = UploadBuffer(link, 256), []
     for _ in range(5):
-        packed.begin()
-        packed.add(np.zeros(3, np.int32))
-        used.append(packed.host.data_ptr())
-        packed.send()
+        upload.begin()
+        upload.add(np.zeros(3, np.int32))
+        used.append(upload.host.data_ptr())
+        upload.send()
     assert len(set(used)) == 5
     for mark in link.streams.marks:
         mark.passed = True
-    packed.begin()
-    assert packed.host.data_ptr() in used
+    upload.begin()
+    assert upload.host.data_ptr() in used
 
 
 def test_a_step_that_does_not_fit_says_how_large_it_is():
-    packed = PackedInputs(RecordingLink(), 2 * ALIGNED)
-    packed.begin()
-    packed.add(np.zeros(ALIGNED, np.int32))
-    with pytest.raises(PackedTooLarge, match=f"room for {2 * ALIGNED}"):
-        packed.add(np.zeros(ALIGNED + 1, np.int32))
+    upload = UploadBuffer(RecordingLink(), 2 * ALIGNED)
+    upload.begin()
+    upload.add(np.zeros(ALIGNED, np.int32))
+    with pytest.raises(UploadTooLarge, match=f"room for {2 * ALIGNED}"):
+        upload.add(np.zeros(ALIGNED + 1, np.int32))
 
 
 # ---- the double itself refuses ----
 
 
 def inputs(**changed):
-    fields = dict.fromkeys(("input_ids", "positions", "request_ids", "slots"), on_device([0, 0]))
+    fields = dict.fromkeys(("input_ids", "positions", "request_ids", "out_cache_loc"), on_device([0, 0]))
     ones = np.ones(2, np.int32)
-    fields |= dict(query_lens=ones, seq_lens=ones, block_tables=on_device([[1], [1]]), plan=())
+    fields |= dict(query_lens=ones, seq_lens=ones, block_tables=on_device([[1], [1]]), attn_metadata=())
     return GraphInputs(**(fields | changed))
 
 
 @pytest.mark.parametrize(
     ("changed", "reason"),
     [
-        (dict(slots=torch.zeros(2, dtype=torch.int32)), "on the host"),
-        (dict(slots=on_device([0, 0], torch.int64)), "int64"),
+        (dict(out_cache_loc=torch.zeros(2, dtype=torch.int32)), "on the host"),
+        (dict(out_cache_loc=on_device([0, 0], torch.int64)), "int64"),
         (dict(positions=on_device([0, 0, 0, 0])[::2]), "contiguous: False"),
         (dict(seq_lens=on_device([1, 1])), "on the host"),
         (dict(seq_lens=np.ones(2)), "int32 array"),
@@ -352,7 +352,7 @@ def test_the_fake_graph_refuses_inputs_that_moved_and_shapes_that_are_new():
     for _ in range(3):
         graph(same)
     with pytest.raises(Refused, match="moved"):
-        graph(inputs(slots=on_device([0, 0])))
+        graph(inputs(out_cache_loc=on_device([0, 0])))
     graph.sealed = True
     with pytest.raises(Refused, match="not captured"):
         graph(inputs(block_tables=on_device([[1, 1], [1, 1]])))

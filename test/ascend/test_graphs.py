@@ -1,4 +1,5 @@
-"""Net 1 for whole models: the graphs of the Ascend table compile, of dynamic shapes and one for each kind of steps."""
+"""Type inference for whole models: the graphs of the Ascend table compile, of dynamic shapes and one for each kind of
+steps."""
 
 import numpy as np
 import pytest
@@ -68,7 +69,9 @@ DECODED = [pytest.param("gemma2@16", marks=SLOW), "gpt_oss@16", pytest.param("ba
 @pytest.mark.parametrize("variant", DECODED)
 def test_a_graph_that_decodes_in_one_round_passes_inference(model_of, variant):
     requests = Requests(model_of(variant), PAGE)
-    requests.model.graph.runner.parts = lambda queries, *_: [(host.AT_ONCE, np.arange(len(queries)))]
+    requests.model.graph.runner.split_by_forward_mode = lambda queries, *_: [
+        (host.SINGLE_BLOCK, np.arange(len(queries)))
+    ]
     check_lacking(lambda: requests.step({"a": np.arange(1), "b": np.arange(1)}))
 
 
@@ -87,11 +90,11 @@ def test_graphs_of_attention_replicas_pass_inference(model_of, tmp_path, monkeyp
     monkeypatch.setattr(comm_ops, "get_rank", lambda *_: 0)
     monkeypatch.setitem(TINY, f"{variant}-even", divisible(TINY[variant]))
     folder = save(f"{variant}-even@16", tmp_path, "bfloat16")
-    shard = Shard(0, 4, "tp", expert_size=2, places=places, replicas=replicas)
+    shard = Shard(0, 4, "tp", expert_size=2, physical_to_logical_map=places, attn_dp_size=replicas)
     network = network_of(folder, Stage(), "bfloat16", shard)
-    network.pack()
+    network.process_weights_after_loading()
     pool = pool_of_part(network.config, torch.bfloat16, PAGE)
-    caches = KVCaches(pool, len(network.config.held))
+    caches = KVCaches(pool, len(network.config.layer_range))
     made = NpuSteps(network, caches, PAGE).runner
     steps = [((3, 2), (3, 2)), ((2, 3), (5, 7)), ((1, 3, 1), (7, 3, 4)), ((1, 1), (1, 7)), ((), ())]
     for queries, lengths in steps:

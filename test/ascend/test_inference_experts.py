@@ -1,4 +1,5 @@
-"""Net 1 of mixtures of experts: every kernel and operator with the shapes and dtypes of real models at TP 1 to 16."""
+"""Type inference of mixtures of experts: every kernel and operator with the shapes and dtypes of real models at TP 1 to
+16."""
 
 import mindspore as ms
 import pytest
@@ -12,7 +13,7 @@ from .inference import Inferred, lacking, like, tensors_of
 F32, F16, BF16, I8, I32, I64 = ms.float32, ms.float16, ms.bfloat16, ms.int8, ms.int32, ms.int64
 RANKS = [1, 2, 4, 8, 16]
 TOKENS = 33
-# experts, then ops.route's top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap
+# experts, then ops.route's top_k, scoring, groups, top_groups, group_top, renormalize, scaling, soft_cap
 SOFTMAX, SIGMOID, COMPOSED = "MoeGatingTopKSoftmax", "FusedAddTopKDiv", "TopkExt"
 ROUTERS = {
     "Qwen3-30B-A3B": (SOFTMAX, 128, False, (8, "softmax", 1, 1, 1, True, 1.0, 0.0)),

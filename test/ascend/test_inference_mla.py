@@ -1,4 +1,5 @@
-"""Net 1 of latent attention: every kernel and operator with the shapes and dtypes of DeepSeek-V3 at TP 1 to 16."""
+"""Type inference of latent attention: every kernel and operator with the shapes and dtypes of DeepSeek-V3 at TP 1 to
+16."""
 
 import mindspore as ms
 import pytest
@@ -18,7 +19,7 @@ SCALE, POSITIONS, ROW = 0.1, 4096, LATENT + ROPE
 
 def written(q, kv, positions, slots, query_lens, seq_lens, norm, cos, sin, cache, kind, heads):
     step = step_of(kind, positions, slots, query_lens, seq_lens, None)
-    q, (_, rows) = mla.latent_to_cache(q, kv, norm, 1e-6, cos, sin, True, cache, step, heads)
+    q, (_, rows) = mla.mla_to_cache(q, kv, norm, 1e-6, cos, sin, True, cache, step, heads)
     return q, rows
 
 
@@ -36,9 +37,9 @@ def test_rows_of_deepseek_v3_are_written(kind, ranks, dtype):
     assert found in ("SplitTensor", "SplitWithSize", "Reshape", "Gather", "Contiguous", "RmsNorm", "ApplyRotaryPosEmb")
 
 
-def attended(q, rows, positions, slots, query_lens, seq_lens, tables, cache, k_up, v_up, kind):
+def attended(q, rows, positions, slots, query_lens, seq_lens, tables, cache, w_uk, w_uv, kind):
     step = step_of(kind, positions, slots, query_lens, seq_lens, tables)
-    return mla.latent_attention(q, (cache, rows), k_up, None, v_up, step, SCALE)
+    return mla.mla_attention(q, (cache, rows), w_uk, None, w_uv, step, SCALE)
 
 
 @pytest.mark.parametrize("dtype", [BF16, F16], ids=str)
@@ -63,7 +64,7 @@ CACHE = (BF16, BLOCKS, PAGE, 1, ROW)
 STEP = [(I32, REQUESTS, MOST), (I32, REQUESTS), (I32, REQUESTS)]
 QUERY = (BF16, REQUESTS, H * ROW)
 KERNELS = {  # kernel: (what a CPU calls what it lacks, tensors, values)
-    "latent_paged_attention": ("PagedAttention", [QUERY, CACHE, *STEP], (H, SCALE, LATENT)),
+    "mla_paged_attention": ("PagedAttention", [QUERY, CACHE, *STEP], (H, SCALE, LATENT)),
     "multiply_heads": ("TransposeBatchMatmulTranspose", [(BF16, 5, H, NOPE), (BF16, H, NOPE, LATENT)], (False,)),
 }
 
@@ -84,7 +85,7 @@ def write_row(rows, cache, slots):
 
 
 def attend(*shapes):
-    return "latent_paged_attention", list(shapes), (H, SCALE, LATENT)
+    return "mla_paged_attention", list(shapes), (H, SCALE, LATENT)
 
 
 REFUSED = {  # what is wrong: (kernel, tensors, values)

@@ -1,4 +1,5 @@
-"""Net 1 of attention over gathered keys: operators and their kernel with the shapes and dtypes of real models."""
+"""Type inference of attention over gathered keys: operators and their kernel with the shapes and dtypes of real
+models."""
 
 from typing import NamedTuple
 
@@ -6,14 +7,14 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from sglang.srt.layers_ms.ops.ascend import host, kernels, rounds, windows
+from sglang.srt.layers_ms.ops.ascend import blockwise_attention, host, kernels, windows
 from sglang.srt.layers_ms.ops.ascend_reference import windows as checked
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import lacking, like, step_of, tensors_of
 
 BF16, F16, F32, I32, BOOL = ms.bfloat16, ms.float16, ms.float32, ms.int32, ms.bool_
-TOKENS, REQUESTS, PIECES, BLOCKS, PAGE, MOST = 33, 3, 4, 64, 128, 8
+TOKENS, REQUESTS, MAX_GRAPH_SEGMENTS, BLOCKS, PAGE, MOST = 33, 3, 4, 64, 128, 8
 
 
 class Size(NamedTuple):
@@ -33,7 +34,7 @@ MODELS = {
     "EXAONE-4.0-32B": Size(40, 8, 128, 4096),
     "gpt-oss-120b, windows": Size(64, 8, 64, 128, sinks=True),
 }
-IN_ROUNDS = {
+BLOCKWISE = {
     "gpt-oss-120b": Size(64, 8, 64, 0, sinks=True),
     "Gemma-2-9B": Size(16, 8, 256, 0, 50.0),
     "Gemma-2-27B, windows": Size(32, 16, 128, 4096, 50.0),
@@ -44,29 +45,31 @@ IN_ROUNDS = {
 STOCK = {"FloorDivScalar", "ClampScalar", "Gather", "Reshape", "DivMod", "ConstantPadND", "Contiguous", "Greater"}
 
 
-def step_with(kind, positions, tables, plan):
-    return step_of(kind, positions, None, None, None, tables, () if host.decodes(kind) else plan)
+def step_with(kind, positions, tables, attn_metadata):
+    return step_of(kind, positions, None, None, None, tables, () if host.decodes(kind) else attn_metadata)
 
 
-def windowed(q, positions, tables, firsts, lasts, requests, places, k_cache, v_cache, sinks, kind, size):
+def swa(q, positions, tables, firsts, lasts, requests, places, k_cache, v_cache, sinks, kind, size):
     step = step_with(kind, positions, tables, (firsts, lasts, requests, places))
     _, _, head_dim, window, _, has_sinks, _ = size
     sinks = sinks if has_sinks else None
-    return windows.windowed_attention(q, k_cache, v_cache, step, head_dim, head_dim**-0.5, window, sinks)
+    return windows.sliding_window_attention(q, k_cache, v_cache, step, head_dim, head_dim**-0.5, window, sinks)
 
 
-def in_rounds(q, positions, tables, firsts, lasts, requests, places, k_cache, v_cache, scores, kind, size):
+def blockwise(q, positions, tables, firsts, lasts, requests, places, k_cache, v_cache, scores, kind, size):
     step = step_with(kind, positions, tables, (firsts, lasts, requests, places))
     _, _, head_dim, window, soft_cap, has_sinks, has_slopes = size
     sinks, slopes = scores if has_sinks else None, scores if has_slopes else None
     scale = head_dim**-0.5
-    return rounds.attention_in_rounds(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes)
+    return blockwise_attention.blockwise_attention(
+        q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes
+    )
 
 
 def first_lacking(operator, size, kind, ranks, dtype):
     heads, kv_heads = size.heads // ranks, size.kv_heads // ranks
     inputs = [like(dtype, TOKENS, heads * size.head_dim), like(I32, TOKENS), like(I32, REQUESTS, MOST)]
-    inputs += [*[like(I32, PIECES)] * 3, like(I32, TOKENS)]
+    inputs += [*[like(I32, MAX_GRAPH_SEGMENTS)] * 3, like(I32, TOKENS)]
     weights = [*[like(dtype, BLOCKS, PAGE, kv_heads, size.head_dim)] * 2, like(F32, heads)]
     return lacking(operator, inputs, weights, (kind, tuple(size)))
 
@@ -75,19 +78,19 @@ def first_lacking(operator, size, kind, ranks, dtype):
 @pytest.mark.parametrize("kind", [host.FRESH, host.DECODE])
 @pytest.mark.parametrize("model", MODELS)
 def test_windows_of_real_models_get_through_inference(model, kind, ranks, dtype):
-    assert first_lacking(windowed, MODELS[model], kind, ranks, dtype) in STOCK | {"FusedInferAttentionScore"}
+    assert first_lacking(swa, MODELS[model], kind, ranks, dtype) in STOCK | {"FusedInferAttentionScore"}
 
 
-@pytest.mark.parametrize("kind, dtype", [(host.CHUNK, BF16), (host.DECODE, F16), (host.AT_ONCE, BF16)])
-@pytest.mark.parametrize("model", IN_ROUNDS)
+@pytest.mark.parametrize("kind, dtype", [(host.CHUNK, BF16), (host.DECODE, F16), (host.SINGLE_BLOCK, BF16)])
+@pytest.mark.parametrize("model", BLOCKWISE)
 def test_rounds_of_real_models_get_through_inference(model, kind, dtype):
-    assert first_lacking(in_rounds, IN_ROUNDS[model], kind, 1, dtype) in STOCK | {"FusedInferAttentionScore"}
+    assert first_lacking(blockwise, BLOCKWISE[model], kind, 1, dtype) in STOCK | {"FusedInferAttentionScore"}
 
 
-@pytest.mark.parametrize("kind", [host.CHUNK, host.DECODE, host.AT_ONCE])
+@pytest.mark.parametrize("kind", [host.CHUNK, host.DECODE, host.SINGLE_BLOCK])
 def test_windows_on_a_310p_get_through_inference(monkeypatch, kind):
     monkeypatch.setattr(kernels, "soc", lambda: "ascend310p")
-    assert first_lacking(in_rounds, MODELS["Mistral-7B-v0.1"], kind, 1, F16) in STOCK
+    assert first_lacking(blockwise, MODELS["Mistral-7B-v0.1"], kind, 1, F16) in STOCK
 
 
 X, KV, MASK = (BF16, 3, 5, 64), (BF16, 3, 32, 32), (BOOL, 2048, 2048)

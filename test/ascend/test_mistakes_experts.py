@@ -6,7 +6,7 @@ import pytest
 import torch
 from models.harness import pool_of
 from models.tiny import TINY
-from ops.statements import draw
+from ops.numpy_reference import draw
 from ops.test_experts import ROUTERS, mixed, routed
 
 from sglang.srt.layers_ms import ops
@@ -31,7 +31,7 @@ MORE_ROUTERS = {
 
 def correction_of(bias):
     packed = tensor(bias, ms.float32)
-    ops.pack_correction(packed)
+    ops.prepack_correction_bias(packed)
     return packed
 
 
@@ -73,7 +73,7 @@ def experts_of(dtype, biased):
     stacks = [tensor(draw(*shape, seed=i, scale=0.2), dtype) for i, shape in enumerate(shapes)]
     known = [values(stack) for stack in stacks]
     for stack in stacks[::2]:
-        ops.pack_experts(stack)
+        ops.prepack_experts(stack)
     if not biased:
         known[1::2], stacks[1::2] = [None, None], [None, None]
     return known, stacks
@@ -161,8 +161,8 @@ class Latent:
 
     def __init__(self):
         self.cache = tensor(draw(8, PAGE, 1, self.rank + self.rope), ms.float16)
-        self.k_up = tensor(draw(self.heads, self.nope, self.rank, seed=1, scale=0.1), ms.float16)
-        self.v_up = tensor(draw(self.heads, self.value, self.rank, seed=2, scale=0.1), ms.float16)
+        self.w_uk = tensor(draw(self.heads, self.nope, self.rank, seed=1, scale=0.1), ms.float16)
+        self.w_uv = tensor(draw(self.heads, self.value, self.rank, seed=2, scale=0.1), ms.float16)
         self.norm = tensor(draw(self.rank, seed=3), ms.float16)
         angles = draw(64, self.rope // 2, seed=4)
         self.tables = ops.rotary_tables(np.cos(angles), np.sin(angles), ms.float16)
@@ -170,17 +170,17 @@ class Latent:
     def run(self, lengths, slots, pages):
         """One new token of each request; -> what attention gives, [B, H * V]."""
         size, tokens = self.nope + self.rope, len(lengths)
-        arrays = dict(positions=np.maximum(np.array(lengths) - 1, 0), slots=slots, query_lens=[1] * tokens)
+        arrays = dict(positions=np.maximum(np.array(lengths) - 1, 0), out_cache_loc=slots, query_lens=[1] * tokens)
         arrays |= dict(seq_lens=lengths, block_tables=pages)
         step = {name: tensor(np.array(array), ms.int32) for name, array in arrays.items()}
-        step |= dict(kind=host.DECODE, plan=())
+        step |= dict(forward_mode=host.DECODE, attn_metadata=())
         q, kv = (
             tensor(draw(5, width, seed=width)[:tokens], ms.float16)
             for width in (self.heads * size, self.rank + self.rope)
         )
         cos, sin = self.tables
-        q, cache = ops.latent_to_cache(q, kv, self.norm, 1e-6, cos, sin, True, self.cache, step, self.heads)
-        return values(ops.latent_attention(q, cache, self.k_up, None, self.v_up, step, 0.2))
+        q, cache = ops.mla_to_cache(q, kv, self.norm, 1e-6, cos, sin, True, self.cache, step, self.heads)
+        return values(ops.mla_attention(q, cache, self.w_uk, None, self.w_uv, step, 0.2))
 
 
 def test_padding_requests_leave_the_cache_and_other_requests_alone():
@@ -196,7 +196,7 @@ def test_values_have_their_own_head_size():
     assert latent.run([20, 3], [51, 66], [[2, 3], [4, 0]]).shape == (2, Latent.heads * Latent.value)
 
 
-def test_latent_attention_has_one_pool_and_no_copy_of_it():
+def test_mla_attention_has_one_pool_and_no_copy_of_it():
     class Config:
         num_hidden_layers, kv_lora_rank, qk_rope_head_dim = 2, 80, 16
 
@@ -218,13 +218,13 @@ def test_latent_attention_has_one_pool_and_no_copy_of_it():
     ],
 )
 def test_sizes_that_no_kernel_has_are_refused_when_a_layer_is_built(sizes, complaint):
-    ops.check_latent_attention(512, 64, 128, 128)
+    ops.check_mla_attention(512, 64, 128, 128)
     with pytest.raises(NotImplementedError, match=complaint):
-        ops.check_latent_attention(*sizes)
+        ops.check_mla_attention(*sizes)
 
 
 def test_ranks_add_up_what_each_has():
-    ops.join("pair", 0, 2, lambda mine: [mine, mine + 1])
+    ops.init_group("pair", 0, 2, lambda mine: [mine, mine + 1])
     x = tensor(draw(3, 8), ms.bfloat16)
     np.testing.assert_allclose(values(ops.all_reduce(x, "pair")), 2 * values(x) + 1, rtol=2**-7)
     with pytest.raises(ContractError, match="nobody"):

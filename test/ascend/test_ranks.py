@@ -12,18 +12,18 @@ from models.tiny import TINY, divisible, save
 from serving.answers import choices
 
 # Steps in which both replicas have tokens, not as many, and in which one of them has none, of prompts and decoding.
-TWO, FOUR = Layout(tp=2, replicas=2), Layout(tp=4, ep=2, replicas=2)
+TWO, FOUR = Layout(tp=2, attn_dp_size=2), Layout(tp=4, ep=2, attn_dp_size=2)
 CASES = [
     ("qwen3@16", TWO),
-    ("qwen3@16", Layout(tp=2, pp=2, replicas=2)),
+    ("qwen3@16", Layout(tp=2, pp=2, attn_dp_size=2)),
     ("gpt_oss@16", TWO),
     ("qwen2_moe@h128", FOUR),
     ("deepseek_v3@16", FOUR),
 ]
 PLACED = [
     ("qwen3_moe@16", Layout(tp=2, ep=2, places=PLACES)),
-    ("qwen3_moe@16", Layout(tp=2, ep=2, replicas=2, places=PLACES)),
-    ("deepseek_v3@16", Layout(tp=4, ep=2, replicas=2, places=PLACES)),
+    ("qwen3_moe@16", Layout(tp=2, ep=2, attn_dp_size=2, places=PLACES)),
+    ("deepseek_v3@16", Layout(tp=4, ep=2, attn_dp_size=2, places=PLACES)),
 ]
 
 

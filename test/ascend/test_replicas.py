@@ -8,8 +8,8 @@ from ascend.doubles import DECODE, PAGE, RecordingLink, Scheduler, on_host, runn
 
 from sglang.srt.layers_ms.ops.ascend import collectives, host
 from sglang.srt.model_executor_ms.npu.build import capacity
-from sglang.srt.model_executor_ms.npu.inputs import Packing, part
-from sglang.srt.model_executor_ms.npu.packed import PackedInputs
+from sglang.srt.model_executor_ms.npu.inputs import StagedSubBatch, sub_batch
+from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
 from sglang.srt.model_executor_ms.runner.graphs import Limits
 
 REPLICAS = 3
@@ -18,9 +18,14 @@ REPLICAS = 3
 class Replica:
     """A replica with requests of its own; `inputs` is what its graphs were called with in the last step."""
 
-    def __init__(self, seed, located):
-        self.scheduler, self.located = Scheduler(seed), located
-        self.runner = runner(self.scheduler, replicas=REPLICAS, plan=host.plan, located=located)
+    def __init__(self, seed, counts_experts):
+        self.scheduler, self.counts_experts = Scheduler(seed), counts_experts
+        self.runner = runner(
+            self.scheduler,
+            attn_dp_size=REPLICAS,
+            build_attn_metadata=host.build_attn_metadata,
+            counts_experts=counts_experts,
+        )
         self.running, self.started, self.inputs = [], itertools.count(), []
         self.runner.captured = self._watched(self.runner.captured)
         self.runner.graphs = {kind: self._watched(graph) for kind, graph in self.runner.graphs.items()}
@@ -62,20 +67,24 @@ def step(replicas, prepared):
     assert [len(replica.inputs) for replica in replicas] == [1] * len(replicas), "each runs one graph"
     captured, inputs = zip(*(replica.inputs[0] for replica in replicas), strict=True)
     assert len(set(captured)) == 1, "all replay, or none does"
-    check_exchange(inputs, counts, captured[0], replicas[0].located)
+    check_exchange(inputs, counts, captured[0], replicas[0].counts_experts)
     return captured[0], inputs
 
 
-def check_exchange(inputs, counts, captured, located):
+def check_exchange(inputs, counts, captured, counts_experts):
     """What kernels of equal sizes make of each rank's rows: what all replicas have, and of a sum each one its own."""
     rows = [np.arange(len(one.positions)) + 100.0 * rank for rank, one in enumerate(inputs)]
     if captured:
         assert len({len(own) for own in rows}) == 1
         real = np.concatenate([np.arange(len(own)) < count for own, count in zip(rows, counts, strict=True)])
         for one in inputs:  # where experts have places their tokens are counted, and padding is not
-            assert [on_host(array).tolist() for array in one.plan] == ([real.tolist()] if located else [])
+            assert [on_host(array).tolist() for array in one.attn_metadata] == (
+                [real.tolist()] if counts_experts else []
+            )
         return
-    sent, counted, back, own = zip(*([on_host(place) for place in one.plan[-4:]] for one in inputs), strict=True)
+    sent, counted, back, own = zip(
+        *([on_host(place) for place in one.attn_metadata[-4:]] for one in inputs), strict=True
+    )
     padded = [mine[places] for mine, places in zip(rows, sent, strict=True)]
     assert {len(mine) for mine in padded} == {max(counts)}
     wanted = np.concatenate([mine[:count] for mine, count in zip(rows, counts, strict=True)])
@@ -100,7 +109,7 @@ def test_all_replay_the_bucket_of_the_largest_and_an_idle_one_is_padding(replica
     captured, inputs = step(replicas, [first.decode(), second.decode(), third.idle()])
     assert captured and [len(one.query_lens) for one in inputs] == [4, 4, 4]
     assert [(one.seq_lens > 0).sum() for one in inputs] == [3, 1, 0]
-    assert list(on_host(inputs[2].slots)) == [-1] * 4 and list(on_host(inputs[2].request_ids)) == [0, 1, 2, 3]
+    assert list(on_host(inputs[2].out_cache_loc)) == [-1] * 4 and list(on_host(inputs[2].request_ids)) == [0, 1, 2, 3]
 
 
 def test_steps_beyond_the_largest_bucket_of_one_replica_are_graphs_of_any_size_for_all(replicas):
@@ -181,19 +190,21 @@ def test_rows_are_padded_to_those_of_the_rank_that_has_most():
 @pytest.mark.parametrize("replicas", [1, 2, 8])
 def test_the_largest_step_beside_others_as_large_fits_into_the_copy(replicas):
     lengths = np.array([596, 1, 1, 1, 1], np.int32)
-    packed = PackedInputs(RecordingLink(), capacity(Limits(600, 5, 400), 5, replicas))
-    packed.begin()
+    upload = UploadBuffer(RecordingLink(), capacity(Limits(600, 5, 400), 5, replicas))
+    upload.begin()
     counts = (600,) * replicas if replicas > 1 else ()
-    found = Packing(part(host.CHUNK, np.arange(5), lengths, lengths, None, counts), packed, PAGE, host.plan)
-    assert len(found.plan) == (8 if counts else 4)
+    found = StagedSubBatch(
+        sub_batch(host.CHUNK, np.arange(5), lengths, lengths, None, counts), upload, PAGE, host.build_attn_metadata
+    )
+    assert len(found.attn_metadata) == (8 if counts else 4)
 
 
 def test_a_plan_tells_of_the_exchange_behind_what_attention_wants():
     ones, lengths = np.ones(3, np.int32), np.array([2, 4], np.int32)
-    assert host.plan(ones, np.arange(3), ones, ones, None, PAGE) == ()
-    assert len(host.plan(ones, np.arange(3), ones, ones, None, PAGE, (3, 1))) == 4
+    assert host.build_attn_metadata(ones, np.arange(3), ones, ones, None, PAGE) == ()
+    assert len(host.build_attn_metadata(ones, np.arange(3), ones, ones, None, PAGE, (3, 1))) == 4
     tokens = (np.arange(6), np.repeat([0, 1], lengths), lengths, lengths, None, PAGE)
-    pieces, both = host.plan(*tokens), host.plan(*tokens, (6, 9))
+    pieces, both = host.build_attn_metadata(*tokens), host.build_attn_metadata(*tokens, (6, 9))
     assert len(both) == 8
     for one, other in zip(pieces, both[:4], strict=True):
         np.testing.assert_array_equal(one, other)
@@ -201,7 +212,7 @@ def test_a_plan_tells_of_the_exchange_behind_what_attention_wants():
 
 def test_kinds_that_must_be_one_run_are_a_chunk_which_reads_what_is_cached():
     def kinds(queries, lengths):
-        found = host.parts(np.array(queries, np.int32), np.array(lengths, np.int32), True)
+        found = host.split_by_forward_mode(np.array(queries, np.int32), np.array(lengths, np.int32), True)
         return [(kind, rows.tolist()) for kind, rows in found]
 
     assert kinds([2, 3], [2, 3]) == [(host.FRESH, [0, 1])]

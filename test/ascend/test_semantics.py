@@ -1,4 +1,4 @@
-"""Net 2: models on the Ascend table, whose kernels check all that they are given, against Hugging Face."""
+"""Semantics: models on the Ascend table, whose kernels check all that they are given, against Hugging Face."""
 
 import mindspore as ms
 import numpy as np
@@ -77,7 +77,7 @@ def test_weights_that_are_loaded_again_stay_where_captured_graphs_know_them(chec
         model.network.model.norm.weight.host[...] *= np.float16(scale)
         for parameter in parameters:
             ops.renew(parameter)
-        model.network.pack()
+        model.network.process_weights_after_loading()
         np.testing.assert_allclose(Requests(model, PAGE).step(ids)["short"], scale * before, rtol=1e-2, atol=1e-3)
     assert [parameter.data_ptr() for parameter in parameters] == places
 
@@ -99,7 +99,9 @@ def test_prompts_of_as_many_tokens_as_there_are_positions_begin_at_0(checked, mo
 @pytest.mark.parametrize("variant", ["qwen3@16", "deepseek_v3@16", "gemma2@16"])
 def test_prompts_of_one_token_go_with_other_fresh_ones_where_a_step_is_one_run(model_of, monkeypatch, variant):
     model, ids = model_of(variant), prompts()
-    monkeypatch.setattr(model.graph.runner, "parts", lambda *lengths: host.parts(*lengths[:2], True))
+    monkeypatch.setattr(
+        model.graph.runner, "split_by_forward_mode", lambda *lengths: host.split_by_forward_mode(*lengths[:2], True)
+    )
     requests = Requests(model, PAGE)
     steps = [requests.step({"long": ids["long"][:-1], "short": ids["short"][:1]})]
     steps.append(requests.step({"long": ids["long"][-1:], "short": ids["short"][1:]}))
@@ -143,8 +145,8 @@ def test_no_kernel_is_given_a_mask_as_large_as_the_context(model_of, calls):
 def test_what_a_step_tells_the_graph_does_not_grow_with_tokens_times_context(checked):
     table = np.arange(8192).reshape(1, -1)
     step = step_inputs([512], [8192], np.arange(512), table, 128)
-    *arrays, plan = step.arrays()
-    assert sum(array.size for array in (*arrays, *plan)) == 4 * 512 + 2 + 64 + 3
+    *arrays, attn_metadata = step.arrays()
+    assert sum(array.size for array in (*arrays, *attn_metadata)) == 4 * 512 + 2 + 64 + 3
 
 
 def test_a_plain_decode_step_moves_no_cache_and_makes_no_mask(model_of, calls):
@@ -186,7 +188,7 @@ def test_operators_that_no_model_here_has(checked):
     x_, y_ = ms.Tensor(x), ms.Tensor(y)
     np.testing.assert_array_equal(ops.clip(x_, 0.5).asnumpy(), x.clip(-0.5, 0.5))
     np.testing.assert_allclose(ops.add(x_, y_, 0.3).asnumpy(), x + np.float32(0.3) * y, atol=2e-3)
-    wide = ops.wide_linear(x_, y_, ms.Tensor(y[:, 0]))
+    wide = ops.linear_fp32(x_, y_, ms.Tensor(y[:, 0]))
     assert wide.dtype == ms.float32
     np.testing.assert_allclose(wide.asnumpy(), x.astype(np.float64) @ y.T.astype(np.float64) + y[:, 0], atol=1e-5)
 
@@ -228,7 +230,7 @@ def test_float32_is_refused_with_the_dtypes_there_are(checked):
 
 def test_kinds_of_steps(checked):
     def kinds(queries, lengths):
-        return [(kind, rows.tolist()) for kind, rows in ops.parts(np.array(queries), np.array(lengths))]
+        return [(kind, rows.tolist()) for kind, rows in ops.split_by_forward_mode(np.array(queries), np.array(lengths))]
 
     assert kinds([3, 5], [3, 5]) == [("fresh", [0, 1])]
     assert kinds([1, 1], [1, 9]) == [("decode", [0, 1])]
@@ -254,13 +256,13 @@ def test_a_310p_has_linear_weights_in_fractal_layout_and_vocabularies_row_by_row
     compare(mixed_batch(Requests(model, PAGE), ids), "llama-tied@16", ids, "float16")
     gate_up = model.network.model.layers[0].mlp.gate_up_proj
     gate_up.weight.host[:] = 0.5  # as a second load would
-    model.network.pack()
+    model.network.process_weights_after_loading()
     assert (gate_up.weight.asnumpy() == 0.5).all()
 
 
 def test_routers_of_a_310p_multiply_in_float16(chip_310p, calls):
     x, weight = (np.random.default_rng(seed).standard_normal((5, 16)).astype(np.float16) for seed in (1, 2))
-    found = ops.wide_linear(ms.Tensor(x), ms.Tensor(weight), None)
+    found = ops.linear_fp32(ms.Tensor(x), ms.Tensor(weight), None)
     assert found.dtype == ms.float32
     assert [one.dtype for name, arguments in calls if name == "matmul" for one in arguments] == [ms.float16] * 2
     np.testing.assert_allclose(found.asnumpy(), x.astype(np.float32) @ weight.T, atol=1e-2)

@@ -1,4 +1,5 @@
-"""Net 2 of mixtures of experts and of latent attention: kernels check all that they are given, models equal others."""
+"""Semantics of mixtures of experts and of latent attention: kernels check all that they are given, models equal
+others."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Net 2 of attention over gathered keys: windows, sinks, ALiBi and soft caps, of models that equal Hugging Face."""
+"""Semantics of attention over gathered keys: windows, sinks, ALiBi and soft caps, of models that equal Hugging Face."""
 
 import math
 
@@ -11,8 +11,8 @@ from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
 from models.tiny import TINY, reference_logits, save
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.ops.ascend import host, rounds
-from sglang.srt.model_executor_ms.npu.build import in_rounds
+from sglang.srt.layers_ms.ops.ascend import blockwise_attention, host
+from sglang.srt.model_executor_ms.npu.build import blockwise
 from sglang.srt.models_ms.registry import MODELS
 
 from . import test_exact, test_semantics, test_semantics_experts
@@ -24,7 +24,7 @@ WINDOWED = [
     *("gemma3@16", "cohere2@16", "exaone4@16", "phi3-window@h96", "qwen3_moe-window@16", "olmo3@h96"),
 ]
 # Soft caps with and without windows, sinks with and without them, and slopes.
-IN_ROUNDS = ["gemma2@16", "grok@16", "grok-residual@16", "gpt_oss@16", "baichuan-13b@h96"]
+BLOCKWISE = ["gemma2@16", "grok@16", "grok-residual@16", "gpt_oss@16", "baichuan-13b@h96"]
 
 READ_CACHES = ("gather",)  # their first argument may be a cache
 
@@ -32,9 +32,9 @@ READ_CACHES = ("gather",)  # their first argument may be a cache
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Pieces and blocks of which a prompt has many."""
-    monkeypatch.setattr(host, "PIECE", 8)
-    monkeypatch.setattr(rounds, "KEYS", 16)
-    monkeypatch.setattr(rounds, "PLAIN_KEYS", 8)
+    monkeypatch.setattr(host, "QUERY_BLOCK", 8)
+    monkeypatch.setattr(blockwise_attention, "KEYS", 16)
+    monkeypatch.setattr(blockwise_attention, "PLAIN_KEYS", 8)
 
 
 def compare(found, variant, ids, dtype="float16"):
@@ -44,12 +44,12 @@ def compare(found, variant, ids, dtype="float16"):
 
 def test_every_architecture_that_generates_equals_hugging_face_in_this_net():
     here = [*test_semantics.VARIANTS, *test_semantics_experts.ALL_WAYS, *test_semantics_experts.ONE_WAY]
-    here += [*WINDOWED, *IN_ROUNDS, *test_exact.MIXED]
+    here += [*WINDOWED, *BLOCKWISE, *test_exact.MIXED]
     found = {NAMES[TINY[variant.partition("@")[0]]["model_type"]] for variant in here}
     assert found | set(SAME) == {name for name, model in MODELS.items() if model.generates}
 
 
-@pytest.mark.parametrize("variant", [*WINDOWED, *IN_ROUNDS])
+@pytest.mark.parametrize("variant", [*WINDOWED, *BLOCKWISE])
 def test_pieces_and_blocks_of_a_mixed_batch(model_of, small_blocks, variant):
     ids = prompts()
     compare(mixed_batch(Requests(model_of(variant), PAGE), ids), variant, ids)
@@ -74,7 +74,7 @@ def test_a_310p_gathers_and_attends_with_plain_operators(chip_310p, small_blocks
     model, ids = NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE), prompts()
     compare(mixed_batch(Requests(model, PAGE), ids), variant, ids)
     used = {name for name, _ in calls}
-    assert not used & {"fused_attention", "latent_paged_attention"} and in_rounds(model.network)
+    assert not used & {"fused_attention", "mla_paged_attention"} and blockwise(model.network)
     products = [arguments[0].dtype for name, arguments in calls if name == "multiply_stacks"]
     assert products and set(products) == {ms.float16}
 
@@ -89,7 +89,7 @@ def test_what_a_window_gathers_does_not_grow_with_the_context(model_of, calls):
         keys = [
             (arguments[0].shape[1], arguments[1].shape[:2]) for name, arguments in calls if name == "fused_attention"
         ]
-        assert keys == [(host.PIECE, (1, host.PIECE + 22))] * layers + [(1, (1, 23))] * layers
+        assert keys == [(host.QUERY_BLOCK, (1, host.QUERY_BLOCK + 22))] * layers + [(1, (1, 23))] * layers
 
 
 @pytest.mark.parametrize("variant", ["mistral-wide-window@16", "gemma2@16", "gpt_oss@16", "baichuan-13b@h96"])
@@ -127,12 +127,12 @@ def test_a_window_that_no_context_outgrows_is_none(model_of, monkeypatch):
     "variant, wanted", [("qwen3@16", False), ("mistral-window@16", False), ("gemma2@16", True), ("gpt_oss@16", True)]
 )
 def test_soft_caps_sinks_and_slopes_are_computed_in_rounds(model_of, variant, wanted):
-    assert in_rounds(model_of(variant).network) is wanted
+    assert blockwise(model_of(variant).network) is wanted
 
 
 def assert_at_once(tmp_path, calls, variant):
     """A request decodes in captured graphs, without a loop, until its context is too long for them."""
-    model, longest = NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE, (2, 4)), host.KEYS_AT_ONCE
+    model, longest = NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE, (2, 4)), host.SINGLE_BLOCK_KEYS
     requests, runner = Requests(model, PAGE), model.graph.runner
     captured, shapes = runner.captured, []
     runner.captured = lambda inputs: shapes.append(len(inputs.seq_lens)) or captured(inputs)
@@ -147,9 +147,9 @@ def assert_at_once(tmp_path, calls, variant):
     compare({name: np.concatenate([step[name] for step in found]) for name in ids}, variant, ids)
 
 
-@pytest.mark.parametrize("variant", IN_ROUNDS)
+@pytest.mark.parametrize("variant", BLOCKWISE)
 def test_contexts_of_one_round_are_captured(checked, small_blocks, monkeypatch, tmp_path, calls, variant):
-    monkeypatch.setattr(host, "KEYS_AT_ONCE", 40)
+    monkeypatch.setattr(host, "SINGLE_BLOCK_KEYS", 40)
     assert_at_once(tmp_path, calls, variant)
 
 

@@ -17,7 +17,7 @@ from sglang.srt.model_executor_ms import environment
 from sglang.srt.model_executor_ms.npu import allocation, start
 from sglang.srt.model_executor_ms.npu import graph_cache as graph_cache_module
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
-from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card, with_replicas
+from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card, with_redundant_experts
 from sglang.srt.model_executor_ms.parallel import rendezvous
 from sglang.srt.model_executor_ms.runner.graphs import Limits
 from sglang.srt.model_executor_ms.server import framework
@@ -73,8 +73,8 @@ def test_the_weights_of_a_rank_are_its_share_of_the_files(tmp_path):
 
 
 def test_experts_with_a_second_place_take_their_share_of_the_card():
-    assert with_replicas(1000, 8, 2) == 1250
-    assert with_replicas(None, 8, 2) is None
+    assert with_redundant_experts(1000, 8, 2) == 1250
+    assert with_redundant_experts(None, 8, 2) is None
 
 
 # ---- compiled graphs ----
@@ -121,12 +121,12 @@ def test_decode_graphs_are_captured_where_they_can_be(monkeypatch, rounds, repli
     decode = SimpleNamespace(decode=SimpleNamespace(bs=SIZES))
     graph = SimpleNamespace(disable_cuda_graph=False, disable_decode_cuda_graph=False, cuda_graph_config=decode)
     monkeypatch.setattr("sglang.srt.runtime_context.get_exec", lambda: SimpleNamespace(graph=graph))
-    monkeypatch.setattr(start, "in_rounds", lambda network: rounds)
+    monkeypatch.setattr(start, "blockwise", lambda network: rounds)
     monkeypatch.setattr(start, "npu_runner", lambda *given: made.append(given) or "runner")
     monkeypatch.setattr(start, "compile_kinds", lambda *given: compiled.append(given))
-    monkeypatch.setattr(start.ops, "at_once", host.at_once)
+    monkeypatch.setattr(start.ops, "single_block_limits", host.single_block_limits)
     monkeypatch.setattr(kernels, "soc", lambda: chip)
-    network = SimpleNamespace(config=SimpleNamespace(shard=SimpleNamespace(replicas=replicas)))
+    network = SimpleNamespace(config=SimpleNamespace(shard=SimpleNamespace(attn_dp_size=replicas)))
     caches, limits = SimpleNamespace(k_caches=[0] * 3, pages=lambda: 9), Limits(100, 30, 7)
     assert start.runner(network, caches, limits, torch.zeros(1), 16, 131, first) == "runner"
     assert [given[-1] for given in made] == [wanted]
@@ -156,7 +156,7 @@ def test_the_scheduler_listens_has_its_own_log_and_ends_without_a_trace():
 
 
 def test_a_scheduler_that_does_not_start_is_tried_again_and_then_quoted():
-    with pytest.raises(rendezvous.MeetingError, match="does not start.*\n.*libhccl.so is missing"):
+    with pytest.raises(rendezvous.RendezvousError, match="does not start.*\n.*libhccl.so is missing"):
         rendezvous.Scheduler(4, 30, "raise SystemExit('libhccl.so is missing')")
 
 
@@ -196,12 +196,12 @@ def test_the_scheduler_listens_at_the_address_at_which_other_hosts_reach_this_on
 
 def test_a_scheduler_that_listens_elsewhere_has_not_started(monkeypatch):
     monkeypatch.setattr(rendezvous, "ATTEMPTS", 1)
-    with pytest.raises(rendezvous.MeetingError, match="does not start"):
+    with pytest.raises(rendezvous.RendezvousError, match="does not start"):
         rendezvous.Scheduler(4, 1, LISTENS.replace('int(os.environ["MS_SCHED_PORT"])', "0"))
 
 
 def test_an_address_of_another_host_is_refused_with_what_may_be_wrong():
-    with pytest.raises(rendezvous.MeetingError, match="^192.0.2.1 is no address of this host: .*SGLANG_HOST_IP"):
+    with pytest.raises(rendezvous.RendezvousError, match="^192.0.2.1 is no address of this host: .*SGLANG_HOST_IP"):
         rendezvous.Scheduler(4, 30, LISTENS, "192.0.2.1")  # of no host: RFC 5737
 
 
@@ -222,7 +222,7 @@ def test_the_address_is_free_and_of_ipv6_where_there_is_no_ipv4(monkeypatch):
     monkeypatch.setattr(rendezvous, "LOOPBACKS", ((socket.AF_INET, "203.0.113.1"), (socket.AF_INET6, "::1")))
     try:
         assert rendezvous.free_address()[0] == "::1"
-    except rendezvous.MeetingError as error:  # a host without IPv6
+    except rendezvous.RendezvousError as error:  # a host without IPv6
         assert "neither" in str(error)
 
 
@@ -242,7 +242,7 @@ def test_ranks_meet_when_all_have_come():
 def test_a_rank_that_does_not_come_is_named():
     store = torch.distributed.HashStore()
     store.set("mindspore/meet/2", "1")
-    with pytest.raises(rendezvous.MeetingError, match="rank 1, rank 3 of 4 did not come within 0 s to meet"):
+    with pytest.raises(rendezvous.RendezvousError, match="rank 1, rank 3 of 4 did not come within 0 s to meet"):
         rendezvous.wait_for_ranks(store, "meet", 0, 4, 0.1, 0.01)
 
 
@@ -253,7 +253,7 @@ def test_roles_are_what_mindspore_reads_whatever_was_set_before_but_its_patience
     monkeypatch.setenv("MS_TOPO_TIMEOUT", "900")
     for name in roles:
         monkeypatch.setenv(name, "another start's")
-    environment.export(rendezvous.patience(60))
+    environment.export(rendezvous.topology_timeout(60))
     environment.dictate(roles)
     inherited = environment.inherited({"MS_ROLE": "MS_SCHED"})
     assert (inherited["MS_TOPO_TIMEOUT"], inherited["MS_ROLE"], inherited["MS_NODE_ID"]) == ("900", "MS_SCHED", "1")

@@ -78,7 +78,7 @@ class Case:
 
     def wrong(self) -> list[str]:
         """What is not as it should be."""
-        self.group.begin_step()
+        self.group.set_valid_rows()
         self.group.count(self.counts)
         rows, weights, chosen, routes = self.dispatch()
         wanted = self.arrives()

@@ -23,7 +23,7 @@ class Layout(NamedTuple):
     pp: int = 1
     ep: int = 1
     places: tuple = ()  # of experts, as Shard's
-    replicas: int = 1  # each of which has a head of its own
+    attn_dp_size: int = 1  # each of which has a head of its own
     dispatch: bool = False  # whether rows go to the ranks of their experts only
 
     def shard(self, rank: int):
@@ -32,31 +32,31 @@ class Layout(NamedTuple):
 
         if self.tp == 1:
             return Shard()
-        divided = (self.ep, self.places, self.replicas, self.replicas > 1, self.dispatch)
+        divided = (self.ep, self.places, self.attn_dp_size, self.attn_dp_size > 1, self.dispatch)
         return Shard(rank % self.tp, self.tp, str(self.tp), *divided)
 
     def replica(self, rank: int) -> int:
         """Which replica rank `rank` is of."""
-        return rank % self.tp // (self.tp // self.replicas)
+        return rank % self.tp // (self.tp // self.attn_dp_size)
 
     def owners(self, steps: list) -> list:
         """Of each step the replica of each request [B]: 0 for those of the first step, the last for later ones."""
         first = set(steps[0][1].block_tables[:, 0].tolist())  # a request is known by its first page
         later = [[page not in first for page in step.block_tables[:, 0].tolist()] for _, step in steps]
-        return [np.array(each) * (self.replicas - 1) for each in later]
+        return [np.array(each) * (self.attn_dp_size - 1) for each in later]
 
     def steps(self, steps: list, rank: int, page_size: int = PAGE_SIZE) -> list:
         """What rank `rank` is given of steps [(ids, step)]."""
-        if self.replicas == 1:
+        if self.attn_dp_size == 1:
             return steps
         shares = zip(steps, self.owners(steps), strict=True)
-        return [_part(*step, owners, self.replica(rank), self.replicas, page_size) for step, owners in shares]
+        return [_part(*step, owners, self.replica(rank), self.attn_dp_size, page_size) for step, owners in shares]
 
     def rows(self, steps: list, found: dict) -> list:
         """What ranks said of each step, {rank: [rows, and a part of the vocabulary]} -> [all rows and columns]."""
         joined = []
         for number, ((_, step), owners) in enumerate(zip(steps, self.owners(steps), strict=True)):
-            parts = [[] for _ in range(self.replicas)]
+            parts = [[] for _ in range(self.attn_dp_size)]
             for rank, said in sorted(found.items()):
                 parts[self.replica(rank)].append(said[number])
             rows = np.concatenate([np.concatenate(part, -1) for part in parts])
@@ -65,15 +65,15 @@ class Layout(NamedTuple):
         return joined
 
 
-def _part(ids, step, owners, replica, replicas, page_size):
+def _part(ids, step, owners, replica, attn_dp_size, page_size):
     """The part of a step that is one replica's."""
     from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 
     mine = owners == replica
     tokens = mine[step.request_ids]
-    counts = tuple(int(step.query_lens[owners == each].sum()) for each in range(replicas))
+    counts = tuple(int(step.query_lens[owners == each].sum()) for each in range(attn_dp_size))
     table = np.repeat(step.block_tables[mine] * page_size, page_size, axis=1)
-    sizes = (step.query_lens[mine], step.seq_lens[mine], step.slots[tokens], table, page_size)
+    sizes = (step.query_lens[mine], step.seq_lens[mine], step.out_cache_loc[tokens], table, page_size)
     return ids[tokens], step_inputs(*sizes, counts=counts)
 
 
@@ -160,7 +160,7 @@ class Rank:
         self.rank, self.boards, self.part = rank, boards, None
         self.early, self.calls = {}, Counter()  # of the ranks that call together
         for size in (2, len(boards)):
-            self._join(Layout(tp=size, replicas=2).shard(rank), rank // size * size)
+            self._join(Layout(tp=size, attn_dp_size=2).shard(rank), rank // size * size)
 
     def _join(self, shard, first):
         from sglang.srt.layers_ms import ops
@@ -168,7 +168,7 @@ class Rank:
         for name, ranks in shard.groups.items():
             members = [first + rank for rank in ranks]
             gather = functools.partial(self._gather, members=members)
-            ops.join(name, members.index(self.rank), len(members), gather, PATIENCE)
+            ops.init_group(name, members.index(self.rank), len(members), gather, PATIENCE)
 
     def _gather(self, value, members):
         call = (*members, self.calls[tuple(members)])
@@ -210,15 +210,15 @@ def _move(state, layout, places, meeting):
 
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=state.rank, world_size=layout.tp)
-    for layer, experts in eplb.located(state.part.network).items():
+    for layer, experts in eplb.eplb_layers(state.part.network).items():
         before = list(layout.places[layer])
         sizes = dict(num_local_physical_experts=len(before) // layout.tp, num_gpu_per_node=layout.tp)
         ranks = dict(rank=state.rank, world_size=layout.tp)
-        with eplb.weights(experts) as tensors:
+        with eplb.movable_weights(experts) as tensors:
             update_expert_weights_single_layer(
                 tensors, create_temp_buffers(tensors), before, list(places[layer]), **sizes, **ranks
             )
-        experts.locate(places[layer])
+        experts.set_physical_experts(places[layer])
 
 
 def _replay(state, layout, steps, inputs, hidden_states):

@@ -68,9 +68,9 @@ class Group:
         self.module = shared_memory  # which keeps the memory
         (path,) = OPERATORS.glob("libmindspore_cpu*.so")
         self.library = ctypes.CDLL(str(path))
-        self.begin_step()
+        self.set_valid_rows()
         nodes = [rank * self.hosts // self.size for rank in range(self.size)]
-        self.number = shared_memory.join(
+        self.number = shared_memory.init_group(
             self.library, self.rank, self.size, self.gather, patience, nodes, self.exchange
         )
         return self
@@ -98,12 +98,14 @@ class Group:
 
         return Group(ranks.index(self.rank), len(ranks), gather, 1, None).join()
 
-    def begin_step(self):
-        self.library.mindspore_cpu_begin_step(ctypes.c_int64(-1), ctypes.c_int64(-1))
+    def set_valid_rows(self):
+        self.library.mindspore_cpu_set_valid_rows(ctypes.c_int64(-1), ctypes.c_int64(-1))
 
     def count(self, counts):
         """The step has so many rows of each rank, or of each replica."""
-        self.library.mindspore_cpu_counts(ctypes.c_int64(len(counts)), (ctypes.c_int64 * len(counts))(*counts))
+        self.library.mindspore_cpu_set_replica_tokens(
+            ctypes.c_int64(len(counts)), (ctypes.c_int64 * len(counts))(*counts)
+        )
 
     def all_reduce(self, x: np.ndarray, dtype: str) -> np.ndarray:
         return Call(self, "all_reduce", x, dtype)()

@@ -82,7 +82,7 @@ def test_the_reference_gives_each_row_what_the_ranks_make_of_it(monkeypatch, rep
 
     def body(rank):
         given = [ms.Tensor(array[rank // inside]) for array in (x, weights, chosen)]
-        sizes = dict(replicas=replicas, size=size, group="ranks")
+        sizes = dict(attn_dp_size=replicas, size=size, group="ranks")
         rows, factors, places, routes = reference_collectives.dispatch_experts(*given, {}, held, rank=rank, **sizes)
         mine = places.asnumpy() // held == rank
         factors = (factors.asnumpy() * (1 + places.asnumpy()) * mine).sum(1, keepdims=True)

@@ -85,11 +85,11 @@ def test_experts_have_the_places_that_they_are_given_in_each_layer():
 
 def test_what_is_beside_the_experts_of_a_mixture_is_a_replicas_where_rows_are_dispatched():
     for rank in range(4):
-        shared = Shard(rank, 4, "ranks", 4, replicas=2)
-        assert shared.mixture == shared
-        assert replace(shared, dispatch=True).mixture == shared.attention == Shard(rank % 2, 2, "ranks@attention")
+        shared = Shard(rank, 4, "ranks", 4, attn_dp_size=2)
+        assert shared.moe == shared
+        assert replace(shared, dispatch=True).moe == shared.attention == Shard(rank % 2, 2, "ranks@attn_tp")
     alone = Shard(1, 4, "ranks", 4, dispatch=True)
-    assert alone.mixture == alone
+    assert alone.moe == alone
 
 
 def test_rows_are_not_dispatched_to_ranks_that_share_experts():
@@ -114,35 +114,35 @@ def test_an_expert_parallel_size_that_does_not_divide_the_ranks_is_refused(exper
         Shard(0, 4, expert_size=expert_size)
 
 
-@given(replicas=st.integers(1, 6), inside=st.integers(1, 4))
-def test_neighbouring_ranks_are_a_replica_of_attention_and_share_what_others_share_too(replicas, inside):
-    size = replicas * inside
-    shards = [Shard(rank, size, "ranks", replicas=replicas) for rank in range(size)]
+@given(attn_dp_size=st.integers(1, 6), inside=st.integers(1, 4))
+def test_neighbouring_ranks_are_a_replica_of_attention_and_share_what_others_share_too(attn_dp_size, inside):
+    size = attn_dp_size * inside
+    shards = [Shard(rank, size, "ranks", attn_dp_size=attn_dp_size) for rank in range(size)]
     for rank, shard in enumerate(shards):
         share = shard.attention
-        assert (share.rank, share.size, share.replicas) == (rank % inside, inside, 1)
+        assert (share.rank, share.size, share.attn_dp_size) == (rank % inside, inside, 1)
         assert shard.head is shard
-    head = Shard(size - 1, size, "ranks", replicas=replicas, own_head=True).head
+    head = Shard(size - 1, size, "ranks", attn_dp_size=attn_dp_size, dp_lm_head=True).head
     assert (head.rank, head.size) == (inside - 1, inside)
 
 
-@given(replicas=st.integers(1, 6), inside=st.integers(1, 4))
-def test_the_ranks_of_each_group_say_the_same_of_it(replicas, inside):
-    size = replicas * inside
-    shards = [Shard(rank, size, "ranks", replicas=replicas) for rank in range(size)]
+@given(attn_dp_size=st.integers(1, 6), inside=st.integers(1, 4))
+def test_the_ranks_of_each_group_say_the_same_of_it(attn_dp_size, inside):
+    size = attn_dp_size * inside
+    shards = [Shard(rank, size, "ranks", attn_dp_size=attn_dp_size) for rank in range(size)]
     for rank, shard in enumerate(shards):
-        assert len(shard.groups) == (3 if replicas > 1 and inside > 1 else 1)  # replicas of one rank are all ranks
+        assert len(shard.groups) == (3 if attn_dp_size > 1 and inside > 1 else 1)  # replicas of one rank are all ranks
         for name, ranks in shard.groups.items():
             assert rank in ranks
             assert all(shards[other].groups[name] == ranks for other in ranks)
-        if replicas > 1:
-            alike = [shards[other].attention.rank for other in shard.groups[shard.replica_group]]
-            assert alike == [rank % inside] * replicas
+        if attn_dp_size > 1:
+            alike = [shards[other].attention.rank for other in shard.groups[shard.attn_dp_group]]
+            assert alike == [rank % inside] * attn_dp_size
 
 
 def test_replicas_of_attention_that_do_not_divide_the_ranks_are_refused():
-    with pytest.raises(ShardError, match="3 attention data-parallel replicas do not divide .* 4; .* of 1, 2, 4$"):
-        Shard(0, 4, replicas=3)
+    with pytest.raises(ShardError, match="attention data-parallel size of 3 does not divide .* 4; .* of 1, 2, 4$"):
+        Shard(0, 4, attn_dp_size=3)
 
 
 @given(vocab_size=st.integers(1, 5000), size=st.integers(1, 12), multiple=st.sampled_from([1, 16, 64]))

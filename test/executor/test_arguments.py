@@ -102,7 +102,9 @@ def test_all_refused_arguments_are_in_one_error():
 def test_the_ranks_of_this_host_divide_its_processors(sizes, wanted, monkeypatch):
     bound, numa = [], [0, 1]
     monkeypatch.setattr(parallel_arguments, "bind_ranks", bound.append)
-    monkeypatch.setattr(parallel_arguments, "divide", lambda count, nodes: [count] if nodes is numa else "of no node")
+    monkeypatch.setattr(
+        parallel_arguments, "split_cpus", lambda count, nodes: [count] if nodes is numa else "of no node"
+    )
     one = dict(tp_size=1, pp_size=1, dp_size=1, nnodes=1, enable_dp_attention=False, numa_node=numa)
     parallel_arguments.bind_processes(SimpleNamespace(**one | sizes))
     assert bound == [wanted]
@@ -180,7 +182,7 @@ def test_pooled_models_are_refused_in_stages_and_in_replicas_of_attention(tmp_pa
     with pytest.raises(framework.UnsupportedModel, match="it is pooled, and --pp-size 2 is for models that"):
         framework.check_model(config, 2)
     with pytest.raises(framework.UnsupportedModel, match="it is pooled, and --attn-dp-size 2 is for"):
-        framework.check_model(config, replicas=2)
+        framework.check_model(config, attn_dp_size=2)
 
 
 # ---- architectures ----
@@ -254,22 +256,22 @@ def test_well_formed_variables_are_taken():
 def test_every_malformed_variable_is_named_with_its_value():
     with pytest.raises(environment.SettingError) as caught:
         variables = {environment.OPERATOR_TABLE: "../cpu", environment.PROFILE: "yes", environment.PARTITION: "12,0"}
-        variables[environment.FUSED_SUMS] = "no"
+        variables[environment.ALLREDUCE_FUSION] = "no"
         environment.read_environment(variables)
     lines = str(caught.value).splitlines()
-    named = ["SGLANG_MS_OPS='../cpu'", "SGLANG_MS_PROFILE='yes'", "SGLANG_MS_FUSED_SUMS='no'"]
+    named = ["SGLANG_MS_OPS='../cpu'", "SGLANG_MS_PROFILE='yes'", "SGLANG_MS_ALLREDUCE_FUSION='no'"]
     named += ["SGLANG_PP_LAYER_PARTITION='12,0'"]
     assert [line.split(":")[0] for line in lines] == named
 
 
 @pytest.mark.parametrize(("value", "fused"), [(None, True), ("", True), ("1", True), ("0", False)])
 def test_sums_are_left_to_norms_unless_somebody_says_no(value, fused):
-    variables = {} if value is None else {environment.FUSED_SUMS: value}
-    assert environment.read_environment(variables).fused_sums is fused
+    variables = {} if value is None else {environment.ALLREDUCE_FUSION: value}
+    assert environment.read_environment(variables).allreduce_fusion is fused
 
 
 def test_the_layers_of_pipeline_stages_are_read():
-    assert environment.read_environment({environment.PARTITION: "3,10,4"}).stage_layers == (3, 10, 4)
+    assert environment.read_environment({environment.PARTITION: "3,10,4"}).pp_layer_partition == (3, 10, 4)
 
 
 @pytest.mark.parametrize(("wanted", "before", "after"), [

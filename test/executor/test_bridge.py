@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sglang.srt.model_executor_ms.runner import bridge
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 pytestmark = pytest.mark.usefixtures("table")
 DTYPES = {
@@ -150,7 +150,7 @@ def test_a_tensor_that_takes_gradients_crosses_as_its_values():
 
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16, ms.bfloat16], ids=str)
 def test_a_parameter_crosses_as_the_memory_that_the_loader_fills(dtype):
-    param = parameter((3, 5), dtype, Piece("weight", (slice(None), slice(None))))
+    param = parameter((3, 5), dtype, WeightSlice("weight", (slice(None), slice(None))))
     crossed = bridge.to_torch(param)
     param.host[1, 2] = 1
     assert crossed.data_ptr() == param.host.ctypes.data

@@ -6,13 +6,18 @@ import pytest
 
 from sglang.srt.model_executor_ms.environment import SettingError, read_environment
 from sglang.srt.model_executor_ms.parallel import cpu_affinity
-from sglang.srt.model_executor_ms.parallel.cpu_affinity import divide, parse_processors, processors, share
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import (
+    cgroup_cpu_limit,
+    parse_processors,
+    processors,
+    split_cpus,
+)
 
 
 @pytest.fixture(autouse=True)
 def eight_processors(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(cpu_affinity, "share", lambda: None)
+    monkeypatch.setattr(cpu_affinity, "cgroup_cpu_limit", lambda: None)
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def test_a_rank_without_a_group_is_told(two_a_core):
     ],
 )
 def test_cores_are_divided_among_ranks(ranks, wanted, two_a_core):
-    assert divide(ranks, None, two_a_core) == wanted
+    assert split_cpus(ranks, None, two_a_core) == wanted
 
 
 @pytest.fixture(params=[(0, 1, 0, 1, 0, 1, 0, 1), (0, 0, 0, 0, 1, 1, 1, 1)], ids=["in turn", "one behind the other"])
@@ -95,16 +100,16 @@ def two_nodes(request, tmp_path):
 
 def test_a_rank_has_cores_of_one_numa_node(two_nodes):
     topology, (first, second) = two_nodes
-    assert divide(1, None, topology) == [first + second]
-    assert divide(2, None, topology) == [first, second]
-    assert divide(4, None, topology) == [first[:2], first[2:], second[:2], second[2:]]
+    assert split_cpus(1, None, topology) == [first + second]
+    assert split_cpus(2, None, topology) == [first, second]
+    assert split_cpus(4, None, topology) == [first[:2], first[2:], second[:2], second[2:]]
 
 
 def test_ranks_are_on_the_numa_nodes_that_were_asked_for(two_nodes):
     topology, (first, second) = two_nodes
-    assert divide(2, [1, 0], topology) == [second, first]
-    assert divide(3, [1, 0, 1], topology) == [second[:2], first, second[2:]]
-    assert divide(1, [1, 0], topology) == [second]
+    assert split_cpus(2, [1, 0], topology) == [second, first]
+    assert split_cpus(3, [1, 0, 1], topology) == [second[:2], first, second[2:]]
+    assert split_cpus(1, [1, 0], topology) == [second]
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_ranks_are_on_the_numa_nodes_that_were_asked_for(two_nodes):
 )
 def test_numa_nodes_that_cannot_be_given_are_named(ranks, nodes, named, two_nodes):
     with pytest.raises(SettingError, match=named):
-        divide(ranks, nodes, two_nodes[0])
+        split_cpus(ranks, nodes, two_nodes[0])
 
 
 @pytest.mark.parametrize(
@@ -124,9 +129,9 @@ def test_numa_nodes_that_cannot_be_given_are_named(ranks, nodes, named, two_node
     ],
 )
 def test_a_containers_share_counts_unless_the_user_says_otherwise(variables, wanted, two_a_core, monkeypatch):
-    monkeypatch.setattr(cpu_affinity, "share", lambda: 2)
+    monkeypatch.setattr(cpu_affinity, "cgroup_cpu_limit", lambda: 2)
     assert processors(read_environment(variables), 0, two_a_core) == wanted
-    assert divide(2, None, two_a_core) == [[0], [1]]
+    assert split_cpus(2, None, two_a_core) == [[0], [1]]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +150,7 @@ def test_the_share_of_a_container_is_read_from_its_control_group(files, wanted, 
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
-    assert share(tmp_path) == wanted
+    assert cgroup_cpu_limit(tmp_path) == wanted
 
 
 def test_ranges_and_numbers():

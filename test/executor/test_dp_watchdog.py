@@ -61,21 +61,21 @@ def test_a_controller_ends_with_a_replica_though_a_script_has_started_it_in_the_
     assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
 
 
-def looks(reports, times) -> list[int]:
+def missed(reports, times) -> list[int]:
     """What a Silence says of reports and processor times, one after the other."""
-    silence, used = dp_watchdog.Silence(), [0]
+    silence, used = dp_watchdog.LivenessTracker(), [0]
     process = SimpleNamespace(cpu_times=lambda: (used[0], 0.0, 9.0, 9.0))
     found = []
     for report, time_used in zip(reports, times, strict=True):
         used[0] = time_used
-        found.append(silence.look(report and LoadSnapshot(timestamp=report), [process]))
+        found.append(silence.observe(report and LoadSnapshot(timestamp=report), [process]))
     return found
 
 
 def test_a_replica_that_reports_or_computes_is_alive():
-    assert looks([1, 1, 1, 2, 2, 2], [5, 5, 5, 5, 5, 5]) == [0, 1, 2, 0, 1, 2]
-    assert looks([1, 1, 1, 1, 1, 1], [5, 5, 5, 6, 6, 6]) == [0, 1, 2, 0, 1, 2]
-    assert looks([None, None, None, 1, 1, 1], [5, 5, 5, 5, 5, 5]) == [0, 0, 0, 0, 1, 2]
+    assert missed([1, 1, 1, 2, 2, 2], [5, 5, 5, 5, 5, 5]) == [0, 1, 2, 0, 1, 2]
+    assert missed([1, 1, 1, 1, 1, 1], [5, 5, 5, 6, 6, 6]) == [0, 1, 2, 0, 1, 2]
+    assert missed([None, None, None, 1, 1, 1], [5, 5, 5, 5, 5, 5]) == [0, 0, 0, 0, 1, 2]
 
 
 def test_a_replica_without_a_sign_of_life_is_named_with_the_states_of_its_processes(controller, monkeypatch):
@@ -86,7 +86,7 @@ def test_a_replica_without_a_sign_of_life_is_named_with_the_states_of_its_proces
     def reports(replica):
         return LoadSnapshot(timestamp=next(count) if replica == 0 else 1)
 
-    silent = dp_watchdog.Listener(reports, 2.0)
+    silent = dp_watchdog.HeartbeatMonitor(reports, 2.0)
     found = [silent(dp_watchdog.processes_of(controller)) for _ in range(3)]
     stopped.send_signal(signal.SIGCONT)
     other = controller.scheduler_procs[2].pid
@@ -101,7 +101,7 @@ def test_processes_that_have_ended_are_for_others_to_tell_of():
     ended = subprocess.Popen(["true"])
     replica = {0: [psutil.Process(ended.pid)], 1: [psutil.Process()]}
     ended.wait()
-    silent = dp_watchdog.Listener(lambda replica: LoadSnapshot(timestamp=1), 1.0)
+    silent = dp_watchdog.HeartbeatMonitor(lambda replica: LoadSnapshot(timestamp=1), 1.0)
     assert silent(replica) is None
     replica[1] = [SimpleNamespace(pid=1, cpu_times=lambda: (0, 0), status=lambda: "stopped")]
     assert silent(replica) is None
@@ -112,7 +112,7 @@ def test_reports_are_those_of_sglang_once_a_replica_serves(controller, monkeypat
     parallel = SimpleNamespace(num_dp_ranks=2, attn_dp_enabled=False)
     monkeypatch.setattr(dp_watchdog, "get_parallel", lambda: parallel)
     monkeypatch.setattr("sglang.srt.managers.load_snapshot.get_parallel", lambda: parallel)
-    reports = dp_watchdog.Reports(controller.port_args.instance_id)
+    reports = dp_watchdog.LoadReports(controller.port_args.instance_id)
     assert reports(1) is None
     writer = ShmLoadSnapshotWriter(shm_path_for(controller.port_args.instance_id), 2, 1)
     try:
@@ -120,7 +120,7 @@ def test_reports_are_those_of_sglang_once_a_replica_serves(controller, monkeypat
         writer.write(LoadSnapshot(timestamp=5.0, dp_rank=1))
         assert reports(1).timestamp == 5.0
         monkeypatch.setenv("SGLANG_LOAD_SNAPSHOT_USE_ZMQ", "1")
-        assert dp_watchdog.Reports(controller.port_args.instance_id)(1) is None
+        assert dp_watchdog.LoadReports(controller.port_args.instance_id)(1) is None
     finally:
         writer.close()
         Path(writer.path).unlink()
@@ -148,13 +148,13 @@ def launch(monkeypatch, processes):
     return launched
 
 
-@pytest.mark.parametrize("seconds, patience", [(7, 7), (None, 300)])
-def test_the_only_process_of_a_server_is_watched(launch, processes, seconds, patience):
+@pytest.mark.parametrize("seconds, timeout", [(7, 7), (None, 300)])
+def test_the_only_process_of_a_server_is_watched(launch, processes, seconds, timeout):
     (given,) = launch(dist_timeout=seconds)
     process, silent = given["args"]
     assert given["target"] is dp_watchdog._watch_only
     assert process.pid == processes[0].pid
-    assert silent.patience == patience
+    assert silent.timeout == timeout
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_the_server_ends_with_its_only_process_and_not_when_that_has_ended(monke
     running.kill()
     os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)  # it has ended, and is a zombie
     for _ in range(2):
-        looks = iter([None])
-        dp_watchdog._watch_only(process, lambda given, looks=looks: next(looks))
+        missed = iter([None])
+        dp_watchdog._watch_only(process, lambda given, missed=missed: next(missed))
         running.wait()
     assert ended == [("stopped", signal.SIGQUIT)]

@@ -80,7 +80,7 @@ def fields_of(step):
     return (
         step["positions"] + 0,
         step["request_ids"] + 0,
-        step["slots"] + 0,
+        step["out_cache_loc"] + 0,
         step["query_lens"] + 0,
         step["seq_lens"] + 0,
         step["block_tables"] + 0,
@@ -92,14 +92,14 @@ class Echo(nn.Cell):
 
     def construct(self, step):
         caches = (step["k_caches"][1] + 0.0, step["v_caches"][0] + 0.0)
-        return step["input_ids"] + 0, fields_of(step), step["plan"], caches
+        return step["input_ids"] + 0, fields_of(step), step["attn_metadata"], caches
 
 
 class WindowsEcho(nn.Cell):
     """A model that gives back the step of its layers with a window."""
 
     def construct(self, step):
-        return fields_of(step["windowed"]), step["windowed"]["plan"]
+        return fields_of(step["swa"]), step["swa"]["attn_metadata"]
 
 
 def two_steps(other_slots=None) -> list:
@@ -119,14 +119,14 @@ def test_the_models_step_has_every_field_under_its_name():
     graph = forward_graph(Echo(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
     for step in two_steps():
         input_ids = ids(len(step.positions))
-        found_ids, fields, plan, (k_cache, v_cache) = graph.outputs(input_ids, step)
+        found_ids, fields, attn_metadata, (k_cache, v_cache) = graph.outputs(input_ids, step)
         for name, found, wanted in zip(
             ("input_ids", *FIELDS), (found_ids, *fields), (input_ids, *step.arrays()[:-1]), strict=False
         ):
             # A graph of fixed shape has room for more.
             part = found.asnumpy()[tuple(slice(size) for size in wanted.shape)]
             np.testing.assert_array_equal(part, wanted, err_msg=name)
-        for found, wanted in zip(plan, step.plan, strict=True):
+        for found, wanted in zip(attn_metadata, step.attn_metadata, strict=True):
             np.testing.assert_array_equal(found.asnumpy(), wanted)
         np.testing.assert_array_equal(k_cache.asnumpy().ravel(), kv_pool.get_key_buffer(1).flatten().numpy())
         np.testing.assert_array_equal(v_cache.asnumpy().ravel(), kv_pool.get_value_buffer(0).flatten().numpy())
@@ -138,12 +138,14 @@ def test_layers_with_a_window_see_the_step_of_their_pool_or_of_the_one_that_ther
     other = (np.random.default_rng(1).permutation(16)[:, None] * 4 + np.arange(4)).ravel() if divided else None
     graph = forward_graph(WindowsEcho(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
     for step in two_steps(other):
-        fields, plan = graph.outputs(ids(len(step.positions)), step)
-        slots, tables, *wanted_plan = step.windowed if divided else (step.slots, step.block_tables, *step.plan)
-        wanted = (step.positions, step.request_ids, slots, step.query_lens, step.seq_lens, tables)
+        fields, attn_metadata = graph.outputs(ids(len(step.positions)), step)
+        out_cache_loc, tables, *wanted_plan = (
+            step.swa if divided else (step.out_cache_loc, step.block_tables, *step.attn_metadata)
+        )
+        wanted = (step.positions, step.request_ids, out_cache_loc, step.query_lens, step.seq_lens, tables)
         for found, value in zip(fields, wanted, strict=True):
             np.testing.assert_array_equal(found.asnumpy()[tuple(slice(size) for size in value.shape)], value)
-        for found, value in zip(plan, wanted_plan, strict=True):
+        for found, value in zip(attn_metadata, wanted_plan, strict=True):
             np.testing.assert_array_equal(found.asnumpy(), value)
 
 
@@ -158,7 +160,7 @@ def test_a_graph_of_fixed_shape_refuses_a_step_that_it_has_no_room_for(limits):
 
 
 def test_the_graph_takes_the_ids_the_fields_of_the_step_in_order_and_the_caches():
-    parameters = ["self", "input_ids", *FIELDS, "windowed", "k_caches", "v_caches"]
+    parameters = ["self", "input_ids", *FIELDS, "swa", "k_caches", "v_caches"]
     # What MindSpore's runtime for Ascend looks for.
     renamed = {"query_lens": "q_seq_lens", "seq_lens": "batch_valid_length"}
     renamed |= {"k_caches": "key_caches", "v_caches": "value_caches"}

@@ -11,7 +11,7 @@ def test_a_rank_stays_on_its_processors_and_torch_has_no_more_threads_than_these
     before, threads = os.sched_getaffinity(0), torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        groups.stay_on([min(before)])
+        groups.pin_threads([min(before)])
         assert os.sched_getaffinity(0) == {min(before)}
         assert torch.get_num_threads() == 1
     finally:

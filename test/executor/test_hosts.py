@@ -14,8 +14,14 @@ from torch.distributed import HashStore, ProcessGroupGloo
 
 from sglang.srt.model_executor_ms import environment
 from sglang.srt.model_executor_ms.parallel import hosts
-from sglang.srt.model_executor_ms.parallel.hosts import Exchange, interface_of, meet_at, own_address, reached_at
-from sglang.srt.model_executor_ms.parallel.rendezvous import MeetingError
+from sglang.srt.model_executor_ms.parallel.hosts import (
+    InterHostExchange,
+    interface_of,
+    own_address,
+    reached_at,
+    rendezvous,
+)
+from sglang.srt.model_executor_ms.parallel.rendezvous import RendezvousError
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 from sglang.srt.model_executor_ms.server.parallel_arguments import check_hosts
 from sglang.srt.utils.network import NetworkAddress
@@ -75,7 +81,7 @@ def place():
         return NetworkAddress("127.0.0.1", free.getsockname()[1])
 
 
-def at_once(count, body) -> list:
+def single_block_limits(count, body) -> list:
     """body(rank) in threads -> what each returned or raised."""
     found = [None] * count
 
@@ -94,20 +100,20 @@ def at_once(count, body) -> list:
 
 
 def test_ranks_that_are_all_there_meet(two_nodes, place):
-    found = at_once(4, lambda rank: meet_at(place, rank, 4, 30))
+    found = single_block_limits(4, lambda rank: rendezvous(place, rank, 4, 30))
     assert all(isinstance(store, torch.distributed.TCPStore) for store in found), found
 
 
 def test_ranks_that_do_not_come_are_named_with_their_node(two_nodes, place):
-    first, second = at_once(2, lambda rank: meet_at(place, rank, 4, 1))
+    first, second = single_block_limits(2, lambda rank: rendezvous(place, rank, 4, 1))
     assert str(first).startswith("rank 2 (node 1), rank 3 (node 1) of 4 did not come within 1 s to meet at 127.0.0.1:")
-    assert isinstance(first, MeetingError)
-    assert isinstance(second, MeetingError)  # the same, or that rank 0 has ended
+    assert isinstance(first, RendezvousError)
+    assert isinstance(second, RendezvousError)  # the same, or that rank 0 has ended
 
 
 def test_a_rank_that_cannot_reach_the_first_one_says_so(two_nodes, place):
-    with pytest.raises(MeetingError, match=r"^rank 3 \(node 1\) cannot reach rank 0 at 127.0.0.1:\d+ within 1 s"):
-        meet_at(place, 3, 4, 1)
+    with pytest.raises(RendezvousError, match=r"^rank 3 \(node 1\) cannot reach rank 0 at 127.0.0.1:\d+ within 1 s"):
+        rendezvous(place, 3, 4, 1)
 
 
 def test_a_taken_port_is_named(two_nodes):
@@ -116,9 +122,9 @@ def test_a_taken_port_is_named(two_nodes):
         taken.listen()
         place = NetworkAddress("127.0.0.1", taken.getsockname()[1])
         with pytest.raises(
-            MeetingError, match=r"^rank 0 \(node 0\) cannot listen at 127.0.0.1:\d+ \(--dist-init-addr\)"
+            RendezvousError, match=r"^rank 0 \(node 0\) cannot listen at 127.0.0.1:\d+ \(--dist-init-addr\)"
         ):
-            meet_at(place, 0, 4, 1)
+            rendezvous(place, 0, 4, 1)
 
 
 def test_the_interface_towards_another_host():
@@ -181,7 +187,9 @@ def test_a_name_that_is_a_loopback_on_this_host_only_is_refused(ways, monkeypatc
     ways()
     del os.environ["SGLANG_HOST_IP"]
     monkeypatch.setattr(hosts, "own_address", lambda address: "127.0.1.1")
-    with pytest.raises(MeetingError, match=r"^first-host \(--dist-init-addr\) is 127.0.1.1 on this host, .*_HOST_IP"):
+    with pytest.raises(
+        RendezvousError, match=r"^first-host \(--dist-init-addr\) is 127.0.1.1 on this host, .*_HOST_IP"
+    ):
         reached_at(NetworkAddress("first-host", 9))
 
 
@@ -205,7 +213,7 @@ def exchange_of(ranks, nodes, host, seconds=30.0):
     """As Exchange makes it on the first rank of a host, but for the group of hosts."""
     own = ranks[nodes.index(host)]
     with mock.patch("torch.distributed.get_rank", return_value=own), mock.patch("torch.distributed.new_group"):
-        return Exchange(ranks, nodes, seconds)
+        return InterHostExchange(ranks, nodes, seconds)
 
 
 @pytest.mark.parametrize("nodes", [[0, 1], [0, 0, 1, 1], [0, 1, 1], [0, 0, 1, 1, 1, 2]])
@@ -222,7 +230,7 @@ def test_the_first_ranks_of_hosts_fill_in_each_others_rows(nodes, two_nodes):
         exchanges[host](rows.ctypes.data, stride, length)
         return rows[:, :length].copy(), rows[:, length:].any()
 
-    for rows, beyond in at_once(hosts, body):
+    for rows, beyond in single_block_limits(hosts, body):
         np.testing.assert_array_equal(rows, values)
         assert not beyond
 
@@ -237,6 +245,6 @@ def test_a_host_that_does_not_come_is_named(two_nodes):
             exchange(memory.ctypes.data, 4, 4)
         return group  # which stays connected until then
 
-    error, _ = at_once(2, body)
+    error, _ = single_block_limits(2, body)
     assert isinstance(error, RuntimeError)
     assert str(error).startswith("rank 2 (node 1) has ended, or has not come within 1 s (--dist-timeout)")

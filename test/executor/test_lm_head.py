@@ -30,15 +30,15 @@ def gathers(monkeypatch):
     "shard, inside, name",
     [
         (Shard(1, 3, "ranks").head, False, "_logits_gatherer"),
-        (Shard(4, 6, "ranks", replicas=2).head, False, "_logits_gatherer"),
-        (Shard(4, 6, "ranks", replicas=2, own_head=True).head, True, "_gather_attn_tp_logits"),
+        (Shard(4, 6, "ranks", attn_dp_size=2).head, False, "_logits_gatherer"),
+        (Shard(4, 6, "ranks", attn_dp_size=2, dp_lm_head=True).head, True, "_gather_attn_tp_logits"),
     ],
 )
 def test_the_logits_of_the_ranks_that_divide_the_head_lie_side_by_side(gathers, shard, inside, name):
     processor = SimpleNamespace(do_tensor_parallel_all_gather=True, use_attn_tp_group=inside)
     gather_logits(processor, shard)
     assert set(vars(processor)) - {"do_tensor_parallel_all_gather", "use_attn_tp_group"} == {name}
-    assert gathers == ["ranks@attention" if inside else "ranks"]
+    assert gathers == ["ranks@attn_tp" if inside else "ranks"]
     gather = getattr(processor, name)
     logits = torch.arange(8.0).reshape(2, 4)[:, ::2]  # which do not lie side by side in memory
     torch.testing.assert_close(gather(logits), torch.cat([logits, logits + 1, logits + 2], 1))
@@ -62,7 +62,7 @@ def processor(monkeypatch):
     def made(gathers, within):
         found = SimpleNamespace(do_tensor_parallel_all_gather=gathers, use_attn_tp_group=within)
         found._gather_attn_tp_logits = found._logits_gatherer = "SGLang's"
-        lm_head.gather_logits(found, Shard(1, 4, "tp", replicas=2, own_head=True).head)
+        lm_head.gather_logits(found, Shard(1, 4, "tp", attn_dp_size=2, dp_lm_head=True).head)
         return found
 
     return made

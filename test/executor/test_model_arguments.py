@@ -35,8 +35,8 @@ for line in sys.stdin:
         found = dict(error=str(error))
     print("ANSWER" + json.dumps(found))
 """
-GROUPED = dict(backends=["mindspore", "mindspore"], context=256, hybrid=False, latent=False)
-LATENT = GROUPED | dict(latent=True)
+GROUPED = dict(backends=["mindspore", "mindspore"], context=256, hybrid=False, mla=False)
+LATENT = GROUPED | dict(mla=True)
 SERVED = {  # variant of tiny.TINY -> what SGLang should take it for
     "gpt_oss": dict(GROUPED, architecture="GptOssForCausalLM"),  # must have an attention backend of SGLang's list
     "exaone4": dict(GROUPED, architecture="Exaone4ForCausalLM"),  # likewise

@@ -40,31 +40,31 @@ def four_ranks(monkeypatch):
 def test_the_others_are_named_with_what_has_become_of_them(four_ranks, caplog):
     own, others = four_ranks
     with pytest.raises(RuntimeError, match="Timed out"):
-        rank_status.serve(fails, None)
+        rank_status.log_rank_states_on_error(fails, None)
     assert caplog.messages == [f"{own} gives up: {others}"]
 
 
 def test_the_watchdog_of_a_rank_names_them_too(four_ranks):
     own, others = four_ranks
     watchdog = SimpleNamespace(dump_info=lambda: "two lines\nof SGLang's")
-    assert rank_status.name_in(watchdog, "scheduler", watchdog_timeout=1) is watchdog
+    assert rank_status.add_rank_states_to_watchdog(watchdog, "scheduler", watchdog_timeout=1) is watchdog
     assert watchdog.dump_info() == f"{own} makes no progress: {others}\ntwo lines\nof SGLang's"
 
 
 def test_a_rank_that_is_alone_says_nothing(monkeypatch, caplog):
     monkeypatch.setattr(rank_status, "_ranks", [Rank(0, 0, 1)])
     with pytest.raises(RuntimeError, match="Timed out"):
-        rank_status.serve(fails, None)
+        rank_status.log_rank_states_on_error(fails, None)
     assert not caplog.messages
     watchdog = SimpleNamespace(dump_info=lambda: "SGLang's")
-    assert rank_status.name_in(watchdog).dump_info() == "SGLang's"
+    assert rank_status.add_rank_states_to_watchdog(watchdog).dump_info() == "SGLang's"
 
 
 @pytest.mark.parametrize("seconds, wanted", [(7, 7), (None, 1800)])
 def test_groups_wait_as_long_as_was_said(seconds, wanted, monkeypatch):
     monkeypatch.setattr(rank_status, "get_parallel", lambda: SimpleNamespace(dist_timeout=seconds))
     asked = []
-    rank_status.wait_as_told(lambda *given, **others: asked.append((given, others)), "group", 1, local_rank=2)
+    rank_status.set_gloo_timeout(lambda *given, **others: asked.append((given, others)), "group", 1, local_rank=2)
     assert asked == [(("group", 1), {"local_rank": 2, "gloo_timeout": timedelta(seconds=wanted)})]
 
 
@@ -77,7 +77,7 @@ def test_ranks_know_each_other_whatever_they_compute_on(monkeypatch, device):
     monkeypatch.setattr(plugin.shared_files, "share_no_bars", lambda: None)
     plugin._hook_scheduler.__wrapped__(device)
     assert applied >= {
-        ("parallel_state.GroupCoordinator.__init__", rank_status.wait_as_told),
-        ("bootstrap._init_parallel_groups", rank_status.introduce),
-        ("bootstrap._init_parallel_groups", hosts.meet),
+        ("parallel_state.GroupCoordinator.__init__", rank_status.set_gloo_timeout),
+        ("bootstrap._init_parallel_groups", rank_status.share_rank_info),
+        ("bootstrap._init_parallel_groups", hosts.wait_for_world),
     }

@@ -23,7 +23,7 @@ def write(folder, *modules, **pooling):
 @pytest.mark.parametrize(
     "pooling", [dict(pooling_mode_lasttoken=True, pooling_mode_mean_tokens=False), dict(pooling_mode="lasttoken")]
 )
-def test_the_last_token_normalised_is_served(tmp_path, caplog, pooling):
+def test_the_last_token_normalized_is_served(tmp_path, caplog, pooling):
     assert problems(write(tmp_path, TRANSFORMER, POOLING, NORMALIZE, **pooling)) == []
     assert caplog.text == ""
 
@@ -51,7 +51,7 @@ def test_another_module_is_refused(tmp_path):
     assert problem == "modules.json asks for Dense, and only Normalize, Pooling, Transformer are computed"
 
 
-def test_embeddings_that_are_not_to_be_normalised_are_announced(tmp_path, caplog):
+def test_embeddings_that_are_not_to_be_normalized_are_announced(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert problems(write(tmp_path, TRANSFORMER, POOLING, pooling_mode="lasttoken")) == []
     assert "modules.json has no Normalize" in caplog.text

@@ -44,22 +44,22 @@ def fill(network, tensors=None):
     """Give every parameter its slices of checkpoint tensors that are the same for all ranks, and pack them."""
     load(network, tensors)
     for _, cell in network.cells_and_names():
-        if hasattr(cell, "pack"):
-            cell.pack()
+        if hasattr(cell, "process_weights_after_loading"):
+            cell.process_weights_after_loading()
 
 
 def load(network, tensors=None):
-    for want in tensors_of(network):
-        shape = want.whole or want.host.shape
-        whole = (tensors or {}).get(want.source, draw(want.source, shape))
+    for item in tensors_of(network):
+        shape = item.whole or item.host.shape
+        whole = (tensors or {}).get(item.source, draw(item.source, shape))
         assert whole.shape == shape
-        want.host[...] = whole[want.read]
+        item.host[...] = whole[item.read]
 
 
 def run(layer, x, tensors=None):
     network = Compiled(layer, {} if isinstance(layer, GatedMLP) else None)
     fill(network, tensors)
-    ops.begin_step(len(x), 1)
+    ops.set_valid_rows(len(x), 1)
     return network(ms.Tensor(x)).asnumpy()
 
 

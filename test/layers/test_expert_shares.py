@@ -60,10 +60,10 @@ def test_ranks_that_are_sent_rows_compute_their_own_experts_of_them(partial_resu
     close(total, all_experts(table, "separate"))
 
 
-@pytest.mark.parametrize("refused", [dict(dispatch=True), dict(places=((0, 1, 2, 3),))])
+@pytest.mark.parametrize("refused", [dict(dispatch=True), dict(physical_to_logical_map=((0, 1, 2, 3),))])
 def test_int8_experts_stay_where_all_ranks_see_all_rows(refused):
     with pytest.raises(NotImplementedError, match="int8 experts .*--enable-eplb.*--moe-a2a-backend"):
-        AllExperts(Shard(0, 2, "ranks", 2, **refused)).experts.quantise()
+        AllExperts(Shard(0, 2, "ranks", 2, **refused)).experts.quantize()
 
 
 # Six places for four experts on two parts of the ranks: replicas on one part, on both, and experts out of order.
@@ -74,14 +74,14 @@ PLACES, MOVED = ((3, 0, 0, 1, 2, 3),), (0, 1, 2, 3, 1, 1)
 def test_experts_add_up_wherever_their_places_are_and_when_they_have_moved(partial_results, table, layout, size):
     x, cells = draw("x", (3, HIDDEN)), []
     for shard in ranks(size, 2):
-        layer = AllExperts(replace(shard, places=PLACES), **LAYOUTS[layout])
+        layer = AllExperts(replace(shard, physical_to_logical_map=PLACES), **LAYOUTS[layout])
         cells.append((layer.experts, Compiled(layer)))
     for places in (PLACES[0], MOVED):
         total = 0
         for experts, network in cells:
-            experts.locate(places)
+            experts.set_physical_experts(places)
             fill(network)
-            ops.begin_step(len(x), 1)
+            ops.set_valid_rows(len(x), 1)
             total = total + network(ms.Tensor(x)).asnumpy()
         close(total, all_experts(table, layout))
 
@@ -89,9 +89,9 @@ def test_experts_add_up_wherever_their_places_are_and_when_they_have_moved(parti
 def test_a_rank_reads_nothing_of_experts_that_others_hold():
     whole, read = [], []
     for shard in (Shard(), *ranks(4, 2)):
-        wants = tensors_of(AllExperts(shard))
-        assert all(want.host.shape == selected(want.whole, want.read) for want in wants)
-        whole.append({want.source for want in wants})
-        read.append({want.source.split(".")[1] for want in wants if want.host.size})
+        items = tensors_of(AllExperts(shard))
+        assert all(item.host.shape == selected(item.whole, item.read) for item in items)
+        whole.append({item.source for item in items})
+        read.append({item.source.split(".")[1] for item in items if item.host.size})
     assert all(names == whole[0] for names in whole)  # or the others' tensors would be unexpected ones
     assert read == [{"0", "1", "2", "3"}, {"0", "1"}, {"0", "1"}, {"2", "3"}, {"2", "3"}]

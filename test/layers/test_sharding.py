@@ -31,14 +31,14 @@ from sglang.srt.layers_ms import (
     GatedMLP,
     HeadNorms,
     LMHead,
-    QKVLinear,
-    RowLinear,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
     RowNorm,
-    VocabEmbedding,
-    grouped,
-    merged_linear,
+    RowParallelLinear,
+    VocabParallelEmbedding,
+    concatenated,
+    interleaved_by_group,
     ops,
-    stacked,
 )
 from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
@@ -73,7 +73,7 @@ def config(shard, kv_heads=2):
 @pytest.mark.parametrize("size", SIZES)
 def test_columns_of_merged_matrices_are_divided_matrix_by_matrix(size):
     def layer(shard):
-        return merged_linear(HIDDEN, ["gate_proj", "up_proj"], INTERMEDIATE, True, shard, ms.float32)
+        return MergedColumnParallelLinear(HIDDEN, ["gate_proj", "up_proj"], INTERMEDIATE, True, shard, ms.float32)
 
     x = draw("x", (3, HIDDEN))
     halves = [np.split(run(layer(shard), x), 2, axis=-1) for shard in ranks(size)]
@@ -84,7 +84,7 @@ def test_columns_of_merged_matrices_are_divided_matrix_by_matrix(size):
 @pytest.mark.parametrize("size", SIZES)
 def test_each_rank_has_its_query_heads_and_the_key_value_heads_that_those_read(size, kv_heads):
     def heads(shard):
-        layer = QKVLinear(HIDDEN, HEADS, kv_heads, HEAD_DIM, True, shard, ms.float32)
+        layer = QKVParallelLinear(HIDDEN, HEADS, kv_heads, HEAD_DIM, True, shard, ms.float32)
         found = run(layer, draw("x", (3, HIDDEN))).reshape(3, -1, HEAD_DIM)
         queries, keys = HEADS // shard.size, layer.num_kv_heads
         return np.split(found, [queries, queries + keys], axis=1)
@@ -104,14 +104,14 @@ def test_each_rank_has_its_query_heads_and_the_key_value_heads_that_those_read(s
 def published(order, whole):
     """Rows of q_proj, k_proj and v_proj in the order in which a packed checkpoint has their heads."""
     q, k, v = (part.reshape(-1, HEAD_DIM, *part.shape[1:]) for part in whole)
-    if order is stacked:
+    if order is concatenated:
         packed = np.concatenate([q, k, v])
     else:
         packed = np.concatenate([[*group, k[i], v[i]] for i, group in enumerate(np.split(q, len(k)))])
     return packed.reshape(-1, *whole[0].shape[1:])
 
 
-@pytest.mark.parametrize("order", [stacked, grouped])
+@pytest.mark.parametrize("order", [concatenated, interleaved_by_group])
 @pytest.mark.parametrize("size, kv_heads", [(1, 1), (1, 2), (1, 8), (2, 4), (2, 8), (4, 2)])
 def test_packed_projections_are_the_separate_ones(order, size, kv_heads):
     stack = {}
@@ -122,7 +122,7 @@ def test_packed_projections_are_the_separate_ones(order, size, kv_heads):
     for shard in ranks(size):
         found = []
         for packed in (None, order):
-            layer = QKVLinear(HIDDEN, HEADS, kv_heads, HEAD_DIM, True, shard, ms.float32, packed)
+            layer = QKVParallelLinear(HIDDEN, HEADS, kv_heads, HEAD_DIM, True, shard, ms.float32, packed)
             load(Compiled(layer), stack)
             found.append(layer)
         np.testing.assert_array_equal(found[1].weight.host, found[0].weight.host)
@@ -136,7 +136,7 @@ def test_a_packed_mlp_is_the_separate_one(partial_results, size):
         halves = [draw(f"layer.{name}_proj.{kind}", (INTERMEDIATE, *shape)) for name in ("gate", "up")]
         stack[f"layer.gate_up_proj.{kind}"] = np.concatenate(halves)
     wanted = run(GatedMLP(config(Shard()), bias=True), x)
-    total = sum(run(GatedMLP(config(shard), bias=True, packed=True), x, stack) for shard in ranks(size))
+    total = sum(run(GatedMLP(config(shard), bias=True, fused_gate_up=True), x, stack) for shard in ranks(size))
     close(total, wanted)
 
 
@@ -159,7 +159,7 @@ def test_rows_add_up_with_their_bias_added_once(partial_results, size, bias):
     x = draw("x", (3, INTERMEDIATE))
 
     def layer(shard):
-        return RowLinear(INTERMEDIATE, HIDDEN, bias, shard, ms.float32, "intermediate_size")
+        return RowParallelLinear(INTERMEDIATE, HIDDEN, bias, shard, ms.float32, "intermediate_size")
 
     parts = np.split(x, size, axis=-1)
     total = sum(run(layer(shard), part) for shard, part in zip(ranks(size), parts, strict=True))
@@ -178,7 +178,7 @@ def test_mlps_add_up(partial_results, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_embeddings_add_up_over_the_padded_vocabulary(partial_results, size):
     ids = np.array([0, 1, 47, 48, 63, 64, 95, 96, VOCAB - 1], np.int32)
-    total = sum(run(VocabEmbedding(VOCAB, HIDDEN, shard, ms.float32), ids) for shard in ranks(size))
+    total = sum(run(VocabParallelEmbedding(VOCAB, HIDDEN, shard, ms.float32), ids) for shard in ranks(size))
     np.testing.assert_array_equal(total, draw("layer.weight", (VOCAB, HIDDEN))[ids])
 
 
@@ -266,22 +266,22 @@ def test_a_norm_over_all_heads_is_of_the_squares_that_the_ranks_add_up(monkeypat
     def squares(own_heads):
         return np.stack([(part[:, own] ** 2).sum((1, 2)) for part, own in zip(parts[:2], own_heads, strict=False)], -1)
 
-    def normalised(shard, own_heads):
+    def normalized(shard, own_heads):
         found = run(RowNorm(config(shard, kv_heads)), rows(own_heads)).reshape(5, -1, HEAD_DIM)
         heads = [len(range(HEADS if i == 0 else kv_heads)[own]) for i, own in enumerate(own_heads)]
         return np.split(found, np.cumsum(heads)[:2], axis=1)
 
     held = [(shard.slice(HEADS, "heads"), *2 * [shard.kv_heads(kv_heads)[1]]) for shard in ranks(size)]
-    whole = normalised(Shard(), 3 * [slice(None)])
+    whole = normalized(Shard(), 3 * [slice(None)])
     for shard, own_heads in zip(ranks(size), held, strict=True):
         monkeypatch.setattr(ops, "all_reduce", AddOthers(sum(map(squares, held)) - squares(own_heads)))
-        for found, wanted, own in zip(normalised(shard, own_heads), whole, own_heads, strict=True):
+        for found, wanted, own in zip(normalized(shard, own_heads), whole, own_heads, strict=True):
             close(found, wanted[:, own])
 
 
 SUMMED = {
-    "row": lambda shard: RowLinear(HIDDEN * shard.size, HIDDEN, True, shard, ms.float32, "hidden_size"),
-    "embedding": lambda shard: VocabEmbedding(VOCAB, HIDDEN, shard, ms.float32),
+    "row": lambda shard: RowParallelLinear(HIDDEN * shard.size, HIDDEN, True, shard, ms.float32, "hidden_size"),
+    "embedding": lambda shard: VocabParallelEmbedding(VOCAB, HIDDEN, shard, ms.float32),
 }
 
 

@@ -10,7 +10,7 @@ from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.model_loader_ms import files
 from sglang.srt.model_loader_ms.files import CheckpointError
 from sglang.srt.model_loader_ms.loader import load, tensors_of, update
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 6, 4, 2, 3, 11
@@ -22,12 +22,12 @@ class Fused(nn.Cell):
 
     def __init__(self, shard, dtype):
         super().__init__()
-        pieces, start = [], 0
+        slices, start = [], 0
         for name, rows in ROWS.items():
             read = shard.slice(rows, name)
             into = slice(start, start := start + read.stop - read.start)
-            pieces.append(Piece(f"../{name}.weight", (read, ALL), into, (rows, HIDDEN)))
-        self.weight = parameter((start, HIDDEN), dtype, *pieces)
+            slices.append(WeightSlice(f"../{name}.weight", (read, ALL), into, (rows, HIDDEN)))
+        self.weight = parameter((start, HIDDEN), dtype, *slices)
 
 
 class Attention(nn.Cell):
@@ -36,8 +36,8 @@ class Attention(nn.Cell):
         self.qkv_proj = Fused(shard, dtype)
         self.o_proj = nn.Cell()
         columns = shard.slice(HEADS * HEAD_DIM, "columns")
-        piece = Piece("weight", (ALL, columns), whole=(HIDDEN, HEADS * HEAD_DIM))
-        self.o_proj.weight = parameter((HIDDEN, columns.stop - columns.start), dtype, piece)
+        weight_slice = WeightSlice("weight", (ALL, columns), whole=(HIDDEN, HEADS * HEAD_DIM))
+        self.o_proj.weight = parameter((HIDDEN, columns.stop - columns.start), dtype, weight_slice)
 
 
 class Model(nn.Cell):
@@ -49,11 +49,13 @@ class Model(nn.Cell):
         rows = 16 // shard.size
         read = slice(min(rows * shard.rank, VOCAB), min(rows * (shard.rank + 1), VOCAB))
         self.embed = nn.Cell()
-        piece = Piece("weight", (read, ALL), slice(0, read.stop - read.start), (VOCAB, HIDDEN))
-        self.embed.weight = parameter((rows, HIDDEN), dtype, piece)
+        weight_slice = WeightSlice("weight", (read, ALL), slice(0, read.stop - read.start), (VOCAB, HIDDEN))
+        self.embed.weight = parameter((rows, HIDDEN), dtype, weight_slice)
         self.layers = nn.CellList([Attention(shard, dtype)])
         self.head = nn.Cell()
-        self.head.weight = self.embed.weight if tied else parameter((2, HIDDEN), dtype, Piece("weight", (ALL, ALL)))
+        self.head.weight = (
+            self.embed.weight if tied else parameter((2, HIDDEN), dtype, WeightSlice("weight", (ALL, ALL)))
+        )
 
 
 SHAPES = {
@@ -113,7 +115,7 @@ def test_a_checkpoint_of_any_float_type_becomes_the_type_of_the_parameters(folde
 
 def test_integers_are_loaded_as_they_are(folder):
     model = nn.Cell()
-    model.scale = parameter((3,), ms.int8, Piece("scale", (ALL,)))
+    model.scale = parameter((3,), ms.int8, WeightSlice("scale", (ALL,)))
     folder.write({"scale": torch.tensor([-128, 0, 127], dtype=torch.int8)})
     load(model, folder.path)
     assert model.scale.asnumpy().tolist() == [-128, 0, 127]
@@ -139,7 +141,7 @@ def test_the_ranks_together_hold_the_whole_model(folder):
 def test_a_rank_that_holds_nothing_but_padding_loads(folder):
     folder.write({"weight": torch.ones(5, 3)})
     model = nn.Cell()
-    model.weight = parameter((8, 3), ms.float32, Piece("weight", (slice(5, 5), ALL), slice(0, 0), (5, 3)))
+    model.weight = parameter((8, 3), ms.float32, WeightSlice("weight", (slice(5, 5), ALL), slice(0, 0), (5, 3)))
     assert load(model, folder.path).bytes == 0
     assert not model.weight.asnumpy().any()
 
@@ -164,8 +166,8 @@ def test_the_report_counts_what_was_read(folder):
 
 
 def test_the_tensors_of_a_model_are_listed_for_its_rank():
-    wants = {want.source: (want.read, want.parameter) for want in tensors_of(Model(shard=Shard(1, 2)))}
-    assert wants == {
+    items = {item.source: (item.read, item.parameter) for item in tensors_of(Model(shard=Shard(1, 2)))}
+    assert items == {
         "embed.weight": ((slice(8, 11), ALL), "embed.weight"),
         "layers.0.q_proj.weight": ((slice(6, 12), ALL), "layers.0.qkv_proj.weight"),
         "layers.0.k_proj.weight": ((slice(3, 6), ALL), "layers.0.qkv_proj.weight"),
@@ -227,7 +229,7 @@ def test_any_wrongly_shaped_tensor_is_named_with_both_shapes(folder, name, chang
 
 def test_a_part_that_does_not_fill_its_rows_is_described(folder):
     model = nn.Cell()
-    model.weight = parameter((4, 3), ms.float32, Piece("weight", (slice(2, 6), ALL), slice(0, 4)))
+    model.weight = parameter((4, 3), ms.float32, WeightSlice("weight", (slice(2, 6), ALL), slice(0, 4)))
     folder.write({"weight": torch.ones(5, 3)})
     assert refusal(folder, model).endswith(
         "wrong shape: weight is float32 [5, 3], its part [2:6, ...] must fill [4, 3] of weight"
@@ -272,13 +274,13 @@ def test_tensors_to_ignore_are_given_by_the_ends_of_their_names(folder):
 def test_a_parameter_made_otherwise_is_named():
     model = Model()
     model.head.scale = ms.Parameter(ms.Tensor([1.0]))
-    with pytest.raises(CheckpointError, match=r"do not state their pieces .*head\.scale"):
+    with pytest.raises(CheckpointError, match=r"do not state their slices .*head\.scale"):
         tensors_of(model)
 
 
 def test_a_source_outside_the_model_is_refused():
     model = nn.Cell()
-    model.weight = parameter((2,), ms.float32, Piece("../other.weight", (ALL,)))
+    model.weight = parameter((2,), ms.float32, WeightSlice("../other.weight", (ALL,)))
     with pytest.raises(CheckpointError, match=r"weight: its source steps out of the model, to \.\./other.weight"):
         tensors_of(model)
 
@@ -307,7 +309,7 @@ def test_a_missing_tensor_that_two_parameters_need_is_named_once(folder):
     del tensors["embed.weight"]
     folder.write(tensors)
     model = Model()
-    model.head.other = parameter((VOCAB, HIDDEN), ms.float32, Piece("../embed.weight", (ALL, ALL)))
+    model.head.other = parameter((VOCAB, HIDDEN), ms.float32, WeightSlice("../embed.weight", (ALL, ALL)))
     assert refusal(folder, model).splitlines()[1:] == ["  missing: embed.weight"]
 
 
@@ -323,7 +325,7 @@ def test_dummy_weights_are_small_and_padding_stays_zero():
 
 def test_dummy_integers_are_zero():
     model = nn.Cell()
-    model.scale = parameter((3,), ms.int8, Piece("scale", (ALL,)))
+    model.scale = parameter((3,), ms.int8, WeightSlice("scale", (ALL,)))
     load(model, None, load_format="dummy")
     assert not model.scale.asnumpy().any()
 
@@ -341,7 +343,7 @@ def test_an_update_replaces_the_weights_that_a_compiled_graph_uses(folder):
     class Scale(nn.Cell):
         def __init__(self):
             super().__init__()
-            self.weight = parameter((3,), ms.float32, Piece("weight", (ALL,)))
+            self.weight = parameter((3,), ms.float32, WeightSlice("weight", (ALL,)))
 
         @ms.jit(fullgraph=True)
         def construct(self, x):

@@ -8,13 +8,13 @@ from safetensors.torch import save_file
 
 from sglang.srt.layers_ms.expert_layouts import Sizes, interleaved
 from sglang.srt.model_loader_ms import loader
-from sglang.srt.model_loader_ms.pieces import parameter
+from sglang.srt.model_loader_ms.weight_slice import parameter
 
 EXPERTS, WIDTH, SIZE = 3, 64, 32
 FOUR_BITS = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
 
 
-def quantised(generator, rows, columns):
+def quantized(generator, rows, columns):
     """-> (blocks, scales, what they stand for, [experts, columns, rows])"""
     blocks = generator.integers(0, 256, (EXPERTS, rows, columns // 32, 16), np.uint8)
     scales = generator.integers(120, 130, (EXPERTS, rows, columns // 32), np.uint8)
@@ -38,8 +38,8 @@ class Stacks(nn.Cell):
 def test_a_checkpoint_of_four_bits_is_loaded_as_what_it_stands_for(tmp_path):
     generator = np.random.default_rng(0)
     (gate_up_blocks, gate_up_scales, gate_up), (down_blocks, down_scales, down) = (
-        quantised(generator, 2 * SIZE, WIDTH),
-        quantised(generator, WIDTH, SIZE),
+        quantized(generator, 2 * SIZE, WIDTH),
+        quantized(generator, WIDTH, SIZE),
     )
     four_bits = {
         "gate_up_proj_blocks": gate_up_blocks,
@@ -48,7 +48,7 @@ def test_a_checkpoint_of_four_bits_is_loaded_as_what_it_stands_for(tmp_path):
         "down_proj_scales": down_scales,
     }
     plain = {"gate_up_proj": torch.from_numpy(gate_up), "down_proj": torch.from_numpy(down)}
-    for name, tensors in (("quantised", four_bits), ("plain", plain)):
+    for name, tensors in (("quantized", four_bits), ("plain", plain)):
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
         for own in (slice(0, SIZE), slice(SIZE // 2, SIZE)):

@@ -11,7 +11,7 @@ LARGEST = 448.0  # of float8_e4m3fn
 PROJECTIONS = ("_proj.weight", "_proj_with_mqa.weight")  # embedding, head, router and norms stay as they are
 
 
-def _quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _quantized(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """-> (float8, the factors of its blocks, the products of both)."""
     rows, columns = (-(-size // BLOCK) for size in weight.shape)
     factors = torch.empty(rows, columns)
@@ -27,15 +27,15 @@ def _quantised(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.
 
 def to_float8(source: Path, folder: Path, products: Path) -> None:
     """Write the float32 checkpoint in `source` into `folder` as float8, and what that stands for into `products`."""
-    tensors, quantised = load_file(source / "model.safetensors"), {}
+    tensors, quantized = load_file(source / "model.safetensors"), {}
     for name, weight in list(tensors.items()):
         if name.endswith(PROJECTIONS):
-            quantised[name], quantised[f"{name}_scale_inv"], tensors[name] = _quantised(weight)
-    assert quantised
+            quantized[name], quantized[f"{name}_scale_inv"], tensors[name] = _quantized(weight)
+    assert quantized
     config = json.loads((source / "config.json").read_text())
     method = dict(quant_method="fp8", fmt="e4m3", activation_scheme="dynamic", weight_block_size=[BLOCK, BLOCK])
     for target, weights, changes in (
-        (folder, {**tensors, **quantised}, {"quantization_config": method}),
+        (folder, {**tensors, **quantized}, {"quantization_config": method}),
         (products, tensors, {}),
     ):
         target.mkdir(exist_ok=True)

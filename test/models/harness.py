@@ -24,7 +24,7 @@ from sglang.srt.model_executor_ms.runner.graphs import (
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
-from sglang.srt.model_executor_ms.runner.weights import with_quantisation
+from sglang.srt.model_executor_ms.runner.weights import with_quantization
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
@@ -66,7 +66,7 @@ class Uncompiled(_OnOwnCaches, UncompiledGraph):
     """A table's operators one by one: what their graph gives, without the seconds of compiling it."""
 
     def outputs(self, input_ids, step):
-        ops.begin_step(len(step.positions), len(step.seq_lens))
+        ops.set_valid_rows(len(step.positions), len(step.seq_lens))
         return super().outputs(input_ids, step)
 
 
@@ -77,8 +77,8 @@ class UncompiledWithRoom(_OnOwnCaches, StaticGraph):
 
     def _graph(self):
         ids, *arrays = self.buffers
-        tensors, plan = map(bridge.int32, arrays), tuple(map(bridge.int32, self.plan_buffers))
-        return self(_tensor(ids), *tensors, plan, (), self.k_caches, self.v_caches)
+        tensors, attn_metadata = map(bridge.int32, arrays), tuple(map(bridge.int32, self.attn_metadata_buffers))
+        return self(_tensor(ids), *tensors, attn_metadata, (), self.k_caches, self.v_caches)
 
 
 class PagedModel:
@@ -91,15 +91,15 @@ class PagedModel:
         """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
         config = get_config(str(folder), trust_remote_code=True)
         computed, longest = getattr(ms, ops.compute_dtype(dtype)), get_context_length(config)
-        runtime = Runtime(dtype=computed, max_positions=longest, most_prompt_tokens=TOKENS)
+        runtime = Runtime(dtype=computed, max_positions=longest, max_prefill_tokens=TOKENS)
         self.architecture = config.architectures[0]
-        written = restored(with_quantisation(config.to_dict(), folder, None), folder)
+        written = restored(with_quantization(config.to_dict(), folder, None), folder)
         self.network = network = model_class(config.architectures)(written, runtime)
         wanted = dict(
             names=network.tensor_names, ignore=network.ignored_tensors, optional_prefix=network.optional_prefix
         )
         loader.load(network, folder, progress=False, **wanted)
-        self.network.pack()
+        self.network.process_weights_after_loading()
         self.config = config = self.network.config
         self.pool = pool_of(config, getattr(torch, dtype), page_size, pool_class(network))
         self.caches = KVCaches(self.pool, config.num_hidden_layers)

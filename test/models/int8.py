@@ -19,7 +19,7 @@ GROUP = dict(
 )
 
 
-def _quantised(weight):
+def _quantized(weight):
     factors = weight.abs().amax(-1, keepdim=True) / 127
     return torch.round(weight / factors).to(torch.int8), factors
 
@@ -32,7 +32,7 @@ def to_int8(source: Path, folder: Path, method: str, skipped: str = "layers.0.ml
         chosen = name.endswith("_proj.weight") and not name.endswith(f"{skipped}.weight")
         kinds[name] = "W8A8_DYNAMIC" if chosen else "FLOAT"
         if chosen:
-            tensors[name], tensors[f"{name}_scale"] = _quantised(weight.float())
+            tensors[name], tensors[f"{name}_scale"] = _quantized(weight.float())
             if method == "modelslim":
                 tensors[f"{name}_offset"] = torch.zeros_like(tensors[f"{name}_scale"])
     ignore = [name.removesuffix(".weight") for name, kind in kinds.items() if kind == "FLOAT"]

@@ -10,7 +10,7 @@ from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
-from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph, passed_on
+from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph, pp_input_of
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead
 from sglang.srt.model_loader_ms import loader
@@ -24,7 +24,7 @@ def network_of(folder, stage: Stage, dtype="float32", shard: Shard | None = None
     config = get_config(str(folder), trust_remote_code=True)
     positions = get_context_length(config)
     computed = getattr(ms, ops.compute_dtype(dtype))
-    runtime = Runtime(computed, positions, shard or Shard(), stage, most_prompt_tokens=TOKENS)
+    runtime = Runtime(computed, positions, shard or Shard(), stage, max_prefill_tokens=TOKENS)
     network = model_class(config.architectures)(config.to_dict(), runtime)
     loader.load(network, folder, progress=False, **network.checkpoint())
     return network
@@ -32,7 +32,7 @@ def network_of(folder, stage: Stage, dtype="float32", shard: Shard | None = None
 
 def pool_of_part(config, dtype: torch.dtype, page_size: int = 1, made=MHATokenToKVPool):
     """As pool_of, on a rank."""
-    held = config.held
+    held = config.layer_range
     shared = dict(size=SLOTS - page_size, page_size=page_size, dtype=dtype, layer_num=len(held), device="cpu")
     shared |= dict(enable_memory_saver=False, start_layer=held.start, end_layer=held.stop)
     if hasattr(config, "kv_lora_rank"):
@@ -49,10 +49,10 @@ class Part:
 
     def __init__(self, folder, stage: Stage, dtype="float32", shard: Shard | None = None, compiled=True):
         self.network = network_of(folder, stage, dtype, shard)
-        self.network.pack()
+        self.network.process_weights_after_loading()
         self.config = config = self.network.config
         self.pool = pool_of_part(config, getattr(torch, dtype), self.page_size, pool_class(self.network))
-        self.caches = KVCaches(self.pool, len(config.held), config.held.start)
+        self.caches = KVCaches(self.pool, len(config.layer_range), config.layer_range.start)
         self.graph = self._graph(compiled)
         self.captured = not compiled
         parameter = self.network.head()
@@ -62,15 +62,15 @@ class Part:
     def _graph(self, compiled):
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
         limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
-        if not compiled and self.config.shard.replicas > 1:  # whose tensors are as large, whatever each of them has
-            return UncompiledWithRoom(self.network, k_caches, v_caches, limits, passed_on(self.config))
+        if not compiled and self.config.shard.attn_dp_size > 1:  # whose tensors are as large, whatever each of them has
+            return UncompiledWithRoom(self.network, k_caches, v_caches, limits, pp_input_of(self.config))
         if not compiled:
             return Uncompiled(self.network, k_caches, v_caches, "")
-        return forward_graph(self.network, k_caches, v_caches, limits, passed_on(self.config))
+        return forward_graph(self.network, k_caches, v_caches, limits, pp_input_of(self.config))
 
     def forget(self):
         """Make the cache one that other requests have used."""
-        for layer in self.config.held:
+        for layer in self.config.layer_range:
             self.pool.get_key_buffer(layer).fill_(STALE)
 
     def run(self, inputs, step) -> torch.Tensor:
@@ -99,7 +99,7 @@ class StagedModel:
             stage.forget()
 
     def logits(self, ids, step):
-        passed_on = np.asarray(ids)
+        pp_input_of = np.asarray(ids)
         for stage in self.stages:
-            passed_on = stage.run(passed_on, step)
-        return self.head.apply(self.head, passed_on)[:, : self.config.vocab_size].numpy()
+            pp_input_of = stage.run(pp_input_of, step)
+        return self.head.apply(self.head, pp_input_of)[:, : self.config.vocab_size].numpy()

@@ -4,8 +4,8 @@ import functools
 from pathlib import Path
 
 import torch
-from models import statements
-from models.tiny import TINY, randomise
+from models import reference_models
+from models.tiny import TINY, randomize
 from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
@@ -74,13 +74,13 @@ class Scalar(nn.Module):
         self.config = config
 
     def tensors(self):
-        found = statements.tensors(self.config)
+        found = reference_models.tensors(self.config)
         return found | {"v_head.weight": found.pop("output.weight")[:1]}
 
     def forward(self, ids):
         weights = {name: tensor.double().numpy() for name, tensor in self.tensors().items()}
         weights["output.weight"] = weights["v_head.weight"]
-        found = statements.module(self.config).logits(self.config, weights, ids[0].numpy())
+        found = reference_models.module(self.config).logits(self.config, weights, ids[0].numpy())
         return torch.from_numpy(found[-1:].astype("float32"))
 
 
@@ -131,7 +131,7 @@ def model(architecture: str, **config) -> nn.Module:
     made = kind(AutoConfig.for_model(**settings)).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
-            randomise(name, parameter)
+            randomize(name, parameter)
     return made
 
 
@@ -139,7 +139,7 @@ def save(architecture: str, folder: Path, **config) -> Path:
     """Write a checkpoint with the names that published ones use; returns the folder. config: more values of it."""
     made = model(architecture)
     if isinstance(made, Scalar):
-        statements.save({**made.config, "architectures": [architecture]}, folder)
+        reference_models.save({**made.config, "architectures": [architecture]}, folder)
         save_file(made.tensors(), folder / "model.safetensors")
         return folder
     inner = next(iter(made.children())) if isinstance(made, (Classes, Embedding)) else made

@@ -11,7 +11,7 @@ from models.test_logits import mixed_batch, prompts
 from models.tiny import save
 from safetensors.torch import load_file, save_file
 
-from sglang.srt.model_executor_ms.runner.weights import with_quantisation
+from sglang.srt.model_executor_ms.runner.weights import with_quantization
 from sglang.srt.model_loader_ms.files import CheckpointError
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
 from sglang.srt.models_ms.registry import model_class
@@ -40,7 +40,7 @@ def test_logits_are_those_of_rounded_rows_and_weights(table, source, tmp_path, m
 
 
 @pytest.mark.parametrize("variant", ["qwen3_moe", "deepseek_v3"])
-def test_experts_of_int8_and_latent_attention(table, tmp_path, variant):
+def test_experts_of_int8_and_mla_attention(table, tmp_path, variant):
     """The up-projection of latent attention is multiplied with its factors when it is loaded."""
     source, folder, ids = save(variant, tmp_path / "source"), tmp_path / "int8", prompts()
     to_int8(source, folder, "w8a8_int8", skipped="layers.1.mlp.experts.0.none")
@@ -67,7 +67,7 @@ def test_int8_matrices_that_are_multiplied_when_loaded_want_their_factors(table,
 
 
 def config(folder, **changes):
-    return with_quantisation(json.loads((folder / "config.json").read_text()), folder, None) | changes
+    return with_quantization(json.loads((folder / "config.json").read_text()), folder, None) | changes
 
 
 def build(config):
@@ -108,5 +108,5 @@ def test_layers_may_be_left_out_by_pattern(table, source):
 
 def test_the_flag_speaks_where_the_checkpoint_does_not(source):
     plain = json.loads((source / "config.json").read_text())
-    assert with_quantisation(plain, source, "w8a8_int8")["quantization_config"] == {"quant_method": "w8a8_int8"}
-    assert with_quantisation(plain, source, None) == plain
+    assert with_quantization(plain, source, "w8a8_int8")["quantization_config"] == {"quant_method": "w8a8_int8"}
+    assert with_quantization(plain, source, None) == plain

@@ -57,7 +57,7 @@ def test_what_a_pooled_model_says_equals_hugging_face(served, architecture):
     assert (found - wanted).abs().max() <= 1e-4 * wanted.abs().max()
 
 
-def test_embeddings_are_cut_before_they_are_normalised(served):
+def test_embeddings_are_cut_before_they_are_normalized(served):
     model, ids = served("MistralModel"), prompts()
     hidden = Requests(model, page_size=4).step({"short": ids["short"], "one": ids["one"]})
     for dimensions in ([7, 7], [7, 60]):

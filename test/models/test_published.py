@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING
 from sglang.srt.configs.model_config import ModelConfig, is_generation_model
 from sglang.srt.layers_ms import rotary
 from sglang.srt.model_executor_ms.runner import config_fixups, device
-from sglang.srt.model_executor_ms.runner.weights import with_quantisation
+from sglang.srt.model_executor_ms.runner.weights import with_quantization
 from sglang.srt.model_executor_ms.server import framework
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
@@ -37,7 +37,7 @@ UNPUBLISHED = {  # names that SGLang has for what others publish, or that nobody
 @pytest.fixture(scope="module", autouse=True)
 def started():
     device.start("cpu", "cpu")
-    framework.know_quantisations()
+    framework.register_quantization_names()
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def network_of(folder, embeds=False, trusted=True):
     model = ModelConfig(str(folder), trust_remote_code=trusted, is_embedding=embeds)
     framework.check_model(model)
     config = model.hf_config
-    written = config_fixups.restored(with_quantisation(config.to_dict(), folder, None), folder)
+    written = config_fixups.restored(with_quantization(config.to_dict(), folder, None), folder)
     kind = model_class(config.architectures)
     if not is_generation_model(config.architectures, embeds):
         kind = embedding_class(kind)
@@ -142,7 +142,7 @@ def assert_routing(found, config):
     kind, ffn = config["architectures"][0], config.get("ffn_config", {})
     assert found.top_k == first(config, "num_experts_per_tok", default=ffn.get("moe_top_k"))
     always = kind in ("MixtralForCausalLM", "DbrxForCausalLM", "GptOssForCausalLM")
-    assert found.renormalise == config.get("norm_topk_prob", always)
+    assert found.renormalize == config.get("norm_topk_prob", always)
     assert found.scaling == config.get("routed_scaling_factor", 1.0)
     grouped = config.get("topk_method") != "greedy" and config.get("n_group", 1) > 1
     assert (found.groups, found.top_groups) == ((config["n_group"], config["topk_group"]) if grouped else (1, 1))
@@ -178,8 +178,8 @@ REFUSED = {  # what is said of those of refused.json
     "Alibaba-NLP/gte-Qwen2-7B-instruct": "is_causal = False is not supported",
     "zai-org/GLM-4.5-Air-FP8": "compressed-tensors: weights.type 'float', not 'int'",
     "moonshotai/Kimi-K2-Thinking": "compressed-tensors: weights.num_bits 4, not 8",
-    "Qwen/Qwen2.5-7B-Instruct-AWQ": r"its weights are quantised \(awq\)",
-    "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4": r"its weights are quantised \(gptq",
+    "Qwen/Qwen2.5-7B-Instruct-AWQ": r"its weights are quantized \(awq\)",
+    "Qwen/Qwen2.5-7B-Instruct-GPTQ-Int4": r"its weights are quantized \(gptq",
 }
 
 

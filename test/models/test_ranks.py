@@ -25,11 +25,11 @@ LAYOUTS = {
     "EP 2 with replicas": Layout(tp=2, ep=2, places=PLACES),
     "EP 2, dispatch": Layout(tp=2, ep=2, dispatch=True),
     # Steps in which both replicas have tokens, not as many, and in which one of them has none.
-    "attention DP 2": Layout(tp=2, replicas=2),
-    "attention DP 2 of TP 4": Layout(tp=4, replicas=2),
-    "attention DP 2, EP 2": Layout(tp=2, ep=2, replicas=2),
-    "attention DP 2, EP 2 with replicas, dispatch": Layout(tp=2, ep=2, replicas=2, places=PLACES, dispatch=True),
-    "attention DP 2, EP 4, dispatch": Layout(tp=4, ep=4, replicas=2, dispatch=True),
+    "attention DP 2": Layout(tp=2, attn_dp_size=2),
+    "attention DP 2 of TP 4": Layout(tp=4, attn_dp_size=2),
+    "attention DP 2, EP 2": Layout(tp=2, ep=2, attn_dp_size=2),
+    "attention DP 2, EP 2 with replicas, dispatch": Layout(tp=2, ep=2, attn_dp_size=2, places=PLACES, dispatch=True),
+    "attention DP 2, EP 4, dispatch": Layout(tp=4, ep=4, attn_dp_size=2, dispatch=True),
 }
 DENSE = ["llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "stablelm", "cohere"]
 DENSE += ["cohere2", "granite", "olmo2", "glm", "glm4", "minicpm", "minicpm3", "internlm2", "internlm3", "qwen"]

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from models.harness import Requests, assert_logits_close
-from models.statements import reference_logits
-from models.statements import save as save_statement
+from models.reference_models import reference_logits
+from models.reference_models import save as save_statement
 from models.tiny import TINY, save
 from transformers import LlamaForCausalLM
 

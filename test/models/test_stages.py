@@ -37,7 +37,7 @@ def test_stages_change_no_bit_of_an_answer(table, tmp_path):
 def values(network) -> dict:
     """What a loaded model has of each part of each tensor, by the checkpoint's names."""
     options = network.checkpoint()
-    names = loader._placed(options["names"], options["renumbered"])
+    names = loader._placed(options["names"], options["layer_renames"])
     return {(want.source, str(want.read)): want.host.copy() for want in loader.tensors_of(network, names=names)}
 
 

@@ -11,7 +11,7 @@ import math
 from pathlib import Path
 
 import torch
-from models import statements
+from models import reference_models
 from models.variants import COMMON, blocks, experts, layouts, mla, rope, windows
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -109,7 +109,7 @@ def divisible(config: dict) -> dict:
     return found
 
 
-def randomise(name: str, parameter: torch.Tensor) -> None:
+def randomize(name: str, parameter: torch.Tensor) -> None:
     """Norms far from one, biases far from zero, and scores so large that attention is no plain average."""
     gain = 1.0 if parameter.ndim == 1 or "embed" in name else 1.5 / math.sqrt(parameter.shape[-1])
     parameter.copy_(torch.randn(parameter.shape) * gain)
@@ -125,7 +125,7 @@ def hugging_face(name: str, dtype: str = "float32"):
     with torch.no_grad():
         corrections = [named for named in model.named_buffers() if "e_score_correction_bias" in named[0]]
         for parameter_name, parameter in [*model.named_parameters(), *corrections]:
-            randomise(parameter_name, parameter)
+            randomize(parameter_name, parameter)
             parameter.copy_(parameter.to(getattr(torch, dtype)))
     return model
 
@@ -133,7 +133,7 @@ def hugging_face(name: str, dtype: str = "float32"):
 def save(name: str, folder: Path, dtype: str = "float32") -> Path:
     """Write a variant's checkpoint as transformers does, in `dtype`; returns the folder."""
     if "statement" in described(name):
-        return statements.save(described(name), folder, dtype)
+        return reference_models.save(described(name), folder, dtype)
     model = hugging_face(name, dtype)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     model.float()
@@ -146,14 +146,14 @@ def save(name: str, folder: Path, dtype: str = "float32") -> Path:
 def _write_config(folder: Path, config: dict) -> None:
     (folder / "config.json").write_text(json.dumps(config))
     if "auto_map" in config:
-        statements.write_class(config["model_type"], folder)
+        reference_models.write_class(config["model_type"], folder)
 
 
 @torch.no_grad()
 def reference_logits(name: str, ids, dtype: str = "float32"):
     """float32 [tokens, vocab_size]: what Hugging Face's model, or the statement of one, says after each of the ids."""
     if "statement" in described(name):
-        return statements.reference_logits(described(name), ids, dtype)
+        return reference_models.reference_logits(described(name), ids, dtype)
     model = hugging_face(name, dtype)
     ids, config = torch.as_tensor(ids), model.config
     if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):

@@ -19,7 +19,7 @@ void test_dispatch(const std::string& dtype) {
   Array taken("float32", {all, top_k}), places("int32", {all, top_k}), routes("int32", {all, 1});
   x.fill(), weights.fill();
   for (int64_t i = 0; i < experts.size; ++i) experts.set(i, i < tokens * top_k ? any(0, held - 1) : 1 << 20);
-  mindspore_cpu_begin_step(tokens, 1);
+  mindspore_cpu_set_valid_rows(tokens, 1);
   std::vector<Array*> sent{&x, &weights, &experts, &integers, &words, &rows, &taken, &places, &routes};
   expect(call(dispatch_experts, sent) == 0, "dispatch_experts");
   const auto same = [](const Array& a, const Array& b, int64_t rows) {
@@ -33,5 +33,5 @@ void test_dispatch(const std::string& dtype) {
     experts.set(0, held);
     expect(call(dispatch_experts, sent) != 0, "dispatch_experts takes a place that no rank has");
   }
-  mindspore_cpu_begin_step(-1, -1);
+  mindspore_cpu_set_valid_rows(-1, -1);
 }

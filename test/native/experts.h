@@ -4,10 +4,10 @@
 void test_route() {
   const int64_t tokens = any(1, 40), groups = any(1, 4), size = any(3, 20), experts = groups * size;
   const int64_t top_groups = any(1, groups), group_top = any(1, 2), top_k = any(1, std::min<int64_t>(8, top_groups * size));
-  const bool sigmoid = any(0, 1), biased = any(0, 1), renormalise = any(0, 1);
+  const bool sigmoid = any(0, 1), biased = any(0, 1), renormalize = any(0, 1);
   const double scaling = uniform(0.5, 3), cap = any(0, 1) ? 2.0 : 0.0;
   Array logits("float32", {tokens, experts}), bias("float32", {biased ? experts : 1}), chosen("int32", {top_k});
-  Array integers = ints({sigmoid, groups, top_groups, group_top, renormalise}), numbers("float32", {2});
+  Array integers = ints({sigmoid, groups, top_groups, group_top, renormalize}), numbers("float32", {2});
   Array weights("float32", {tokens, top_k}), found("int32", {tokens, top_k});
   logits.fill(-3, 3), bias.fill(-0.3, 0.3);
   numbers.set(0, scaling), numbers.set(1, cap);
@@ -43,11 +43,11 @@ void test_route() {
     for (int64_t i = 0; i < top_k; ++i) {
       const int64_t expert = static_cast<int64_t>(found.get(token * top_k + i));
       expect(expert >= 0 && expert < experts && std::fabs(-order[i].first - choice[expert]) < 1e-5, "the chosen experts");
-      const double wanted = scores[order[i].second] / (renormalise ? total : 1) * scaling;
+      const double wanted = scores[order[i].second] / (renormalize ? total : 1) * scaling;
       expect(std::fabs(weights.get(token * top_k + i) - wanted) < 1e-4 * scaling, "their weights");
     }
   }
-  Array none = ints({sigmoid, groups, 0, group_top, renormalise}), uneven = ints({sigmoid, experts + 1, 1, 1, 0});
+  Array none = ints({sigmoid, groups, 0, group_top, renormalize}), uneven = ints({sigmoid, experts + 1, 1, 1, 0});
   for (Array* bad : {&none, &uneven}) {
     std::vector<Array*> changed = arguments;
     changed[3] = bad;
@@ -72,9 +72,9 @@ void test_experts(const std::string& dtype) {
   std::memcpy(first.bytes.get(), gate_up.bytes.get(), gate_up.size * gate_up.width());
   std::memcpy(second.bytes.get(), down.bytes.get(), down.size * down.width());
   for (int64_t i = 0; i < 2 * experts; ++i)
-    mindspore_cpu_pack(index_of(dtype), first.bytes.get() + i * size * width * x.width(), size, width);
+    mindspore_cpu_prepack(index_of(dtype), first.bytes.get() + i * size * width * x.width(), size, width);
   for (int64_t i = 0; i < experts; ++i)
-    mindspore_cpu_pack(index_of(dtype), second.bytes.get() + i * size * width * x.width(), width, size);
+    mindspore_cpu_prepack(index_of(dtype), second.bytes.get() + i * size * width * x.width(), width, size);
   const std::vector<Array*> arguments{&x,       &first,  &inner,      &second,  &outer,
                                       &weights, &chosen, &integers, &numbers, &y};
   expect(call(fused_experts, arguments) == 0, "fused_experts");

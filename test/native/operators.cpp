@@ -22,9 +22,9 @@ OPERATOR(add_rms_norm)
 OPERATOR(layer_norm)
 OPERATOR(add_scaled)
 OPERATOR(scaled)
-OPERATOR(normalise_qk)
-OPERATOR(square_sums)
-OPERATOR(normalise_qk_of_ranks)
+OPERATOR(qk_norm)
+OPERATOR(qk_sum_squares)
+OPERATOR(qk_rms_norm_tp)
 OPERATOR(silu_and_mul)
 OPERATOR(gelu_and_mul)
 OPERATOR(gelu_tanh_and_mul)
@@ -34,8 +34,8 @@ OPERATOR(route)
 OPERATOR(fused_experts)
 OPERATOR(add_gated)
 OPERATOR(clipped)
-OPERATOR(latent_to_cache)
-OPERATOR(latent_attention)
+OPERATOR(mla_to_cache)
+OPERATOR(mla_attention)
 OPERATOR(dispatch_experts)
 OPERATOR(combine_experts)
 struct Range {
@@ -45,8 +45,8 @@ struct Range {
 const char* mindspore_cpu_isa();
 int mindspore_cpu_use(const char* isa);
 void mindspore_cpu_threads(int threads, const int* processors);
-void mindspore_cpu_begin_step(int64_t tokens, int64_t requests);
-void mindspore_cpu_pack(int dtype, void* weight, int64_t n, int64_t k);
+void mindspore_cpu_set_valid_rows(int64_t tokens, int64_t requests);
+void mindspore_cpu_prepack(int dtype, void* weight, int64_t n, int64_t k);
 void mindspore_cpu_unpack(int dtype, void* weight, int64_t n, int64_t k);
 void mindspore_cpu_logits(int dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n);
 void* mindspore_cpu_begin_recording(const Range* lasting, int64_t count);
@@ -191,7 +191,7 @@ void test_linear(const std::string& dtype) {
   x.fill(), w.fill(), bias.fill();
   Array packed(dtype, {n, k});
   std::memcpy(packed.bytes.get(), w.bytes.get(), w.size * w.width());
-  mindspore_cpu_pack(index_of(dtype), packed.bytes.get(), n, k);
+  mindspore_cpu_prepack(index_of(dtype), packed.bytes.get(), n, k);
   const bool biased = any(0, 1);
   std::vector<Array*> arguments{&x, &packed, &y};
   if (biased) arguments.insert(arguments.begin() + 2, &bias);
@@ -235,12 +235,12 @@ void test_norms(const std::string& dtype) {
   close(y, y.size, [&](int64_t i) { return normed(total, i); }, dtype, "add_rms_norm");
 }
 
-// x[i] with the mean taken off where centred, over the root of the mean of the squares of its group.
+// x[i] with the mean taken off where centered, over the root of the mean of the squares of its group.
 double unit(const Array& x, int64_t row, int64_t columns, int64_t first, int64_t size, int64_t i, double eps,
-            bool centred) {
+            bool centered) {
   double mean = 0, squares = 0;
   auto at = [&](int64_t j) { return x.get(row * columns + first + j); };
-  for (int64_t j = 0; centred && j < size; ++j) mean += at(j) / size;
+  for (int64_t j = 0; centered && j < size; ++j) mean += at(j) / size;
   for (int64_t j = 0; j < size; ++j) squares += std::pow(at(j) - mean, 2);
   return (at(i) - mean) / std::sqrt(squares / size + eps);
 }
@@ -273,21 +273,21 @@ void test_sums(const std::string& dtype) {
 
 void test_qk_norm(const std::string& dtype) {
   const int64_t rows = any(1, 40), kv = any(1, 3), all = kv * any(1, 4), size = any(2, 40), columns = (all + 2 * kv) * size;
-  const bool whole = any(0, 1), centred = any(0, 1);
+  const bool whole = any(0, 1), centered = any(0, 1);
   Array qkv(dtype, {rows, columns}), q(dtype, {all, size}), k(dtype, {kv, size}), y(dtype, qkv.shape), eps = number(1e-5);
-  Array how = ints({whole ? 0 : size, centred}), uneven = ints({size + 1, centred});
+  Array how = ints({whole ? 0 : size, centered}), uneven = ints({size + 1, centered});
   qkv.fill(), q.fill(0.5, 1.5), k.fill(0.5, 1.5);
-  expect(call(normalise_qk, {&qkv, &q, &k, &eps, &how, &y}) == 0, "normalise_qk");
+  expect(call(qk_norm, {&qkv, &q, &k, &eps, &how, &y}) == 0, "qk_norm");
   auto wanted = [&](int64_t i) {
     const int64_t row = i / columns, column = i % columns, part = column < all * size ? 0 : all * size;
     const Array& weight = part ? k : q;
     if (column >= (all + kv) * size) return qkv.get(i);
     const int64_t group = whole ? weight.size : size, first = part + (column - part) / group * group;
-    return unit(qkv, row, columns, first, group, column - first, 1e-5, centred) * weight.get(column - part);
+    return unit(qkv, row, columns, first, group, column - first, 1e-5, centered) * weight.get(column - part);
   };
-  close(y, y.size, wanted, dtype, "normalise_qk");
+  close(y, y.size, wanted, dtype, "qk_norm");
   if (q.size % (size + 1) || k.size % (size + 1))
-    expect(call(normalise_qk, {&qkv, &q, &k, &eps, &uneven, &y}) != 0, "normalise_qk takes groups that do not fit");
+    expect(call(qk_norm, {&qkv, &q, &k, &eps, &uneven, &y}) != 0, "qk_norm takes groups that do not fit");
 }
 
 void test_qk_norm_of_ranks(const std::string& dtype) {
@@ -303,19 +303,19 @@ void test_qk_norm_of_ranks(const std::string& dtype) {
     for (int64_t i = 0; i < count; ++i) total += std::pow(qkv.get(row * columns + first + i), 2);
     return total;
   };
-  expect(call(square_sums, {&qkv, &size, &sums}) == 0, "square_sums");
+  expect(call(qk_sum_squares, {&qkv, &size, &sums}) == 0, "qk_sum_squares");
   auto wanted_sum = [&](int64_t i) { return i % 2 ? squares(i / 2, q_size, kv) : squares(i / 2, 0, q_size); };
-  close(sums, sums.size, wanted_sum, "float32", "square_sums");
-  expect(call(normalise_qk_of_ranks, {&qkv, &sums, &q, &k, &counts, &y}) == 0, "normalise_qk_of_ranks");
+  close(sums, sums.size, wanted_sum, "float32", "qk_sum_squares");
+  expect(call(qk_rms_norm_tp, {&qkv, &sums, &q, &k, &counts, &y}) == 0, "qk_rms_norm_tp");
   auto wanted = [&](int64_t i) {
     const int64_t row = i / columns, column = i % columns, key = column >= q_size;
     if (column >= q_size + kv) return qkv.get(i);
     const double mean = sums.get(2 * row + key) / factors[key];
     return qkv.get(i) / std::sqrt(mean + 1e-5) * (key ? k.get(column - q_size) : q.get(column));
   };
-  close(y, y.size, wanted, dtype, "normalise_qk_of_ranks");
-  expect(call(square_sums, {&qkv, &many, &sums}) != 0, "square_sums takes more keys than there are columns");
-  expect(call(normalise_qk_of_ranks, {&qkv, &narrow, &q, &k, &counts, &y}) != 0, "normalise_qk_of_ranks takes one sum");
+  close(y, y.size, wanted, dtype, "qk_rms_norm_tp");
+  expect(call(qk_sum_squares, {&qkv, &many, &sums}) != 0, "qk_sum_squares takes more keys than there are columns");
+  expect(call(qk_rms_norm_tp, {&qkv, &narrow, &q, &k, &counts, &y}) != 0, "qk_rms_norm_tp takes one sum");
 }
 
 void test_activations(const std::string& dtype) {
@@ -344,7 +344,7 @@ void test_embedding(const std::string& dtype) {
   for (int64_t i = 0; i < tokens; ++i) ids.set(i, any(0, 190));
   Array packed(dtype, {rows, width});
   std::memcpy(packed.bytes.get(), weight.bytes.get(), weight.size * weight.width());
-  mindspore_cpu_pack(index_of(dtype), packed.bytes.get(), rows, width);
+  mindspore_cpu_prepack(index_of(dtype), packed.bytes.get(), rows, width);
   expect(call(embedding, {&ids, &packed, &start, &y}) == 0, "embedding");
   auto wanted = [&](int64_t i) {
     const int64_t row = static_cast<int64_t>(ids.get(i / width)) - first;
@@ -413,7 +413,7 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   factors.set(0, scale), factors.set(1, features.soft_cap);
   sinks.fill(), slopes.fill(0, 0.05);
   Array options = ints({features.window, features.sinks, features.slopes}), unused = number(0);
-  mindspore_cpu_begin_step(batch.tokens, requests);
+  mindspore_cpu_set_valid_rows(batch.tokens, requests);
   const std::vector<Array*> arguments{&q,    &k,        &v,       &table,
                                       &query_lens,      &seq_lens, &page,
                                       &factors,         features.sinks ? &sinks : &unused,
@@ -474,7 +474,7 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   expect(call(paged_attention, changed) != 0, "paged_attention takes sinks of other heads");
   changed[8] = &halves;
   expect(call(paged_attention, changed) != 0, "paged_attention takes sinks of half precision");
-  mindspore_cpu_begin_step(-1, -1);
+  mindspore_cpu_set_valid_rows(-1, -1);
 }
 
 void test_cache_write(const std::string& dtype, const std::string& cache_dtype) {
@@ -532,14 +532,14 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 void test_rows_of_a_step(const std::string& dtype) {
   Array x(dtype, {8, 32}), weight(dtype, {32}), epsilon = numbers({1e-5, 0}), y(dtype, {8, 32});
   x.fill(), weight.fill();
-  mindspore_cpu_begin_step(3, 1);
+  mindspore_cpu_set_valid_rows(3, 1);
   expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of a step");
   for (int64_t i = 3 * 32; i < y.size; ++i) expect(y.get(i) == 0, "rms_norm writes rows after the step's");
-  mindspore_cpu_begin_step(9, 1);
+  mindspore_cpu_set_valid_rows(9, 1);
   expect(call(rms_norm, {&x, &weight, &epsilon, &y}) != 0, "rms_norm takes a step of more rows than there are");
-  mindspore_cpu_begin_step(0, 0);
+  mindspore_cpu_set_valid_rows(0, 0);
   expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of an empty step");
-  mindspore_cpu_begin_step(-1, -1);
+  mindspore_cpu_set_valid_rows(-1, -1);
 }
 
 void test_replay(const std::string& dtype) {
@@ -565,7 +565,7 @@ void test_replay(const std::string& dtype) {
 
 #include "dispatch.h"
 #include "experts.h"
-#include "latent.h"
+#include "mla_operators.h"
 
 }  // namespace
 
@@ -584,7 +584,7 @@ int main(int count, char** arguments) {
         for (const std::string& cache_dtype : kDtypes) {
           test_attention(dtype, cache_dtype);
           test_cache_write(dtype, cache_dtype);
-          test_latent_write(dtype, cache_dtype), test_latent_attention(dtype, cache_dtype);
+          test_latent_write(dtype, cache_dtype), test_mla_attention(dtype, cache_dtype);
         }
       }
     std::printf("%s: %d checks so far, %d failed\n", isa, checks, failures);

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mindspore import mutable, nn
-from ops.statements import close, draw, tensor
+from ops.numpy_reference import close, draw, tensor
 from tiers import mostly_slow
 
 from sglang.srt.layers_ms import ops
@@ -55,7 +55,7 @@ class Store(nn.Cell):
             False,
             caches[0],
             caches[1],
-            {"positions": positions, "slots": slots},
+            {"positions": positions, "out_cache_loc": slots},
             self.kv_heads,
             self.head_dim,
         )
@@ -91,16 +91,16 @@ class Attend(Store):
         self.slopes = tensor(slopes) if features.slopes else None
 
     @ms.jit(fullgraph=True)
-    def construct(self, qkv, caches, arrays, plan):
+    def construct(self, qkv, caches, arrays, attn_metadata):
         q, k_cache, v_cache = self.store(qkv, caches, arrays[0], arrays[2])
         step = {
             "positions": arrays[0],
             "request_ids": arrays[1],
-            "slots": arrays[2],
+            "out_cache_loc": arrays[2],
             "query_lens": arrays[3],
             "seq_lens": arrays[4],
             "block_tables": arrays[5],
-            "plan": plan,
+            "attn_metadata": attn_metadata,
         }
         return ops.paged_attention(
             q,
@@ -127,7 +127,7 @@ def write(torch_caches, k, v, slots):
     _, kv_heads, head_dim = torch_caches[0].shape
     q = np.arange(len(k) * head_dim, dtype=np.float32).reshape(len(k), head_dim)
     qkv = ms.Tensor(np.concatenate([q, k, v], axis=1))
-    ops.begin_step(len(k), 1)
+    ops.set_valid_rows(len(k), 1)
     slots, positions = ms.Tensor(np.asarray(slots, np.int32)), ms.Tensor(np.arange(len(k), dtype=np.int32) % 64)
     found = Store(kv_heads, head_dim)(qkv, cache_of(torch_caches), positions, slots)
     np.testing.assert_array_equal(found.asnumpy(), q)
@@ -268,15 +268,17 @@ class Model:
     def run(self, step):
         arrays = step.arrays()
         positions, request_ids, _, query_lens, seq_lens, block_tables = arrays
-        plan = ops.plan(positions, request_ids, query_lens, seq_lens, block_tables, step.page_size)
+        attn_metadata = ops.build_attn_metadata(
+            positions, request_ids, query_lens, seq_lens, block_tables, step.page_size
+        )
         qkv = tensor(step.qkv.to(getattr(torch, self.computed)))
-        groups = [[ms.Tensor(array) for array in group] for group in (arrays, plan)]
+        groups = [[ms.Tensor(array) for array in group] for group in (arrays, attn_metadata)]
         if self.network is None:
             self.network = Attend(*self.rows, self.features, self.sinks, self.slopes)
             if not ops.static_graphs():
                 integers = [mutable(tuple(dynamic(tensor) for tensor in group)) for group in groups]
                 self.network.set_inputs(ms.Tensor(shape=[None, qkv.shape[1]], dtype=qkv.dtype), self.views, *integers)
-        ops.begin_step(len(positions), len(query_lens))
+        ops.set_valid_rows(len(positions), len(query_lens))
         integers = [mutable(tuple(group)) for group in groups]
         return self.network(qkv, self.views, *integers)
 
@@ -347,4 +349,4 @@ def test_attention_with(model, feature, dtype, page_size):
 
 
 def test_sglang_makes_the_caches():
-    assert ops.own_cache((16, 2, 8), ms.float32, False, 4) is None
+    assert ops.device_layout_cache((16, 2, 8), ms.float32, False, 4) is None

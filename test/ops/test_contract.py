@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from mindspore import mutable, nn
-from ops.statements import ACTIVATIONS, EPS, call, close, draw, embedded, normalised, product, tensor
+from ops.numpy_reference import ACTIVATIONS, EPS, call, close, draw, embedded, normalized, product, tensor
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
@@ -18,27 +18,27 @@ pytestmark = pytest.mark.usefixtures("table")
 @pytest.mark.parametrize("rows, width", [(64, 16), (150, 6), (23, 12), (200, 7)])
 def test_embedding_finds_every_row_of_a_packed_table(rows, width):
     weight, ids = draw(rows, width), np.arange(rows, dtype=np.int32)[::-1].copy()
-    found = call(ops.embedding, [ids], [weight], (0,), prepare=ops.pack_table)
+    found = call(ops.embedding, [ids], [weight], (0,), prepare=ops.prepack_embedding)
     np.testing.assert_array_equal(found.asnumpy(), weight[::-1])
 
 
 @pytest.mark.parametrize("first", [0, 7, 64])
 def test_embedding_gives_the_row_of_each_id_it_holds_and_zeros_for_others(first):
     weight, ids = draw(9, 5), np.array([0, 8, 6, 7, 15, 16, 63, 64, 72, 73, 8], np.int32)
-    found = call(ops.embedding, [ids], [weight], (first,), prepare=ops.pack_table)
+    found = call(ops.embedding, [ids], [weight], (first,), prepare=ops.prepack_embedding)
     np.testing.assert_array_equal(found.asnumpy(), embedded(ids, weight, first))
 
 
 @pytest.mark.parametrize("rows, width, outputs", [(1, 5, 7), (2, 76, 60), (33, 60, 131)])
 def test_linear_is_the_product_with_the_transposed_weight(rows, width, outputs):
     x, weight = draw(rows, width), draw(outputs, width)
-    found = call(ops.linear, [x], [weight], (None,), prepare=ops.pack_linear)
+    found = call(ops.linear, [x], [weight], (None,), prepare=ops.prepack_linear)
     close(found, product(x, weight))
 
 
 def test_linear_adds_its_bias():
     x, weight, bias = draw(3, 5), draw(7, 5), draw(7)
-    found = call(ops.linear, [x], [weight, bias], prepare=lambda weight, bias: ops.pack_linear(weight))
+    found = call(ops.linear, [x], [weight, bias], prepare=lambda weight, bias: ops.prepack_linear(weight))
     close(found, product(x, weight) + bias)
 
 
@@ -46,15 +46,15 @@ def test_linear_adds_its_bias():
 def test_logits_are_the_product_with_the_transposed_weight(rows, width, vocab_size):
     x, weight = draw(rows, width), draw(vocab_size, width)
     packed = tensor(weight)
-    ops.pack_linear(packed)
+    ops.prepack_linear(packed)
     close(ops.logits(tensor(x), packed), product(x, weight))
 
 
 @pytest.mark.parametrize("rows, width, size", [(1, 60, 60), (7, 60, 60), (5, 60, 10)])
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
-def test_rms_norm_normalises_every_group(rows, width, size, scale):
+def test_rms_norm_normalizes_every_group(rows, width, size, scale):
     x, weight = draw(rows, width, scale=scale), draw(size)
-    close(call(ops.rms_norm, [x], [weight], (EPS, 0.0)), normalised(x, weight))
+    close(call(ops.rms_norm, [x], [weight], (EPS, 0.0)), normalized(x, weight))
 
 
 @pytest.mark.parametrize("rows", [1, 7])
@@ -62,7 +62,7 @@ def test_add_rms_norm_gives_the_norm_of_the_sum_and_the_sum(rows):
     x, residual, weight = draw(rows, 60, seed=1), draw(rows, 60, seed=2), draw(60)
     norm, total = call(ops.add_rms_norm, [x, residual], [weight], (EPS, 0.0))
     close(total, x + residual)
-    close(norm, normalised(x + residual, weight))
+    close(norm, normalized(x + residual, weight))
 
 
 @pytest.mark.parametrize("rows, size", [(1, 76), (5, 3)])
@@ -80,7 +80,7 @@ def test_activations_multiply_the_second_half_by_the_activated_first(name, rows,
 )
 @pytest.mark.parametrize("interleaved", [False, True])
 @pytest.mark.parametrize("offset", [None, 0.0, 1.0])  # None: no norm
-def test_heads_are_normalised_then_their_pairs_multiplied_by_a_unit_complex_number(
+def test_heads_are_normalized_then_their_pairs_multiplied_by_a_unit_complex_number(
     heads, kv_heads, head_dim, rotated, interleaved, offset
 ):
     positions, slots = np.array([0, 1, 1, 6, 3], np.int32), np.array([4, 0, 8, 3, 1], np.int32)
@@ -92,7 +92,7 @@ def test_heads_are_normalised_then_their_pairs_multiplied_by_a_unit_complex_numb
     views = [ops.cache_view(ms.Tensor.from_numpy(cache), f"cache_{i}", 1) for i, cache in enumerate(caches)]
 
     def turned(x, weight):
-        x = x if weight is None else normalised(x, weight, offset)
+        x = x if weight is None else normalized(x, weight, offset)
         heads = x.reshape(5, -1, head_dim).astype(np.complex128)
         of_pair = (slice(0, rotated, 2), slice(1, rotated, 2))  # the real part and the imaginary
         if not interleaved:
@@ -104,7 +104,7 @@ def test_heads_are_normalised_then_their_pairs_multiplied_by_a_unit_complex_numb
 
     tables = [ms.Tensor(turn(angles)) if rotated else None for turn in (np.cos, np.sin)]
     network = Prepare(weights, offset or 0.0, tables, interleaved, kv_heads, head_dim)
-    ops.begin_step(5, 1)
+    ops.set_valid_rows(5, 1)
     integers = [ms.Tensor(array) for array in (positions, slots)]
     found = network(ms.Tensor(np.concatenate([q, k, v], -1)), mutable(tuple(views)), *integers)
     close(found, turned(q, weights[0]))
@@ -137,14 +137,14 @@ class Prepare(nn.Cell):
             self.interleaved,
             caches[0],
             caches[1],
-            {"positions": positions, "slots": slots},
+            {"positions": positions, "out_cache_loc": slots},
             self.kv_heads,
             self.head_dim,
         )[0]
 
 
 def test_every_request_of_a_step_is_in_one_part():
-    parts = ops.parts(np.array([3, 1, 2], np.int32), np.array([3, 7, 5], np.int32))
+    parts = ops.split_by_forward_mode(np.array([3, 1, 2], np.int32), np.array([3, 7, 5], np.int32))
     assert sorted(np.concatenate([rows for _, rows in parts])) == [0, 1, 2]
     assert all(isinstance(kind, str) for kind, _ in parts)
 
@@ -152,8 +152,8 @@ def test_every_request_of_a_step_is_in_one_part():
 def test_attention_of_the_whole_contract_is_accepted_and_graphs_are_compiled():
     ops.check_attention(heads=6, kv_heads=2, head_dim=10, rotary_dim=4, window=3, soft_cap=2.0, sinks=True, slopes=True)
     assert ops.compiled()
-    assert not ops.in_rounds(window=3, soft_cap=2.0, sinks=True, slopes=True, latent=False)
-    assert ops.at_once() == ("", 0, 0)
+    assert not ops.blockwise(window=3, soft_cap=2.0, sinks=True, slopes=True, mla=False)
+    assert ops.single_block_limits() == ("", 0, 0)
 
 
 def test_rotary_tables_keep_every_value():
@@ -190,7 +190,7 @@ def captured(table):
     def capture(foreign=False):
         x = ms.Tensor.from_numpy(draw(6, 32))
         network = Normed(ms.Tensor(draw(32, 32)), ms.Tensor(draw(32)), foreign)
-        ops.begin_step(6, 1)
+        ops.set_valid_rows(6, 1)
         network(x)  # compiles
         replay = ops.capture(lambda: network(x), [network.weight, network.norm, x])
         replayed = replay and (lambda: bridge.to_torch(replay()))
@@ -225,7 +225,7 @@ def test_a_replay_uses_the_rows_of_the_step(captured):
         return
     before = replay().clone()
     bridge.to_torch(x).neg_()
-    ops.begin_step(2, 1)
+    ops.set_valid_rows(2, 1)
     after = replay()
     assert not torch.equal(after[:2], before[:2])
     assert torch.equal(after[2:], before[2:])
@@ -252,7 +252,7 @@ def test_columns_of_all_ranks_are_put_side_by_side_or_left_to_sglang():  # of se
     gather, x = ops.column_gather("alone"), draw(3, 5)
     if gather is None:
         return
-    ops.join("alone", 0, 1, lambda value: [value])
+    ops.init_group("alone", 0, 1, lambda value: [value])
     np.testing.assert_array_equal(gather(tensor(x)).asnumpy(), x)
     with pytest.raises(ValueError, match="columns of BFloat16: float32 expected"):
         gather(ms.Tensor(x, ms.bfloat16))

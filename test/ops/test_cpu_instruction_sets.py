@@ -30,7 +30,7 @@ def draw(dtype, *shape):
 
 def packed(weight):
     weight = bridge.to_mindspore(weight.clone())
-    cpu.pack_linear(weight)
+    cpu.prepack_linear(weight)
     return weight
 
 
@@ -58,10 +58,10 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
     cos, sin = draw(torch.float32, 64, head_dim // 2), draw(torch.float32, 64, head_dim // 2 + 1)[:, 1:].contiguous()
     caches = [draw(dtype, SLOTS, KV_HEADS, head_dim), draw(dtype, SLOTS + 1, KV_HEADS, head_dim)[1:].contiguous()]
     norm = draw(dtype, head_dim)
-    cpu.begin_step(len(slots), len(lengths))
+    cpu.set_valid_rows(len(slots), len(lengths))
     qkv, norm, cos, sin, k_cache, v_cache = tensors(qkv, norm, cos, sin, *caches)
     integers = [ms.Tensor(array) for array in (positions, slots)]
-    rows = dict(zip(("positions", "slots"), integers, strict=True))
+    rows = dict(zip(("positions", "out_cache_loc"), integers, strict=True))
     q, *views = cpu.qkv_to_cache(
         qkv, norm, norm, 1e-6, 0.0, cos, sin, False, k_cache, v_cache, rows, KV_HEADS, head_dim
     )
@@ -69,7 +69,7 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
         "block_tables": ms.Tensor(tables),
         "query_lens": ms.Tensor(np.array(QUERIES, np.int32)),
         "seq_lens": ms.Tensor(np.array(lengths, np.int32)),
-        "plan": (ms.Tensor(np.array([PAGE], np.int32)),),
+        "attn_metadata": (ms.Tensor(np.array([PAGE], np.int32)),),
     }
     found = cpu.paged_attention(q, *views, arrays, KV_HEADS, head_dim, head_dim**-0.5)
     return [bridge.to_torch(found), *caches]
@@ -77,7 +77,7 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
 
 def rows(dtype, width, outputs):
     x, weight, bias = draw(dtype, 9, width), draw(dtype, outputs, width), draw(dtype, outputs)
-    cpu.begin_step(9, 1)
+    cpu.set_valid_rows(9, 1)
     x_, bias_, norm = tensors(x, bias, draw(dtype, width))
     gate_up = cpu.linear(x_, packed(weight), bias_)
     found = [gate_up, *cpu.add_rms_norm(x_, x_, norm, 1e-6, 1.0), cpu.logits(x_, packed(weight))]
@@ -119,6 +119,6 @@ def test_a_request_longer_than_its_table_is_an_error(isa):
 
 
 def test_a_step_larger_than_the_tensors_is_an_error(isa):
-    cpu.begin_step(10, 1)
+    cpu.set_valid_rows(10, 1)
     with pytest.raises(RuntimeError):
         cpu.silu_and_mul(bridge.to_mindspore(draw(torch.float32, 9, 8)))

@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import torch
 from mindspore import nn
-from ops.statements import ACTIVATIONS, call, close, draw, product
+from ops.numpy_reference import ACTIVATIONS, call, close, draw, product
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
-from sglang.srt.model_loader_ms.pieces import parameter
+from sglang.srt.model_loader_ms.weight_slice import parameter
 
 pytestmark = pytest.mark.usefixtures("table")
 
 ALPHA, LIMIT = 1.3, 0.8
-# top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap
+# top_k, scoring, groups, top_groups, group_top, renormalize, scaling, soft_cap
 ROUTERS = {
     "mixtral": (2, "softmax", 1, 1, 1, True, 1.0, 0.0),
     "qwen2": (3, "softmax", 1, 1, 1, False, 1.0, 0.0),
@@ -25,7 +25,7 @@ ROUTERS = {
 }
 
 
-def routed(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap):
+def routed(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalize, scaling, soft_cap):
     """-> {expert: weight} of one token."""
     logits = logits.astype(np.float64)
     logits = soft_cap * np.tanh(logits / soft_cap) if soft_cap else logits
@@ -35,7 +35,7 @@ def routed(logits, bias, top_k, scoring, groups, top_groups, group_top, renormal
     members = np.split(np.arange(len(logits)), groups)
     best = sorted(members, key=lambda group: -sum(sorted(choice[group])[-group_top:]))[:top_groups]
     chosen = sorted(np.concatenate(best), key=lambda expert: -choice[expert])[:top_k]
-    total = sum(scores[expert] for expert in chosen) if renormalise else 1
+    total = sum(scores[expert] for expert in chosen) if renormalize else 1
     return {expert: scores[expert] / total * scaling for expert in chosen}
 
 
@@ -45,7 +45,7 @@ def test_a_router_gives_the_chosen_experts_and_their_weights(router, biased):
     logits, bias = draw(9, 20, scale=2.0), draw(20, scale=0.3) if biased else None
     constants = ROUTERS[router]
     if biased:
-        found = call(ops.route, [logits], [bias], constants, ops.pack_correction)
+        found = call(ops.route, [logits], [bias], constants, ops.prepack_correction_bias)
     else:
         found = call(ops.route, [logits], (), (None, *constants))
     weights, experts = (one.asnumpy() for one in found)
@@ -107,7 +107,7 @@ def test_tokens_get_the_weighted_sum_of_what_their_experts_make(tokens, width, s
 
     def pack(*stacks):
         for stack in stacks[:: 2 if biased else 1]:
-            ops.pack_experts(stack)
+            ops.prepack_experts(stack)
 
     found = call(operator, [x_, weights, chosen], stacks, (activation,), pack)
     wanted = mixed(x, gate_up, inner if biased else None, down, outer if biased else None, weights, chosen, activation)
@@ -132,8 +132,8 @@ def test_experts_that_are_not_in_the_stacks_add_nothing(dtype):
         )
 
     def pack(gate_up, down):
-        ops.pack_experts(gate_up)
-        ops.pack_experts(down)
+        ops.prepack_experts(gate_up)
+        ops.prepack_experts(down)
 
     found = call(operator, [x_, weights, chosen], [gate_up_, down_], (), pack)
     places, kept = np.where(inside, chosen - first, 0), np.where(inside, weights, 0)
@@ -150,8 +150,8 @@ def test_experts_have_the_activations_of_dense_layers(activation):
         return ops.fused_experts(x, gate_up, None, down, None, weights, chosen, activation, 1.0, 1.0)
 
     def pack(gate_up, down):
-        ops.pack_experts(gate_up)
-        ops.pack_experts(down)
+        ops.prepack_experts(gate_up)
+        ops.prepack_experts(down)
 
     found = call(operator, [x, weights, chosen], [gate_up, down], (activation,), pack)
     close(found, mixed(x, gate_up, None, down, None, weights, chosen, activation))
@@ -160,7 +160,7 @@ def test_experts_have_the_activations_of_dense_layers(activation):
 def test_wide_products_are_float32():
     for dtype in ("float32", "bfloat16"):
         (x, x_), (weight, weight_) = rounded(dtype, 3, 50), rounded(dtype, 7, 50)
-        close(call(ops.wide_linear, [x_], [weight_], (None,), ops.pack_linear), product(x, weight))
+        close(call(ops.linear_fp32, [x_], [weight_], (None,), ops.prepack_linear), product(x, weight))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
@@ -183,7 +183,7 @@ def test_an_expert_that_is_none_is_an_error_where_a_table_checks():
     x, gate_up, down = (ms.Tensor(draw(*shape)) for shape in ((2, 16), (3, 2, 8, 16), (3, 16, 8)))
     for expert in (-1, 3):
         chosen = ms.Tensor(np.array([[0], [expert]], np.int32))
-        ops.begin_step(2, 1)
+        ops.set_valid_rows(2, 1)
         with pytest.raises(RuntimeError):
             found = ops.fused_experts(x, gate_up, None, down, None, ms.Tensor(draw(2, 1)), chosen, "silu", 1.0, 1.0)
             bridge.to_torch(found)
@@ -192,7 +192,7 @@ def test_an_expert_that_is_none_is_an_error_where_a_table_checks():
 def test_more_experts_than_the_groups_hold_is_an_error_where_a_table_checks():
     if not ops.static_graphs():
         return
-    ops.begin_step(2, 1)
+    ops.set_valid_rows(2, 1)
     with pytest.raises(RuntimeError):
         bridge.to_torch(ops.route(ms.Tensor(draw(2, 8)), None, 3, "softmax", 4, 1, 1, True, 1.0, 0.0)[0])
 
@@ -203,7 +203,7 @@ def test_experts_that_somebody_moves_in_their_stacks_multiply_where_they_are_the
 
     def exchanged(*stacks):
         for stack in stacks:
-            ops.pack_experts(stack)
+            ops.prepack_experts(stack)
             plain = ops.plain_experts(stack)
             moved = bridge.to_torch(plain)
             moved[[0, 2]] = moved[[2, 0]]
@@ -224,14 +224,14 @@ class Located(nn.Cell):
 
     @ms.jit(fullgraph=True)
     def construct(self, experts):
-        return ops.locate_experts(experts, self.location, self.chosen, {}, 1)
+        return ops.to_physical_experts(experts, self.location, self.chosen, {}, 1)
 
 
 def test_experts_are_sent_to_their_places_in_turn_and_counted():
     experts = np.array([[0, 2], [2, 1], [2, 0], [1, 2], [2, 0]], np.int32)
     location = np.array([[2, 4, 0, 0], [1, 1, 0, 0], [3, 2, 3, 5]], np.int32)
     network = Located(location, np.array([7, 0, 0, 0, 0, 0]))
-    ops.begin_step(len(experts), 1)
+    ops.set_valid_rows(len(experts), 1)
     wanted = [
         [location[expert, 1 + token % location[expert, 0]] for expert in row] for token, row in enumerate(experts)
     ]

@@ -4,7 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
-from ops.statements import ACTIVATIONS, EPS, call, close, draw, embedded, normalised, product, tensor
+from ops.numpy_reference import ACTIVATIONS, EPS, call, close, draw, embedded, normalized, product, tensor
 
 from sglang.srt.layers_ms import ops
 
@@ -24,7 +24,7 @@ def near(found, wanted, dtype):
 def test_embedding_gives_rows_as_they_are(dtype):
     ids = np.array([3, 9, 4, 11], np.int32)
     values, weight = rounded(dtype, 9, 5)
-    found = call(ops.embedding, [ids], [weight], (3,), prepare=ops.pack_linear).astype(ms.float32).asnumpy()
+    found = call(ops.embedding, [ids], [weight], (3,), prepare=ops.prepack_linear).astype(ms.float32).asnumpy()
     np.testing.assert_array_equal(found, embedded(ids, values, 3))
 
 
@@ -33,7 +33,7 @@ def test_linear_sums_in_float32(dtype, rows, width, outputs):
     (x, x_), (weight, weight_), (bias, bias_) = (
         rounded(dtype, *shape, seed=seed) for seed, shape in enumerate([(rows, width), (outputs, width), (outputs,)])
     )
-    found = call(ops.linear, [x_], [weight_, bias_], prepare=lambda weight, bias: ops.pack_linear(weight))
+    found = call(ops.linear, [x_], [weight_, bias_], prepare=lambda weight, bias: ops.prepack_linear(weight))
     near(found, product(x, weight) + bias, dtype)
 
 
@@ -41,14 +41,14 @@ def test_linear_sums_in_float32(dtype, rows, width, outputs):
 def test_logits_are_exact_float32(dtype, rows, width, vocab_size):
     (x, x_), (weight, weight_) = rounded(dtype, rows, width, seed=1), rounded(dtype, vocab_size, width, seed=2)
     packed = tensor(weight_)
-    ops.pack_linear(packed)
+    ops.prepack_linear(packed)
     close(ops.logits(tensor(x_), packed), product(x, weight))
 
 
 @pytest.mark.parametrize("width, size", [(60, 60), (60, 10), (512, 512)])
 def test_rms_norm_takes_its_mean_in_float32(dtype, width, size):
     (x, x_), (weight, weight_) = rounded(dtype, 5, width, seed=1), rounded(dtype, size, seed=2)
-    near(call(ops.rms_norm, [x_], [weight_], (EPS, 0.0)), normalised(x, weight), dtype)
+    near(call(ops.rms_norm, [x_], [weight_], (EPS, 0.0)), normalized(x, weight), dtype)
 
 
 def test_add_rms_norm_gives_the_norm_of_the_sum_and_the_sum(dtype):
@@ -56,7 +56,7 @@ def test_add_rms_norm_gives_the_norm_of_the_sum_and_the_sum(dtype):
     weight, weight_ = rounded(dtype, 60)
     norm, total = call(ops.add_rms_norm, [x_, residual_], [weight_], (EPS, 0.0))
     near(total, x + residual, dtype)
-    near(norm, normalised(x + residual, weight), dtype)
+    near(norm, normalized(x + residual, weight), dtype)
 
 
 @pytest.mark.parametrize("name", ACTIVATIONS)

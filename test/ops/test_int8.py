@@ -3,7 +3,7 @@
 import mindspore as ms
 import numpy as np
 import pytest
-from ops.statements import call, close, draw
+from ops.numpy_reference import call, close, draw
 
 from sglang.srt.layers_ms import ops
 
@@ -41,8 +41,8 @@ def test_experts_round_rows_before_each_product(first, count):
                 wanted[token] += weight * (down[expert] @ inner * inner_steps * down_scale[expert, :, 0])
 
     def prepare(gate_up, gate_up_scale, down, down_scale):
-        ops.pack_quant_experts(gate_up)
-        ops.pack_quant_experts(down)
+        ops.prepack_quant_experts(gate_up)
+        ops.prepack_quant_experts(down)
 
     def mixed(x, weights, experts, gate_up, gate_up_scale, down, down_scale, *constants):
         return ops.quant_experts(x, gate_up, gate_up_scale, down, down_scale, weights, experts, *constants)

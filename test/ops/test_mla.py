@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mindspore import mutable, nn
-from ops.statements import EPS, LIMITS, close, draw
+from ops.numpy_reference import EPS, LIMITS, close, draw
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
@@ -26,20 +26,20 @@ class Step(nn.Cell):
     def __init__(self, norm, cos, sin, interleaved, heads, weights):
         super().__init__()
         self.norm, self.cos, self.sin, self.interleaved, self.heads = norm, cos, sin, interleaved, heads
-        self.k_up, self.k_absorb, self.v_up = weights
+        self.w_uk, self.w_uk_t, self.w_uv = weights
 
     @ms.jit(fullgraph=True)
-    def construct(self, q, kv, caches, arrays, plan):
+    def construct(self, q, kv, caches, arrays, attn_metadata):
         step = {
             "positions": arrays[0],
             "request_ids": arrays[1],
-            "slots": arrays[2],
+            "out_cache_loc": arrays[2],
             "query_lens": arrays[3],
             "seq_lens": arrays[4],
             "block_tables": arrays[5],
-            "plan": plan,
+            "attn_metadata": attn_metadata,
         }
-        q, cache = ops.latent_to_cache(
+        q, cache = ops.mla_to_cache(
             q,
             kv,
             self.norm,
@@ -51,7 +51,7 @@ class Step(nn.Cell):
             step,
             self.heads,
         )
-        return q, ops.latent_attention(q, cache, self.k_up, self.k_absorb, self.v_up, step, SCALE)
+        return q, ops.mla_attention(q, cache, self.w_uk, self.w_uk_t, self.w_uv, step, SCALE)
 
 
 class Case:
@@ -65,11 +65,11 @@ class Case:
         self.q, self.q_ = self.rounded(tokens, heads * (nope + rope))
         self.kv, self.kv_ = self.rounded(tokens, rank + rope, seed=1)
         self.norm, self.norm_ = self.rounded(rank, seed=2)
-        self.k_up, k_up = self.rounded(heads, nope, rank, seed=3, scale=rank**-0.5)
-        self.v_up, v_up = self.rounded(heads, value, rank, seed=4, scale=rank**-0.5)
-        self.weights = [ms.Parameter(w) for w in (k_up, self.tensor(self.k_up.transpose(0, 2, 1)), v_up)]
+        self.w_uk, w_uk = self.rounded(heads, nope, rank, seed=3, scale=rank**-0.5)
+        self.w_uv, w_uv = self.rounded(heads, value, rank, seed=4, scale=rank**-0.5)
+        self.weights = [ms.Parameter(w) for w in (w_uk, self.tensor(self.w_uk.transpose(0, 2, 1)), w_uv)]
         for weight in self.weights:
-            ops.pack_linear(weight)
+            ops.prepack_linear(weight)
         self.angles = draw(POSITIONS, rope // 2, seed=5)
         self.cache = torch.from_numpy(draw(SLOTS, 1, rank + rope, seed=6)).to(getattr(torch, dtype))
         pages = np.random.default_rng(0).permutation(np.arange(1, SLOTS // PAGE))
@@ -95,9 +95,9 @@ class Case:
         network = Step(self.norm_, cos, sin, self.interleaved, self.sizes[0], self.weights)
         caches = mutable((ops.cache_view(bridge.to_mindspore(self.cache), "cache", 1),))
         arrays = mutable(tuple(bridge.int32(getattr(step, name)) for name in FIELDS[:-1]))
-        plan = mutable(tuple(bridge.int32(array) for array in step.plan))
-        ops.begin_step(len(step.positions), len(self.lengths))
-        return network(self.q_, self.kv_, caches, arrays, plan)
+        attn_metadata = mutable(tuple(bridge.int32(array) for array in step.attn_metadata))
+        ops.set_valid_rows(len(step.positions), len(self.lengths))
+        return network(self.q_, self.kv_, caches, arrays, attn_metadata)
 
     def turned(self, x, positions):
         """x [..., R], rotated as complex numbers."""
@@ -124,9 +124,9 @@ class Case:
             for i in range(new):
                 context = cache[row[: length - new + i + 1]]
                 for head in range(heads):
-                    keys = np.concatenate([context[:, :rank] @ self.k_up[head].T, context[:, rank:]], -1)
+                    keys = np.concatenate([context[:, :rank] @ self.w_uk[head].T, context[:, rank:]], -1)
                     weights = np.exp(keys @ q[start + i, head] * SCALE)
-                    found.append(weights / weights.sum() @ context[:, :rank] @ self.v_up[head].T)
+                    found.append(weights / weights.sum() @ context[:, :rank] @ self.w_uv[head].T)
             start += new
         return q.reshape(self.q.shape), rows, np.stack(found).reshape(-1, heads * value)
 
@@ -134,13 +134,13 @@ class Case:
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_every_size_that_is_tested_here_is_accepted(sizes):
     _, nope, rope, value, rank = sizes
-    ops.check_latent_attention(rank, rope, nope, value)
+    ops.check_mla_attention(rank, rope, nope, value)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("lengths", STEPS, ids=["decode", "prefill", "mixed"])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_latent_attention(sizes, lengths, dtype):
+def test_mla_attention(sizes, lengths, dtype):
     case = Case(sizes, lengths, dtype, interleaved=sizes[0] != 2)
     q, found = case.run()
     wanted_q, rows, wanted = case.wanted()

@@ -5,7 +5,7 @@ import platform
 import numpy as np
 import pytest
 import torch
-from ops.statements import call, draw
+from ops.numpy_reference import call, draw
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge, device
@@ -36,9 +36,9 @@ def bfloat16(*shape):
 
 def product(x, weight, bias):
     if bias is None:
-        found = call(ops.linear, [x], [weight], (None,), prepare=ops.pack_linear)
+        found = call(ops.linear, [x], [weight], (None,), prepare=ops.prepack_linear)
     else:
-        found = call(ops.linear, [x], [weight, bias], prepare=lambda weight, bias: ops.pack_linear(weight))
+        found = call(ops.linear, [x], [weight, bias], prepare=lambda weight, bias: ops.prepack_linear(weight))
     return bridge.to_torch(found).float()
 
 

@@ -116,7 +116,9 @@ def test_a_failed_rank_makes_the_launcher_kill_its_own_tree():
     assert parameters(engine.kill_process_tree)[0] == "parent_pid"
 
 
-@works_around("waits two hours for messages through the CPU, whatever --dist-timeout says: rank_status.wait_as_told")
+@works_around(
+    "waits two hours for messages through the CPU, whatever --dist-timeout says: rank_status.set_gloo_timeout"
+)
 def test_groups_wait_for_as_long_as_was_said():
     assert "gloo_timeout=" in source("srt.distributed.parallel_state:init_model_parallel_group")
 

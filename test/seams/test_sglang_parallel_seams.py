@@ -199,7 +199,7 @@ def test_the_old_spelling_of_attention_replicas_becomes_the_new_one():
 def test_neighbouring_ranks_are_one_replica_of_attention():
     for rank in range(8):
         within, replica = derive_attention_ranks(tp_rank=rank, attn_tp_size=4, attn_cp_size=1)
-        assert (Shard(rank, 8, "tp", replicas=2).attention.rank, rank // 4) == (within, replica)
+        assert (Shard(rank, 8, "tp", attn_dp_size=2).attention.rank, rank // 4) == (within, replica)
 
 
 def test_the_controller_launches_the_ranks_of_attention_replicas_by_a_method_of_their_own():
@@ -251,7 +251,7 @@ def test_a_group_goes_across_replicas():
     assert "_ATTN_DP" in source("srt.distributed.parallel_state")
 
 
-@works_around("pads the batches of replicas with pinned memory on a CPU: dp_attention.keep_size")
+@works_around("pads the batches of replicas with pinned memory on a CPU: dp_attention.skip_dp_padding")
 def test_batches_of_replicas_can_be_padded_without_a_gpu():
     assert "self.use_pin_memory = not _is_cpu" not in source(f"{BATCH}:prepare_mlp_sync_batch")
 

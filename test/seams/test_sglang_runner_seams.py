@@ -190,7 +190,7 @@ def test_embeddings_in_place_of_tokens_are_given_to_the_model():
     assert 'kwargs["input_embeds"]' in inspect.getsource(model_runner.ModelRunner._extend_forward_kwargs)
 
 
-def test_whole_blocks_of_quantised_experts_are_asked_for_by_a_method_of_the_runner():
+def test_whole_blocks_of_quantized_experts_are_asked_for_by_a_method_of_the_runner():
     asked = "self.check_quantized_moe_compatibility()"
     assert_in_order(source("srt.model_executor.model_runner:ModelRunner:__init__"), "self.initialize()", asked)
     assert source("srt.model_executor.model_runner:ModelRunner:check_quantized_moe_compatibility")

@@ -30,7 +30,7 @@ def test_the_version_is_the_one_these_seams_were_tried_with():
     assert sglang.__version__ == "0.5.23"
 
 
-def test_methods_of_quantisation_are_known_by_one_dict_that_can_be_added_to():
+def test_methods_of_quantization_are_known_by_one_dict_that_can_be_added_to():
     from sglang.srt.configs import model_config
     from sglang.srt.layers import quantization
 
@@ -244,7 +244,7 @@ def test_a_step_of_resolving_can_be_wrapped(monkeypatch):
     assert seen == ["arguments"]
 
 
-@works_around("lets mindspore run on an NPU only: framework.check_as_if_on_npu")
+@works_around("lets mindspore run on an NPU only: framework.as_npu")
 def test_the_check_of_the_arguments_lets_mindspore_run_anywhere():
     assert "MindSpore model impl is only supported on Ascend npu" not in inspect.getsource(validation_hook)
 

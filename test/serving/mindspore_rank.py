@@ -36,7 +36,7 @@ def join(rank: int, address: str, port: int, timeout: int, found: str) -> None:
     def make_groups(dist_init_method):
         torch.distributed.init_process_group("gloo", init_method=dist_init_method, rank=rank, world_size=2)
 
-    hosts.meet(make_groups, dist_init_method=first.to_tcp())
+    hosts.wait_for_world(make_groups, dist_init_method=first.to_tcp())
     group = SimpleNamespace(rank_in_group=rank, world_size=2, ranks=[0, 1], local_rank=0)
     group.cpu_group = torch.distributed.group.WORLD
     store = torch.distributed.distributed_c10d._get_default_store()

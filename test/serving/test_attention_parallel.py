@@ -86,7 +86,7 @@ def replicas(request, start_engine, tmp_path_factory):
             finally:
                 server.stop()
         else:
-            # SGLang takes ports of its controller and schedulers from this one's neighbourhood.
+            # SGLang takes ports of its controller and schedulers from this one's neighborhood.
             engine = start_engine(folder, port=free_port(), **SIZES | arguments)
             counts = counts_of(engine, recorded) if COUNTED in arguments else None
             yield Replicas(engine.generate, even, arguments["tp_size"], counts)

@@ -119,7 +119,7 @@ def test_tokens_and_logprobs_are_the_references(start_engine, serves, tmp_path, 
 @pytest.mark.parametrize(
     "architecture, variant", [("Olmo2ForCausalLM", "olmo3"), pytest.param("OlmoeForCausalLM", "olmoe", marks=SLOW)]
 )
-def test_two_ranks_normalise_queries_and_keys_over_the_heads_of_both(start_engine, tmp_path, architecture, variant):
+def test_two_ranks_normalize_queries_and_keys_over_the_heads_of_both(start_engine, tmp_path, architecture, variant):
     folder = save_as(architecture, variant, tmp_path)
     assert_served(start_engine(folder, skip_tokenizer_init=True, tp_size=2), variant)
 

@@ -137,4 +137,4 @@ def test_a_node_that_does_not_come_is_named_in_time(network, tmp_path):
         text = first.await_end(120)
     finally:
         first.stop()
-    assert f"MeetingError: rank 1 (node 1) of 2 did not come within 5 s to meet at {network.address}:29600" in text
+    assert f"RendezvousError: rank 1 (node 1) of 2 did not come within 5 s to meet at {network.address}:29600" in text

@@ -66,7 +66,7 @@ class TestEmbeddings:
         server = serve(folder, "--is-embedding")
         return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
 
-    def test_they_are_transformers_hidden_states_normalised(self, client):
+    def test_they_are_transformers_hidden_states_normalized(self, client):
         found = client.embeddings.create(model="default", input=TEXTS)
         assert_near([one.embedding for one in found.data], answers("Qwen3Model"))
         assert found.usage.prompt_tokens == 54

@@ -119,7 +119,7 @@ VARIANTS = {
         ffn_config=dict(DBRX["ffn_config"], moe_normalize_expert_weights=None),
     ),
     "deepseek": DEEPSEEK,
-    "deepseek-renormalised": dict(DEEPSEEK, norm_topk_prob=True, moe_layer_freq=2, first_k_dense_replace=0),
+    "deepseek-renormalized": dict(DEEPSEEK, norm_topk_prob=True, moe_layer_freq=2, first_k_dense_replace=0),
     "grok": GROK,
     "grok-residual": dict(GROK, residual_moe=True, architectures=["Grok1ModelForCausalLM"]),
     "gpt_oss": GPT_OSS,

@@ -1,4 +1,5 @@
-"""Checkpoints that pack or name tensors in their own way. `statement`: compared with models/statements/<it>.py."""
+"""Checkpoints that pack or name tensors in their own way. `statement`: compared with
+models/reference_models/<it>.py."""
 
 from models.variants import COMMON
 

@@ -26,11 +26,11 @@ class Shard:
     group: str = ""  # communication group in which the ranks add up their partial results
     expert_size: int = 1  # into how many parts the ranks divide experts; those that share a part cut each expert in it
     # Of each layer, the expert in each place of the ranks, each of which has as many; (): every expert once, in order.
-    places: tuple[tuple[int, ...], ...] = ()
-    # Into how many replicas the ranks divide where attention is computed: each has its own requests, and neighbouring
+    physical_to_logical_map: tuple[tuple[int, ...], ...] = ()
+    # Into how many replicas the ranks divide where attention is computed: each has its own requests, and neighboring
     # ranks are one. In the names of their groups "@" follows that of all.
-    replicas: int = 1
-    own_head: bool = False  # whether the ranks of a replica divide the vocabulary's head, and not all ranks
+    attn_dp_size: int = 1
+    dp_lm_head: bool = False  # whether the ranks of a replica divide the vocabulary's head, and not all ranks
     dispatch: bool = False  # whether rows are sent to the ranks that hold their experts, and not to all
 
     def __post_init__(self):
@@ -41,10 +41,10 @@ class Shard:
                 f"an expert-parallel size of {self.expert_size} does not divide the tensor-parallel size {self.size}; "
                 f"start with an expert-parallel size of {_divisors(self.size)}"
             )
-        if self.replicas < 1 or self.size % self.replicas:
+        if self.attn_dp_size < 1 or self.size % self.attn_dp_size:
             raise ShardError(
-                f"{self.replicas} attention data-parallel replicas do not divide the tensor-parallel size {self.size}; "
-                f"start with an attention data-parallel size of {_divisors(self.size)}"
+                f"an attention data-parallel size of {self.attn_dp_size} does not divide the tensor-parallel size "
+                f"{self.size}; start with an attention data-parallel size of {_divisors(self.size)}"
             )
 
         if self.dispatch and self.expert_size != self.size:
@@ -56,33 +56,33 @@ class Shard:
     @property
     def attention(self) -> "Shard":
         """This rank's share of what a replica computes for its own tokens: attention, and the embedding."""
-        if self.replicas == 1:
+        if self.attn_dp_size == 1:
             return self
-        size = self.size // self.replicas
-        return Shard(self.rank % size, size, f"{self.group}@attention")
+        size = self.size // self.attn_dp_size
+        return Shard(self.rank % size, size, f"{self.group}@attn_tp")
 
     @property
-    def mixture(self) -> "Shard":
+    def moe(self) -> "Shard":
         """This rank's share of what a mixture computes beside its experts: for the tokens of all, or of its replica."""
         return self.attention if self.dispatch else self
 
     @property
     def head(self) -> "Shard":
         """This rank's share of the head."""
-        return self.attention if self.own_head else self
+        return self.attention if self.dp_lm_head else self
 
     @property
-    def replica_group(self) -> str:
+    def attn_dp_group(self) -> str:
         """The group of those ranks, one of each replica, that hold the same share of attention."""
-        return self.group if self.attention.size == 1 else f"{self.group}@replicas"
+        return self.group if self.attention.size == 1 else f"{self.group}@attn_dp"
 
     @property
     def groups(self) -> dict[str, range]:
         """The groups that this rank is in: name -> its ranks, of those of `group`."""
         groups = {self.group: range(self.size)}
-        if self.replicas > 1:
+        if self.attn_dp_size > 1:
             inside = self.attention
-            groups[self.replica_group] = range(inside.rank, self.size, inside.size)
+            groups[self.attn_dp_group] = range(inside.rank, self.size, inside.size)
             if inside.size > 1:
                 groups[inside.group] = range(self.rank - inside.rank, self.rank - inside.rank + inside.size)
         return groups
@@ -100,15 +100,19 @@ class Shard:
 
     def at(self, layer: int) -> "Shard":
         """The same with the places of one layer only, as `experts` wants it."""
-        return replace(self, places=(self.places[layer],)) if self.places else self
+        return (
+            replace(self, physical_to_logical_map=(self.physical_to_logical_map[layer],))
+            if self.physical_to_logical_map
+            else self
+        )
 
     def experts(self, total: int) -> ExpertShare:
         """Which of `total` experts this rank holds, and its share of the inside of each of them.
 
-        Neighbouring ranks share a part, as SGLang has them (moe_ep_rank, moe_tp_rank). ShardError if the experts, or
+        Neighboring ranks share a part, as SGLang has them (moe_ep_rank, moe_tp_rank). ShardError if the experts, or
         their places, do not divide evenly, or an expert has no place.
         """
-        places = self.places[0] if self.places else tuple(range(total))
+        places = self.physical_to_logical_map[0] if self.physical_to_logical_map else tuple(range(total))
         homeless = sorted(set(range(total)) - set(places))
         if homeless or max(places) >= total:
             raise ShardError(f"expert location: of {total} experts, {homeless} have no place in {list(places)}")
@@ -124,7 +128,7 @@ class Shard:
     def kv_heads(self, total: int) -> tuple[int, slice]:
         """How many of `total` key/value heads this rank holds, and which.
 
-        With more ranks than heads each head is held by size / total neighbouring ranks, so that it lies beside the
+        With more ranks than heads each head is held by size / total neighboring ranks, so that it lies beside the
         query heads that attend to it. ShardError if neither total nor size divides the other.
         """
         if self.size <= total:

@@ -1,37 +1,45 @@
 """The blocks models are made of: they hold parameters and call operators.
 
-This room imports layers_ms.ops, model_loader_ms.pieces and distributed_ms.
+This room imports layers_ms.ops, model_loader_ms.weight_slice and distributed_ms.
 """
 
 from sglang.srt.layers_ms.attention import Attention
-from sglang.srt.layers_ms.embedding import LMHead, VocabEmbedding
-from sglang.srt.layers_ms.exchange import Exchange
-from sglang.srt.layers_ms.linear import ColumnLinear, Linear, QKVLinear, RowLinear, grouped, merged_linear, stacked
-from sglang.srt.layers_ms.mla import LatentAttention
+from sglang.srt.layers_ms.dp_gather_scatter import DPGatherScatter
+from sglang.srt.layers_ms.embedding import LMHead, VocabParallelEmbedding
+from sglang.srt.layers_ms.linear import (
+    ColumnParallelLinear,
+    Linear,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+    concatenated,
+    interleaved_by_group,
+)
+from sglang.srt.layers_ms.mla import MLAAttention
 from sglang.srt.layers_ms.mlp import GatedMLP
-from sglang.srt.layers_ms.moe import Experts, MixtureOfExperts, Router, Routing
+from sglang.srt.layers_ms.moe import Experts, Router, Routing, SparseMoeBlock
 from sglang.srt.layers_ms.norm import HeadNorms, LayerNorm, RMSNorm, RowNorm
 
 __all__ = [
     "Attention",
-    "ColumnLinear",
-    "Exchange",
+    "ColumnParallelLinear",
+    "DPGatherScatter",
     "Experts",
     "GatedMLP",
     "HeadNorms",
     "LMHead",
-    "LatentAttention",
+    "MLAAttention",
     "LayerNorm",
     "Linear",
-    "MixtureOfExperts",
-    "QKVLinear",
+    "SparseMoeBlock",
+    "QKVParallelLinear",
     "RMSNorm",
     "Router",
     "Routing",
     "RowNorm",
-    "RowLinear",
-    "VocabEmbedding",
-    "grouped",
-    "merged_linear",
-    "stacked",
+    "RowParallelLinear",
+    "VocabParallelEmbedding",
+    "interleaved_by_group",
+    "MergedColumnParallelLinear",
+    "concatenated",
 ]

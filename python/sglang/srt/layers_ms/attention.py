@@ -7,10 +7,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.linear import QKVLinear, RowLinear
+from sglang.srt.layers_ms.linear import QKVParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
 from sglang.srt.layers_ms.rotary import rotary_tables
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 
 def alibi_slopes(heads: int) -> list[float]:
@@ -23,13 +23,13 @@ def alibi_slopes(heads: int) -> list[float]:
 class Attention(nn.Cell):
     """Causal attention of one layer: projection, optional query/key norm, rotary, cache write, attention, projection.
 
-    qk_norm: None, "head": each head of q and k is normalised, with one weight for all heads, before it is rotated, or a
-    cell that normalises packed queries, keys and values (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: of "head", as
+    qk_norm: None, "head": each head of q and k is normalized, with one weight for all heads, before it is rotated, or a
+    cell that normalizes packed queries, keys and values (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: of "head", as
     RMSNorm's. scale: of scores, head_dim ** -0.5 by default. rope: the config's by default; None: no rotation.
-    interleaved: neighbouring dimensions are rotated against each other.
+    interleaved: neighboring dimensions are rotated against each other.
     window: tokens that a token sees, itself included; 0: all before it. soft_cap: bound of scores; 0: none.
     sinks: name of the checkpoint's tensor with a score for each head that draws attention to nothing, or None.
-    alibi: None, or the slope of each query head of the model (`alibi_slopes`). packed: as QKVLinear's.
+    alibi: None, or the slope of each query head of the model (`alibi_slopes`). fused_qkv: as QKVParallelLinear's.
     """
 
     def __init__(
@@ -48,16 +48,22 @@ class Attention(nn.Cell):
         soft_cap=0.0,
         sinks=None,
         alibi=None,
-        packed=None,
+        fused_qkv=None,
     ):
         super().__init__()
         # Among the layers of this stage, which has caches for these only.
-        self.layer_id, self.head_dim, self.interleaved = layer_id - config.held.start, config.head_dim, interleaved
+        self.layer_id, self.head_dim, self.interleaved = (
+            layer_id - config.layer_range.start,
+            config.head_dim,
+            interleaved,
+        )
         self.scale = config.head_dim**-0.5 if scale is None else scale
         shard, dtype = config.shard.attention, config.dtype
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.qkv_proj = QKVLinear(config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype, packed)
-        self.o_proj = RowLinear(
+        self.qkv_proj = QKVParallelLinear(
+            config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype, fused_qkv
+        )
+        self.o_proj = RowParallelLinear(
             heads * config.head_dim, config.hidden_size, out_bias, shard, dtype, "num_attention_heads * head_dim"
         )
         self.num_kv_heads, self.eps, self.offset = self.qkv_proj.num_kv_heads, config.rms_norm_eps, norm_offset
@@ -66,23 +72,25 @@ class Attention(nn.Cell):
         self.cos, self.sin = tables
         self.window = window if window < config.max_positions else 0
         self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
-        self.sinks = None if sinks is None else parameter((own.stop - own.start,), ms.float32, Piece(sinks, (own,)))
+        self.sinks = (
+            None if sinks is None else parameter((own.stop - own.start,), ms.float32, WeightSlice(sinks, (own,)))
+        )
         self.slopes = None if alibi is None else Tensor(np.asarray(alibi, np.float32)[own])
         features = (self.window, soft_cap, sinks is not None, alibi is not None)
         rotary_dim = 0 if rope is None else rope.rotary_dim
         ops.check_attention(own.stop - own.start, self.num_kv_heads, self.head_dim, rotary_dim, *features)
-        self.in_rounds = ops.in_rounds(*features, latent=False)
+        self.blockwise = ops.blockwise(*features, mla=False)
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm
 
-    def leave_sum_to(self, norm) -> bool:
-        """As RowLinear's, of the last product."""
-        return self.o_proj.leave_sum_to(norm)
+    def fuse_all_reduce_into(self, norm) -> bool:
+        """As RowParallelLinear's, of the last product."""
+        return self.o_proj.fuse_all_reduce_into(norm)
 
     def construct(self, x, step):
         k_caches, v_caches = step["k_caches"], step["v_caches"]
-        step = step["windowed"] if self.window else step
+        step = step["swa"] if self.window else step
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
         qkv = self.qkv_proj(x)
@@ -114,4 +122,4 @@ class Attention(nn.Cell):
             self.sinks,
             self.slopes,
         )
-        return self.o_proj(found, step["kind"])
+        return self.o_proj(found, step["forward_mode"])

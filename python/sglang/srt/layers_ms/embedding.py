@@ -6,12 +6,12 @@ from mindspore import Type, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
 
 
-class VocabTable(nn.Cell):
+class VocabParallelBase(nn.Cell):
     """This rank's rows of a [vocab_size, hidden_size] matrix, padded with zeros so that all ranks hold as many."""
 
     def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, source: str = "weight"):
@@ -20,15 +20,15 @@ class VocabTable(nn.Cell):
         rows = shard.padded_vocab(vocab_size) // shard.size
         self.first = rows * shard.rank
         read = slice(min(self.first, vocab_size), min(self.first + rows, vocab_size))
-        piece = Piece(source, (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))
-        self.weight = parameter((rows, hidden_size), dtype, piece)
+        weight_slice = WeightSlice(source, (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))
+        self.weight = parameter((rows, hidden_size), dtype, weight_slice)
 
-    def pack(self):
+    def process_weights_after_loading(self):
         """Rearrange the loaded table for the operator table. Once after each load."""
-        ops.pack_table(self.weight)
+        ops.prepack_embedding(self.weight)
 
 
-class VocabEmbedding(VocabTable):
+class VocabParallelEmbedding(VocabParallelBase):
     """ids [T] -> rows [T, hidden_size], times `factor`."""
 
     def __init__(self, vocab_size, hidden_size, shard, dtype, factor=1.0):
@@ -42,11 +42,12 @@ class VocabEmbedding(VocabTable):
         return rows if self.factor == 1.0 else ops.scale(rows, self.factor)
 
 
-class LMHead(VocabTable):
+class LMHead(VocabParallelBase):
     """Holds the head's weight; SGLang's LogitsProcessor multiplies by it."""
 
     def scale_rows_to_one(self):
-        """Give the loaded rows the length one. Before `pack`. Yang et al., 2023 (Baichuan 2's NormHead)."""
+        """Give the loaded rows the length one. Before `process_weights_after_loading`. Yang et al., 2023 (Baichuan 2's
+        NormHead)."""
         host, dtype = self.weight.host, self.weight.dtype
         for start in range(0, len(host), 4096):  # rows: bounds the memory that float32 copies take
             rows = ms.Tensor.from_numpy(host[start : start + 4096]).view(dtype).astype(ms.float32).asnumpy()

@@ -6,7 +6,7 @@ A layout is a function of Sizes; it gives the ways in which a checkpoint may hav
 from collections.abc import Callable
 from typing import NamedTuple
 
-from sglang.srt.model_loader_ms.pieces import Piece
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice
 
 ALL, NONE = slice(None), slice(0, 0)
 
@@ -49,21 +49,22 @@ def separate(gate: str, up: str, down: str) -> Callable[[Sizes], tuple[Layout, .
     def layouts(sizes: Sizes):
         inner, outer = (sizes.size, sizes.width), (sizes.width, sizes.size)
         gate_up = [
-            Piece(f"{expert}.{name}.weight", (sizes.own, ALL), (place, part), inner)
+            WeightSlice(f"{expert}.{name}.weight", (sizes.own, ALL), (place, part), inner)
             for expert, place in sizes.places()
             for part, name in enumerate((gate, up))
         ]
         downs = [
-            Piece(f"{expert}.{down}.weight", (ALL, sizes.own), (place,), outer) for expert, place in sizes.places()
+            WeightSlice(f"{expert}.{down}.weight", (ALL, sizes.own), (place,), outer)
+            for expert, place in sizes.places()
         ]
         others = [expert for expert in range(sizes.experts) if expert not in sizes.held]
         # Nothing is read of these; they belong to the model all the same.
         gate_up += [
-            Piece(f"{expert}.{name}.weight", (NONE, ALL), (0, 0, NONE), inner)
+            WeightSlice(f"{expert}.{name}.weight", (NONE, ALL), (0, 0, NONE), inner)
             for expert in others
             for name in (gate, up)
         ]
-        downs += [Piece(f"{expert}.{down}.weight", (NONE, sizes.own), (0, NONE), outer) for expert in others]
+        downs += [WeightSlice(f"{expert}.{down}.weight", (NONE, sizes.own), (0, NONE), outer) for expert in others]
         return Layout(tuple(gate_up), tuple(downs)), fused(sizes)
 
     return layouts
@@ -75,12 +76,12 @@ def fused(sizes: Sizes) -> Layout:
     whole = (sizes.experts, 2 * sizes.size, sizes.width)
     rows = [slice(part * sizes.size + start, part * sizes.size + stop) for part in (0, 1)]
     gate_up = tuple(
-        Piece("gate_up_proj", (experts, own, ALL), (places, part), whole)
+        WeightSlice("gate_up_proj", (experts, own, ALL), (places, part), whole)
         for experts, places in sizes.runs()
         for part, own in enumerate(rows)
     )
     outer = (sizes.experts, sizes.width, sizes.size)
-    down = tuple(Piece("down_proj", (experts, ALL, sizes.own), places, outer) for experts, places in sizes.runs())
+    down = tuple(WeightSlice("down_proj", (experts, ALL, sizes.own), places, outer) for experts, places in sizes.runs())
     return Layout(gate_up, down)
 
 
@@ -92,11 +93,13 @@ def stacked_by_rows(sizes):
     whole = (sizes.experts * sizes.size, sizes.width)
     rows = [slice(sizes.own.start + i * sizes.size, sizes.own.stop + i * sizes.size) for i in range(sizes.experts)]
     gate_up = [
-        Piece(name, (rows[expert], ALL), (place, part), whole)
+        WeightSlice(name, (rows[expert], ALL), (place, part), whole)
         for expert, place in sizes.places()
         for part, name in enumerate(("w1", "v1"))
     ]
-    down = [Piece("w2", (rows[expert], ALL), (place,), whole, transposed=True) for expert, place in sizes.places()]
+    down = [
+        WeightSlice("w2", (rows[expert], ALL), (place,), whole, transposed=True) for expert, place in sizes.places()
+    ]
     return (Layout(tuple(gate_up), tuple(down)),)
 
 
@@ -107,16 +110,19 @@ def interleaved(sizes):
     experts = [(slice(expert, expert + 1), slice(place, place + 1)) for expert, place in sizes.places()]
     whole, outer = (sizes.experts, sizes.width, 2 * size), (sizes.experts, size, sizes.width)
     gate_up = [
-        Piece("gate_up_proj", (expert, ALL, columns), (place, part), whole, transposed=True)
+        WeightSlice("gate_up_proj", (expert, ALL, columns), (place, part), whole, transposed=True)
         for expert, place in experts
         for part, columns in enumerate(parts)
     ]
-    down = [Piece("down_proj", (expert, sizes.own, ALL), (place,), outer, transposed=True) for expert, place in experts]
+    down = [
+        WeightSlice("down_proj", (expert, sizes.own, ALL), (place,), outer, transposed=True)
+        for expert, place in experts
+    ]
     inner = [
-        Piece("gate_up_proj_bias", (run, columns), (places, part), whole[::2])
+        WeightSlice("gate_up_proj_bias", (run, columns), (places, part), whole[::2])
         for run, places in sizes.runs()
         for part, columns in enumerate(parts)
     ]
     runs = [(NONE, NONE)] if start else sizes.runs()  # the first rank of an expert adds it
-    biases = [Piece("down_proj_bias", (run, ALL), (places,), outer[::2]) for run, places in runs]
+    biases = [WeightSlice("down_proj_bias", (run, ALL), (places,), outer[::2]) for run, places in runs]
     return (Layout(tuple(gate_up), tuple(down), tuple(inner), tuple(biases)),)

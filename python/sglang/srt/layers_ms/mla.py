@@ -6,16 +6,16 @@ DeepSeek-AI, 2024 (DeepSeek-V2). Reference: transformers/models/deepseek_v2/mode
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.linear import ColumnLinear, Linear, RowLinear
+from sglang.srt.layers_ms.linear import ColumnParallelLinear, Linear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
 from sglang.srt.layers_ms.rotary import Rope, rotary_tables, yarn_mscale
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
-LATENT_EPS = 1e-6  # of the norms of compressed rows: published code has it whatever rms_norm_eps says
+MLA_NORM_EPS = 1e-6  # of the norms of compressed rows: published code has it whatever rms_norm_eps says
 
 
-def latent_scale(rope: Rope, head_dim: int) -> float:
+def mla_scale(rope: Rope, head_dim: int) -> float:
     """Factor on scores: that of the head size, and where positions are stretched by yarn its mscale, squared."""
     stretch = 1.0
     if rope.rope_type != "default" and rope.mscale_all_dim:
@@ -23,7 +23,7 @@ def latent_scale(rope: Rope, head_dim: int) -> float:
     return head_dim**-0.5 * stretch * stretch
 
 
-class UpProjection(Linear):
+class KVBProj(Linear):
     """Weights from cached rows to each head's keys and values; in checkpoints one matrix [H * (N + V), L]."""
 
     def __init__(self, config, heads: slice):
@@ -31,28 +31,29 @@ class UpProjection(Linear):
         nope, value, rank = config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank
         whole, count = (config.num_attention_heads * (nope + value), rank), heads.stop - heads.start
 
-        def pieces(first, rows):
+        def slices(first, rows):
             starts = (head * (nope + value) + first for head in range(heads.start, heads.stop))
             return (
-                Piece("weight", (slice(start, start + rows), ALL), (head,), whole) for head, start in enumerate(starts)
+                WeightSlice("weight", (slice(start, start + rows), ALL), (head,), whole)
+                for head, start in enumerate(starts)
             )
 
-        self.keys = parameter((count, nope, rank), config.dtype, *pieces(0, nope))
-        self.values = parameter((count, value, rank), config.dtype, *pieces(nope, value))
-        self.absorb = parameter((count, rank, nope), config.dtype)  # keys, each head transposed
+        self.w_uk = parameter((count, nope, rank), config.dtype, *slices(0, nope))
+        self.w_uv = parameter((count, value, rank), config.dtype, *slices(nope, value))
+        self.w_uk_t = parameter((count, rank, nope), config.dtype)  # keys, each head transposed
 
-    def quantise(self):
+    def quantize(self):
         """Read an int8 matrix times its factors, as matrices of the dtype that is computed in; before it is loaded."""
-        for weight in (self.keys, self.values):
-            weight.pieces = tuple(piece._replace(scaled=True) for piece in weight.pieces)
+        for weight in (self.w_uk, self.w_uv):
+            weight.slices = tuple(weight_slice._replace(scaled=True) for weight_slice in weight.slices)
 
-    def pack(self):
-        self.absorb.host[:] = self.keys.host.transpose(0, 2, 1)
-        for weight in (self.keys, self.values, self.absorb):
-            ops.pack_linear(weight)
+    def process_weights_after_loading(self):
+        self.w_uk_t.host[:] = self.w_uk.host.transpose(0, 2, 1)
+        for weight in (self.w_uk, self.w_uv, self.w_uk_t):
+            ops.prepack_linear(weight)
 
 
-class LatentAttention(nn.Cell):
+class MLAAttention(nn.Cell):
     """Causal latent attention of one layer."""
 
     def __init__(self, config, layer_id):
@@ -60,36 +61,36 @@ class LatentAttention(nn.Cell):
         hidden, rank, shard, dtype = config.hidden_size, config.kv_lora_rank, config.shard.attention, config.dtype
         size, bias = config.qk_nope_head_dim + config.qk_rope_head_dim, config.attention_bias
         heads = shard.slice(config.num_attention_heads, "num_attention_heads")
-        self.layer_id = layer_id - config.held.start  # among the layers of this stage
+        self.layer_id = layer_id - config.layer_range.start  # among the layers of this stage
         self.interleaved, self.heads = config.rope_interleave, heads.stop - heads.start
-        self.scale = latent_scale(config.rope, size)
-        ops.check_latent_attention(rank, config.qk_rope_head_dim, config.qk_nope_head_dim, config.v_head_dim)
-        self.in_rounds = ops.in_rounds(0, 0.0, False, False, latent=True)
+        self.scale = mla_scale(config.rope, size)
+        ops.check_mla_attention(rank, config.qk_rope_head_dim, config.qk_nope_head_dim, config.v_head_dim)
+        self.blockwise = ops.blockwise(0, 0.0, False, False, mla=True)
         self.cos, self.sin = rotary_tables(config.rope, config.max_positions, dtype, config.rotary_rows)
 
         def queries(name, width):
             rows = slice(heads.start * size, heads.stop * size)
-            return ColumnLinear(width, [(name, config.num_attention_heads * size, rows)], False, dtype)
+            return ColumnParallelLinear(width, [(name, config.num_attention_heads * size, rows)], False, dtype)
 
         def compression(name, width):
-            return ColumnLinear(hidden, [(name, width, slice(0, width))], bias, dtype)
+            return ColumnParallelLinear(hidden, [(name, width, slice(0, width))], bias, dtype)
 
         self.compresses_queries = config.q_lora_rank is not None
         if self.compresses_queries:
             self.q_a_proj = compression("q_a_proj", config.q_lora_rank)
-            self.q_a_layernorm = RMSNorm(config.q_lora_rank, LATENT_EPS, dtype)
+            self.q_a_layernorm = RMSNorm(config.q_lora_rank, MLA_NORM_EPS, dtype)
             self.q_b_proj = queries("q_b_proj", config.q_lora_rank)
         else:
             self.q_proj = queries("q_proj", hidden)
         self.kv_a_proj_with_mqa = compression("kv_a_proj_with_mqa", rank + config.qk_rope_head_dim)
-        self.kv_a_layernorm = RMSNorm(rank, LATENT_EPS, dtype)
-        self.kv_b_proj = UpProjection(config, heads)
+        self.kv_a_layernorm = RMSNorm(rank, MLA_NORM_EPS, dtype)
+        self.kv_b_proj = KVBProj(config, heads)
         width = config.num_attention_heads * config.v_head_dim
-        self.o_proj = RowLinear(width, hidden, bias, shard, dtype, "num_attention_heads * v_head_dim")
+        self.o_proj = RowParallelLinear(width, hidden, bias, shard, dtype, "num_attention_heads * v_head_dim")
 
-    def leave_sum_to(self, norm) -> bool:
-        """As RowLinear's, of the last product."""
-        return self.o_proj.leave_sum_to(norm)
+    def fuse_all_reduce_into(self, norm) -> bool:
+        """As RowParallelLinear's, of the last product."""
+        return self.o_proj.fuse_all_reduce_into(norm)
 
     def queries(self, x):
         if self.compresses_queries:
@@ -97,7 +98,7 @@ class LatentAttention(nn.Cell):
         return self.q_proj(x)
 
     def construct(self, x, step):
-        q, cache = ops.latent_to_cache(
+        q, cache = ops.mla_to_cache(
             self.queries(x),
             self.kv_a_proj_with_mqa(x),
             self.kv_a_layernorm.weight,
@@ -110,5 +111,5 @@ class LatentAttention(nn.Cell):
             self.heads,
         )
         up = self.kv_b_proj
-        found = ops.latent_attention(q, cache, up.keys, up.absorb, up.values, step, self.scale)
-        return self.o_proj(found, step["kind"])
+        found = ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, step, self.scale)
+        return self.o_proj(found, step["forward_mode"])

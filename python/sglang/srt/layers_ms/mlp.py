@@ -3,8 +3,8 @@
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.exchange import Exchange
-from sglang.srt.layers_ms.linear import RowLinear, merged_linear, packed_linear
+from sglang.srt.layers_ms.dp_gather_scatter import DPGatherScatter
+from sglang.srt.layers_ms.linear import MergedColumnParallelLinear, RowParallelLinear
 
 ACTIVATIONS = {  # Hugging Face's hidden_act -> operator of act(gate) * up
     "silu": "silu_and_mul",
@@ -16,28 +16,36 @@ ACTIVATIONS = {  # Hugging Face's hidden_act -> operator of act(gate) * up
 class GatedMLP(nn.Cell):
     """down(act(gate(x)) * up(x)), gate and up in one product.
 
-    packed: whether the checkpoint has them in one matrix, gate_up_proj, gate first.
+    fused_gate_up: whether the checkpoint has them in one matrix, gate_up_proj, gate first.
     """
 
-    def __init__(self, config, bias=False, packed=False):
+    def __init__(self, config, bias=False, fused_gate_up=False):
         super().__init__()
         size, shard = config.intermediate_size, config.shard
         self.act_and_mul = getattr(ops, ACTIVATIONS[config.hidden_act])
-        linear = packed_linear if packed else merged_linear
-        names = ["gate_up_proj"] * 2 if packed else ["gate_proj", "up_proj"]
-        self.gate_up_proj = linear(config.hidden_size, names, size, bias, shard, config.dtype)
-        self.down_proj = RowLinear(size, config.hidden_size, bias, config.shard, config.dtype, "intermediate_size")
-        self.exchange = Exchange(shard)
+        self.gate_up_proj = MergedColumnParallelLinear(
+            config.hidden_size,
+            ["gate_proj", "up_proj"],
+            size,
+            bias,
+            shard,
+            config.dtype,
+            fused="gate_up_proj" if fused_gate_up else None,
+        )
+        self.down_proj = RowParallelLinear(
+            size, config.hidden_size, bias, config.shard, config.dtype, "intermediate_size"
+        )
+        self.dp_gather_scatter = DPGatherScatter(shard)
 
     def partial(self, x):
         """What this rank's share makes of x; the sum over the ranks is the result."""
         return self.down_proj.product(self.act_and_mul(self.gate_up_proj(x)))
 
-    def leave_sum_to(self, norm) -> bool:
-        """As RowLinear's, of the last product."""
-        return self.down_proj.leave_sum_to(norm)
+    def fuse_all_reduce_into(self, norm) -> bool:
+        """As RowParallelLinear's, of the last product."""
+        return self.down_proj.fuse_all_reduce_into(norm)
 
     def construct(self, x, step):
-        if self.down_proj.left:
-            return self.down_proj(self.act_and_mul(self.gate_up_proj(x)), step["kind"])
-        return self.exchange.sum(self.partial(self.exchange.gather(x, step)), step)
+        if self.down_proj.all_reduce_fused:
+            return self.down_proj(self.act_and_mul(self.gate_up_proj(x)), step["forward_mode"])
+        return self.dp_gather_scatter.reduce_scatter(self.partial(self.dp_gather_scatter.gather(x, step)), step)

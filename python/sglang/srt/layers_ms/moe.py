@@ -6,13 +6,13 @@ from mindspore import Type, float32, int32, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.exchange import Exchange
+from sglang.srt.layers_ms.dp_gather_scatter import DPGatherScatter
 from sglang.srt.layers_ms.expert_layouts import SEPARATE, Layout, Sizes
 from sglang.srt.layers_ms.linear import Linear, int8_rows
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
-PACKED = ("gate_up", "down")  # stacks that ops.pack_experts has rearranged
+PREPACKED = ("gate_up", "down")  # stacks that ops.prepack_experts has rearranged
 
 
 class Routing(NamedTuple):
@@ -23,7 +23,7 @@ class Routing(NamedTuple):
     groups: int = 1
     top_groups: int = 1
     group_top: int = 1  # a group's score is the sum of its best so many
-    renormalise: bool = False
+    renormalize: bool = False
     scaling: float = 1.0
     soft_cap: float = 0.0  # 0: none
 
@@ -38,18 +38,18 @@ class Router(Linear):
         super().__init__()
         self.routing = routing
         whole = (num_experts, config.hidden_size)
-        self.weight = parameter(whole, config.dtype, Piece("weight", (ALL, ALL), whole=whole))
-        self.bias = parameter((num_experts,), config.dtype, Piece("bias", (ALL,))) if bias else None
-        piece = Piece("e_score_correction_bias", (ALL,))
-        self.correction = parameter((num_experts,), float32, piece) if corrected else None
+        self.weight = parameter(whole, config.dtype, WeightSlice("weight", (ALL, ALL), whole=whole))
+        self.bias = parameter((num_experts,), config.dtype, WeightSlice("bias", (ALL,))) if bias else None
+        weight_slice = WeightSlice("e_score_correction_bias", (ALL,))
+        self.correction = parameter((num_experts,), float32, weight_slice) if corrected else None
 
-    def pack(self):
-        super().pack()
+    def process_weights_after_loading(self):
+        super().process_weights_after_loading()
         if self.correction is not None:
-            ops.pack_correction(self.correction)
+            ops.prepack_correction_bias(self.correction)
 
     def construct(self, x):
-        return ops.route(ops.wide_linear(x, self.weight, self.bias), self.correction, *self.routing)
+        return ops.route(ops.linear_fp32(x, self.weight, self.bias), self.correction, *self.routing)
 
 
 class Experts(nn.Cell):
@@ -57,10 +57,10 @@ class Experts(nn.Cell):
 
     A rank has the share of them that `shard.experts` says; the sum of what the ranks make of a token is the result.
     Where the shard dispatches, only the ranks that hold a token's experts are given it, and return what they make of
-    it. Where the shard gives experts their places, `location` [count, 1 + most] has how many places each expert has,
-    and which; the tokens of a step take turns. `chosen` [places] counts how many went to each, until it is cleared.
-    activation, alpha, limit: as ops.fused_experts has them. layouts: what says where their matrices are in a
-    checkpoint; the first layout counts unless the checkpoint has another one's tensors.
+    it. Where the shard gives experts their places, `logical_to_physical_map` [count, 1 + most] has how many places each
+    expert has, and which; the tokens of a step take turns. `expert_counts` [places] counts how many went to each, until
+    it is cleared. activation, alpha, limit: as ops.fused_experts has them. layouts: what says where their matrices are
+    in a checkpoint; the first layout counts unless the checkpoint has another one's tensors.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Experts(nn.Cell):
 
         def stack(shape, name):
             first, *others = (getattr(layout, name) for layout in found)
-            return parameter(shape, dtype, *first, otherwise=others)
+            return parameter(shape, dtype, *first, alternatives=others)
 
         self.gate_up = stack((here, 2, local, width), "gate_up")
         self.down = stack((here, width, local), "down")
@@ -96,28 +96,30 @@ class Experts(nn.Cell):
         self.activation, self.alpha, self.limit = activation, alpha, limit
         self.first, self.count = share.first, share.count
         self.dispatch, self.group = shard.dispatch, shard.group
-        self.replicas, self.rank, self.ranks = shard.replicas, shard.rank, shard.size
-        self.location = self.chosen = None
-        if shard.places:
-            self.location = parameter((count, 2 + share.count - count), int32)
-            self.chosen = parameter((share.count,), int32)
-            self.locate(shard.places[0])
+        self.attn_dp_size, self.rank, self.ranks = shard.attn_dp_size, shard.rank, shard.size
+        self.logical_to_physical_map = self.expert_counts = None
+        if shard.physical_to_logical_map:
+            self.logical_to_physical_map = parameter((count, 2 + share.count - count), int32)
+            self.expert_counts = parameter((share.count,), int32)
+            self.set_physical_experts(shard.physical_to_logical_map[0])
 
-    def locate(self, places: tuple[int, ...]) -> None:
+    def set_physical_experts(self, physical_to_logical: tuple[int, ...]) -> None:
         """Send tokens to experts at these places of all ranks from now on, and load those of this rank's next time."""
-        table = self.location.host
+        table = self.logical_to_physical_map.host
         table[...] = 0
-        for place, expert in enumerate(places):
+        for place, expert in enumerate(physical_to_logical):
             table[expert, 0] += 1
             table[expert, table[expert, 0]] = place
-        self.sizes = self.sizes._replace(held=tuple(places[self.first : self.first + len(self.sizes.held)]))
+        self.sizes = self.sizes._replace(
+            held=tuple(physical_to_logical[self.first : self.first + len(self.sizes.held)])
+        )
         found = self.layouts(self.sizes)
         for name, stack in self.stacks().items():
-            stack.pieces, *stack.otherwise = (getattr(layout, name) for layout in found)
+            stack.slices, *stack.alternatives = (getattr(layout, name) for layout in found)
 
-    def quantise(self):
+    def quantize(self):
         """Hold int8 matrices, and factors that checkpoints have beside them; before they are loaded."""
-        if self.location is not None or self.gate_up_bias is not None or self.dispatch:
+        if self.logical_to_physical_map is not None or self.gate_up_bias is not None or self.dispatch:
             raise NotImplementedError(
                 "int8 experts with biases, that move between ranks (--enable-eplb), or with --moe-a2a-backend"
             )
@@ -132,27 +134,29 @@ class Experts(nn.Cell):
 
     def plain(self) -> dict:
         """What `stacks` hold, in layouts in which an expert is a piece of memory: them, or copies for `put`."""
-        return {name: ops.plain_experts(stack) if name in PACKED else stack for name, stack in self.stacks().items()}
+        return {name: ops.plain_experts(stack) if name in PREPACKED else stack for name, stack in self.stacks().items()}
 
     def put(self, plain: dict) -> None:
         """Hold what `plain` gave, in which experts were overwritten."""
-        for name in PACKED:
+        for name in PREPACKED:
             ops.put_experts(getattr(self, name), plain[name])
 
-    def pack(self):
+    def process_weights_after_loading(self):
         """Rearrange the loaded matrices for the operator table. Once after each load."""
-        pack = ops.pack_experts if self.gate_up_scale is None else ops.pack_quant_experts
-        for name in PACKED:
+        pack = ops.prepack_experts if self.gate_up_scale is None else ops.prepack_quant_experts
+        for name in PREPACKED:
             pack(getattr(self, name))
 
     def construct(self, x, weights, experts, step):
-        if self.location is not None:
-            experts = ops.locate_experts(experts, self.location, self.chosen, step, self.replicas)
+        if self.logical_to_physical_map is not None:
+            experts = ops.to_physical_experts(
+                experts, self.logical_to_physical_map, self.expert_counts, step, self.attn_dp_size
+            )
         if not self.dispatch:
             return self.multiply(x, weights, experts)
-        held, replicas, ranks, group = self.gate_up.shape[0], self.replicas, self.ranks, self.group
-        *taken, routes = ops.dispatch_experts(x, weights, experts, step, held, replicas, self.rank, ranks, group)
-        return ops.combine_experts(self.multiply(*taken), routes, step, replicas, ranks, group)
+        held, attn_dp_size, ranks, group = self.gate_up.shape[0], self.attn_dp_size, self.ranks, self.group
+        *taken, routes = ops.dispatch_experts(x, weights, experts, step, held, attn_dp_size, self.rank, ranks, group)
+        return ops.combine_experts(self.multiply(*taken), routes, step, attn_dp_size, ranks, group)
 
     def multiply(self, x, weights, experts):
         """What this rank's experts make of x, each row's weighted and added up; experts: their places."""
@@ -176,25 +180,25 @@ class Experts(nn.Cell):
         )
 
 
-class MixtureOfExperts(nn.Cell):
+class SparseMoeBlock(nn.Cell):
     """x -> what the experts make of it that `gate`, a Router, chooses; plus shared_experts(x), if there are any.
 
-    The ranks of `shard` divide the experts, and those of shard.mixture the shared ones, a GatedMLP.
+    The ranks of `shard` divide the experts, and those of shard.moe the shared ones, a GatedMLP.
     """
 
     def __init__(self, gate, experts, shard: Shard, shared_experts=None):
         super().__init__()
         self.gate, self.experts, self.shared_experts = gate, experts, shared_experts
-        self.exchange = Exchange(shard.mixture)
+        self.dp_gather_scatter = DPGatherScatter(shard.moe)
 
-    def leave_sum_to(self, norm) -> bool:
-        """As RowLinear's: it cannot be, since what is added up is no product."""
+    def fuse_all_reduce_into(self, norm) -> bool:
+        """As RowParallelLinear's: it cannot be, since what is added up is no product."""
         return False
 
     def construct(self, x, step):
-        x = self.exchange.gather(x, step)
+        x = self.dp_gather_scatter.gather(x, step)
         weights, experts = self.gate(x)
         y = self.experts(x, weights, experts, step)
         if self.shared_experts is not None:
             y = ops.add(y, self.shared_experts.partial(x), 1.0)
-        return self.exchange.sum(y, step)
+        return self.dp_gather_scatter.reduce_scatter(y, step)

@@ -3,7 +3,7 @@
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
 
@@ -17,11 +17,11 @@ class RMSNorm(nn.Cell):
     def __init__(self, size, eps, dtype, offset=0.0):
         super().__init__()
         self.eps, self.offset = eps, offset
-        self.weight = parameter((size,), dtype, Piece("weight", (ALL,)))
-        self.group = None  # of ranks that add up what comes in, see add_up
+        self.weight = parameter((size,), dtype, WeightSlice("weight", (ALL,)))
+        self.group = None  # of ranks that add up what comes in, see fuse_all_reduce
 
-    def add_up(self, group: str) -> bool:
-        """Take, from now on, what a RowLinear returns that leaves its sum over this group -> whether it can."""
+    def fuse_all_reduce(self, group: str) -> bool:
+        """Take, from now on, what a RowParallelLinear returns that leaves its sum over this group -> whether it can."""
         if self.offset == 0.0:
             self.group = group
         return self.group is not None
@@ -29,8 +29,10 @@ class RMSNorm(nn.Cell):
     def construct(self, x, residual=None):
         """Without residual -> (norm of x, x); with it -> (norm of the sum, the sum)."""
         if self.group is not None:
-            product, weight, bias, kind = x
-            return ops.linear_add_rms_norm(product, weight, bias, residual, self.weight, self.eps, kind, self.group)
+            product, weight, bias, forward_mode = x
+            return ops.linear_add_rms_norm(
+                product, weight, bias, residual, self.weight, self.eps, forward_mode, self.group
+            )
         if residual is None:
             return ops.rms_norm(x, self.weight, self.eps, self.offset), x
         return ops.add_rms_norm(x, residual, self.weight, self.eps, self.offset)
@@ -45,10 +47,10 @@ class LayerNorm(nn.Cell):
     def __init__(self, size, eps, dtype, bias=True):
         super().__init__()
         self.eps = eps
-        self.weight = parameter((size,), dtype, Piece("weight", (ALL,)))
-        self.bias = parameter((size,), dtype, Piece("bias", (ALL,))) if bias else None
+        self.weight = parameter((size,), dtype, WeightSlice("weight", (ALL,)))
+        self.bias = parameter((size,), dtype, WeightSlice("bias", (ALL,))) if bias else None
 
-    def add_up(self, group):
+    def fuse_all_reduce(self, group):
         return False
 
     def construct(self, x, residual=None):
@@ -79,15 +81,15 @@ class RowNorm(nn.Cell):
 
     def _weight(self, name, heads, own, dtype):
         rows = slice(own.start * self.head_dim, own.stop * self.head_dim)
-        piece = Piece(f"../{name}_norm.weight", (rows,), whole=(heads * self.head_dim,))
-        return parameter((rows.stop - rows.start,), dtype, piece)
+        weight_slice = WeightSlice(f"../{name}_norm.weight", (rows,), whole=(heads * self.head_dim,))
+        return parameter((rows.stop - rows.start,), dtype, weight_slice)
 
     def construct(self, qkv):
         if self.group is None:
-            return ops.normalise_qk(qkv, self.q_weight, self.k_weight, self.eps, self.head_dim, True, False)
-        sums = ops.all_reduce(ops.square_sums(qkv, self.kv_size), self.group)
+            return ops.qk_norm(qkv, self.q_weight, self.k_weight, self.eps, self.head_dim, True, False)
+        sums = ops.all_reduce(ops.qk_sum_squares(qkv, self.kv_size), self.group)
         counts = (self.q_count, self.k_count)
-        return ops.normalise_qk_of_ranks(qkv, sums, self.q_weight, self.k_weight, *counts, self.eps)
+        return ops.qk_rms_norm_tp(qkv, sums, self.q_weight, self.k_weight, *counts, self.eps)
 
 
 class HeadNorms(nn.Cell):
@@ -109,15 +111,15 @@ class HeadNorms(nn.Cell):
     def _weight(self, name, heads, own, dtype, names):
         count, size = own.stop - own.start, self.head_dim
         if names is None:
-            piece = Piece(f"../{name}_norm.weight", (own, ALL), whole=(heads, size))
-            return parameter((count, size), dtype, piece)
-        pieces = []
+            weight_slice = WeightSlice(f"../{name}_norm.weight", (own, ALL), whole=(heads, size))
+            return parameter((count, size), dtype, weight_slice)
+        slices = []
         for head in range(heads):
             row = head - own.start
             here = slice(row * size, row * size + size) if 0 <= row < count else slice(0, 0)
             read = ALL if 0 <= row < count else slice(0, 0)  # other ranks' heads
-            pieces.append(Piece(f"../{names.format(name, head)}", (read,), here, (size,)))
-        return parameter((count * size,), dtype, *pieces)
+            slices.append(WeightSlice(f"../{names.format(name, head)}", (read,), here, (size,)))
+        return parameter((count * size,), dtype, *slices)
 
     def construct(self, qkv):
-        return ops.normalise_qk(qkv, self.q_weight, self.k_weight, self.eps, self.head_dim, False, True)
+        return ops.qk_norm(qkv, self.q_weight, self.k_weight, self.eps, self.head_dim, False, True)

@@ -4,7 +4,7 @@ import mindspore as ms
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import ALL, Linear
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 
 class ScoreLinear(Linear):
@@ -13,8 +13,8 @@ class ScoreLinear(Linear):
     def __init__(self, in_features: int, out_features: int, bias: bool = False):
         super().__init__()
         whole = (out_features, in_features)
-        self.weight = parameter(whole, ms.float32, Piece("weight", (ALL, ALL), whole=whole))
-        self.bias = parameter((out_features,), ms.float32, Piece("bias", (ALL,))) if bias else None
+        self.weight = parameter(whole, ms.float32, WeightSlice("weight", (ALL, ALL), whole=whole))
+        self.bias = parameter((out_features,), ms.float32, WeightSlice("bias", (ALL,))) if bias else None
 
     def construct(self, x):
         scores = ops.logits(x, self.weight)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 OPERATOR_TABLE = "SGLANG_MS_OPS"
 PROFILE = "SGLANG_MS_PROFILE"
-FUSED_SUMS = "SGLANG_MS_FUSED_SUMS"
+ALLREDUCE_FUSION = "SGLANG_MS_ALLREDUCE_FUSION"
 # SGLang's own: the processors of each rank, such as 0-15|16-31, or all; where traces go; the platform plugin to use;
 # whether its CPU engine (sgl_kernel) is asked for; and how many layers each pipeline stage has, such as 12,16.
 BINDING = "SGLANG_CPU_OMP_THREADS_BIND"
@@ -18,7 +18,7 @@ BOUND_HERE = "SGLANG_MS_THREADS_BIND"  # what bind_ranks has set BINDING to
 PARTITION = "SGLANG_PP_LAYER_PARTITION"
 THREADS = "OMP_NUM_THREADS"
 # What a rank that is not started by its launcher is given of that one's environment.
-INHERITED = (OPERATOR_TABLE, PROFILE, FUSED_SUMS, TRACES, PLATFORM, PARTITION, THREADS)
+INHERITED = (OPERATOR_TABLE, PROFILE, ALLREDUCE_FUSION, TRACES, PLATFORM, PARTITION, THREADS)
 INHERITED += ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
 
 # Set by CANN's and NNAL's set_env.sh.
@@ -47,8 +47,8 @@ class Environment:
     threads: str | None = None  # how many threads compute; None: one a core
     platform: str | None = None  # the SGLang platform plugin to use; None: SGLang finds one
     cpu_engine: bool = False  # SGLang's torch kernels for CPUs are to be used
-    stage_layers: tuple[int, ...] = ()  # of each pipeline stage; (): as many in each
-    fused_sums: bool = True  # sums over ranks may be left to the norms behind them
+    pp_layer_partition: tuple[int, ...] = ()  # of each pipeline stage; (): as many in each
+    allreduce_fusion: bool = True  # sums over ranks may be left to the norms behind them
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
@@ -57,7 +57,7 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     table = variables.get(OPERATOR_TABLE) or None
     if table and not re.fullmatch("[a-z][a-z0-9_]*", table):
         problems.append(f"{OPERATOR_TABLE}={table!r}: expected the name of an operator table, such as reference")
-    switches = {name: variables.get(name) or unset for name, unset in ((PROFILE, "0"), (FUSED_SUMS, "1"))}
+    switches = {name: variables.get(name) or unset for name, unset in ((PROFILE, "0"), (ALLREDUCE_FUSION, "1"))}
     problems += [f"{name}={value!r}: expected 0 or 1" for name, value in switches.items() if value not in ("0", "1")]
     partition = variables.get(PARTITION) or ""
     if partition and not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", partition):
@@ -72,8 +72,8 @@ def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
         threads=variables.get(THREADS) or None,
         platform=variables.get(PLATFORM) or None,
         cpu_engine=variables.get(CPU_ENGINE) == "1",  # as SGLang reads it
-        stage_layers=tuple(map(int, partition.split(","))) if partition else (),
-        fused_sums=switches[FUSED_SUMS] == "1",
+        pp_layer_partition=tuple(map(int, partition.split(","))) if partition else (),
+        allreduce_fusion=switches[ALLREDUCE_FUSION] == "1",
     )
 
 

@@ -19,7 +19,7 @@ class MindSporeModelRunner(ModelRunner):
         """The model starts MindSpore itself; SGLang's way leaves a log in the working folder and processes behind."""
 
     def load_model(self):
-        """Load weights without SGLang's layers for quantised ones: the model's own read config.json."""
+        """Load weights without SGLang's layers for quantized ones: the model's own read config.json."""
         self.model_config.quantization = None
         super().load_model()
         swa_pool.divide_pool(self)

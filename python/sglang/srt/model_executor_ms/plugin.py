@@ -122,7 +122,7 @@ def _hook_arguments() -> None:
     from sglang.srt.arg_groups import choices
     from sglang.srt.arg_groups.resolution_hooks import register_resolution_hook
 
-    framework.know_quantisations()
+    framework.register_quantization_names()
     choices.add_deterministic_attention_backend_choices(["mindspore"])
     choices.add_radix_supported_deterministic_attention_backend_choices(["mindspore"])
 
@@ -132,7 +132,7 @@ def _hook_arguments() -> None:
     # SGLang's check of the arguments allows model_impl mindspore on an NPU only.
     _apply(
         "sglang.srt.arg_groups.validation_hook.check_server_args",
-        framework.check_as_if_on_npu,
+        framework.as_npu,
         HookType.AROUND,
     )
 
@@ -217,10 +217,10 @@ def _hook_scheduler(device: str) -> None:
     from sglang.srt.model_executor_ms.parallel import groups, hosts, rank_status
     from sglang.srt.model_executor_ms.runner import device_layout_cache, murmur_hash, weights
 
-    _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.meet, HookType.AROUND)
+    _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", hosts.wait_for_world, HookType.AROUND)
     group = "sglang.srt.distributed.parallel_state.GroupCoordinator"
-    _apply(f"{group}.__init__", rank_status.wait_as_told, HookType.AROUND)
-    _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", rank_status.introduce, HookType.AFTER)
+    _apply(f"{group}.__init__", rank_status.set_gloo_timeout, HookType.AROUND)
+    _apply("sglang.srt.distributed.bootstrap._init_parallel_groups", rank_status.share_rank_info, HookType.AFTER)
     shared_files.share_no_bars()
     queue = "sglang.srt.distributed.device_communicators.shm_broadcast.MessageQueue"
     _apply(f"{queue}.create_from_process_group", shared_files.make_queue, HookType.AROUND)
@@ -236,13 +236,21 @@ def _hook_scheduler(device: str) -> None:
     )
     if "sglang.srt.managers.scheduler" in sys.modules:  # not in benchmarks, which have a runner and nobody to answer
         _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", faults.serve_until_fault, HookType.AROUND)
-        _apply("sglang.srt.managers.scheduler.Scheduler.run_event_loop", rank_status.serve, HookType.AROUND)
-        _apply("sglang.srt.managers.scheduler.create_scheduler_watchdog", rank_status.name_in, HookType.AFTER)
+        _apply(
+            "sglang.srt.managers.scheduler.Scheduler.run_event_loop",
+            rank_status.log_rank_states_on_error,
+            HookType.AROUND,
+        )
+        _apply(
+            "sglang.srt.managers.scheduler.create_scheduler_watchdog",
+            rank_status.add_rank_states_to_watchdog,
+            HookType.AFTER,
+        )
     if device == "cpu":
         # With --enable-deterministic-inference the sampler draws by this hash; SGLang's own wants sgl_kernel on a CPU.
         _apply("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", murmur_hash.murmur_hash32, HookType.REPLACE)
         padding = "sglang.srt.model_executor.model_runner.adjust_config_with_unaligned_cpu_tp"
-        _apply(padding, groups.keep_sizes, HookType.REPLACE)
+        _apply(padding, groups.skip_tp_padding, HookType.REPLACE)
     configurator = "sglang.srt.mem_cache.kv_cache_configurator.KVCacheConfigurator"
     # SGLang's own choice of a pool is by platform, and NPUs have SGLang's platform.
     _apply(f"{configurator}._resolve_kv_pool_class", device_layout_cache.choose_pool, HookType.AROUND)
@@ -260,7 +268,7 @@ def _hook_dp_attention(device: str) -> None:
     from sglang.srt.model_executor_ms.parallel import dp_attention
 
     batch = "sglang.srt.model_executor.forward_batch_info.ForwardBatch"
-    _apply(f"{batch}.prepare_mlp_sync_batch", dp_attention.keep_size, HookType.REPLACE)
+    _apply(f"{batch}.prepare_mlp_sync_batch", dp_attention.skip_dp_padding, HookType.REPLACE)
     sleeper = "sglang.srt.managers.scheduler_components.idle_sleeper.IdleSleeper"
     _apply(f"{sleeper}.maybe_sleep", dp_attention.sleep_briefly, HookType.AROUND)
     if device == "cpu":

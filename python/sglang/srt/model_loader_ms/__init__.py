@@ -1,5 +1,5 @@
 """Checkpoint files -> parameters; knows no model.
 
-Layers use `pieces` to say what fills a parameter, the executor calls `loader`. Imports nothing of the other rooms;
+Layers use `slices` to say what fills a parameter, the executor calls `loader`. Imports nothing of the other rooms;
 torch is used in `checkpoint` only.
 """

@@ -122,7 +122,7 @@ def copy(stored: Stored, read: tuple, host: np.ndarray, dtype: str) -> Iterator[
         yield block.nbytes
 
 
-def randomise(host: np.ndarray, dtype: str, seed: int) -> None:
+def randomize(host: np.ndarray, dtype: str, seed: int) -> None:
     """Fill a buffer with small random numbers, the same ones for the same seed; integers stay as they are."""
     target = _torch_view(host, dtype)
     if target.is_floating_point():

@@ -1,7 +1,7 @@
 """Weights that a checkpoint holds as MXFP4, as gpt-oss's experts: 32 values share a power of two, each has four bits.
 
 Beside `name`_blocks, uint8 [experts, n, k / 32, 16], such a checkpoint has `name`_scales, uint8 [experts, n, k / 32].
-Both become `name`, bfloat16 [experts, k, n], as checkpoints that are not quantised have it. Open Compute Project, 2023.
+Both become `name`, bfloat16 [experts, k, n], as checkpoints that are not quantized have it. Open Compute Project, 2023.
 """
 
 import torch

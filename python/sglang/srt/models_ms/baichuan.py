@@ -4,7 +4,7 @@ Nothing in config.json says so in words: 13B has model_max_length and no max_pos
 Baichuan 2 has a larger vocabulary, and z_loss_weight. Reference: modeling_baichuan.py, baichuan-inc/Baichuan2-7B-Base.
 """
 
-from sglang.srt.layers_ms import Attention, GatedMLP, stacked
+from sglang.srt.layers_ms import Attention, GatedMLP, concatenated
 from sglang.srt.layers_ms.attention import alibi_slopes
 from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
@@ -31,7 +31,7 @@ class BaichuanConfig(DecoderConfig):
 class BaichuanLayer(PreNormLayer):
     def __init__(self, config, layer_id):
         alibi = alibi_slopes(config.num_attention_heads) if config.rope is None else None
-        super().__init__(config, Attention(config, layer_id, packed=stacked, alibi=alibi), GatedMLP(config))
+        super().__init__(config, Attention(config, layer_id, fused_qkv=concatenated, alibi=alibi), GatedMLP(config))
 
 
 class BaichuanForCausalLM(CausalLM):
@@ -39,7 +39,7 @@ class BaichuanForCausalLM(CausalLM):
     layer_class = BaichuanLayer
     tensor_names = {"self_attn.qkv_proj": "self_attn.W_pack"}
 
-    def pack(self):
+    def process_weights_after_loading(self):
         if self.config.unit_head and self.lm_head is not None:
             self.lm_head.scale_rows_to_one()
-        super().pack()
+        super().process_weights_after_loading()

@@ -1,9 +1,9 @@
-"""ChatGLM 2 and 3, and GLM-4 as first published: packed weights, and rotary of neighbouring pairs in half of each head.
+"""ChatGLM 2 and 3, and GLM-4 as first published: packed weights, and rotary of neighboring pairs in half of each head.
 
 Reference: modeling_chatglm.py of THUDM/chatglm3-6b and THUDM/glm-4-9b. GLM-4's later form is Glm4ForCausalLM.
 """
 
-from sglang.srt.layers_ms import Attention, GatedMLP, stacked
+from sglang.srt.layers_ms import Attention, GatedMLP, concatenated
 from sglang.srt.layers_ms.rotary import Rope
 from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
@@ -49,8 +49,8 @@ class ChatGLMConfig(DecoderConfig):
 class ChatGLMLayer(PreNormLayer):
     def __init__(self, config, layer_id):
         bias = dict(qkv_bias=config.attention_bias or config.mlp_bias, out_bias=config.mlp_bias)
-        attention = Attention(config, layer_id, **bias, interleaved=True, packed=stacked)
-        super().__init__(config, attention, GatedMLP(config, config.mlp_bias, packed=True))
+        attention = Attention(config, layer_id, **bias, interleaved=True, fused_qkv=concatenated)
+        super().__init__(config, attention, GatedMLP(config, config.mlp_bias, fused_gate_up=True))
 
 
 class ChatGLMModel(CausalLM):

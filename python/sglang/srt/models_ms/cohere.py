@@ -1,6 +1,6 @@
 """Cohere (Command R): parallel residual, LayerNorm without bias, interleaved rotary, scaled logits.
 
-Command R+ normalises each query and key head too. Reference: transformers/models/cohere/modeling_cohere.py.
+Command R+ normalizes each query and key head too. Reference: transformers/models/cohere/modeling_cohere.py.
 """
 
 from sglang.srt.layers_ms import Attention, GatedMLP, HeadNorms

@@ -25,10 +25,10 @@ class Runtime:
     max_positions: int = 0  # longest context served, in tokens; 0: as long as config.json says
     shard: Shard = field(default_factory=Shard)
     stage: Stage = field(default_factory=Stage)
-    fused_sums: bool = True  # whether sums over ranks may be left to the norms behind them
-    most_prompt_tokens: int = 0  # of one step; 0: as many as the longest context
+    allreduce_fusion: bool = True  # whether sums over ranks may be left to the norms behind them
+    max_prefill_tokens: int = 0  # of one step; 0: as many as the longest context
 
-    def rounded(self, value: float) -> float:
+    def cast_like_activations(self, value: float) -> float:
         """The value as an activation holds it: what a checkpoint was trained with, where it rounds a factor."""
         if self.dtype != ms.bfloat16:
             return float(np.dtype(str(self.dtype).lower()).type(value))
@@ -103,17 +103,17 @@ class DecoderConfig(KeyedConfig):
         return self.runtime.max_positions or self.max_position_embeddings
 
     @property
-    def windowed(self) -> tuple[int, ...]:
+    def swa_layers(self) -> tuple[int, ...]:
         """The layers with a window that some context outgrows; the others see all tokens before theirs."""
         return tuple(layer for layer, window in enumerate(self.windows) if 0 < window < self.max_positions)
 
     @property
     def rotary_rows(self) -> int:
         """Of rotary tables. With as many rows as a step has tokens, one would be taken for each token."""
-        return max(self.max_positions, self.runtime.most_prompt_tokens) + 1
+        return max(self.max_positions, self.runtime.max_prefill_tokens) + 1
 
     @property
-    def held(self) -> range:
+    def layer_range(self) -> range:
         """The layers of this stage."""
         return self.stage.layers(self.num_hidden_layers)
 
@@ -123,7 +123,7 @@ class DecoderConfig(KeyedConfig):
 
     def at(self, layer_id: int) -> "DecoderConfig":
         """As the layers of that number see it: with its places of experts."""
-        return self.on(self.shard.at(layer_id)) if self.shard.places else self
+        return self.on(self.shard.at(layer_id)) if self.shard.physical_to_logical_map else self
 
     def limit_context(self, length: int, feature: str) -> Iterator[str]:
         """The problem of contexts longer than `length` tokens, up to which `feature` changes nothing."""

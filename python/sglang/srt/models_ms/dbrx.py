@@ -5,15 +5,15 @@ Reference: transformers/models/dbrx/modeling_dbrx.py.
 
 from mindspore import nn
 
-from sglang.srt.layers_ms import Attention, ops, stacked
+from sglang.srt.layers_ms import Attention, concatenated, ops
 from sglang.srt.layers_ms.expert_layouts import stacked_by_rows
 from sglang.srt.layers_ms.mlp import ACTIVATIONS
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer, layer_norm
-from sglang.srt.models_ms.mixture import MixtureConfig, mixture
+from sglang.srt.models_ms.moe_config import MoeConfig, sparse_moe_block
 
 
-class DbrxConfig(MixtureConfig):
+class DbrxConfig(MoeConfig):
     hidden_size: int = key("d_model")
     num_attention_heads: int = key("n_heads")
     num_hidden_layers: int = key("n_layers")
@@ -54,8 +54,8 @@ class Clip(nn.Cell):
 class DbrxLayer(PreNormLayer):
     def __init__(self, config, layer_id):
         clip = Clip(config.clip_qkv) if config.clip_qkv else None
-        attention = Attention(config, layer_id, packed=stacked, qk_norm=clip)
-        super().__init__(config, attention, mixture(config, layouts=stacked_by_rows), layer_norm)
+        attention = Attention(config, layer_id, fused_qkv=concatenated, qk_norm=clip)
+        super().__init__(config, attention, sparse_moe_block(config, layouts=stacked_by_rows), layer_norm)
 
 
 class DbrxForCausalLM(CausalLM):

@@ -4,7 +4,7 @@ import logging
 
 from mindspore import nn
 
-from sglang.srt.layers_ms import LayerNorm, LMHead, RMSNorm, VocabEmbedding, ops
+from sglang.srt.layers_ms import LayerNorm, LMHead, RMSNorm, VocabParallelEmbedding, ops
 from sglang.srt.models_ms import int8
 from sglang.srt.models_ms.config import DecoderConfig, Runtime
 
@@ -24,8 +24,8 @@ def layer_norm(config):
 class PreNormLayer(nn.Cell):
     """x -> x + attention(norm(x)) -> + mlp(norm(x)), with the additions fused into the norms.
 
-    Layers pass on what they computed last and the sum of all before it, which the next norm adds; where `leave_sums`
-    says so, that norm adds up what the ranks computed as well. norm: what makes one.
+    Layers pass on what they computed last and the sum of all before it, which the next norm adds; where
+    `fuse_all_reduces` says so, that norm adds up what the ranks computed as well. norm: what makes one.
     """
 
     def __init__(self, config, attention, mlp, norm=rms_norm):
@@ -34,13 +34,13 @@ class PreNormLayer(nn.Cell):
         self.input_layernorm = norm(config)
         self.post_attention_layernorm = norm(config)
 
-    def leave_sums(self, following) -> int:
+    def fuse_all_reduces(self, following) -> int:
         """Leave the sums over the ranks to the norms, where they can be -> how many are.
 
         following: the norm that adds what this layer passes on; None: that is in another stage.
         """
-        left = self.self_attn.leave_sum_to(self.post_attention_layernorm)
-        return left + (following is not None and self.mlp.leave_sum_to(following))
+        left = self.self_attn.fuse_all_reduce_into(self.post_attention_layernorm)
+        return left + (following is not None and self.mlp.fuse_all_reduce_into(following))
 
     def construct(self, x, residual, step):
         x, residual = self.input_layernorm(x, residual)
@@ -56,7 +56,7 @@ class ScaledLayer(PreNormLayer):
         super().__init__(config, attention, mlp)
         self.factor = config.residual_multiplier
 
-    def leave_sums(self, following):
+    def fuse_all_reduces(self, following):
         return 0  # they are scaled before they are added
 
     def construct(self, x, residual, step):
@@ -118,20 +118,20 @@ class Decoder(nn.Cell):
         super().__init__()
         self.embed_tokens = self.norm = None
         if config.stage.first:
-            self.embed_tokens = VocabEmbedding(
+            self.embed_tokens = VocabParallelEmbedding(
                 config.vocab_size, config.hidden_size, config.shard.attention, config.dtype, config.embedding_multiplier
             )
-        self.layers = nn.CellList([layer_class(config.at(layer_id), layer_id) for layer_id in config.held])
+        self.layers = nn.CellList([layer_class(config.at(layer_id), layer_id) for layer_id in config.layer_range])
         if config.stage.last:
             self.norm = norm(config)
 
-    def leave_sums(self) -> int:
+    def fuse_all_reduces(self) -> int:
         """As a layer's, of all that add to what the norm behind them adds up."""
         layers = list(self.layers)
         if not all(isinstance(layer, PreNormLayer) for layer in layers):
             return 0
         following = [*(layer.input_layernorm for layer in layers[1:]), self.norm]
-        return sum(layer.leave_sums(norm) for layer, norm in zip(layers, following, strict=True))
+        return sum(layer.fuse_all_reduces(norm) for layer, norm in zip(layers, following, strict=True))
 
     def construct(self, step):
         x, residual = step["input_ids"], None
@@ -171,7 +171,7 @@ class CausalLM(nn.Cell):
         self.ignored_tensors += tuple(rf"^model\.layers\.{layer}\..*" for layer in mtp_layers)
         self._place(config)
         int8.apply(self, hf_config)
-        if runtime.fused_sums and runtime.shard.replicas == 1 and (left := self.model.leave_sums()):
+        if runtime.allreduce_fusion and runtime.shard.attn_dp_size == 1 and (left := self.model.fuse_all_reduces()):
             logger.info("sums over ranks that are left to the norms behind them: %d", left)
 
     def _head(self, config, tied):
@@ -184,12 +184,14 @@ class CausalLM(nn.Cell):
 
     def _place(self, config):
         """Say what the layers of this stage are called in the checkpoint, and which cells other stages have."""
-        held, every = config.held, range(config.num_hidden_layers)
-        self.elsewhere = [f"model.layers.{layer}" for layer in every if layer not in held]
+        held, every = config.layer_range, range(config.num_hidden_layers)
+        self.other_stages = [f"model.layers.{layer}" for layer in every if layer not in held]
         absent = {"model.embed_tokens": self.model.embed_tokens, "model.norm": self.model.norm}
-        self.elsewhere += [name for name, cell in absent.items() if cell is None]
-        self.elsewhere += [] if config.stage.last else ["lm_head"]
-        self.renumbered = {f"model.layers.{i}": f"model.layers.{layer}" for i, layer in enumerate(held) if i != layer}
+        self.other_stages += [name for name, cell in absent.items() if cell is None]
+        self.other_stages += [] if config.stage.last else ["lm_head"]
+        self.layer_renames = {
+            f"model.layers.{i}": f"model.layers.{layer}" for i, layer in enumerate(held) if i != layer
+        }
 
     def checkpoint(self) -> dict:
         """What the loader has to know of this model's checkpoints, as its keywords."""
@@ -197,15 +199,15 @@ class CausalLM(nn.Cell):
             names=self.tensor_names,
             ignore=self.ignored_tensors,
             optional_prefix=self.optional_prefix,
-            renumbered=self.renumbered,
-            elsewhere=self.elsewhere,
+            layer_renames=self.layer_renames,
+            other_stages=self.other_stages,
         )
 
-    def pack(self):
+    def process_weights_after_loading(self):
         """Let every layer that wants to rearrange its weight. Once after each load."""
         for _, cell in self.cells_and_names():
-            if cell is not self and hasattr(cell, "pack"):
-                cell.pack()
+            if cell is not self and hasattr(cell, "process_weights_after_loading"):
+                cell.process_weights_after_loading()
 
     def head(self):
         """The [vocab_size (padded), hidden_size] parameter that scores hidden states; the embedding where tied.

@@ -6,7 +6,7 @@ Reference: modeling_deepseek.py of deepseek-ai/deepseek-moe-16b-base; Dai et al.
 from sglang.srt.layers_ms import Attention
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import SharedExpertsConfig, mlp
+from sglang.srt.models_ms.moe_config import SharedExpertsConfig, mlp
 
 
 class DeepseekConfig(SharedExpertsConfig):

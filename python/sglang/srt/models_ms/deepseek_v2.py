@@ -3,14 +3,14 @@
 Reference: transformers/models/deepseek_v2/modeling_deepseek_v2.py.
 """
 
-from sglang.srt.layers_ms import LatentAttention, Routing
+from sglang.srt.layers_ms import MLAAttention, Routing
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.latent import LatentConfig
-from sglang.srt.models_ms.mixture import SharedExpertsConfig, mlp
+from sglang.srt.models_ms.mla_config import MLAConfig
+from sglang.srt.models_ms.moe_config import SharedExpertsConfig, mlp
 
 
-class DeepseekV2Config(LatentConfig, SharedExpertsConfig):
+class DeepseekV2Config(MLAConfig, SharedExpertsConfig):
     topk_method: str = key("topk_method", "greedy", accepted=("greedy", "group_limited_greedy"))
     norm_topk_prob: bool = key("norm_topk_prob", False, accepted=(False,))
     n_group: int = key("n_group", 0)
@@ -20,14 +20,14 @@ class DeepseekV2Config(LatentConfig, SharedExpertsConfig):
 
     @computed
     def routing(self):
-        grouped = self.topk_method == "group_limited_greedy"
-        groups = dict(groups=self.n_group, top_groups=self.topk_group) if grouped else {}
+        interleaved_by_group = self.topk_method == "group_limited_greedy"
+        groups = dict(groups=self.n_group, top_groups=self.topk_group) if interleaved_by_group else {}
         return Routing(self.num_experts_per_tok, scaling=self.routed_scaling_factor, **groups)
 
 
 class DeepseekV2Layer(PreNormLayer):
     def __init__(self, config, layer_id):
-        super().__init__(config, LatentAttention(config, layer_id), mlp(config, layer_id))
+        super().__init__(config, MLAAttention(config, layer_id), mlp(config, layer_id))
 
 
 class DeepseekV2ForCausalLM(CausalLM):

@@ -3,21 +3,21 @@
 Reference: transformers/models/deepseek_v3/modeling_deepseek_v3.py.
 """
 
-from sglang.srt.layers_ms import LatentAttention
+from sglang.srt.layers_ms import MLAAttention
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.latent import LatentConfig
-from sglang.srt.models_ms.mixture import CorrectedRoutingConfig, mlp
+from sglang.srt.models_ms.mla_config import MLAConfig
+from sglang.srt.models_ms.moe_config import CorrectedRoutingConfig, mlp
 
 
-class DeepseekV3Config(LatentConfig, CorrectedRoutingConfig):
+class DeepseekV3Config(MLAConfig, CorrectedRoutingConfig):
     rope_interleave: bool = key("rope_interleave", True)
     expected = {"mlp_bias": False}
 
 
 class DeepseekV3Layer(PreNormLayer):
     def __init__(self, config, layer_id):
-        super().__init__(config, LatentAttention(config, layer_id), mlp(config, layer_id, corrected=True))
+        super().__init__(config, MLAAttention(config, layer_id), mlp(config, layer_id, corrected=True))
 
 
 class DeepseekV3ForCausalLM(CausalLM):

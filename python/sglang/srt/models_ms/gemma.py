@@ -28,7 +28,7 @@ class GemmaConfig(DecoderConfig):
 
     @computed
     def embedding_multiplier(self):
-        return self.runtime.rounded(self.hidden_size**0.5)
+        return self.runtime.cast_like_activations(self.hidden_size**0.5)
 
 
 class GemmaLayer(PreNormLayer):

@@ -15,7 +15,7 @@ class GlmConfig(DecoderConfig):
 class GlmLayer(PreNormLayer):
     def __init__(self, config, layer_id):
         attention = Attention(config, layer_id, qkv_bias=config.attention_bias, interleaved=True)
-        super().__init__(config, attention, GatedMLP(config, packed=True))
+        super().__init__(config, attention, GatedMLP(config, fused_gate_up=True))
 
 
 class GlmForCausalLM(CausalLM):

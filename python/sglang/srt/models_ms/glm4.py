@@ -11,7 +11,7 @@ from sglang.srt.models_ms.glm import GlmConfig
 class Glm4Layer(SandwichNormLayer):
     def __init__(self, config, layer_id):
         attention = Attention(config, layer_id, qkv_bias=config.attention_bias, interleaved=True)
-        super().__init__(config, attention, GatedMLP(config, packed=True))
+        super().__init__(config, attention, GatedMLP(config, fused_gate_up=True))
 
 
 class Glm4ForCausalLM(CausalLM):

@@ -6,7 +6,7 @@ Reference: transformers/models/glm4_moe/modeling_glm4_moe.py.
 from sglang.srt.layers_ms import Attention
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import CorrectedRoutingConfig, mlp
+from sglang.srt.models_ms.moe_config import CorrectedRoutingConfig, mlp
 
 
 class Glm4MoeConfig(CorrectedRoutingConfig):

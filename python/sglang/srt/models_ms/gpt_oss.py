@@ -3,15 +3,15 @@
 Reference: transformers/models/gpt_oss/modeling_gpt_oss.py.
 """
 
-from sglang.srt.layers_ms import Attention, Experts, MixtureOfExperts, Router
+from sglang.srt.layers_ms import Attention, Experts, Router, SparseMoeBlock
 from sglang.srt.layers_ms.expert_layouts import interleaved
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import MixtureConfig
+from sglang.srt.models_ms.moe_config import MoeConfig
 from sglang.srt.models_ms.windows import sliding_windows
 
 
-class GptOssConfig(MixtureConfig):
+class GptOssConfig(MoeConfig):
     attention_bias: bool = key("attention_bias", True)
     swiglu_alpha: float = key("swiglu_alpha", 1.702)
     swiglu_limit: float = key("swiglu_limit", 7.0)
@@ -44,7 +44,7 @@ class GptOssLayer(PreNormLayer):
             layouts=interleaved,
         )
         gate = Router(config, config.num_experts, config.routing, bias=True)
-        super().__init__(config, attention, MixtureOfExperts(gate, experts, config.shard))
+        super().__init__(config, attention, SparseMoeBlock(gate, experts, config.shard))
 
 
 class GptOssForCausalLM(CausalLM):

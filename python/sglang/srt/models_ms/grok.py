@@ -11,13 +11,13 @@ from sglang.srt.layers_ms import Attention, Routing, ops
 from sglang.srt.layers_ms.expert_layouts import separate
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, SandwichNormLayer
-from sglang.srt.models_ms.mixture import MixtureConfig, mixture, sized_mlp
+from sglang.srt.models_ms.moe_config import MoeConfig, sized_mlp, sparse_moe_block
 
 GELU = "gelu_pytorch_tanh"  # xAI's, whatever the config says
 CAP = 30.0  # of scores and of the router's logits, where the config does not say
 
 
-class Grok1Config(MixtureConfig):
+class Grok1Config(MoeConfig):
     head_dim: int = key("head_dim", 128)
     # SGLang's class fills in silu where the key is absent.
     hidden_act: str = key("hidden_act", GELU, accepted=("gelu", GELU, "silu"), convert=lambda name: GELU)
@@ -37,7 +37,7 @@ class Grok1Config(MixtureConfig):
 
     @computed
     def embedding_multiplier(self):
-        return self.runtime.rounded(self.embedding_multiplier_scale)
+        return self.runtime.cast_like_activations(self.embedding_multiplier_scale)
 
     @computed
     def routing(self):
@@ -56,7 +56,7 @@ class ResidualMixture(nn.Cell):
 
 
 def grok_mixture(config):
-    return mixture(config, layouts=separate("w1", "w3", "w2"))
+    return sparse_moe_block(config, layouts=separate("w1", "w3", "w2"))
 
 
 class Grok1Layer(SandwichNormLayer):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from mindspore import nn
 
-from sglang.srt.layers_ms.linear import ColumnLinear, RowLinear, WholeLinear
-from sglang.srt.layers_ms.mla import UpProjection
+from sglang.srt.layers_ms.linear import ColumnParallelLinear, ReplicatedLinear, RowParallelLinear
+from sglang.srt.layers_ms.mla import KVBProj
 from sglang.srt.layers_ms.moe import Experts
 from sglang.srt.models_ms.config import UnsupportedConfig
 from sglang.srt.models_ms.registry import INT8_METHODS
@@ -30,22 +30,22 @@ def apply(network: nn.Cell, hf: dict) -> None:
     found = hf.get("quantization_config") or {}
     method = found.get("quant_method")
     if method not in INT8_METHODS:
-        return  # what the loader dequantises
+        return  # what the loader dequantizes
     if network.tensor_names:
         raise UnsupportedConfig(f"{method}: int8 weights of {type(network).__name__}, whose tensors have other names")
     held = _modelslim(found) if method == "modelslim" else _but_ignored(found)
     problems = []
     for name, cell in network.cells_and_names():
-        names = [_absolute(network, name, piece.source) for piece in _weights(cell)]
+        names = [_absolute(network, name, weight_slice.source) for weight_slice in _weights(cell)]
         chosen = [one for one in names if PROJECTION.search(one) and held(one)]
         if not chosen:
             continue
-        if not isinstance(cell, (ColumnLinear, RowLinear, WholeLinear, UpProjection, Experts)):
+        if not isinstance(cell, (ColumnParallelLinear, RowParallelLinear, ReplicatedLinear, KVBProj, Experts)):
             problems.append(f"{chosen[0]}, of {type(cell).__name__}")
         elif len(chosen) < len(names):
             problems.append(f"{chosen[0]} and not {next(one for one in names if one not in chosen)}")
         else:
-            cell.quantise()
+            cell.quantize()
     if problems:
         raise UnsupportedConfig(f"{method}: no operator multiplies these int8 weights: {', '.join(problems[:4])}")
     network.ignored_tensors = (*network.ignored_tensors, *IGNORED)
@@ -54,7 +54,9 @@ def apply(network: nn.Cell, hf: dict) -> None:
 def _weights(cell):
     """What fills the parameters of a cell, biases and its own cells' left out."""
     own = (parameter for parameter in cell._params.values() if parameter is not None)
-    return [piece for parameter in own for piece in parameter.pieces if piece.source.endswith("weight")]
+    return [
+        weight_slice for parameter in own for weight_slice in parameter.slices if weight_slice.source.endswith("weight")
+    ]
 
 
 def _absolute(network, name: str, source: str) -> str:
@@ -63,7 +65,7 @@ def _absolute(network, name: str, source: str) -> str:
     while source.startswith("../"):
         cells, source = cells[:-1], source.removeprefix("../")
     full = ".".join([*cells, source])
-    for own, whole in network.renumbered.items():
+    for own, whole in network.layer_renames.items():
         if full.startswith(f"{own}."):
             return whole + full.removeprefix(own)
     return full

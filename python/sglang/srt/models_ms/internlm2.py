@@ -3,7 +3,7 @@
 Reference: modeling_internlm2.py of internlm/internlm2-7b; Cai et al., 2024 (InternLM2 Technical Report).
 """
 
-from sglang.srt.layers_ms import Attention, GatedMLP, grouped
+from sglang.srt.layers_ms import Attention, GatedMLP, interleaved_by_group
 from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
@@ -15,7 +15,7 @@ class InternLM2Config(DecoderConfig):
 class InternLM2Layer(PreNormLayer):
     def __init__(self, config, layer_id):
         bias = config.attention_bias
-        attention = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, packed=grouped)
+        attention = Attention(config, layer_id, qkv_bias=bias, out_bias=bias, fused_qkv=interleaved_by_group)
         super().__init__(config, attention, GatedMLP(config))
 
 

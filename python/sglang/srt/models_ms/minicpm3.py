@@ -3,13 +3,13 @@
 Reference: transformers/models/minicpm3/modeling_minicpm3.py.
 """
 
-from sglang.srt.layers_ms import GatedMLP, LatentAttention
+from sglang.srt.layers_ms import GatedMLP, MLAAttention
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, ScaledLayer
-from sglang.srt.models_ms.latent import LatentConfig
+from sglang.srt.models_ms.mla_config import MLAConfig
 
 
-class MiniCPM3Config(LatentConfig):
+class MiniCPM3Config(MLAConfig):
     mlp_bias: bool = key("mlp_bias", False)
     tie_word_embeddings: bool = key("tie_word_embeddings", True)
     embedding_multiplier: float = key("scale_emb")
@@ -28,7 +28,7 @@ class MiniCPM3Config(LatentConfig):
 
 class MiniCPM3Layer(ScaledLayer):
     def __init__(self, config, layer_id):
-        super().__init__(config, LatentAttention(config, layer_id), GatedMLP(config, bias=config.mlp_bias))
+        super().__init__(config, MLAAttention(config, layer_id), GatedMLP(config, bias=config.mlp_bias))
 
 
 class MiniCPM3ForCausalLM(CausalLM):

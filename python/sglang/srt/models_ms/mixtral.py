@@ -7,11 +7,11 @@ from sglang.srt.layers_ms import Attention
 from sglang.srt.layers_ms.expert_layouts import separate
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import MixtureConfig, mixture
+from sglang.srt.models_ms.moe_config import MoeConfig, sparse_moe_block
 from sglang.srt.models_ms.windows import sliding_windows
 
 
-class MixtralConfig(MixtureConfig):
+class MixtralConfig(MoeConfig):
     moe_intermediate_size: int = key("intermediate_size")
     norm_topk_prob: bool = True
 
@@ -23,7 +23,7 @@ class MixtralConfig(MixtureConfig):
 class MixtralLayer(PreNormLayer):
     def __init__(self, config, layer_id):
         attention = Attention(config, layer_id, window=config.windows[layer_id])
-        super().__init__(config, attention, mixture(config, layouts=separate("w1", "w3", "w2")))
+        super().__init__(config, attention, sparse_moe_block(config, layouts=separate("w1", "w3", "w2")))
 
 
 class MixtralForCausalLM(CausalLM):

@@ -1,4 +1,4 @@
-"""OLMo 2 and 3: normalise what attention and mlp give, not what they get, and queries and keys over all heads.
+"""OLMo 2 and 3: normalize what attention and mlp give, not what they get, and queries and keys over all heads.
 
 OLMo 3, which SGLang calls by OLMo 2's name, has a window in three of four layers, and no scaled rotary in those.
 References: transformers/models/olmo2/modeling_olmo2.py, transformers/models/olmo3/modeling_olmo3.py.

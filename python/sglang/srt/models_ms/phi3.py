@@ -3,7 +3,7 @@
 Reference: transformers/models/phi3/modeling_phi3.py.
 """
 
-from sglang.srt.layers_ms import Attention, GatedMLP, stacked
+from sglang.srt.layers_ms import Attention, GatedMLP, concatenated
 from sglang.srt.models_ms.config import DecoderConfig, computed
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.windows import sliding_windows
@@ -25,8 +25,8 @@ class Phi3Config(DecoderConfig):
 
 class Phi3Layer(PreNormLayer):
     def __init__(self, config, layer_id):
-        attention = Attention(config, layer_id, packed=stacked, window=config.windows[layer_id])
-        super().__init__(config, attention, GatedMLP(config, packed=True))
+        attention = Attention(config, layer_id, fused_qkv=concatenated, window=config.windows[layer_id])
+        super().__init__(config, attention, GatedMLP(config, fused_gate_up=True))
 
 
 class Phi3ForCausalLM(CausalLM):

@@ -4,7 +4,7 @@ Beyond seq_length Qwen scales queries by their position (logn) and widens the ro
 NTK); both change nothing up to there, and longer contexts are refused. Reference: modeling_qwen.py of Qwen/Qwen-7B.
 """
 
-from sglang.srt.layers_ms import Attention, GatedMLP, stacked
+from sglang.srt.layers_ms import Attention, GatedMLP, concatenated
 from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 
@@ -36,7 +36,7 @@ class QWenConfig(DecoderConfig):
 
 class QWenLayer(PreNormLayer):
     def __init__(self, config, layer_id):
-        attention = Attention(config, layer_id, qkv_bias=True, packed=stacked)
+        attention = Attention(config, layer_id, qkv_bias=True, fused_qkv=concatenated)
         super().__init__(config, attention, GatedMLP(config))
 
 

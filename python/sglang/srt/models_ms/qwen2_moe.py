@@ -3,11 +3,11 @@
 Reference: transformers/models/qwen2_moe/modeling_qwen2_moe.py.
 """
 
-from sglang.srt.layers_ms import Attention, GatedMLP, MixtureOfExperts, Router, ops
-from sglang.srt.layers_ms.linear import WholeLinear
+from sglang.srt.layers_ms import Attention, GatedMLP, Router, SparseMoeBlock, ops
+from sglang.srt.layers_ms.linear import ReplicatedLinear
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import experts, shared_mlp
+from sglang.srt.models_ms.moe_config import experts, shared_mlp
 from sglang.srt.models_ms.qwen3_moe import QwenMoEConfig
 from sglang.srt.models_ms.windows import sliding_windows
 
@@ -22,18 +22,18 @@ class Qwen2MoeConfig(QwenMoEConfig):
         return sliding_windows(self, lambda layer: layer < first and layer % 2 == 0, bool(self.use_sliding_window))
 
 
-class Qwen2MoeMixture(MixtureOfExperts):
+class Qwen2MoeMixture(SparseMoeBlock):
     def __init__(self, config):
         super().__init__(Router(config, config.num_experts, config.routing), experts(config), config.shard)
         self.shared_expert = shared_mlp(config)
-        self.shared_expert_gate = WholeLinear(config.hidden_size, 1, config.dtype)
+        self.shared_expert_gate = ReplicatedLinear(config.hidden_size, 1, config.dtype)
 
     def construct(self, x, step):
-        x = self.exchange.gather(x, step)
+        x = self.dp_gather_scatter.gather(x, step)
         weights, chosen = self.gate(x)
         shared = self.shared_expert.partial(x)
         y = ops.add_gated(self.experts(x, weights, chosen, step), shared, self.shared_expert_gate(x))
-        return self.exchange.sum(y, step)
+        return self.dp_gather_scatter.reduce_scatter(y, step)
 
 
 class Qwen2MoeLayer(PreNormLayer):

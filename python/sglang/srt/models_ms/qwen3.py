@@ -1,4 +1,4 @@
-"""Qwen3: pre-norm decoder whose attention normalises each query and key head before rotating it.
+"""Qwen3: pre-norm decoder whose attention normalizes each query and key head before rotating it.
 
 Reference: transformers/models/qwen3/modeling_qwen3.py.
 """

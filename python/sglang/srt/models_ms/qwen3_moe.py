@@ -6,11 +6,11 @@ Reference: transformers/models/qwen3_moe/modeling_qwen3_moe.py.
 from sglang.srt.layers_ms import Attention
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
-from sglang.srt.models_ms.mixture import MixtureConfig, mlp
+from sglang.srt.models_ms.moe_config import MoeConfig, mlp
 from sglang.srt.models_ms.windows import sliding_windows
 
 
-class QwenMoEConfig(MixtureConfig):
+class QwenMoEConfig(MoeConfig):
     """What Qwen's mixtures share: layers without experts by mlp_only_layers and decoder_sparse_step."""
 
     mlp_only_layers: tuple = key("mlp_only_layers", (), convert=tuple)

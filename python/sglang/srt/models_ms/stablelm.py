@@ -1,4 +1,4 @@
-"""StableLM: LayerNorm with bias, partial rotary; some with parallel residual and normalised query and key heads.
+"""StableLM: LayerNorm with bias, partial rotary; some with parallel residual and normalized query and key heads.
 
 Reference: transformers/models/stablelm/modeling_stablelm.py.
 """

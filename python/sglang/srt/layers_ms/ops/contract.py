@@ -14,14 +14,14 @@ from .contract_host import *  # noqa: F403 - they are part of the contract
 def embedding(ids: Tensor, weight: Tensor, first: int) -> Tensor:
     """ids [T], weight [N, width] -> rows [T, width]; row n holds id first + n, and ids held elsewhere give zeros.
 
-    The weight is as `pack_table` leaves it.
+    The weight is as `prepack_embedding` leaves it.
     """
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x [T, in] times weight [out, in] transposed, plus bias [out] if there is one -> [T, out].
 
-    The weight is as `pack_linear` leaves it.
+    The weight is as `prepack_linear` leaves it.
     """
 
 
@@ -33,14 +33,14 @@ def quant_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) 
     """
 
 
-def wide_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def linear_fp32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """As linear, with a float32 result."""
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, offset: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) * (weight + offset) over every group of len(weight) values of x [T, groups * size].
 
-    One group normalises a whole row, several normalise the heads of a row. The weight is added to in float32: Gemma's
+    One group normalizes a whole row, several normalize the heads of a row. The weight is added to in float32: Gemma's
     are stored less one. Zhang and Sennrich, 2019.
     """
 
@@ -80,26 +80,26 @@ def gelu_tanh_and_mul(gate_up: Tensor) -> Tensor:
     """[T, 2 * n], gate then up -> gelu(gate) * up, [T, n], with the tanh approximation of gelu."""
 
 
-def normalise_qk(
-    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float, head_dim: int, whole: bool, centred: bool
+def qk_norm(
+    qkv: Tensor, q_weight: Tensor, k_weight: Tensor, eps: float, head_dim: int, whole: bool, centered: bool
 ) -> Tensor:
-    """qkv [T, (H + 2 K) * D] with its queries and its keys normalised; values as they are.
+    """qkv [T, (H + 2 K) * D] with its queries and its keys normalized; values as they are.
 
     The weights have a value for each column: H * D and K * D, of any shape. whole: over all queries of a token together
-    and all its keys; else over each head. centred: as layer_norm without bias; else as rms_norm.
+    and all its keys; else over each head. centered: as layer_norm without bias; else as rms_norm.
     """
 
 
-def square_sums(qkv: Tensor, kv_size: int) -> Tensor:
+def qk_sum_squares(qkv: Tensor, kv_size: int) -> Tensor:
     """qkv [T, n + 2 * kv_size] -> float32 [T, 2]: the sums of the squares of its n queries, and of its kv_size keys."""
 
 
-def normalise_qk_of_ranks(
+def qk_rms_norm_tp(
     qkv: Tensor, sums: Tensor, q_weight: Tensor, k_weight: Tensor, q_count: int, k_count: int, eps: float
 ) -> Tensor:
-    """As normalise_qk with the rms_norm of all queries of a token and all its keys, of which other ranks have parts.
+    """As qk_norm with the rms_norm of all queries of a token and all its keys, of which other ranks have parts.
 
-    sums: `square_sums` of all ranks, added up, of q_count and of k_count values a token.
+    sums: `qk_sum_squares` of all ranks, added up, of q_count and of k_count values a token.
     """
 
 
@@ -120,9 +120,9 @@ def qkv_to_cache(
 ) -> tuple:
     """Turn qkv [T, (H + 2 K) * D] into queries [T, H * D], and keys and values at the step's slots [T] of the caches.
 
-    Each head of queries and keys is normalised by q_norm, k_norm [D] (`rms_norm`) where they are given. Then its first
+    Each head of queries and keys is normalized by q_norm, k_norm [D] (`rms_norm`) where they are given. Then its first
     R values are rotated by cos and sin, from `rotary_tables`, at the step's positions [T]: each of the first half of
-    them against one of the second (neox order), or where interleaved neighbours against each other (GPT-J order). The
+    them against one of the second (neox order), or where interleaved neighbors against each other (GPT-J order). The
     others pass through; without cos and sin all do. Su et al., 2021 (RoFormer).
 
     The caches, from `cache_view`, are written in place, in their dtype. Returns the queries, and what attention must be
@@ -147,8 +147,8 @@ def paged_attention(
 
     k_cache and v_cache are as `qkv_to_cache` returned them. A token sees the keys at places 0 to its position,
     inclusive, of its request; with a window only the last `window` of them, and what lies before every window has no
-    effect. `step` holds the fields of StepInputs, as `plan` what this table's `plan` made, and as `kind` the name that
-    `parts` gave the step. Head h reads key/value head h // (H / K).
+    effect. `step` holds the fields of StepInputs, as `attn_metadata` what this table's `attn_metadata` made, and as
+    `forward_mode` the name that `split_by_forward_mode` gave the step. Head h reads key/value head h // (H / K).
 
     A score is scale * q.k; with a soft cap, soft_cap * tanh(score / soft_cap) (Gemma 2); with slopes [H] float32, plus
     slope * (the key's place - the query's) (Press et al., 2021, ALiBi). sinks [H] float32: one more score for each
@@ -164,17 +164,17 @@ def route(
     groups: int,
     top_groups: int,
     group_top: int,
-    renormalise: bool,
+    renormalize: bool,
     scaling: float,
     soft_cap: float,
 ) -> tuple[Tensor, Tensor]:
     """float32 logits [T, E] of E experts -> weights [T, top_k], float32, and experts [T, top_k], the best first.
 
     Scores are the "softmax" or "sigmoid" of the logits, which a soft cap other than 0 makes cap * tanh(logits / cap).
-    The top_k of the largest score + bias are chosen, bias [E] float32 as `pack_correction` leaves it. Of several groups
-    of neighbouring experts only those of the top_groups best ones can be: a group's score is the sum of its group_top
-    largest. Weights are the scores without bias, divided by their sum where renormalise, times scaling. A softmax over
-    the chosen ones is a softmax that is renormalised. DeepSeek-AI, 2024 (DeepSeek-V3).
+    The top_k of the largest score + bias are chosen, bias [E] float32 as `prepack_correction_bias` leaves it. Of
+    several groups of neighboring experts only those of the top_groups best ones can be: a group's score is the sum of
+    its group_top largest. Weights are the scores without bias, divided by their sum where renormalize, times scaling. A
+    softmax over the chosen ones is a softmax that is renormalized. DeepSeek-AI, 2024 (DeepSeek-V3).
     """
 
 
@@ -195,10 +195,10 @@ def fused_experts(
     """x [T, h] -> the sum over each token's experts [T, k], times their weights [T, k], of down(inner), [T, h].
 
     Of each expert inner = act(gate) * up, with gate and up the products of x with gate_up [E, 2, n, h] transposed, plus
-    gate_up_bias [E, 2, n]; down [E, h, n], down_bias [E, h]. The stacks are as `pack_experts` leaves them. Activations:
-    "silu", "gelu", "gelu_pytorch_tanh" and "clamped_silu", which is gate * sigmoid(alpha * gate) * (up + 1) with gate
-    at most limit and up within it (gpt-oss); no other one uses alpha and limit. The stacks have the E experts from
-    `first` on, of `count` (None: of E); experts of a token that are not among them add nothing.
+    gate_up_bias [E, 2, n]; down [E, h, n], down_bias [E, h]. The stacks are as `prepack_experts` leaves them.
+    Activations: "silu", "gelu", "gelu_pytorch_tanh" and "clamped_silu", which is gate * sigmoid(alpha * gate) * (up +
+    1) with gate at most limit and up within it (gpt-oss); no other one uses alpha and limit. The stacks have the E
+    experts from `first` on, of `count` (None: of E); experts of a token that are not among them add nothing.
     """
 
 
@@ -219,17 +219,20 @@ def quant_experts(
     """As fused_experts, of int8 stacks times factors of their rows: float32 [E, 2, n, 1] and [E, h, 1].
 
     Rows of x, and of what is multiplied by down, are rounded to int8 as quant_linear's. The stacks are as
-    `pack_quant_experts` leaves them.
+    `prepack_quant_experts` leaves them.
     """
 
 
-def locate_experts(experts: Tensor, location: Tensor, chosen: Tensor, step: dict, replicas: int) -> Tensor:
+def to_physical_experts(
+    experts: Tensor, logical_to_physical_map: Tensor, expert_counts: Tensor, step: dict, attn_dp_size: int
+) -> Tensor:
     """The place, among those of all ranks, to which each of the experts [T, k] int32 sends its token: [T, k] int32.
 
-    location [E, 1 + most] int32: how many places each expert has, at least one, and which. Token t takes the one
-    of number t % places, as SGLang's dispatch `dynamic`: ranks that see the same tokens agree. Adds to chosen
-    [all places] int32, in place, how many tokens went to each; rows that are padding do not count: of slot -1 in the
-    step, or, where experts are those of the rows of several attention replicas, `replicas`, by the step's plan.
+    logical_to_physical_map [E, 1 + most] int32: how many places each expert has, at least one, and which. Token t takes
+    the one of number t % places, as SGLang's dispatch `dynamic`: ranks that see the same tokens agree. Adds to
+    expert_counts [all places] int32, in place, how many tokens went to each; rows that are padding do not count: of
+    slot -1 in the step, or, where experts are those of the rows of several attention replicas, `attn_dp_size`, by the
+    step's plan.
     """
 
 
@@ -237,7 +240,7 @@ def add_gated(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """x + sigmoid(gate) * y, of x and y [T, n] and gate [T, 1]."""
 
 
-def latent_to_cache(
+def mla_to_cache(
     q: Tensor,
     kv: Tensor,
     norm: Tensor,
@@ -251,24 +254,22 @@ def latent_to_cache(
 ) -> tuple:
     """Write the rows that latent attention caches, and rotate its queries.
 
-    Of kv [T, L + R] the first L values are normalised by norm [L] (`rms_norm`) and the others rotated, into the step's
+    Of kv [T, L + R] the first L values are normalized by norm [L] (`rms_norm`) and the others rotated, into the step's
     slots [T] of the cache. The last R values of each head of q [T, H * (N + R)] are rotated alike: by cos and sin, from
     `rotary_tables`, at the step's positions [T], the first half of the values against the second, or where interleaved
-    neighbours against each other.
+    neighbors against each other.
 
     The cache is written in place. Returns the queries, and what attention must be given in the place of the cache: that
     it reads this is what orders the read after the write. DeepSeek-AI, 2024 (DeepSeek-V2).
     """
 
 
-def latent_attention(
-    q: Tensor, cache, k_up: Tensor, k_absorb: Tensor, v_up: Tensor, step: dict, scale: float
-) -> Tensor:
+def mla_attention(q: Tensor, cache, w_uk: Tensor, w_uk_t: Tensor, w_uv: Tensor, step: dict, scale: float) -> Tensor:
     """Causal attention of q [T, H * (N + R)] over the cached rows of each token's request -> [T, H * V].
 
-    The cache is as `latent_to_cache` returned it. Of a row's first L values c, head h's key is k_up[h] c [N], followed
-    by the row's other R values, and its value v_up[h] c [V]. k_up [H, N, L], v_up [H, V, L]; k_absorb [H, L, N] is
-    k_up, each head transposed. All three are as `pack_linear` leaves them, and a table reads those that it wants. A
+    The cache is as `mla_to_cache` returned it. Of a row's first L values c, head h's key is w_uk[h] c [N], followed
+    by the row's other R values, and its value w_uv[h] c [V]. w_uk [H, N, L], w_uv [H, V, L]; w_uk_t [H, L, N] is
+    w_uk, each head transposed. All three are as `prepack_linear` leaves them, and a table reads those that it wants. A
     token sees what it does in `paged_attention`.
     """
 
@@ -276,7 +277,7 @@ def latent_attention(
 def logits(x: Tensor, weight: Tensor) -> Tensor:
     """x [T, k] times weight [n, k] transposed -> float32 [T, n]. Called outside graphs, before the sampler.
 
-    The weight is as `pack_linear` or `pack_table` leaves it.
+    The weight is as `prepack_linear` or `prepack_embedding` leaves it.
     """
 
 
@@ -294,21 +295,21 @@ def linear_add_rms_norm(
     residual: Tensor,
     norm: Tensor,
     eps: float,
-    kind: str,
+    forward_mode: str,
     group: str,
 ) -> tuple[Tensor, Tensor]:
     """add_rms_norm, without offset, of residual [T, out] and of the sum over the ranks of linear(x, weight, bias).
 
-    x [T, in], norm [out]; of weight [out, in] and bias [out] each rank has others. The weight is as `pack_row_linear`
-    leaves it. kind: of the step, see `parts`.
+    x [T, in], norm [out]; of weight [out, in] and bias [out] each rank has others. The weight is as
+    `prepack_row_linear` leaves it. forward_mode: of the step, see `split_by_forward_mode`.
     """
 
 
 def all_gather(x: Tensor, step: dict, size: int, group: str) -> Tensor:
     """x [T, n] of each rank -> the rows of all ranks, in the order of the ranks.
 
-    Of each rank as many as `begin_step` or `plan` was told, or where it was not told as many as of this one; a table
-    may put rows without a meaning behind those of a rank.
+    Of each rank as many as `set_valid_rows` or `attn_metadata` was told, or where it was not told as many as of this
+    one; a table may put rows without a meaning behind those of a rank.
     """
 
 
@@ -324,12 +325,20 @@ def all_to_all(x: Tensor, sent: Tensor, received: Tensor, room: int, group: str)
 
 
 def dispatch_experts(
-    x: Tensor, weights: Tensor, experts: Tensor, step: dict, held: int, replicas: int, rank: int, size: int, group: str
+    x: Tensor,
+    weights: Tensor,
+    experts: Tensor,
+    step: dict,
+    held: int,
+    attn_dp_size: int,
+    rank: int,
+    size: int,
+    group: str,
 ) -> tuple:
     """Send each row of x [T, n] to the ranks that have experts chosen for it -> rows, weights, experts, routes.
 
     Rank r of the group has `held` places from r * held on; experts [T, k] are places, weights [T, k] float32.
-    Neighbouring ranks are one of `replicas` replicas, with the same rows, which they send in turn. What this one,
+    Neighboring ranks are one of `attn_dp_size` replicas, with the same rows, which they send in turn. What this one,
     `rank`, receives is [M, n], [M, k], [M, k]: the rows of all ranks that have an expert here, in an order that is the
     table's. A table may give others too, and put rows without a meaning behind them. `routes` is what its
     `combine_experts` wants.
@@ -337,7 +346,7 @@ def dispatch_experts(
     """
 
 
-def combine_experts(y: Tensor, routes, step: dict, replicas: int, size: int, group: str) -> Tensor:
+def combine_experts(y: Tensor, routes, step: dict, attn_dp_size: int, size: int, group: str) -> Tensor:
     """y of rows as `dispatch_experts` gave them -> [T, n]: the sum of what the ranks that got a row made of it.
 
     Rows that another rank of the replica has sent are zeros: the sum over the replica's ranks has all rows.

@@ -9,21 +9,22 @@ def start(processors: Sequence[int]) -> None:
     """Called once in a process, before any other: the processors to compute on, with a thread on each."""
 
 
-def join(
+def init_group(
     group: str,
     rank: int,
     size: int,
-    gather: Callable[[object], list],
-    patience: float = 300.0,
+    all_gather_object: Callable[[object], list],
+    timeout: float = 300.0,
     nodes: Sequence[int] = (),
     exchange: Callable[[int, int, int], None] | None = None,
 ) -> None:
     """Join the communication group `group`, as `rank` of `size`, before a graph that uses it is built.
 
-    gather: gives every rank the objects that all of them call it with, in the order of the ranks. patience: seconds for
-    which a rank waits for the others in a collective. nodes: the host of each rank, as many ranks on each; (): there is
-    one. exchange(address, stride, bytes): called by the first rank of each host with rows of bytes at `address`,
-    one a rank and each `stride` bytes behind the one before, of which those of its host are filled: fills the others.
+    all_gather_object: gives every rank the objects that all of them call it with, in the order of the ranks. timeout:
+    seconds for which a rank waits for the others in a collective. nodes: the host of each rank, as many ranks on each;
+    (): there is one. exchange(address, stride, bytes): called by the first rank of each host with rows of bytes at
+    `address`, one a rank and each `stride` bytes behind the one before, of which those of its host are filled: fills
+    the others.
 
     Raises RuntimeError, on every rank, if the group cannot be made; NotImplementedError where a table has no groups.
     """
@@ -74,22 +75,22 @@ def check_attention(
     """
 
 
-def in_rounds(window: int, soft_cap: float, sinks: bool, slopes: bool, latent: bool) -> bool:
+def blockwise(window: int, soft_cap: float, sinks: bool, slopes: bool, mla: bool) -> bool:
     """Whether attention of such a layer is a loop, of as many rounds as the contexts of a step are long.
 
-    Such a graph cannot be captured: the number of its kernels changes. See `at_once`.
+    Such a graph cannot be captured: the number of its kernels changes. See `single_block_limits`.
     """
 
 
-def at_once() -> tuple[str, int, int]:
+def single_block_limits() -> tuple[str, int, int]:
     """The kind of graphs that decode with one round in the place of all: its name, longest context, most requests.
 
     What it gathers is as large whatever the contexts are, and it can be captured. ("", 0, 0): there is none.
     """
 
 
-def check_latent_attention(rank: int, rope: int, nope: int, value: int) -> None:
-    """As check_attention, of `latent_attention`: cached rows have rank + rope values, a head's keys nope + rope."""
+def check_mla_attention(rank: int, rope: int, nope: int, value: int) -> None:
+    """As check_attention, of `mla_attention`: cached rows have rank + rope values, a head's keys nope + rope."""
 
 
 def check_quant_linear() -> None:
@@ -97,7 +98,8 @@ def check_quant_linear() -> None:
 
 
 def plain_experts(stack: Tensor) -> Tensor:
-    """A stack of experts' matrices, as `pack_experts` leaves it, in a layout in which an expert is a piece of memory.
+    """A stack of experts' matrices, as `prepack_experts` leaves it, in a layout in which an expert is a piece of
+    memory.
 
     It, whose experts may then be overwritten in place; or, on chips that keep it in another layout, a copy.
     """
@@ -123,27 +125,27 @@ def cache_view(cache: Tensor, name: str, page_size: int) -> Tensor:
     """
 
 
-def own_cache(shape: tuple, dtype, in_rounds: bool, page_size: int) -> Callable[[], Tensor] | None:
+def device_layout_cache(shape: tuple, dtype, blockwise: bool, page_size: int) -> Callable[[], Tensor] | None:
     """What makes a layer's key or value cache, [slots, K, D] of dtype, filled with zeros, in the place of SGLang.
 
-    None where SGLang makes it, and `cache_view` shows it. in_rounds: of the layer, as the function of that name has it.
+    None where SGLang makes it, and `cache_view` shows it. blockwise: of the layer, as the function of that name has it.
     What makes it raises NotImplementedError for sizes that it cannot lay out.
     """
 
 
-def plan(
+def build_attn_metadata(
     positions, request_ids, query_lens, seq_lens, block_tables, page_size: int, counts=(), equal: bool = False
 ) -> tuple:
-    """What else this table's operators want, as `step["plan"]`: int32 numpy arrays.
+    """What else this table's operators want, as `step["attn_metadata"]`: int32 numpy arrays.
 
     Of the same ranks at every step, and where graphs are static of the same shapes. Takes fields of StepInputs as numpy
     arrays. counts: tokens of each attention replica, as all_gather returns their rows, of a graph of dynamic shapes;
     (): all have as many, padding included. This one may have a padding row where its count is 0. equal: all have as
-    many rows as this one, and counts says how many of them are no padding, which locate_experts wants to know.
+    many rows as this one, and counts says how many of them are no padding, which to_physical_experts wants to know.
     """
 
 
-def parts(query_lens, seq_lens, together: bool = False) -> list:
+def split_by_forward_mode(query_lens, seq_lens, together: bool = False) -> list:
     """In which runs of which graphs a step is computed: [(kind, rows of its requests, in order)], numpy [n] each.
 
     Takes those fields of StepInputs as numpy arrays. Kinds are names; a graph serves the steps of one kind, and its
@@ -157,10 +159,11 @@ def compiled() -> bool:
 
 
 def static_graphs() -> bool:
-    """Whether graphs must have fixed shapes, with room for the largest step, of which `begin_step` says what counts."""
+    """Whether graphs must have fixed shapes, with room for the largest step, of which `set_valid_rows` says what
+    counts."""
 
 
-def begin_step(tokens: int, requests: int, counts: Sequence[int] = ()) -> None:
+def set_valid_rows(tokens: int, requests: int, counts: Sequence[int] = ()) -> None:
     """How many leading rows of the [T] and [B] tensors the next run of a graph is about.
 
     counts: tokens of each attention replica, of which this one has `tokens`; (): there is one.
@@ -174,35 +177,35 @@ def renew(weight) -> None:
     """
 
 
-def pack_linear(weight) -> None:
-    """Rearrange, in place, a matrix that only `linear`, `wide_linear` and `logits` read, into the layout they like.
+def prepack_linear(weight) -> None:
+    """Rearrange, in place, a matrix that only `linear`, `linear_fp32` and `logits` read, into the layout they like.
 
     Or a stack of matrices, for operators that say so: those of the last two axes. Called once, when it is loaded.
     """
 
 
-def sums_in_norms(ranks: int) -> bool:
+def supports_all_reduce_norm_fusion(ranks: int) -> bool:
     """Whether a sum over so many ranks of one host, and the norm behind it, are better left to `linear_add_rms_norm`.
 
     Asked when a layer is built: weights are packed for the one or the other.
     """
 
 
-def pack_row_linear(weight) -> None:
-    """As pack_linear, of a matrix that only `linear_add_rms_norm` reads."""
+def prepack_row_linear(weight) -> None:
+    """As prepack_linear, of a matrix that only `linear_add_rms_norm` reads."""
 
 
-def pack_table(weight) -> None:
-    """As pack_linear, of a matrix that `embedding` and `logits` read."""
+def prepack_embedding(weight) -> None:
+    """As prepack_linear, of a matrix that `embedding` and `logits` read."""
 
 
-def pack_experts(weight) -> None:
-    """As pack_linear, of a stack that `fused_experts` reads."""
+def prepack_experts(weight) -> None:
+    """As prepack_linear, of a stack that `fused_experts` reads."""
 
 
-def pack_quant_experts(weight) -> None:
-    """As pack_linear, of a stack that `quant_experts` reads."""
+def prepack_quant_experts(weight) -> None:
+    """As prepack_linear, of a stack that `quant_experts` reads."""
 
 
-def pack_correction(bias) -> None:
+def prepack_correction_bias(bias) -> None:
     """Prepare, in place, a bias that only `route` reads. It can be called on the result."""

@@ -17,31 +17,31 @@ from .reference_collectives import (  # noqa: F401 - operators of this table
     broadcast,
     combine_experts,
     dispatch_experts,
-    join,
+    init_group,
     receive,
     reduce_scatter,
     send,
 )
-from .reference_experts import add_gated, fused_experts, locate_experts, quant_experts, route  # noqa: F401 - operators of this table
+from .reference_experts import add_gated, fused_experts, quant_experts, route, to_physical_experts  # noqa: F401 - operators of this table
 from .reference_host import (  # noqa: F401 - operators of this table
-    at_once,
+    blockwise,
     check_attention,
-    check_latent_attention,
+    check_mla_attention,
     check_quant_experts,
     check_quant_linear,
     compiled,
-    in_rounds,
-    own_cache,
-    pack_correction,
-    pack_quant_experts,
-    parts,
+    device_layout_cache,
     plain_experts,
+    prepack_correction_bias,
+    prepack_quant_experts,
     put_experts,
     renew,
     rotary_tables,
-    sums_in_norms,
+    single_block_limits,
+    split_by_forward_mode,
+    supports_all_reduce_norm_fusion,
 )
-from .reference_mla import latent_attention, latent_to_cache  # noqa: F401 - operators of this table
+from .reference_mla import mla_attention, mla_to_cache  # noqa: F401 - operators of this table
 
 
 def embedding(ids, weight, first):
@@ -62,7 +62,7 @@ def quant_linear(x, weight, scale, bias):
     return y if bias is None else y + bias
 
 
-def wide_linear(x, weight, bias):
+def linear_fp32(x, weight, bias):
     return linear(x, weight, bias)
 
 
@@ -71,7 +71,7 @@ def _unit(groups, eps):
     return groups * mint.rsqrt(mint.mean(groups * groups, -1, True) + eps)
 
 
-def _centred(groups):
+def _centered(groups):
     return groups - mint.mean(groups, -1, True)
 
 
@@ -84,12 +84,12 @@ def add_rms_norm(x, residual, weight, eps, offset):
     return rms_norm(total, weight, eps, offset), total
 
 
-def linear_add_rms_norm(x, weight, bias, residual, norm, eps, kind, group):
+def linear_add_rms_norm(x, weight, bias, residual, norm, eps, forward_mode, group):
     return add_rms_norm(all_reduce(linear(x, weight, bias), group), residual, norm, eps, 0.0)
 
 
 def layer_norm(x, weight, bias, eps):
-    y = _unit(_centred(x.reshape(-1, weight.shape[0])), eps) * weight
+    y = _unit(_centered(x.reshape(-1, weight.shape[0])), eps) * weight
     return (y if bias is None else y + bias).reshape(x.shape)
 
 
@@ -155,24 +155,24 @@ def _split(qkv, kv_size):
     return mint.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size), -1)
 
 
-def _normalise_columns(x, weight, eps, size, centred):
+def _normalize_columns(x, weight, eps, size, centered):
     groups = x.reshape(-1, size)
-    return _unit(_centred(groups) if centred else groups, eps).reshape(x.shape) * weight.reshape(-1)
+    return _unit(_centered(groups) if centered else groups, eps).reshape(x.shape) * weight.reshape(-1)
 
 
-def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
+def qk_norm(qkv, q_weight, k_weight, eps, head_dim, whole, centered):
     q, k, v = _split(qkv, math.prod(k_weight.shape))
-    q = _normalise_columns(q, q_weight, eps, q.shape[-1] if whole else head_dim, centred)
-    k = _normalise_columns(k, k_weight, eps, k.shape[-1] if whole else head_dim, centred)
+    q = _normalize_columns(q, q_weight, eps, q.shape[-1] if whole else head_dim, centered)
+    k = _normalize_columns(k, k_weight, eps, k.shape[-1] if whole else head_dim, centered)
     return mint.cat((q, k, v), -1)
 
 
-def square_sums(qkv, kv_size):
+def qk_sum_squares(qkv, kv_size):
     q, k, _ = _split(qkv.astype(mstype.float32), kv_size)
     return mint.cat(((q * q).sum(-1, keepdims=True), (k * k).sum(-1, keepdims=True)), -1)
 
 
-def normalise_qk_of_ranks(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
+def qk_rms_norm_tp(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
     q, k, v = _split(qkv, math.prod(k_weight.shape))
     q_sum, k_sum = mint.split(sums, (1, 1), -1)
     q = q * mint.rsqrt(q_sum / q_count + eps) * q_weight.reshape(-1)
@@ -200,7 +200,7 @@ def qkv_to_cache(
         q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
     if cos is not None:
         q, k = _rotary(q, k, step["positions"], cos, sin, interleaved, head_dim)
-    return q, *_write_kv(k, v, k_cache, v_cache, step["slots"])
+    return q, *_write_kv(k, v, k_cache, v_cache, step["out_cache_loc"])
 
 
 def _context(cache, slots, kv_heads, head_dim):
@@ -231,7 +231,7 @@ def paged_attention(
     sinks=None,
     slopes=None,
 ):
-    query_rows, query_positions, packed_rows, context_slots, places = step["plan"]
+    query_rows, query_positions, token_rows, context_slots, key_positions = step["attn_metadata"]
     keys = _context(k_cache, context_slots, kv_heads, head_dim)
     values = _context(v_cache, context_slots, kv_heads, head_dim)
     query = ops.gather(q, query_rows, 0)  # [B, most queries, H * D]
@@ -244,7 +244,7 @@ def paged_attention(
     if soft_cap:
         # soft_cap * tanh(scores / soft_cap), which MindSpore 2.10's tanh gives with errors of 1e-4.
         scores = soft_cap * (2.0 * mint.sigmoid(2.0 / soft_cap * scores) - 1.0)
-    distance = places.reshape(1, 1, 1, -1) - query_positions.reshape(requests, 1, longest, 1)
+    distance = key_positions.reshape(1, 1, 1, -1) - query_positions.reshape(requests, 1, longest, 1)
     if slopes is not None:
         scores = scores + slopes.reshape(1, -1, 1, 1) * distance.astype(mstype.float32)
     seen = distance <= 0
@@ -253,7 +253,7 @@ def paged_attention(
     weights = _softmax_with_sinks(mint.where(seen, scores, -math.inf), sinks)
     found = mint.matmul(weights.reshape(requests, kv_heads, -1, weights.shape[-1]), values)
     found = found.reshape(requests, heads, longest, head_dim).permute(0, 2, 1, 3).reshape(-1, heads * head_dim)
-    return ops.gather(found, packed_rows, 0)
+    return ops.gather(found, token_rows, 0)
 
 
 def logits(x, weight):
@@ -288,24 +288,24 @@ def static_graphs():
     return False
 
 
-def begin_step(tokens, requests, counts=()):
+def set_valid_rows(tokens, requests, counts=()):
     """Tensors have the shapes of the step."""
 
 
-def pack_linear(weight):
+def prepack_linear(weight):
     """They read it row by row."""
 
 
-def pack_row_linear(weight):
-    """As pack_linear."""
+def prepack_row_linear(weight):
+    """As prepack_linear."""
 
 
-def pack_table(weight):
-    """As pack_linear."""
+def prepack_embedding(weight):
+    """As prepack_linear."""
 
 
-def pack_experts(weight):
-    """As pack_linear."""
+def prepack_experts(weight):
+    """As prepack_linear."""
 
 
 def cache_view(cache, name, page_size):
@@ -318,7 +318,7 @@ def cache_view(cache, name, page_size):
     return parameter
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
+def build_attn_metadata(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
     """The packed rows as padded squares: indices that numpy makes in microseconds.
 
     Packed row and position of each request's n-th query [B, most queries] each; place of each packed row in that
@@ -328,7 +328,7 @@ def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, 
     longest = int(query_lens.max(initial=0))
     offsets = np.arange(longest)[None, :]
     rows = starts[:, None] + np.minimum(offsets, query_lens[:, None] - 1)
-    places = np.arange(block_tables.shape[1] * page_size)
-    slots = block_tables[:, places // page_size] * page_size + places % page_size
+    key_positions = np.arange(block_tables.shape[1] * page_size)
+    slots = block_tables[:, key_positions // page_size] * page_size + key_positions % page_size
     packed = request_ids * longest + np.arange(len(positions)) - starts[request_ids]
-    return tuple(array.astype(np.int32) for array in (rows, positions[rows], packed, slots, places))
+    return tuple(array.astype(np.int32) for array in (rows, positions[rows], packed, slots, key_positions))

@@ -1,6 +1,6 @@
 """Collectives of the reference table, in stock MindSpore calls, for ranks with equal numbers of rows.
 
-Its groups are MindSpore's own; `join` makes none, since this table computes on one rank.
+Its groups are MindSpore's own; `init_group` makes none, since this table computes on one rank.
 """
 
 from mindspore import dtype as mstype
@@ -24,9 +24,9 @@ def all_to_all(x, sent, received, room, group):
     return rows.reshape(-1, x.shape[1])
 
 
-def dispatch_experts(x, weights, experts, step, held, replicas, rank, size, group):
+def dispatch_experts(x, weights, experts, step, held, attn_dp_size, rank, size, group):
     # Every row goes to every rank. What another rank of the replica sends has no weight here.
-    inside = size // replicas
+    inside = size // attn_dp_size
     # MindSpore 2.10: no arange of a dynamic length in a graph: count the rows instead.
     token = ops.cumsum(ops.ones_like(weights), 0).astype(mstype.int32) - 1
     mine = token - token // inside * inside == rank % inside
@@ -34,7 +34,7 @@ def dispatch_experts(x, weights, experts, step, held, replicas, rank, size, grou
     return *(ops.AllGather(group=group)(each) for each in (x, weights, experts)), None
 
 
-def combine_experts(y, routes, step, replicas, size, group):
+def combine_experts(y, routes, step, attn_dp_size, size, group):
     return ops.ReduceScatter(group=group)(y)
 
 
@@ -51,7 +51,7 @@ def receive(like, sender, group):
     return ops.Receive(0, sender, like.shape, like.dtype, group=group)(like)
 
 
-def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
+def init_group(group, rank, size, all_gather_object, timeout=300.0, nodes=(), exchange=None):
     raise NotImplementedError(
         f"the reference operators compute on one rank, and the group {group!r} has {size}: "
         "tensor parallelism on a CPU needs the C++ operators"

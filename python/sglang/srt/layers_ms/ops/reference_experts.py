@@ -18,7 +18,7 @@ def _limited(choice, groups, top_groups, group_top):
     return mint.where(mint.unsqueeze(kept, -1), grouped, -math.inf).reshape(choice.shape)
 
 
-def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap):
+def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalize, scaling, soft_cap):
     if soft_cap:
         # tanh, which MindSpore 2.10's gives with errors of 1e-4.
         logits = soft_cap * (2.0 * mint.sigmoid(2.0 * logits / soft_cap) - 1.0)
@@ -28,18 +28,18 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
         choice = _limited(choice, groups, top_groups, group_top)
     _, experts = ops.topk(choice, top_k)
     weights = ops.gather_elements(scores, 1, experts)
-    if renormalise:
+    if renormalize:
         weights = weights / (weights.sum(-1, keepdims=True) + 1e-20)
     return weights * scaling, experts.astype(mstype.int32)
 
 
-def locate_experts(experts, location, chosen, step, replicas):
-    rows = ops.gather(location, experts, 0)  # [T, k, 1 + most]
+def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
+    rows = ops.gather(logical_to_physical_map, experts, 0)  # [T, k, 1 + most]
     # MindSpore 2.10: no arange of a dynamic length in a graph: count the rows instead.
     token = ops.cumsum(ops.ones_like(experts).astype(mstype.float32), 0).astype(mstype.int32) - 1
     turn = token - token // rows[:, :, 0] * rows[:, :, 0] + 1
     places = mint.squeeze(ops.gather_elements(rows, 2, mint.unsqueeze(turn, -1)), -1)
-    ops.scatter_add(chosen, places, ops.ones_like(places))
+    ops.scatter_add(expert_counts, places, ops.ones_like(places))
     return places
 
 

@@ -8,19 +8,19 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
     """Any attention of the contract."""
 
 
-def in_rounds(window, soft_cap, sinks, slopes, latent):
+def blockwise(window, soft_cap, sinks, slopes, mla):
     return False
 
 
-def own_cache(shape, dtype, in_rounds, page_size):
+def device_layout_cache(shape, dtype, blockwise, page_size):
     return None
 
 
-def at_once():
+def single_block_limits():
     return "", 0, 0
 
 
-def check_latent_attention(rank, rope, nope, value):
+def check_mla_attention(rank, rope, nope, value):
     """Any sizes."""
 
 
@@ -44,7 +44,7 @@ def rotary_tables(cos, sin, dtype):
     return Tensor(cos), Tensor(sin)
 
 
-def parts(query_lens, seq_lens, together=False):
+def split_by_forward_mode(query_lens, seq_lens, together=False):
     return [("", np.arange(len(query_lens)))]
 
 
@@ -52,7 +52,7 @@ def compiled():
     return True
 
 
-def sums_in_norms(ranks):
+def supports_all_reduce_norm_fusion(ranks):
     return False
 
 
@@ -60,9 +60,9 @@ def renew(weight):
     """Its memory is `host`."""
 
 
-def pack_quant_experts(weight):
+def prepack_quant_experts(weight):
     """They are read row by row."""
 
 
-def pack_correction(bias):
+def prepack_correction_bias(bias):
     """It is added as it is."""

@@ -16,7 +16,7 @@ def _turned(x, cos, sin, interleaved):
     return (turned if interleaved else turned.permute(0, 1, 3, 2)).reshape(x.shape)
 
 
-def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
+def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
     rank, tokens = norm.shape[0], q.shape[0]
     rope = kv.shape[-1] - rank
     cos = mint.unsqueeze(ops.gather(cos, step["positions"], 0), 1)
@@ -30,23 +30,23 @@ def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads)
     key = _turned(key.reshape(tokens, 1, rope), cos, sin, interleaved).reshape(tokens, rope)
     rows = mint.cat((latent, key), -1)
     stored = bfloat16.to_bits(rows) if cache.dtype == mstype.int16 else rows.astype(cache.dtype)
-    return query, ops.scatter_update(cache, step["slots"], stored)
+    return query, ops.scatter_update(cache, step["out_cache_loc"], stored)
 
 
-def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
-    query_rows, query_positions, packed_rows, context_slots, places = step["plan"]
-    (heads, nope, rank), value = k_up.shape, v_up.shape[1]
+def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
+    query_rows, query_positions, token_rows, context_slots, key_positions = step["attn_metadata"]
+    (heads, nope, rank), value = w_uk.shape, w_uv.shape[1]
     requests, longest = query_rows.shape
     rows = ops.gather(cache, context_slots, 0)  # [B, places, L + R]
     rows = bfloat16.from_bits(rows) if cache.dtype == mstype.int16 else rows.astype(mstype.float32)
     size = nope + rows.shape[-1] - rank
     latent, turned = mint.split(mint.unsqueeze(rows, 1), (rank, size - nope), -1)  # one head for all
-    keys = mint.matmul(latent, k_up.permute(0, 2, 1))  # [B, H, places, N]
+    keys = mint.matmul(latent, w_uk.permute(0, 2, 1))  # [B, H, places, N]
     keys = mint.cat((keys, mint.broadcast_to(turned, (*keys.shape[:3], size - nope))), -1)
-    values = mint.matmul(latent, v_up.permute(0, 2, 1))
+    values = mint.matmul(latent, w_uv.permute(0, 2, 1))
     query = ops.gather(q, query_rows, 0).reshape(requests, longest, heads, size).permute(0, 2, 1, 3)
     scores = mint.matmul(query, keys.permute(0, 1, 3, 2)) * scale
-    seen = places.reshape(1, 1, 1, -1) <= query_positions.reshape(requests, 1, longest, 1)
+    seen = key_positions.reshape(1, 1, 1, -1) <= query_positions.reshape(requests, 1, longest, 1)
     weights = mint.softmax(mint.where(seen, scores, -math.inf), -1)
     found = mint.matmul(weights, values).permute(0, 2, 1, 3).reshape(-1, heads * value)
-    return ops.gather(found, packed_rows, 0)
+    return ops.gather(found, token_rows, 0)

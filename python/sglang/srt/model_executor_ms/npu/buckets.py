@@ -4,7 +4,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 # CANN holds about 2000 captured pieces; attention, which reads lengths on the host, cuts a graph at each layer.
-PIECES = 2000
+MAX_GRAPH_SEGMENTS = 2000
 
 
 def decode_buckets(wanted: Sequence[int], most_requests: int, layers: int) -> tuple[int, ...]:
@@ -14,7 +14,7 @@ def decode_buckets(wanted: Sequence[int], most_requests: int, layers: int) -> tu
     left out, until it can; the largest stays.
     """
     chosen = sorted({size for size in wanted if size < most_requests} | {min(most_requests, max(wanted))})
-    fit = max(1, PIECES // (layers + 1))
+    fit = max(1, MAX_GRAPH_SEGMENTS // (layers + 1))
     while len(chosen) > fit:
         chosen = chosen[::-1][::2][::-1]
     return tuple(chosen)

@@ -18,8 +18,8 @@ class NpuForCausalLM(MindSporeForCausalLM):
     join = staticmethod(join_on_npus)
     head_class = TorchLMHead
 
-    def take_device(self, config, stage_layers, fused_sums):
-        start.take_card(config, stage_layers, fused_sums)
+    def take_device(self, config, pp_layer_partition, allreduce_fusion):
+        start.take_card(config, pp_layer_partition, allreduce_fusion)
 
     def pin_threads(self, processors):
         """What computes is the card."""

@@ -12,11 +12,11 @@ from sglang.srt.model_executor_ms.environment import dictate, export
 from sglang.srt.model_executor_ms.npu import mindspore_device
 from sglang.srt.model_executor_ms.parallel import hosts
 from sglang.srt.model_executor_ms.parallel.rendezvous import (
-    MeetingError,
+    RendezvousError,
     Scheduler,
     key,
-    patience,
     roles,
+    topology_timeout,
     wait_for_ranks,
 )
 from sglang.srt.runtime_context import get_parallel
@@ -28,7 +28,7 @@ TIMEOUT = 180  # seconds for all ranks to come, or --dist-timeout if it is more;
 def join(names: dict[str, range], group, store, timeout: int | None = None) -> None:
     """Make groups of the ranks of SGLang's group (a GroupCoordinator) known to MindSpore, as Shard.groups has them.
 
-    store: torch.distributed's; timeout: in seconds, None: TIMEOUT. Raises MeetingError, on every rank that is there,
+    store: torch.distributed's; timeout: in seconds, None: TIMEOUT. Raises RendezvousError, on every rank that is there,
     with the ranks that are missing, or with why MindSpore's scheduler is not there.
     """
     timeout = timeout or max(TIMEOUT, get_parallel().dist_timeout or 0)
@@ -38,13 +38,13 @@ def join(names: dict[str, range], group, store, timeout: int | None = None) -> N
     wait_for_ranks(store, "start MindSpore's communication", rank, size, timeout, **told)
     own = hosts.reached_at(NetworkAddress.parse(get_parallel().dist_init_addr)) if hosts.span(group.ranks) else None
     host, port = _tell(group, lambda: _scheduler(size, timeout, own))
-    export(patience(timeout))
+    export(topology_timeout(timeout))
     dictate(roles("MS_WORKER", rank, size, host, port, own))
     try:
         mindspore_device.connect()
     except RuntimeError as error:
         wait_for_ranks(store, "connect to MindSpore's scheduler", rank, size, 1.0, **told)
-        raise MeetingError(f"MindSpore's communication does not start: {error}") from error
+        raise RendezvousError(f"MindSpore's communication does not start: {error}") from error
     store.set(key("connect to MindSpore's scheduler", rank), "1")
     for name, members in names.items():
         mindspore_device.adopt(name, list(members), communicator(_of(members, group), group.local_rank))
@@ -57,16 +57,16 @@ def _scheduler(size: int, timeout: int, host: str | None) -> tuple[str, int]:
 
 
 def _tell(group, find):
-    """What `find` gives on the first rank, on every rank; its MeetingError too."""
+    """What `find` gives on the first rank, on every rank; its RendezvousError too."""
     found = None
     if group.rank_in_group == 0:
         try:
             found = find()
-        except MeetingError as error:
+        except RendezvousError as error:
             found = error
     values = [found]
     torch.distributed.broadcast_object_list(values, src=group.ranks[0], group=group.cpu_group)
-    if isinstance(values[0], MeetingError):
+    if isinstance(values[0], RendezvousError):
         raise values[0]
     return values[0]
 
@@ -82,7 +82,7 @@ def _of(members: range, group):
     if known:
         return known[0]
     every = range(torch.distributed.get_world_size())
-    # Ranks of a stage are neighbours, and so are those of a replica; of each stage SGLang's group is as large.
+    # Ranks of a stage are neighbors, and so are those of a replica; of each stage SGLang's group is as large.
     alike = [
         [rank for rank in every if (rank // group.world_size, rank % inside.world_size) == share]
         for share in itertools.product(range(len(every) // group.world_size), range(inside.world_size))
@@ -99,5 +99,5 @@ def communicator(device_group, card: int) -> int:
     handle = device_group._get_backend(device).get_hccl_comm(card)
     if not handle:
         ranks = torch.distributed.get_process_group_ranks(device_group)
-        raise MeetingError(f"torch has no HCCL communicator for the ranks {ranks}")
+        raise RendezvousError(f"torch has no HCCL communicator for the ranks {ranks}")
     return handle

@@ -9,7 +9,7 @@ ROOMS = ("model_executor_ms", "models_ms", "layers_ms")  # whose sources become 
 
 
 def graph_cache(*parts, home: Path | None = None) -> Path:
-    """A folder for the graphs of a model that `parts` describe, made if need be.
+    """A folder for the graphs of a model that `split_by_forward_mode` describe, made if need be.
 
     MindSpore looks at the sources of the script that it runs in, and not at ours, nor at what models were made of:
     another model, other sizes or another version of the sources must not find these graphs.

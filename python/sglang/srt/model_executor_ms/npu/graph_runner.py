@@ -9,16 +9,18 @@ import torch
 from tqdm import tqdm
 
 from sglang.srt.model_executor_ms.npu.buckets import bucket_of
-from sglang.srt.model_executor_ms.npu.inputs import GraphInputs, Packing, Part, part
+from sglang.srt.model_executor_ms.npu.inputs import GraphInputs, StagedSubBatch, SubBatch, sub_batch
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
-from sglang.srt.model_executor_ms.npu.packed import PackedInputs
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
-from sglang.srt.model_executor_ms.runner.graphs import PassedOn
+from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
+from sglang.srt.model_executor_ms.runner.graphs import PPInput
 from sglang.srt.model_executor_ms.runner.step_inputs import host_lengths
 
 logger = logging.getLogger(__name__)
 
-DECODE = "decode"  # the kind of ops.parts whose requests have one token each, and whose graph is captured
+DECODE = (
+    "decode"  # the kind of ops.split_by_forward_mode whose requests have one token each, and whose graph is captured
+)
 # MindSpore traces the memory of a shape when it comes first, captures it when it comes again, and then replays it.
 TRACE, CAPTURE, REPLAY = range(3)
 
@@ -33,7 +35,7 @@ class Step(NamedTuple):
     """A step whose inputs are on their way to the device."""
 
     runs: tuple  # (Packing, block tables in each pool) of each part
-    slots: tuple  # [T] of each pool, SGLang's, on the device
+    out_cache_loc: tuple  # [T] of each pool, SGLang's, on the device
     tokens: int
 
 
@@ -45,38 +47,44 @@ class NPUGraphRunner:
         graphs: Mapping[str, Graph],
         captured: Graph | None,
         link: DeviceLink,
-        packed: PackedInputs,
+        upload: UploadBuffer,
         tables: BlockTables,
-        parts: Callable,
-        plan: Callable,
+        split_by_forward_mode: Callable,
+        build_attn_metadata: Callable,
         buckets: Sequence[int] = (),
-        passed: PassedOn | None = None,
+        pp_input: PPInput | None = None,
         longest: int | None = None,
-        replicas: int = 1,
-        located: bool = False,
+        attn_dp_size: int = 1,
+        counts_experts: bool = False,
     ):
-        """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. parts, plan: of ops.
+        """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. sub_batches, attn_metadata: of
+        ops.
 
-        passed: what steps begin with in the place of ids, in a pipeline stage that is not the first. longest: context
-        that `captured` takes; None: any. replicas: of attention. Each of them runs one graph a step, of whatever kind,
-        whose ranks meet those of the others' graphs; none of them knows the others' contexts, so longest is None then.
-        located: whether experts have places, where tokens are counted, and of a captured graph no replica's padding.
+        pp_input: what steps begin with in the place of ids, in a pipeline stage that is not the first. longest: context
+        that `captured` takes; None: any. attn_dp_size: of attention. Each of them runs one graph a step, of whatever
+        kind, whose ranks meet those of the others' graphs; none of them knows the others' contexts, so longest is None
+        then. counts_experts: whether experts have places, where tokens are counted, and of a captured graph no
+        replica's padding.
         """
-        self.graphs, self.captured, self.link, self.packed, self.tables = graphs, captured, link, packed, tables
-        self.parts, self.plan, self.buckets = parts, plan, tuple(buckets) if captured else ()
-        self.longest, self.replicas = longest, replicas
-        self.counted = located and replicas > 1
-        self.passed, self.inbox = passed, None  # the inbox: where what is passed on lies among padding
-        if passed:
-            self.inbox = link.device_buffer(max(self.buckets, default=1), passed.size, dtype=passed.dtype)
+        self.graphs, self.captured, self.link, self.upload, self.tables = graphs, captured, link, upload, tables
+        self.split_by_forward_mode, self.build_attn_metadata, self.buckets = (
+            split_by_forward_mode,
+            build_attn_metadata,
+            tuple(buckets) if captured else (),
+        )
+        self.longest, self.attn_dp_size = longest, attn_dp_size
+        self.counted = counts_experts and attn_dp_size > 1
+        self.pp_input, self.pp_buffer = pp_input, None  # the pp_buffer: where what is passed on lies among padding
+        if pp_input:
+            self.pp_buffer = link.device_buffer(max(self.buckets, default=1), pp_input.size, dtype=pp_input.dtype)
 
     def some_inputs(self, tokens: int, vocab_size: int = 1) -> torch.Tensor:
         """What a step of so many tokens may begin with: ids below vocab_size, or hidden states."""
         numbers = torch.arange(tokens, device=self.link.device)
-        if self.passed is None:
+        if self.pp_input is None:
             return numbers % vocab_size
-        columns = torch.arange(self.passed.size, device=self.link.device)
-        return torch.sin(numbers[:, None] * 0.7 + columns + 1.0).to(self.passed.dtype)
+        columns = torch.arange(self.pp_input.size, device=self.link.device)
+        return torch.sin(numbers[:, None] * 0.7 + columns + 1.0).to(self.pp_input.dtype)
 
     # ---- before the server is ready ----
 
@@ -93,16 +101,16 @@ class NPUGraphRunner:
     def _warm_up(self, bucket, requests):
         """One run, of requests with one token, each on a page of its own."""
         ones, numbers = np.ones(requests, np.int32), torch.arange(requests, dtype=torch.int32, device=self.link.device)
-        for table in self.tables.first(requests):
+        for table in self.tables.view(requests):
             table[:] = 0
             table[:, 0] = numbers + 1
-        self.packed.begin()
-        counts = (requests,) * self.replicas if self.counted else ()
-        packing = self._packing(Part(DECODE, ones, ones, bucket, counts=counts))
-        self.packed.send()
-        self.tables.forget()
-        inputs, tables = self.some_inputs(requests), self.tables.first(bucket)
-        return self._run(packing, tables, inputs, ((numbers + 1) * self.tables.page_size,) * len(tables))
+        self.upload.begin()
+        counts = (requests,) * self.attn_dp_size if self.counted else ()
+        staged = self._stage(SubBatch(DECODE, ones, ones, bucket, counts=counts))
+        self.upload.send()
+        self.tables.invalidate()
+        inputs, tables = self.some_inputs(requests), self.tables.view(bucket)
+        return self._run(staged, tables, inputs, ((numbers + 1) * self.tables.page_size,) * len(tables))
 
     def _compare(self, bucket, wanted, found):
         wanted, found = wanted.float(), found.float()
@@ -118,113 +126,115 @@ class NPUGraphRunner:
     def prepare(self, forward_batch) -> Step:
         """Send what the step needs, in one copy, and bring the block tables up to date; SGLang's ForwardBatch in."""
         query_lens, seq_lens = host_lengths(forward_batch)
-        parts = [
-            self._part(kind, rows, query_lens, seq_lens, forward_batch)
-            for kind, rows in self.parts(query_lens, seq_lens, self.replicas > 1)
+        sub_batches = [
+            self._sub_batch(forward_mode, rows, query_lens, seq_lens, forward_batch)
+            for forward_mode, rows in self.split_by_forward_mode(query_lens, seq_lens, self.attn_dp_size > 1)
         ]
-        parts.sort(
+        sub_batches.sort(
             key=lambda found: found.bucket is None
         )  # what is captured lies where it always does: at the beginning
-        self.packed.begin()
-        packings = [self._packing(part) for part in parts]
-        self.packed.send()
-        slots = self.tables.slots_of(forward_batch.out_cache_loc)
-        runs = tuple((packing, self._tables(packing, forward_batch, slots)) for packing in packings)
-        if len(runs) != 1 or not runs[0][0].part.bucket:
-            self.tables.forget()
-        return Step(runs, slots, int(query_lens.sum()))
+        self.upload.begin()
+        staged_batches = [self._stage(sub_batch) for sub_batch in sub_batches]
+        self.upload.send()
+        out_cache_loc = self.tables.slots_of(forward_batch.out_cache_loc)
+        runs = tuple((staged, self._tables(staged, forward_batch, out_cache_loc)) for staged in staged_batches)
+        if len(runs) != 1 or not runs[0][0].sub_batch.bucket:
+            self.tables.invalidate()
+        return Step(runs, out_cache_loc, int(query_lens.sum()))
 
     def run(self, input_ids: torch.Tensor, step: Step) -> torch.Tensor:
         """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size].
 
         The next step changes nothing of these.
         """
-        found = [self._run(packing, tables, input_ids, step.slots) for packing, tables in step.runs]
+        found = [self._run(staged, tables, input_ids, step.out_cache_loc) for staged, tables in step.runs]
         if len(found) == 1:
             return found[0]
         return self._joined(found, step)
 
-    def _part(self, kind, rows, query_lens, seq_lens, forward_batch):
-        bucket, counts = self._bucket(kind, seq_lens[rows], forward_batch), ()
-        if self.counted or (self.replicas > 1 and not bucket):
+    def _sub_batch(self, forward_mode, rows, query_lens, seq_lens, forward_batch):
+        bucket, counts = self._bucket(forward_mode, seq_lens[rows], forward_batch), ()
+        if self.counted or (self.attn_dp_size > 1 and not bucket):
             counts = tuple(forward_batch.global_num_tokens_cpu)
-        return part(kind, rows, query_lens, seq_lens, bucket, counts)
+        return sub_batch(forward_mode, rows, query_lens, seq_lens, bucket, counts)
 
-    def _bucket(self, kind, seq_lens, forward_batch):
+    def _bucket(self, forward_mode, seq_lens, forward_batch):
         """The size of the captured graph that computes them, or None. Of all replicas alike: they replay together."""
-        if self.replicas > 1:
+        if self.attn_dp_size > 1:
             fit = not forward_batch.is_extend_in_batch  # of any of them
             return bucket_of(self.buckets, max(forward_batch.global_num_tokens_cpu)) if fit else None
-        if kind != DECODE or (self.longest is not None and seq_lens.max() > self.longest):
+        if forward_mode != DECODE or (self.longest is not None and seq_lens.max() > self.longest):
             return None
         return bucket_of(self.buckets, len(seq_lens))
 
-    def _packing(self, of):
-        return Packing(of, self.packed, self.tables.page_size, self.plan, len(self.tables.tables))
+    def _stage(self, of):
+        return StagedSubBatch(of, self.upload, self.tables.page_size, self.build_attn_metadata, len(self.tables.tables))
 
-    def _tables(self, packing, forward_batch, slots):
-        of, rows = packing.part, forward_batch.req_pool_indices
+    def _tables(self, staged, forward_batch, out_cache_loc):
+        of, rows = staged.sub_batch, forward_batch.req_pool_indices
         if not of.size:  # of an idle replica: what its padding may read is of no account
-            self.tables.forget()
-            return self.tables.first(of.bucket) if of.bucket else tuple(table[:, :1] for table in self.tables.first(1))
-        if packing.rows is not None:
-            rows = self.link.launch(torch.index_select, rows, 0, packing.view(packing.rows))
+            self.tables.invalidate()
+            return self.tables.view(of.bucket) if of.bucket else tuple(table[:, :1] for table in self.tables.view(1))
+        if staged.rows is not None:
+            rows = self.link.launch(torch.index_select, rows, 0, staged.view(staged.rows))
         if not of.bucket:
-            return self.tables.of(rows, packing.blocks)
-        rids = forward_batch.rids if packing.rows is None else None
-        own = tuple(self._own(packing, values) for values in slots)
-        self.tables.follow(rids, rows, packing.view(packing.columns), own, packing.begins)
-        return self.tables.first(of.bucket)
+            return self.tables.gather(rows, staged.blocks)
+        rids = forward_batch.rids if staged.rows is None else None
+        own = tuple(self._own(staged, values) for values in out_cache_loc)
+        self.tables.update_decode(rids, rows, staged.view(staged.columns), own, staged.begins)
+        return self.tables.view(of.bucket)
 
-    def _own(self, packing, values):
+    def _own(self, staged, values):
         """Of a value for each token of the step, those of the part's."""
-        if packing.tokens is None:
+        if staged.tokens is None:
             return values
-        return self.link.launch(torch.index_select, values, 0, packing.view(packing.tokens))
+        return self.link.launch(torch.index_select, values, 0, staged.view(staged.tokens))
 
-    def _run(self, packing, tables, input_ids, slots):
-        of = packing.part
-        graph = self.captured if of.bucket else self.graphs[of.kind]
-        dtype = self.passed.dtype if self.passed else torch.int32
-        targets = map(packing.view, packing.slots) if of.padded else [None] * len(slots)
-        slots = [self._placed(packing, values, target) for values, target in zip(slots, targets, strict=True)]
-        plan = tuple(map(packing.view, packing.plan))
-        windowed = (slots[1], tables[1], *plan) if len(slots) > 1 else ()
+    def _run(self, staged, tables, input_ids, out_cache_loc):
+        of = staged.sub_batch
+        graph = self.captured if of.bucket else self.graphs[of.forward_mode]
+        dtype = self.pp_input.dtype if self.pp_input else torch.int32
+        targets = map(staged.view, staged.out_cache_loc) if of.padded else [None] * len(out_cache_loc)
+        out_cache_loc = [
+            self._placed(staged, values, target) for values, target in zip(out_cache_loc, targets, strict=True)
+        ]
+        attn_metadata = tuple(map(staged.view, staged.attn_metadata))
+        swa = (out_cache_loc[1], tables[1], *attn_metadata) if len(out_cache_loc) > 1 else ()
         inputs = GraphInputs(
-            self._placed(packing, input_ids, self._begin(packing), dtype),
-            packing.view(packing.positions),
-            packing.view(packing.request_ids),
-            slots[0],
-            packing.query_lens,
-            packing.seq_lens,
+            self._placed(staged, input_ids, self._begin(staged), dtype),
+            staged.view(staged.positions),
+            staged.view(staged.request_ids),
+            out_cache_loc[0],
+            staged.query_lens,
+            staged.seq_lens,
             tables[0],
-            plan,
-            windowed,
+            attn_metadata,
+            swa,
         )
         hidden = self.link.graph(lambda: graph(inputs))
         # A replay writes where the one before did, and what it wrote may still be on its way to the host.
         return self.link.launch(torch.clone, hidden[: of.size]) if of.bucket else hidden[: of.size]
 
-    def _begin(self, packing):
+    def _begin(self, staged):
         """Where a graph finds ids, or what is passed on, among padding; None: it takes them where they are."""
-        padded = packing.part.padded
+        padded = staged.sub_batch.padded
         if not padded:
             return None
-        return packing.view(packing.input_ids) if self.inbox is None else self.inbox[:padded]
+        return staged.view(staged.input_ids) if self.pp_buffer is None else self.pp_buffer[:padded]
 
-    def _placed(self, packing, values, target, dtype=torch.int32):
+    def _placed(self, staged, values, target, dtype=torch.int32):
         """Ids, hidden states or slots as the graph takes them: among padding, in a bucket always at one address."""
-        own = self._own(packing, values)
+        own = self._own(staged, values)
         if target is None:
             return self.link.launch(torch.Tensor.to, own, dtype)
-        self.link.launch(torch.Tensor.copy_, target[: packing.part.size], own)
+        self.link.launch(torch.Tensor.copy_, target[: staged.sub_batch.size], own)
         return target
 
     def _joined(self, found, step):
         first = found[0]
         whole = self.link.launch(first.new_empty, (step.tokens, *first.shape[1:]))
-        for (packing, _), hidden in zip(step.runs, found, strict=True):
-            self.link.launch(_put_rows, whole, packing.view(packing.tokens), hidden)
+        for (staged, _), hidden in zip(step.runs, found, strict=True):
+            self.link.launch(_put_rows, whole, staged.view(staged.tokens), hidden)
         return whole
 
 

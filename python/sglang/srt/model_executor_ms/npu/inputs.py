@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from sglang.srt.model_executor_ms.npu.packed import PackedInputs, Place
+from sglang.srt.model_executor_ms.npu.upload import Region, UploadBuffer
 from sglang.srt.model_executor_ms.runner.step_inputs import token_positions
 
 
@@ -19,19 +19,19 @@ class GraphInputs(NamedTuple):
     input_ids: torch.Tensor  # [T]; or [T, hidden_size], what an earlier pipeline stage passes on
     positions: torch.Tensor  # [T]
     request_ids: torch.Tensor  # [T]
-    slots: torch.Tensor  # [T]; -1: a padding row, which is not cached
+    out_cache_loc: torch.Tensor  # [T]; -1: a padding row, which is not cached
     query_lens: np.ndarray  # [B]
     seq_lens: np.ndarray  # [B]; 0: a padding row
     block_tables: torch.Tensor  # [B, blocks]
-    plan: tuple
-    windowed: tuple = ()  # (slots, block_tables, *plan) of layers with a window, in a pool of their own; (): the same
+    attn_metadata: tuple
+    swa: tuple = ()  # (slots, block_tables, *plan) of layers with a window, in a pool of their own; (): the same
 
 
 @dataclass(frozen=True)
-class Part:
+class SubBatch:
     """Requests of a step that one run of a graph computes."""
 
-    kind: str  # of ops.parts
+    forward_mode: str  # of ops.split_by_forward_mode
     query_lens: np.ndarray  # [B], of these requests
     seq_lens: np.ndarray
     bucket: int | None = None  # requests of the captured graph that computes it
@@ -51,24 +51,24 @@ class Part:
         return self.bucket or (None if len(self.query_lens) else 1)
 
 
-def part(kind: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, counts=()) -> Part:
+def sub_batch(forward_mode: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, counts=()) -> SubBatch:
     """The requests `rows` of a step with lengths [B]; counts: of a step that is one part."""
     own = (query_lens[rows], seq_lens[rows])
     if len(rows) == len(query_lens):
-        return Part(kind, *own, bucket, counts=counts)
+        return SubBatch(forward_mode, *own, bucket, counts=counts)
     ends = np.cumsum(query_lens, dtype=np.int32)
     firsts, lengths = (ends - query_lens)[rows], own[0]
     before = np.cumsum(lengths, dtype=np.int32) - lengths
     tokens = np.repeat(firsts - before, lengths) + np.arange(lengths.sum(), dtype=np.int32)
-    return Part(kind, *own, bucket, rows.astype(np.int32), tokens.astype(np.int32))
+    return SubBatch(forward_mode, *own, bucket, rows.astype(np.int32), tokens.astype(np.int32))
 
 
-class Packing:
+class StagedSubBatch:
     """The arrays of one part, added to the step's one copy; views of them once it is sent."""
 
-    def __init__(self, of: Part, packed: PackedInputs, page_size: int, make_plan, pools: int = 1):
-        """make_plan: ops.plan. pools: 2 where layers with a window have one of their own."""
-        self.part, self.packed = of, packed
+    def __init__(self, of: SubBatch, upload: UploadBuffer, page_size: int, build_attn_metadata, pools: int = 1):
+        """build_attn_metadata: ops.build_attn_metadata. pools: 2 where layers with a window have one of their own."""
+        self.sub_batch, self.upload = of, upload
         self.query_lens, self.seq_lens = _padded(of.query_lens, of.padded, 1), _padded(of.seq_lens, of.padded, 0)
         # A padding row's request has no token, and its row no place.
         positions = np.maximum(token_positions(self.query_lens, self.seq_lens), 0)
@@ -77,23 +77,23 @@ class Packing:
         # Pages are known on the device alone: a table of an NPU plans without them.
         tables = np.zeros((len(self.seq_lens), self.blocks), np.int32)
         lengths, between = (self.query_lens, self.seq_lens), (of.counts, bool(of.bucket))
-        plan = make_plan(positions, request_ids, *lengths, tables, page_size, *between)
-        self.positions, self.request_ids = packed.add(positions), packed.add(request_ids)
-        self.plan = [packed.add(array) for array in plan]
+        attn_metadata = build_attn_metadata(positions, request_ids, *lengths, tables, page_size, *between)
+        self.positions, self.request_ids = upload.add(positions), upload.add(request_ids)
+        self.attn_metadata = [upload.add(array) for array in attn_metadata]
         if of.padded:
-            self.input_ids = packed.add(np.zeros(of.padded, np.int32))
-            self.slots = [packed.add(np.full(of.padded, -1, np.int32)) for _ in range(pools)]
+            self.input_ids = upload.add(np.zeros(of.padded, np.int32))
+            self.out_cache_loc = [upload.add(np.full(of.padded, -1, np.int32)) for _ in range(pools)]
         if of.bucket:
-            self.columns = packed.add(((of.seq_lens - 1) // page_size).astype(np.int32))
+            self.columns = upload.add(((of.seq_lens - 1) // page_size).astype(np.int32))
             self.begins = bool(np.any(of.seq_lens % page_size == 1 % page_size))
         # Last: only steps of several parts have them, and what a captured graph reads must lie where it always does.
         self.tokens, self.rows = self._index(of.tokens), self._index(of.rows)
 
-    def _index(self, array) -> Place | None:
-        return None if array is None else self.packed.add(array)
+    def _index(self, array) -> Region | None:
+        return None if array is None else self.upload.add(array)
 
-    def view(self, place: Place) -> torch.Tensor:
-        return self.packed.view(place)
+    def view(self, place: Region) -> torch.Tensor:
+        return self.upload.view(place)
 
 
 def _padded(lengths, size, value):

@@ -19,7 +19,7 @@ def memory_cap(total: int, free: int, fraction: float, weights: int | None, cach
     return f"{max(wanted / GB, LEAST):.1f}GB"
 
 
-def with_replicas(weights: int | None, experts: int, redundant: int) -> int | None:
+def with_redundant_experts(weights: int | None, experts: int, redundant: int) -> int | None:
     """Bytes of a rank's share with second places for so many experts of a model, whose weights are mostly experts'."""
     return None if weights is None else weights * (experts + redundant) // experts
 

@@ -5,10 +5,10 @@ import logging
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
-from sglang.srt.model_executor_ms.npu.build import compile_kinds, in_rounds, npu_runner
+from sglang.srt.model_executor_ms.npu.build import blockwise, compile_kinds, npu_runner
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
-from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card, with_replicas
+from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card, with_redundant_experts
 
 logger = logging.getLogger(__name__)
 
@@ -17,11 +17,11 @@ class NpuUnavailable(RuntimeError):
     """MindSpore cannot compute on the card. The message says why, and what tells more."""
 
 
-def take_card(config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
+def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: bool) -> None:
     """Let MindSpore use the card that SGLang has chosen for this process, beside torch; Hugging Face's config in.
 
-    stage_layers: as parallel.pipeline_stage has them; fused_sums: as models_ms.config.Runtime has it. NpuUnavailable
-    with the reason.
+    pp_layer_partition: as parallel.pipeline_stage has them; allreduce_fusion: as models_ms.config.Runtime has it.
+    NpuUnavailable with the reason.
     """
     import mindspore
     import torch
@@ -38,9 +38,9 @@ def take_card(config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
     model, schedule, parallel = get_model(), get_schedule(), get_parallel()
     check_nodes(parallel.nnodes)
     weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size * parallel.pp_size)
-    placed, redundant = eplb.sizes(config), get_exec().moe.ep_num_redundant_experts
+    placed, redundant = eplb.model_config_for_expert_location(config), get_exec().moe.ep_num_redundant_experts
     if placed is not None:
-        weights = with_replicas(weights, placed.num_logical_experts, redundant)
+        weights = with_redundant_experts(weights, placed.num_logical_experts, redundant)
     if parallel.attn_dp_size > 1:
         weights = None  # of attention's each rank has more than its part, and how many they are is not known yet
     free, total = torch.npu.mem_get_info()
@@ -48,8 +48,15 @@ def take_card(config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
     card = torch.npu.current_device()
     mindspore_device.start(card, cap)
     sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
-    rank = (parallel.tp_rank, parallel.tp_size, parallel.ep_size, parallel.pp_rank, parallel.pp_size, stage_layers)
-    rank += (parallel.attn_dp_size, parallel.enable_dp_lm_head, fused_sums)
+    rank = (
+        parallel.tp_rank,
+        parallel.tp_size,
+        parallel.ep_size,
+        parallel.pp_rank,
+        parallel.pp_size,
+        pp_layer_partition,
+    )
+    rank += (parallel.attn_dp_size, parallel.enable_dp_lm_head, allreduce_fusion)
     pools = (get_server_args().disable_hybrid_swa_memory, schedule.swa_full_tokens_ratio)
     experts = (placed is not None, redundant)
     versions = (mindspore.__version__, torch.__version__, torch.get_default_dtype())
@@ -70,15 +77,15 @@ def check_nodes(nodes: int) -> None:
 def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     link = _link(req_to_token.device)
-    requests, rounds = limits.requests, in_rounds(network)
+    requests, rounds = limits.requests, blockwise(network)
     if rounds:
-        _, longest, most = ops.at_once()
+        _, longest, most = ops.single_block_limits()
         requests = min(requests, most)
     buckets = _buckets(requests, len(caches.k_caches)) if first else ()
     if buckets and not host.profile().captures:
         logger.info("%s captures no graphs: decode graphs run as they are", kernels.soc())
         buckets = ()
-    if buckets and rounds and network.config.shard.replicas > 1:
+    if buckets and rounds and network.config.shard.attn_dp_size > 1:
         logger.info("attention in rounds, of replicas that do not know each other's contexts, is not captured")
         buckets = ()
     elif buckets and rounds:

@@ -20,24 +20,24 @@ class BlockTables:
         page_size: int,
         requests: int,
         blocks: int,
-        window_slots: torch.Tensor | None = None,
+        full_to_swa: torch.Tensor | None = None,
     ):
-        """req_to_token: SGLang's, [rows, slots] int32. window_slots: as KVCaches has them, int64 [slots], or None."""
+        """req_to_token: SGLang's, [rows, slots] int32. full_to_swa: as KVCaches has them, int64 [slots], or None."""
         self.link, self.page_size = link, page_size
         self.first_slots = req_to_token[:, ::page_size]
         self.blocks = min(blocks, self.first_slots.shape[1])
-        self.window_slots = window_slots
-        self.tables = tuple(link.device_buffer(requests, self.blocks) for _ in range(1 if window_slots is None else 2))
+        self.full_to_swa = full_to_swa
+        self.tables = tuple(link.device_buffer(requests, self.blocks) for _ in range(1 if full_to_swa is None else 2))
         self.batch = None  # requests whose pages the table has, in order
         self.decodes = 0  # steps since one of another kind
 
     def slots_of(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """SGLang's slots [T], and those that they have in the second pool, if there is one."""
-        if self.window_slots is None:
+        if self.full_to_swa is None:
             return (slots,)
-        return slots, self.link.launch(torch.index_select, self.window_slots, 0, slots)
+        return slots, self.link.launch(torch.index_select, self.full_to_swa, 0, slots)
 
-    def follow(self, rids: list | None, rows: torch.Tensor, columns: torch.Tensor, slots: tuple, begins: bool):
+    def update_decode(self, rids: list | None, rows: torch.Tensor, columns: torch.Tensor, slots: tuple, begins: bool):
         """Bring the tables up to date for a decode step.
 
         rids: the requests' ids. rows [B]: their rows in SGLang's table. columns [B], slots [B] of each pool: page of
@@ -53,25 +53,25 @@ class BlockTables:
             # Other requests' pages are written again as they are: cheaper than to send which ones begin one.
             self.link.launch(_write_pages, self.tables, columns, slots, self.page_size)
 
-    def forget(self) -> None:
+    def invalidate(self) -> None:
         """Another kind of step has run: requests may have left and come back with other pages."""
         self.batch, self.decodes = None, 0
 
-    def of(self, rows: torch.Tensor, blocks: int) -> tuple[torch.Tensor, ...]:
+    def gather(self, rows: torch.Tensor, blocks: int) -> tuple[torch.Tensor, ...]:
         """The first `blocks` pages of requests that do not decode, as tables of their own, one a pool."""
         return self.link.launch(self._read_pages, rows, blocks)
 
     def _gather(self, rows):
-        targets = self.first(rows.shape[0])
+        targets = self.view(rows.shape[0])
         self.link.launch(lambda: _copy_all(targets, self._read_pages(rows, self.blocks)))
 
-    def first(self, requests: int) -> tuple[torch.Tensor, ...]:
+    def view(self, requests: int) -> tuple[torch.Tensor, ...]:
         """The rows of so many requests in the table of each pool."""
         return tuple(table[:requests] for table in self.tables)
 
     def _read_pages(self, rows, blocks):
         slots = self.first_slots[rows, :blocks]
-        own = [slots] if self.window_slots is None else [slots, self.window_slots[slots.long()]]
+        own = [slots] if self.full_to_swa is None else [slots, self.full_to_swa[slots.long()]]
         return tuple(_pages(slots, self.page_size) for slots in own)
 
 

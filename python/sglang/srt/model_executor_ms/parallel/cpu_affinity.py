@@ -27,10 +27,10 @@ def processors(environment: Environment, rank: int = 0, topology: Path = TOPOLOG
     if problems:
         raise SettingError("\n".join(problems))
     first, others = _by_core(sorted(bound), topology)
-    return (first + others)[: int(count)] if count else first[: None if environment.binding else share()]
+    return (first + others)[: int(count)] if count else first[: None if environment.binding else cgroup_cpu_limit()]
 
 
-def divide(ranks: int, nodes: Sequence[int] | None = None, topology: Path = TOPOLOGY) -> list[list[int]]:
+def split_cpus(ranks: int, nodes: Sequence[int] | None = None, topology: Path = TOPOLOGY) -> list[list[int]]:
     """The processors that this process may use, one a core, dealt out to the ranks; these share where cores lack.
 
     Node by node: on equal NUMA nodes a rank has whole ones, or cores of one, where their numbers divide each other.
@@ -38,7 +38,7 @@ def divide(ranks: int, nodes: Sequence[int] | None = None, topology: Path = TOPO
     """
     first, _ = _by_core(sorted(os.sched_getaffinity(0)), topology)
     node = {number: _node(number, topology) for number in first}
-    first = sorted(first, key=lambda number: (node[number], number))[: share()]
+    first = sorted(first, key=lambda number: (node[number], number))[: cgroup_cpu_limit()]
     if not nodes:
         return _deal(first, ranks)
     if len(nodes) < ranks or (absent := set(nodes[:ranks]) - {node[number] for number in first}):
@@ -60,7 +60,7 @@ def _node(number, topology):
     return next((int(link.name[4:]) for link in (topology / f"cpu{number}").glob("node[0-9]*")), 0)
 
 
-def share(root: Path = CGROUPS) -> int | None:
+def cgroup_cpu_limit(root: Path = CGROUPS) -> int | None:
     """How many processors' time the container may use, at least 1, as `docker run --cpus` sets it; None: any.
 
     Linux, cgroups(7): cpu.max of version 2; of version 1, cpu.cfs_quota_us and cpu.cfs_period_us.

@@ -6,7 +6,7 @@ from sglang.srt.runtime_context import get_parallel
 IDLE = 10  # milliseconds for which an idle replica looks at nothing but its own requests
 
 
-def keep_size(forward_batch, _model_runner) -> None:
+def skip_dp_padding(forward_batch, _model_runner) -> None:
     """Say what SGLang's LogitsProcessor wants to know of a batch's part in all replicas' tokens, and pad nothing.
 
     In the place of ForwardBatch.prepare_mlp_sync_batch. Our graphs take as many rows of each replica as it has.

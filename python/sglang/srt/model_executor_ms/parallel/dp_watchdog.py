@@ -28,8 +28,8 @@ def watch(controller, *_arguments) -> None:
 
     Or shows no sign of life for --dist-timeout, or --watchdog-timeout, seconds.
     """
-    patience = get_parallel().dist_timeout or get_device().watchdog_timeout
-    silent = Listener(Reports(controller.port_args.instance_id), patience)
+    timeout = get_parallel().dist_timeout or get_device().watchdog_timeout
+    silent = HeartbeatMonitor(LoadReports(controller.port_args.instance_id), timeout)
     threading.Thread(target=_watch, args=(controller, silent), daemon=True, name="replicas").start()
 
 
@@ -52,7 +52,7 @@ def watch_only_process(launched, _engine, server_args, port_args, *_arguments, *
     """
     view, parallel, (_, processes) = resolving_view(server_args), get_parallel(), launched
     if view.model_impl == "mindspore" and parallel.tp_size * parallel.pp_size * parallel.num_dp_ranks == 1:
-        silent = Listener(Reports(port_args.instance_id), view.dist_timeout or view.watchdog_timeout)
+        silent = HeartbeatMonitor(LoadReports(port_args.instance_id), view.dist_timeout or view.watchdog_timeout)
         given = (psutil.Process(processes[0].pid), silent)
         threading.Thread(target=_watch_only, args=given, daemon=True, name="replicas").start()
 
@@ -73,7 +73,7 @@ def ended(controller) -> str | None:
     return None
 
 
-class Silence:
+class LivenessTracker:
     """For how many looks in a row a replica has shown no sign of life.
 
     It reports its load to SGLang's controller after each prompt and every few steps, and each second while it is idle;
@@ -81,34 +81,34 @@ class Silence:
     """
 
     def __init__(self):
-        self.signs, self.looks = None, 0
+        self.signs, self.missed = None, 0
 
-    def look(self, report, processes: Iterable[psutil.Process]) -> int:
+    def observe(self, report, processes: Iterable[psutil.Process]) -> int:
         """report: SGLang's last LoadSnapshot of it, None: it has given none yet. -> how many looks."""
         signs = report and (report.timestamp, [sum(process.cpu_times()[:2]) for process in processes])
-        self.looks = self.looks + 1 if signs and signs == self.signs else 0  # the first report has no time
+        self.missed = self.missed + 1 if signs and signs == self.signs else 0  # the first report has no time
         self.signs = signs
-        return self.looks
+        return self.missed
 
 
-class Listener:
+class HeartbeatMonitor:
     """Looks, every INTERVAL, whether replicas are alive."""
 
-    def __init__(self, reports, patience: float):
-        """reports: as Reports; patience: for how many seconds a replica may be silent."""
-        self.reports, self.patience = reports, patience
-        self.silences: dict[int, Silence] = collections.defaultdict(Silence)
+    def __init__(self, reports, timeout: float):
+        """reports: as Reports; timeout: for how many seconds a replica may be silent."""
+        self.reports, self.timeout = reports, timeout
+        self.trackers: dict[int, LivenessTracker] = collections.defaultdict(LivenessTracker)
 
     def __call__(self, replicas: dict[int, list[psutil.Process]]) -> str | None:
         """What to say of one of these replicas, known by their processes, that has been silent for too long."""
         for replica, processes in replicas.items():
             with suppress(psutil.NoSuchProcess):  # others tell of processes that have ended
-                looks = self.silences[replica].look(self.reports(replica), processes)
+                missed = self.trackers[replica].observe(self.reports(replica), processes)
                 # Looks are counted, and not seconds, in which this process may have been stopped itself.
-                if looks * INTERVAL >= self.patience:
+                if missed * INTERVAL >= self.timeout:
                     states = "; ".join(f"process {process.pid} is {process.status()}" for process in processes)
                     return (
-                        f"replica {replica} has shown no sign of life for {self.patience:g} s (--dist-timeout, or "
+                        f"replica {replica} has shown no sign of life for {self.timeout:g} s (--dist-timeout, or "
                         f"--watchdog-timeout): {states}"
                     )
         return None
@@ -126,7 +126,7 @@ def processes_of(controller) -> dict[int, list[psutil.Process]]:
     return found
 
 
-class Reports:
+class LoadReports:
     """What replicas last told of their load, as SGLang keeps it in shared memory."""
 
     def __init__(self, instance: str):

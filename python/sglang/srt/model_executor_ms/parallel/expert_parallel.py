@@ -6,7 +6,7 @@ def dispatches(moe) -> bool:
     return moe.moe_a2a_backend != "none"
 
 
-def locates_experts(moe) -> bool:
+def uses_eplb(moe) -> bool:
     """Whether arguments, or get_exec().moe, give experts other places than one each in order, or count their tokens."""
     return bool(
         moe.ep_num_redundant_experts

@@ -41,13 +41,15 @@ def join_tensor_parallel(places: tuple[tuple[int, ...], ...] = (), join: Join = 
     """
     parallel = get_parallel()
     if parallel.tp_size == 1:
-        return Shard(places=places)
+        return Shard(physical_to_logical_map=places)
     from sglang.srt.distributed import get_tp_group
 
     coordinator = get_tp_group()
-    replicas, own_head = parallel.attn_dp_size, parallel.enable_dp_lm_head
+    attn_dp_size, dp_lm_head = parallel.attn_dp_size, parallel.enable_dp_lm_head
     dispatch = dispatches(get_exec().moe)
-    shard = Shard(parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, replicas, own_head, dispatch)
+    shard = Shard(
+        parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, attn_dp_size, dp_lm_head, dispatch
+    )
     join(shard.groups, coordinator)
     return shard
 
@@ -70,14 +72,14 @@ def pipeline_stage(layers: tuple[int, ...]) -> Stage:
     return Stage(parallel.pp_rank, parallel.pp_size, layers)
 
 
-def stay_on(processors: list[int]) -> None:
+def pin_threads(processors: list[int]) -> None:
     """Keep this thread, which computes beside the operators' own, and torch's on the processors of its rank."""
     os.sched_setaffinity(0, processors)
     # As many as the machine has would wait for each other, busily, on the processors of one rank.
     torch.set_num_threads(len(processors))
 
 
-def keep_sizes(model_config, _load_config, _ranks):
+def skip_tp_padding(model_config, _load_config, _ranks):
     """The sizes of a checkpoint, which SGLang pads for its own kernels on a CPU.
 
     In the place of adjust_config_with_unaligned_cpu_tp. What does not divide Shard refuses, by name.

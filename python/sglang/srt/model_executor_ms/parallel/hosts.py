@@ -19,7 +19,7 @@ from torch.distributed import DistError, TCPStore
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.environment import own_address_as_told, reach_hosts_by
-from sglang.srt.model_executor_ms.parallel.rendezvous import MeetingError, wait_for_ranks
+from sglang.srt.model_executor_ms.parallel.rendezvous import RendezvousError, wait_for_ranks
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils.network import NetworkAddress
 
@@ -27,11 +27,11 @@ logger = logging.getLogger(__name__)
 
 # Seconds, where --dist-timeout gives none: for which ranks wait for each other when a server starts, as torch does, and
 # in a collective of a step.
-MEETING, PATIENCE = 1800, 300
+INIT_TIMEOUT, COLLECTIVE_TIMEOUT = 1800, 300
 
 
 def node_of(rank: int) -> int:
-    """The node that SGLang starts a rank of the world on: neighbouring ranks of a stage, and stages, share one."""
+    """The node that SGLang starts a rank of the world on: neighboring ranks of a stage, and stages, share one."""
     parallel = get_parallel()
     return rank * parallel.nnodes // (parallel.tp_size * parallel.pp_size)
 
@@ -46,7 +46,7 @@ def stages_span() -> bool:
     return span(range(get_parallel().tp_size))
 
 
-def meet(original, *arguments, dist_init_method: str, **others) -> None:
+def wait_for_world(original, *arguments, dist_init_method: str, **others) -> None:
     """Around SGLang's making of groups: when they are made every rank is there, or those that are not are named."""
     parallel = get_parallel()
     if parallel.nnodes == 1:
@@ -58,13 +58,13 @@ def meet(original, *arguments, dist_init_method: str, **others) -> None:
         reach_hosts_by(interface_of(own), own)
     rank = parallel.tp_size * parallel.pp_rank + parallel.tp_rank
     size = parallel.tp_size * parallel.pp_size
-    store = meet_at(address, rank, size, parallel.dist_timeout or MEETING)
+    store = rendezvous(address, rank, size, parallel.dist_timeout or INIT_TIMEOUT)
     original(*arguments, dist_init_method=dist_init_method, **others)
     del store  # until now: torch's, which the groups are made with, shares its server
 
 
-def meet_at(address: NetworkAddress, rank: int, size: int, seconds: float) -> TCPStore:
-    """Return when all ranks have called this: the store through which they met. MeetingError, naming who lacks."""
+def rendezvous(address: NetworkAddress, rank: int, size: int, seconds: float) -> TCPStore:
+    """Return when all ranks have called this: the store through which they met. RendezvousError, naming who lacks."""
     where, first = address.to_host_port_str(), rank == 0
     host = NetworkAddress.resolve_host(address.host)
     try:
@@ -75,11 +75,11 @@ def meet_at(address: NetworkAddress, rank: int, size: int, seconds: float) -> TC
         problem = f"cannot reach rank 0 at {where} within {seconds} s: is node 0 there, with the same --dist-init-addr?"
         if first:
             problem = f"cannot listen at {where} (--dist-init-addr): is the address this host's, and the port free?"
-        raise MeetingError(f"{name_of(rank)} {problem} {lines[0] if lines else ''}") from error
+        raise RendezvousError(f"{name_of(rank)} {problem} {lines[0] if lines else ''}") from error
     try:
         wait_for_ranks(store, f"meet at {where}", rank, size, seconds, name=name_of)
     except DistError as error:
-        raise MeetingError(f"{name_of(rank)}: rank 0 at {where} ended while it waited: see its log") from error
+        raise RendezvousError(f"{name_of(rank)}: rank 0 at {where} ended while it waited: see its log") from error
     return store
 
 
@@ -91,11 +91,11 @@ def name_of(rank: int) -> str:
 def reached_at(address: NetworkAddress) -> str | None:
     """Where other hosts reach this one: what the user says, or as own_address has it.
 
-    MeetingError if it is this host that the name in `address` stands for, and only here.
+    RendezvousError if it is this host that the name in `address` stands for, and only here.
     """
     own = own_address_as_told() or own_address(address)
     if own and _is_loopback(own) and not _is_loopback(address.host):
-        raise MeetingError(
+        raise RendezvousError(
             f"{address.host} (--dist-init-addr) is {own} on this host, where no other one reaches it: give the address "
             "itself, or name this host's as SGLANG_HOST_IP"
         )
@@ -123,17 +123,19 @@ def interface_of(own: str) -> str | None:
 
 
 def join(group: str, ranks: Sequence[int], gather: Callable[[object], list]) -> None:
-    """Join the operators' group of these ranks of the world, those of a host side by side. gather: as ops.join's."""
-    patience = get_parallel().dist_timeout or PATIENCE
+    """Join the operators' group of these ranks of the world, those of a host side by side. gather: as
+    ops.init_group's."""
+    timeout = get_parallel().dist_timeout or COLLECTIVE_TIMEOUT
     nodes = [node_of(rank) for rank in ranks]
-    exchange = Exchange(ranks, nodes, patience) if len(set(nodes)) > 1 else None
-    ops.join(group, ranks.index(torch.distributed.get_rank()), len(ranks), gather, patience, nodes, exchange)
+    exchange = InterHostExchange(ranks, nodes, timeout) if len(set(nodes)) > 1 else None
+    ops.init_group(group, ranks.index(torch.distributed.get_rank()), len(ranks), gather, timeout, nodes, exchange)
 
 
-class Exchange:
-    """As the argument `exchange` of ops.join: the first ranks of all hosts give each other what their hosts' have."""
+class InterHostExchange:
+    """As the argument `exchange` of ops.init_group: the first ranks of all hosts give each other what their hosts'
+    have."""
 
-    def __init__(self, ranks: Sequence[int], nodes: Sequence[int], patience: float):
+    def __init__(self, ranks: Sequence[int], nodes: Sequence[int], timeout: float):
         """ranks: those of the group in the world, all of which must call this; nodes: their hosts, one after the other.
 
         A host may have more of them than another one.
@@ -142,16 +144,16 @@ class Exchange:
         self.hosts = [slice(*ends) for ends in itertools.pairwise([*places, len(ranks)])]
         firsts, own = [ranks[place] for place in places], torch.distributed.get_rank()
         self.others = [name_of(rank) for rank in firsts if rank != own]
-        self.patience = patience
+        self.timeout = timeout
         self.group = self.place = None
         if own in firsts:
             self.place = firsts.index(own)
             self.group = torch.distributed.new_group(
-                firsts, timedelta(seconds=patience), "gloo", use_local_synchronization=True
+                firsts, timedelta(seconds=timeout), "gloo", use_local_synchronization=True
             )
 
     def __call__(self, address: int, stride: int, size: int) -> None:
-        """RuntimeError that names the hosts, if one has ended or does not come within `patience`."""
+        """RuntimeError that names the hosts, if one has ended or does not come within `timeout`."""
         count = self.hosts[-1].stop
         memory = (ctypes.c_char * ((count - 1) * stride + size)).from_address(address)
         rows = torch.frombuffer(memory, dtype=torch.uint8).as_strided((count, size), (stride, 1))
@@ -165,7 +167,7 @@ class Exchange:
             torch.distributed.all_gather(gathered, gathered[self.place], group=self.group)
         except RuntimeError as error:
             late = " or ".join(self.others)
-            why = f"has ended, or has not come within {self.patience:g} s (--dist-timeout): {error}"
+            why = f"has ended, or has not come within {self.timeout:g} s (--dist-timeout): {error}"
             raise RuntimeError(f"{late} {why}") from error
         for host, values in zip(self.hosts, gathered, strict=True):
             if most > 1 and host != self.hosts[self.place]:

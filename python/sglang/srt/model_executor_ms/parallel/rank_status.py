@@ -1,6 +1,6 @@
 """Ranks that wait for one that is late, between steps too: for how long, and whom they name when they give up.
 
-Within a step the operators do so themselves (ops.join), between hosts hosts.Exchange.
+Within a step the operators do so themselves (ops.init_group), between hosts hosts.InterHostExchange.
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import psutil
 import torch
 
-from sglang.srt.model_executor_ms.parallel.hosts import MEETING, node_of
+from sglang.srt.model_executor_ms.parallel.hosts import INIT_TIMEOUT, node_of
 from sglang.srt.runtime_context import get_parallel
 
 logger = logging.getLogger(__name__)
@@ -29,17 +29,17 @@ class Rank(NamedTuple):
 _ranks: list[Rank] = []  # all of the world, in order
 
 
-def wait_as_told(original, coordinator, *arguments, **others) -> None:
+def set_gloo_timeout(original, coordinator, *arguments, **others) -> None:
     """Around SGLang's making of a group: its messages through the CPU are waited for as long as --dist-timeout says.
 
     SGLang gives them two hours, whatever that is. If it is not given, half an hour, torch's own default: ranks may be
     busy with different things when a server starts, or reads other weights.
     """
-    others.setdefault("gloo_timeout", timedelta(seconds=get_parallel().dist_timeout or MEETING))
+    others.setdefault("gloo_timeout", timedelta(seconds=get_parallel().dist_timeout or INIT_TIMEOUT))
     original(coordinator, *arguments, **others)
 
 
-def introduce(_result, *_arguments, **_others) -> None:
+def share_rank_info(_result, *_arguments, **_others) -> None:
     """After SGLang's making of groups: every rank knows the processes of all."""
     from sglang.srt.distributed.parallel_state import get_world_group
 
@@ -50,7 +50,7 @@ def introduce(_result, *_arguments, **_others) -> None:
     _ranks[:] = found
 
 
-def serve(original, scheduler):
+def log_rank_states_on_error(original, scheduler):
     """Around SGLang's Scheduler.run_event_loop: an error comes with what has become of the other ranks."""
     try:
         return original(scheduler)
@@ -60,7 +60,7 @@ def serve(original, scheduler):
         raise
 
 
-def name_in(watchdog, *_arguments, **_others):
+def add_rank_states_to_watchdog(watchdog, *_arguments, **_others):
     """After SGLang's making of a scheduler's watchdog: what it tells before it ends the server names the others."""
     told = watchdog.dump_info
     watchdog.dump_info = lambda: "\n".join([*([_state_of_all("makes no progress")] if len(_ranks) > 1 else []), told()])

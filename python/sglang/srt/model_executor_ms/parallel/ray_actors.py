@@ -16,7 +16,7 @@ from ray.util.placement_group import placement_group
 
 from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.model_executor_ms.environment import for_actors, forget_threads_of_ray
-from sglang.srt.model_executor_ms.parallel.dp_watchdog import INTERVAL, Listener, Reports
+from sglang.srt.model_executor_ms.parallel.dp_watchdog import INTERVAL, HeartbeatMonitor, LoadReports
 from sglang.srt.plugins import load_plugins
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ def launch(original, engine, server_args, port_args, *arguments, **others):
             for_now.enter_context(mock.patch(name, replacement))
         launched = original(engine, server_args, port_args, *arguments, **others)
     _stopped.clear()
-    silent = Listener(Reports(port_args.instance_id), view.dist_timeout or view.watchdog_timeout)
+    silent = HeartbeatMonitor(LoadReports(port_args.instance_id), view.dist_timeout or view.watchdog_timeout)
     for watcher, *given in ((_watch, launched[0]), (_end_silent, silent, actors.on_this_node())):
         threading.Thread(target=watcher, args=given, daemon=True, name="actors").start()
     return launched
@@ -126,7 +126,7 @@ def _watch(result):
         os.kill(os.getpid(), signal.SIGQUIT)  # which SGLang's launcher sees, as where a rank tells of its end itself
 
 
-def _end_silent(silent: Listener, replicas: dict[int, list[psutil.Process]]) -> None:
+def _end_silent(silent: HeartbeatMonitor, replicas: dict[int, list[psutil.Process]]) -> None:
     """End the actors when one is silent for too long, which `_watch` sees. A stopped one would not hear Ray's word."""
     while not _stopped.wait(INTERVAL):
         if problem := silent(replicas):

@@ -30,7 +30,7 @@ TELL = 60.0  # seconds between two lines on who is waited for
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
-class MeetingError(RuntimeError):
+class RendezvousError(RuntimeError):
     """MindSpore's ranks cannot find each other. The message says which rank lacks, or what the process said."""
 
 
@@ -42,8 +42,8 @@ def free_address(host: str | None = None) -> tuple[str, int]:
             found.bind((place, 0))
             return place, found.getsockname()[1]
     if host:
-        raise MeetingError(f"{host} is no address of this host: what do SGLANG_HOST_IP, HOST_IP and its routes say?")
-    raise MeetingError("this host has no loopback address, neither 127.0.0.1 nor ::1")
+        raise RendezvousError(f"{host} is no address of this host: what do SGLANG_HOST_IP, HOST_IP and its routes say?")
+    raise RendezvousError("this host has no loopback address, neither 127.0.0.1 nor ::1")
 
 
 def roles(role: str, rank: int, size: int, host: str, port: int, own: str | None = None) -> dict[str, str]:
@@ -61,7 +61,7 @@ def roles(role: str, rank: int, size: int, host: str, port: int, own: str | None
     }
 
 
-def patience(seconds: int) -> dict[str, str]:
+def topology_timeout(seconds: int) -> dict[str, str]:
     """The environment of a process that is to wait for the others of its cluster for so long."""
     return {"MS_TOPO_TIMEOUT": str(seconds)}
 
@@ -72,7 +72,7 @@ class Scheduler:
     def __init__(self, size: int, timeout: int, program: str = PROGRAM, host: str | None = None):
         """Start it; it listens when this returns. size: ranks; host: as free_address has it.
 
-        MeetingError with what it said, if it does not come.
+        RendezvousError with what it said, if it does not come.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="sglang-mindspore-scheduler-"))
         self.log = self.folder / "scheduler.log"
@@ -82,10 +82,12 @@ class Scheduler:
             self.host, self.port = free_address(host)
             if self._start(size, timeout, program):
                 return
-        raise MeetingError(f"MindSpore's scheduler process does not start; {self.log} ends with:\n{self._last_lines()}")
+        raise RendezvousError(
+            f"MindSpore's scheduler process does not start; {self.log} ends with:\n{self._last_lines()}"
+        )
 
     def _start(self, size, timeout, program):
-        environment = inherited(roles("MS_SCHED", 0, size, self.host, self.port) | patience(timeout))
+        environment = inherited(roles("MS_SCHED", 0, size, self.host, self.port) | topology_timeout(timeout))
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=log, stderr=log)
         deadline = time.monotonic() + timeout
@@ -130,7 +132,7 @@ def wait_for_ranks(
     poll: float = 0.2,
     name: Callable[[int], str] = "rank {}".format,
 ) -> None:
-    """Return when all ranks have called this with the same `what`. MeetingError naming those that have not.
+    """Return when all ranks have called this with the same `what`. RendezvousError naming those that have not.
 
     store: torch.distributed's, which all ranks share. Who is waited for is logged every minute.
     """
@@ -140,7 +142,7 @@ def wait_for_ranks(
     while missing := [other for other in missing if not store.check([key(what, other)])]:
         names, now = ", ".join(map(name, missing)), time.monotonic()
         if now > began + timeout:
-            raise MeetingError(f"{names} of {size} did not come within {timeout:.0f} s to {what}: look at its log")
+            raise RendezvousError(f"{names} of {size} did not come within {timeout:.0f} s to {what}: look at its log")
         if now > told + TELL:
             logger.warning("waiting for %s to %s", names, what)
             told = now

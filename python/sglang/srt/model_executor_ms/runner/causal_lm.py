@@ -21,7 +21,7 @@ from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
-from sglang.srt.model_executor_ms.runner.weights import with_quantisation
+from sglang.srt.model_executor_ms.runner.weights import with_quantization
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
@@ -31,7 +31,7 @@ from sglang.srt.utils.hf_transformers_utils import get_context_length
 
 logger = logging.getLogger(__name__)
 
-PASSED_ON = "hidden_states"  # SGLang sends what it is given from stage to stage, by name
+PP_HIDDEN_STATES = "hidden_states"  # SGLang sends what it is given from stage to stage, by name
 
 
 class MindSporeForCausalLM(torch.nn.Module):
@@ -49,46 +49,52 @@ class MindSporeForCausalLM(torch.nn.Module):
         environment = read_environment()
         cores = processors(environment, groups.rank())
         where = get_device().device
-        fused_sums = environment.fused_sums and not hosts.stages_span()  # that kernel is for the cards of one host
-        self.take_device(config, environment.stage_layers, fused_sums)
+        allreduce_fusion = (
+            environment.allreduce_fusion and not hosts.stages_span()
+        )  # that kernel is for the cards of one host
+        self.take_device(config, environment.pp_layer_partition, allreduce_fusion)
         self.table = device.start(where, environment.ops_table, cores)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
         if computed != requested:
             logger.info("dtype %s: these operators hold weights and activations in %s", requested, computed)
         positions = get_model().context_length or get_context_length(config)
-        shard = groups.join_tensor_parallel(eplb.places(), self.join)
+        shard = groups.join_tensor_parallel(eplb.physical_to_logical_map(), self.join)
         self.pin_threads(cores)
-        stage = groups.pipeline_stage(environment.stage_layers)
-        begun = _most_prompt_tokens(positions)
-        runtime = Runtime(getattr(ms, computed), positions, shard, stage, fused_sums, begun)
+        stage = groups.pipeline_stage(environment.pp_layer_partition)
+        begun = _max_prefill_tokens(positions)
+        runtime = Runtime(getattr(ms, computed), positions, shard, stage, allreduce_fusion, begun)
         self.config = config
         network_class = model_class(config.architectures)
         generates = is_generation_model(config.architectures, get_model().is_embedding)
         if not generates:
             network_class = embedding_class(network_class)
         model = get_model()
-        written = with_quantisation(config.to_dict(), model.model_path, model.quantization)
+        written = with_quantization(config.to_dict(), model.model_path, model.quantization)
         published = config_fixups.restored(written, model.model_path, model.revision)
         self.network = network_class(published, runtime)
-        self.experts_chosen = eplb.Counter(self.network)
+        self.expert_counter = eplb.ExpertCounter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
         self.logits_processor.final_logit_softcapping = None  # the head caps
         gather_logits(self.logits_processor, shard.head)
         read = self.network.config
-        self.stage, self.start_layer, self.end_layer = stage, read.held.start, read.held.stop  # SGLang reads the layers
+        self.stage, self.start_layer, self.end_layer = (
+            stage,
+            read.layer_range.start,
+            read.layer_range.stop,
+        )  # SGLang reads the layers
         self.lm_head = self._head() if stage.last else None
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
 
-    def take_device(self, config, stage_layers: tuple[int, ...], fused_sums: bool) -> None:
+    def take_device(self, config, pp_layer_partition: tuple[int, ...], allreduce_fusion: bool) -> None:
         """Make ready what MindSpore computes on, before its first operator."""
 
     def pin_threads(self, processors: list[int]) -> None:
         """Keep the threads of a rank among others on its processors."""
         if groups.ranks() > 1:
-            groups.stay_on(processors)
+            groups.pin_threads(processors)
 
     def _head(self):
         read = self.network.config
@@ -101,19 +107,19 @@ class MindSporeForCausalLM(torch.nn.Module):
         if self.runner is not None:  # the weights of a server that runs were updated
             for parameter in self.network.get_parameters():
                 ops.renew(parameter)
-        self.network.pack()
+        self.network.process_weights_after_loading()
         if self.runner is not None:
             self._bind_head()
 
     @classmethod
     def get_model_config_for_expert_location(cls, hf_config):
         """SGLang asks what experts a model has."""
-        return eplb.sizes(hf_config)
+        return eplb.model_config_for_expert_location(hf_config)
 
     @property
     def routed_experts_weights_of_layer(self) -> dict[int, Experts]:
         """What SGLang lets its updater, eplb.Updater, move between ranks: layer -> its experts."""
-        return eplb.located(self.network)
+        return eplb.eplb_layers(self.network)
 
     def compile_graphs(self, model_runner, make_runner) -> None:
         """Compile all that serving needs, with a progress bar; the key/value pool exists by now.
@@ -129,7 +135,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         model_runner, limits = self.model_runner, _limits(self.model_runner)
         common = (self.network, self.kv_caches, limits, model_runner.req_to_token_pool.req_to_token)
         self.runner = self.make_runner(*common, model_runner.page_size, self.config.vocab_size, first)
-        self.experts_chosen.bind()
+        self.expert_counter.bind()
         self._bind_head()
 
     def _bind_head(self) -> None:
@@ -155,19 +161,21 @@ class MindSporeForCausalLM(torch.nn.Module):
             backend.init_forward_metadata(forward_batch)
         step = backend.forward_metadata
         with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):
-            self.experts_chosen.begin()
+            self.expert_counter.begin_pass()
             with self.profile.phase("graph"):
-                hidden_states = self.runner.run(input_ids if self.stage.first else pp_proxy_tensors[PASSED_ON], step)
-            self.experts_chosen.passed()
+                hidden_states = self.runner.run(
+                    input_ids if self.stage.first else pp_proxy_tensors[PP_HIDDEN_STATES], step
+                )
+            self.expert_counter.end_pass()
             if not self.stage.last:
-                return PPProxyTensors({PASSED_ON: hidden_states})
+                return PPProxyTensors({PP_HIDDEN_STATES: hidden_states})
             with self.profile.phase("logits"):
                 if get_embedding:
                     return self.pooling(hidden_states, forward_batch, input_ids)
                 return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
 
 
-def _most_prompt_tokens(context: int) -> int:
+def _max_prefill_tokens(context: int) -> int:
     """Of a step that SGLang schedules: a chunk of prefill, or a whole prompt."""
     schedule = get_schedule()
     chunk = schedule.chunked_prefill_size or -1
@@ -180,7 +188,7 @@ def _limits(model_runner) -> Limits:
     With room for the steps of WARM_UP, where that is less.
     """
     context = model_runner.model_config.context_len
-    prefill = _most_prompt_tokens(context)
+    prefill = _max_prefill_tokens(context)
     requests = max(model_runner.max_running_requests, *(len(queries) for _, queries, _ in WARM_UP))
     tokens = max(prefill + requests, *(sum(queries) for _, queries, _ in WARM_UP))
     return Limits(tokens, requests, -(-context // model_runner.page_size) + 1)

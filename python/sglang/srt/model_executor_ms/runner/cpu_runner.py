@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, forward_graph, passed_on
+from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, forward_graph, pp_input_of
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.step_inputs import StepInputs, first_pages, from_forward_batch, step_inputs
 
@@ -20,17 +20,17 @@ WARM_UP = (("prefill", (3, 2), (3, 2)), ("cached prefix", (2,), (5,)), ("decode"
 
 def runner(network, caches: KVCaches, limits: Limits, req_to_token, page_size: int, vocab_size: int, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
-    made = HostGraphRunner(network, caches, limits, req_to_token, page_size)
-    made.warm_up(_warm_up_steps(page_size, network.config, caches.window_slots() is not None))
+    made = CpuGraphRunner(network, caches, limits, req_to_token, page_size)
+    made.warm_up(_warm_up_steps(page_size, network.config, caches.full_to_swa() is not None))
     return made
 
 
-class HostGraphRunner:
+class CpuGraphRunner:
     """Prepares steps of SGLang and runs them."""
 
     def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
-        self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, passed_on(network.config))
+        self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, pp_input_of(network.config))
         self.caches, self.req_to_token, self.page_size = caches, req_to_token, page_size
 
     def warm_up(self, steps: Sequence[Step]) -> None:
@@ -43,9 +43,9 @@ class HostGraphRunner:
 
     def prepare(self, forward_batch) -> StepInputs:
         """What the step of a ForwardBatch needs, made before the pass."""
-        window_slots = self.caches.window_slots()
-        window_slots = None if window_slots is None else window_slots.numpy()
-        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, window_slots)
+        full_to_swa = self.caches.full_to_swa()
+        full_to_swa = None if full_to_swa is None else full_to_swa.numpy()
+        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, full_to_swa)
 
     def run(self, input_ids: torch.Tensor, step: StepInputs) -> torch.Tensor:
         """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size]."""
@@ -60,8 +60,8 @@ def _warm_up_steps(page_size: int, config, hybrid: bool) -> list[Step]:
     for _, query_lens, seq_lens in WARM_UP:
         table, slots = first_pages(query_lens, seq_lens, page_size)
         inputs = generator.integers(0, config.vocab_size, len(slots), np.int32)
-        if passed := passed_on(config):
-            inputs = torch.from_numpy(generator.standard_normal((len(slots), passed.size))).to(passed.dtype)
-        window_slots = np.arange(table.max() + 1) if hybrid else None
-        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, window_slots)))
+        if pp_input := pp_input_of(config):
+            inputs = torch.from_numpy(generator.standard_normal((len(slots), pp_input.size))).to(pp_input.dtype)
+        full_to_swa = np.arange(table.max() + 1) if hybrid else None
+        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, full_to_swa)))
     return steps

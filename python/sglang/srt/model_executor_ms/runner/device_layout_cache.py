@@ -13,16 +13,16 @@ from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 WITHOUT_MEMORY = "meta"  # torch's device of tensors that are shapes only
 
 
-def rounds_of(network) -> tuple[bool, ...]:
+def blockwise_layers(network) -> tuple[bool, ...]:
     """Of each layer that a network has, in order, whether its attention is in rounds."""
-    found = (getattr(cell, "in_rounds", None) for _, cell in network.cells_and_names())
+    found = (getattr(cell, "blockwise", None) for _, cell in network.cells_and_names())
     return tuple(one for one in found if one is not None)
 
 
-def maker(buffer: torch.Tensor, in_rounds: bool, page_size: int):
+def maker(buffer: torch.Tensor, blockwise: bool, page_size: int):
     """What makes the cache of a layer in the place of SGLang's buffer [slots, K, D]; None where SGLang does."""
     dtype = getattr(ms, str(buffer.dtype).removeprefix("torch."))
-    return ops.own_cache(tuple(buffer.shape), dtype, in_rounds, page_size)
+    return ops.device_layout_cache(tuple(buffer.shape), dtype, blockwise, page_size)
 
 
 def choose_pool(original, configurator, *, kind, default):
@@ -38,18 +38,18 @@ def _refused(name: str):
     return refuse
 
 
-class PoolOfShapes(MHATokenToKVPool):
+class MetaKVPool(MHATokenToKVPool):
     """SGLang's pool, without memory for the layers whose caches the table makes."""
 
-    in_rounds: tuple[bool, ...]  # of each layer
+    blockwise: tuple[bool, ...]  # of each layer
 
     def _create_buffers(self):
         device, self.device = self.device, WITHOUT_MEMORY
         super()._create_buffers()
         self.device = device
-        for place, in_rounds in enumerate(self.in_rounds):
+        for place, blockwise in enumerate(self.blockwise):
             for buffers in (self.k_buffer, self.v_buffer):
-                if maker(buffers[place], in_rounds, self.page_size) is None:
+                if maker(buffers[place], blockwise, self.page_size) is None:
                     buffers[place] = torch.zeros_like(buffers[place], device=device)
 
     get_cpu_copy = _refused("get_cpu_copy")
@@ -61,7 +61,7 @@ class PoolOfShapes(MHATokenToKVPool):
 
 def pool_class(network) -> type[MHATokenToKVPool]:
     """The class of a model's pool: SGLang's, unless the table makes the cache of any layer itself."""
-    in_rounds, any_size = rounds_of(network), torch.empty(1, 1, 1, dtype=torch.float16)
-    if all(maker(any_size, one, 1) is None for one in in_rounds):
+    blockwise, any_size = blockwise_layers(network), torch.empty(1, 1, 1, dtype=torch.float16)
+    if all(maker(any_size, one, 1) is None for one in blockwise):
         return MHATokenToKVPool
-    return type(PoolOfShapes.__name__, (PoolOfShapes,), {"in_rounds": in_rounds})
+    return type(MetaKVPool.__name__, (MetaKVPool,), {"blockwise": blockwise})

@@ -13,37 +13,41 @@ from sglang.srt.eplb.expert_distribution import get_global_expert_distribution_r
 from sglang.srt.eplb.expert_location import ModelConfigForExpertLocation, get_global_expert_location_metadata
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.layers_ms import Experts, ops
-from sglang.srt.model_executor_ms.parallel.expert_parallel import locates_experts
+from sglang.srt.model_executor_ms.parallel.expert_parallel import uses_eplb
 from sglang.srt.model_executor_ms.runner import bridge, device
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.runtime_context import get_exec
 
 
-def sizes(hf_config) -> ModelConfigForExpertLocation | None:
+def model_config_for_expert_location(hf_config) -> ModelConfigForExpertLocation | None:
     """What SGLang wants to know of a model's experts; None where it has none, or nobody asked for their places."""
     config_class = model_class(hf_config.architectures).config_class
-    if not locates_experts(get_exec().moe) or not config_class.has_experts:
+    if not uses_eplb(get_exec().moe) or not config_class.has_experts:
         return None
     config = config_class.read(hf_config.to_dict(), runtime=Runtime())
     return ModelConfigForExpertLocation(config.num_hidden_layers, config.num_experts, config.routing.groups)
 
 
-def places() -> tuple[tuple[int, ...], ...]:
+def physical_to_logical_map() -> tuple[tuple[int, ...], ...]:
     """Of each layer, the expert in each place of all ranks; () if they are in order."""
     metadata = get_global_expert_location_metadata()
     return () if metadata is None else tuple(map(tuple, metadata.physical_to_logical_map_cpu.tolist()))
 
 
-def located(network) -> dict[int, Experts]:
+def eplb_layers(network) -> dict[int, Experts]:
     """The experts of each layer of this rank that has some with places."""
-    layers = zip(network.config.held, network.model.layers, strict=True)
+    layers = zip(network.config.layer_range, network.model.layers, strict=True)
     cells = ((layer_id, cell) for layer_id, layer in layers for _, cell in layer.cells_and_names())
-    return {layer_id: cell for layer_id, cell in cells if isinstance(cell, Experts) and cell.location is not None}
+    return {
+        layer_id: cell
+        for layer_id, cell in cells
+        if isinstance(cell, Experts) and cell.logical_to_physical_map is not None
+    }
 
 
 @contextmanager
-def weights(experts: Experts) -> Iterator[list[torch.Tensor]]:
+def movable_weights(experts: Experts) -> Iterator[list[torch.Tensor]]:
     """What SGLang's updater moves meanwhile: tensors whose first axis is this rank's places."""
     plain = experts.plain()
     moved = list(map(bridge.to_torch, plain.values()))
@@ -54,7 +58,7 @@ def weights(experts: Experts) -> Iterator[list[torch.Tensor]]:
     experts.put(plain)
 
 
-class Counter:
+class ExpertCounter:
     """Gives SGLang's recorder, after each pass, how many tokens went to each place of each layer.
 
     All of these numbers stay on the device, in the order of torch's current stream.
@@ -62,14 +66,14 @@ class Counter:
 
     def __init__(self, network):
         recorded = get_exec().moe.expert_distribution_recorder_mode is not None
-        self.layers = located(network) if recorded else {}
+        self.layers = eplb_layers(network) if recorded else {}
         self.counts, self.wanted = {}, []
 
     def bind(self) -> None:
         """The model has run: what its layers count is where it stays."""
-        self.counts = {layer_id: bridge.to_torch(experts.chosen) for layer_id, experts in self.layers.items()}
+        self.counts = {layer_id: bridge.to_torch(experts.expert_counts) for layer_id, experts in self.layers.items()}
 
-    def begin(self) -> None:
+    def begin_pass(self) -> None:
         """A forward pass is about to run."""
         recorder = get_global_expert_distribution_recorder()
         buffers = ((recorder.get_current_pass_count_buffer(layer), counts) for layer, counts in self.counts.items())
@@ -77,7 +81,7 @@ class Counter:
         for _, counts in self.wanted:
             counts.zero_()
 
-    def passed(self) -> None:
+    def end_pass(self) -> None:
         """It has run."""
         for buffer, counts in self.wanted:
             buffer.add_(counts)
@@ -97,10 +101,10 @@ class Updater(ExpertLocationUpdater):
         missing = {}
         for layer_id in update_layer_ids:  # one after the other, since a layer's tensors may be copies
             experts = routed_experts_weights_of_layer[layer_id]
-            with weights(experts) as moved:
+            with movable_weights(experts) as moved:
                 missing |= super().update({layer_id: moved}, new_expert_location_metadata, [layer_id], **where)
-            experts.locate(places()[layer_id])
-            ops.renew(experts.location)
+            experts.set_physical_experts(physical_to_logical_map()[layer_id])
+            ops.renew(experts.logical_to_physical_map)
         return missing
 
 

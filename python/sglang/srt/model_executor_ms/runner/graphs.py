@@ -26,16 +26,16 @@ class Limits(NamedTuple):
 Step = tuple[np.ndarray | torch.Tensor, StepInputs]
 
 
-class PassedOn(NamedTuple):
+class PPInput(NamedTuple):
     """The hidden states that a pipeline stage is given in the place of ids."""
 
     size: int
     dtype: torch.dtype
 
 
-def passed_on(config) -> PassedOn | None:
+def pp_input_of(config) -> PPInput | None:
     """What the stage before passes on to the one that a model of this config is; None: it is the first."""
-    return None if config.stage.first else PassedOn(config.hidden_size, getattr(torch, str(config.dtype).lower()))
+    return None if config.stage.first else PPInput(config.hidden_size, getattr(torch, str(config.dtype).lower()))
 
 
 class StepTooLarge(Exception):
@@ -48,17 +48,17 @@ def compilations() -> int:
 
 
 class ForwardGraph(nn.Cell):
-    """A model and its caches, compiled, for steps of one kind (ops.parts).
+    """A model and its caches, compiled, for steps of one kind (ops.split_by_forward_mode).
 
     MindSpore's runtime for Ascend knows some inputs of a graph by their names. Its attention kernels read lengths on
     the host, from q_seq_lens and batch_valid_length, which have to be host tensors: it would copy them back at each
     step. What is called key_cache or value_cache a captured graph reads in place: it would copy it at each replay.
     """
 
-    def __init__(self, model, k_caches: tuple, v_caches: tuple, kind: str):
+    def __init__(self, model, k_caches: tuple, v_caches: tuple, forward_mode: str):
         """The caches, from ops.cache_view, are those that every call uses."""
         super().__init__()
-        self.model, self.kind = model, kind
+        self.model, self.forward_mode = model, forward_mode
         self.k_caches, self.v_caches = mutable(k_caches), mutable(v_caches)
 
     @ms.jit(fullgraph=True)  # without fullgraph MindSpore runs what it cannot compile in Python, silently
@@ -67,38 +67,38 @@ class ForwardGraph(nn.Cell):
         input_ids,
         positions,
         request_ids,
-        slots,
+        out_cache_loc,
         q_seq_lens,
         batch_valid_length,
         block_tables,
-        plan,
-        windowed,
+        attn_metadata,
+        swa,
         key_caches,
         value_caches,
     ):
-        window_slots, window_tables, window_plan = slots, block_tables, plan
-        if len(windowed) > 0:
-            window_slots, window_tables, window_plan = windowed[0], windowed[1], windowed[2:]
+        swa_out_cache_loc, swa_tables, swa_attn_metadata = out_cache_loc, block_tables, attn_metadata
+        if len(swa) > 0:
+            swa_out_cache_loc, swa_tables, swa_attn_metadata = swa[0], swa[1], swa[2:]
         # MindSpore 2.10 compiles again at each call with a NamedTuple, and cannot build one here: a literal dict.
         step = {
             "input_ids": input_ids,
             "positions": positions,
             "request_ids": request_ids,
-            "slots": slots,
+            "out_cache_loc": out_cache_loc,
             "query_lens": q_seq_lens,
             "seq_lens": batch_valid_length,
             "block_tables": block_tables,
-            "plan": plan,
-            "kind": self.kind,
-            "windowed": {  # the step as layers with a window see it
+            "attn_metadata": attn_metadata,
+            "forward_mode": self.forward_mode,
+            "swa": {  # the step as layers with a window see it
                 "positions": positions,
                 "request_ids": request_ids,
-                "slots": window_slots,
+                "out_cache_loc": swa_out_cache_loc,
                 "query_lens": q_seq_lens,
                 "seq_lens": batch_valid_length,
-                "block_tables": window_tables,
-                "plan": window_plan,
-                "kind": self.kind,
+                "block_tables": swa_tables,
+                "attn_metadata": swa_attn_metadata,
+                "forward_mode": self.forward_mode,
             },
             "k_caches": key_caches,
             "v_caches": value_caches,
@@ -128,21 +128,21 @@ def _tensor(input_ids):
 class DynamicGraph(ForwardGraph):
     """Takes tensors of each step's own shape: dynamic axes are declared once, at the first step."""
 
-    def __init__(self, model, k_caches, v_caches, kind):
-        super().__init__(model, k_caches, v_caches, kind)
+    def __init__(self, model, k_caches, v_caches, forward_mode):
+        super().__init__(model, k_caches, v_caches, forward_mode)
         self.declared = False
 
     def outputs(self, input_ids, step):
-        *arrays, plan = step.arrays()
-        arrays, plan, windowed = (map(bridge.int32, part) for part in (arrays, plan, step.windowed))
-        return self.call([_tensor(input_ids), *arrays], plan, windowed)
+        *arrays, attn_metadata = step.arrays()
+        arrays, attn_metadata, swa = (map(bridge.int32, part) for part in (arrays, attn_metadata, step.swa))
+        return self.call([_tensor(input_ids), *arrays], attn_metadata, swa)
 
-    def call(self, arrays: Sequence[Tensor], plan: Iterable[Tensor], windowed: Iterable[Tensor] = ()):
+    def call(self, arrays: Sequence[Tensor], attn_metadata: Iterable[Tensor], swa: Iterable[Tensor] = ()):
         """As outputs, of ids and the fields of StepInputs but the two tuples, in order, as tensors on any device."""
-        plan, windowed = tuple(plan), tuple(windowed)
+        attn_metadata, swa = tuple(attn_metadata), tuple(swa)
         if not self.declared:
-            self._declare(arrays, plan, windowed)
-        return self(*arrays, _mutable(plan), _mutable(windowed), self.k_caches, self.v_caches)
+            self._declare(arrays, attn_metadata, swa)
+        return self(*arrays, _mutable(attn_metadata), _mutable(swa), self.k_caches, self.v_caches)
 
     def _declare(self, arrays, *tuples):
         first, *rest = arrays
@@ -167,25 +167,25 @@ class UncompiledGraph(DynamicGraph):
 
     construct = ForwardGraph.construct.__wrapped__
 
-    def call(self, arrays, plan, windowed=()):
-        return self(*arrays, tuple(plan), tuple(windowed), self.k_caches, self.v_caches)
+    def call(self, arrays, attn_metadata, swa=()):
+        return self(*arrays, tuple(attn_metadata), tuple(swa), self.k_caches, self.v_caches)
 
 
 class StaticGraph(ForwardGraph):
-    """Takes tensors with room for the largest step; ops.begin_step tells how many rows of them count."""
+    """Takes tensors with room for the largest step; ops.set_valid_rows tells how many rows of them count."""
 
-    def __init__(self, model, k_caches, v_caches, limits: Limits, passed: PassedOn | None = None):
+    def __init__(self, model, k_caches, v_caches, limits: Limits, pp_input: PPInput | None = None):
         super().__init__(model, k_caches, v_caches, "")
         self.limits = limits
         tokens, requests, blocks = limits
         shapes = [(tokens,)] * 4 + [(requests,)] * 2 + [(requests, blocks)]
         self.buffers = [np.zeros(shape, np.int32) for shape in shapes]  # ids, then the fields of StepInputs but plan
         self.tensors = [bridge.int32(buffer) for buffer in self.buffers]
-        if passed:
-            self.buffers[0] = torch.zeros(tokens, passed.size, dtype=passed.dtype)
+        if pp_input:
+            self.buffers[0] = torch.zeros(tokens, pp_input.size, dtype=pp_input.dtype)
             self.tensors[0] = bridge.to_mindspore(self.buffers[0])
-        self.plan_buffers, self.window_buffers = [], []  # made for what the first step has
-        self.plan = self.windowed = ()
+        self.attn_metadata_buffers, self.swa_buffers = [], []  # made for what the first step has
+        self.attn_metadata = self.swa = ()
         self.replay = None
 
     def outputs(self, input_ids, step):
@@ -201,7 +201,7 @@ class StaticGraph(ForwardGraph):
     def capture(self, steps):
         self._fill(*steps[0])
         parameters = [parameter for _, parameter in self.model.parameters_and_names()]
-        lasting = [*parameters, *self.k_caches, *self.v_caches, *self.tensors, *self.plan, *self.windowed]
+        lasting = [*parameters, *self.k_caches, *self.v_caches, *self.tensors, *self.attn_metadata, *self.swa]
         replay = ops.capture(self._graph, lasting)
         if replay and all(self._agrees(replay, *step) for step in steps):
             self.replay = replay
@@ -212,25 +212,29 @@ class StaticGraph(ForwardGraph):
         return torch.equal(bridge.to_torch(replay())[: len(input_ids)], wanted)
 
     def _fill(self, input_ids, step):
-        *arrays, plan = step.arrays()
+        *arrays, attn_metadata = step.arrays()
         self._check(step)
-        if not self.plan:
-            self._make_buffers(plan, step.windowed)
-        buffers = (*self.buffers, *self.plan_buffers, *self.window_buffers)
-        for buffer, array in zip(buffers, (input_ids, *arrays, *plan, *step.windowed), strict=True):
+        if not self.attn_metadata:
+            self._make_buffers(attn_metadata, step.swa)
+        buffers = (*self.buffers, *self.attn_metadata_buffers, *self.swa_buffers)
+        for buffer, array in zip(buffers, (input_ids, *arrays, *attn_metadata, *step.swa), strict=True):
             buffer[tuple(slice(size) for size in array.shape)] = array
-        ops.begin_step(len(step.positions), len(step.seq_lens), step.counts)
+        ops.set_valid_rows(len(step.positions), len(step.seq_lens), step.counts)
 
-    def _make_buffers(self, plan, windowed):
-        self.plan_buffers = [array.copy() for array in plan]
-        self.plan = _mutable(map(bridge.int32, self.plan_buffers))
-        if windowed:
-            _, _, _, slots, _, _, tables = self.buffers
-            self.window_buffers = [np.zeros_like(slots), np.zeros_like(tables), *(array.copy() for array in plan)]
-            self.windowed = _mutable(map(bridge.int32, self.window_buffers))
+    def _make_buffers(self, attn_metadata, swa):
+        self.attn_metadata_buffers = [array.copy() for array in attn_metadata]
+        self.attn_metadata = _mutable(map(bridge.int32, self.attn_metadata_buffers))
+        if swa:
+            _, _, _, out_cache_loc, _, _, tables = self.buffers
+            self.swa_buffers = [
+                np.zeros_like(out_cache_loc),
+                np.zeros_like(tables),
+                *(array.copy() for array in attn_metadata),
+            ]
+            self.swa = _mutable(map(bridge.int32, self.swa_buffers))
 
     def _graph(self):
-        return self(*self.tensors, self.plan, self.windowed, self.k_caches, self.v_caches)
+        return self(*self.tensors, self.attn_metadata, self.swa, self.k_caches, self.v_caches)
 
     def _check(self, step):
         found = Limits(len(step.positions), *step.block_tables.shape)
@@ -239,15 +243,15 @@ class StaticGraph(ForwardGraph):
 
 
 def forward_graph(
-    model, k_caches: tuple, v_caches: tuple, limits: Limits, passed: PassedOn | None = None
+    model, k_caches: tuple, v_caches: tuple, limits: Limits, pp_input: PPInput | None = None
 ) -> ForwardGraph:
     """The graph that an operator table of one kind of steps wants, of ids or of what is passed on to the model."""
     if ops.static_graphs():
-        return StaticGraph(model, k_caches, v_caches, limits, passed)
+        return StaticGraph(model, k_caches, v_caches, limits, pp_input)
     return dynamic_graph(model, k_caches, v_caches, "")
 
 
-def dynamic_graph(model, k_caches: tuple, v_caches: tuple, kind: str) -> DynamicGraph:
+def dynamic_graph(model, k_caches: tuple, v_caches: tuple, forward_mode: str) -> DynamicGraph:
     """A graph for steps of one kind and any size, compiled if the operator table in use lets it be."""
     graph_class = DynamicGraph if ops.compiled() else UncompiledGraph
-    return graph_class(model, k_caches, v_caches, kind)
+    return graph_class(model, k_caches, v_caches, forward_mode)

@@ -23,7 +23,7 @@ class KVCaches:
         self.k_caches = self._views(pool.get_key_buffer, "k_cache")
         self.v_caches = self._views(values, "v_cache")
 
-    def window_slots(self) -> torch.Tensor | None:
+    def full_to_swa(self) -> torch.Tensor | None:
         """Of each slot, the one in the pool of layers with a window, int64 on the device; None: there is one pool.
 
         SGLang writes into it when it allocates and frees. What every window has left behind has slot 0.

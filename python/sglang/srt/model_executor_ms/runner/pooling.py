@@ -7,7 +7,7 @@ from sglang.srt.model_executor_ms.runner import bridge
 
 
 class LastTokenPooling(torch.nn.Module):
-    """The last token's hidden state of each request: normalised, an embedding; or what the model's head makes of it."""
+    """The last token's hidden state of each request: normalized, an embedding; or what the model's head makes of it."""
 
     def __init__(self, network):
         super().__init__()

@@ -13,38 +13,40 @@ class StepInputs:
 
     positions: np.ndarray  # [T] place of each token in its request
     request_ids: np.ndarray  # [T] row of block_tables that the token belongs to
-    slots: np.ndarray  # [T] cache slot that receives the token's key and value
+    out_cache_loc: np.ndarray  # [T] cache slot that receives the token's key and value
     query_lens: np.ndarray  # [B] tokens of each request in this step
     seq_lens: np.ndarray  # [B] tokens of each request in the cache after this step
     block_tables: np.ndarray  # [B, most blocks] cache pages of each request in order; 0, the spare page, after the last
-    plan: tuple  # what the operator table in use adds, see ops.plan
+    attn_metadata: tuple  # what the operator table in use adds, see ops.build_attn_metadata
     # What layers with a window read in the place of slots, block_tables and plan, where they have a pool of their own:
     # (slots, block_tables, *plan); (): the same.
-    windowed: tuple = ()
+    swa: tuple = ()
     counts: tuple[int, ...] = ()  # T of each attention replica, this one's among them; (): there is one
 
     def arrays(self) -> tuple:
-        """The fields in the order in which a graph takes them, but for `windowed`; `plan` is a tuple."""
+        """The fields in the order in which a graph takes them, but for `swa`; `attn_metadata` is a tuple."""
         return (
             self.positions,
             self.request_ids,
-            self.slots,
+            self.out_cache_loc,
             self.query_lens,
             self.seq_lens,
             self.block_tables,
-            self.plan,
+            self.attn_metadata,
         )
 
 
-FIELDS = ("positions", "request_ids", "slots", "query_lens", "seq_lens", "block_tables", "plan")
+FIELDS = ("positions", "request_ids", "out_cache_loc", "query_lens", "seq_lens", "block_tables", "attn_metadata")
 
 
-def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int, window_slots=None, counts=()) -> StepInputs:
+def step_inputs(
+    query_lens, seq_lens, out_cache_loc, token_table, page_size: int, full_to_swa=None, counts=()
+) -> StepInputs:
     """Build the step from host arrays.
 
-    query_lens, seq_lens [B]; slots [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each request.
-    window_slots: of each slot, the one in the pool of layers with a window, page by page; None: there is one pool.
-    counts: as StepInputs has them. B is 0 where a rank is idle beside others.
+    query_lens, seq_lens [B]; out_cache_loc [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each
+    request. full_to_swa: of each slot, the one in the pool of layers with a window, page by page; None: there is one
+    pool. counts: as StepInputs has them. B is 0 where a rank is idle beside others.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
     positions = token_positions(query_lens, seq_lens)
@@ -53,21 +55,23 @@ def step_inputs(query_lens, seq_lens, slots, token_table, page_size: int, window
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
     request_ids = np.repeat(np.arange(len(query_lens), dtype=np.int32), query_lens)
 
-    def plan(tables):
-        return ops.plan(positions, request_ids, query_lens, seq_lens, tables, page_size)
+    def metadata(tables):
+        return ops.build_attn_metadata(positions, request_ids, query_lens, seq_lens, tables, page_size)
 
-    windowed = ()
-    if window_slots is not None:
-        window_tables = (window_slots[tables * page_size] // page_size).astype(np.int32)
-        windowed = (window_slots[slots].astype(np.int32), window_tables, *plan(window_tables))
-    slots = np.asarray(slots, np.int32)
-    return StepInputs(positions, request_ids, slots, query_lens, seq_lens, tables, plan(tables), windowed, counts)
+    swa = ()
+    if full_to_swa is not None:
+        swa_tables = (full_to_swa[tables * page_size] // page_size).astype(np.int32)
+        swa = (full_to_swa[out_cache_loc].astype(np.int32), swa_tables, *metadata(swa_tables))
+    out_cache_loc = np.asarray(out_cache_loc, np.int32)
+    return StepInputs(
+        positions, request_ids, out_cache_loc, query_lens, seq_lens, tables, metadata(tables), swa, counts
+    )
 
 
 def first_pages(query_lens, seq_lens, page_size: int) -> tuple[np.ndarray, np.ndarray]:
     """Requests on the pool's pages from 1 on, for steps before any is served; page 0 is SGLang's spare one.
 
-    -> their table of slots [B, places of as many pages for each], and the slots of their new tokens [T].
+    -> their table of out_cache_loc [B, places of as many pages for each], and the slots of their new tokens [T].
     """
     requests, width = len(seq_lens), -(-max(seq_lens) // page_size) * page_size
     table = page_size + np.arange(requests * width).reshape(requests, width)
@@ -90,15 +94,15 @@ def host_lengths(forward_batch) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(forward_batch.extend_seq_lens_cpu, np.int32), seq_lens
 
 
-def from_forward_batch(forward_batch, req_to_token, page_size: int, window_slots=None) -> StepInputs:
+def from_forward_batch(forward_batch, req_to_token, page_size: int, full_to_swa=None) -> StepInputs:
     """SGLang's ForwardBatch -> StepInputs, from its host mirrors (`*_cpu`): lengths are never read from a device.
 
-    window_slots: as step_inputs'.
+    full_to_swa: as step_inputs'.
     """
     query_lens, seq_lens = host_lengths(forward_batch)
     longest = int(seq_lens.max(initial=0))
     width = -(-longest // page_size) * page_size
     table = req_to_token[forward_batch.req_pool_indices, :width].numpy()
     counts = tuple(forward_batch.global_num_tokens_cpu or ())
-    slots = forward_batch.out_cache_loc.numpy()
-    return step_inputs(query_lens, seq_lens, slots, table, page_size, window_slots, counts)
+    out_cache_loc = forward_batch.out_cache_loc.numpy()
+    return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, counts)

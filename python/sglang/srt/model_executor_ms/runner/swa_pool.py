@@ -14,15 +14,15 @@ logger = logging.getLogger(__name__)
 def divide_pool(model_runner) -> None:
     """Decide it for a ModelRunner whose model is loaded and whose pools are not made yet."""
     config, model_config = model_runner.model.network.config, model_runner.model_config
-    windowed = config.windowed
-    others = [layer for layer in range(config.num_hidden_layers) if layer not in windowed]
+    swa_layers = config.swa_layers
+    others = [layer for layer in range(config.num_hidden_layers) if layer not in swa_layers]
     # Raw: what the user asked for. SGLang's own decisions are for its own attention backends.
     wanted = not model_runner.server_args.disable_hybrid_swa_memory
     # A stage may have layers of one kind only.
-    divided = bool(wanted and get_parallel().pp_size == 1 and windowed and others)
+    divided = bool(wanted and get_parallel().pp_size == 1 and swa_layers and others)
     model_runner.is_hybrid_swa = model_config.is_hybrid_swa = divided
     if divided:
-        model_config.swa_attention_layer_ids, model_config.full_attention_layer_ids = list(windowed), others
+        model_config.swa_attention_layer_ids, model_config.full_attention_layer_ids = list(swa_layers), others
         # SGLang counts the tokens before a token, config.windows the token itself too.
-        model_runner.sliding_window_size = max(config.windows[layer] for layer in windowed) - 1
-        logger.info("windows: %d of %d layers have a pool of their own", len(windowed), config.num_hidden_layers)
+        model_runner.sliding_window_size = max(config.windows[layer] for layer in swa_layers) - 1
+        logger.info("windows: %d of %d layers have a pool of their own", len(swa_layers), config.num_hidden_layers)

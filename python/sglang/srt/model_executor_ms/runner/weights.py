@@ -20,8 +20,8 @@ _ONLY_FROM_DISK = "--framework mindspore updates weights from disk only (update_
 _NO_EXPORT = "--framework mindspore does not export weights: they are MindSpore's, not torch parameters"
 
 
-def with_quantisation(config: dict, folder: str | Path, asked: str | None) -> dict:
-    """A model's config with what else says how its weights are quantised: ModelSlim's own file, or --quantization."""
+def with_quantization(config: dict, folder: str | Path, asked: str | None) -> dict:
+    """A model's config with what else says how its weights are quantized: ModelSlim's own file, or --quantization."""
     described = Path(folder) / "quant_model_description.json"
     if described.is_file():
         return config | {"quantization_config": json.loads(described.read_text()) | {"quant_method": "modelslim"}}

@@ -85,7 +85,7 @@ REASONS = {
 _PARALLEL = (
     "of parallelism --tp-size, --ep-size, --pp-size, --dp-size, --attn-dp-size and --nnodes are supported so far"
 )
-_QUANTIZED = "quantised weights and caches are not supported yet"
+_QUANTIZED = "quantized weights and caches are not supported yet"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
 _OTHER_GRAPHS = (

@@ -14,7 +14,7 @@ from sglang.srt.model_executor_ms.environment import (
     use_huge_pages,
     wait_for_no_cuda_dumps,
 )
-from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches, locates_experts
+from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches, uses_eplb
 from sglang.srt.model_executor_ms.server.accelerators import DEVICES, accelerator
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag, refuse_unsupported
 from sglang.srt.model_executor_ms.server.parallel_arguments import (
@@ -136,7 +136,7 @@ def adjust_to_model(server_args, previous) -> None:
         check_architecture(model_config_of(server_args))
     dtype = resolving_view(server_args).dtype
     original = model_hook.resolved_view
-    model_hook.resolved_view = lambda server_args: _KnownToSGLang(original(server_args))
+    model_hook.resolved_view = lambda server_args: AliasedBackendView(original(server_args))
     try:
         previous(server_args)
     finally:
@@ -145,7 +145,7 @@ def adjust_to_model(server_args, previous) -> None:
         declare_resolution(server_args, SOURCE, dtype=dtype)
 
 
-class _KnownToSGLang:
+class AliasedBackendView:
     """A view of the arguments with, in the place of our attention backend, one that can do what ours can, to SGLang."""
 
     def __init__(self, view):
@@ -156,7 +156,7 @@ class _KnownToSGLang:
         return "trtllm_mha" if name.endswith("attention_backend") and value == "mindspore" else value
 
 
-def check_as_if_on_npu(original, server_args) -> None:
+def as_npu(original, server_args) -> None:
     """SGLang's check of the arguments; where the framework is mindspore its assertion finds an NPU."""
     from sglang.srt.arg_groups.overrides import resolving_view
     from sglang.srt.runtime_context import override_platform
@@ -188,7 +188,7 @@ def verify(server_args) -> None:
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if names_a_model(view):
-        experts = locates_experts(view) or dispatches(view)
+        experts = uses_eplb(view) or dispatches(view)
         check_model(model_config_of(server_args), view.pp_size, experts, view.attn_dp_size)
     hide_threads_of_mindspore()
 
@@ -232,10 +232,10 @@ def check_architecture(model_config) -> None:
         raise UnsupportedModel(f"{model_config.model_path}: {unknown(architectures)}")
 
 
-def check_model(model_config, stages: int = 1, experts: bool = False, replicas: int = 1) -> None:
+def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_size: int = 1) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built.
 
-    experts: whether the arguments are about its experts; replicas: of its attention.
+    experts: whether the arguments are about its experts; attn_dp_size: of its attention.
     """
     from sglang.srt.model_executor_ms.server import sentence_transformers
     from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, model_class
@@ -247,22 +247,22 @@ def check_model(model_config, stages: int = 1, experts: bool = False, replicas: 
         problems.append(f"{known[0]} does not generate text: give --is-embedding")
     elif not model_config.is_generation and not MODELS[known[0]].has_scores:
         problems += sentence_transformers.problems(model_config.model_path, model_config.revision)
-    quantised = model_config.quantization
-    if quantised and not (quantised in INT8_METHODS or _is_dequantised(model_config)):
-        problems.append(f"its weights are quantised ({quantised})")
+    quantized = model_config.quantization
+    if quantized and not (quantized in INT8_METHODS or _is_dequantized(model_config)):
+        problems.append(f"its weights are quantized ({quantized})")
     if stages > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
     if experts and not model_class(known).config_class.has_experts:
         problems.append("it has no experts that arguments could place or count, or send tokens to")
-    if replicas > 1 and not model_config.is_generation:
-        problems.append(f"it is pooled, and --attn-dp-size {replicas} is for models that generate text")
+    if attn_dp_size > 1 and not model_config.is_generation:
+        problems.append(f"it is pooled, and --attn-dp-size {attn_dp_size} is for models that generate text")
     if model_config.is_multimodal:
         problems.append("it is multimodal")
     if problems:
         raise UnsupportedModel(f"{model_config.model_path}: not supported yet by {SOURCE}: {'; '.join(problems)}")
 
 
-def know_quantisations() -> None:
+def register_quantization_names() -> None:
     """Let SGLang know of methods that it has no kernels for on this machine, which it would call unknown.
 
     The loader converts MXFP4; GPTQ is refused as other methods are.
@@ -273,7 +273,7 @@ def know_quantisations() -> None:
     quantization.QUANTIZATION_METHODS.setdefault("gptq", quantization.CPUGPTQConfig)
 
 
-def _is_dequantised(model_config) -> bool:
+def _is_dequantized(model_config) -> bool:
     """Whether the weights are MXFP4, or float8 in blocks, of which the loader makes the dtype that is computed in."""
     if model_config.quantization == "mxfp4":
         return True

@@ -1,7 +1,7 @@
 """The arguments that divide a server's work: among hosts, stages, ranks, replicas and experts."""
 
 from sglang.srt.model_executor_ms.environment import bind_ranks
-from sglang.srt.model_executor_ms.parallel.cpu_affinity import divide
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import split_cpus
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
 
@@ -12,7 +12,7 @@ def bind_processes(arguments) -> None:
     """
     replicas = 1 if arguments.enable_dp_attention else arguments.dp_size  # those of attention are among the ranks
     ranks = replicas * arguments.pp_size * arguments.tp_size
-    bind_ranks(divide(ranks // arguments.nnodes, arguments.numa_node) if ranks > 1 else [])
+    bind_ranks(split_cpus(ranks // arguments.nnodes, arguments.numa_node) if ranks > 1 else [])
 
 
 def check_hosts(arguments) -> None:

@@ -1,6 +1,6 @@
 """What sentence-transformers' files beside a checkpoint say of its embeddings: SGLang's decoders give one kind of them.
 
-That is the hidden state of the last token, normalised, whatever these files say. A checkpoint that was trained for
+That is the hidden state of the last token, normalized, whatever these files say. A checkpoint that was trained for
 something else is refused here: its embeddings would look right and mean little.
 """
 
@@ -31,7 +31,7 @@ def problems(model_path: str, revision: str | None = None) -> list[str]:
             if modes != {"lasttoken"}:
                 found.append(f"{name} pools {sorted(modes)}, and only the last token ('lasttoken') is pooled")
     if "Normalize" not in kinds:
-        logger.warning("embeddings are normalised, as SGLang normalises them all; modules.json has no Normalize")
+        logger.warning("embeddings are normalized, as SGLang normalizes them all; modules.json has no Normalize")
     return found
 
 

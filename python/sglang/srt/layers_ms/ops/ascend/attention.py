@@ -1,4 +1,5 @@
-"""Grouped-query attention over the paged cache: the kind of a step (host.parts) says which kernel reads what."""
+"""Grouped-query attention over the paged cache: the kind of a step (host.split_by_forward_mode) says which kernel reads
+what."""
 
 import numpy as np
 from mindspore import Tensor
@@ -6,16 +7,16 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import host, kernels
+from sglang.srt.layers_ms.ops.ascend.blockwise_attention import blockwise_attention
 from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
 from sglang.srt.layers_ms.ops.ascend.gathered import put_rows
 from sglang.srt.layers_ms.ops.ascend.host import FRESH, decodes
-from sglang.srt.layers_ms.ops.ascend.rounds import attention_in_rounds
-from sglang.srt.layers_ms.ops.ascend.windows import windowed_attention
+from sglang.srt.layers_ms.ops.ascend.windows import sliding_window_attention
 
 # FlashAttentionScore reads the causal mask of any length from this triangle; 1 and -10000 are its two conventions.
 TRIANGLE = np.triu(np.ones((128, 128), np.float32), 1)
 
-IN_PAGES, WITHIN_A_WINDOW, IN_ROUNDS = range(3)  # ways of attention
+IN_PAGES, WITHIN_A_WINDOW, BLOCKWISE = range(3)  # ways of attention
 
 
 @constexpr
@@ -25,8 +26,8 @@ def causal_mask(dtype):
 
 @constexpr
 def _way(window, soft_cap, sinks, slopes):
-    if host.in_rounds(window, soft_cap, sinks, slopes, False):
-        return IN_ROUNDS
+    if host.blockwise(window, soft_cap, sinks, slopes, False):
+        return BLOCKWISE
     return WITHIN_A_WINDOW if window else IN_PAGES
 
 
@@ -39,7 +40,7 @@ def plain_on_fractal(rank):
 def _turning(x, rotary_dim, head_dim, interleaved):
     """x [T, n * D] -> its turning values [T, n * R] with pairs in halves, and the others [T, n, D - R] or None.
 
-    Where neighbours are pairs they are put in halves, of queries and keys alike, and stay there: scores do not change.
+    Where neighbors are pairs they are put in halves, of queries and keys alike, and stay there: scores do not change.
     """
     rest = None
     if rotary_dim < head_dim:
@@ -64,7 +65,7 @@ def _whole(turned, rest, rotary_dim):
 
 
 def rotary(q, k, cos, sin, interleaved, step, head_dim):
-    if step["kind"] != FRESH:
+    if step["forward_mode"] != FRESH:
         cos, sin = kernels.gather(cos, step["positions"]), kernels.gather(sin, step["positions"])
     size = cos.shape[-1]
     q, q_rest = _rotated_part(q, size, head_dim, interleaved)
@@ -96,9 +97,9 @@ def qkv_to_cache(
     if cos is not None:
         q, k = rotary(q, k, cos, sin, interleaved, step, head_dim)
     if plain_on_fractal(len(k_cache.shape)):
-        q = put_rows(put_rows(q, k, k_cache, step["slots"]), v, v_cache, step["slots"])
+        q = put_rows(put_rows(q, k, k_cache, step["out_cache_loc"]), v, v_cache, step["out_cache_loc"])
     else:
-        q = kernels.depend(q, kernels.reshape_and_cache(k, v, k_cache, v_cache, step["slots"]))
+        q = kernels.depend(q, kernels.reshape_and_cache(k, v, k_cache, v_cache, step["out_cache_loc"]))
     # A fresh request attends to its keys and values as they are, not to the cache.
     return q, (k_cache, k), (v_cache, v)
 
@@ -118,14 +119,14 @@ def paged_attention(
 ):
     (k_cache, k), (v_cache, v) = k_cache, v_cache
     way = _way(window, soft_cap, sinks is not None, slopes is not None)
-    if way == IN_ROUNDS:
-        return attention_in_rounds(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes)
+    if way == BLOCKWISE:
+        return blockwise_attention(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes)
     if way == WITHIN_A_WINDOW:
-        return windowed_attention(q, k_cache, v_cache, step, head_dim, scale, window, sinks)
+        return sliding_window_attention(q, k_cache, v_cache, step, head_dim, scale, window, sinks)
     heads = q.shape[-1] // head_dim
     lengths = (step["query_lens"], step["seq_lens"])
-    if step["kind"] == FRESH:
+    if step["forward_mode"] == FRESH:
         return kernels.flash_attention(q, k, v, heads, scale, causal_mask(q.dtype), *lengths)
-    mode = "MASK_DEFAULT" if decodes(step["kind"]) else "TRAPEZOIDAL"
+    mode = "MASK_DEFAULT" if decodes(step["forward_mode"]) else "TRAPEZOIDAL"
     tables = step["block_tables"]
     return kernels.paged_attention(q, k_cache, v_cache, tables, lengths[1], lengths[0], heads, kv_heads, scale, mode)

@@ -40,20 +40,20 @@ def real_rows(counts, rows):
 
 def equal(step):
     """Whether all ranks have as many rows: single queries of a captured graph, whose plan is `real_rows` at most."""
-    return len(step["plan"]) < 2
+    return len(step["attn_metadata"]) < 2
 
 
 def all_gather(x, step, size, group):
     if equal(step):
         return kernels.all_gather(x, group)
-    sent, counted, _, _ = step["plan"][-4:]
+    sent, counted, _, _ = step["attn_metadata"][-4:]
     return kernels.gather(kernels.all_gather(kernels.gather(x, sent), group), counted)
 
 
 def reduce_scatter(x, step, size, group):
     if equal(step):
         return kernels.reduce_scatter(x, group)
-    _, _, back, own = step["plan"][-4:]
+    _, _, back, own = step["attn_metadata"][-4:]
     return kernels.gather(kernels.reduce_scatter(kernels.gather(x, back), group), own)
 
 
@@ -63,12 +63,12 @@ def all_to_all(x, sent, received, room, group):
     return rows.reshape(-1, width)
 
 
-def dispatch_experts(x, weights, experts, step, held, replicas, rank, size, group):
+def dispatch_experts(x, weights, experts, step, held, attn_dp_size, rank, size, group):
     # MoeDistributeDispatch is documented for 16 and more ranks of several servers, and for 256 or 512 rows.
     raise NotImplementedError("rows are not dispatched on NPUs: leave --moe-a2a-backend at none")
 
 
-def combine_experts(y, routes, step, replicas, size, group):
+def combine_experts(y, routes, step, attn_dp_size, size, group):
     raise NotImplementedError("rows are not dispatched on NPUs: leave --moe-a2a-backend at none")
 
 
@@ -84,7 +84,7 @@ def receive(like, sender, group):
     return kernels.receive(like, sender, group)
 
 
-def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
+def init_group(group, rank, size, all_gather_object, timeout=300.0, nodes=(), exchange=None):
     # The executor makes the group: it starts MindSpore's communication, and lends it torch's communicator.
     found = kernels.group_size(group)
     if found != size:

@@ -32,7 +32,7 @@ def product_dtype():
     return getattr(mstype, host.profile().products)
 
 
-def wide_linear(x, weight, bias):
+def linear_fp32(x, weight, bias):
     wide, exact = mstype.float32, product_dtype()
     if exact == x.dtype:  # and the weight may be in NZ
         y = kernels.cast(kernels.matmul(x, weight), wide)
@@ -61,8 +61,10 @@ def add_rms_norm(x, residual, weight, eps, offset):
     return kernels.add_rms_norm(x, residual, weight, eps)
 
 
-def linear_add_rms_norm(x, weight, bias, residual, norm, eps, kind, group):
-    if host.decodes(kind):  # few rows, for which CANN does not mean the kernel; and it would be in captured graphs
+def linear_add_rms_norm(x, weight, bias, residual, norm, eps, forward_mode, group):
+    if host.decodes(
+        forward_mode
+    ):  # few rows, for which CANN does not mean the kernel; and it would be in captured graphs
         y = kernels.multiply(x, weight)
         y = y if bias is None else kernels.add(y, bias)
         return kernels.add_rms_norm(kernels.all_reduce(y, group), residual, norm, eps)
@@ -111,43 +113,43 @@ def _ones(size, dtype):
     return Tensor(np.ones(size, np.float32), dtype)
 
 
-def _normalised(x, weight, eps, size, centred):
+def _normalized(x, weight, eps, size, centered):
     """Groups of `size` values, then the weight of each column."""
     rows = kernels.contiguous(x).reshape(-1, size)
-    y = kernels.layer_norm(rows, None, None, eps) if centred else kernels.rms_norm(rows, _ones(size, x.dtype), eps)
+    y = kernels.layer_norm(rows, None, None, eps) if centered else kernels.rms_norm(rows, _ones(size, x.dtype), eps)
     return kernels.mul(y.reshape(-1, x.shape[-1]), weight.reshape(1, -1))
 
 
-def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
+def qk_norm(qkv, q_weight, k_weight, eps, head_dim, whole, centered):
     q_size = k_size = 1
     for size in q_weight.shape:
         q_size = q_size * size
     for size in k_weight.shape:
         k_size = k_size * size
     q, k, v = kernels.split(qkv, (q_size, k_size, k_size))
-    q = _normalised(q, q_weight, eps, q_size if whole else head_dim, centred)
-    k = _normalised(k, k_weight, eps, k_size if whole else head_dim, centred)
+    q = _normalized(q, q_weight, eps, q_size if whole else head_dim, centered)
+    k = _normalized(k, k_weight, eps, k_size if whole else head_dim, centered)
     return kernels.cat((q, k, v))
 
 
-def square_sums(qkv, kv_size):
+def qk_sum_squares(qkv, kv_size):
     q, k, _ = kernels.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size))
     return kernels.cat([kernels.square_sum(kernels.cast(x, mstype.float32)) for x in (q, k)])
 
 
-def _normalised_by(x, total, count, weight, eps):
+def _normalized_by(x, total, count, weight, eps):
     factor = kernels.inverse_sqrt(kernels.add(kernels.mul(total, 1.0 / count), eps))
     scaled = kernels.mul(kernels.cast(x, mstype.float32), factor)
     weight = kernels.cast(weight, mstype.float32).reshape(1, -1)
     return kernels.cast(kernels.mul(scaled, weight), x.dtype)
 
 
-def normalise_qk_of_ranks(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
+def qk_rms_norm_tp(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
     k_size = k_weight.shape[0]
     q, k, v = kernels.split(qkv, (qkv.shape[-1] - 2 * k_size, k_size, k_size))
     q_sum, k_sum = kernels.split(sums, (1, 1))
-    q = _normalised_by(q, q_sum, q_count, q_weight, eps)
-    k = _normalised_by(k, k_sum, k_count, k_weight, eps)
+    q = _normalized_by(q, q_sum, q_count, q_weight, eps)
+    k = _normalized_by(k, k_sum, k_count, k_weight, eps)
     return kernels.cat((q, k, v))
 
 

@@ -30,42 +30,46 @@ def _zeros(size):
     return Tensor(np.zeros(size, np.float32))
 
 
-def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap):
+def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalize, scaling, soft_cap):
     if soft_cap:  # soft_cap * tanh(logits / soft_cap)
         logits = kernels.sigmoid(kernels.mul(logits, 2.0 / soft_cap))
         logits = kernels.add(kernels.mul(logits, 2.0 * soft_cap), -soft_cap)
     fused = sigmoid_groups(logits.shape[1], groups, top_groups, group_top)
     if scoring == "sigmoid" and fused is not None:
         bias = _zeros(logits.shape[1]) if bias is None else bias
-        weights, experts = kernels.sigmoid_top_k(logits, bias, *fused, top_k, renormalise, scaling)
-        return (weights if renormalise else _scaled(weights, scaling)), experts  # it scales only what it divides
+        weights, experts = kernels.sigmoid_top_k(logits, bias, *fused, top_k, renormalize, scaling)
+        return (weights if renormalize else _scaled(weights, scaling)), experts  # it scales only what it divides
     if scoring == "softmax" and bias is None and groups == top_groups:
         weights, experts = kernels.softmax_top_k(logits, top_k)
     else:
         weights, experts = _composed(logits, bias, top_k, scoring, groups, top_groups, group_top)
-    if renormalise:
+    if renormalize:
         weights = kernels.divide(weights, kernels.total(weights))
     return _scaled(weights, scaling), experts
 
 
-def locate_experts(experts, location, chosen, step, replicas):
+def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
     top_k = experts.shape[1]
     token = kernels.floor_divide(kernels.numbered(experts.reshape(-1)), top_k)
-    rows = kernels.gather(location, experts.reshape(-1))
+    rows = kernels.gather(logical_to_physical_map, experts.reshape(-1))
     most = rows.shape[1] - 1
     count, _ = kernels.split(rows, (1, most))
     count = kernels.contiguous(count).reshape(-1)
     turn = kernels.add(token, kernels.mul(kernels.mul(kernels.floor_divide(token, count), count), -1))
     places = kernels.columns(rows, kernels.add(turn, 1).reshape(-1, 1)).reshape(-1)
-    counted = kernels.add_at(chosen, places, _real(token, step, replicas))
+    counted = kernels.add_at(expert_counts, places, _real(token, step, attn_dp_size))
     return kernels.depend(places.reshape(-1, top_k), counted)
 
 
-def _real(token, step, replicas):
+def _real(token, step, attn_dp_size):
     """Of rows, int32 [n]: 1 for those that are tokens, 0 for what pads a captured graph."""
-    if replicas > 1 and not equal(step):  # all_gather has left out what was padding
+    if attn_dp_size > 1 and not equal(step):  # all_gather has left out what was padding
         return kernels.cast(kernels.greater(token, -1), mstype.int32)
-    real = kernels.cast(kernels.greater(step["slots"], -1), mstype.int32) if replicas == 1 else step["plan"][0]
+    real = (
+        kernels.cast(kernels.greater(step["out_cache_loc"], -1), mstype.int32)
+        if attn_dp_size == 1
+        else step["attn_metadata"][0]
+    )
     return kernels.gather(real, token)
 
 
@@ -125,7 +129,7 @@ def _summed(found, places, counts, weights, divided):
 def fused_experts(
     x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
 ):
-    held, _, columns = gate_up.shape  # as pack_experts leaves it: [E, h, 2 * n], gate before up
+    held, _, columns = gate_up.shape  # as prepack_experts leaves it: [E, h, 2 * n], gate before up
     divided = count is not None and count != held
     rows, places, counts, weights = _sorted(x, experts, weights, first, held, divided)
     inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(held, columns)

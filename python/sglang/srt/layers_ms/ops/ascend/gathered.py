@@ -1,8 +1,8 @@
 """Attention over keys and values that are gathered from their pages, for what no kernel that reads pages computes.
 
-A request's queries are cut into pieces of `host.PIECE`; where every request has one query, that is its piece. Pieces,
-and the keys gathered for them, end with the same token: the last query's. So one small mask, or none, serves them all.
-What lies before the beginning of a request is hidden by the keys themselves, see `flagged`.
+A request's queries are cut into pieces of `host.QUERY_BLOCK`; where every request has one query, that is its piece.
+Pieces, and the keys gathered for them, end with the same token: the last query's. So one small mask, or none, serves
+them all. What lies before the beginning of a request is hidden by the keys themselves, see `flagged`.
 """
 
 import numpy as np
@@ -31,38 +31,38 @@ def _flags(dtype):
     return Tensor(np.full((1, FLAGS), FAR, np.float32), dtype)
 
 
-def pieces(q, step):
+def query_blocks(q, step):
     """-> queries [n, S, H * D], the place of each one's last [n, 1], block tables [n, most]."""
     tables = kernels.depend(step["block_tables"], q)  # after this step's rows are written
-    if host.decodes(step["kind"]):
+    if host.decodes(step["forward_mode"]):
         return q.reshape(-1, 1, q.shape[-1]), step["positions"].reshape(-1, 1), tables
-    firsts, lasts, requests = step["plan"][:3]
+    firsts, lasts, requests = step["attn_metadata"][:3]
     # A piece that is not full begins with its first query, again and again.
-    rows = kernels.add(kernels.add(lasts, 1 - host.PIECE).reshape(-1, 1), numbers(host.PIECE))
+    rows = kernels.add(kernels.add(lasts, 1 - host.QUERY_BLOCK).reshape(-1, 1), numbers(host.QUERY_BLOCK))
     rows = kernels.maximum(rows, firsts.reshape(-1, 1)).reshape(-1)
-    queries = kernels.gather(q, rows).reshape(-1, host.PIECE, q.shape[-1])
+    queries = kernels.gather(q, rows).reshape(-1, host.QUERY_BLOCK, q.shape[-1])
     last = kernels.gather(step["positions"], lasts).reshape(-1, 1)
     return queries, last, kernels.gather(tables, requests)
 
 
-def packed(found, step):
+def token_rows(found, step):
     """[n, S, H, D] -> the rows of the step's tokens, [T, H * D]."""
     rows = found.reshape(-1, found.shape[2] * found.shape[3])
-    return rows if host.decodes(step["kind"]) else kernels.gather(rows, step["plan"][3])
+    return rows if host.decodes(step["forward_mode"]) else kernels.gather(rows, step["attn_metadata"][3])
 
 
-def places_before(last, count):
+def key_positions_before(last, count):
     """The `count` places that end with `last` [n, 1]: [n, count]. Some of them are negative."""
     return kernels.add(kernels.add(last, 1 - count), numbers(count))
 
 
-def gather_rows(cache, tables, places):
+def gather_rows(cache, tables, key_positions):
     """Of a cache [blocks, block, K, D] the rows at places [n, count] of requests -> [n * count, K, D].
 
     Where a place is negative, any row.
     """
     blocks, page, heads, size = cache.shape
-    held = kernels.clamp(places, 0, None)
+    held = kernels.clamp(key_positions, 0, None)
     columns = kernels.floor_divide(held, page)
     offsets = kernels.add(held, kernels.mul(columns, -page))
     slots = kernels.add(kernels.mul(kernels.columns(tables, columns), page), offsets)
@@ -76,18 +76,18 @@ def put_rows(x, rows, cache, slots):
     As kernels.reshape_and_cache, where that kernel would write to a copy in another layout; no slot is -1.
     """
     width = rows.shape[1]
-    places = kernels.add(kernels.mul(slots.reshape(-1, 1), width), numbers(width))
-    return kernels.depend(x, kernels.put(cache, places, rows))
+    indices = kernels.add(kernels.mul(slots.reshape(-1, 1), width), numbers(width))
+    return kernels.depend(x, kernels.put(cache, indices, rows))
 
 
-def fused(queries, keys, values, places, mask, before, shift, heads, scale, totals):
+def fused(queries, keys, values, key_positions, mask, before, shift, heads, scale, totals):
     """queries [n, S, H * D] over keys and values [n * P, K, D] at places [n, P] -> [n, S, H, D], sums [n, H, S, 1].
 
     Heads grow by FLAGS values: of queries they are 1, of a key 0, or far below where its place is negative.
     """
-    count, size, kv_heads, width = queries.shape[1], places.shape[1], keys.shape[1], keys.shape[2]
+    count, size, kv_heads, width = queries.shape[1], key_positions.shape[1], keys.shape[1], keys.shape[2]
     wide = width + FLAGS
-    flags = kernels.cast(kernels.clamp(places, -1, 0), keys.dtype).reshape(-1, 1)
+    flags = kernels.cast(kernels.clamp(key_positions, -1, 0), keys.dtype).reshape(-1, 1)
     flags = kernels.to_all_heads(kernels.mul(flags, _flags(keys.dtype)), kv_heads)
     keys = kernels.cat((keys, flags)).reshape(-1, size, kv_heads * wide)
     values = kernels.pad_heads(values, wide, 0.0).reshape(-1, size, kv_heads * wide)

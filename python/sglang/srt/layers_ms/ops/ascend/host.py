@@ -9,12 +9,14 @@ from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend.collectives import exchange, real_rows
-from sglang.srt.layers_ms.ops.ascend.stacks import pack_matrix, pack_stack
+from sglang.srt.layers_ms.ops.ascend.stacks import prepack_matrix, prepack_stack
 
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
 # that decode each has one.
 FRESH, CHUNK, DECODE = "fresh", "chunk", "decode"
-AT_ONCE = "decode at once"  # as DECODE, with what would be attention in rounds in one round of KEYS_AT_ONCE
+SINGLE_BLOCK = (
+    "decode single block"  # as DECODE, with what would be attention in rounds in one round of SINGLE_BLOCK_KEYS
+)
 PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
 LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
@@ -23,11 +25,11 @@ LARGEST_ROW = 576  # values of a row that latent attention caches
 LARGEST_CACHE = 2**31  # values of a cache that is written value by value, whose places are int32
 LARGEST_GROUP = 128  # query heads of one key/value head
 LARGEST_GATHERED_GROUP = 64  # of FusedInferAttentionScore
-PIECE = 512  # queries that are computed together where their keys are gathered
+QUERY_BLOCK = 512  # queries that are computed together where their keys are gathered
 KEYS = 512  # that are gathered for a round of fused attention, no fewer than PIECE
 PLAIN_KEYS = 256  # of plain operators, whose scores are held in float32
-KEYS_AT_ONCE = 2048  # whatever the context; all requests' copies of keys and values are of so many
-MOST_AT_ONCE = 16  # requests; a layer of 8 heads of 256 values copies 0.5 GB for them, in float32 1 GB
+SINGLE_BLOCK_KEYS = 2048  # whatever the context; all requests' copies of keys and values are of so many
+SINGLE_BLOCK_REQUESTS = 16  # requests; a layer of 8 heads of 256 values copies 0.5 GB for them, in float32 1 GB
 
 
 @dataclass(frozen=True)
@@ -95,21 +97,21 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
         raise NotImplementedError("MindSpore's attention on Ascend lacks: " + "; ".join(lacking))
 
 
-def in_rounds(window, soft_cap, sinks, slopes, latent):
-    lacking = (window or latent) and not profile().fused_blocks
+def blockwise(window, soft_cap, sinks, slopes, mla):
+    lacking = (window or mla) and not profile().fused_blocks
     return bool(soft_cap or slopes or (sinks and not window) or lacking)
 
 
-def at_once():
-    return AT_ONCE, KEYS_AT_ONCE, MOST_AT_ONCE
+def single_block_limits():
+    return SINGLE_BLOCK, SINGLE_BLOCK_KEYS, SINGLE_BLOCK_REQUESTS
 
 
-def decodes(kind):
+def decodes(forward_mode):
     """Whether each request of such a step has one query."""
-    return kind in (DECODE, AT_ONCE)
+    return forward_mode in (DECODE, SINGLE_BLOCK)
 
 
-def check_latent_attention(rank, rope, nope, value):
+def check_mla_attention(rank, rope, nope, value):
     sizes = {"kv_lora_rank": rank, "qk_rope_head_dim": rope, "qk_nope_head_dim": nope, "v_head_dim": value}
     lacking = [f"{name} {size}, which must be a multiple of 16" for name, size in sizes.items() if size % 16]
     if rank + rope > LARGEST_ROW:
@@ -160,8 +162,8 @@ def cache_view(cache, name, page_size):
     return cache.view(-1, page_size, kv_heads, head_dim)
 
 
-def own_cache(shape, dtype, in_rounds, page_size):
-    if in_rounds or not profile().fractal:
+def device_layout_cache(shape, dtype, blockwise, page_size):
+    if blockwise or not profile().fractal:
         return None
     return partial(_fractal_cache, *shape, dtype, page_size)
 
@@ -177,35 +179,35 @@ def _fractal_cache(slots, kv_heads, head_dim, dtype, page_size):
     return kernels.format_cast(kernels.zeros((slots // page_size, page_size, width), dtype), kernels.NZ)
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
+def build_attn_metadata(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
     """What gathered keys and, behind that, exchanges between replicas of attention want; () is neither."""
-    pieces = () if (query_lens == 1).all() else _pieces(request_ids, query_lens)
+    query_blocks = () if (query_lens == 1).all() else _query_blocks(request_ids, query_lens)
     if not counts:
-        return pieces
-    return (*pieces, *((real_rows(counts, len(positions)),) if equal else exchange(counts, len(positions))))
+        return query_blocks
+    return (*query_blocks, *((real_rows(counts, len(positions)),) if equal else exchange(counts, len(positions))))
 
 
-def _pieces(request_ids, query_lens):
+def _query_blocks(request_ids, query_lens):
     """First and last row, and request, of each piece; of each row its place in the pieces."""
-    ends, counts = np.cumsum(query_lens), -(-query_lens // PIECE)
+    ends, counts = np.cumsum(query_lens), -(-query_lens // QUERY_BLOCK)
     starts, before = ends - query_lens, np.cumsum(counts) - counts
     requests = np.repeat(np.arange(len(counts)), counts)
-    firsts = starts[requests] + (np.arange(len(requests)) - before[requests]) * PIECE
-    lasts = np.minimum(firsts + PIECE, ends[requests]) - 1
+    firsts = starts[requests] + (np.arange(len(requests)) - before[requests]) * QUERY_BLOCK
+    lasts = np.minimum(firsts + QUERY_BLOCK, ends[requests]) - 1
     # Pieces end with their last row: what is not full begins later.
     rows = np.arange(len(request_ids))
-    own = before[request_ids] + (rows - starts[request_ids]) // PIECE
-    places = (own + 1) * PIECE - 1 - lasts[own] + rows
+    own = before[request_ids] + (rows - starts[request_ids]) // QUERY_BLOCK
+    places = (own + 1) * QUERY_BLOCK - 1 - lasts[own] + rows
     return tuple(array.astype(np.int32) for array in (firsts, lasts, requests, places))
 
 
-def parts(query_lens, seq_lens, together=False):
+def split_by_forward_mode(query_lens, seq_lens, together=False):
     rows, single = np.arange(len(query_lens)), query_lens == 1
     if single.all():
         return [(DECODE, rows)]
     fresh = (query_lens == seq_lens) & ~single
     found = [(FRESH, rows[fresh]), (DECODE if single[~fresh].all() else CHUNK, rows[~fresh])]
-    found = [(kind, chosen) for kind, chosen in found if len(chosen)]
+    found = [(forward_mode, chosen) for forward_mode, chosen in found if len(chosen)]
     if not together or len(found) == 1:
         return found
     # CHUNK reads all keys where they are cached; where no request has some there yet, FRESH does for single tokens too.
@@ -220,7 +222,7 @@ def static_graphs():
     return False
 
 
-def begin_step(tokens, requests, counts=()):
+def set_valid_rows(tokens, requests, counts=()):
     """Tensors have the shapes of the step."""
 
 
@@ -230,27 +232,27 @@ def renew(weight):
         weight.copy_(Tensor.from_numpy(weight.host).view(weight.dtype))  # of others, packing does it
 
 
-def pack_linear(weight):
+def prepack_linear(weight):
     if profile().fractal and weight.ndim == 2:
         # The loader fills `host`, each time it loads; what the last load left in the weight is in NZ already.
         plain = Tensor.from_numpy(weight.host) if hasattr(weight, "host") else weight
         weight.assign_value(kernels.format_cast(plain, kernels.NZ))
 
 
-def sums_in_norms(ranks):
+def supports_all_reduce_norm_fusion(ranks):
     return ranks in profile().summed
 
 
-def pack_row_linear(weight):
-    pack_matrix(weight)
+def prepack_row_linear(weight):
+    prepack_matrix(weight)
 
 
-def pack_table(weight):
+def prepack_embedding(weight):
     """Gather reads rows: it stays as it is."""
 
 
-def pack_experts(weight):
-    pack_stack(weight)
+def prepack_experts(weight):
+    prepack_stack(weight)
     if profile().fractal:
         weight.assign_value(kernels.format_cast(weight, kernels.NZ))
 
@@ -264,5 +266,5 @@ def put_experts(stack, plain):
         stack.assign_value(kernels.format_cast(plain, kernels.NZ))
 
 
-def pack_quant_experts(weight):
-    pack_stack(weight)
+def prepack_quant_experts(weight):
+    prepack_stack(weight)

@@ -134,12 +134,12 @@ def reshape_and_cache(key, value, key_cache, value_cache, slot_mapping):
     return generated.ReshapeAndCache()(key, value, key_cache, value_cache, slot_mapping)
 
 
-def put(cache, places, new):
-    """Values `new` [T, n] into a plain cache of any shape, at places [T, n] of it as one row: int32, none twice.
+def put(cache, indices, new):
+    """Values `new` [T, n] into a plain cache of any shape, at indices [T, n] of it as one row: int32, none twice.
 
     A negative place would count from the end. What it returns only orders others after it, by `depend`.
     """
-    return generated.InplacePut()(cache, places, new, False)
+    return generated.InplacePut()(cache, indices, new, False)
 
 
 def depend(x, earlier):

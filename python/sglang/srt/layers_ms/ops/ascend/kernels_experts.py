@@ -15,7 +15,7 @@ def softmax_top_k(logits, top_k):
     return scores, experts
 
 
-def sigmoid_top_k(logits, bias, groups, top_groups, group_top, top_k, normalise, scaling):
+def sigmoid_top_k(logits, bias, groups, top_groups, group_top, top_k, normalize, scaling):
     """logits float32 [T, E], bias float32 [E] -> sigmoid scores, float32, and experts, int32, of the top_k: [T, top_k].
 
     Chosen are the largest score + bias. Those of experts in other groups than the top_groups best count as 0, so all
@@ -24,7 +24,7 @@ def sigmoid_top_k(logits, bias, groups, top_groups, group_top, top_k, normalise,
     """
     only_sigmoid = 0  # the activation
     return generated.FusedAddTopKDiv()(
-        logits, bias, groups, top_groups, group_top, top_k, only_sigmoid, normalise, scaling
+        logits, bias, groups, top_groups, group_top, top_k, only_sigmoid, normalize, scaling
     )
 
 
@@ -49,13 +49,13 @@ def divide(x, y):
 
 def top_k(x, count):
     """The `count` largest along the last axis, the largest first -> values, and their places, int32."""
-    values, places = mint.topk(x, count)
-    return values, ops.cast(places, mstype.int32)
+    values, indices = mint.topk(x, count)
+    return values, ops.cast(indices, mstype.int32)
 
 
-def columns(x, places):
+def columns(x, indices):
     """x [T, n], places int32 [T, k] -> [T, k]."""
-    return ops.gather_elements(x, 1, places)
+    return ops.gather_elements(x, 1, indices)
 
 
 def membership(groups, count):
@@ -64,12 +64,12 @@ def membership(groups, count):
     return ops.cast(mint.sum(one_hot, 1), mstype.float32)
 
 
-def add_at(counts, places, numbers):
+def add_at(counts, indices, numbers):
     """counts, a Parameter int32 [n], += numbers int32 [m] at places int32 [m], in place -> what comes after it.
 
     Places may be named more than once.
     """
-    return ops.assign(counts, mint.scatter_add(counts, 0, ops.cast(places, mstype.int64), numbers))
+    return ops.assign(counts, mint.scatter_add(counts, 0, ops.cast(indices, mstype.int64), numbers))
 
 
 def sort_by_expert(x, experts, count):
@@ -79,8 +79,8 @@ def sort_by_expert(x, experts, count):
     for its i-th expert; counts says how many rows each expert has.
     """
     # Neither a number of active rows nor a capacity: none is dropped. 2: counts, not their running sum.
-    rows, places, counts, _ = generated.MoeInitRoutingV2()(x, experts, 0, 0, count, 0, 2, False)
-    return rows, places, counts
+    rows, indices, counts, _ = generated.MoeInitRoutingV2()(x, experts, 0, 0, count, 0, 2, False)
+    return rows, indices, counts
 
 
 def grouped_matmul(rows, weights, bias, counts):
@@ -105,9 +105,9 @@ def grouped_quant_matmul(rows, weights, scale, steps, counts):
     )[0]
 
 
-def sum_of_experts(rows, places, weights):
+def sum_of_experts(rows, indices, weights):
     """rows [T * k, h], places int32 [T * k], weights [T, k] -> [T, h]: the sum of weights[t, i] * rows[places[t, i]].
 
     Weights are float32, or of rows' dtype.
     """
-    return generated.MoeTokenUnpermute()(rows, places, weights)
+    return generated.MoeTokenUnpermute()(rows, indices, weights)

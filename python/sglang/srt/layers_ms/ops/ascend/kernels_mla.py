@@ -5,7 +5,7 @@ from mindspore import mint, ops
 from mindspore.ops import auto_generate as generated
 
 
-def latent_paged_attention(query, cache, tables, context_lens, query_lens, heads, scale, rank):
+def mla_paged_attention(query, cache, tables, context_lens, query_lens, heads, scale, rank):
     """Attention of query [B, H * (L + R)], one a request, over a cache of rows [blocks, block, 1, L + R] -> [B, H * L].
 
     A row is the key of all heads, and its first `rank` values L are their value: the kernel is given the cache twice

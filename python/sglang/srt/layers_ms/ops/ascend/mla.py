@@ -10,17 +10,17 @@ from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend.attention import causal_mask, plain_on_fractal, rotary
+from sglang.srt.layers_ms.ops.ascend.blockwise_attention import blockwise_mla_attention
 from sglang.srt.layers_ms.ops.ascend.gathered import put_rows
 from sglang.srt.layers_ms.ops.ascend.host import FRESH, LARGEST_BLOCK, LARGEST_HEAD, decodes
-from sglang.srt.layers_ms.ops.ascend.rounds import latent_attention_in_rounds
 
 
 @constexpr
-def _in_rounds():
-    return host.in_rounds(0, 0.0, False, False, True)
+def _blockwise():
+    return host.blockwise(0, 0.0, False, False, True)
 
 
-def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
+def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
     rank = norm.shape[0]
     rope = kv.shape[-1] - rank
     nope = q.shape[-1] // heads - rope
@@ -31,22 +31,22 @@ def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads)
     rows = kernels.cat((kernels.rms_norm(kernels.contiguous(latent), norm, eps), key))
     q = kernels.cat((plain, turning.reshape(-1, heads, rope))).reshape(-1, heads * (nope + rope))
     if plain_on_fractal(len(cache.shape)):
-        return put_rows(q, rows, cache, step["slots"]), (cache, rows)
-    written = kernels.reshape_and_cache(rows, None, cache, None, step["slots"])
+        return put_rows(q, rows, cache, step["out_cache_loc"]), (cache, rows)
+    written = kernels.reshape_and_cache(rows, None, cache, None, step["out_cache_loc"])
     return kernels.depend(q, written), (cache, rows)
 
 
-def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
-    if decodes(step["kind"]) or _in_rounds():
-        return _absorbed(q, cache[0], k_up, v_up, step, scale)
-    heads, size, value = k_up.shape[0], q.shape[-1] // k_up.shape[0], v_up.shape[1]
+def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
+    if decodes(step["forward_mode"]) or _blockwise():
+        return _absorbed(q, cache[0], w_uk, w_uv, step, scale)
+    heads, size, value = w_uk.shape[0], q.shape[-1] // w_uk.shape[0], w_uv.shape[1]
     lengths = (step["query_lens"], step["seq_lens"])
-    if step["kind"] == FRESH:
-        keys, values = _up_projected(cache[1], k_up, v_up)
+    if step["forward_mode"] == FRESH:
+        keys, values = _up_projected(cache[1], w_uk, w_uv)
         keys, values = keys.reshape(-1, heads * size), values.reshape(-1, heads * size)
         found = kernels.flash_attention(q, keys, values, heads, scale, causal_mask(q.dtype), *lengths)
     else:
-        keys, values, tables = _up_projected_pages(q, cache[0], k_up, v_up, step)
+        keys, values, tables = _up_projected_pages(q, cache[0], w_uk, w_uv, step)
         found = kernels.paged_attention(
             q, keys, values, tables, lengths[1], lengths[0], heads, heads, scale, "TRAPEZOIDAL"
         )
@@ -56,41 +56,41 @@ def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
     return kernels.contiguous(found).reshape(-1, heads * value)
 
 
-def _absorbed(q, cache, k_up, v_up, step, scale):
-    (heads, nope, rank), value, width = k_up.shape, v_up.shape[1], cache.shape[-1]
+def _absorbed(q, cache, w_uk, w_uv, step, scale):
+    (heads, nope, rank), value, width = w_uk.shape, w_uv.shape[1], cache.shape[-1]
     plain, turned = kernels.split(q.reshape(-1, heads, nope + width - rank), (nope, width - rank))
-    latent = kernels.multiply_heads(kernels.contiguous(plain), k_up, False)
+    latent = kernels.multiply_heads(kernels.contiguous(plain), w_uk, False)
     query = kernels.cat((latent, turned)).reshape(-1, heads * width)
-    if _in_rounds():
-        found = latent_attention_in_rounds(query, cache, step, scale)
+    if _blockwise():
+        found = blockwise_mla_attention(query, cache, step, scale)
         found, _ = kernels.split(found.reshape(-1, heads, width), (rank, width - rank))
         found = kernels.contiguous(found)
     else:
         lengths = (step["seq_lens"], step["query_lens"])
-        found = kernels.latent_paged_attention(query, cache, step["block_tables"], *lengths, heads, scale, rank)
-    found = kernels.multiply_heads(found.reshape(-1, heads, rank), v_up, True)
+        found = kernels.mla_paged_attention(query, cache, step["block_tables"], *lengths, heads, scale, rank)
+    found = kernels.multiply_heads(found.reshape(-1, heads, rank), w_uv, True)
     return found.reshape(-1, heads * value)
 
 
-def _up_projected(rows, k_up, v_up):
+def _up_projected(rows, w_uk, w_uv):
     """rows [n, L + R] -> keys and values of all heads, [n, H, N + R] each."""
-    (heads, nope, rank), value, rope = k_up.shape, v_up.shape[1], rows.shape[-1] - k_up.shape[-1]
+    (heads, nope, rank), value, rope = w_uk.shape, w_uv.shape[1], rows.shape[-1] - w_uk.shape[-1]
     latent, turned = kernels.split(rows, (rank, rope))
     latent = kernels.contiguous(latent)
-    keys = kernels.matmul(latent, k_up.reshape(heads * nope, rank)).reshape(-1, heads, nope)
+    keys = kernels.matmul(latent, w_uk.reshape(heads * nope, rank)).reshape(-1, heads, nope)
     keys = kernels.cat((keys, kernels.to_all_heads(turned, heads)))
-    values = kernels.matmul(latent, v_up.reshape(heads * value, rank)).reshape(-1, heads, value)
+    values = kernels.matmul(latent, w_uv.reshape(heads * value, rank)).reshape(-1, heads, value)
     return keys, values if value == nope + rope else kernels.pad_heads(values, nope + rope, 0.0)
 
 
-def _up_projected_pages(q, cache, k_up, v_up, step):
+def _up_projected_pages(q, cache, w_uk, w_uv, step):
     """Keys and values of all that the requests hold, as caches [blocks, block, H, N + R], and their block tables."""
     pages = kernels.depend(step["block_tables"], q)  # after this step's rows are written
     rows = kernels.gather_pages(cache, pages.reshape(-1)).reshape(-1, cache.shape[-1])
-    keys, values = _up_projected(rows, k_up, v_up)
+    keys, values = _up_projected(rows, w_uk, w_uv)
     block = min(cache.shape[1], LARGEST_BLOCK // LARGEST_HEAD)
     blocks_of_a_page = cache.shape[1] // block
-    shape = (-1, block, k_up.shape[0], keys.shape[-1])
+    shape = (-1, block, w_uk.shape[0], keys.shape[-1])
     tables = step["block_tables"]
     tables = tables if blocks_of_a_page == 1 else kernels.cat((tables,) * blocks_of_a_page)
     return keys.reshape(shape), values.reshape(shape), kernels.numbered(tables)

@@ -17,7 +17,7 @@ def _host(weight) -> np.ndarray:
     return np.frombuffer(ctypes.string_at(weight.data_ptr(), weight.nbytes), dtype).reshape(weight.shape).copy()
 
 
-def pack_stack(weight) -> None:
+def prepack_stack(weight) -> None:
     """[E, out, in] becomes [E, in, out], and [E, 2, out, in] becomes [E, in, 2 * out]: in place, and the shape as well.
 
     Grouped products want inputs as rows, and weights without a Reshape, which might copy them at every step.
@@ -25,8 +25,8 @@ def pack_stack(weight) -> None:
     _put(weight, _turned(_host(weight)))
 
 
-def pack_matrix(weight) -> None:
-    """[out, in] becomes [in, out], as pack_stack has it."""
+def prepack_matrix(weight) -> None:
+    """[out, in] becomes [in, out], as prepack_stack has it."""
     (turned,) = _turned(_host(weight)[None])
     _put(weight, turned)
 
@@ -50,7 +50,7 @@ def _put(weight, packed: np.ndarray) -> None:
         weight.param_info.parameter_shape = list(packed.shape)
 
 
-def pack_correction(bias) -> None:
+def prepack_correction_bias(bias) -> None:
     # FusedAddTopKDiv takes experts of other groups than the best for 0, and would choose them before a negative sum of
     # score and bias. The same number added to all changes no choice.
     host = _host(bias)

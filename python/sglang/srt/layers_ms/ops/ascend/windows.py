@@ -8,15 +8,17 @@ from mindspore import dtype as mstype
 from sglang.srt.layers_ms.ops.ascend import gathered, kernels
 
 
-def windowed_attention(q, k_cache, v_cache, step, head_dim, scale, window, sinks):
-    queries, last, tables = gathered.pieces(q, step)
+def sliding_window_attention(q, k_cache, v_cache, step, head_dim, scale, window, sinks):
+    queries, last, tables = gathered.query_blocks(q, step)
     size, heads = queries.shape[1], q.shape[-1] // head_dim
-    places = gathered.places_before(last, window + size - 1)
-    keys = gathered.gather_rows(k_cache, tables, places)
-    values = gathered.gather_rows(v_cache, tables, places)
+    key_positions = gathered.key_positions_before(last, window + size - 1)
+    keys = gathered.gather_rows(k_cache, tables, key_positions)
+    values = gathered.gather_rows(v_cache, tables, key_positions)
     mask, before = (None, None) if size == 1 else (gathered.triangle(), window - 1)
-    found, sums = gathered.fused(queries, keys, values, places, mask, before, None, heads, scale, sinks is not None)
+    found, sums = gathered.fused(
+        queries, keys, values, key_positions, mask, before, None, heads, scale, sinks is not None
+    )
     if sinks is not None:
         share = kernels.sigmoid(kernels.add(kernels.turn(sums), kernels.mul(sinks.reshape(1, 1, -1, 1), -1.0)))
         found = kernels.cast(kernels.mul(kernels.cast(found, mstype.float32), share), q.dtype)
-    return gathered.packed(found, step)
+    return gathered.token_rows(found, step)

@@ -17,8 +17,8 @@ def start(processors):
     kernels.bind(*KERNELS)
 
 
-def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
-    collectives.groups[group] = (size, gather, rank)
+def init_group(group, rank, size, all_gather_object, timeout=300.0, nodes=(), exchange=None):
+    collectives.groups[group] = (size, all_gather_object, rank)
 
 
 def compiled():

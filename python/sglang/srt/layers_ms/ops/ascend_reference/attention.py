@@ -53,14 +53,14 @@ def _write(kernel, name, rows, cache, slots):
     held[used // block, used % block] = bits(values(rows), rows.dtype)[slots >= 0].reshape(-1, *row)
 
 
-def put(cache, places, new):
+def put(cache, indices, new):
     kernel = "InplacePut"
     check(kernel, "cache", cache, HALVES)
     require(cache.data_ptr() not in fractal, kernel, "a cache in NZ is no row")
-    check(kernel, "places", places, INTEGERS, 2)
+    check(kernel, "indices", indices, INTEGERS, 2)
     check(kernel, "new", new, (cache.dtype,), 2)
-    require(places.shape == new.shape, kernel, f"values {new.shape} at places {places.shape}")
-    found = stored(places).reshape(-1)
+    require(indices.shape == new.shape, kernel, f"values {new.shape} at places {indices.shape}")
+    found = stored(indices).reshape(-1)
     inside = (found >= 0) & (found < cache.size)
     require(inside.all(), kernel, f"places {found[~inside].tolist()} of {cache.size}")
     require(len(np.unique(found)) == len(found), kernel, "two values for one place")
@@ -121,10 +121,10 @@ def _turned(x, cos, sin):
 def _attend(query, keys, values_, scale):
     """query [n, H, D], the last of a context of keys and values [m, K, D] -> [n, H * D]."""
     queries, heads, _ = query.shape
-    places, kv_heads, _ = keys.shape
+    num_keys, kv_heads, _ = keys.shape
     keys, values_ = (np.repeat(held, heads // kv_heads, 1) for held in (keys, values_))
     scores = np.einsum("nhd,mhd->hnm", query, keys, optimize=True) * scale
-    hidden = np.arange(places) > np.arange(places - queries, places)[:, None]
+    hidden = np.arange(num_keys) > np.arange(num_keys - queries, num_keys)[:, None]
     scores = np.where(hidden, -np.inf, scores)
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)

@@ -36,7 +36,7 @@ def _check_groups(kernel, experts, groups, top_groups, group_top, top_k):
     require(sorted_at_once, kernel, f"{experts} experts in {groups} groups: at most 32, or 8 groups of 32")
 
 
-def sigmoid_top_k(logits, bias, groups, top_groups, group_top, top_k, normalise, scaling):
+def sigmoid_top_k(logits, bias, groups, top_groups, group_top, top_k, normalize, scaling):
     kernel = "FusedAddTopKDiv"
     check(kernel, "logits", logits, FLOAT, 2)
     check(kernel, "bias", bias, FLOAT, 1)
@@ -53,7 +53,7 @@ def sigmoid_top_k(logits, bias, groups, top_groups, group_top, top_k, normalise,
     np.put_along_axis(kept, _largest(group_scores, top_groups), 1.0, 1)
     chosen = _largest((choice * kept[..., None]).reshape(scores.shape), top_k)
     weights = np.take_along_axis(scores, chosen, 1)
-    if normalise:
+    if normalize:
         weights = weights / weights.sum(-1, keepdims=True) * np.float32(scaling)
     return tensor(weights, mstype.float32), tensor(chosen, mstype.int32)
 
@@ -85,8 +85,8 @@ def top_k(x, count):
     check("TopkExt", "x", x, FLOATS)
     require(0 < count <= x.shape[-1], "TopkExt", f"{count} of {x.shape}")
     held = values(x)
-    places = _largest(held, count)
-    return tensor(np.take_along_axis(held, places, -1), x.dtype), tensor(places, mstype.int32)
+    indices = _largest(held, count)
+    return tensor(np.take_along_axis(held, indices, -1), x.dtype), tensor(indices, mstype.int32)
 
 
 def _check_below(kernel, name, given, limit):
@@ -97,11 +97,11 @@ def _check_below(kernel, name, given, limit):
     return found
 
 
-def columns(x, places):
+def columns(x, indices):
     kernel = "GatherD"
     check(kernel, "x", x, (*FLOATS, *INTEGERS), 2)
-    check(kernel, "places", places, INTEGERS, 2)
-    return tensor(np.take_along_axis(values(x), _check_below(kernel, "places", places, x.shape[1]), 1), x.dtype)
+    check(kernel, "indices", indices, INTEGERS, 2)
+    return tensor(np.take_along_axis(values(x), _check_below(kernel, "indices", indices, x.shape[1]), 1), x.dtype)
 
 
 def membership(groups, count):
@@ -112,12 +112,12 @@ def membership(groups, count):
     return tensor(found, mstype.float32)
 
 
-def add_at(counts, places, numbers):
+def add_at(counts, indices, numbers):
     kernel = "ScatterAddExt"
-    for name, given in (("counts", counts), ("places", places), ("numbers", numbers)):
+    for name, given in (("counts", counts), ("indices", indices), ("numbers", numbers)):
         check(kernel, name, given, INTEGERS, 1)
-    require(places.shape == numbers.shape, kernel, f"{numbers.shape} numbers for {places.shape} places")
-    np.add.at(stored(counts), _check_below(kernel, "places", places, len(counts)), stored(numbers))
+    require(indices.shape == numbers.shape, kernel, f"{numbers.shape} numbers for {indices.shape} places")
+    np.add.at(stored(counts), _check_below(kernel, "indices", indices, len(counts)), stored(numbers))
     return counts
 
 
@@ -128,11 +128,11 @@ def sort_by_expert(x, experts, count):
     require(len(x) == len(experts), kernel, f"x {x.shape} and experts {experts.shape}")
     chosen = _check_below(kernel, "experts", experts, count).reshape(-1)
     order = np.argsort(chosen, kind="stable")
-    places = np.empty_like(order)
-    places[order] = np.arange(len(order))
+    indices = np.empty_like(order)
+    indices[order] = np.arange(len(order))
     rows = values(x)[order // experts.shape[1]]
     counts = np.bincount(chosen, minlength=count)
-    return tensor(rows, x.dtype), tensor(places, mstype.int32), tensor(counts, mstype.int32)
+    return tensor(rows, x.dtype), tensor(indices, mstype.int32), tensor(counts, mstype.int32)
 
 
 def grouped_matmul(rows, weights, bias, counts):
@@ -185,14 +185,14 @@ def _group_sizes(kernel, rows, weights, counts):
     return sizes
 
 
-def sum_of_experts(rows, places, weights):
+def sum_of_experts(rows, indices, weights):
     kernel = "MoeTokenUnpermute"
     check(kernel, "rows", rows, FLOATS, 2)
-    check(kernel, "places", places, INTEGERS, 1)
+    check(kernel, "indices", indices, INTEGERS, 1)
     check(kernel, "weights", weights, (mstype.float32, rows.dtype), 2)
     tokens, chosen = weights.shape
-    require(chosen <= 512 and tokens * chosen == len(rows) == len(places), kernel, f"{rows.shape}, {weights.shape}")
-    found = _check_below(kernel, "places", places, len(rows))
+    require(chosen <= 512 and tokens * chosen == len(rows) == len(indices), kernel, f"{rows.shape}, {weights.shape}")
+    found = _check_below(kernel, "indices", indices, len(rows))
     require(len(set(found)) == len(found), kernel, "places name a row twice")
     ordered = values(rows)[found].reshape(tokens, chosen, -1)
     return tensor((ordered * values(weights)[..., None]).sum(1), rows.dtype)

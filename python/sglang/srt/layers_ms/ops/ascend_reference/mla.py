@@ -18,7 +18,7 @@ INTEGERS = (mstype.int32,)
 LARGEST_ROW = 576
 
 
-def latent_paged_attention(query, cache, tables, context_lens, query_lens, heads, scale, rank):
+def mla_paged_attention(query, cache, tables, context_lens, query_lens, heads, scale, rank):
     kernel = "PagedAttention"
     check(kernel, "query", query, HALVES, 2)
     check_cache(kernel, "cache", cache, query.dtype)

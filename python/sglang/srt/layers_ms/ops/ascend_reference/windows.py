@@ -16,46 +16,48 @@ def _check_fused(kernel, query, key, value, shift, heads, kv_heads):
     check(kernel, "query", query, HALVES, 3)
     for name, given in (("key", key), ("value", value)):
         check(kernel, name, given, (query.dtype,), 3)
-    (count, size, width), places = query.shape, key.shape[1]
+    (count, size, width), num_keys = query.shape, key.shape[1]
     require(heads % kv_heads == 0 and heads // kv_heads <= 64, kernel, f"{heads} heads on {kv_heads}")
     head_dim = width // heads
     require(width == heads * head_dim, kernel, f"query {query.shape} of {heads} heads")
     require(head_dim % 16 == 0 and head_dim <= 512, kernel, f"heads of {head_dim} values")
     require(heads <= 256, kernel, f"{heads} heads")
-    wanted = (count, places, kv_heads * head_dim)
+    wanted = (count, num_keys, kv_heads * head_dim)
     require(key.shape == value.shape == wanted, kernel, f"key {key.shape}, value {value.shape}, not {wanted}")
     if shift is not None:
         check(kernel, "shift", shift, (query.dtype,), 4)
         # Of one head for all it is read wrongly, and without a complaint (vllm-ascend, issue 15503).
-        require(shift.shape == (1, heads, size, places), kernel, f"shift {shift.shape} of {heads} heads, {query.shape}")
+        require(
+            shift.shape == (1, heads, size, num_keys), kernel, f"shift {shift.shape} of {heads} heads, {query.shape}"
+        )
         require(np.isfinite(values(shift)).all(), kernel, "a shift of infinity")
-    return count, size, places, head_dim
+    return count, size, num_keys, head_dim
 
 
-def _hidden(kernel, mask, before, size, places):
+def _hidden(kernel, mask, before, size, num_keys):
     """What the last `size` of the places do not see, [size, places]."""
     if size == 1:  # sparse modes are not looked at
         require(mask is None and before is None, kernel, "a mask, or a window, of one query")
-        return np.zeros((1, places), bool)
+        return np.zeros((1, num_keys), bool)
     if mask is None:
         require(before is None, kernel, "a window without a mask")
-        return np.zeros((size, places), bool)
+        return np.zeros((size, num_keys), bool)
     check(kernel, "mask", mask, BOOL, 2)
     require(
         mask.shape == TRIANGLE.shape and (stored(mask) == TRIANGLE).all(), kernel, f"mask {mask.shape}: no triangle"
     )
-    require(size <= places, kernel, f"{size} queries of {places} places: the first see no key")
+    require(size <= num_keys, kernel, f"{size} queries of {num_keys} places: the first see no key")
     require(before is None or before >= 0, kernel, f"a window of {before} tokens before each")
-    distance = np.arange(places) - np.arange(places - size, places)[:, None]
-    return (distance > 0) | (distance < -(places if before is None else before))
+    distance = np.arange(num_keys) - np.arange(num_keys - size, num_keys)[:, None]
+    return (distance > 0) | (distance < -(num_keys if before is None else before))
 
 
 def fused_attention(query, key, value, shift, mask, before, heads, kv_heads, scale, totals):
     kernel = "FusedInferAttentionScore"
-    count, size, places, head_dim = _check_fused(kernel, query, key, value, shift, heads, kv_heads)
-    hidden = _hidden(kernel, mask, before, size, places)
+    count, size, num_keys, head_dim = _check_fused(kernel, query, key, value, shift, heads, kv_heads)
+    hidden = _hidden(kernel, mask, before, size, num_keys)
     q = values(query).reshape(count, size, heads, head_dim)
-    k, v = (values(x).reshape(count, places, kv_heads, head_dim).repeat(heads // kv_heads, 2) for x in (key, value))
+    k, v = (values(x).reshape(count, num_keys, kv_heads, head_dim).repeat(heads // kv_heads, 2) for x in (key, value))
     scores = np.einsum("nshd,nphd->nhsp", q, k, optimize=True) * np.float32(scale)
     scores = np.where(hidden, -np.inf, scores if shift is None else scores + values(shift))
     largest = scores.max(-1, keepdims=True)

@@ -1,8 +1,8 @@
 """Fast CPU table: C++ operators (src/) that MindSpore runs inside its compiled graphs as AOT custom operators.
 
 Weights, activations and caches keep the dtype that the user asks for; sums are float32. Graphs have one shape, with
-room for the largest step; `begin_step` says how many rows of it count, and the operators touch no others. Weights of
-linear layers are rearranged once, in place. src/kernels.h says what is computed, src/entry.cpp what is checked.
+room for the largest step; `set_valid_rows` says how many rows of it count, and the operators touch no others. Weights
+of linear layers are rearranged once, in place. src/kernels.h says what is computed, src/entry.cpp what is checked.
 """
 
 import ctypes
@@ -21,7 +21,7 @@ from sglang.srt.layers_ms.ops.cpu.collectives import (  # noqa: F401 - operators
     column_gather,
     combine_experts,
     dispatch_experts,
-    join,
+    init_group,
     receive,
     reduce_scatter,
     send,
@@ -34,22 +34,22 @@ from sglang.srt.layers_ms.ops.cpu.library import ints as _ints
 from sglang.srt.layers_ms.ops.cpu.library import library as _library
 from sglang.srt.layers_ms.ops.cpu.library import room as _room
 from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators of this table
-    at_once,
+    blockwise,
     check_attention,
-    check_latent_attention,
+    check_mla_attention,
     check_quant_experts,
     check_quant_linear,
     compiled,
-    in_rounds,
-    own_cache,
-    pack_correction,
-    pack_quant_experts,
-    parts,
+    device_layout_cache,
     plain_experts,
+    prepack_correction_bias,
+    prepack_quant_experts,
     put_experts,
     renew,
     rotary_tables,
-    sums_in_norms,
+    single_block_limits,
+    split_by_forward_mode,
+    supports_all_reduce_norm_fusion,
 )
 
 _DTYPES = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2}  # enum Dtype of kernels.h
@@ -65,9 +65,9 @@ _rms_norm = _custom("rms_norm", _first)
 _layer_norm = _custom("layer_norm", _first)
 _add = _custom("add_scaled", _first)
 _scale = _custom("scaled", _first)
-_normalise_qk = _custom("normalise_qk", _first)
-_square_sums = _custom("square_sums", lambda qkv, _: [qkv[0], 2], lambda *_: mstype.float32)
-_normalise_qk_of_ranks = _custom("normalise_qk_of_ranks", _first)
+_qk_norm = _custom("qk_norm", _first)
+_qk_sum_squares = _custom("qk_sum_squares", lambda qkv, _: [qkv[0], 2], lambda *_: mstype.float32)
+_qk_rms_norm_tp = _custom("qk_rms_norm_tp", _first)
 _add_rms_norm = _custom("add_rms_norm", lambda x, *_: (x, x), lambda x, *_: (x, x))
 _silu_and_mul, _gelu_and_mul, _gelu_tanh_and_mul = (
     _custom(name, lambda gate_up: [gate_up[0], gate_up[1] // 2])
@@ -75,15 +75,15 @@ _silu_and_mul, _gelu_and_mul, _gelu_tanh_and_mul = (
 )
 _qkv_to_cache = _custom("qkv_to_cache", _queries)
 _paged_attention = _custom("paged_attention", _first)
-_latent_to_cache = _custom("latent_to_cache", _first)
-_latent_attention = _custom("latent_attention", lambda q, cache, k_up, k_absorb, v_up, *_: [q[0], v_up[0] * v_up[1]])
-_wide_linear = _custom("linear", lambda x, weight, *_: [x[0], weight[0]], lambda *_: mstype.float32)
+_mla_to_cache = _custom("mla_to_cache", _first)
+_mla_attention = _custom("mla_attention", lambda q, cache, w_uk, w_uk_t, w_uv, *_: [q[0], w_uv[0] * w_uv[1]])
+_linear_fp32 = _custom("linear", lambda x, weight, *_: [x[0], weight[0]], lambda *_: mstype.float32)
 _route = _custom(
     "route",
     lambda logits, bias, chosen, *_: ([logits[0], chosen[0]], [logits[0], chosen[0]]),
     lambda *_: (mstype.float32, mstype.int32),
 )
-_locate_experts = _custom("locate_experts", _first)
+_to_physical_experts = _custom("to_physical_experts", _first)
 _fused_experts = _custom("fused_experts", _first)
 _add_gated = _custom("add_gated", _first)
 _clip = _custom("clipped", _first)
@@ -108,8 +108,8 @@ def linear(x, weight, bias):
     return _linear(x, weight) if bias is None else _linear(x, weight, bias)
 
 
-def wide_linear(x, weight, bias):
-    return _wide_linear(x, weight) if bias is None else _wide_linear(x, weight, bias)
+def linear_fp32(x, weight, bias):
+    return _linear_fp32(x, weight) if bias is None else _linear_fp32(x, weight, bias)
 
 
 def rms_norm(x, weight, eps, offset):
@@ -120,7 +120,7 @@ def add_rms_norm(x, residual, weight, eps, offset):
     return _add_rms_norm(x, residual, weight, _floats(eps, offset))
 
 
-def linear_add_rms_norm(x, weight, bias, residual, norm, eps, kind, group):
+def linear_add_rms_norm(x, weight, bias, residual, norm, eps, forward_mode, group):
     return add_rms_norm(all_reduce(linear(x, weight, bias), group), residual, norm, eps, 0.0)
 
 
@@ -154,16 +154,16 @@ def gelu_tanh_and_mul(gate_up):
     return _gelu_tanh_and_mul(gate_up)
 
 
-def normalise_qk(qkv, q_weight, k_weight, eps, head_dim, whole, centred):
-    return _normalise_qk(qkv, q_weight, k_weight, _floats(eps), _ints(0 if whole else head_dim, centred))
+def qk_norm(qkv, q_weight, k_weight, eps, head_dim, whole, centered):
+    return _qk_norm(qkv, q_weight, k_weight, _floats(eps), _ints(0 if whole else head_dim, centered))
 
 
-def square_sums(qkv, kv_size):
-    return _square_sums(qkv, _ints(kv_size))
+def qk_sum_squares(qkv, kv_size):
+    return _qk_sum_squares(qkv, _ints(kv_size))
 
 
-def normalise_qk_of_ranks(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
-    return _normalise_qk_of_ranks(qkv, sums, q_weight, k_weight, _floats(q_count, k_count, eps))
+def qk_rms_norm_tp(qkv, sums, q_weight, k_weight, q_count, k_count, eps):
+    return _qk_rms_norm_tp(qkv, sums, q_weight, k_weight, _floats(q_count, k_count, eps))
 
 
 def qkv_to_cache(
@@ -186,7 +186,7 @@ def qkv_to_cache(
     order = _ints(cos is not None, interleaved)
     if cos is None:
         cos = sin = _no_table()
-    norms, tables, places = (q_norm, k_norm), (cos, sin), (step["positions"], k_cache, v_cache, step["slots"])
+    norms, tables, places = (q_norm, k_norm), (cos, sin), (step["positions"], k_cache, v_cache, step["out_cache_loc"])
     q = _qkv_to_cache(qkv, *norms, *tables, *places, _floats(eps, offset), order)
     return q, k_cache, v_cache
 
@@ -204,7 +204,7 @@ def paged_attention(
     sinks=None,
     slopes=None,
 ):
-    (page_size,) = step["plan"]
+    (page_size,) = step["attn_metadata"]
     return _paged_attention(
         q,
         k_cache,
@@ -220,14 +220,14 @@ def paged_attention(
     )
 
 
-def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalise, scaling, soft_cap):
+def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalize, scaling, soft_cap):
     bias = _no_norm(mstype.float32) if bias is None else bias
-    integers = _ints(int(scoring == "sigmoid"), groups, top_groups, group_top, int(renormalise))
+    integers = _ints(int(scoring == "sigmoid"), groups, top_groups, group_top, int(renormalize))
     return _route(logits, bias, _room(top_k), integers, _floats(scaling, soft_cap))
 
 
-def locate_experts(experts, location, chosen, step, replicas):
-    return _locate_experts(experts, location, chosen)
+def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
+    return _to_physical_experts(experts, logical_to_physical_map, expert_counts)
 
 
 def fused_experts(
@@ -243,15 +243,15 @@ def add_gated(x, y, gate):
     return _add_gated(x, y, gate)
 
 
-def latent_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
-    order, places = _ints(heads, interleaved), (step["positions"], cache, step["slots"])
-    return _latent_to_cache(q, kv, norm, cos, sin, *places, _floats(eps), order), cache
+def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
+    order, places = _ints(heads, interleaved), (step["positions"], cache, step["out_cache_loc"])
+    return _mla_to_cache(q, kv, norm, cos, sin, *places, _floats(eps), order), cache
 
 
-def latent_attention(q, cache, k_up, k_absorb, v_up, step, scale):
-    (page_size,) = step["plan"]
+def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
+    (page_size,) = step["attn_metadata"]
     requests = (step["block_tables"], step["query_lens"], step["seq_lens"])
-    return _latent_attention(q, cache, k_up, k_absorb, v_up, *requests, page_size, _floats(scale))
+    return _mla_attention(q, cache, w_uk, w_uk_t, w_uv, *requests, page_size, _floats(scale))
 
 
 def logits(x, weight):
@@ -314,35 +314,35 @@ def static_graphs():
     return True
 
 
-def begin_step(tokens, requests, counts=()):
-    _library.mindspore_cpu_begin_step(ctypes.c_int64(tokens), ctypes.c_int64(requests))
+def set_valid_rows(tokens, requests, counts=()):
+    _library.mindspore_cpu_set_valid_rows(ctypes.c_int64(tokens), ctypes.c_int64(requests))
     if len(counts):
-        _library.mindspore_cpu_counts(ctypes.c_int64(len(counts)), (ctypes.c_int64 * len(counts))(*counts))
+        _library.mindspore_cpu_set_replica_tokens(ctypes.c_int64(len(counts)), (ctypes.c_int64 * len(counts))(*counts))
 
 
-def pack_linear(weight):
+def prepack_linear(weight):
     *stack, rows, columns = weight.shape
     size = rows * columns * weight.itemsize
     for matrix in range(math.prod(stack)):
         storage = ctypes.c_void_p(weight.data_ptr() + matrix * size)
-        _library.mindspore_cpu_pack(_DTYPES[weight.dtype], storage, ctypes.c_int64(rows), ctypes.c_int64(columns))
+        _library.mindspore_cpu_prepack(_DTYPES[weight.dtype], storage, ctypes.c_int64(rows), ctypes.c_int64(columns))
 
 
-def pack_row_linear(weight):
-    pack_linear(weight)
+def prepack_row_linear(weight):
+    prepack_linear(weight)
 
 
-def pack_table(weight):
-    pack_linear(weight)
+def prepack_embedding(weight):
+    prepack_linear(weight)
 
 
-def pack_experts(weight):
-    pack_linear(weight)
+def prepack_experts(weight):
+    prepack_linear(weight)
 
 
 def cache_view(cache, name, page_size):
     return cache
 
 
-def plan(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
+def build_attn_metadata(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
     return (np.array([page_size], np.int32),)

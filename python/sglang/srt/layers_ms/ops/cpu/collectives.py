@@ -38,11 +38,11 @@ def _number(group):
     return _groups[group]
 
 
-def join(group, rank, size, gather, patience=300.0, nodes=(), exchange=None):
+def init_group(group, rank, size, all_gather_object, timeout=300.0, nodes=(), exchange=None):
     from sglang.srt.layers_ms.ops.cpu import shared_memory
 
     _sizes[group] = size
-    _groups[group] = shared_memory.join(library, rank, size, gather, patience, nodes, exchange)
+    _groups[group] = shared_memory.init_group(library, rank, size, all_gather_object, timeout, nodes, exchange)
 
 
 def all_reduce(x, group):
@@ -61,13 +61,13 @@ def all_to_all(x, sent, received, room, group):
     return _all_to_all(x, ints(_number(group)), sent, received, _room(room))
 
 
-def dispatch_experts(x, weights, experts, step, held, replicas, rank, size, group):
-    integers, words = ints(_number(group), held, replicas), -(-size // 32)
-    return _dispatch_experts(x, weights, experts, integers, _room((replicas, words)))
+def dispatch_experts(x, weights, experts, step, held, attn_dp_size, rank, size, group):
+    integers, words = ints(_number(group), held, attn_dp_size), -(-size // 32)
+    return _dispatch_experts(x, weights, experts, integers, _room((attn_dp_size, words)))
 
 
-def combine_experts(y, routes, step, replicas, size, group):
-    return _combine_experts(y, routes, ints(_number(group), replicas), _room(replicas))
+def combine_experts(y, routes, step, attn_dp_size, size, group):
+    return _combine_experts(y, routes, ints(_number(group), attn_dp_size), _room(attn_dp_size))
 
 
 def broadcast(x, root, group):

@@ -16,16 +16,16 @@ EXCHANGE = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int64, ctype
 _kept = []  # for as long as the process lives
 
 
-def join(
+def init_group(
     library: ctypes.CDLL,
     rank: int,
     size: int,
-    gather: Callable[[object], list],
-    patience: float,
+    all_gather_object: Callable[[object], list],
+    timeout: float,
     nodes: Sequence[int] = (),
     exchange: Callable[[int, int, int], None] | None = None,
 ) -> int:
-    """As ops.join -> the group's number."""
+    """As ops.init_group -> the group's number."""
     nodes = list(nodes) or [0] * size
     here = [other for other in range(size) if nodes[other] == nodes[rank]]
     first = here[0]
@@ -36,7 +36,7 @@ def join(
             file = _create(length)
     except OSError as error:
         problem = f"rank {rank}: {length} bytes of shared memory cannot be had in {FOLDER}: {error.strerror}"
-    found = gather((os.getpid(), file, problem))
+    found = all_gather_object((os.getpid(), file, problem))
     if problems := [problem for *_, problem in found if problem]:
         if file:
             Path(file).unlink()
@@ -46,7 +46,7 @@ def join(
         memory = _map(file, length)
     except OSError as error:
         problem = f"rank {rank} cannot open {file}, which rank {first} made: {error.strerror}; are both on one host?"
-    problems = [problem for problem in gather(problem) if problem]
+    problems = [problem for problem in all_gather_object(problem) if problem]
     if rank == first:
         Path(file).unlink()  # nothing is left behind, however the ranks end
     if problems:
@@ -56,7 +56,7 @@ def join(
     processes = (ctypes.c_int * size)(*[found[other if other in here else first][0] for other in range(size)])
     start = ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(memory)))
     host = (ctypes.c_int(first), ctypes.c_int(len(here)), callback)
-    return library.mindspore_cpu_join(start, rank, size, processes, ctypes.c_double(patience), *host)
+    return library.mindspore_cpu_join(start, rank, size, processes, ctypes.c_double(timeout), *host)
 
 
 def _length(library: ctypes.CDLL, size: int) -> int:

@@ -107,7 +107,7 @@ inline void softmax_step(float* scores, float scale, int64_t row, Rows& rows) {
 }
 
 template <typename C>
-struct Block {  // where kKeys neighbouring rows of a request lie, from this head on; after the last, that again
+struct Block {  // where kKeys neighboring rows of a request lie, from this head on; after the last, that again
   const C* row[kKeys];
   Block(const Attention& a, const void* cache, const int32_t* table, int64_t head, int64_t first, int64_t count) {
     int64_t page = first / a.page_size, offset = first % a.page_size;

@@ -49,20 +49,20 @@ inline void scale_columns(const T* x, const T* weight, T* y, int64_t size, float
 }
 
 template <typename T>
-inline void normalise(const T* x, const T* weight, T* y, int64_t size, RMS rms) {
+inline void normalize(const T* x, const T* weight, T* y, int64_t size, RMS rms) {
   scale_columns(x, weight, y, size, inverse_rms(x, size, rms.eps), rms.offset);
 }
 
 template <typename T>
 void rms_norm_as(const T* x, const T* weight, T* y, RMS rms, int64_t groups, int64_t size) {
   over_rows(groups, size, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i) normalise(x + i * size, weight, y + i * size, size, rms);
+    for (int64_t i = first; i < last; ++i) normalize(x + i * size, weight, y + i * size, size, rms);
   });
 }
 
 // The mean first and the variance about it then: the difference of their sums would lose what is left of large means.
 template <typename T>
-inline void centre_and_normalise(const T* x, const T* weight, const T* bias, T* y, int64_t size, float eps) {
+inline void center_and_normalize(const T* x, const T* weight, const T* bias, T* y, int64_t size, float eps) {
   f32x16 values{}, squares{};
   float value = 0, square = 0;
   over(size, [&](int64_t i) { values += load(x + i); }, [&](int64_t i) { value += to_float(x[i]); });
@@ -85,7 +85,7 @@ template <typename T>
 void layer_norm_as(const T* x, const T* weight, const T* bias, T* y, float eps, int64_t groups, int64_t size) {
   over_rows(groups, size, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i)
-      centre_and_normalise(x + i * size, weight, bias, y + i * size, size, eps);
+      center_and_normalize(x + i * size, weight, bias, y + i * size, size, eps);
   });
 }
 
@@ -104,32 +104,32 @@ void add_as(const T* x, const T* other, T* y, float factor, int64_t rows, int64_
 }
 
 template <typename T>
-void normalise_qk_as(const QKNorm& a) {
+void qk_norm_as(const QKNorm& a) {
   const int64_t columns = a.q_size + 2 * a.kv_size;
   over_rows(a.tokens, columns, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const T* x = static_cast<const T*>(a.qkv) + row * columns;
       T* y = static_cast<T*>(a.out) + row * columns;
-      auto normalise_part = [&](const void* weights, int64_t size) {
+      auto normalize_part = [&](const void* weights, int64_t size) {
         const int64_t group = a.group ? a.group : size;
         for (int64_t i = 0; i < size; i += group) {
           const T* weight = static_cast<const T*>(weights) + i;
-          if (a.centred)
-            centre_and_normalise<T>(x + i, weight, nullptr, y + i, group, a.eps);
+          if (a.centered)
+            center_and_normalize<T>(x + i, weight, nullptr, y + i, group, a.eps);
           else
-            normalise(x + i, weight, y + i, group, {a.eps, 0.0f});
+            normalize(x + i, weight, y + i, group, {a.eps, 0.0f});
         }
         x += size, y += size;
       };
-      normalise_part(a.q_weight, a.q_size);
-      normalise_part(a.k_weight, a.kv_size);
+      normalize_part(a.q_weight, a.q_size);
+      normalize_part(a.k_weight, a.kv_size);
       std::copy(x, x + a.kv_size, y);
     }
   });
 }
 
 template <typename T>
-void square_sums_as(const T* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size) {
+void qk_sum_squares_as(const T* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size) {
   const int64_t columns = q_size + 2 * kv_size;
   over_rows(rows, columns, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
@@ -141,7 +141,7 @@ void square_sums_as(const T* qkv, float* y, int64_t rows, int64_t q_size, int64_
 }
 
 template <typename T>
-void normalise_qk_of_ranks_as(const QKNorm& a, const float* sums, float q_count, float k_count) {
+void qk_rms_norm_tp_as(const QKNorm& a, const float* sums, float q_count, float k_count) {
   const int64_t columns = a.q_size + 2 * a.kv_size;
   over_rows(a.tokens, columns, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
@@ -164,7 +164,7 @@ void add_rms_norm_as(const T* x, const T* residual, const T* weight, T* y, T* to
       const int64_t at = row * size;
       over(size, [&](int64_t i) { store(total + at + i, load(x + at + i) + load(residual + at + i)); },
            [&](int64_t i) { total[at + i] = from_float<T>(to_float(x[at + i]) + to_float(residual[at + i])); });
-      normalise(total + at, weight, y + at, size, rms);
+      normalize(total + at, weight, y + at, size, rms);
     }
   });
 }
@@ -229,7 +229,7 @@ void act_and_mul_as(int activation, const T* gate_up, T* y, int64_t rows, int64_
   });
 }
 
-// One head, widened, and normalised if there is a weight.
+// One head, widened, and normalized if there is a weight.
 template <typename T>
 inline void widen_head(const T* in, float* head, const T* weight, RMS rms, int64_t head_dim) {
   if (!weight) {
@@ -241,7 +241,7 @@ inline void widen_head(const T* in, float* head, const T* weight, RMS rms, int64
        [&](int64_t i) { head[i] = to_float(in[i]) * factor * (to_float(weight[i]) + offset); });
 }
 
-// Rotates the first 2 * half values: neighbours against each other, or the first half against the second.
+// Rotates the first 2 * half values: neighbors against each other, or the first half against the second.
 inline void rotate(float* head, const float* cos, const float* sin, int64_t half, bool interleaved) {
   if (interleaved) {
     for (int64_t i = 0; i < half; ++i) {

@@ -1,7 +1,7 @@
 // The operators as MindSpore calls them (AOT custom operators), with every argument checked before it is used.
 //
 // A compiled graph has one shape for all steps: its tensors have room for the most tokens and requests, and
-// `mindspore_cpu_begin_step` says how many rows of them this step uses. Rows after those are neither read nor written.
+// `mindspore_cpu_set_valid_rows` says how many rows of them this step uses. Rows after those are neither read nor written.
 // Each function gets its inputs, then its outputs; a result other than 0 becomes a RuntimeError in Python.
 #include <cstdio>
 #include <cstring>
@@ -25,7 +25,7 @@ LargeProducts large_products{nullptr, 0};  // another library's, if one was give
 int64_t step_tokens = -1, step_requests = -1;  // -1: as many as the tensors have
 std::vector<int64_t> step_counts;              // tokens of each attention replica; none: as many as here
 // Of this step's tensors with rows of other ranks, by how many rows they have room for: how many count.
-std::map<int64_t, int64_t> rooms;
+std::map<int64_t, int64_t> valid_rows_by_size;
 
 // The arguments of one call, checked as they are taken.
 class Arguments {
@@ -68,20 +68,20 @@ class Arguments {
   }
 
   // The argument if it is used, one value for each head; else null.
-  const float* one_a_head(int i, bool used, int64_t heads) {
+  const float* per_head_or_null(int i, bool used, int64_t heads) {
     if (!used) return nullptr;
     if (size(i) != heads) fail("argument %d has %ld values for %ld heads", i, size(i), heads);
     return floats(i);
   }
 
   int64_t tokens(int i) {
-    const auto room = rooms.find(dim(i, 0));
-    return used(i, room == rooms.end() ? step_tokens : room->second, "tokens");
+    const auto room = valid_rows_by_size.find(dim(i, 0));
+    return used(i, room == valid_rows_by_size.end() ? step_tokens : room->second, "tokens");
   }
   int64_t requests(int i) { return used(i, step_requests, "requests"); }
 
   template <typename... A>
-  void want(bool condition, const char* message, A... arguments) {
+  void check(bool condition, const char* message, A... arguments) {
     if (!condition) fail(message, arguments...);
   }
 
@@ -125,15 +125,15 @@ void check_tables(Arguments& a, const Requests& call, int64_t slots, int64_t tok
   int64_t queries = 0;
   for (int64_t i = 0; i < call.requests && !a.failed(); ++i) {
     const int64_t length = call.seq_lens[i], blocks = (length + call.page_size - 1) / call.page_size;
-    a.want(call.query_lens[i] > 0 && call.query_lens[i] <= length, "request %ld has %d queries of %ld tokens", i,
+    a.check(call.query_lens[i] > 0 && call.query_lens[i] <= length, "request %ld has %d queries of %ld tokens", i,
            call.query_lens[i], length);
-    a.want(blocks <= call.blocks, "request %ld has %ld tokens, its table %ld pages", i, length, call.blocks);
+    a.check(blocks <= call.blocks, "request %ld has %ld tokens, its table %ld pages", i, length, call.blocks);
     if (a.failed()) return;
-    a.want(within(call.block_tables + i * call.blocks, blocks, slots / call.page_size),
+    a.check(within(call.block_tables + i * call.blocks, blocks, slots / call.page_size),
            "request %ld has a page that is not in the cache", i);
     queries += call.query_lens[i];
   }
-  a.want(queries == tokens, "the requests have %ld queries, the step %ld tokens", queries, tokens);
+  a.check(queries == tokens, "the requests have %ld queries, the step %ld tokens", queries, tokens);
 }
 
 // Arguments from `first` on: block_tables [B, blocks], query_lens [B], seq_lens [B], page_size [1].
@@ -146,7 +146,7 @@ void take_requests(Arguments& a, int first, int64_t slots, int64_t tokens, Reque
   call.blocks = a.dim(first, 1);
   if (a.failed()) return;
   call.page_size = *page_size;
-  a.want(call.page_size > 0, "page size %ld", call.page_size);
+  a.check(call.page_size > 0, "page size %ld", call.page_size);
   if (!a.failed()) check_tables(a, call, slots, tokens);
 }
 
@@ -160,7 +160,7 @@ QKNorm take_qk(Arguments& a, int weights) {
   call.tokens = a.tokens(0);
   call.q_size = a.size(weights);
   call.kv_size = a.size(weights + 1);
-  a.want(a.last(0) == call.q_size + 2 * call.kv_size && a.dtype(weights) == a.dtype(0) &&
+  a.check(a.last(0) == call.q_size + 2 * call.kv_size && a.dtype(weights) == a.dtype(0) &&
              a.dtype(weights + 1) == a.dtype(0),
          "%ld columns, weights for %ld queries and %ld keys, or their dtypes differ", a.last(0), call.q_size,
          call.kv_size);
@@ -217,17 +217,17 @@ extern "C" EXPORTED void mindspore_cpu_trace(int on) { trace::record(on); }
 extern "C" EXPORTED int64_t mindspore_cpu_take_events(trace::Event* events, int64_t most) {
   return trace::take(events, most);
 }
-extern "C" EXPORTED void mindspore_cpu_begin_step(int64_t tokens, int64_t requests) {
+extern "C" EXPORTED void mindspore_cpu_set_valid_rows(int64_t tokens, int64_t requests) {
   step_tokens = tokens;
   step_requests = requests;
   step_counts.clear();
-  rooms.clear();
+  valid_rows_by_size.clear();
 }
 // The tokens of each attention replica in the step that was begun.
-extern "C" EXPORTED void mindspore_cpu_counts(int64_t replicas, const int64_t* counts) {
+extern "C" EXPORTED void mindspore_cpu_set_replica_tokens(int64_t replicas, const int64_t* counts) {
   step_counts.assign(counts, counts + replicas);
 }
-extern "C" EXPORTED void mindspore_cpu_pack(int dtype, void* weight, int64_t n, int64_t k) {
+extern "C" EXPORTED void mindspore_cpu_prepack(int dtype, void* weight, int64_t n, int64_t k) {
   kernels->pack(static_cast<Dtype>(dtype), weight, n, k);
 }
 extern "C" EXPORTED void mindspore_cpu_unpack(int dtype, void* weight, int64_t n, int64_t k) {
@@ -264,7 +264,7 @@ OPERATOR(linear, 1) {
   const Dtype dtype = a.dtype(0);
   const int64_t tokens = a.tokens(0), k = a.last(0), n = a.dim(1, 0);
   const bool biased = a.count() == 4;
-  a.want(a.dtype(1) == dtype && a.last(1) == k, "x has %ld columns, the weight %ld, or their dtypes differ", k,
+  a.check(a.dtype(1) == dtype && a.last(1) == k, "x has %ld columns, the weight %ld, or their dtypes differ", k,
          a.last(1));
   const int y = a.count() - 1;
   if (a.failed()) return;
@@ -276,7 +276,7 @@ OPERATOR(linear, 1) {
 OPERATOR(rms_norm, 1) {
   const int64_t tokens = a.tokens(0), size = a.size(1);
   const float* rms = a.floats(2, 2);
-  a.want(a.last(0) % size == 0 && a.dtype(0) == a.dtype(1), "rows of %ld, weight of %ld", a.last(0), size);
+  a.check(a.last(0) % size == 0 && a.dtype(0) == a.dtype(1), "rows of %ld, weight of %ld", a.last(0), size);
   if (a.failed()) return;
   kernels->rms_norm(a.dtype(0), a.data(0), a.data(1), a.data(3), {rms[0], rms[1]}, tokens * (a.last(0) / size), size);
 }
@@ -287,8 +287,8 @@ OPERATOR(layer_norm, 1) {
   const bool biased = a.count() == 5;
   const int last = a.count() - 1;
   const float* eps = a.floats(last - 1, 1);
-  a.want(a.last(0) % size == 0 && a.dtype(0) == a.dtype(1), "rows of %ld, weight of %ld", a.last(0), size);
-  a.want(!biased || (a.size(2) == size && a.dtype(2) == a.dtype(0)), "weight of %ld, bias of %ld", size, a.size(2));
+  a.check(a.last(0) % size == 0 && a.dtype(0) == a.dtype(1), "rows of %ld, weight of %ld", a.last(0), size);
+  a.check(!biased || (a.size(2) == size && a.dtype(2) == a.dtype(0)), "weight of %ld, bias of %ld", size, a.size(2));
   if (a.failed()) return;
   kernels->layer_norm(a.dtype(0), a.data(0), a.data(1), biased ? a.data(2) : nullptr, a.data(last), *eps,
                       tokens * (a.last(0) / size), size);
@@ -298,7 +298,7 @@ OPERATOR(layer_norm, 1) {
 OPERATOR(add_scaled, 1) {
   const int64_t tokens = a.tokens(0), size = a.last(0);
   const float* factor = a.floats(2, 1);
-  a.want(a.size(1) == a.size(0) && a.last(1) == size && a.dtype(0) == a.dtype(1),
+  a.check(a.size(1) == a.size(0) && a.last(1) == size && a.dtype(0) == a.dtype(1),
          "x has %ld columns, y %ld, or their rows or dtypes differ", size, a.last(1));
   if (a.failed()) return;
   kernels->add(a.dtype(0), a.data(0), a.data(1), a.data(3), *factor, tokens, size);
@@ -312,47 +312,47 @@ OPERATOR(scaled, 1) {
   kernels->add(a.dtype(0), a.data(0), nullptr, a.data(2), *factor, tokens, a.last(0));
 }
 
-// qkv [T, (H + 2 K) * D], q_weight [H * D], k_weight [K * D], eps [1], group (0: all) and whether centred [2] -> like qkv
-OPERATOR(normalise_qk, 1) {
+// qkv [T, (H + 2 K) * D], q_weight [H * D], k_weight [K * D], eps [1], group (0: all) and whether centered [2] -> like qkv
+OPERATOR(qk_norm, 1) {
   QKNorm call = take_qk(a, 1);
   const float* eps = a.floats(3, 1);
   const int32_t* how = a.ints(4);
   if (a.failed()) return;
   call.eps = *eps;
   call.group = how[0];
-  call.centred = how[1];
-  a.want(call.group >= 0 && (!call.group || (call.q_size % call.group == 0 && call.kv_size % call.group == 0)),
+  call.centered = how[1];
+  a.check(call.group >= 0 && (!call.group || (call.q_size % call.group == 0 && call.kv_size % call.group == 0)),
          "groups of %ld in %ld queries and %ld keys", call.group, call.q_size, call.kv_size);
   if (a.failed()) return;
-  kernels->normalise_qk(a.dtype(0), call);
+  kernels->qk_norm(a.dtype(0), call);
 }
 
 // qkv [T, n + 2 * kv], kv [1] -> float32 [T, 2]
-OPERATOR(square_sums, 1) {
+OPERATOR(qk_sum_squares, 1) {
   const int64_t tokens = a.tokens(0), columns = a.last(0);
   const int32_t* kv = a.ints(1);
   if (a.failed()) return;
-  a.want(*kv >= 0 && 2 * *kv <= columns, "%d keys in %ld columns", *kv, columns);
-  a.want(a.dtype(2) == Dtype::f32 && a.last(2) == 2, "sums of %ld columns", a.last(2));
+  a.check(*kv >= 0 && 2 * *kv <= columns, "%d keys in %ld columns", *kv, columns);
+  a.check(a.dtype(2) == Dtype::f32 && a.last(2) == 2, "sums of %ld columns", a.last(2));
   if (a.failed()) return;
-  kernels->square_sums(a.dtype(0), a.data(0), static_cast<float*>(a.data(2)), tokens, columns - 2 * *kv, *kv);
+  kernels->qk_sum_squares(a.dtype(0), a.data(0), static_cast<float*>(a.data(2)), tokens, columns - 2 * *kv, *kv);
 }
 
 // qkv [T, q + 2 * k], float32 sums [T, 2], q_weight [q], k_weight [k], q_count, k_count and eps [3] -> like qkv
-OPERATOR(normalise_qk_of_ranks, 1) {
+OPERATOR(qk_rms_norm_tp, 1) {
   QKNorm call = take_qk(a, 2);
   const float* counts = a.floats(4, 3);
-  a.want(a.dtype(1) == Dtype::f32 && a.last(1) == 2 && a.tokens(1) >= call.tokens, "sums of %ld columns", a.last(1));
+  a.check(a.dtype(1) == Dtype::f32 && a.last(1) == 2 && a.tokens(1) >= call.tokens, "sums of %ld columns", a.last(1));
   if (a.failed()) return;
   call.eps = counts[2];
-  kernels->normalise_qk_of_ranks(a.dtype(0), call, static_cast<const float*>(a.data(1)), counts[0], counts[1]);
+  kernels->qk_rms_norm_tp(a.dtype(0), call, static_cast<const float*>(a.data(1)), counts[0], counts[1]);
 }
 
 // x, residual [T, size], weight [size], eps and offset [2] -> norm, sum
 OPERATOR(add_rms_norm, 2) {
   const int64_t tokens = a.tokens(0), size = a.last(0);
   const float* rms = a.floats(3, 2);
-  a.want(a.last(1) == size && a.size(2) == size && a.dtype(0) == a.dtype(1) && a.dtype(0) == a.dtype(2),
+  a.check(a.last(1) == size && a.size(2) == size && a.dtype(0) == a.dtype(1) && a.dtype(0) == a.dtype(2),
          "x has %ld columns, the residual %ld, the weight %ld, or their dtypes differ", size, a.last(1), a.size(2));
   if (a.failed()) return;
   kernels->add_rms_norm(a.dtype(0), a.data(0), a.data(1), a.data(2), a.data(4), a.data(5), {rms[0], rms[1]}, tokens,
@@ -398,12 +398,12 @@ OPERATOR(qkv_to_cache, 1) {
   const float* rms = a.floats(9, 2);
   call.rms = {rms[0], rms[1]};
   call.q = a.data(11);
-  a.want(call.heads > 0 && a.last(11) == call.heads * call.head_dim && a.dtype(7) == call.cache_dtype,
+  a.check(call.heads > 0 && a.last(11) == call.heads * call.head_dim && a.dtype(7) == call.cache_dtype,
          "%ld columns do not hold %ld key and value heads of %ld", a.last(0), call.kv_heads, call.head_dim);
-  a.want(2 * call.half <= call.head_dim, "rotary tables of %ld for heads of %ld", call.half, call.head_dim);
+  a.check(2 * call.half <= call.head_dim, "rotary tables of %ld for heads of %ld", call.half, call.head_dim);
   if (a.failed()) return;
-  a.want(!call.half || within(call.positions, call.tokens, a.dim(3, 0)), "a position is outside the rotary table of %ld", a.dim(3, 0));
-  a.want(within(call.slots, call.tokens, a.dim(6, 0)), "a slot is outside the cache of %ld", a.dim(6, 0));
+  a.check(!call.half || within(call.positions, call.tokens, a.dim(3, 0)), "a position is outside the rotary table of %ld", a.dim(3, 0));
+  a.check(within(call.slots, call.tokens, a.dim(6, 0)), "a slot is outside the cache of %ld", a.dim(6, 0));
   if (a.failed()) return;
   kernels->qkv_to_cache(call);
 }
@@ -425,15 +425,15 @@ OPERATOR(paged_attention, 1) {
   call.heads = a.last(0) / call.head_dim;
   call.dtype = a.dtype(0);
   call.cache_dtype = a.dtype(1);
-  a.want(a.size(7) == 2 && a.size(10) == 3, "%ld factors, %ld options", a.size(7), a.size(10));
+  a.check(a.size(7) == 2 && a.size(10) == 3, "%ld factors, %ld options", a.size(7), a.size(10));
   if (a.failed()) return;
   call.scale = factors[0];
   call.soft_cap = factors[1];
   call.window = options[0];
-  call.sinks = a.one_a_head(8, options[1], call.heads);
-  call.slopes = a.one_a_head(9, options[2], call.heads);
-  a.want(call.window >= 0 && call.soft_cap >= 0, "window %ld, soft cap %g", call.window, call.soft_cap);
-  a.want(a.last(0) % call.head_dim == 0 && call.heads % call.kv_heads == 0, "%ld query columns, %ld heads of %ld",
+  call.sinks = a.per_head_or_null(8, options[1], call.heads);
+  call.slopes = a.per_head_or_null(9, options[2], call.heads);
+  a.check(call.window >= 0 && call.soft_cap >= 0, "window %ld, soft cap %g", call.window, call.soft_cap);
+  a.check(a.last(0) % call.head_dim == 0 && call.heads % call.kv_heads == 0, "%ld query columns, %ld heads of %ld",
          a.last(0), call.kv_heads, call.head_dim);
   if (a.failed()) return;
   take_requests(a, 3, a.dim(1, 0), tokens, call);
@@ -442,14 +442,14 @@ OPERATOR(paged_attention, 1) {
 }
 
 // logits [T, experts] float32, bias [experts] float32 (of one value: none), chosen [k], integers [5]: sigmoid, groups,
-// top_groups, group_top, renormalise; numbers [2]: scaling, soft cap -> weights [T, k] float32, experts [T, k] int32
+// top_groups, group_top, renormalize; numbers [2]: scaling, soft cap -> weights [T, k] float32, experts [T, k] int32
 OPERATOR(route, 2) {
   Route call{};
   call.tokens = a.tokens(0);
   call.experts = a.last(0);
   call.top_k = a.last(2);
-  a.want(a.dtype(0) == Dtype::f32 && a.dtype(1) == Dtype::f32, "logits and bias must be float32");
-  a.want(a.size(3) == 5 && a.size(4) == 2, "%ld integers and %ld numbers", a.size(3), a.size(4));
+  a.check(a.dtype(0) == Dtype::f32 && a.dtype(1) == Dtype::f32, "logits and bias must be float32");
+  a.check(a.size(3) == 5 && a.size(4) == 2, "%ld integers and %ld numbers", a.size(3), a.size(4));
   const int32_t* integers = a.ints(3);
   call.chosen = const_cast<int32_t*>(a.ints(6));
   if (a.failed()) return;
@@ -460,17 +460,17 @@ OPERATOR(route, 2) {
   call.groups = integers[1];
   call.top_groups = integers[2];
   call.group_top = integers[3];
-  call.renormalise = integers[4];
+  call.renormalize = integers[4];
   call.scaling = static_cast<const float*>(a.data(4))[0];
   call.soft_cap = static_cast<const float*>(a.data(4))[1];
-  a.want(call.top_k > 0 && call.top_k <= call.experts, "%ld of %ld experts", call.top_k, call.experts);
-  a.want(call.groups > 0 && call.experts % call.groups == 0, "%ld experts in %ld groups", call.experts, call.groups);
+  a.check(call.top_k > 0 && call.top_k <= call.experts, "%ld of %ld experts", call.top_k, call.experts);
+  a.check(call.groups > 0 && call.experts % call.groups == 0, "%ld experts in %ld groups", call.experts, call.groups);
   if (a.failed()) return;
   const int64_t size = call.experts / call.groups;
-  a.want(call.top_groups > 0 && call.top_groups <= call.groups && call.group_top > 0 && call.group_top <= size &&
+  a.check(call.top_groups > 0 && call.top_groups <= call.groups && call.group_top > 0 && call.group_top <= size &&
              call.top_groups * size >= call.top_k,
          "%ld of %ld groups, %ld of %ld experts in each", call.top_groups, call.groups, call.group_top, size);
-  a.want(a.last(5) == call.top_k && a.last(6) == call.top_k && a.dtype(5) == Dtype::f32, "results of another shape");
+  a.check(a.last(5) == call.top_k && a.last(6) == call.top_k && a.dtype(5) == Dtype::f32, "results of another shape");
   if (a.failed()) return;
   kernels->route(call);
 }
@@ -488,22 +488,22 @@ OPERATOR(fused_experts, 1) {
   call.top_k = a.last(5);
   call.chosen = a.ints(6);
   const int32_t* integers = a.ints(7);
-  a.want(a.size(7) == 3, "%ld integers", a.size(7));
-  for (int i = 1; i < 5; ++i) a.want(a.dtype(i) == call.dtype, "argument %d is not of the dtype of x", i);
-  a.want(a.size(1) == call.experts * 2 * call.size * call.width && a.last(1) == call.width &&
+  a.check(a.size(7) == 3, "%ld integers", a.size(7));
+  for (int i = 1; i < 5; ++i) a.check(a.dtype(i) == call.dtype, "argument %d is not of the dtype of x", i);
+  a.check(a.size(1) == call.experts * 2 * call.size * call.width && a.last(1) == call.width &&
              a.size(3) == call.experts * call.size * call.width,
          "the stacks are not of %ld experts of %ld and %ld", call.experts, call.width, call.size);
-  a.want(a.size(2) == 1 || a.size(2) == call.experts * 2 * call.size, "a first bias of %ld values", a.size(2));
-  a.want(a.size(4) == 1 || a.size(4) == call.experts * call.width, "a second bias of %ld values", a.size(4));
-  a.want(a.dtype(5) == Dtype::f32 && a.last(6) == call.top_k && a.size(8) == 2, "weights and experts do not fit");
-  a.want(a.tokens(5) == call.tokens && a.tokens(6) == call.tokens, "weights or experts of other tokens");
+  a.check(a.size(2) == 1 || a.size(2) == call.experts * 2 * call.size, "a first bias of %ld values", a.size(2));
+  a.check(a.size(4) == 1 || a.size(4) == call.experts * call.width, "a second bias of %ld values", a.size(4));
+  a.check(a.dtype(5) == Dtype::f32 && a.last(6) == call.top_k && a.size(8) == 2, "weights and experts do not fit");
+  a.check(a.tokens(5) == call.tokens && a.tokens(6) == call.tokens, "weights or experts of other tokens");
   if (a.failed()) return;
   call.activation = integers[0];
   call.first = integers[1];
-  a.want(call.activation >= 0 && call.activation <= 3, "activation %d", call.activation);
-  a.want(call.first >= 0 && call.first + call.experts <= integers[2], "%ld experts from %ld on, of %d", call.experts,
+  a.check(call.activation >= 0 && call.activation <= 3, "activation %d", call.activation);
+  a.check(call.first >= 0 && call.first + call.experts <= integers[2], "%ld experts from %ld on, of %d", call.experts,
          call.first, integers[2]);
-  a.want(within(call.chosen, call.tokens * call.top_k, integers[2]), "an expert is none of the %d", integers[2]);
+  a.check(within(call.chosen, call.tokens * call.top_k, integers[2]), "an expert is none of the %d", integers[2]);
   if (a.failed()) return;
   call.x = a.data(0);
   call.gate_up = a.data(1);
@@ -526,15 +526,15 @@ OPERATOR(clipped, 1) {
 }
 
 // experts [T, k], location [experts, 1 + most], chosen [places], all int32 -> places [T, k]; adds to chosen
-OPERATOR(locate_experts, 1) {
+OPERATOR(to_physical_experts, 1) {
   const int64_t tokens = a.tokens(0), top_k = a.last(0), experts = a.dim(1, 0), row = a.last(1), places = a.size(2);
   const int32_t *ids = a.ints(0), *location = a.ints(1);
   int32_t *chosen = const_cast<int32_t*>(a.ints(2)), *found = const_cast<int32_t*>(a.ints(3));
   if (a.failed()) return;
-  a.want(within(ids, tokens * top_k, experts), "an expert is none of the %ld", experts);
+  a.check(within(ids, tokens * top_k, experts), "an expert is none of the %ld", experts);
   for (int64_t i = 0; i < experts && !a.failed(); ++i) {
     const int32_t count = location[i * row];
-    a.want(count > 0 && count < row && within(location + i * row + 1, count, places), "expert %ld has no places", i);
+    a.check(count > 0 && count < row && within(location + i * row + 1, count, places), "expert %ld has no places", i);
   }
   if (a.failed()) return;
   for (int64_t i = 0; i < tokens * top_k; ++i) {
@@ -547,7 +547,7 @@ OPERATOR(locate_experts, 1) {
 // x, other [T, size], gate [T, 1] -> like x
 OPERATOR(add_gated, 1) {
   const int64_t tokens = a.tokens(0), size = a.last(0);
-  a.want(a.last(1) == size && a.last(2) == 1 && a.tokens(1) == tokens && a.tokens(2) == tokens &&
+  a.check(a.last(1) == size && a.last(2) == 1 && a.tokens(1) == tokens && a.tokens(2) == tokens &&
              a.dtype(1) == a.dtype(0) && a.dtype(2) == a.dtype(0),
          "x has %ld columns, the other %ld, the gate %ld, or their dtypes differ", size, a.last(1), a.last(2));
   if (a.failed()) return;
@@ -556,7 +556,7 @@ OPERATOR(add_gated, 1) {
 
 // More operators, with the helpers above.
 #include "group_entry.h"
-#include "latent_entry.h"
+#include "mla_entry.h"
 
 // y[rows, n] = x[rows, k] * packed weight[n, k]. Called outside graphs, and not as an operator: MindSpore would copy
 // the weight first.

@@ -72,7 +72,7 @@ inline void route_token(const Route& a, int64_t token, float* scores, float* cho
     chosen[i] = static_cast<int32_t>(take_largest(choice, a.experts, taken));
     total += weights[i] = scores[chosen[i]];
   }
-  for (int64_t i = 0; i < a.top_k; ++i) weights[i] = (a.renormalise ? weights[i] / total : weights[i]) * a.scaling;
+  for (int64_t i = 0; i < a.top_k; ++i) weights[i] = (a.renormalize ? weights[i] / total : weights[i]) * a.scaling;
 }
 
 inline void route_as(const Route& a) {

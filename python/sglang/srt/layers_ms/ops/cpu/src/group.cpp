@@ -130,7 +130,7 @@ void copy(char* to, const char* from, int64_t bytes) {
 }
 
 // to = the sum of the bytes [first, first + bytes) of every rank's place, in the order of the ranks.
-void add_up(const Group& group, const Kernels& kernels, Dtype dtype, uint64_t part, int64_t first, int64_t bytes,
+void fuse_all_reduce(const Group& group, const Kernels& kernels, Dtype dtype, uint64_t part, int64_t first, int64_t bytes,
             char* to) {
   over_pieces(bytes, [&](int64_t piece, int64_t size) {
     std::vector<const void*> parts(group.ranks);
@@ -199,7 +199,7 @@ int all_reduce(int number, const Kernels& kernels, Dtype dtype, const void* x, v
       group, count * width_of(dtype),
       [&](char* place, int64_t done, int64_t bytes) { copy(place, static_cast<const char*>(x) + done, bytes); },
       [&](uint64_t part, int64_t done, int64_t bytes) {
-        add_up(group, kernels, dtype, part, 0, bytes, static_cast<char*>(y) + done);
+        fuse_all_reduce(group, kernels, dtype, part, 0, bytes, static_cast<char*>(y) + done);
       });
 }
 
@@ -227,7 +227,7 @@ int reduce_scatter(int number, const Kernels& kernels, Dtype dtype, const void* 
       [&](uint64_t part, int64_t done, int64_t bytes) {
         const int64_t first = std::max(start, done), last = std::min(end, done + bytes);
         if (first < last)
-          add_up(group, kernels, dtype, part, first - done, last - first, static_cast<char*>(y) + first - start);
+          fuse_all_reduce(group, kernels, dtype, part, first - done, last - first, static_cast<char*>(y) + first - start);
       });
 }
 

@@ -81,16 +81,16 @@ void add(Dtype dtype, const void* x, const void* other, void* y, float factor, i
   });
 }
 
-void normalise_qk(Dtype dtype, const QKNorm& a) {
-  with(dtype, [&](auto* t) { normalise_qk_as<TYPE(t)>(a); });
+void qk_norm(Dtype dtype, const QKNorm& a) {
+  with(dtype, [&](auto* t) { qk_norm_as<TYPE(t)>(a); });
 }
 
-void square_sums(Dtype dtype, const void* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size) {
-  with(dtype, [&](auto* t) { square_sums_as(in<TYPE(t)>(qkv), y, rows, q_size, kv_size); });
+void qk_sum_squares(Dtype dtype, const void* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size) {
+  with(dtype, [&](auto* t) { qk_sum_squares_as(in<TYPE(t)>(qkv), y, rows, q_size, kv_size); });
 }
 
-void normalise_qk_of_ranks(Dtype dtype, const QKNorm& a, const float* sums, float q_count, float k_count) {
-  with(dtype, [&](auto* t) { normalise_qk_of_ranks_as<TYPE(t)>(a, sums, q_count, k_count); });
+void qk_rms_norm_tp(Dtype dtype, const QKNorm& a, const float* sums, float q_count, float k_count) {
+  with(dtype, [&](auto* t) { qk_rms_norm_tp_as<TYPE(t)>(a, sums, q_count, k_count); });
 }
 
 void act_and_mul(Dtype dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size) {
@@ -144,22 +144,22 @@ void clip(Dtype dtype, const void* x, void* y, float limit, int64_t rows, int64_
   with(dtype, [&](auto* t) { clip_as(in<TYPE(t)>(x), out<TYPE(t)>(y), limit, rows, size); });
 }
 
-void latent_to_cache(const LatentRows& a) {
+void mla_to_cache(const MLARows& a) {
   with(a.dtype, [&](auto* t) {
     using T = TYPE(t);
     with(a.cache_dtype, [&](auto* c) {
       using C = TYPE(c);
-      latent_to_cache_as<T, C>(a);
+      mla_to_cache_as<T, C>(a);
     });
   });
 }
 
-void latent_attention(const LatentAttention& a) {
+void mla_attention(const MLAAttention& a) {
   with(a.dtype, [&](auto* t) {
     using T = TYPE(t);
     with(a.cache_dtype, [&](auto* c) {
       using C = TYPE(c);
-      latent_attention_as<T, C>(a);
+      mla_attention_as<T, C>(a);
     });
   });
 }
@@ -171,7 +171,7 @@ void latent_attention(const LatentAttention& a) {
 
 extern const Kernels kernels;
 const Kernels kernels{NAME(KERNEL_ISA), pack, unpack,       linear,      embedding,    rms_norm, add_rms_norm,
-                      layer_norm,       add,  normalise_qk, square_sums,  normalise_qk_of_ranks, act_and_mul, qkv_to_cache, attention,
-                      route,            experts, add_gated, sum, clip, latent_to_cache, latent_attention};
+                      layer_norm,       add,  qk_norm, qk_sum_squares,  qk_rms_norm_tp, act_and_mul, qkv_to_cache, attention,
+                      route,            experts, add_gated, sum, clip, mla_to_cache, mla_attention};
 
 }  // namespace KERNEL_ISA

@@ -31,9 +31,9 @@ struct QKNorm {
   void* out;                            // like qkv
   const void *q_weight, *k_weight;      // [q_size], [kv_size]
   int64_t tokens, q_size, kv_size;
-  int64_t group;  // values that are normalised together; 0: all queries, all keys
+  int64_t group;  // values that are normalized together; 0: all queries, all keys
   float eps;
-  bool centred;
+  bool centered;
 };
 
 struct QKV {
@@ -57,7 +57,7 @@ struct Route {
   int32_t* chosen;      // [tokens, top_k]
   int64_t tokens, experts, top_k, groups, top_groups;
   int64_t group_top;    // a group's score is the sum of its best so many
-  bool sigmoid, renormalise;
+  bool sigmoid, renormalize;
   float scaling, soft_cap;  // no soft cap where it is 0
 };
 
@@ -74,7 +74,7 @@ struct Experts {
   Dtype dtype;
 };
 
-struct LatentRows {
+struct MLARows {
   const void *q, *kv;    // [tokens, heads * (nope + rope)], [tokens, rank + rope]
   const void* norm;      // [rank]
   void *out, *cache;     // like q; [slots, rank + rope]
@@ -86,10 +86,10 @@ struct LatentRows {
   Dtype dtype, cache_dtype;
 };
 
-struct LatentAttention : Requests {
+struct MLAAttention : Requests {
   const void *q, *cache;  // [tokens, heads * (nope + rope)], [slots, rank + rope]
   void* out;              // [tokens, heads * value]
-  const void *k_up, *k_absorb, *v_up;  // packed [heads, nope, rank], [heads, rank, nope], [heads, value, rank]
+  const void *w_uk, *w_uk_t, *w_uv;  // packed [heads, nope, rank], [heads, rank, nope], [heads, value, rank]
   int64_t heads, nope, rope, rank, value;
   float scale;
   Dtype dtype, cache_dtype;
@@ -115,10 +115,10 @@ struct Kernels {
                      int64_t size);
   // y = x + other * factor; other null: y = x * factor
   void (*add)(Dtype, const void* x, const void* other, void* y, float factor, int64_t rows, int64_t size);
-  void (*normalise_qk)(Dtype, const QKNorm&);
-  void (*square_sums)(Dtype, const void* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size);
-  // sums [tokens, 2] of q_count and k_count squares; a.group and a.centred are not read.
-  void (*normalise_qk_of_ranks)(Dtype, const QKNorm& a, const float* sums, float q_count, float k_count);
+  void (*qk_norm)(Dtype, const QKNorm&);
+  void (*qk_sum_squares)(Dtype, const void* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size);
+  // sums [tokens, 2] of q_count and k_count squares; a.group and a.centered are not read.
+  void (*qk_rms_norm_tp)(Dtype, const QKNorm& a, const float* sums, float q_count, float k_count);
   void (*act_and_mul)(Dtype, int activation, const void* gate_up, void* y, int64_t rows, int64_t size);
   void (*qkv_to_cache)(const QKV&);
   void (*attention)(const Attention&);
@@ -129,6 +129,6 @@ struct Kernels {
   // y[size] = the sum of `count` rows, in float32.
   void (*sum)(Dtype, const void* const* rows, int count, void* y, int64_t size);
   void (*clip)(Dtype, const void* x, void* y, float limit, int64_t rows, int64_t size);
-  void (*latent_to_cache)(const LatentRows&);
-  void (*latent_attention)(const LatentAttention&);
+  void (*mla_to_cache)(const MLARows&);
+  void (*mla_attention)(const MLAAttention&);
 };

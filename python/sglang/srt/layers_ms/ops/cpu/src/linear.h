@@ -301,8 +301,8 @@ void linear_as(const T* x, const T* w, const T* bias, Y* y, int64_t rows, int64_
   const int64_t packed = packable(k) ? n / kGroup * kGroup : 0, wide_end = packed / kWide * kWide;
   const int64_t wide = (wide_end - start) / kWide, narrow = (packed - wide_end) / kGroup;
   const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
-  // Few rows: neighbouring blocks make a task, and the next one is fetched while rows after the first meet this one.
-  // Many: neighbouring tasks share their block, which is still in the cache.
+  // Few rows: neighboring blocks make a task, and the next one is fetched while rows after the first meet this one.
+  // Many: neighboring tasks share their block, which is still in the cache.
   const int64_t together = row_blocks > 1 ? 1 : std::clamp<int64_t>(wide / (4 * pool::threads()), 1, kTogether);
   const int64_t groups = (wide + together - 1) / together;
   pool::each(groups * row_blocks, [&](int64_t task) {

@@ -20,7 +20,7 @@ inline void convert(const From* from, To* to, int64_t size) {
 }
 
 template <typename T, typename C>
-void latent_to_cache_as(const LatentRows& a) {
+void mla_to_cache_as(const MLARows& a) {
   const int64_t size = a.nope + a.rope, width = a.rank + a.rope, half = a.rope / 2;
   over_rows(a.tokens, a.heads * size + width, [&](int64_t first, int64_t last) {
     float* row = scratch<Purpose::head_in, float>(std::max(a.rank, a.rope) + 16);
@@ -48,7 +48,7 @@ void latent_to_cache_as(const LatentRows& a) {
 }
 
 // Whether a request with so many queries had better compute its keys and values.
-inline bool up_projects(const LatentAttention& a, int64_t queries) {
+inline bool up_projects(const MLAAttention& a, int64_t queries) {
   return queries * (2 * a.rank - a.nope - a.value) > a.rank * (a.nope + a.value);
 }
 
@@ -66,7 +66,7 @@ struct Asked {  // a request, and the first of its tokens in the step
 };
 
 template <typename T, typename C>
-void absorbed(const LatentAttention& a, const std::vector<Asked>& requests) {
+void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
   const int64_t width = a.rank + a.rope, size = a.nope + a.rope;
   std::vector<int64_t> tokens;
   std::vector<int32_t> tables, queries, lengths;
@@ -83,7 +83,7 @@ void absorbed(const LatentAttention& a, const std::vector<Asked>& requests) {
   pool::each(a.heads, [&](int64_t head) {
     auto from = [&](int64_t i) { return static_cast<const T*>(a.q) + (tokens[i] * a.heads + head) * size; };
     auto to = [&](int64_t i) { return q + (i * a.heads + head) * width; };
-    multiply_head<T>(a.k_absorb, head, a.rank, a.nope, count, from, to);
+    multiply_head<T>(a.w_uk_t, head, a.rank, a.nope, count, from, to);
     for (int64_t i = 0; i < count; ++i) std::copy(from(i) + a.nope, from(i) + size, to(i) + a.rank);
   });
   Attention call{};
@@ -103,14 +103,14 @@ void absorbed(const LatentAttention& a, const std::vector<Asked>& requests) {
   attention_as<T, C>(call);
   pool::each(a.heads, [&](int64_t head) {
     multiply_head<T>(
-        a.v_up, head, a.value, a.rank, count, [&](int64_t i) { return found + (i * a.heads + head) * width; },
+        a.w_uv, head, a.value, a.rank, count, [&](int64_t i) { return found + (i * a.heads + head) * width; },
         [&](int64_t i) { return static_cast<T*>(a.out) + (tokens[i] * a.heads + head) * a.value; });
   });
 }
 
 // Keys [length, size] and values [length, size] of one head of a request; columns after the last are zero.
 template <typename T, typename C>
-void up_project(const LatentAttention& a, int64_t request, int64_t head, int64_t size, T* k, T* v) {
+void up_project(const MLAAttention& a, int64_t request, int64_t head, int64_t size, T* k, T* v) {
   const int32_t* table = a.block_tables + request * a.blocks;
   const int64_t length = a.seq_lens[request], width = a.rank + a.rope;
   T* latent = scratch<Purpose::latent, T>(kRowBlock * a.rank);
@@ -125,13 +125,13 @@ void up_project(const LatentAttention& a, int64_t request, int64_t head, int64_t
       std::fill(v + place * size + a.value, v + (place + 1) * size, T{});
     }
     auto from = [&](int64_t i) { return latent + i * a.rank; };
-    multiply_head<T>(a.k_up, head, a.nope, a.rank, count, from, [&](int64_t i) { return k + (first + i) * size; });
-    multiply_head<T>(a.v_up, head, a.value, a.rank, count, from, [&](int64_t i) { return v + (first + i) * size; });
+    multiply_head<T>(a.w_uk, head, a.nope, a.rank, count, from, [&](int64_t i) { return k + (first + i) * size; });
+    multiply_head<T>(a.w_uv, head, a.value, a.rank, count, from, [&](int64_t i) { return v + (first + i) * size; });
   }
 }
 
 template <typename T, typename C>
-void up_projected(const LatentAttention& a, const Asked& asked, int64_t head) {
+void up_projected(const MLAAttention& a, const Asked& asked, int64_t head) {
   const int64_t own = a.nope + a.rope, size = std::max(own, a.value);
   const int32_t queries = a.query_lens[asked.request], length = a.seq_lens[asked.request], page = 0;
   T *k = scratch<Purpose::head_k, T>(length * size), *v = scratch<Purpose::head_v, T>(length * size);
@@ -161,7 +161,7 @@ void up_projected(const LatentAttention& a, const Asked& asked, int64_t head) {
 }
 
 template <typename T, typename C>
-void latent_attention_as(const LatentAttention& a) {
+void mla_attention_as(const MLAAttention& a) {
   std::vector<Asked> few, many;
   for (int64_t request = 0, first = 0; request < a.requests; first += a.query_lens[request++])
     (up_projects(a, a.query_lens[request]) ? many : few).push_back({request, first});

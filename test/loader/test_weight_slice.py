@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from mindspore import nn
 
-from sglang.srt.model_loader_ms.pieces import Piece, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 DTYPES = [ms.float32, ms.float16, ms.bfloat16, ms.int8, ms.int32]
 one_a_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -51,7 +51,7 @@ def test_storage_starts_at_a_cache_line(shape):
 
 
 def test_a_parameter_remembers_its_pieces_and_takes_no_gradient():
-    pieces = Piece("a.weight", (slice(None),)), Piece("../b.weight", (slice(2, 4),), slice(1, 3), (9,))
-    param = parameter((3,), ms.float32, *pieces)
-    assert param.pieces == pieces
+    slices = WeightSlice("a.weight", (slice(None),)), WeightSlice("../b.weight", (slice(2, 4),), slice(1, 3), (9,))
+    param = parameter((3,), ms.float32, *slices)
+    assert param.slices == slices
     assert not param.requires_grad

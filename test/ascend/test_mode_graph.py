@@ -8,7 +8,7 @@ from mindspore import nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
-from sglang.srt.model_executor_ms.npu.kind_graph import INCREMENT, PREFILL, KindGraph
+from sglang.srt.model_executor_ms.npu.mode_graph import INCREMENT, PREFILL, ModeGraph
 from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph, compilations
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, TorchLMHead
@@ -18,14 +18,14 @@ class Sum(nn.Cell):
     """Of each token its id, its slot, and the lengths of the first request."""
 
     def construct(self, step):
-        return step["input_ids"] + step["slots"] + step["query_lens"][0] * 100 + step["seq_lens"][0] * 1000
+        return step["input_ids"] + step["out_cache_loc"] + step["query_lens"][0] * 100 + step["seq_lens"][0] * 1000
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=[PREFILL, INCREMENT])
 def graph(request):
     device.start("cpu", "reference")
     caches = tuple(ops.cache_view(*_cache(name)) for name in ("k", "v"))
-    return KindGraph(DynamicGraph(Sum(), caches[:1], caches[1:], ""), captured=request.param)
+    return ModeGraph(DynamicGraph(Sum(), caches[:1], caches[1:], ""), captured=request.param)
 
 
 def _cache(name):

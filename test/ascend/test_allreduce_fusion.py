@@ -12,7 +12,7 @@ from models.harness import Requests
 from models.int8 import to_int8
 from models.parts import network_of
 from models.tiny import TINY, save
-from ops.statements import draw
+from ops.numpy_reference import draw
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
@@ -80,7 +80,7 @@ def test_graphs_of_a_rank_compile_for_every_kind_of_steps(two_ranks, monkeypatch
     ops.start([0])
     monkeypatch.setattr(kernels, "soc", lambda: "ascend910b")
     part = Uncaptured(save(variant, tmp_path, "bfloat16"), ONE, "bfloat16", Shard(0, 2, GROUP))
-    assert part.network.model.layers[0].self_attn.o_proj.left
+    assert part.network.model.layers[0].self_attn.o_proj.all_reduce_fused
     requests, ids = Requests(part, PAGE), np.arange(40) % 131
     for step in ({"a": ids[:5], "b": ids[:20]}, {"a": ids[:3], "b": ids[:1]}, {"a": ids[:1], "b": ids[:1]}):
         with pytest.raises(TypeError) as error:  # the embedding is the first that a CPU has no kernel for
@@ -94,8 +94,8 @@ def test_graphs_of_a_rank_compile_for_every_kind_of_steps(two_ranks, monkeypatch
 
 @pytest.mark.parametrize("dtype", [BF16, FP16], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("kind", [host.FRESH, host.CHUNK, host.DECODE, host.AT_ONCE])
-def test_the_sum_over_the_ranks_is_added_and_normalised(checked, calls, kind, biased, dtype):
+@pytest.mark.parametrize("kind", [host.FRESH, host.CHUNK, host.DECODE, host.SINGLE_BLOCK])
+def test_the_sum_over_the_ranks_is_added_and_normalized(checked, calls, kind, biased, dtype):
     ranks, tokens, inner, out = 4, 5, 16, 24
     x, weight = draw(ranks, tokens, inner), draw(ranks, out, inner, scale=0.3)
     bias, residual, norm = draw(out, seed=1) * biased, draw(tokens, out, seed=2), draw(out, seed=3)
@@ -110,9 +110,9 @@ def test_the_sum_over_the_ranks_is_added_and_normalised(checked, calls, kind, bi
             others = products + np.eye(1, ranks)[0][:, None, None] * bias
             return [mine if each == rank else others[each].astype(np.float32) for each in range(ranks)]
 
-        ops.join(GROUP, rank, ranks, gather)
+        ops.init_group(GROUP, rank, ranks, gather)
         packed = tensor(weight[rank], dtype)
-        ops.pack_row_linear(packed)
+        ops.prepack_row_linear(packed)
         assert packed.shape == (inner, out)
         own = tensor(bias * (rank == 0), dtype) if biased else None
         arguments = (tensor(x[rank], dtype), packed, own, tensor(residual, dtype), tensor(norm, dtype))
@@ -143,14 +143,14 @@ SHAPES = dict(x=(FP16, 5, 16), weight=(FP16, 16, 24), bias=(FP16, 24), residual=
     ids=str,
 )
 def test_what_the_kernel_would_misread_is_caught(checked, monkeypatch, wrong):
-    def add_up(ranks=2, eps=EPS, **shapes):
+    def fuse_all_reduce(ranks=2, eps=EPS, **shapes):
         monkeypatch.setitem(collectives.groups, GROUP, (ranks, lambda mine: [mine] * ranks, 0))
         return collectives.matmul_sum_norm(*tensors_of([*shapes.values()]), eps, GROUP)
 
     for ranks in (2, 4, 8):
-        assert add_up(ranks, **SHAPES)[0].shape == (1, 5, 24)
+        assert fuse_all_reduce(ranks, **SHAPES)[0].shape == (1, 5, 24)
     with pytest.raises(ContractError, match="MatmulAllReduceAddRmsNorm"):
-        add_up(**(SHAPES | wrong))
+        fuse_all_reduce(**(SHAPES | wrong))
 
 
 # ---- which sums of a model ----
@@ -161,19 +161,19 @@ def test_what_the_kernel_would_misread_is_caught(checked, monkeypatch, wrong):
 )
 def test_the_kernel_is_asked_for_where_cann_has_it(monkeypatch, soc, ranks):
     monkeypatch.setattr(kernels, "soc", lambda: soc)
-    assert tuple(size for size in range(1, 17) if host.sums_in_norms(size)) == ranks
+    assert tuple(size for size in range(1, 17) if host.supports_all_reduce_norm_fusion(size)) == ranks
 
 
 @pytest.fixture
 def left_in(checked, monkeypatch, tmp_path):
     """Function of a variant, and what a rank differs in -> sums that are left to norms: attention's, the MLP's."""
 
-    def left(variant, ranks=2, stage=ONE, prepare=None, fused_sums=True, **shard):
+    def left(variant, ranks=2, stage=ONE, prepare=None, allreduce_fusion=True, **shard):
         folder = save(variant, tmp_path / "float", "float16")
         if prepare:
             folder = prepare(folder)
         config = json.loads((folder / "config.json").read_text())
-        runtime = Runtime(FP16, 256, Shard(0, ranks, "ranks", **shard), stage, fused_sums)
+        runtime = Runtime(FP16, 256, Shard(0, ranks, "ranks", **shard), stage, allreduce_fusion)
         network = model_class(config["architectures"])(config, runtime)
         rows = [cell for _, cell in network.cells_and_names() if getattr(cell, "left", False)]
         names = [name for name, cell in network.cells_and_names() if cell in rows]
@@ -207,13 +207,13 @@ def test_experts_add_up_as_ever(left_in, variant):
 
 
 def test_int8_weights_and_attention_replicas_add_up_as_ever_and_so_does_who_asks_for_it(left_in, tmp_path):
-    def quantised(folder):
+    def quantized(folder):
         to_int8(folder, tmp_path / "int8", "compressed-tensors")
         return tmp_path / "int8"
 
-    assert left_in("qwen3@16", prepare=quantised) == (0, 1)  # of the one matrix that stays in float16
-    assert left_in("qwen3@16", replicas=2) == (0, 0)
-    assert left_in("qwen3@16", fused_sums=False) == (0, 0)
+    assert left_in("qwen3@16", prepare=quantized) == (0, 1)  # of the one matrix that stays in float16
+    assert left_in("qwen3@16", attn_dp_size=2) == (0, 0)
+    assert left_in("qwen3@16", allreduce_fusion=False) == (0, 0)
 
 
 def test_a_rank_loads_and_packs_its_rows_once(checked, tmp_path):
@@ -222,6 +222,6 @@ def test_a_rank_loads_and_packs_its_rows_once(checked, tmp_path):
     network = network_of(folder, ONE, "float16", Shard(1, 2, "ranks"))
     layer = network.model.layers[0].mlp.down_proj
     shape, plain = layer.weight.shape, layer.weight.host.copy()
-    network.pack()
+    network.process_weights_after_loading()
     assert layer.weight.shape == shape[::-1]
     np.testing.assert_array_equal(layer.weight.asnumpy(), plain.T)

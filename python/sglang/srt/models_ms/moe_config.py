@@ -2,12 +2,12 @@
 
 import dataclasses
 
-from sglang.srt.layers_ms import Experts, GatedMLP, MixtureOfExperts, Router, Routing
+from sglang.srt.layers_ms import Experts, GatedMLP, Router, Routing, SparseMoeBlock
 from sglang.srt.layers_ms.expert_layouts import SEPARATE
 from sglang.srt.models_ms.config import DecoderConfig, computed, key
 
 
-class MixtureConfig(DecoderConfig):
+class MoeConfig(DecoderConfig):
     """The decoder's values, and those of its experts."""
 
     num_experts: int = key("num_experts", aliases=("n_routed_experts", "num_local_experts"))
@@ -30,7 +30,7 @@ class MixtureConfig(DecoderConfig):
 
     @computed
     def routing(self) -> Routing:
-        return Routing(self.num_experts_per_tok, renormalise=self.norm_topk_prob)
+        return Routing(self.num_experts_per_tok, renormalize=self.norm_topk_prob)
 
     def problems(self):
         yield from super().problems()
@@ -46,7 +46,7 @@ class MixtureConfig(DecoderConfig):
             )
 
 
-class SharedExpertsConfig(MixtureConfig):
+class SharedExpertsConfig(MoeConfig):
     """Shared experts beside the chosen ones, and layers without experts, as DeepSeek and its relatives have them."""
 
     n_shared_experts: int = key("n_shared_experts", 0)
@@ -83,7 +83,7 @@ class CorrectedRoutingConfig(SharedExpertsConfig):
             groups=self.n_group,
             top_groups=self.topk_group,
             group_top=2,
-            renormalise=self.norm_topk_prob,
+            renormalize=self.norm_topk_prob,
             scaling=self.routed_scaling_factor,
         )
 
@@ -93,12 +93,12 @@ def sized_mlp(config, size: int) -> GatedMLP:
     return GatedMLP(dataclasses.replace(config, intermediate_size=size))
 
 
-def shared_mlp(config: MixtureConfig) -> GatedMLP:
+def shared_mlp(config: MoeConfig) -> GatedMLP:
     """The shared experts, which are one MLP."""
-    return sized_mlp(config.on(config.shard.mixture), config.shared_intermediate_size)
+    return sized_mlp(config.on(config.shard.moe), config.shared_intermediate_size)
 
 
-def experts(config: MixtureConfig, layouts=SEPARATE) -> Experts:
+def experts(config: MoeConfig, layouts=SEPARATE) -> Experts:
     return Experts(
         config.hidden_size,
         config.moe_intermediate_size,
@@ -110,13 +110,13 @@ def experts(config: MixtureConfig, layouts=SEPARATE) -> Experts:
     )
 
 
-def mixture(config: MixtureConfig, *, corrected=False, layouts=SEPARATE) -> MixtureOfExperts:
+def sparse_moe_block(config: MoeConfig, *, corrected=False, layouts=SEPARATE) -> SparseMoeBlock:
     """Router, experts and, where there are any, shared experts of a layer."""
     gate = Router(config, config.num_experts, config.routing, corrected=corrected)
     shared = shared_mlp(config) if config.shared_intermediate_size else None
-    return MixtureOfExperts(gate, experts(config, layouts), config.shard, shared)
+    return SparseMoeBlock(gate, experts(config, layouts), config.shard, shared)
 
 
-def mlp(config: MixtureConfig, layer_id: int, **options):
-    """The mixture of a layer, as `mixture` makes it, or the plain MLP where the layer is dense."""
-    return GatedMLP(config) if layer_id in config.dense_layers else mixture(config, **options)
+def mlp(config: MoeConfig, layer_id: int, **options):
+    """The mixture of a layer, as `sparse_moe_block` makes it, or the plain MLP where the layer is dense."""
+    return GatedMLP(config) if layer_id in config.dense_layers else sparse_moe_block(config, **options)

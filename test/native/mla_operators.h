@@ -14,7 +14,7 @@ void test_latent_write(const std::string& dtype, const std::string& cache_dtype)
   q.fill(), kv.fill(), norm.fill(0.5, 1.5), cos.fill(), sin.fill();
   for (int64_t i = 0; i < tokens; ++i) place.set(i, any(0, positions - 1)), slot.set(i, slots - 1 - i);
   const std::vector<Array*> arguments{&q, &kv, &norm, &cos, &sin, &place, &cache, &slot, &eps, &order, &out};
-  expect(call(latent_to_cache, arguments) == 0, "latent_to_cache");
+  expect(call(mla_to_cache, arguments) == 0, "mla_to_cache");
   auto turned = [&](const Array& x, int64_t first, int64_t d, int64_t token) {
     const int64_t pair = interleaved ? d / 2 : d % half, row = static_cast<int64_t>(place.get(token)) * half + pair;
     const bool second = interleaved ? d % 2 : d >= half;
@@ -39,7 +39,7 @@ void test_latent_write(const std::string& dtype, const std::string& cache_dtype)
   auto refused = [&](int argument, Array* bad, const std::string& what) {
     std::vector<Array*> changed = arguments;
     changed[argument] = bad;
-    expect(call(latent_to_cache, changed) != 0, "latent_to_cache takes " + what);
+    expect(call(mla_to_cache, changed) != 0, "mla_to_cache takes " + what);
   };
   refused(5, &far, "a position outside its tables");
   refused(7, &far, "a slot outside the cache");
@@ -53,26 +53,26 @@ Array packed_stack(const Array& stack, bool swapped) {
   for (int64_t head = 0; head < heads; ++head) {
     for (int64_t i = 0; i < n * k; ++i)
       found.set(head * n * k + i, stack.get(head * n * k + (swapped ? i % k * n + i / k : i)));
-    mindspore_cpu_pack(index_of(stack.dtype), &found.bytes[head * n * k * found.width()], n, k);
+    mindspore_cpu_prepack(index_of(stack.dtype), &found.bytes[head * n * k * found.width()], n, k);
   }
   return found;
 }
 
-void test_latent_attention(const std::string& dtype, const std::string& cache_dtype) {
+void test_mla_attention(const std::string& dtype, const std::string& cache_dtype) {
   const Batch batch;
   const LatentSizes is;
   const int64_t requests = batch.seq_lens.size(), size = is.nope + is.rope, width = is.rank + is.rope;
   Array q(dtype, {batch.tokens, is.heads * size}), cache(cache_dtype, {batch.pages * batch.page_size, 1, width});
-  Array k_up(dtype, {is.heads, is.nope, is.rank}), v_up(dtype, {is.heads, is.value, is.rank});
+  Array w_uk(dtype, {is.heads, is.nope, is.rank}), w_uv(dtype, {is.heads, is.value, is.rank});
   Array table("int32", {requests, batch.blocks}), page = ints({batch.page_size}), out(dtype, {batch.tokens, is.heads * is.value});
   const double scale = 1 / std::sqrt(static_cast<double>(size));
-  q.fill(), cache.fill(), k_up.fill(-0.3, 0.3), v_up.fill(-0.3, 0.3);
+  q.fill(), cache.fill(), w_uk.fill(-0.3, 0.3), w_uv.fill(-0.3, 0.3);
   for (int64_t i = 0; i < table.size; ++i) table.set(i, batch.table[i]);
   Array query_lens = ints(batch.query_lens), seq_lens = ints(batch.seq_lens), factor = number(scale);
-  Array keys = packed_stack(k_up, false), absorb = packed_stack(k_up, true), values = packed_stack(v_up, false);
+  Array keys = packed_stack(w_uk, false), absorb = packed_stack(w_uk, true), values = packed_stack(w_uv, false);
   const std::vector<Array*> arguments{&q,     &cache,      &keys,     &absorb, &values, &table,
                                       &query_lens, &seq_lens, &page, &factor, &out};
-  expect(call(latent_attention, arguments) == 0, "latent_attention");
+  expect(call(mla_attention, arguments) == 0, "mla_attention");
   Array wanted("float32", out.shape);
   for (int64_t request = 0, first = 0; request < requests; first += batch.query_lens[request++])
     for (int64_t head = 0; head < is.heads; ++head) {
@@ -82,11 +82,11 @@ void test_latent_attention(const std::string& dtype, const std::string& cache_dt
         const int64_t at = batch.slot(request, j) * width;
         for (int64_t d = 0; d < size; ++d)
           for (int64_t l = 0; l < (d < is.nope ? is.rank : 1); ++l)
-            key[j * size + d] += d < is.nope ? k_up.get((head * is.nope + d) * is.rank + l) * cache.get(at + l)
+            key[j * size + d] += d < is.nope ? w_uk.get((head * is.nope + d) * is.rank + l) * cache.get(at + l)
                                              : cache.get(at + is.rank + d - is.nope);
         for (int64_t d = 0; d < is.value; ++d)
           for (int64_t l = 0; l < is.rank; ++l)
-            value[j * is.value + d] += v_up.get((head * is.value + d) * is.rank + l) * cache.get(at + l);
+            value[j * is.value + d] += w_uv.get((head * is.value + d) * is.rank + l) * cache.get(at + l);
       }
       for (int64_t i = 0; i < queries; ++i) {
         const int64_t token = first + i, seen = length - queries + i + 1;
@@ -111,7 +111,7 @@ void test_latent_attention(const std::string& dtype, const std::string& cache_dt
   }
   // What is between the products is rounded: several times the limit of one.
   const double limit = 4 * std::max(kLimits[index_of(dtype)], kLimits[index_of(cache_dtype)]);
-  expect(worst <= limit * largest, "latent_attention " + dtype + ", cache " + cache_dtype + " off by " +
+  expect(worst <= limit * largest, "mla_attention " + dtype + ", cache " + cache_dtype + " off by " +
                                        std::to_string(worst) + " of " + std::to_string(largest));
   Array outside("int32", table.shape), no_queries = ints(batch.query_lens), short_keys(dtype, {is.heads, is.rank, is.nope + 1});
   for (int64_t i = 0; i < outside.size; ++i) outside.set(i, batch.pages);
@@ -119,7 +119,7 @@ void test_latent_attention(const std::string& dtype, const std::string& cache_dt
   auto refused = [&](int argument, Array* bad, const std::string& what) {
     std::vector<Array*> changed = arguments;
     changed[argument] = bad;
-    expect(call(latent_attention, changed) != 0, "latent_attention takes " + what);
+    expect(call(mla_attention, changed) != 0, "mla_attention takes " + what);
   };
   refused(3, &short_keys, "weights that do not fit");
   refused(5, &outside, "pages outside the cache");

@@ -11,25 +11,25 @@ ALIGNED = 128  # int32s, 512 bytes: where the kernels of an NPU like their opera
 RING = 3  # host buffers to begin with: SGLang prepares a step while the one before runs
 
 
-class Place(NamedTuple):
+class Region(NamedTuple):
     """Where an array lies in the buffers."""
 
     start: int
     shape: tuple[int, ...]
 
 
-class PackedTooLarge(Exception):
+class UploadTooLarge(Exception):
     """The arrays of a step do not fit into the buffer; the message has both sizes."""
 
 
-class PackedInputs:
+class UploadBuffer:
     """One device buffer, overwritten at each step, and a ring of host buffers that feed it.
 
     Equal shapes in equal order lie at equal addresses: a captured graph finds its inputs where they were.
     """
 
     def __init__(self, link: DeviceLink, capacity: int):
-        """capacity: int32s, with `room` for each array."""
+        """capacity: int32s, with `aligned_size` for each array."""
         self.link, self.capacity = link, capacity
         self.device = link.device_buffer(capacity)
         self.ring = [(link.host_buffer(capacity), None) for _ in range(RING)]
@@ -44,11 +44,11 @@ class PackedInputs:
         self.host, _ = self.ring.pop(free)
         self.filled = 0
 
-    def add(self, array: np.ndarray) -> Place:
-        """Put an int32 array into the step. PackedTooLarge if there is no room for it."""
-        place, end = Place(self.filled, array.shape), self.filled + room(array.size)
+    def add(self, array: np.ndarray) -> Region:
+        """Put an int32 array into the step. UploadTooLarge if there is no room for it."""
+        place, end = Region(self.filled, array.shape), self.filled + aligned_size(array.size)
         if end > self.capacity:
-            raise PackedTooLarge(f"a step of more than {end} int32s; the buffer has room for {self.capacity}")
+            raise UploadTooLarge(f"a step of more than {end} int32s; the buffer has room for {self.capacity}")
         self.host.numpy()[place.start : place.start + array.size] = array.reshape(-1)
         self.filled = end
         return place
@@ -59,12 +59,12 @@ class PackedInputs:
         self.ring.append((self.host, mark))
         self.host = None
 
-    def view(self, place: Place) -> torch.Tensor:
+    def view(self, place: Region) -> torch.Tensor:
         """The array on the device, once it is sent."""
         size = int(np.prod(place.shape))
         return self.device[place.start : place.start + size].view(place.shape)
 
 
-def room(size: int) -> int:
+def aligned_size(size: int) -> int:
     """What an array of `size` values takes of a buffer."""
     return -(-size // ALIGNED) * ALIGNED

@@ -1,6 +1,6 @@
 """EXAONE 3 and 3.5: c_fc_0 is the gate, c_fc_1 what it multiplies."""
 
-from models.statements import attend, rms_norm, rotate, silu
+from models.reference_models import attend, rms_norm, rotate, silu
 
 
 def shapes(config):

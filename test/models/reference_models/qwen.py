@@ -1,7 +1,7 @@
 """Qwen 1, up to its training length: c_attn stacks q, k and v, and w1 is multiplied by silu of w2."""
 
 import numpy as np
-from models.statements import attend, rms_norm, rotate, silu
+from models.reference_models import attend, rms_norm, rotate, silu
 
 
 def shapes(config):

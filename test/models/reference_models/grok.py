@@ -1,7 +1,7 @@
 """Grok-1: scores and router bounded by tanh, gelu experts, four norms a layer, scaled embeddings and logits."""
 
 import numpy as np
-from models.statements import rms_norm, rotate
+from models.reference_models import rms_norm, rotate
 
 
 def shapes(config):

@@ -13,7 +13,7 @@ _ALIGNMENT = 64  # bytes: a cache line, and what the widest vector loads of nati
 _LARGE = 4 << 20  # bytes: from here on memory comes from the system, in huge pages if it has them
 
 
-class Piece(NamedTuple):
+class WeightSlice(NamedTuple):
     source: str  # checkpoint tensor name, relative to the parameter's cell; each leading "../" steps out of one cell
     # Slices of the checkpoint tensor that this rank needs, one a dimension. Empty slices say that the tensor belongs to
     # the model although only other ranks use it; without them it counts as unexpected.
@@ -26,19 +26,19 @@ class Piece(NamedTuple):
     scaled: bool = False  # the checkpoint tensor is int8, and the parameter wants its products with factors of rows
 
 
-def parameter(shape: tuple, dtype: ms.Type, *pieces: Piece, otherwise: Sequence[tuple] = ()) -> ms.Parameter:
-    """A parameter of zeros that the loader fills from `pieces`; rows that no piece covers stay zero.
+def parameter(shape: tuple, dtype: ms.Type, *slices: WeightSlice, alternatives: Sequence[tuple] = ()) -> ms.Parameter:
+    """A parameter of zeros that the loader fills from `slices`; rows that no piece covers stay zero.
 
-    otherwise: pieces of other layouts; the first of them whose first source the checkpoint has takes the place of
-    `pieces`. The result has `pieces`, `otherwise`, and `host`: its own storage as a writable numpy array, of int16
+    alternatives: pieces of other layouts; the first of them whose first source the checkpoint has takes the place of
+    `slices`. The result has `slices`, `alternatives`, and `host`: its own storage as a writable numpy array, of int16
     where dtype is bfloat16, which numpy lacks.
     """
     host = _zeros(shape, np.dtype("int16" if dtype == ms.bfloat16 else str(dtype).lower()))
-    # MindSpore 2.10: Parameter(tensor) copies the tensor, assign_value adopts it (test_pieces.py).
+    # MindSpore 2.10: Parameter(tensor) copies the tensor, assign_value adopts it (test_weight_slice.py).
     param = ms.Parameter(ms.Tensor(np.zeros([1] * len(shape)), dtype), requires_grad=False)
     param.assign_value(ms.Tensor.from_numpy(host).view(dtype))
     param.param_info.parameter_shape = list(shape)
-    param.host, param.pieces, param.otherwise = host, pieces, tuple(otherwise)
+    param.host, param.slices, param.alternatives = host, slices, tuple(alternatives)
     return param
 
 

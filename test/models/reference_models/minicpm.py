@@ -2,7 +2,7 @@
 states divided by hidden_size / dim_model_base. The head is the embedding unless the config says otherwise.
 """
 
-from models.statements import attend, rms_norm, rotate, silu
+from models.reference_models import attend, rms_norm, rotate, silu
 
 
 def shapes(config):

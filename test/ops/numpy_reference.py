@@ -47,7 +47,7 @@ def call(operator, packed, fixed=(), constants=(), prepare=None):
     if not ops.static_graphs():
         any_rows = [ms.Tensor(shape=[None, *tensor.shape[1:]], dtype=tensor.dtype) for tensor in packed]
         network.set_inputs(*any_rows, *fixed)
-    ops.begin_step(len(packed[0]), 1)
+    ops.set_valid_rows(len(packed[0]), 1)
     return network(*packed, *fixed)
 
 
@@ -59,13 +59,13 @@ def close(found, wanted, dtype="float32"):
     np.testing.assert_allclose(found, wanted, rtol=0, atol=LIMITS[dtype] * np.abs(wanted).max())
 
 
-def normalised(x, weight, offset=0.0):
+def normalized(x, weight, offset=0.0):
     weight = weight.astype(np.float64) + offset
     groups = x.astype(np.float64).reshape(-1, len(weight))
     return np.stack([row / math.sqrt(np.dot(row, row) / len(row) + EPS) * weight for row in groups]).reshape(x.shape)
 
 
-def centred(x, weight):
+def centered(x, weight):
     """Layer norm without bias, of every group."""
     groups = x.astype(np.float64).reshape(-1, len(weight))
     return np.stack([(row - row.mean()) / math.sqrt(row.var() + EPS) * weight for row in groups]).reshape(x.shape)

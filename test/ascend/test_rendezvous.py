@@ -74,10 +74,10 @@ def test_a_rank_that_did_not_connect_is_named_by_its_number_in_the_world_and_its
     def connect():
         raise RuntimeError("topology timeout")
 
-    with pytest.raises(rendezvous.MeetingError, match="^rank 0 of 2 did not come .* to connect"):
+    with pytest.raises(rendezvous.RendezvousError, match="^rank 0 of 2 did not come .* to connect"):
         Joining(monkeypatch)(connect, timeout=5)
     joining = Joining(monkeypatch, nodes=4, stages=2, width=2, rank=2)
-    with pytest.raises(rendezvous.MeetingError, match=r"^rank 3 \(node 3\) of 2 did not come .* to connect"):
+    with pytest.raises(rendezvous.RendezvousError, match=r"^rank 3 \(node 3\) of 2 did not come .* to connect"):
         joining(connect, timeout=5)
 
 
@@ -116,10 +116,10 @@ def test_only_the_first_rank_starts_a_scheduler_and_all_know_where_it_is(tell):
 
 def test_all_ranks_say_why_there_is_no_scheduler(tell):
     def fails():
-        raise rendezvous.MeetingError("10.0.0.1 is no address of this host")
+        raise rendezvous.RendezvousError("10.0.0.1 is no address of this host")
 
     for rank, find in ((0, fails), (1, None)):
-        with pytest.raises(rendezvous.MeetingError, match="10.0.0.1 is no address"):
+        with pytest.raises(rendezvous.RendezvousError, match="10.0.0.1 is no address"):
             tell(rank, find)
 
 

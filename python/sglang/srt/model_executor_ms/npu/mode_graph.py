@@ -12,7 +12,7 @@ from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph
 PREFILL, INCREMENT = "prefill", "increment"
 
 
-class KindGraph:
+class ModeGraph:
     """Calls a compiled graph. One that is captured keeps its views of inputs, which lie at the same addresses."""
 
     def __init__(self, graph: DynamicGraph, captured: bool = False):
@@ -26,7 +26,9 @@ class KindGraph:
         # Lengths stay on the host, in memory that the next step does not write: MindSpore copies them when it likes.
         lengths = (bridge.int32(np.array(array)) for array in (inputs.query_lens, inputs.seq_lens))
         arrays = [*tokens, *lengths, self._view(inputs.block_tables)]
-        return bridge.to_torch(self.graph.call(arrays, map(self._view, inputs.plan), map(self._view, inputs.windowed)))
+        return bridge.to_torch(
+            self.graph.call(arrays, map(self._view, inputs.attn_metadata), map(self._view, inputs.swa))
+        )
 
     def _view(self, tensor: torch.Tensor) -> Tensor:
         if not self.captured:

@@ -1,6 +1,6 @@
 """InternLM 2: wqkv [K, H / K + 2, D, hidden_size] holds each key/value head's queries, then its key, then its value."""
 
-from models.statements import attend, rms_norm, rotate, silu
+from models.reference_models import attend, rms_norm, rotate, silu
 
 
 def _sizes(config):

@@ -1,7 +1,7 @@
-"""ChatGLM 2 and 3: query_key_value stacks q, k and v; neighbouring pairs in the first half of each head are turned."""
+"""ChatGLM 2 and 3: query_key_value stacks q, k and v; neighboring pairs in the first half of each head are turned."""
 
 import numpy as np
-from models.statements import attend, rms_norm, rotate, silu
+from models.reference_models import attend, rms_norm, rotate, silu
 
 
 def shapes(config):

@@ -3,7 +3,7 @@
 A round computes softmax over a block, and the logarithm of its sum, by which rounds are merged (Milakov and Gimelshein,
 2018). The first block ends with the last query of a piece, later ones are all before it. A block is fused attention,
 but where scores are bounded, or where a chip has no such kernel: there it is plain operators. A graph of the kind
-AT_ONCE has one block, of a size that does not change, and no loop.
+SINGLE_BLOCK has one block, of a size that does not change, and no loop.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import gathered, host, kernels
 from sglang.srt.layers_ms.ops.ascend.dense import product_dtype
-from sglang.srt.layers_ms.ops.ascend.host import AT_ONCE, KEYS, PLAIN_KEYS
+from sglang.srt.layers_ms.ops.ascend.host import KEYS, PLAIN_KEYS, SINGLE_BLOCK
 
 WIDE = mstype.float32
 HIDDEN = -1e30  # a score whose weight is 0 beside any other
@@ -25,8 +25,8 @@ def _plain(soft_cap):
 
 
 @constexpr
-def _block_size(kind, in_rounds):
-    return host.KEYS_AT_ONCE if kind == AT_ONCE else in_rounds
+def _block_size(forward_mode, size):
+    return host.SINGLE_BLOCK_KEYS if forward_mode == SINGLE_BLOCK else size
 
 
 @constexpr
@@ -36,25 +36,27 @@ def _distances(queries, keys):
     return Tensor(found.astype(np.float32)[None, None])
 
 
-def attention_in_rounds(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes):
-    queries, last, tables = gathered.pieces(q, step)
-    caches, heads, kind = (k_cache, v_cache), q.shape[-1] // head_dim, step["kind"]
+def blockwise_attention(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes):
+    queries, last, tables = gathered.query_blocks(q, step)
+    caches, heads, forward_mode = (k_cache, v_cache), q.shape[-1] // head_dim, step["forward_mode"]
     if _plain(soft_cap):
-        found, total = _plain_rounds(queries, last, tables, caches, kind, heads, scale, window, soft_cap, slopes)
+        found, total = _plain_blocks(
+            queries, last, tables, caches, forward_mode, heads, scale, window, soft_cap, slopes
+        )
     else:
-        found, total = _fused_rounds(queries, last, tables, caches, kind, heads, scale, slopes)
+        found, total = _fused_blocks(queries, last, tables, caches, forward_mode, heads, scale, slopes)
     if sinks is not None:
         share = kernels.sigmoid(kernels.add(total, kernels.mul(sinks.reshape(1, 1, heads, 1), -1.0)))
         found = kernels.mul(found, share)
-    return gathered.packed(kernels.cast(found, q.dtype), step)
+    return gathered.token_rows(kernels.cast(found, q.dtype), step)
 
 
-def latent_attention_in_rounds(q, cache, step, scale):
+def blockwise_mla_attention(q, cache, step, scale):
     """Of absorbed queries [T, H * (L + R)] over rows that are keys and values of all heads -> [T, H * (L + R)]."""
-    queries, last, tables = gathered.pieces(q, step)
+    queries, last, tables = gathered.query_blocks(q, step)
     heads = q.shape[-1] // cache.shape[-1]
-    found, _ = _plain_rounds(queries, last, tables, (cache, cache), step["kind"], heads, scale, 0, 0.0, None)
-    return gathered.packed(kernels.cast(found, q.dtype), step)
+    found, _ = _plain_blocks(queries, last, tables, (cache, cache), step["forward_mode"], heads, scale, 0, 0.0, None)
+    return gathered.token_rows(kernels.cast(found, q.dtype), step)
 
 
 def _merged(found, total, more, more_total):
@@ -67,14 +69,14 @@ def _merged(found, total, more, more_total):
 # ---- fused blocks ----
 
 
-def _fused_rounds(queries, last, tables, caches, kind, heads, scale, slopes):
-    size = _block_size(kind, KEYS)
+def _fused_blocks(queries, last, tables, caches, forward_mode, heads, scale, slopes):
+    size = _block_size(forward_mode, KEYS)
     mask = None if queries.shape[1] == 1 else gathered.triangle()
     shift = None if slopes is None else _shift(slopes, queries, size)
     block_away = 0.0 if slopes is None else kernels.mul(slopes.reshape(1, 1, heads, 1), -float(KEYS))
     away = block_away
     found, total = _fused_block(queries, last, tables, caches, size, heads, scale, mask, shift)
-    if kind == AT_ONCE:
+    if forward_mode == SINGLE_BLOCK:
         return found, total
     blocks, number = (tables.shape[1] * caches[0].shape[1] + KEYS - 1) // KEYS, 1
     while number < blocks:
@@ -95,26 +97,26 @@ def _shift(slopes, queries, size):
 
 
 def _fused_block(queries, last, tables, caches, size, heads, scale, mask, shift):
-    places = gathered.places_before(last, size)
-    keys = gathered.gather_rows(caches[0], tables, places)
-    values = gathered.gather_rows(caches[1], tables, places)
-    found, sums = gathered.fused(queries, keys, values, places, mask, None, shift, heads, scale, True)
+    key_positions = gathered.key_positions_before(last, size)
+    keys = gathered.gather_rows(caches[0], tables, key_positions)
+    values = gathered.gather_rows(caches[1], tables, key_positions)
+    found, sums = gathered.fused(queries, keys, values, key_positions, mask, None, shift, heads, scale, True)
     return kernels.cast(found, WIDE), kernels.turn(sums)
 
 
 # ---- blocks of plain operators ----
 
 
-def _plain_rounds(queries, last, tables, caches, kind, heads, scale, window, soft_cap, slopes):
-    keys = _block_size(kind, PLAIN_KEYS)
+def _plain_blocks(queries, last, tables, caches, forward_mode, heads, scale, window, soft_cap, slopes):
+    keys = _block_size(forward_mode, PLAIN_KEYS)
     size, kv_heads, width = queries.shape[1], caches[0].shape[2], caches[0].shape[3]
-    at = gathered.places_before(last, size).reshape(-1, 1, size, 1, 1)
+    at = gathered.key_positions_before(last, size).reshape(-1, 1, size, 1, 1)
     rows = kernels.turn(queries.reshape(-1, size, kv_heads, heads // kv_heads * width))
     rows = kernels.cast(kernels.mul(kernels.cast(rows, WIDE), scale), product_dtype())
     rows = rows.reshape(-1, size * (heads // kv_heads), width)
     slopes = None if slopes is None else slopes.reshape(1, kv_heads, 1, heads // kv_heads, 1)
     found, total = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
-    if kind == AT_ONCE:
+    if forward_mode == SINGLE_BLOCK:
         return _by_heads(found, heads), _by_heads(total, heads)
     blocks, number = (tables.shape[1] * caches[0].shape[1] + PLAIN_KEYS - 1) // PLAIN_KEYS, 1
     while number < blocks and (window == 0 or number * PLAIN_KEYS < window + size - 1):
@@ -134,19 +136,19 @@ def _by_heads(x, heads):
 def _plain_block(rows, at, last, tables, caches, count, window, soft_cap, slopes):
     """rows [n * K, S * G, D] -> [n, K, S, G, D], and the logarithm of its softmax's sum [n, K, S, G, 1], float32."""
     kv_heads, size = caches[0].shape[2], at.shape[2]
-    places = gathered.places_before(last, count)
-    keys, values = (_stacked(gathered.gather_rows(cache, tables, places), count, kv_heads) for cache in caches)
+    key_positions = gathered.key_positions_before(last, count)
+    keys, values = (_stacked(gathered.gather_rows(cache, tables, key_positions), count, kv_heads) for cache in caches)
     scores = kernels.cast(kernels.multiply_stacks(rows, keys, True), WIDE)
     scores = scores.reshape(-1, kv_heads, size, rows.shape[1] // size, count)
     if soft_cap:
         scores = kernels.mul(kernels.tanh(kernels.mul(scores, 1.0 / soft_cap)), soft_cap)
-    places = places.reshape(-1, 1, 1, 1, count)
+    key_positions = key_positions.reshape(-1, 1, 1, 1, count)
     if slopes is not None:
-        distances = kernels.cast(kernels.add(places, kernels.mul(at, -1)), WIDE)
+        distances = kernels.cast(kernels.add(key_positions, kernels.mul(at, -1)), WIDE)
         scores = kernels.add(scores, kernels.mul(slopes, distances))
-    seen = kernels.both(kernels.greater(kernels.add(at, 1), places), kernels.greater(places, -1))
+    seen = kernels.both(kernels.greater(kernels.add(at, 1), key_positions), kernels.greater(key_positions, -1))
     if window:
-        seen = kernels.both(seen, kernels.greater(places, kernels.add(at, -window)))
+        seen = kernels.both(seen, kernels.greater(key_positions, kernels.add(at, -window)))
     scores = kernels.where(seen, scores, HIDDEN)
     largest = kernels.largest(scores)
     weights = kernels.exp(kernels.add(scores, kernels.mul(largest, -1.0)))

@@ -15,7 +15,7 @@ from sglang.srt.layers_ms.ops.ascend import collectives, host, kernels, kernels_
 from sglang.srt.layers_ms.ops.ascend import experts as operators
 from sglang.srt.layers_ms.ops.ascend_reference import memory
 from sglang.srt.model_executor_ms.runner import bridge, eplb
-from sglang.srt.model_loader_ms.pieces import parameter
+from sglang.srt.model_loader_ms.weight_slice import parameter
 
 from .inference import LACKING, like
 
@@ -24,15 +24,15 @@ CHOSEN = np.array([[0, 2], [2, 1], [2, 0], [1, 2], [2, 0]], np.int32)
 
 
 class Located(nn.Cell):
-    def __init__(self, location, places, replicas=1):
+    def __init__(self, location, places, attn_dp_size=1):
         super().__init__()
         self.location, self.chosen = parameter(location.shape, ms.int32), parameter((places,), ms.int32)
         self.location.host[...] = location
-        self.replicas = replicas
+        self.attn_dp_size = attn_dp_size
 
-    def construct(self, experts, slots, *plan):
-        step = {"slots": slots, "plan": plan}
-        return operators.locate_experts(experts, self.location, self.chosen, step, self.replicas)
+    def construct(self, experts, slots, *attn_metadata):
+        step = {"out_cache_loc": slots, "attn_metadata": attn_metadata}
+        return operators.to_physical_experts(experts, self.location, self.chosen, step, self.attn_dp_size)
 
 
 class Compiled(Located):
@@ -60,15 +60,15 @@ OF_REPLICAS = [((2, 0, 3), None), ((0, 5), None), ((2, 0, 1), 2), ((0, 1), 3), (
 
 @pytest.mark.parametrize("counts, rows", OF_REPLICAS)
 def test_of_the_rows_of_all_replicas_those_that_are_tokens_count(checked, counts, rows):
-    random, replicas = np.random.default_rng(sum(counts)), len(counts)
+    random, attn_dp_size = np.random.default_rng(sum(counts)), len(counts)
     own = rows or max(counts[0], 1)  # an idle one has a row of padding
     ones = np.ones(own, np.int32)
-    plan = host.plan(ones, np.arange(own), ones, ones, None, 16, counts, rows is not None)
+    attn_metadata = host.build_attn_metadata(ones, np.arange(own), ones, ones, None, 16, counts, rows is not None)
     real = np.ravel([np.arange(rows) < count for count in counts]) if rows else np.ones(sum(counts), bool)
     experts = random.permuted(np.tile(np.arange(3), (len(real), 1)), axis=1)[:, :2].astype(np.int32)
-    network = Located(LOCATION, 6, replicas)
+    network = Located(LOCATION, 6, attn_dp_size)
     # The replica's own slots say nothing of the others' rows.
-    found = network(ms.Tensor(experts), ms.Tensor(np.full(own, -1, np.int32)), *map(ms.Tensor, plan)).asnumpy()
+    found = network(ms.Tensor(experts), ms.Tensor(np.full(own, -1, np.int32)), *map(ms.Tensor, attn_metadata)).asnumpy()
     wanted = [[LOCATION[expert, 1 + row % LOCATION[expert, 0]] for expert in pair] for row, pair in enumerate(experts)]
     np.testing.assert_array_equal(found, wanted)
     np.testing.assert_array_equal(network.chosen.asnumpy(), np.bincount(np.ravel(np.array(wanted)[real]), minlength=6))
@@ -76,16 +76,20 @@ def test_of_the_rows_of_all_replicas_those_that_are_tokens_count(checked, counts
 
 def test_a_plan_of_equally_many_rows_says_which_are_tokens():
     assert collectives.real_rows((2, 0, 3), 4).tolist() == [1, 1, 0, 0] + [0] * 4 + [1, 1, 1, 0]
-    assert not collectives.equal({"plan": host.plan(*[np.ones(2, np.int32)] * 4, None, 16, (2, 1))})
+    assert not collectives.equal(
+        {"attn_metadata": host.build_attn_metadata(*[np.ones(2, np.int32)] * 4, None, 16, (2, 1))}
+    )
     for counts in ((), (2, 1)):
-        assert collectives.equal({"plan": host.plan(*[np.ones(2, np.int32)] * 4, None, 16, counts, True)})
+        assert collectives.equal(
+            {"attn_metadata": host.build_attn_metadata(*[np.ones(2, np.int32)] * 4, None, 16, counts, True)}
+        )
 
 
-@pytest.mark.parametrize("replicas, plans", [(1, 0), (1, 4), (2, 1), (2, 4), (2, 8)])
-def test_the_operator_gets_through_inference_for_steps_of_any_size(checked, monkeypatch, replicas, plans):
+@pytest.mark.parametrize("attn_dp_size, plans", [(1, 0), (1, 4), (2, 1), (2, 4), (2, 8)])
+def test_the_operator_gets_through_inference_for_steps_of_any_size(checked, monkeypatch, attn_dp_size, plans):
     for name, kernel in kernels._OWN.items():  # those of a card
         monkeypatch.setattr(kernels, name, kernel)
-    network = Compiled(np.zeros((256, 34), np.int32), 288, replicas)
+    network = Compiled(np.zeros((256, 34), np.int32), 288, attn_dp_size)
     packed, columns = ms.Tensor(shape=[None, 8], dtype=ms.int32), ms.Tensor(shape=[None], dtype=ms.int32)
     network.set_inputs(packed, *[columns] * (1 + plans))
     with pytest.raises((TypeError, RuntimeError)) as error:
@@ -111,22 +115,30 @@ PLACES = ((3, 0, 0, 1, 2, 3),)
 
 
 def test_experts_that_move_stay_at_the_addresses_that_captured_graphs_know(checked):
-    experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, places=PLACES), ms.float16)
-    experts.pack()
-    with eplb.weights(experts) as stacks:
-        known = [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.location))]
+    experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, physical_to_logical_map=PLACES), ms.float16)
+    experts.process_weights_after_loading()
+    with eplb.movable_weights(experts) as stacks:
+        known = [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.logical_to_physical_map))]
         stacks[0][2] = 1.5  # as SGLang's updater writes it
     assert experts.gate_up.asnumpy()[2].min() == 1.5
-    experts.locate((0, 1, 2, 3, 1, 1))
-    ops.renew(experts.location)
-    assert [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.location))] == known
-    assert bridge.to_torch(experts.location).tolist() == [[1, 0, 0, 0], [3, 1, 4, 5], [1, 2, 0, 0], [1, 3, 0, 0]]
+    experts.set_physical_experts((0, 1, 2, 3, 1, 1))
+    ops.renew(experts.logical_to_physical_map)
+    assert [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.logical_to_physical_map))] == known
+    assert bridge.to_torch(experts.logical_to_physical_map).tolist() == [
+        [1, 0, 0, 0],
+        [3, 1, 4, 5],
+        [1, 2, 0, 0],
+        [1, 3, 0, 0],
+    ]
 
 
 def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checked, monkeypatch):
-    layers = {layer: Experts(32, 16, 4, Shard(0, 2, expert_size=2, places=PLACES), ms.float16) for layer in (0, 1)}
+    layers = {
+        layer: Experts(32, 16, 4, Shard(0, 2, expert_size=2, physical_to_logical_map=PLACES), ms.float16)
+        for layer in (0, 1)
+    }
     for experts in layers.values():  # as on a card: memory of its own
-        experts.location.host = experts.location.host.copy()
+        experts.logical_to_physical_map.host = experts.logical_to_physical_map.host.copy()
     metadata = SimpleNamespace(physical_to_logical_map_cpu=torch.tensor(PLACES * 2))
     monkeypatch.setattr(eplb, "get_global_expert_location_metadata", lambda: metadata)
 
@@ -139,16 +151,16 @@ def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checke
     monkeypatch.setattr(eplb.ExpertLocationUpdater, "update", moved)
     updater = eplb.Updater()
     assert updater.update(layers, torch.tensor([0, 1, 2, 3, 1, 1]), [1], nnodes=1, rank=0) == {1: [7]}
-    tables = [experts.location.asnumpy().tolist() for experts in layers.values()]
+    tables = [experts.logical_to_physical_map.asnumpy().tolist() for experts in layers.values()]
     assert tables[0] == [[2, 1, 2, 0], [1, 3, 0, 0], [1, 4, 0, 0], [2, 0, 5, 0]]
     assert tables[1] == [[1, 0, 0, 0], [3, 1, 4, 5], [1, 2, 0, 0], [1, 3, 0, 0]]
-    loaded = Experts(32, 16, 4, Shard(0, 2, expert_size=2, places=((0, 1, 2, 3, 1, 1),)), ms.float16)
+    loaded = Experts(32, 16, 4, Shard(0, 2, expert_size=2, physical_to_logical_map=((0, 1, 2, 3, 1, 1),)), ms.float16)
     for name, stack in layers[1].stacks().items():  # what is loaded anew goes to where experts are now
-        assert stack.pieces == loaded.stacks()[name].pieces != layers[0].stacks()[name].pieces
+        assert stack.slices == loaded.stacks()[name].slices != layers[0].stacks()[name].slices
 
 
 def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_records(monkeypatch):
-    counter, pool = eplb.Counter.__new__(eplb.Counter), on_device([0, 0, 0])
+    counter, pool = eplb.ExpertCounter.__new__(eplb.ExpertCounter), on_device([0, 0, 0])
     counter.counts, counter.wanted = {3: pool}, []
     recorder = SimpleNamespace(buffer=None)
     recorder.get_current_pass_count_buffer = lambda layer: recorder.buffer if layer == 3 else None
@@ -156,19 +168,19 @@ def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_
     for buffer, counted in ((None, [5, 1, 0]), (on_device([0, 0, 0]), [2, 0, 4]), (on_device([0, 0, 0]), [1, 1, 1])):
         recorder.buffer = buffer
         LEDGER.begin()
-        counter.begin()
+        counter.begin_pass()
         with LEDGER.unwatched():  # the graph
             pool += torch.tensor(counted, dtype=torch.int32)
-        counter.passed()
+        counter.end_pass()
         assert not LEDGER.waits()
         assert sum(LEDGER.values()) == (0 if buffer is None else 2)  # the pass that nobody records costs nothing
         assert buffer is None or on_host(buffer).tolist() == counted
 
 
 def test_on_a_310p_experts_move_in_copies_and_are_in_nz_again(chip_310p):
-    experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, places=PLACES), ms.float16, bias=True)
-    experts.pack()
-    with eplb.weights(experts) as stacks:
+    experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, physical_to_logical_map=PLACES), ms.float16, bias=True)
+    experts.process_weights_after_loading()
+    with eplb.movable_weights(experts) as stacks:
         assert not {tensor.data_ptr() for tensor in stacks} & set(memory.fractal)
         for tensor in stacks:
             tensor[2] = 1.5

@@ -3,7 +3,7 @@
 from sglang.srt.models_ms.config import DecoderConfig, key
 
 
-class LatentConfig(DecoderConfig):
+class MLAConfig(DecoderConfig):
     """The decoder's values, and those of its attention; head_dim is the part of a head that is rotated."""
 
     head_dim: int = key("qk_rope_head_dim")
@@ -17,4 +17,4 @@ class LatentConfig(DecoderConfig):
         "head_dim": "of transformers' classes: qk_rope_head_dim",
         "qk_head_dim": "qk_nope_head_dim + qk_rope_head_dim",
     }
-    rope_interleave = True  # neighbouring dimensions are rotated against each other
+    rope_interleave = True  # neighboring dimensions are rotated against each other

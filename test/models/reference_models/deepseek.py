@@ -1,7 +1,7 @@
 """DeepSeek-MoE: the experts of largest softmax, beside shared ones; dense layers first."""
 
 import numpy as np
-from models.statements import attend, rms_norm, rotate, silu
+from models.reference_models import attend, rms_norm, rotate, silu
 
 
 def shapes(config):

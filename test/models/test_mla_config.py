@@ -4,7 +4,7 @@ import pytest
 from models.test_config import config_of, read
 from models.variants.mla import YARN
 
-from sglang.srt.layers_ms.mla import latent_scale
+from sglang.srt.layers_ms.mla import mla_scale
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
 from sglang.srt.models_ms.registry import model_class
 
@@ -55,5 +55,5 @@ def test_tensors_of_layers_that_predict_more_tokens_may_be_there():
 def test_scores_are_scaled_by_the_square_of_yarns_mscale():
     config = read(config_of("deepseek_v3", rope_parameters=YARN))
     # 0.1 * 1.3 * ln 5 + 1 = 1.20923...
-    assert latent_scale(config.rope, 22) == pytest.approx(22**-0.5 * 1.2092269**2, rel=1e-6)
-    assert latent_scale(read(config_of("deepseek_v3")).rope, 22) == 22**-0.5
+    assert mla_scale(config.rope, 22) == pytest.approx(22**-0.5 * 1.2092269**2, rel=1e-6)
+    assert mla_scale(read(config_of("deepseek_v3")).rope, 22) == 22**-0.5

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from models.statements import attend, rms_norm, rotate, silu
+from models.reference_models import attend, rms_norm, rotate, silu
 
 
 def shapes(config):

@@ -1,6 +1,6 @@
 """InternLM 3: as Llama, with a switch for the biases of queries, keys and values, and one for all others."""
 
-from models.statements import attend, rms_norm, rotate, silu
+from models.reference_models import attend, rms_norm, rotate, silu
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
 

@@ -25,7 +25,7 @@ KNOWN_TO_SGLANG = ("chatglm", "exaone")  # model types whose config classes it b
 
 
 def module(config: dict):
-    return importlib.import_module(f"models.statements.{config['statement']}")
+    return importlib.import_module(f"models.reference_models.{config['statement']}")
 
 
 @functools.cache
