@@ -175,7 +175,7 @@ def left_in(checked, monkeypatch, tmp_path):
         config = json.loads((folder / "config.json").read_text())
         runtime = Runtime(FP16, 256, Shard(0, ranks, "ranks", **shard), stage, allreduce_fusion)
         network = model_class(config["architectures"])(config, runtime)
-        rows = [cell for _, cell in network.cells_and_names() if getattr(cell, "left", False)]
+        rows = [cell for _, cell in network.cells_and_names() if getattr(cell, "all_reduce_fused", False)]
         names = [name for name, cell in network.cells_and_names() if cell in rows]
         norms = [cell for _, cell in network.cells_and_names() if isinstance(cell, RMSNorm) and cell.group is not None]
         assert len(norms) == len(rows)  # each has one behind it that adds up
