@@ -1,4 +1,4 @@
-"""Baichuan 1 and 2: Llama's decoder with packed weights; 13B has ALiBi, and Baichuan 2 unit rows in its head.
+"""Baichuan 1 and 2: Llama's decoder with fused weights; 13B has ALiBi, and Baichuan 2 unit rows in its head.
 
 Nothing in config.json says so in words: 13B has model_max_length and no max_position_embeddings, and
 Baichuan 2 has a larger vocabulary, and z_loss_weight. Reference: modeling_baichuan.py, baichuan-inc/Baichuan2-7B-Base.

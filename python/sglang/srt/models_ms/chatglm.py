@@ -1,4 +1,4 @@
-"""ChatGLM 2 and 3, and GLM-4 as first published: packed weights, and rotary of neighboring pairs in half of each head.
+"""ChatGLM 2 and 3, and GLM-4 as first published: fused weights, and rotary of neighboring pairs in half of each head.
 
 Reference: modeling_chatglm.py of THUDM/chatglm3-6b and THUDM/glm-4-9b. GLM-4's later form is Glm4ForCausalLM.
 """

@@ -1,4 +1,4 @@
-"""GLM-4: Llama's decoder with interleaved partial rotary, biases on queries, keys and values; gate and up packed.
+"""GLM-4: Llama's decoder with interleaved partial rotary, biases on queries, keys and values; gate and up fused.
 
 Reference: transformers/models/glm/modeling_glm.py.
 """

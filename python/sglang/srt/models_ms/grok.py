@@ -44,25 +44,25 @@ class Grok1Config(MoeConfig):
         return Routing(self.num_experts_per_tok, soft_cap=self.router_logit_softcapping)
 
 
-class ResidualMixture(nn.Cell):
+class ResidualMoe(nn.Cell):
     """Experts and a plain MLP: (moe(x) + mlp(x)) / sqrt(2)."""
 
     def __init__(self, config):
         super().__init__()
-        self.moe, self.mlp = grok_mixture(config), sized_mlp(config, config.intermediate_size)
+        self.moe, self.mlp = grok_moe(config), sized_mlp(config, config.intermediate_size)
 
     def construct(self, x, step):
         return ops.scale(ops.add(self.moe(x, step), self.mlp(x, step), 1.0), math.sqrt(0.5))
 
 
-def grok_mixture(config):
+def grok_moe(config):
     return sparse_moe_block(config, layouts=separate("w1", "w3", "w2"))
 
 
 class Grok1Layer(SandwichNormLayer):
     def __init__(self, config, layer_id):
         attention = Attention(config, layer_id, soft_cap=config.attn_logit_softcapping)
-        super().__init__(config, attention, ResidualMixture(config) if config.residual_moe else grok_mixture(config))
+        super().__init__(config, attention, ResidualMoe(config) if config.residual_moe else grok_moe(config))
 
 
 class Grok1ForCausalLM(CausalLM):

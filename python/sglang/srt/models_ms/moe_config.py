@@ -118,5 +118,5 @@ def sparse_moe_block(config: MoeConfig, *, corrected=False, layouts=SEPARATE) ->
 
 
 def mlp(config: MoeConfig, layer_id: int, **options):
-    """The mixture of a layer, as `sparse_moe_block` makes it, or the plain MLP where the layer is dense."""
+    """The experts of a layer, as `sparse_moe_block` makes them, or the plain MLP where the layer is dense."""
     return GatedMLP(config) if layer_id in config.dense_layers else sparse_moe_block(config, **options)

@@ -1,4 +1,4 @@
-"""Phi-3, Phi-4 and their mini versions: Llama's decoder with packed weights, partial rotary, longrope, and a window.
+"""Phi-3, Phi-4 and their mini versions: Llama's decoder with fused weights, partial rotary, longrope, and a window.
 
 Reference: transformers/models/phi3/modeling_phi3.py.
 """

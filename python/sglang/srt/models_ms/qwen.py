@@ -1,4 +1,4 @@
-"""Qwen 1: Llama's decoder with biases on queries, keys and values, which are packed; served up to its training length.
+"""Qwen 1: Llama's decoder with biases on queries, keys and values, which are fused; served up to its training length.
 
 Beyond seq_length Qwen scales queries by their position (logn) and widens the rotary base with the request (dynamic
 NTK); both change nothing up to there, and longer contexts are refused. Reference: modeling_qwen.py of Qwen/Qwen-7B.

@@ -8,11 +8,11 @@ from sglang.srt.layers_ms.linear import ReplicatedLinear
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.moe_config import experts, shared_mlp
-from sglang.srt.models_ms.qwen3_moe import QwenMoEConfig
+from sglang.srt.models_ms.qwen3_moe import QwenMoeConfig
 from sglang.srt.models_ms.windows import sliding_windows
 
 
-class Qwen2MoeConfig(QwenMoEConfig):
+class Qwen2MoeConfig(QwenMoeConfig):
     attention_bias: bool = key("qkv_bias", True)
     shared_intermediate_size: int = key("shared_expert_intermediate_size")
 
@@ -22,7 +22,7 @@ class Qwen2MoeConfig(QwenMoEConfig):
         return sliding_windows(self, lambda layer: layer < first and layer % 2 == 0, bool(self.use_sliding_window))
 
 
-class Qwen2MoeMixture(SparseMoeBlock):
+class Qwen2MoeSparseMoeBlock(SparseMoeBlock):
     def __init__(self, config):
         super().__init__(Router(config, config.num_experts, config.routing), experts(config), config.shard)
         self.shared_expert = shared_mlp(config)
@@ -38,7 +38,7 @@ class Qwen2MoeMixture(SparseMoeBlock):
 
 class Qwen2MoeLayer(PreNormLayer):
     def __init__(self, config, layer_id):
-        mlp = GatedMLP(config) if layer_id in config.dense_layers else Qwen2MoeMixture(config)
+        mlp = GatedMLP(config) if layer_id in config.dense_layers else Qwen2MoeSparseMoeBlock(config)
         bias, window = config.attention_bias, config.windows[layer_id]
         super().__init__(config, Attention(config, layer_id, qkv_bias=bias, window=window), mlp)
 

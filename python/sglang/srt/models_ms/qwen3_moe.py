@@ -10,8 +10,8 @@ from sglang.srt.models_ms.moe_config import MoeConfig, mlp
 from sglang.srt.models_ms.windows import sliding_windows
 
 
-class QwenMoEConfig(MoeConfig):
-    """What Qwen's mixtures share: layers without experts by mlp_only_layers and decoder_sparse_step."""
+class QwenMoeConfig(MoeConfig):
+    """What Qwen's models with experts share: layers without experts by mlp_only_layers and decoder_sparse_step."""
 
     mlp_only_layers: tuple = key("mlp_only_layers", (), convert=tuple)
     decoder_sparse_step: int = key("decoder_sparse_step", 1)
@@ -22,7 +22,7 @@ class QwenMoEConfig(MoeConfig):
         return frozenset(layer for layer in range(self.num_hidden_layers) if layer in dense or (layer + 1) % step)
 
 
-class Qwen3MoeConfig(QwenMoEConfig):
+class Qwen3MoeConfig(QwenMoeConfig):
     attention_bias: bool = key("attention_bias", False)
     expected = {"use_qk_norm": True, "qkv_bias": False, "shared_expert_intermediate_size": 0}
 
