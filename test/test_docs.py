@@ -56,10 +56,10 @@ def test_long_sentences_are_found_where_they_begin(text, lines):
     "text, wrong",
     [
         ("MLA is multi-head latent attention.", []),
-        ("`normalize` it in rounded parts.", []),
+        ("`normalise` it in rounded parts.", []),
         (
-            "Normalized rows.\nAttention in rounds, of latent attention.",
-            ["Normalized", "in rounds", "latent attention"],
+            "Normalised rows.\nAttention in rounds, of latent attention.",
+            ["Normalised", "in rounds", "latent attention"],
         ),
         ("```\nNormalised\n```", []),
         ("| a | the places of experts |", ["places of experts"]),
