@@ -15,6 +15,7 @@ from models.tiny import TINY, divisible, save
 from serving.answers import check_answers, choices, computed, request
 from serving.conftest import free_port
 from serving.warm import BEFORE, WarmServer
+from tiers import mostly_slow
 
 SIZES = dict(dp_size=2, enable_dp_attention=True, skip_tokenizer_init=True)
 SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
@@ -41,6 +42,7 @@ AS_ON_NPU = {
     ),
 }
 KINDS |= AS_ON_NPU
+QUICK = ("experts on four ranks, to which rows are sent", "windows with a pool of their own", next(iter(AS_ON_NPU)))
 UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 9, 1, 41))]  # in chunks of 8 tokens
 
 
@@ -65,7 +67,7 @@ def counts_of(engine, folder: Path) -> Callable:
     return counts
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=mostly_slow(KINDS, lambda kind: kind in QUICK))
 def replicas(request, start_engine, tmp_path_factory):
     variant, through_http, arguments = KINDS[request.param]
     name, _, unit = variant.partition("@")

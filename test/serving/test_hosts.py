@@ -21,6 +21,7 @@ from serving.answers import (
 from serving.conftest import MODEL
 from serving.network import Hosts
 from serving.warm import BEFORE, WarmServer
+from tiers import mostly_slow
 
 KINDS = {
     "ranks": ("--tp-size", "2"),
@@ -53,7 +54,10 @@ class Nodes:
         return WarmServer(self.folder / f"log{node}", *arguments, model=self.model, **where)
 
 
-@pytest.fixture(scope="module", params=KINDS)
+QUICK = ("stages", "replicas", "stages of two ranks, as on NPUs")
+
+
+@pytest.fixture(scope="module", params=mostly_slow(KINDS, lambda kind: kind in QUICK))
 def nodes(request, network, tmp_path_factory):
     """Both nodes of a server; the test that ends it is the last."""
     arguments, model = KINDS[request.param], MODEL

@@ -10,6 +10,7 @@ from serving import mindspore_rank
 from serving.conftest import free_port
 from serving.network import HOST, is_on
 from serving.warm import FORKING, LOG
+from tiers import SLOW
 
 
 def start(network, host, address, port, timeout, folder):
@@ -36,7 +37,7 @@ def cmdline(process):
         return ""
 
 
-@pytest.mark.parametrize("ipv6", [False, True], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize("ipv6", [False, pytest.param(True, marks=SLOW)], ids=["IPv4", "IPv6"])
 def test_ranks_of_two_hosts_meet_at_a_scheduler_of_the_first_one_and_add_up(network, tmp_path, ipv6):
     address, port = network.also_by_ipv6() if ipv6 else network.address, free_port()
     ranks = [start(network, host, address, port, 60, tmp_path) for host in (0, 1)]
