@@ -34,7 +34,7 @@ def run(command: list[str], folder=ROOT, **environment) -> subprocess.CompletedP
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
 
 
-@pytest.mark.parametrize("program", mostly_slow(PROGRAMS, lambda name: name in ("sglang serve", "one_batch")))
+@pytest.mark.parametrize("program", mostly_slow(PROGRAMS, lambda name: name == "sglang serve"))
 def test_the_flag_is_in_the_help_with_the_frameworks_that_are_installed(program):
     ended = run([*PROGRAMS[program], *BEFORE_HELP.get(program, []), "--help"], COLUMNS="200")
     assert ended.returncode == 0, ended.stderr[-2000:]

@@ -42,7 +42,7 @@ AS_ON_NPU = {
     ),
 }
 KINDS |= AS_ON_NPU
-QUICK = ("experts on four ranks, to which rows are sent", "windows with a pool of their own", next(iter(AS_ON_NPU)))
+QUICK = ("experts on four ranks, to which rows are sent", next(iter(AS_ON_NPU)))
 UNEVEN = [list(range(5 + i, 5 + i + length)) for i, length in enumerate((2, 70, 9, 1, 41))]  # in chunks of 8 tokens
 
 

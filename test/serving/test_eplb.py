@@ -8,6 +8,7 @@ import pytest
 import torch
 from models.tiny import save
 from serving.answers import asked, check_answers, choices, computed
+from tiers import mostly_slow
 
 # Operator table: (variant, arguments, limit of logprobs, share of choices that rounding may change). A token goes to 3
 # of 8 experts. On the Ascend path decode graphs are captured, for two requests.
@@ -19,7 +20,7 @@ TABLES = {
 LOCATION = [[7, 6, 5, 4, 7, 3, 2, 1, 0, 0], [0, 2, 4, 6, 1, 3, 5, 7, 1, 1]]  # of the experts of two layers
 
 
-@pytest.fixture(scope="module", params=TABLES)
+@pytest.fixture(scope="module", params=mostly_slow(TABLES, lambda table: table == "cpu"))
 def ranks(request, serve, tmp_path_factory):
     """A server that moves experts after each 50 passes; the tests follow each other."""
     name, more, limit, rounding = TABLES[request.param]
