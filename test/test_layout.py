@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tiers import offenders
 
+SECONDS = 5
 ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / "python"
 ROOMS = PYTHON / "sglang/srt"

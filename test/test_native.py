@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from tiers import SLOW
 
+SECONDS = 120, 240
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "python/sglang/srt/layers_ms/ops/cpu/src"
 COMMON = [SOURCES / f"{name}.cpp" for name in ("entry", "parallel", "trace", "capture", "group")]

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tiers import SLOW
 
+SECONDS = 70, 150
 ROOT = Path(__file__).parent.parent
 SITE = Path(sysconfig.get_path("purelib"))
 SHIM = {"sglang_mindspore_torchvision.pth", "sglang_mindspore_torchvision.py"}

@@ -9,7 +9,7 @@ import pytest
 from models import results
 from tiers import SLOW, mostly_slow, offenders, seconds
 
-SECONDS = 10
+SECONDS = 15
 TEST = Path(__file__).parent
 
 
@@ -21,6 +21,13 @@ def test_a_file_says_how_long_its_tests_take_with_and_without_slow_ones(tmp_path
     assert [seconds(one, slow) for slow in (False, True)] == [40, 40]
     assert [seconds(two, slow) for slow in (False, True)] == [40, 300]
     assert seconds(none, False) == 0
+
+
+def test_every_test_file_says_how_long_its_tests_take():
+    files = list(TEST.rglob("test_*.py"))
+    wrong = [path.name for path in files if not 0 < seconds(path, False) <= seconds(path, True)]
+    assert len(files) > 100
+    assert not wrong, f"{wrong} want a line SECONDS = <seconds of a processor>"
 
 
 def test_cases_that_are_not_quick_are_slow():

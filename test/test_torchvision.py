@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+SECONDS = 9
+
 # A torchvision that remembers whether somebody had declared nms when its first line ran.
 TORCHVISION = """
 import torch

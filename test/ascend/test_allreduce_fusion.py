@@ -23,6 +23,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tens
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 
+SECONDS = 15
 BF16, FP16 = ms.bfloat16, ms.float16
 GROUP, EPS = "hccl_world_group", 1e-2
 TOKENS, SIZES = (

@@ -13,6 +13,7 @@ import sglang
 from sglang.srt.model_executor_ms import check_env
 from sglang.srt.model_executor_ms.environment import AscendEnvironment
 
+SECONDS = 6
 SCRIPT = Path(__file__).parents[2] / "benchmark/ascend/compare.py"
 
 

@@ -26,6 +26,7 @@ from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from .inference import lacking, like, step_of, tensors_of
 from .model import PAGE, NpuModel
 
+SECONDS = 5
 F16, I32 = ms.float16, ms.int32
 
 

@@ -9,6 +9,7 @@ from sglang.srt.model_executor_ms.environment import AscendEnvironment, read_asc
 from sglang.srt.model_executor_ms.npu import installation
 from sglang.srt.model_executor_ms.npu.known_versions import TORCH_NPU_FOR_CANN, judge
 
+SECONDS = 1
 GOOD = {
     "sglang": "0.5.23",
     "sglang-mindspore": "0.1.0",

@@ -12,6 +12,7 @@ from sglang.srt.layers_ms.ops.ascend import kernels_collectives as kernels
 from sglang.srt.layers_ms.ops.ascend_reference import collectives
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tensor, values
 
+SECONDS = 1
 RANKS, BF16, FP16, FP32, I32 = 2, ms.bfloat16, ms.float16, ms.float32, ms.int32
 GROUP = "hccl_world_group"
 COUNTS = [(I32, RANKS)] * 2

@@ -10,6 +10,7 @@ from ascend.doubles import LEDGER, PAGE, Scheduler, on_device, runner
 
 from sglang.srt.layers_ms.ops.ascend import host
 
+SECONDS = 1
 ROOM = Path(__file__).parents[2] / "python/sglang/srt/model_executor_ms"
 STEP_PATH = (
     "runner/attention_backend",

@@ -14,6 +14,7 @@ from sglang.srt.model_executor_ms.parallel import groups, rendezvous
 from sglang.srt.model_executor_ms.runner import device, swa_pool
 from sglang.srt.model_executor_ms.runner.causal_lm import MindSporeForCausalLM
 
+SECONDS = 1
 TORCHS, MINDSPORES = 0x70, 0x80  # addresses of streams
 
 

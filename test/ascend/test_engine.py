@@ -11,6 +11,7 @@ from models.int8 import reference, to_int8
 from serving.warm import WarmEngine
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+SECONDS = 25
 MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
 # Errors of log-probabilities on average, and at most, as multiples of those that transformers in float16 has: a value
 # half way between two int8 steps may be rounded to the other one, which the layers after it carry on. test_exact.py has

@@ -19,6 +19,7 @@ from sglang.srt.model_loader_ms.weight_slice import parameter
 
 from .inference import LACKING, like
 
+SECONDS = 2
 LOCATION = np.array([[2, 4, 0, 0], [1, 1, 0, 0], [3, 2, 3, 5]], np.int32)
 CHOSEN = np.array([[0, 2], [2, 1], [2, 0], [1, 2], [2, 0]], np.int32)
 

@@ -19,6 +19,7 @@ from sglang.srt.layers_ms.ops.ascend import blockwise_attention, host
 from .exact import compute_in_float32
 from .model import PAGE, NpuModel
 
+SECONDS = 15
 DEMO = Path(__file__).parents[2] / "ms_example/demo_model"
 
 

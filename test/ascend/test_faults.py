@@ -7,6 +7,8 @@ import pytest
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.model_executor_ms.npu import faults
 
+SECONDS = 1
+
 # As CANN, torch_npu and MindSpore word them.
 MESSAGES = {
     "out of memory": (

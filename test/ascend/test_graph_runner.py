@@ -25,6 +25,8 @@ from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
 from sglang.srt.model_executor_ms.npu.upload import ALIGNED, UploadBuffer, UploadTooLarge
 from sglang.srt.model_executor_ms.runner.graphs import PPInput
 
+SECONDS = 1
+
 
 def check(made, prepared):
     batch, ids, wanted = prepared

@@ -23,6 +23,8 @@ from sglang.srt.model_executor_ms.runner.step_inputs import first_pages
 from .inference import LACKING
 from .model import PAGE, NpuModel, NpuSteps
 
+SECONDS = 50, 105
+
 
 @pytest.fixture
 def model_of(bound_before, monkeypatch, tmp_path):

@@ -13,6 +13,7 @@ from ascend.calls import CALLS
 from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, memory, mla, windows
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
+SECONDS = 1
 MODULES = (attention, collectives, dense, experts, mla, windows)
 RULES = ("require", "check", "check_lengths")  # of memory.py, by which rules are written
 CASES = [(kernel, replaced) for kernel, (_, *broken) in CALLS.items() for replaced in broken]

@@ -19,6 +19,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import Inferred, lacking, like
 
+SECONDS = 25, 40
 BF16, FP16, FP32, INT8, INT32, INT64 = ms.bfloat16, ms.float16, ms.float32, ms.int8, ms.int32, ms.int64
 TOKENS, REQUESTS, PAGES = 300, 3, 1000
 NAMES = {  # kernel -> the primitive that only an NPU has

@@ -10,6 +10,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import Inferred, lacking, like, tensors_of
 
+SECONDS = 15
 F32, F16, BF16, I8, I32, I64 = ms.float32, ms.float16, ms.bfloat16, ms.int8, ms.int32, ms.int64
 RANKS = [1, 2, 4, 8, 16]
 TOKENS = 33

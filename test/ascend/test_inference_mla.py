@@ -11,6 +11,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import Inferred, lacking, like, step_of, tensors_of
 
+SECONDS = 15, 25
 F32, F16, BF16, I32, I64 = ms.float32, ms.float16, ms.bfloat16, ms.int32, ms.int64
 RANKS = mostly_slow([1, 2, 4, 8, 16], lambda ranks: ranks in (1, 16))
 HEADS, LATENT, ROPE, NOPE, VALUE = 128, 512, 64, 128, 128

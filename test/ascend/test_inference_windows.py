@@ -13,6 +13,7 @@ from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import lacking, like, step_of, tensors_of
 
+SECONDS = 25
 BF16, F16, F32, I32, BOOL = ms.bfloat16, ms.float16, ms.float32, ms.int32, ms.bool_
 TOKENS, REQUESTS, MAX_GRAPH_SEGMENTS, BLOCKS, PAGE, MOST = 33, 3, 4, 64, 128, 8
 

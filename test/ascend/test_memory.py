@@ -7,6 +7,8 @@ import numpy as np
 
 from sglang.srt.layers_ms.ops.ascend_reference import memory
 
+SECONDS = 1
+
 
 def test_memory_that_is_read_is_no_other_tensors_meanwhile():
     array = np.arange(6, dtype=np.int32)

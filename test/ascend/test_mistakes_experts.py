@@ -16,6 +16,7 @@ from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 
 from .model import PAGE
 
+SECONDS = 1
 pytestmark = pytest.mark.usefixtures("checked")
 # experts, then as ROUTERS: what each kernel takes and does not, with constants that no model has
 MORE_ROUTERS = {

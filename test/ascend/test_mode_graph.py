@@ -13,6 +13,8 @@ from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph, compilations
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, TorchLMHead
 
+SECONDS = 1
+
 
 class Sum(nn.Cell):
     """Of each token its id, its slot, and the lengths of the first request."""

@@ -11,6 +11,8 @@ from models.test_ranks import PLACES, check
 from models.tiny import TINY, divisible, save
 from serving.answers import choices
 
+SECONDS = 15
+
 # Steps in which both replicas have tokens, not as many, and in which one of them has none, of prompts and decoding.
 TWO, FOUR = Layout(tp=2, attn_dp_size=2), Layout(tp=4, ep=2, attn_dp_size=2)
 CASES = [

@@ -9,6 +9,7 @@ from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.model_executor_ms.npu import communication, mindspore_device, start
 from sglang.srt.model_executor_ms.parallel import hosts, rendezvous
 
+SECONDS = 1
 WORKER = {"MS_ROLE": "MS_WORKER", "MS_SCHED_PORT": "4321"}
 
 

@@ -12,6 +12,7 @@ from sglang.srt.model_executor_ms.npu.inputs import StagedSubBatch, sub_batch
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
 from sglang.srt.model_executor_ms.runner.graphs import Limits
 
+SECONDS = 2
 REPLICAS = 3
 
 

@@ -17,6 +17,8 @@ from sglang.srt.model_loader_ms import loader
 
 from .model import PAGE, NpuModel
 
+SECONDS = 20
+
 # Heads of a multiple of 16 values, as the kernels want. llama3 and the yarn ones scale their rotary embedding, tied
 # ones score with the embedding, which is padded: 131 rows are no multiple of anything.
 VARIANTS = [

@@ -9,6 +9,7 @@ from models.tiny import reference_logits, save
 
 from .model import PAGE, NpuModel
 
+SECONDS = 5
 ALL_WAYS = ["qwen3_moe@16", "deepseek_v3@16"]
 ONE_WAY = {
     "mixtral@16": "mixed_batch",

@@ -18,6 +18,8 @@ from sglang.srt.models_ms.registry import MODELS
 from . import test_exact, test_semantics, test_semantics_experts
 from .model import PAGE, NpuModel
 
+SECONDS = 20
+
 # Windows of a few tokens and of more than a page, of all layers and of some, with ropes of their own.
 WINDOWED = [
     *("mistral-window@16", "mistral-wide-window@16", "ministral@16", "qwen3-window@16", "gemma2-uncapped@16"),

@@ -8,6 +8,7 @@ from models.tiny import reference_logits, save
 
 from .model import PAGE, NpuStages
 
+SECONDS = 2
 pytestmark = pytest.mark.usefixtures("checked")
 
 

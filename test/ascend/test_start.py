@@ -23,6 +23,9 @@ from sglang.srt.model_executor_ms.runner.graphs import Limits
 from sglang.srt.model_executor_ms.server import framework
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
+SECONDS = 5
+
+
 # ---- is there a card ----
 
 

@@ -5,6 +5,8 @@ import queue
 import pytest
 from distributed import ranks
 
+SECONDS = 30
+
 # Less than a cache line, no multiple of a vector, more than one thread's piece, and more than is shared at a time.
 SHAPES = [(1, 1), (3, 7), (8, 2048), (70, 515), (520, 1100)]
 ULP = {"float32": 2**-22, "float16": 2**-10, "bfloat16": 2**-7}

@@ -10,6 +10,8 @@ from distributed.test_collectives import run
 
 from sglang.srt.layers_ms.ops import reference_collectives
 
+SECONDS = 30
+
 
 @pytest.mark.parametrize("size, replicas", [(2, [1, 2]), (3, [3, 1]), (4, [4, 2, 1])])
 def test_rows_arrive_where_their_experts_are_and_come_back_added_up(size, replicas):

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 
 from sglang.srt.distributed_ms.shard import Shard, ShardError
 
+SECONDS = 1
+
 
 def every_rank(size):
     return [Shard(rank, size) for rank in range(size)]

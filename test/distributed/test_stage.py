@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from sglang.srt.distributed.utils import get_pp_indices
 from sglang.srt.distributed_ms.stage import Stage, StageError
 
+SECONDS = 1
+
 
 @given(total=st.integers(1, 130), size=st.integers(1, 16))
 def test_stages_have_the_layers_that_sglang_gives_them(total, size):

@@ -19,6 +19,7 @@ from sglang.srt.model_executor_ms.server import flags, framework, parallel_argum
 from sglang.srt.model_executor_ms.server.flag_support import LIMITED, REFUSED, SUPPORTED
 from sglang.srt.server_args import ServerArgs
 
+SECONDS = 9
 ROOT = Path(__file__).parents[2]
 OTHER = object()  # equal to no default
 

@@ -10,6 +10,7 @@ import torch
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
+SECONDS = 1
 pytestmark = pytest.mark.usefixtures("table")
 DTYPES = {
     torch.float32: ms.float32,

@@ -13,6 +13,8 @@ from sglang.srt.model_executor_ms.parallel.cpu_affinity import (
     split_cpus,
 )
 
+SECONDS = 1
+
 
 @pytest.fixture(autouse=True)
 def eight_processors(monkeypatch):

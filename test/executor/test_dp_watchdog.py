@@ -14,6 +14,7 @@ import pytest
 from sglang.srt.managers.load_snapshot import LoadSnapshot, ShmLoadSnapshotWriter, shm_path_for
 from sglang.srt.model_executor_ms.parallel import dp_watchdog
 
+SECONDS = 1
 NAMES = ["sglang::scheduler_DP0", "sglang::scheduler_DP1_TP0", "sglang::scheduler_DP1_TP1", "sglang::other_DP1"]
 NAMED = "import setproctitle, time; setproctitle.setproctitle({!r}); print(flush=True); time.sleep(60)"
 

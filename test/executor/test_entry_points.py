@@ -14,6 +14,7 @@ from sglang.srt.entrypoints.engine import Engine
 from sglang.srt.model_executor_ms import plugin
 from sglang.srt.model_executor_ms.server import frameworks
 
+SECONDS = 75, 125
 ROOT = Path(__file__).parents[2]
 MODEL = "ms_example/demo_model"
 SGLANG = str(Path(sys.executable).with_name("sglang"))

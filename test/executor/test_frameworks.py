@@ -15,6 +15,7 @@ from sglang.srt.model_executor_ms.server import framework, frameworks
 from sglang.srt.model_executor_ms.server.frameworks import Framework, FrameworkUnavailable
 from sglang.srt.server_args import ServerArgs
 
+SECONDS = 35, 50
 MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
 LACKS = "no such chip"
 CODE = "test_frameworks_entry_points"  # a module that only these tests' entry points name

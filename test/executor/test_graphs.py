@@ -22,6 +22,7 @@ from sglang.srt.model_executor_ms.runner.graphs import (
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, step_inputs
 
+SECONDS = 3
 pytestmark = pytest.mark.usefixtures("table")
 
 

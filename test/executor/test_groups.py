@@ -6,6 +6,8 @@ import torch
 
 from sglang.srt.model_executor_ms.parallel import groups
 
+SECONDS = 1
+
 
 def test_a_rank_stays_on_its_processors_and_torch_has_no_more_threads_than_these():
     before, threads = os.sched_getaffinity(0), torch.get_num_threads()

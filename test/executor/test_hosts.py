@@ -26,6 +26,8 @@ from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 from sglang.srt.model_executor_ms.server.parallel_arguments import check_hosts
 from sglang.srt.utils.network import NetworkAddress
 
+SECONDS = 1
+
 
 def sizes(nnodes=2, node_rank=0, **others):
     one = dict(tp_size=2, pp_size=1, dp_size=1, enable_dp_attention=False, attn_dp_size=1)

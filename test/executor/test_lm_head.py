@@ -12,6 +12,8 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import lm_head
 from sglang.srt.model_executor_ms.runner.lm_head import gather_logits
 
+SECONDS = 1
+
 
 @pytest.fixture
 def gathers(monkeypatch):

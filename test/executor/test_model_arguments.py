@@ -7,6 +7,8 @@ import sys
 import pytest
 from models import pooled, tiny
 
+SECONDS = 10
+
 # Resolves each line's arguments as an Engine does; prints what came of them.
 RESOLVE = """
 import json, sys

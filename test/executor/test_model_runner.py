@@ -5,6 +5,8 @@ import pytest
 from sglang.srt.model_executor import model_runner as sglangs
 from sglang.srt.model_executor_ms.model_runner import MindSporeModelRunner, UnsupportedDevice, runner_for
 
+SECONDS = 1
+
 
 @pytest.mark.parametrize("device", ["cpu", "npu", "npu:1"])
 def test_mindspore_runs_on_these_devices(device):

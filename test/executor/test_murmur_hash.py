@@ -7,6 +7,7 @@ import torch
 
 from sglang.srt.model_executor_ms.runner.murmur_hash import murmur_hash32
 
+SECONDS = 1
 WORD = 2**32
 
 

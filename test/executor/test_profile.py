@@ -9,6 +9,7 @@ import pytest
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner.profile import TABLE_EVERY, ForwardProfile
 
+SECONDS = 1
 pytestmark = pytest.mark.usefixtures("table")
 
 

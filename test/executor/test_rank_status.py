@@ -12,6 +12,8 @@ from sglang.srt.model_executor_ms import plugin
 from sglang.srt.model_executor_ms.parallel import hosts, rank_status
 from sglang.srt.model_executor_ms.parallel.rank_status import Rank
 
+SECONDS = 1
+
 
 def fails(_scheduler):
     raise RuntimeError("Timed out")

@@ -13,6 +13,8 @@ pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirem
 
 from sglang.srt.model_executor_ms.parallel import ray_actors
 
+SECONDS = 1
+
 
 @pytest.mark.parametrize(
     "replica, attention, nodes, wanted", [(None, False, 1, 0), (0, False, 1, 0), (2, False, 1, 12), (1, True, 1, 0)]

@@ -8,6 +8,7 @@ import torch
 from sglang.srt.layers.sampler import Sampler
 from sglang.srt.model_executor_ms.runner.sampler import HostSampler
 
+SECONDS = 1
 GREEDY = {
     "is_all_greedy": True,
     "sampling_mask_batch_indices": None,

@@ -7,6 +7,7 @@ import pytest
 
 from sglang.srt.model_executor_ms.server.sentence_transformers import problems
 
+SECONDS = 1
 TRANSFORMER, POOLING = ("Transformer", ""), ("Pooling", "1_Pooling")
 NORMALIZE, DENSE = ("Normalize", "2_Normalize"), ("Dense", "3_Dense")
 

@@ -9,6 +9,8 @@ import pytest
 from sglang.srt.managers import load_snapshot
 from sglang.srt.model_executor_ms.parallel import shared_files
 
+SECONDS = 1
+
 
 class Memory:
     def __init__(self):

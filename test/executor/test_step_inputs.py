@@ -14,6 +14,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, StepInputs, from_forward_batch, step_inputs
 
+SECONDS = 2
 pytestmark = pytest.mark.usefixtures("table")
 STALE = 10**7  # in SGLang's table behind a request's tokens
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+SECONDS = 30
 MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
 
 # The other distribution's only module. It knows SGLang's seams, the registry and nothing of MindSpore.

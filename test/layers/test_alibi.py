@@ -4,6 +4,8 @@ import pytest
 
 from sglang.srt.layers_ms.attention import alibi_slopes
 
+SECONDS = 1
+
 
 def test_slopes_of_a_power_of_two_are_a_geometric_series_that_ends_at_2_to_the_minus_8():
     assert alibi_slopes(8) == [1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256]

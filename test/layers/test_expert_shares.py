@@ -14,6 +14,7 @@ from sglang.srt.layers_ms.expert_layouts import fused, interleaved, stacked_by_r
 from sglang.srt.model_loader_ms.checkpoint import selected
 from sglang.srt.model_loader_ms.loader import tensors_of
 
+SECONDS = 25
 pytestmark = pytest.mark.usefixtures("table")
 
 

@@ -15,6 +15,7 @@ from sglang.srt.layers_ms.rotary import FREQUENCIES, Rope, inverse_frequencies, 
 from sglang.srt.models_ms import llama
 from sglang.srt.models_ms.config import Runtime
 
+SECONDS = 1
 SIZES = dict(hidden_size=60, num_attention_heads=6, num_key_value_heads=2, vocab_size=131)
 
 

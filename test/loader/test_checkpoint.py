@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sglang.srt.model_loader_ms import checkpoint as room
 from sglang.srt.model_loader_ms.checkpoint import Checkpoint, convertible, copy, selected
 
+SECONDS = 2
 KINDS = pytest.mark.parametrize("kind", ["safetensors", "bin"])
 FLOATS = ["float64", "float32", "float16", "bfloat16"]
 OTHERS = ["int64", "int32", "int8", "uint8", "bool"]

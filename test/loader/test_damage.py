@@ -10,6 +10,8 @@ import torch
 
 from sglang.srt.model_loader_ms.checkpoint import Checkpoint
 
+SECONDS = 1
+
 
 def problems_of(folder) -> str:
     return "\n".join(Checkpoint(folder.path).problems)

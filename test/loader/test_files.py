@@ -10,6 +10,7 @@ from huggingface_hub.utils import filter_repo_objects
 from sglang.srt.model_loader_ms import files
 from sglang.srt.model_loader_ms.files import CheckpointError, find, locate
 
+SECONDS = 1
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 

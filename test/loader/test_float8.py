@@ -9,6 +9,7 @@ import torch
 from sglang.srt.model_loader_ms import checkpoint as room
 from sglang.srt.model_loader_ms.checkpoint import Checkpoint, copy, selected
 
+SECONDS = 1
 BLOCK = (4, 6)
 SHAPE = (10, 15)  # three blocks each way, the last ones cut off
 

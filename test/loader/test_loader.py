@@ -12,6 +12,7 @@ from sglang.srt.model_loader_ms.files import CheckpointError
 from sglang.srt.model_loader_ms.loader import load, tensors_of, update
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
+SECONDS = 1
 ALL = slice(None)
 HIDDEN, HEADS, KV_HEADS, HEAD_DIM, VOCAB = 6, 4, 2, 3, 11
 ROWS = {"q_proj": HEADS * HEAD_DIM, "k_proj": KV_HEADS * HEAD_DIM, "v_proj": KV_HEADS * HEAD_DIM}

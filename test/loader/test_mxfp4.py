@@ -10,6 +10,7 @@ from sglang.srt.layers_ms.expert_layouts import Sizes, interleaved
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.model_loader_ms.weight_slice import parameter
 
+SECONDS = 1
 EXPERTS, WIDTH, SIZE = 3, 64, 32
 FOUR_BITS = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
 

@@ -7,6 +7,7 @@ from mindspore import nn
 
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
+SECONDS = 1
 DTYPES = [ms.float32, ms.float16, ms.bfloat16, ms.int8, ms.int32]
 one_a_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 

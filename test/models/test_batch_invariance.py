@@ -10,6 +10,7 @@ from models.harness import PagedModel, Requests
 from models.tiny import COMMON, save
 from tiers import SLOW
 
+SECONDS = 7, 35
 NEW_TOKENS = 12
 PROMPT = 120  # and decoding goes past 128 keys, which attention takes together
 

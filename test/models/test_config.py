@@ -15,6 +15,7 @@ from sglang.srt.models_ms.config import DecoderConfig, Runtime, UnsupportedConfi
 from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_class, nearest, unknown
 from sglang.srt.utils.hf_transformers_utils import get_config
 
+SECONDS = 5
 NAMES = {
     "olmo3": "Olmo2ForCausalLM",  # as SGLang calls it
     "exaone4": "Exaone4ForCausalLM",

@@ -7,6 +7,8 @@ import pytest
 
 from sglang.srt.models_ms.config_keys import KeyedConfig, UnsupportedConfig, computed, key
 
+SECONDS = 3
+
 
 class Small(KeyedConfig):
     hidden_size: int = key("hidden_size")

@@ -9,6 +9,7 @@ import torch
 from models.harness import PagedModel, Requests
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+SECONDS = 20
 FOLDER = Path(__file__).parents[2] / "ms_example/demo_model"
 WINDOW, WINDOWS = 128, 6
 

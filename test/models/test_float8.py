@@ -8,6 +8,8 @@ from models.test_logits import LIMITS, mixed_batch, prompts
 from models.tiny import save
 from transformers import AutoModelForCausalLM
 
+SECONDS = 3
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from models.harness import assert_logits_close
 
+SECONDS = 1
+
 
 def test_the_worst_error_is_named_by_request_and_token():
     wanted = {"a": np.full((3, 5), 4.0), "b": np.zeros((7, 5))}

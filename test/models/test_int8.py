@@ -16,6 +16,8 @@ from sglang.srt.model_loader_ms.files import CheckpointError
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
 from sglang.srt.models_ms.registry import model_class
 
+SECONDS = 15
+
 # A value half way between two steps may be rounded to the other one.
 LIMIT = 1e-2
 

@@ -8,6 +8,8 @@ from sglang.srt.layers_ms.mla import mla_scale
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
 from sglang.srt.models_ms.registry import model_class
 
+SECONDS = 1
+
 
 @pytest.mark.parametrize(
     "variant, changes, message",

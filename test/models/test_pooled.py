@@ -12,6 +12,7 @@ from models.test_logits import prompts
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.models_ms.registry import MODELS
 
+SECONDS = 10
 PLAIN = dict(
     dimensions=None, token_indices_to_pool=None, multi_item_delimiter_indices=None, return_pooled_hidden_states=False
 )

@@ -19,6 +19,7 @@ from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import MODELS, model_class
 from sglang.srt.utils.hf_transformers_utils import get_context_length
 
+SECONDS = 35
 EMBEDS = ("Qwen/Qwen3-Embedding-0.6B", "intfloat/e5-mistral-7b-instruct")
 UNPUBLISHED = {  # names that SGLang has for what others publish, or that nobody was found to publish
     "ChatGLMForConditionalGeneration",

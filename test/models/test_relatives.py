@@ -11,6 +11,7 @@ from models.reference_models import save as save_statement
 from models.tiny import TINY, save
 from transformers import LlamaForCausalLM
 
+SECONDS = 2
 ABSENT = None
 RELATIVES = {  # architecture, changes of config.json
     "Yi": ("llama", "LlamaForCausalLM", dict(rope_theta=5000.0, rope_scaling=ABSENT, pretraining_tp=1)),

@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.model_loader_ms import loader
 
+SECONDS = 15
+
 # Layers that end in different ways, tied and scaled heads, tensors by other names, latent caches, experts.
 CUT = ["qwen3-tied", "llama", "olmo2", "gemma2", "cohere", "chatglm", "deepseek_v3", "qwen3_moe", "grok"]
 CASES = [("cpu", variant) for variant in CUT] + [("reference", "qwen3-tied")]

@@ -15,6 +15,7 @@ from tiers import mostly_slow
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
 
+SECONDS = 45, 85
 pytestmark = pytest.mark.usefixtures("table")
 SLOTS = 128
 SCALE = 0.37

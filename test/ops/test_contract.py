@@ -12,6 +12,7 @@ from ops.numpy_reference import ACTIVATIONS, EPS, call, close, draw, embedded, n
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
 
+SECONDS = 15
 pytestmark = pytest.mark.usefixtures("table")
 
 

@@ -7,6 +7,7 @@ import torch
 
 from sglang.srt.model_executor_ms.runner import bridge, device
 
+SECONDS = 2
 cpu = pytest.importorskip("sglang.srt.layers_ms.ops.cpu", reason="the C++ operators were not built")
 HEADS, KV_HEADS, PAGE, SLOTS = 6, 2, 4, 128
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]

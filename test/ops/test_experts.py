@@ -11,6 +11,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_loader_ms.weight_slice import parameter
 
+SECONDS = 15
 pytestmark = pytest.mark.usefixtures("table")
 
 ALPHA, LIMIT = 1.3, 0.8

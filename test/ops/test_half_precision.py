@@ -8,6 +8,7 @@ from ops.numpy_reference import ACTIVATIONS, EPS, call, close, draw, embedded, n
 
 from sglang.srt.layers_ms import ops
 
+SECONDS = 2
 pytestmark = [pytest.mark.usefixtures("table"), pytest.mark.parametrize("dtype", ["float16", "bfloat16"])]
 
 

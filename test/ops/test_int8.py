@@ -7,6 +7,7 @@ from ops.numpy_reference import call, close, draw
 
 from sglang.srt.layers_ms import ops
 
+SECONDS = 2
 pytestmark = pytest.mark.usefixtures("table")
 
 

@@ -11,6 +11,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, step_inputs
 
+SECONDS = 20
 pytestmark = pytest.mark.usefixtures("table")
 DTYPES = ["float32", "float16", "bfloat16"]
 SLOTS, PAGE, SCALE, POSITIONS = 256, 4, 0.3, 100

@@ -10,6 +10,7 @@ from ops.numpy_reference import EPS, call, centered, close, draw, normalized, pr
 
 from sglang.srt.layers_ms import ops
 
+SECONDS = 15
 pytestmark = pytest.mark.usefixtures("table")
 
 

@@ -10,6 +10,7 @@ from ops.numpy_reference import call, draw
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge, device
 
+SECONDS = 3
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86-64 has AMX")
 
 

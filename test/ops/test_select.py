@@ -10,6 +10,8 @@ import pytest
 from sglang.srt.layers_ms import ops as bound_ops
 from sglang.srt.layers_ms.ops import reference
 
+SECONDS = 1
+
 
 @pytest.fixture
 def ops(monkeypatch):

@@ -15,6 +15,7 @@ from mindspore.graph.api import ms_compile_cache
 from mindspore.utils.dlpack import from_dlpack, to_dlpack
 from torch.utils import dlpack
 
+SECONDS = 2
 DTYPES = [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int32, torch.int64]
 one_a_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 

@@ -15,6 +15,8 @@ from sglang.srt.distributed.device_communicators.shm_broadcast import MessageQue
 from sglang.srt.entrypoints import engine
 from sglang.srt.model_executor_ms.parallel import hosts
 
+SECONDS = 10
+
 
 @pytest.mark.parametrize("nodes, stages, width", [(2, 1, 4), (2, 2, 2), (2, 4, 1), (4, 2, 4), (3, 3, 2), (1, 2, 2)])
 def test_sglang_starts_each_rank_on_the_node_that_we_think(nodes, stages, width, monkeypatch):

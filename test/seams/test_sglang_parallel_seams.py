@@ -10,6 +10,7 @@ from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.runtime_context import derive_attention_ranks, derive_spawn_ranks
 
+SECONDS = 1
 RUNNER = "srt.model_executor.model_runner"
 LOGITS = "srt.layers.logits_processor:LogitsProcessor"
 CONTROLLER = "srt.managers.data_parallel_controller:DataParallelController"

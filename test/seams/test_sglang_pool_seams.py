@@ -10,6 +10,8 @@ from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.utils.common import support_triton
 
+SECONDS = 1
+
 
 def test_a_pools_class_is_chosen_when_the_model_is_there():
     assert parameters(KVCacheConfigurator._resolve_kv_pool_class) == ["self", "kind", "default"]

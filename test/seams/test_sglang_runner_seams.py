@@ -21,6 +21,9 @@ from sglang.srt.model_executor.model_runner_components.weight_exporter import We
 from sglang.srt.model_executor.runner.eager_runner import EagerRunner
 from sglang.srt.model_loader import loader
 
+SECONDS = 1
+
+
 # ---- the model ----
 
 

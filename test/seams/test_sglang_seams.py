@@ -21,6 +21,8 @@ from sglang.srt.plugins.hook_registry import HookRegistry, HookType
 from sglang.srt.runtime_context import get_platform, override_platform, publish
 from sglang.srt.server_args import ServerArgs, prepare_server_args
 
+SECONDS = 5
+
 
 def record(**fields) -> ServerArgs:
     return ServerArgs(model_path="no/such/model", **fields)

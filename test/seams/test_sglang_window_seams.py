@@ -15,6 +15,8 @@ from sglang.srt.mem_cache.swa_memory_pool import SWAKVPool
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.server_args import ServerArgs
 
+SECONDS = 1
+
 
 @pytest.fixture(params=[1, 4])
 def allocator(request):

@@ -7,6 +7,7 @@ from models.test_logits import LIMITS
 from models.tiny import TINY, reference_logits, save
 from tiers import mostly_slow
 
+SECONDS = 15, 35
 DTYPE, CHUNK = "float16", 400
 GREEDY = dict(temperature=0, max_new_tokens=6, ignore_eos=True)
 # ALiBi, with a prompt of more than two rounds; soft caps, with windows in every second layer; sinks and soft caps, of

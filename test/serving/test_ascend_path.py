@@ -11,6 +11,7 @@ import requests
 import torch
 from serving.conftest import MODEL, Server
 
+SECONDS = 60
 PROMPTS = ["Return the", "The first", "def main(self):\n", "import os"]
 # Python runs it at its start: steps fail as on a card that is out of memory, once the file TRIGGER exists.
 INJECTED = """

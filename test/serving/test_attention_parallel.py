@@ -17,6 +17,7 @@ from serving.conftest import free_port
 from serving.warm import BEFORE, WarmServer
 from tiers import mostly_slow
 
+SECONDS = 60, 160
 SIZES = dict(dp_size=2, enable_dp_attention=True, skip_tokenizer_init=True)
 SIZES |= dict(max_running_requests=8, chunked_prefill_size=16)
 KINDS = {  # variant, whether a server or an engine, arguments

@@ -14,6 +14,7 @@ from serving.answers import (
 )
 from serving.warm import WarmServer, warm_up
 
+SECONDS = 50
 GREEDY = {"max_new_tokens": 12, "temperature": 0}
 ARGUMENTS = ("--dp-size", "2", "--load-balance-method", "total_requests", "--max-total-tokens", "2048")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+SECONDS = 70
 GREEDY = {"temperature": 0, "max_new_tokens": 24}
 PROMPTS = ["Return a list of", "The iterator", "Raises an exception if the", "def", "If the object is a string, it"]
 

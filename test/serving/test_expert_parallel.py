@@ -5,6 +5,7 @@ from models.tiny import TINY, save
 from serving.answers import asked, check_answers
 from tiers import SLOW
 
+SECONDS = 1, 60
 NAME = "qwen3_moe-even"  # 8 experts, which two ranks divide; the variant has 9
 RANKS = ("--tp-size", "2", "--ep-size", "2", "--pp-size", "2", "--skip-tokenizer-init", "--max-running-requests", "4")
 

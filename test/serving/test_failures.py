@@ -10,6 +10,7 @@ from serving.answers import check_cut_off, leaving_nothing, streaming
 from serving.conftest import Server
 from serving.warm import WarmServer, warm_up
 
+SECONDS = 60
 SMALL = ("--mount", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"', "sh")
 LIMIT = 120  # seconds
 

@@ -16,6 +16,7 @@ from tiers import SLOW, mostly_slow
 from sglang.srt.managers.io_struct import EmbeddingReqInput
 from sglang.srt.models_ms.registry import MODELS
 
+SECONDS = 100, 480
 GENERATING = {  # architecture -> variants of models/tiny.py
     "BaiChuanForCausalLM": ["baichuan"],
     "BaichuanForCausalLM": ["baichuan-13b"],

@@ -6,6 +6,8 @@ import pytest
 
 import sglang
 
+SECONDS = 15
+
 
 @pytest.fixture(autouse=True, scope="module")
 def backend(server):

@@ -23,6 +23,7 @@ from serving.network import Hosts
 from serving.warm import BEFORE, WarmServer
 from tiers import mostly_slow
 
+SECONDS = 110, 220
 KINDS = {
     "ranks": ("--tp-size", "2"),
     "stages": ("--pp-size", "2", "--dist-timeout", "20"),

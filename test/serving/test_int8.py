@@ -8,6 +8,8 @@ from models.int8 import reference, to_int8
 from models.tiny import COMMON, save
 from serving.conftest import Engine
 
+SECONDS = 15
+
 
 def test_answers_are_those_of_rounded_rows_and_weights(tmp_path):
     source, folder = save("qwen2", tmp_path / "source"), tmp_path / "int8"

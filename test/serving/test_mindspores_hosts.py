@@ -12,6 +12,8 @@ from serving.network import HOST, is_on
 from serving.warm import FORKING, LOG
 from tiers import SLOW
 
+SECONDS = 20, 40
+
 
 def start(network, host, address, port, timeout, folder):
     where = {HOST: str(network.held[host].pid), LOG: str(folder / f"log{host}")}

@@ -8,6 +8,8 @@ from models.tiny import COMMON, save
 from serving.conftest import Engine
 from transformers import AutoModelForCausalLM
 
+SECONDS = 15
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):

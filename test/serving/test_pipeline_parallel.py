@@ -6,6 +6,8 @@ import pytest
 from serving.answers import TEXTS, check_a_killed_rank_ends, check_many_at_once, check_server
 from serving.conftest import Server
 
+SECONDS = 30
+
 
 @pytest.fixture(scope="module")
 def stages(tmp_path_factory):

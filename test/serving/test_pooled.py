@@ -10,6 +10,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
+SECONDS = 60
 YES, NO = 17, 101
 WORDS = {f"w{number}": number for number in range(tiny.COMMON["vocab_size"])}
 WORDS = {**{word: number for word, number in WORDS.items() if number not in (YES, NO)}, "yes": YES, "no": NO}

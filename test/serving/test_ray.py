@@ -15,6 +15,7 @@ from serving.answers import TEXTS, check_cut_off, check_many_at_once, check_serv
 from serving.conftest import START, TIED, Server
 from serving.network import Hosts
 
+SECONDS = 70
 pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements/dev.txt")
 
 

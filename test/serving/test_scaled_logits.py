@@ -4,6 +4,8 @@ from models.tiny import save
 from serving.answers import answered, check_answers
 from serving.conftest import Engine
 
+SECONDS = 12
+
 
 def test_cohere_gives_hugging_faces_logprobs_and_greedy_tokens(tmp_path):
     engine = Engine(save("cohere", tmp_path), skip_tokenizer_init=True, max_running_requests=4)

@@ -3,6 +3,7 @@
 import pytest
 from serving.conftest import MODEL
 
+SECONDS = 25
 SAMPLED = dict(temperature=1.0, max_new_tokens=24, ignore_eos=True)
 
 

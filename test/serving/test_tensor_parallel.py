@@ -9,6 +9,8 @@ import requests
 from serving.answers import check_a_killed_rank_ends, check_many_at_once, check_server
 from serving.conftest import Server
 
+SECONDS = 30
+
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):

@@ -6,6 +6,7 @@ import re
 from models.tiny import reference_logits, save
 from serving.warm import WarmServer, warm_up
 
+SECONDS = 15
 GREEDY = dict(temperature=0, max_new_tokens=1, ignore_eos=True)
 
 

@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from serving.conftest import MODEL, Reference
 
+SECONDS = 25
 GREEDY = {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True}
 
 

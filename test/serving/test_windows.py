@@ -8,6 +8,7 @@ import pytest
 from models.tiny import COMMON, reference_logits, save
 from tiers import mostly_slow
 
+SECONDS = 45, 70
 TOKENS = 200000  # of the pool of all tokens; the window is 9, a chunk 16, and two requests run at a time
 NPU = dict(page_size=16, dtype="float16", cuda_graph_bs_decode=[2])
 GENERATOR = np.random.default_rng(2)
