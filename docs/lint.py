@@ -1,4 +1,4 @@
-"""Holds README.md and docs/ to four rules: short sentences, the field's words, valid links, excerpts of the sources.
+"""Holds README.md and docs/ to four rules: short sentences, the field's words, valid links and files, true excerpts.
 
 An excerpt is a block of code behind a comment `<!-- from PATH -->`; a line `...` in it stands for lines left out.
 
@@ -7,6 +7,7 @@ An excerpt is a block of code behind a comment `<!-- from PATH -->`; a line `...
 It prints a line for each offence, with file and line, and ends with 1 if there is any.
 """
 
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -33,6 +34,8 @@ WORDS = {
 }
 WORD = re.compile("|".join(rf"\b(?:{word})\b" for word in WORDS), re.I)
 CODE = re.compile(r"`[^`]*`")
+FILE = re.compile(r"`([\w./]+\.(?:py|h|cpp|def))`")
+FOLDERS = ("python", "test", "benchmark", "docs", "ms_example")
 EXCERPT = re.compile(r"<!-- from (\S+) -->\n+```\w*\n(.*?)\n```", re.S)
 # A line that begins a paragraph of its own: an item of a list, or a quotation.
 ITEM = re.compile(r"^\s*(?:[*+-]|\d+\.|>)\s+")
@@ -126,6 +129,19 @@ def broken_links(page: Path, text: str) -> Iterator[Line]:
                 yield number, f"no such heading: {target}"
 
 
+@functools.cache
+def sources(root: Path) -> frozenset[str]:
+    """The files of the repository that pages may name, by all ends of their paths."""
+    files = (path.relative_to(root).parts for folder in FOLDERS for path in (root / folder).rglob("*.*"))
+    return frozenset("/".join(parts[start:]) for parts in files for start in range(len(parts)))
+
+
+def missing_files(text: str, root: Path = ROOT) -> Iterator[Line]:
+    """Each `file.py` that is not in the repository, by its name or the end of its path."""
+    for number, line in prose(text):
+        yield from ((number, f"no such file: {name}") for name in FILE.findall(line) if name not in sources(root))
+
+
 def stale_excerpts(text: str, root: Path = ROOT) -> Iterator[Line]:
     """Each excerpt that its file does not have, whatever its indentation."""
     for match in EXCERPT.finditer(text):
@@ -149,7 +165,8 @@ def offences(root: Path = ROOT) -> list[str]:
     found = []
     for page in pages(root):
         text = page.read_text(encoding="utf-8")
-        wrong = [*long_sentences(text), *home_words(text), *broken_links(page, text), *stale_excerpts(text, root)]
+        wrong = [*long_sentences(text), *home_words(text), *broken_links(page, text)]
+        wrong += [*missing_files(text, root), *stale_excerpts(text, root)]
         found += [f"{page.relative_to(root)}:{number}: {what}" for number, what in sorted(wrong)]
     return found
 

@@ -109,6 +109,17 @@ def test_excerpts_are_looked_up_in_the_sources(tmp_path, code, wrong):
     assert list(found) == [(3, what) for what in wrong]
 
 
+def test_files_that_pages_name_are_there(tmp_path):
+    (tmp_path / "test/ops").mkdir(parents=True)
+    (tmp_path / "test/ops/a.py").touch()
+    text = "`a.py`, `ops/a.py`, `config.json`\n`b.py`, `test/a.py` and `s/a.py`"
+    assert [(number, what.split()[-1]) for number, what in lint.missing_files(text, tmp_path)] == [
+        (2, "b.py"),
+        (2, "test/a.py"),
+        (2, "s/a.py"),
+    ]
+
+
 def test_an_excerpt_of_no_file_is_found(tmp_path):
     found = list(lint.stale_excerpts("<!-- from none.py -->\n\n```\n...\n```\n", tmp_path))
     assert found == [(1, "not in none.py: there is no such file")]
