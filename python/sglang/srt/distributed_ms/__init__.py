@@ -1,1 +1,1 @@
-"""Who computes which part of the model, and how the parts talk. Imports nothing of the other rooms."""
+"""Which part of the model each rank and each pipeline stage computes. Imports nothing of the other packages."""

@@ -11,12 +11,13 @@ class StageError(Exception):
 class Stage:
     """Pipeline stage `rank` of `size`; the default is the whole model in one stage.
 
-    The first one embeds tokens, the last one has the last norm and the head; between two, hidden states are passed on.
+    The first stage embeds tokens. The last stage has the final norm and the head. Each stage passes hidden states on to
+    the next one.
     """
 
     rank: int = 0
     size: int = 1
-    sizes: tuple[int, ...] = ()  # how many layers each stage has, where not as many as the others
+    sizes: tuple[int, ...] = ()  # number of layers of each stage; (): divided equally
 
     def __post_init__(self):
         if not 0 <= self.rank < self.size:
@@ -31,10 +32,10 @@ class Stage:
         return self.rank == self.size - 1
 
     def layers(self, total: int) -> range:
-        """Those of `total` layers that this stage computes, at least one.
+        """The layers of this stage, out of `total`. A stage has at least one.
 
-        As SGLang divides them: equally, and where that leaves some over, one more to each of the last stages.
-        StageError if there are fewer layers than stages, or `sizes` does not fit them.
+        The division is SGLang's: equal parts, and one of the remaining layers for each of the last stages.
+        StageError if there are fewer layers than stages, or if `sizes` does not add up to `total`.
         """
         if total < self.size:
             raise StageError(

@@ -1,6 +1,6 @@
-"""Rotary position embedding: which angle each dimension turns by at each position, for every published scaling.
+"""Rotary position embedding: the cos and sin tables of every published scaling.
 
-Frequencies are those of transformers' modeling_rope_utils.py; tables are made in float32, and all layers share them.
+The frequencies are those of transformers' modeling_rope_utils.py. Tables are float32, and all layers share them.
 """
 
 import functools
@@ -32,11 +32,11 @@ class Rope:
     attention_factor: float | None = None
     mscale: float | None = None
     mscale_all_dim: float | None = None
-    short_factor: tuple = ()  # longrope's divisors of frequencies, one a pair
+    short_factor: tuple = ()  # longrope: a divisor for the frequency of each pair
     long_factor: tuple = ()
     short_mscale: float | None = None
     long_mscale: float | None = None
-    longest: int = 0  # context that is served, in tokens
+    longest: int = 0  # served context length, in tokens
 
 
 def _exponents(rope):
@@ -55,8 +55,8 @@ def _linear(rope):
 def _dynamic(rope):
     """NTK-aware base for the longest context, factor * max_position_embeddings.
 
-    SGLang's reading: one base for all lengths, so that cached keys stay valid as a request grows. transformers changes
-    the base with the length of the batch; the two agree at the longest context.
+    As in SGLang, all lengths have one base: cached keys stay valid as a request grows. transformers changes the base
+    with the length of the batch. The two agree at the longest context.
     """
     stretch = rope.factor * rope.factor - (rope.factor - 1)
     theta = rope.rope_theta * stretch ** (rope.rotary_dim / (rope.rotary_dim - 2))
@@ -64,7 +64,7 @@ def _dynamic(rope):
 
 
 def _llama3(rope):
-    """Long wavelengths are divided by factor, short ones kept, those between blended. Llama 3.1."""
+    """Low frequencies are divided by factor, high ones are kept, and those between are blended. Llama 3.1."""
     frequencies = _default(rope)[0]
     turns = rope.original_max_position_embeddings * frequencies / (2 * math.pi)
     kept = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
@@ -73,7 +73,7 @@ def _llama3(rope):
 
 
 def yarn_mscale(factor: float, mscale: float = 1.0) -> float:
-    """How much larger cos and sin, or scores, get where positions are stretched by factor."""
+    """The YaRN factor on cos and sin, or on scores, when positions are interpolated by `factor`."""
     return 1.0 if factor <= 1 else 0.1 * mscale * math.log(factor) + 1.0
 
 
@@ -86,10 +86,10 @@ def _yarn_attention_factor(rope):
 
 
 def _yarn(rope):
-    """Peng et al., 2023: dimensions that turn often are kept, those that turn seldom interpolated."""
+    """Peng et al., 2023: high-frequency dimensions are kept, low-frequency ones are interpolated."""
     frequencies = _default(rope)[0]
 
-    def dimension(turns):  # the dimension that turns so often over the original length
+    def dimension(turns):  # the dimension that makes so many turns over the original length
         length = rope.original_max_position_embeddings / (turns * 2 * math.pi)
         return rope.rotary_dim * math.log(length) / (2 * math.log(rope.rope_theta))
 
@@ -106,8 +106,8 @@ def _yarn(rope):
 def _longrope(rope):
     """Ding et al., 2024. One set of divisors for the original length, another beyond it.
 
-    The longest context that is served chooses, for requests of any length, so that cached keys stay valid as a request
-    grows; as in SGLang's reading of dynamic above. transformers chooses anew for every batch.
+    The served context length selects the set, for requests of any length: cached keys stay valid as a request grows.
+    SGLang does the same, and transformers selects a set for every batch.
     """
     long = rope.longest > rope.original_max_position_embeddings
     stretch = math.log(max(rope.factor, 1.0)) / math.log(rope.original_max_position_embeddings)
@@ -133,9 +133,9 @@ def inverse_frequencies(rope: Rope) -> tuple[np.ndarray, float]:
 
 
 def rotary_tables(rope: Rope, max_positions: int, dtype: Type = ms.float32, rows: int = 0) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position and pair, as ops.rotary_tables wants them for a model of `dtype`.
+    """cos and sin of every position and pair, in the layout of ops.rotary_tables, for a model of `dtype`.
 
-    rows: of the tables, where positions are fewer. The same tensors for the same arguments.
+    rows: the least number of rows of each table. Equal arguments return the same tensors.
     """
     return _tables(rope, max_positions, dtype, rows, ops.rotary_tables)
 

@@ -34,7 +34,7 @@ class WeightFiles(NamedTuple):
 def locate(source: str | Path, load_format: str = "auto", revision: str | None = None, cache_dir=None) -> Path:
     """The folder of a checkpoint: `source` itself, or its snapshot in the Hugging Face cache.
 
-    The hub is asked only if the cache lacks the weights. CheckpointError if they are nowhere to be had.
+    The hub is asked only if the cache lacks the weights. CheckpointError if neither has them.
     """
     patterns = _patterns(load_format)
     if Path(source).is_dir():

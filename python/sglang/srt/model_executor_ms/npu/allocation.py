@@ -1,14 +1,14 @@
-"""SGLang's bookkeeping of cache pages as its own NPU backend has it, where the attention backend is ours.
+"""Lets SGLang allocate cache pages with its allocator for NPUs.
 
-SGLang 0.5.23 chooses both by the name of the attention backend, `ascend`. For any other name it takes Triton kernels
-that are written for GPUs. On a 310P there is no Triton at all.
+SGLang 0.5.23 uses that allocator only for its own attention backend, `ascend`. For any other name it uses Triton
+kernels that are written for GPUs. A 310P has no Triton at all.
 """
 
 
 def paged_allocator(original, configurator, *, token_to_kv_pool_allocator=None, **known):
-    """KVCacheConfigurator._build_token_to_kv_pool_allocator, with SGLang's allocator for NPUs where it has none yet.
+    """Around KVCacheConfigurator._build_token_to_kv_pool_allocator: use SGLang's allocator for NPUs.
 
-    For two pools SGLang makes one that has two of these, whatever the attention backend.
+    For two pools SGLang itself combines two of these allocators, whatever the attention backend is.
     """
     if token_to_kv_pool_allocator is None and not (known["is_dsv4_model"] or configurator.is_hybrid_swa):
         token_to_kv_pool_allocator = _npu_allocator(configurator, known["sizes"], known["token_to_kv_pool"])
@@ -37,7 +37,7 @@ def _has_triton() -> bool:
 
 
 def _without_triton() -> type:
-    """SGLang's allocator for NPUs, which takes a Triton kernel for up to 200 new pages, with torch for any number."""
+    """SGLang's allocator for NPUs without its Triton kernel. SGLang uses the kernel for up to 200 new pages."""
     from sglang.srt.hardware_backend.npu.allocator_npu import NPUPagedTokenToKVPoolAllocator
     from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
 
@@ -51,12 +51,12 @@ def _without_triton() -> type:
 
 
 def support_triton(original, backend: str) -> bool:
-    """SGLang's support_triton, by which it fills its tables with Triton kernels or with torch, on chips with both."""
+    """Around SGLang's support_triton: SGLang fills its tables with torch on chips that have no Triton."""
     return _has_triton() and original(backend)
 
 
 def last_slots(req_to_token, req_pool_indices_tensor, prefix_lens_tensor):
-    """SGLang's get_last_loc, in torch's operators."""
+    """In place of SGLang's get_last_loc: the implementation in torch."""
     from sglang.srt.mem_cache.allocation import get_last_loc_torch
 
     return get_last_loc_torch(req_to_token, req_pool_indices_tensor, prefix_lens_tensor)

@@ -1,8 +1,8 @@
-"""What a fault of the device means for those who wait for an answer, and for the server.
+"""Ends requests with a reason when the device fails.
 
-A fault leaves caches and streams in a state that nobody knows, and with several ranks the others wait in a collective.
-So no step is tried again: the requests end with the reason, and SGLang ends the server, as it does after any exception
-of its scheduler, for whoever started it to start it anew.
+A device fault leaves caches and streams in an unknown state, and the other ranks wait in a collective. So no step is
+retried. Every request ends with the reason. SGLang then ends the server, as after any exception of its scheduler; a
+supervisor can restart it.
 """
 
 import logging
@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 
-SECONDS_TO_ANSWER = 1.0  # for the reasons to reach clients, before SGLang ends the processes
+SECONDS_TO_ANSWER = 1.0  # the answers need this long to reach clients before SGLang ends the processes
 STATUS = 500
 
 
 class Fault(NamedTuple):
-    """A kind of fault, as errors of CANN, torch_npu and MindSpore name it."""
+    """A kind of device fault. pattern: matches the messages of CANN, torch_npu and MindSpore."""
 
     name: str
     pattern: str
@@ -54,7 +54,7 @@ FAULTS = (
 
 
 def explain(error: BaseException) -> str | None:
-    """One sentence on a fault of the device, with what to do; None for an error that is none."""
+    """One sentence that names the device fault and what to do; None if the error is no device fault."""
     if not isinstance(error, RuntimeError | MemoryError | OSError):
         return None
     text = " ".join(str(error).split())
@@ -63,10 +63,10 @@ def explain(error: BaseException) -> str | None:
 
 
 def serve_until_fault(original, scheduler):
-    """SGLang's Scheduler.run_event_loop: after a fault of the device every request has ended with the reason."""
+    """Around SGLang's Scheduler.run_event_loop: after a device fault every request ends with the reason."""
     try:
         return original(scheduler)
-    except Exception as error:  # the border to SGLang, which ends the server; we only tell its clients why
+    except Exception as error:  # SGLang ends the server after any exception; this only tells the clients why
         reason = explain(error)
         if reason:
             logger.error("device fault: %s", reason)
@@ -87,7 +87,7 @@ def _end_requests(scheduler, reason):
 
 
 def unfinished(scheduler) -> list:
-    """The requests that wait for an answer of this scheduler: those that run, are chunked, and queue."""
+    """The requests of this scheduler that have no answer yet: running, chunked and waiting."""
     found = [request for batch in _batches(scheduler) for request in batch.reqs]
     found += [request for request in (scheduler.chunked_req,) if request is not None]
     found += scheduler.waiting_queue

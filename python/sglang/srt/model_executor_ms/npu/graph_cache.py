@@ -1,4 +1,4 @@
-"""Where compiled graphs are kept from one start of a server to the next."""
+"""The folder in which compiled graphs are kept between two starts of a server."""
 
 import hashlib
 import tempfile
@@ -9,10 +9,10 @@ ROOMS = ("model_executor_ms", "models_ms", "layers_ms")  # whose sources become 
 
 
 def graph_cache(*parts, home: Path | None = None) -> Path:
-    """A folder for the graphs of a model that `split_by_forward_mode` describe, made if need be.
+    """The folder for the graphs of one configuration. It is created if it does not exist.
 
-    MindSpore looks at the sources of the script that it runs in, and not at ours, nor at what models were made of:
-    another model, other sizes or another version of the sources must not find these graphs.
+    parts: everything that changes a graph: the model's config, sizes, ranks and versions. MindSpore checks only the
+    sources of the main script. So the name of the folder is a hash of `parts` and of all our sources.
     """
     name = fingerprint([*map(str, parts), *_sources()])
     for parent in (
@@ -21,14 +21,14 @@ def graph_cache(*parts, home: Path | None = None) -> Path:
     ):
         try:
             (parent / "graphs" / name).mkdir(parents=True, exist_ok=True)
-        except OSError:  # no home, or one that cannot be written
+        except OSError:  # there is no home folder, or it is read-only
             continue
         return parent / "graphs" / name
     raise OSError("neither the home folder nor the temporary one can be written: compiled graphs cannot be kept")
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """A name for these texts in this order."""
+    """A hash of these texts in this order."""
     found = hashlib.sha256()
     for part in parts:
         found.update(part.encode() + b"\0")

@@ -1,4 +1,4 @@
-"""What is installed of an Ascend NPU's software: version files, Python packages and device nodes; starts nothing."""
+"""Finds the installed Ascend software: version files, Python packages and device nodes. Runs nothing but npu-smi."""
 
 import importlib.metadata
 import platform
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sglang.srt.model_executor_ms.environment import AscendEnvironment
 
-# Of the distributions whose versions must fit; the names are pip's.
+# Distributions whose versions must match; the names are pip's.
 PACKAGES = (
     "sglang",
     "sglang-mindspore",
@@ -21,13 +21,13 @@ PACKAGES = (
     "triton-ascend",
     "sgl-kernel-npu",
 )
-ASCEND = Path("usr/local/Ascend")  # where the driver is, and where CANN is unless someone chose another place
+ASCEND = Path("usr/local/Ascend")  # the driver's folder, and the default folder of CANN
 _VERSION = re.compile(r"^\s*(?:package_)?version\s*=\s*\[?([\w.]+)", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Installation:
-    """Versions as they were found; None for what is not there."""
+    """The versions of everything; None if it is not installed."""
 
     python: str
     machine: str  # processor, as uname says it
@@ -94,7 +94,7 @@ def _cards(root):
 
 
 def _chip_names() -> dict[str, str]:
-    """Chip names by logic id, from npu-smi, as far as it is there and answers."""
+    """Chip names by logic id, from npu-smi; empty if npu-smi is missing or fails."""
     try:
         answer = subprocess.run(["npu-smi", "info", "-m"], capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
@@ -103,6 +103,9 @@ def _chip_names() -> dict[str, str]:
 
 
 def chip_names(table: str) -> dict[str, str]:
-    """From the table of `npu-smi info -m`: NPU id, chip id, logic id, name; rows without a logic id are no chips."""
+    """Chip names by logic id, from the table of `npu-smi info -m`: NPU id, chip id, logic id, name.
+
+    Rows without a logic id are no chips.
+    """
     rows = re.findall(r"^\s*\d+\s+\d+\s+(\d+)\s+(\S.*?)\s*$", table, re.MULTILINE)
     return dict(rows)

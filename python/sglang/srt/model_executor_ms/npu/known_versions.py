@@ -1,4 +1,4 @@
-"""Which versions are documented to go together, and what an installation lacks; data, and its comparison.
+"""Compares an installation with the version combinations that are documented to work.
 
 Sources: the list in MindSpore 2.10.0's own start-up check (run_check/_check_version.py); SGLang's and vllm-ascend's
 installation pages, and Ascend's deployment tool, for torch_npu beside CANN. No combination was run by us.
@@ -25,16 +25,16 @@ SGLANG_PAGE = "https://docs.sglang.io/docs/hardware-platforms/ascend-npus/ascend
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what was looked at, what is there, and what is wrong with it and how to repair that."""
+    """One line of the report: the component, its version, the problem and its repair."""
 
     what: str
     found: str
     problem: str | None = None
-    hint: str | None = None  # worth knowing, no obstacle
+    hint: str | None = None  # worth knowing, but not a problem
 
 
 def judge(found: Installation) -> list[Finding]:
-    """The findings about an installation, those of the device first."""
+    """The findings about an installation. Those about the device come first."""
     return [*_device(found), *_cann(found), *_packages(found), _combination(found)]
 
 
@@ -109,7 +109,7 @@ def _torch_npu(versions):
 
 
 def _combination(found):
-    """Whether somebody documents that the versions of CANN and torch_npu go together."""
+    """Whether any source documents this combination of CANN and torch_npu."""
     torch_npu, cann = found.packages.get("torch-npu"), found.cann
     if torch_npu is None or cann is None:
         return Finding("combination", "incomplete", hint=f"documented: {RECOMMENDED}")

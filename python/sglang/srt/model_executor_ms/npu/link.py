@@ -1,7 +1,7 @@
-"""The border to the device: every copy, launch, event and wait of a step goes through one DeviceLink, and no other way.
+"""DeviceLink: every copy, launch, event and wait of a step goes through it.
 
-A step neither reads from the device nor waits for it: there is no method that would. test/ascend/test_counting.py puts
-a recording link in the place of this one and holds the steps to their budgets.
+A step neither reads from the device nor waits for it, and DeviceLink has no method for either. A test replaces the link
+with a recording one and compares each step with its budget of copies and launches (test/ascend/test_counting.py).
 """
 
 from collections.abc import Callable
@@ -11,27 +11,27 @@ import torch
 
 
 class Mark(Protocol):
-    """A place in a stream's order of work."""
+    """An event in a stream."""
 
     def query(self) -> bool:
-        """Whether the device has passed it; never waits."""
+        """Whether the device has reached the event. Never waits."""
 
 
 class Streams(Protocol):
-    """The two orders of work on one device: torch's current stream, and the one that MindSpore's graphs run on."""
+    """The two streams of one device: torch's current stream, and the stream of MindSpore's graphs."""
 
     def mindspore_waits(self) -> None:
-        """What MindSpore starts from here on runs after what torch has started so far."""
+        """Let MindSpore's stream wait for all work that torch has launched so far."""
 
     def torch_waits(self) -> None:
-        """What torch starts from here on runs after what MindSpore has started so far."""
+        """Let torch's stream wait for all work that MindSpore has launched so far."""
 
     def mark(self) -> Mark:
-        """A mark after what torch has started so far."""
+        """An event after all work that torch has launched so far."""
 
 
 class OneOrder:
-    """Streams of a processor, on which every call has ended when it returns."""
+    """The streams of a CPU: every call has finished when it returns."""
 
     def mindspore_waits(self) -> None:
         pass
@@ -52,11 +52,11 @@ class DeviceLink:
     """Copies and launches on `device`, asynchronous to the caller, in the order of torch's current stream."""
 
     def __init__(self, device: str, streams: Streams, pin_memory: bool = True):
-        """device: torch's name of it."""
+        """device: torch's name of the device."""
         self.device, self.streams, self.pin_memory = device, streams, pin_memory
 
     def host_buffer(self, size: int) -> torch.Tensor:
-        """int32 [size] on the host, from which `upload` need not wait for a copy."""
+        """int32 [size] on the host, for asynchronous copies by `upload`."""
         return torch.zeros(size, dtype=torch.int32, pin_memory=self.pin_memory)
 
     def device_buffer(self, *shape: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
@@ -64,7 +64,7 @@ class DeviceLink:
         return torch.zeros(shape, dtype=dtype, device=self.device)
 
     def upload(self, host: torch.Tensor, target: torch.Tensor) -> Mark:
-        """Copy a host buffer to the device -> when it may be written again."""
+        """Copy a host buffer to the device -> an event after which the buffer may be written again."""
         target.copy_(host, non_blocking=True)
         return self.streams.mark()
 
@@ -73,7 +73,7 @@ class DeviceLink:
         return function(*operands, **options)
 
     def graph(self, run: Callable):
-        """Run a MindSpore graph after all that torch has started, and before all that torch will start."""
+        """Run a MindSpore graph after all work that torch has launched, and before all that it launches later."""
         self.streams.mindspore_waits()
         try:
             return run()

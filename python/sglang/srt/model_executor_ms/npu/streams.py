@@ -1,20 +1,20 @@
-"""Orders torch_npu's current stream and MindSpore's against each other by events of CANN; the host never waits."""
+"""Synchronizes torch_npu's current stream and MindSpore's stream by CANN events. The host never waits."""
 
 import acl
 import mindspore as ms
 import torch
 
-SYNC_EVENT = 1  # ACL_EVENT_SYNC: an event for streams to wait for, without times
+SYNC_EVENT = 1  # ACL_EVENT_SYNC: an event that streams wait for, without time stamps
 
 
 class StreamError(RuntimeError):
-    """CANN refuses an event. The message has its error code."""
+    """CANN refuses an event. The message has CANN's error code."""
 
 
 class NpuStreams:
-    """One event each way, recorded anew at each step.
+    """One event in each direction. Every step records both again.
 
-    MindSpore has launched all kernels of a graph when the call returns, so that an event after it is after them.
+    MindSpore has launched all kernels of a graph when the call returns. An event after the call is after the kernels.
     """
 
     def __init__(self):

@@ -1,8 +1,8 @@
-"""Tensors across the border between torch and MindSpore, without a copy.
+"""Shares tensors between torch and MindSpore without a copy.
 
-Both sides see the same memory: a write on one is read on the other. Either side may be dropped first; DLPack keeps the
-memory alive until the last one goes. MindSpore must run its operators blocking (`device.start`), or its writes and
-torch's are not ordered.
+Both tensors have the same memory: a write to one is visible in the other. DLPack keeps the memory alive until both are
+gone. On a CPU, MindSpore must run its operators blocking (`device.start`): otherwise its writes and torch's are not
+ordered.
 """
 
 import mindspore as ms
@@ -13,7 +13,7 @@ from torch.utils import dlpack
 
 
 class BridgeError(Exception):
-    """A tensor cannot cross without a copy."""
+    """A tensor cannot be shared without a copy."""
 
 
 def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
@@ -36,5 +36,5 @@ def to_torch(tensor: ms.Tensor) -> torch.Tensor:
 
 
 def int32(array: np.ndarray) -> ms.Tensor:
-    """Host integers as an int32 MindSpore tensor; shares memory where the array is int32 and contiguous already."""
+    """A host array as an int32 MindSpore tensor. It shares the memory of an array that is int32 and contiguous."""
     return ms.Tensor.from_numpy(np.ascontiguousarray(array, np.int32))

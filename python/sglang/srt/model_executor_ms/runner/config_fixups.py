@@ -1,13 +1,13 @@
-"""What SGLang's config classes lose of a checkpoint's config.json."""
+"""Restores keys of config.json that SGLang's config classes drop."""
 
 from transformers import PretrainedConfig
 
 
 def restored(config: dict, model_path: str, revision: str | None = None) -> dict:
-    """config: what SGLang made of the config.json of model_path -> the same with what it lost of it.
+    """SGLang's config of a checkpoint -> the same config with the keys that SGLang dropped.
 
-    That is rope_parameters of OLMo 3, as transformers 5 writes them: SGLang 0.5.23's class of its own for that model
-    reads rope_theta and rope_scaling only.
+    Today that is rope_parameters of OLMo 3, as transformers 5 writes it. SGLang 0.5.23 has a config class of its own
+    for that model, which reads only rope_theta and rope_scaling.
     """
     if config.get("model_type") != "olmo3" or config.get("rope_parameters"):
         return config

@@ -1,6 +1,6 @@
-"""The hash by which SGLang's sampler draws for a request that has a seed of its own, for a CPU.
+"""The hash that SGLang's sampler uses for requests with a seed of their own, in numpy for CPUs.
 
-SGLang has it as a triton kernel, and for CPUs in sgl_kernel, which is not there. Appleby, 2011 (MurmurHash3_x86_32).
+SGLang has a Triton kernel, and for CPUs one in sgl_kernel, which is not installed. Appleby, 2011 (MurmurHash3_x86_32).
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 def murmur_hash32(seed: torch.Tensor, positions: torch.Tensor, col_indices: torch.Tensor) -> torch.Tensor:
     """seed uint64 [n], positions [n], col_indices [m] -> uint32 [n, m].
 
-    The hash of 16 bytes: the seed, the low half of it first, 4 of the position, and 4 of the column.
+    The hash of 16 bytes: 8 of the seed, low half first, 4 of the position, and 4 of the column.
     """
     seed, places, columns = (tensor.numpy() for tensor in (seed, positions, col_indices))
     state = np.zeros(len(seed), np.uint32)
@@ -20,7 +20,7 @@ def murmur_hash32(seed: torch.Tensor, positions: torch.Tensor, col_indices: torc
 
 
 def _mixed(state, block):
-    block = block.astype(np.uint32) * np.uint32(0xCC9E2D51)  # uint32 wraps around, as it should
+    block = block.astype(np.uint32) * np.uint32(0xCC9E2D51)  # uint32 wraps around on purpose
     return _turned(state ^ _turned(block, 15) * np.uint32(0x1B873593), 13) * np.uint32(5) + np.uint32(0xE6546B64)
 
 

@@ -1,7 +1,7 @@
 """SGLANG_MS_PROFILE=1: where the time of a step goes, on standard output, whatever the log level.
 
-A line a step; a table of the operators after every hundred steps of a kind; and a trace of all of it that Chrome
-(chrome://tracing) and Perfetto read, in SGLANG_TORCH_PROFILER_DIR or, where that is not set, the temporary directory.
+Prints a line for each step, and a table of the operators after every hundred steps of a kind. Writes a trace for Chrome
+(chrome://tracing) and Perfetto into SGLANG_TORCH_PROFILER_DIR, or into the temporary directory if that is not set.
 """
 
 import json
@@ -20,7 +20,7 @@ HOST, OPERATORS = 1, 2  # rows of the trace
 
 
 class ForwardProfile:
-    """Times steps where it is switched on; costs nothing where it is not."""
+    """Times steps. Costs nothing when it is switched off."""
 
     def __init__(self, enabled: bool, traces: str | None = None):
         """traces: the folder for the trace, or None for the temporary one."""
@@ -33,8 +33,10 @@ class ForwardProfile:
             self.calls: dict[str, Counter] = defaultdict(Counter)
 
     def step(self, kind: str, requests: int, tokens: int):
-        """Context of one step. Prints its kind, size and time, how much of that operators took, and how many graphs the
-        process has compiled so far."""
+        """Context of one step.
+
+        Prints its kind, size and time, the share of the operators, and the number of graphs compiled so far.
+        """
         return self._step(kind, requests, tokens) if self.enabled else nullcontext()
 
     def phase(self, name: str):
@@ -49,7 +51,7 @@ class ForwardProfile:
 
     @contextmanager
     def _step(self, kind, requests, tokens):
-        ops.recorded()  # what ran before is no part of this step
+        ops.recorded()  # drop events from before this step
         started = time.perf_counter_ns()
         yield
         elapsed = time.perf_counter_ns() - started
@@ -69,7 +71,7 @@ class ForwardProfile:
             print(self.table(kind), flush=True)
 
     def table(self, kind: str) -> str:
-        """Of the steps of a kind so far: the time of each operator in one step, and of the host outside operators."""
+        """The mean time of each operator in a step of this kind, and of the host outside operators."""
         steps, total = self.steps[kind], sum(self.tables[kind].values())
         rows = [f"{kind}, {steps} steps of {total / steps / 1e6:.2f} ms:", f"  {'':20} {'calls':>6} {'ms':>9} {'%':>6}"]
         for name, spent in self.tables[kind].most_common():

@@ -1,4 +1,4 @@
-"""SGLang's sampler, but for a host: numpy looks for the largest of a vocabulary's logits ten times as fast as torch."""
+"""SGLang's sampler for CPUs: numpy's argmax over a vocabulary is ten times as fast as torch's."""
 
 import torch
 
@@ -6,10 +6,13 @@ from sglang.srt.layers import sampler
 
 
 class HostSampler(sampler.Sampler):
-    """Chooses as SGLang's; greedy steps of which nobody asks for more than the tokens do so at the speed of memory."""
+    """SGLang's sampler, with numpy's argmax for greedy steps that return tokens only."""
 
     def forward(self, logits_output, sampling_info, return_logprob, *arguments, **named):
-        """next_token_logits [B, vocab_size] -> ids [B]: the first of equal logits, and NaN before all, as in torch."""
+        """next_token_logits [B, vocab_size] -> ids [B].
+
+        As in torch, the first of equal logits wins, and NaN counts as the largest.
+        """
         more = return_logprob or sampling_info.sampling_mask_batch_indices is not None
         if more or not sampling_info.is_all_greedy:
             return super().forward(logits_output, sampling_info, return_logprob, *arguments, **named)

@@ -1,4 +1,4 @@
-"""What this machine has; SGLang's own probes answer only once its platform is chosen."""
+"""Detects the accelerator of this machine. SGLang's own probes work only after its platform is chosen."""
 
 import torch
 

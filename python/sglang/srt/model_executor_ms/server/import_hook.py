@@ -1,4 +1,4 @@
-"""Adds our flag in entry points that read their arguments before, or without, loading SGLang's plugins.
+"""Adds --framework to entry points that parse their arguments before SGLang's plugins are loaded.
 
 Those are `sglang serve --help`, `python -m sglang.benchmark.one_batch` and
 `python -m sglang.benchmark.offline_throughput`. SGLang calls our platform entry point at `import sglang`, before
@@ -48,5 +48,5 @@ def install(action: Callable[[], None]) -> None:
 def _run(action: Callable[[], None]) -> None:
     try:
         action()
-    except Exception:  # the border to SGLang: a plugin that fails must not keep SGLang from starting
+    except Exception:  # a plugin that fails must not keep SGLang from starting
         logger.exception("--framework cannot be added to SGLang's arguments")

@@ -1,6 +1,6 @@
-"""Refuses requests that SGLang lets through and that cannot be computed: an error for their client, not for everyone.
+"""Refuses requests that SGLang accepts and that cannot be computed. Only their client gets the error.
 
-SGLang 0.5.23 does not check the ranges below. A value outside ends its scheduler, and with it the server.
+SGLang 0.5.23 does not check the ranges below. A value out of range would end its scheduler, and with it the server.
 """
 
 from collections.abc import Iterable
@@ -39,13 +39,13 @@ def _of(request, name):
 
 
 def _token_problems(name, tokens, vocab_size):
-    # What is no list of numbers, SGLang refuses itself, in its own words.
+    # SGLang itself refuses values that are no list of numbers.
     tokens = tokens if isinstance(tokens, Iterable) else ()
     strange = [token for token in tokens if isinstance(token, int) and not 0 <= token < vocab_size]
     return [f"{name} has {strange[:5]}: a token is from 0 to {vocab_size - 1}"] if strange else []
 
 
 def _range_problem(name, value, least, most):
-    # A list, one value a prompt, is for requests of several prompts: SGLang has taken it apart by now.
+    # Requests of several prompts have a list, one value a prompt. SGLang has split it by now.
     fits = value is None or isinstance(value, int) and least <= value <= most
     return [] if fits else [f"{name} is {value}: it is a number from {least} to {most}"]
