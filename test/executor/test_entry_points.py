@@ -26,6 +26,7 @@ PROGRAMS = {
     "bench_one_batch.py": [sys.executable, "benchmark/bench_one_batch.py"],
     "bench_offline_throughput.py": [sys.executable, "benchmark/bench_offline_throughput.py"],
 }
+QUICK = ("sglang serve", "bench_offline_throughput.py")  # of which the help is shown; others run in other tests
 # `sglang serve` looks at the model before it shows its help.
 BEFORE_HELP = {"sglang serve": ["--model-path", MODEL]}
 
@@ -35,7 +36,7 @@ def run(command: list[str], folder=ROOT, **environment) -> subprocess.CompletedP
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
 
 
-@pytest.mark.parametrize("program", mostly_slow(PROGRAMS, lambda name: name == "sglang serve"))
+@pytest.mark.parametrize("program", mostly_slow(PROGRAMS, lambda name: name in QUICK))
 def test_the_flag_is_in_the_help_with_the_frameworks_that_are_installed(program):
     ended = run([*PROGRAMS[program], *BEFORE_HELP.get(program, []), "--help"], COLUMNS="200")
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -56,7 +57,7 @@ def test_engine_takes_the_framework_as_a_keyword():
     assert "framework" in inspect.signature(Engine.server_args_class).parameters
 
 
-@pytest.mark.parametrize("program", ["one_batch", pytest.param("bench_one_batch.py", marks=SLOW)])
+@pytest.mark.parametrize("program", ["bench_one_batch.py", pytest.param("one_batch", marks=SLOW)])
 def test_a_single_batch_is_measured_on_mindspore(program, tmp_path):
     results = tmp_path / "results.jsonl"
     arguments = ["--model-path", MODEL, "--framework", "mindspore", "--device", "cpu", "--max-total-tokens", "512"]

@@ -95,10 +95,7 @@ class PagedModel:
         self.architecture = config.architectures[0]
         written = restored(with_quantization(config.to_dict(), folder, None), folder)
         self.network = network = model_class(config.architectures)(written, runtime)
-        wanted = dict(
-            names=network.tensor_names, ignore=network.ignored_tensors, optional_prefix=network.optional_prefix
-        )
-        loader.load(network, folder, progress=False, **wanted)
+        loader.load(network, folder, progress=False, **network.checkpoint())
         self.network.process_weights_after_loading()
         self.config = config = self.network.config
         self.pool = pool_of(config, getattr(torch, dtype), page_size, pool_class(network))

@@ -55,7 +55,7 @@ class Nodes:
         return WarmServer(self.folder / f"log{node}", *arguments, model=self.model, **where)
 
 
-QUICK = ("stages", "replicas", "stages of two ranks, as on NPUs")
+QUICK = ("stages", "replicas", "ranks, as on NPUs")
 
 
 @pytest.fixture(scope="module", params=mostly_slow(KINDS, lambda kind: kind in QUICK))
