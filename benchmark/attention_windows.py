@@ -26,13 +26,8 @@ class Layer(ms.nn.Cell):
         self.features = features
 
     @ms.jit(fullgraph=True)
-    def construct(self, q, k_cache, v_cache, query_lens, seq_lens, block_tables, attn_metadata):
-        step = {
-            "query_lens": query_lens,
-            "seq_lens": seq_lens,
-            "block_tables": block_tables,
-            "attn_metadata": attn_metadata,
-        }
+    def construct(self, q, k_cache, v_cache, query_lens, seq_lens, block_tables, page_size):
+        step = {"query_lens": query_lens, "seq_lens": seq_lens, "block_tables": block_tables, "page_size": page_size}
         return ops.paged_attention(q, k_cache, v_cache, step, KV_HEADS, HEAD_DIM, HEAD_DIM**-0.5, *self.features)
 
 
@@ -44,12 +39,12 @@ def milliseconds(requests: int, queries: int, context: int, features: tuple, rep
     caches = [_bfloat16(rng, (requests * blocks + 1) * PAGE, KV_HEADS, HEAD_DIM) for _ in range(2)]
     q = _bfloat16(rng, requests * queries, HEADS * HEAD_DIM)
     lens = [ms.Tensor(np.full(requests, length, np.int32)) for length in (queries, context)]
-    attn_metadata = ms.mutable((ms.Tensor(np.array([PAGE], np.int32)),))
+    page_size = ms.Tensor(np.array([PAGE], np.int32))
     layer, found = Layer(features), []
     ops.set_valid_rows(requests * queries, requests)
     for _ in range(repetitions):
         began = time.perf_counter()
-        bridge.to_torch(layer(q, *caches, *lens, ms.Tensor(tables), attn_metadata))
+        bridge.to_torch(layer(q, *caches, *lens, ms.Tensor(tables), page_size))
         found.append(time.perf_counter() - began)
     return float(np.median(found)) * 1e3
 

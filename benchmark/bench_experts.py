@@ -75,7 +75,7 @@ def seconds(layers: Layers, shape: Shape, tokens: int) -> float:
     ops.set_valid_rows(tokens, 1)
     layers(x, weights)
     lasting = [x, *(weight for layer in layers.weights for weight in layer)]
-    replay = ops.capture(lambda: layers(x, weights), lasting)
+    replay = ops.capture(lambda: (layers(x, weights),), lasting)
     return best(replay or (lambda: bridge.to_torch(layers(x, weights))))
 
 

@@ -36,7 +36,7 @@ def _all_reduce_times(_rank: int) -> list[float]:
     x, graph = ms.mint.zeros((TOKENS, WIDTH), dtype=ms.bfloat16), _chain(ms, ops)
     ops.set_valid_rows(TOKENS, TOKENS)
     graph(x)
-    replay = ops.capture(lambda: graph(x), [x])
+    replay = ops.capture(lambda: (graph(x),), [x])
     ops.record(True)
     for _ in range(RUNS):
         replay()

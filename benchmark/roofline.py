@@ -81,11 +81,11 @@ def _product(x: torch.Tensor, weight: torch.Tensor):
     ops.prepack_linear(weight)
     ops.set_valid_rows(len(x), 1)
     linear(x, weight)  # compiles
-    replay = ops.capture(lambda: linear(x, weight), [x, weight])
+    replay = ops.capture(lambda: (linear(x, weight),), [x, weight])
 
     def run():
         ops.set_valid_rows(len(x), 1)  # others run steps of other sizes in between
-        return replay() if replay else bridge.to_torch(linear(x, weight))
+        return replay()[0] if replay else bridge.to_torch(linear(x, weight))
 
     return run
 

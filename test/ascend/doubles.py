@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from sglang.srt.model_executor_ms.npu.graph_runner import NPUGraphRunner
+from sglang.srt.layers_ms.ops.ascend import metadata
+from sglang.srt.layers_ms.ops.metadata import FULL, INPUT_IDS, REQUESTS, SWA, TOKENS
+from sglang.srt.model_executor_ms.npu.graph_runner import NPUGraphRunner, RunnerConfig
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
+from sglang.srt.model_executor_ms.runner.step import FIELDS, Entry, GraphOutputs, StepLayout
 
 # What makes the host wait until the device has computed a value.
 WAITS = {"item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__contains__"}
@@ -164,46 +167,44 @@ class FakeGraph:
     """Stands for a compiled graph: checks its inputs, caches tokens in slots, and sums up each token's context.
 
     Of two pools also what a window sees of the second one. A captured one has seen its shapes before it is sealed:
-    tracing, capturing, then replaying at the same addresses.
+    tracing, capturing, then replaying at the same addresses. aux: whether it gives hidden states plus one too.
     """
 
-    def __init__(self, cache: dict, captured: bool = False):
-        self.cache, self.captured, self.sealed, self.seen, self.calls = cache, captured, False, {}, 0
+    def __init__(self, cache: dict, layout: StepLayout, captured: bool = False, aux: bool = False):
+        self.cache, self.layout, self.captured, self.aux = cache, layout, captured, aux
+        self.sealed, self.seen, self.calls = False, {}, 0
         self.window_cache = cache.setdefault("windows", {})
 
-    def __call__(self, inputs):
+    def __call__(self, arrays):
         self.calls += 1
-        self._check(inputs)
+        inputs, lengths = self.layout.rows(arrays)
+        self._check(inputs, lengths)
         if self.captured:
             self._check_capture(inputs)
         with LEDGER.unwatched():
-            return on_device(self._compute(inputs), torch.float32)
+            found = on_device(self._compute(arrays), torch.float32)
+            return GraphOutputs(found, (found + 1,) if self.aux else ())
 
-    def _check(self, inputs):
-        for tensor in self._tensors(inputs):
-            if not isinstance(tensor, DeviceTensor):
-                raise Refused("an input is on the host: MindSpore copies it by itself, and not asynchronously")
-            pp_input_of = tensor is inputs.input_ids and tensor.ndim == 2
-            if tensor.dtype != (torch.float16 if pp_input_of else torch.int32) or not tensor.is_contiguous():
-                raise Refused(f"an input is {tensor.dtype}, contiguous: {tensor.is_contiguous()}")
-        for lengths in (inputs.query_lens, inputs.seq_lens):
-            if not isinstance(lengths, np.ndarray) or lengths.dtype != np.int32:
+    def _check(self, inputs, lengths):
+        for array in lengths:
+            if not isinstance(array, np.ndarray) or array.dtype != np.int32:
                 raise Refused("lengths that kernels read on the host are not an int32 array there")
-            if len(lengths) != inputs.block_tables.shape[0]:
-                raise Refused(f"{len(lengths)} lengths, {inputs.block_tables.shape[0]} tables")
-        if any(len(tensor) != inputs.query_lens.sum() for tensor in [*inputs[:4], *inputs.swa[:1]]):
-            raise Refused("tokens do not add up to the lengths of the requests")
-        if (on_host(inputs.positions) < 0).any():
+        sizes = {TOKENS: int(lengths[0].sum()), REQUESTS: len(lengths[1])}
+        for entry, tensor in zip(self.layout.inputs, inputs, strict=True):
+            name, dtype = entry.field.name, getattr(torch, entry.field.dtype)
+            if not isinstance(tensor, DeviceTensor):
+                raise Refused(f"{name} is on the host: MindSpore copies it by itself, and not asynchronously")
+            if tensor.dtype != dtype or not tensor.is_contiguous():
+                raise Refused(f"{name} is {tensor.dtype}, contiguous: {tensor.is_contiguous()}")
+            if tensor.ndim != len(entry.field.axes):
+                raise Refused(f"{name} has {tensor.ndim} axes")
+            for axis, size in zip(entry.field.axes, tensor.shape, strict=True):
+                if sizes.setdefault(axis, size) != size:
+                    raise Refused(f"{name}: {size} {axis}, elsewhere {sizes[axis]}")
+        if (on_host(dict(zip(self.layout.inputs, inputs, strict=True))[POSITIONS]) < 0).any():
             raise Refused("a position is in no rotary table")
-        if inputs.swa and inputs.swa[1].shape != inputs.block_tables.shape:
-            raise Refused("the tables of two pools differ in size")
 
-    @staticmethod
-    def _tensors(inputs):
-        return [*inputs[:4], inputs.block_tables, *inputs.attn_metadata, *inputs.swa]
-
-    def _check_capture(self, inputs):
-        tensors = self._tensors(inputs)
+    def _check_capture(self, tensors):
         shapes = tuple(tuple(tensor.shape) for tensor in tensors)
         addresses = [tensor.data_ptr() for tensor in tensors]
         runs, known = self.seen.get(shapes, (0, addresses))
@@ -213,26 +214,28 @@ class FakeGraph:
             raise Refused("an input has moved since it was captured")
         self.seen[shapes] = (runs + 1, addresses)
 
-    def _compute(self, inputs):
-        ids, positions, requests, slots = map(on_host, inputs[:4])
+    def _compute(self, arrays):
+        (field,) = self.layout.model_inputs
+        ids, query_lens, seq_lens = on_host(arrays[field.name]), arrays["query_lens"], arrays["seq_lens"]
         ids = ids[:, 0] if ids.ndim == 2 else ids
-        pools = [(self.cache, slots, inputs.block_tables, 10**6)]
-        if inputs.swa:
-            pools.append((self.window_cache, on_host(inputs.swa[0]), inputs.swa[1], WINDOW))
-        found = [self._contexts(*pool, ids, positions, requests, inputs.seq_lens) for pool in pools]
-        return torch.tensor([*found, positions.tolist()], dtype=torch.float32).T
+        caches, windows = (self.cache, self.window_cache), (10**6, WINDOW)
+        found = [
+            self._contexts(cache, arrays["attn"][pool], window, ids, query_lens, seq_lens)
+            for pool, cache, window in zip(self.layout.pools, caches, windows, strict=False)
+        ]
+        return torch.tensor([*found, on_host(arrays["positions"]).tolist()], dtype=torch.float32).T
 
     @staticmethod
-    def _contexts(cache, slots, tables, window, ids, positions, requests, seq_lens):
+    def _contexts(cache, pool, window, ids, query_lens, seq_lens):
         """Of each token, the fingerprint of those that it sees in a pool."""
-        for token, slot in zip(ids, slots, strict=True):
+        for token, slot in zip(ids, on_host(pool["out_cache_loc"]), strict=True):
             if slot >= 0:
                 cache[int(slot)] = int(token)
-        tables, found = on_host(tables), []
-        for position, request in zip(positions, requests, strict=True):
-            seen = range(max(0, int(position) + 1 - window), min(int(position) + 1, int(seq_lens[request])))
-            context = [cache[int(tables[request, place // PAGE]) * PAGE + place % PAGE] for place in seen]
-            found.append(fingerprint(context))
+        found = []
+        for table, queries, length in zip(on_host(pool["block_tables"]), query_lens, seq_lens, strict=True):
+            for end in range(int(length - queries) + 1, int(length) + 1):
+                seen = range(max(0, end - window), max(0, end))
+                found.append(fingerprint(cache[int(table[place // PAGE]) * PAGE + place % PAGE] for place in seen))
         return found
 
 
@@ -259,8 +262,19 @@ def parts(query_lens, seq_lens, together=False):
     return [(CHUNK, rows)] if together and len(found) > 1 else found
 
 
-def no_attn_metadata(*_):
-    return ()
+POOLS = {False: ((FULL, FULL), (SWA, FULL)), True: ((FULL, FULL), (SWA, SWA))}  # whether windows have one
+POSITIONS = Entry(FIELDS[0])
+
+
+def layout_of(kind, windows=False, model_input=INPUT_IDS, attn_dp_size=1, padded=False) -> StepLayout:
+    """Of steps of the Ascend table."""
+    fields = (*FIELDS, *metadata.metadata_fields(kind, attn_dp_size, padded))
+    return StepLayout((model_input,), fields, POOLS[windows], kind, padded)
+
+
+def host_arrays(host) -> dict:
+    """As runner.step's, of the Ascend table."""
+    return {field.name: field.build(host) for field in FIELDS if field.build} | metadata.build_metadata(host)
 
 
 class Scheduler:
@@ -344,29 +358,26 @@ class Scheduler:
         return self.batch(dict.fromkeys(rids, 1), decode=True)
 
 
-def runner(
-    scheduler,
-    buckets=(2, 4, 8),
-    requests=10,
-    passed=None,
-    longest=None,
-    attn_dp_size=1,
-    build_attn_metadata=no_attn_metadata,
-    **more,
-):
-    """A runner over fake graphs, captured and sealed. Of hidden states that are passed on, the first is the id.
+def runner(scheduler, buckets=(2, 4, 8), requests=10, model_input=INPUT_IDS, longest=None, attn_dp_size=1, aux=False):
+    """A runner over fake graphs, captured and sealed. Of hidden states that it begins with, the first is the id."""
+    cache, link, windows = {}, RecordingLink(), scheduler.full_to_swa is not None
 
-    more: what else NPUGraphRunner takes.
-    """
-    cache, link = {}, RecordingLink()
-    captured = FakeGraph(cache, captured=True)
-    graphs = {kind: FakeGraph(cache) for kind in (DECODE, FRESH, CHUNK)}
+    def graph(kind, captured=False):
+        return FakeGraph(cache, layout_of(kind, windows, model_input, attn_dp_size, captured), captured, aux)
+
+    captured, graphs = graph(DECODE, captured=True), {kind: graph(kind) for kind in (DECODE, FRESH, CHUNK)}
     tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10, scheduler.full_to_swa)
-    upload, sizes = UploadBuffer(link, 8192), (buckets, passed, longest, attn_dp_size)
-    made = NPUGraphRunner(graphs, captured, link, upload, tables, parts, build_attn_metadata, *sizes, **more)
+    config = RunnerConfig(parts, host_arrays, buckets, longest, attn_dp_size)
+    made = NPUGraphRunner(graphs, captured, link, UploadBuffer(link, 8192), tables, config)
     with LEDGER.unwatched():
         made.capture(pages=6)
     captured.sealed = True
     captured.window_cache.clear()
     cache.clear()
     return made
+
+
+def wrapped(graph, call):
+    """A function in the place of a graph."""
+    call.layout = graph.layout
+    return call

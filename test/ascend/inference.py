@@ -35,16 +35,15 @@ def tensors_of(shapes) -> list:
     return [like(*shape) for shape in shapes]
 
 
-def step_of(kind, positions, slots, query_lens, seq_lens, tables, attn_metadata=()) -> dict:
+def step_of(forward_mode, positions, out_cache_loc, query_lens, seq_lens, block_tables) -> dict:
     """What operators find of a step in a graph."""
     return {
-        "forward_mode": kind,
+        "forward_mode": forward_mode,
         "positions": positions,
-        "out_cache_loc": slots,
+        "out_cache_loc": out_cache_loc,
         "query_lens": query_lens,
         "seq_lens": seq_lens,
-        "block_tables": tables,
-        "attn_metadata": attn_metadata,
+        "block_tables": block_tables,
     }
 
 

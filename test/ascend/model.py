@@ -28,10 +28,12 @@ class NpuSteps:
         self.extends = None  # whether any of several attention replicas has more than single tokens
 
     def run(self, inputs, step):
-        tables = torch.from_numpy(step.block_tables)
+        host, pool = step.host, step.arrays["attn"]["full"]
+        tables = torch.from_numpy(pool["block_tables"])
         self.req_to_token[: len(tables), : tables.shape[1] * self.page_size : self.page_size] = tables * self.page_size
-        batch = batch_of(step.query_lens, step.seq_lens, step.out_cache_loc, "cpu", step.counts, self.extends)
-        return self.runner.run(torch.as_tensor(inputs), self.runner.prepare(batch))
+        batch = batch_of(host.query_lens, host.seq_lens, pool["out_cache_loc"], "cpu", host.dp_tokens, self.extends)
+        inputs = {name: torch.as_tensor(array) for name, array in inputs.items()}
+        return self.runner.run(inputs, self.runner.prepare(batch))
 
     def capture(self, steps):
         return False

@@ -61,8 +61,14 @@ def test_a_kernel_gets_through_inference_and_then_lacks_only_itself(kernel):
 
 
 def exchanged(x, sent, counted, back, own):
-    """There and back, as the plan of a step with requests of several tokens has it."""
-    step = {"attn_metadata": (own, own, own, own, sent, counted, back, own)}
+    """There and back, in a step with requests of several tokens."""
+    step = {
+        "dp_padded": False,
+        "dp_sent_rows": sent,
+        "dp_valid_rows": counted,
+        "dp_returned_rows": back,
+        "dp_own_rows": own,
+    }
     return operators.reduce_scatter(operators.all_gather(x, step, RANKS, GROUP), step, RANKS, GROUP)
 
 
@@ -112,8 +118,8 @@ def test_a_rank_gets_what_it_should_of_what_others_have(checked, rank, dtype):
     mine, group = tensor(x[rank], dtype), joined(rank, size, lambda each: x[each])
     found = [
         ops.all_reduce(mine, group),
-        ops.all_gather(mine, {"attn_metadata": ()}, size, group),
-        ops.reduce_scatter(mine, {"attn_metadata": ()}, size, group),
+        ops.all_gather(mine, {"dp_padded": True}, size, group),
+        ops.reduce_scatter(mine, {"dp_padded": True}, size, group),
         ops.broadcast(mine, 2, group),
     ]
     joined(rank, size, lambda each: (x[each].reshape(-1), counts[each] * width))
@@ -143,12 +149,12 @@ def test_replicas_of_uneven_numbers_of_rows_get_all_rows_and_their_own_sums(chec
     counts, width, generator = (2, 0, 5), 8, np.random.default_rng(0)
     rows = [generator.integers(-9, 9, (max(count, 1), width)).astype(np.float32) for count in counts]  # one is padding
     plans = [operators.exchange(counts, len(own)) for own in rows]
-    step = {"attn_metadata": tuple(map(ms.Tensor, plans[rank]))}
-    group = joined(rank, 3, lambda each: rows[each][plans[each][0]])
+    step = {"dp_padded": False} | {name: ms.Tensor(array) for name, array in plans[rank].items()}
+    group = joined(rank, 3, lambda each: rows[each][plans[each]["dp_sent_rows"]])
     found = ops.all_gather(tensor(rows[rank], FP32), step, 3, group)
     np.testing.assert_array_equal(values(found), np.concatenate([rows[0], rows[2]]))
     partial = [values(found) * (each + 1) for each in range(3)]
-    group = joined(rank, 3, lambda each: partial[each][plans[each][2]])
+    group = joined(rank, 3, lambda each: partial[each][plans[each]["dp_returned_rows"]])
     found = ops.reduce_scatter(tensor(partial[rank], FP32), step, 3, group)
     assert found.shape == rows[rank].shape
     np.testing.assert_array_equal(values(found)[: counts[rank]], 6 * rows[rank][: counts[rank]])

@@ -11,7 +11,7 @@ from mindspore import nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import Experts, ops
-from sglang.srt.layers_ms.ops.ascend import collectives, host, kernels, kernels_experts
+from sglang.srt.layers_ms.ops.ascend import collectives, kernels, kernels_experts
 from sglang.srt.layers_ms.ops.ascend import experts as operators
 from sglang.srt.layers_ms.ops.ascend_reference import memory
 from sglang.srt.model_executor_ms.runner import bridge, eplb
@@ -25,14 +25,14 @@ CHOSEN = np.array([[0, 2], [2, 1], [2, 0], [1, 2], [2, 0]], np.int32)
 
 
 class Located(nn.Cell):
-    def __init__(self, location, places, attn_dp_size=1):
+    def __init__(self, location, places, attn_dp_size=1, padded=False):
         super().__init__()
         self.location, self.chosen = parameter(location.shape, ms.int32), parameter((places,), ms.int32)
         self.location.host[...] = location
-        self.attn_dp_size = attn_dp_size
+        self.attn_dp_size, self.padded = attn_dp_size, padded
 
-    def construct(self, experts, slots, *attn_metadata):
-        step = {"out_cache_loc": slots, "attn_metadata": attn_metadata}
+    def construct(self, experts, slots, mask):
+        step = {"attn": {"full": {"out_cache_loc": slots}}, "dp_padded": self.padded, "dp_token_mask": mask}
         return operators.to_physical_experts(experts, self.location, self.chosen, step, self.attn_dp_size)
 
 
@@ -44,7 +44,7 @@ def test_tokens_go_to_the_places_of_their_experts_in_turn_and_padding_does_not_c
     network, address = Located(LOCATION, 6), None
     slots = np.array([7, 16, 3, -1, -1], np.int32)
     for passes in (1, 2):  # it counts on
-        found = network(ms.Tensor(CHOSEN), ms.Tensor(slots)).asnumpy()
+        found = network(ms.Tensor(CHOSEN), ms.Tensor(slots), None).asnumpy()
         wanted = [
             [LOCATION[expert, 1 + token % LOCATION[expert, 0]] for expert in row] for token, row in enumerate(CHOSEN)
         ]
@@ -63,38 +63,30 @@ OF_REPLICAS = [((2, 0, 3), None), ((0, 5), None), ((2, 0, 1), 2), ((0, 1), 3), (
 def test_of_the_rows_of_all_replicas_those_that_are_tokens_count(checked, counts, rows):
     random, attn_dp_size = np.random.default_rng(sum(counts)), len(counts)
     own = rows or max(counts[0], 1)  # an idle one has a row of padding
-    ones = np.ones(own, np.int32)
-    attn_metadata = host.build_attn_metadata(ones, np.arange(own), ones, ones, None, 16, counts, rows is not None)
+    mask = None if rows is None else ms.Tensor(collectives.real_rows(counts, rows))
     real = np.ravel([np.arange(rows) < count for count in counts]) if rows else np.ones(sum(counts), bool)
     experts = random.permuted(np.tile(np.arange(3), (len(real), 1)), axis=1)[:, :2].astype(np.int32)
-    network = Located(LOCATION, 6, attn_dp_size)
+    network = Located(LOCATION, 6, attn_dp_size, padded=rows is not None)
     # The replica's own slots say nothing of the others' rows.
-    found = network(ms.Tensor(experts), ms.Tensor(np.full(own, -1, np.int32)), *map(ms.Tensor, attn_metadata)).asnumpy()
+    found = network(ms.Tensor(experts), ms.Tensor(np.full(own, -1, np.int32)), mask).asnumpy()
     wanted = [[LOCATION[expert, 1 + row % LOCATION[expert, 0]] for expert in pair] for row, pair in enumerate(experts)]
     np.testing.assert_array_equal(found, wanted)
     np.testing.assert_array_equal(network.chosen.asnumpy(), np.bincount(np.ravel(np.array(wanted)[real]), minlength=6))
 
 
-def test_a_plan_of_equally_many_rows_says_which_are_tokens():
+def test_the_mask_of_equally_many_rows_says_which_are_tokens():
     assert collectives.real_rows((2, 0, 3), 4).tolist() == [1, 1, 0, 0] + [0] * 4 + [1, 1, 1, 0]
-    assert not collectives.equal(
-        {"attn_metadata": host.build_attn_metadata(*[np.ones(2, np.int32)] * 4, None, 16, (2, 1))}
-    )
-    for counts in ((), (2, 1)):
-        assert collectives.equal(
-            {"attn_metadata": host.build_attn_metadata(*[np.ones(2, np.int32)] * 4, None, 16, counts, True)}
-        )
 
 
-@pytest.mark.parametrize("attn_dp_size, plans", [(1, 0), (1, 4), (2, 1), (2, 4), (2, 8)])
-def test_the_operator_gets_through_inference_for_steps_of_any_size(checked, monkeypatch, attn_dp_size, plans):
+@pytest.mark.parametrize("attn_dp_size, padded", [(1, False), (2, True), (2, False)])
+def test_the_operator_gets_through_inference_for_steps_of_any_size(checked, monkeypatch, attn_dp_size, padded):
     for name, kernel in kernels._OWN.items():  # those of a card
         monkeypatch.setattr(kernels, name, kernel)
-    network = Compiled(np.zeros((256, 34), np.int32), 288, attn_dp_size)
+    network = Compiled(np.zeros((256, 34), np.int32), 288, attn_dp_size, padded)
     packed, columns = ms.Tensor(shape=[None, 8], dtype=ms.int32), ms.Tensor(shape=[None], dtype=ms.int32)
-    network.set_inputs(packed, *[columns] * (1 + plans))
+    network.set_inputs(packed, columns, columns)
     with pytest.raises((TypeError, RuntimeError)) as error:
-        network(like(ms.int32, 40, 8), *[like(ms.int32, 40)] * (1 + plans))
+        network(like(ms.int32, 40, 8), *[like(ms.int32, 40)] * 2)
     assert LACKING.search(str(error.value)), str(error.value)
 
 

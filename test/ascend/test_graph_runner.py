@@ -1,8 +1,11 @@
 """Capture and replay against a graph that refuses shapes, addresses and host lists that a real one would refuse."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
+from ascend import doubles
 from ascend.doubles import (
     CHUNK,
     DECODE,
@@ -13,25 +16,31 @@ from ascend.doubles import (
     RecordingLink,
     Refused,
     Scheduler,
+    layout_of,
     on_device,
     on_host,
-    runner,
+    wrapped,
 )
+from ascend.doubles import runner as runner_of
 
+from sglang.srt.layers_ms.ops.metadata import TOKENS, Field
 from sglang.srt.model_executor_ms.npu.buckets import MAX_GRAPH_SEGMENTS, bucket_of, decode_buckets
 from sglang.srt.model_executor_ms.npu.build import compile_kinds
 from sglang.srt.model_executor_ms.npu.graph_runner import CaptureError
-from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
 from sglang.srt.model_executor_ms.npu.upload import ALIGNED, UploadBuffer, UploadTooLarge
-from sglang.srt.model_executor_ms.runner.graphs import PPInput
+from sglang.srt.model_executor_ms.runner.step import GraphOutputs
+
+runner = functools.partial(runner_of, aux=True)
 
 SECONDS = 1
 
 
 def check(made, prepared):
     batch, ids, wanted = prepared
-    found = on_host(made.run(ids, made.prepare(batch)))
-    np.testing.assert_array_equal(found, wanted)
+    (field,) = made.model_inputs
+    hidden_states, (aux,) = made.run({field.name: ids}, made.prepare(batch))
+    np.testing.assert_array_equal(on_host(hidden_states), wanted)
+    np.testing.assert_array_equal(on_host(aux), wanted + 1)
 
 
 def prefilled(made, scheduler, rids, length=PAGE - 1):
@@ -73,11 +82,14 @@ def test_compiling_leaves_sglangs_tables_as_they_were_and_the_buckets(windows):
         on_host(table)[...] = scheduler.random.integers(90, 99, table.shape)
     before = [on_host(table).copy() for table in tables]
 
-    def graph(inputs):
-        seen.extend(on_host(table).copy() for table in (inputs.block_tables, *inputs.swa[1:2]))
-        return on_device(np.zeros((len(inputs.positions), scheduler.columns)))
+    def graph(arrays):
+        seen.extend(on_host(pool["block_tables"]).copy() for pool in arrays["attn"].values())
+        return GraphOutputs(on_device(np.zeros((len(arrays["positions"]), scheduler.columns))))
 
-    made.graphs = dict.fromkeys(made.graphs, graph)
+    made.graphs = {
+        kind: wrapped(of, functools.partial(lambda graph, arrays: graph(arrays), graph))
+        for kind, of in made.graphs.items()
+    }
     compile_kinds(made, 6, PAGE, 99)
     for table, values in zip(tables, before, strict=True):
         np.testing.assert_array_equal(on_host(table), values)
@@ -91,15 +103,18 @@ def test_every_bucket_is_traced_captured_and_replayed_before_serving_the_largest
     assert {runs for runs, _ in made.captured.seen.values()} == {3}
 
 
-def test_a_replay_that_computes_something_else_is_an_error_that_names_the_bucket_and_the_way_out():
+@pytest.mark.parametrize("wrong", [0, 1], ids=["hidden states", "auxiliary ones"])
+def test_a_replay_that_computes_something_else_is_an_error_that_names_the_bucket_and_the_way_out(wrong):
     made = runner(Scheduler(), buckets=(2,))
     honest, calls = made.captured, []
 
-    def forgetful(inputs):
+    def forgetful(arrays):
         calls.append(1)
-        return honest(inputs) * (2.0 if len(calls) == 3 else 1.0)
+        outputs = list(honest(arrays))
+        outputs[wrong] = outputs[wrong] * 2.0 if not wrong else (outputs[wrong][0] * 2.0,)
+        return GraphOutputs(*outputs) if len(calls) == 3 else honest(arrays)
 
-    made.captured = forgetful
+    made.captured = wrapped(honest, forgetful)
     with LEDGER.unwatched(), pytest.raises(CaptureError, match="for 2 requests .*--disable-decode-cuda-graph"):
         made.capture(pages=1)
 
@@ -122,12 +137,12 @@ def test_padding_rows_write_no_cache_and_have_no_length():
     prefilled(made, scheduler, "abc")
     seen = []
     replay = made.captured
-    made.captured = lambda inputs: seen.append(inputs) or replay(inputs)
+    made.captured = wrapped(replay, lambda arrays: seen.append(arrays) or replay(arrays))
     before = dict(replay.cache)
     check(made, scheduler.decode("abc"))
-    (inputs,) = seen
-    assert list(on_host(inputs.out_cache_loc)[3:]) == list(on_host(inputs.swa[0])[3:]) == [-1]
-    assert list(inputs.seq_lens[3:]) == [0] and list(inputs.query_lens) == [1, 1, 1, 1]
+    (arrays,) = seen
+    assert [list(on_host(pool["out_cache_loc"])[3:]) for pool in arrays["attn"].values()] == [[-1]] * 2
+    assert list(arrays["seq_lens"][3:]) == [0] and list(arrays["query_lens"]) == [1, 1, 1, 1]
     assert len(replay.cache) == len(before) + 3
 
 
@@ -137,15 +152,19 @@ def test_what_a_replay_wrote_stays_when_the_next_one_writes_there():
     prefilled(made, scheduler, "ab")
     computed, memory = made.captured, on_device(np.zeros((2, 2)), torch.float32)
 
-    def replay(inputs):
-        with LEDGER.unwatched():
-            return memory.copy_(computed(inputs))
+    aux_memory = on_device(np.zeros((2, 2)), torch.float32)
 
-    made.captured = replay
+    def replay(arrays):
+        with LEDGER.unwatched():
+            hidden_states, (aux,) = computed(arrays)
+            return GraphOutputs(memory.copy_(hidden_states), (aux_memory.copy_(aux),))
+
+    made.captured = wrapped(computed, replay)
     batch, ids, wanted = scheduler.decode("ab")
-    found = made.run(ids, made.prepare(batch))
+    hidden_states, (aux,) = made.run({"input_ids": ids}, made.prepare(batch))
     check(made, scheduler.decode("ab"))
-    np.testing.assert_array_equal(on_host(found), wanted)
+    np.testing.assert_array_equal(on_host(hidden_states), wanted)
+    np.testing.assert_array_equal(on_host(aux), wanted + 1)
 
 
 def test_a_context_longer_than_the_captured_graph_takes_has_the_compiled_graph():
@@ -236,7 +255,7 @@ def test_pages_that_the_radix_cache_puts_into_a_row_after_a_prompt_take_the_plac
 
 def test_a_later_stage_begins_with_what_is_passed_on():
     scheduler = Scheduler()
-    made = runner(scheduler, passed=PPInput(3, torch.float16))
+    made = runner(scheduler, model_input=Field("hidden_states", (TOKENS, 3), "float16"))
 
     def pass_on(prepared):
         batch, ids, wanted = prepared
@@ -277,6 +296,18 @@ def test_any_schedule_gives_every_token_its_own_context(seed, windows):
         for rid in done:
             running.remove(rid)
             scheduler.finish(rid)
+
+
+def test_a_field_that_nobody_reads_goes_up_with_the_others(monkeypatch):
+    unread = Field("unread", (TOKENS,), build=lambda step: step.places + 7)
+    monkeypatch.setattr(doubles, "FIELDS", (*doubles.FIELDS, unread))
+    scheduler = Scheduler()
+    made, seen = runner(scheduler), []
+    prefilled(made, scheduler, "abc")
+    replay = made.captured
+    made.captured = wrapped(replay, lambda arrays: seen.append(on_host(arrays["unread"]).tolist()) or replay(arrays))
+    check(made, scheduler.decode("abc"))
+    assert seen == [[PAGE - 1 + 7] * 3 + [7]]
 
 
 # ---- the copy ----
@@ -324,10 +355,11 @@ def test_a_step_that_does_not_fit_says_how_large_it_is():
 
 
 def inputs(**changed):
-    fields = dict.fromkeys(("input_ids", "positions", "request_ids", "out_cache_loc"), on_device([0, 0]))
-    ones = np.ones(2, np.int32)
-    fields |= dict(query_lens=ones, seq_lens=ones, block_tables=on_device([[1], [1]]), attn_metadata=())
-    return GraphInputs(**(fields | changed))
+    pool = dict(out_cache_loc=on_device([0, 0]), block_tables=on_device([[1], [1]]))
+    pool |= {name: changed.pop(name) for name in pool if name in changed}
+    ones, twice = np.ones(2, np.int32), on_device([0, 0])
+    arrays = dict(input_ids=twice, positions=twice, query_block_places=twice, query_lens=ones, seq_lens=ones)
+    return arrays | changed | {"attn": {"full": pool}}
 
 
 @pytest.mark.parametrize(
@@ -338,18 +370,18 @@ def inputs(**changed):
         (dict(positions=on_device([0, 0, 0, 0])[::2]), "contiguous: False"),
         (dict(seq_lens=on_device([1, 1])), "on the host"),
         (dict(seq_lens=np.ones(2)), "int32 array"),
-        (dict(seq_lens=np.ones(3, np.int32)), "3 lengths"),
-        (dict(query_lens=np.array([2, 1], np.int32)), "add up"),
+        (dict(seq_lens=np.ones(3, np.int32)), "2 requests, elsewhere 3"),
+        (dict(query_lens=np.array([2, 1], np.int32)), "2 tokens, elsewhere 3"),
         (dict(positions=on_device([-1, 0])), "rotary"),
     ],
 )
 def test_the_fake_graph_refuses_what_mindspore_would(changed, reason):
     with pytest.raises(Refused, match=reason):
-        FakeGraph({})(inputs(**changed))
+        FakeGraph({}, layout_of(DECODE))(inputs(**changed))
 
 
 def test_the_fake_graph_refuses_inputs_that_moved_and_shapes_that_are_new():
-    graph = FakeGraph({0: 1, PAGE: 1}, captured=True)
+    graph = FakeGraph({0: 1, PAGE: 1}, layout_of(DECODE), captured=True)
     same = inputs()
     for _ in range(3):
         graph(same)

@@ -102,6 +102,8 @@ def test_graphs_of_attention_replicas_pass_inference(model_of, tmp_path, monkeyp
     for queries, lengths in steps:
         others = (9, *[0] * (replicas - 2))
         step = batch(queries, lengths, (sum(queries), *others), True)
-        check_lacking(lambda step=step: made.run(torch.zeros(len(step.out_cache_loc)), made.prepare(step)))
-    made.buckets, made.captured = (4,), made.graphs.make(DECODE)
-    check_lacking(lambda: made.run(torch.arange(2), made.prepare(batch((1, 1), (1, 7), (2, 3), False))))
+        check_lacking(
+            lambda step=step: made.run({"input_ids": torch.zeros(len(step.out_cache_loc))}, made.prepare(step))
+        )
+    made.buckets, made.captured = (4,), made.graphs.make(DECODE, captured=True)
+    check_lacking(lambda: made.run({"input_ids": torch.arange(2)}, made.prepare(batch((1, 1), (1, 7), (2, 3), False))))

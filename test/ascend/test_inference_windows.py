@@ -11,7 +11,7 @@ from sglang.srt.layers_ms.ops.ascend import blockwise_attention, host, kernels, 
 from sglang.srt.layers_ms.ops.ascend_reference import windows as checked
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
-from .inference import lacking, like, step_of, tensors_of
+from .inference import lacking, like, tensors_of
 
 SECONDS = 25
 BF16, F16, F32, I32, BOOL = ms.bfloat16, ms.float16, ms.float32, ms.int32, ms.bool_
@@ -46,19 +46,27 @@ BLOCKWISE = {
 STOCK = {"FloorDivScalar", "ClampScalar", "Gather", "Reshape", "DivMod", "ConstantPadND", "Contiguous", "Greater"}
 
 
-def step_with(kind, positions, tables, attn_metadata):
-    return step_of(kind, positions, None, None, None, tables, () if host.decodes(kind) else attn_metadata)
+def step_with(kind, last, tables, firsts, lasts, requests, places):
+    return {
+        "forward_mode": kind,
+        "block_tables": tables,
+        "query_block_places": last,
+        "query_block_firsts": firsts,
+        "query_block_lasts": lasts,
+        "query_block_requests": requests,
+        "rows_in_query_blocks": places,
+    }
 
 
-def swa(q, positions, tables, firsts, lasts, requests, places, k_cache, v_cache, sinks, kind, size):
-    step = step_with(kind, positions, tables, (firsts, lasts, requests, places))
+def swa(q, last, tables, firsts, lasts, requests, places, k_cache, v_cache, sinks, kind, size):
+    step = step_with(kind, last, tables, firsts, lasts, requests, places)
     _, _, head_dim, window, _, has_sinks, _ = size
     sinks = sinks if has_sinks else None
     return windows.sliding_window_attention(q, k_cache, v_cache, step, head_dim, head_dim**-0.5, window, sinks)
 
 
-def blockwise(q, positions, tables, firsts, lasts, requests, places, k_cache, v_cache, scores, kind, size):
-    step = step_with(kind, positions, tables, (firsts, lasts, requests, places))
+def blockwise(q, last, tables, firsts, lasts, requests, places, k_cache, v_cache, scores, kind, size):
+    step = step_with(kind, last, tables, firsts, lasts, requests, places)
     _, _, head_dim, window, soft_cap, has_sinks, has_slopes = size
     sinks, slopes = scores if has_sinks else None, scores if has_slopes else None
     scale = head_dim**-0.5
@@ -69,7 +77,7 @@ def blockwise(q, positions, tables, firsts, lasts, requests, places, k_cache, v_
 
 def first_lacking(operator, size, kind, ranks, dtype):
     heads, kv_heads = size.heads // ranks, size.kv_heads // ranks
-    inputs = [like(dtype, TOKENS, heads * size.head_dim), like(I32, TOKENS), like(I32, REQUESTS, MOST)]
+    inputs = [like(dtype, TOKENS, heads * size.head_dim), like(I32, MAX_GRAPH_SEGMENTS), like(I32, REQUESTS, MOST)]
     inputs += [*[like(I32, MAX_GRAPH_SEGMENTS)] * 3, like(I32, TOKENS)]
     weights = [*[like(dtype, BLOCKS, PAGE, kv_heads, size.head_dim)] * 2, like(F32, heads)]
     return lacking(operator, inputs, weights, (kind, tuple(size)))

@@ -174,7 +174,7 @@ class Latent:
         arrays = dict(positions=np.maximum(np.array(lengths) - 1, 0), out_cache_loc=slots, query_lens=[1] * tokens)
         arrays |= dict(seq_lens=lengths, block_tables=pages)
         step = {name: tensor(np.array(array), ms.int32) for name, array in arrays.items()}
-        step |= dict(forward_mode=host.DECODE, attn_metadata=())
+        step |= dict(forward_mode=host.DECODE)
         q, kv = (
             tensor(draw(5, width, seed=width)[:tokens], ms.float16)
             for width in (self.heads * size, self.rank + self.rope)

@@ -7,11 +7,14 @@ import torch
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
+from sglang.srt.layers_ms.ops.metadata import INPUT_IDS
 from sglang.srt.model_executor_ms.npu.mode_graph import INCREMENT, PREFILL, ModeGraph
 from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph, compilations
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, TorchLMHead
+from sglang.srt.model_executor_ms.runner.step import FIELDS, StepLayout
+
+LAYOUT = StepLayout((INPUT_IDS,), FIELDS, (("full", "full"),))
 
 SECONDS = 1
 
@@ -20,14 +23,15 @@ class Sum(nn.Cell):
     """Of each token its id, its slot, and the lengths of the first request."""
 
     def construct(self, step):
-        return step["input_ids"] + step["out_cache_loc"] + step["query_lens"][0] * 100 + step["seq_lens"][0] * 1000
+        slots = step["attn"]["full"]["out_cache_loc"]
+        return (step["input_ids"] + slots + step["query_lens"][0] * 100 + step["seq_lens"][0] * 1000,)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=[PREFILL, INCREMENT])
 def graph(request):
     device.start("cpu", "reference")
     caches = tuple(ops.cache_view(*_cache(name)) for name in ("k", "v"))
-    return ModeGraph(DynamicGraph(Sum(), caches[:1], caches[1:], ""), captured=request.param)
+    return ModeGraph(DynamicGraph(Sum(), caches[:1], caches[1:], LAYOUT), captured=request.param)
 
 
 def _cache(name):
@@ -37,9 +41,10 @@ def _cache(name):
 
 
 def inputs(buffer, size, seq_len):
-    fields = buffer[: 4 * size].view(4, size)
-    lengths = np.full(size, 1, np.int32), np.full(size, seq_len, np.int32)
-    return GraphInputs(*fields, *lengths, buffer[:size].view(size, 1), ())
+    ids, positions, slots = buffer[: 3 * size].view(3, size)
+    arrays = dict(input_ids=ids, positions=positions, attn={"full": {"out_cache_loc": slots}})
+    arrays["attn"]["full"]["block_tables"] = buffer[:size].view(size, 1)
+    return arrays | dict(query_lens=np.full(size, 1, np.int32), seq_lens=np.full(size, seq_len, np.int32))
 
 
 def test_one_graph_of_a_phase_serves_all_sizes_and_reads_what_its_inputs_hold_now(graph):
@@ -47,8 +52,8 @@ def test_one_graph_of_a_phase_serves_all_sizes_and_reads_what_its_inputs_hold_no
     before = None
     for size, seq_len in ((2, 5), (4, 6), (2, 7), (4, 8)):
         buffer += 1
-        found = graph(inputs(buffer, size, seq_len))
-        wanted = buffer[:size] + buffer[3 * size : 4 * size] + 100 + 1000 * seq_len
+        found = graph(inputs(buffer, size, seq_len)).hidden_states
+        wanted = buffer[:size] + buffer[2 * size : 3 * size] + 100 + 1000 * seq_len
         assert found.tolist() == wanted.tolist()
         before = before or compilations()
     assert compilations() == before
@@ -59,7 +64,7 @@ def test_only_a_captured_graph_keeps_its_views(graph):
     graph.views.clear()
     for _ in range(2):
         graph(inputs(buffer, 2, 5))
-    assert len(graph.views) == (5 if graph.captured else 0)  # ids and the block table lie at one address here
+    assert len(graph.views) == (4 if graph.captured else 0)  # ids and the block table lie at one address here
     assert graph.graph.phase == (INCREMENT if graph.captured else PREFILL)
 
 

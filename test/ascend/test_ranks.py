@@ -64,8 +64,8 @@ def prompts_of(steps) -> list:
     """The ids of each request, which is known by its first page."""
     found = {}
     for ids, step in steps:
-        for request, page in enumerate(step.block_tables[:, 0].tolist()):
-            found.setdefault(page, []).extend(ids[step.request_ids == request].tolist())
+        for request, page in enumerate(step.arrays["attn"]["full"]["block_tables"][:, 0].tolist()):
+            found.setdefault(page, []).extend(ids[step.host.request_ids == request].tolist())
     return list(found.values())
 
 

@@ -4,9 +4,10 @@ import itertools
 
 import numpy as np
 import pytest
-from ascend.doubles import DECODE, PAGE, RecordingLink, Scheduler, on_host, runner
+from ascend.doubles import DECODE, PAGE, RecordingLink, Scheduler, host_arrays, layout_of, on_host, runner, wrapped
 
-from sglang.srt.layers_ms.ops.ascend import collectives, host
+from sglang.srt.layers_ms.ops.ascend import collectives, host, metadata
+from sglang.srt.layers_ms.ops.metadata import HostStep
 from sglang.srt.model_executor_ms.npu.build import capacity
 from sglang.srt.model_executor_ms.npu.inputs import StagedSubBatch, sub_batch
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
@@ -19,14 +20,9 @@ REPLICAS = 3
 class Replica:
     """A replica with requests of its own; `inputs` is what its graphs were called with in the last step."""
 
-    def __init__(self, seed, counts_experts):
-        self.scheduler, self.counts_experts = Scheduler(seed), counts_experts
-        self.runner = runner(
-            self.scheduler,
-            attn_dp_size=REPLICAS,
-            build_attn_metadata=host.build_attn_metadata,
-            counts_experts=counts_experts,
-        )
+    def __init__(self, seed):
+        self.scheduler = Scheduler(seed)
+        self.runner = runner(self.scheduler, attn_dp_size=REPLICAS)
         self.running, self.started, self.inputs = [], itertools.count(), []
         self.runner.captured = self._watched(self.runner.captured)
         self.runner.graphs = {kind: self._watched(graph) for kind, graph in self.runner.graphs.items()}
@@ -36,7 +32,7 @@ class Replica:
             self.inputs.append((graph.captured, inputs))
             return graph(inputs)
 
-        return call
+        return wrapped(graph, call)
 
     def prefill(self, *lengths, beside=()):
         """Fresh requests of so many tokens, and more tokens of those that run."""
@@ -63,28 +59,26 @@ def step(replicas, prepared):
     for replica, (batch, ids, wanted) in zip(replicas, prepared, strict=True):
         batch.global_num_tokens_cpu, batch.is_extend_in_batch = counts, extends
         replica.inputs.clear()
-        found = on_host(replica.runner.run(ids, replica.runner.prepare(batch)))
+        found = on_host(replica.runner.run({"input_ids": ids}, replica.runner.prepare(batch))[0])
         np.testing.assert_array_equal(found, wanted)
     assert [len(replica.inputs) for replica in replicas] == [1] * len(replicas), "each runs one graph"
     captured, inputs = zip(*(replica.inputs[0] for replica in replicas), strict=True)
     assert len(set(captured)) == 1, "all replay, or none does"
-    check_exchange(inputs, counts, captured[0], replicas[0].counts_experts)
+    check_exchange(inputs, counts, captured[0])
     return captured[0], inputs
 
 
-def check_exchange(inputs, counts, captured, counts_experts):
+def check_exchange(inputs, counts, captured):
     """What kernels of equal sizes make of each rank's rows: what all replicas have, and of a sum each one its own."""
-    rows = [np.arange(len(one.positions)) + 100.0 * rank for rank, one in enumerate(inputs)]
+    rows = [np.arange(len(one["positions"])) + 100.0 * rank for rank, one in enumerate(inputs)]
     if captured:
         assert len({len(own) for own in rows}) == 1
         real = np.concatenate([np.arange(len(own)) < count for own, count in zip(rows, counts, strict=True)])
         for one in inputs:  # where experts have places their tokens are counted, and padding is not
-            assert [on_host(array).tolist() for array in one.attn_metadata] == (
-                [real.tolist()] if counts_experts else []
-            )
+            assert on_host(one["dp_token_mask"]).tolist() == real.tolist()
         return
     sent, counted, back, own = zip(
-        *([on_host(place) for place in one.attn_metadata[-4:]] for one in inputs), strict=True
+        *([on_host(one[field.name]) for field in collectives.EXCHANGE] for one in inputs), strict=True
     )
     padded = [mine[places] for mine, places in zip(rows, sent, strict=True)]
     assert {len(mine) for mine in padded} == {max(counts)}
@@ -99,25 +93,30 @@ def check_exchange(inputs, counts, captured, counts_experts):
         np.testing.assert_array_equal(share[places][:count], mine[:count] * sum(range(len(counts) + 1)))
 
 
-@pytest.fixture(params=[False, True], ids=["", "places of experts"])
-def replicas(request):
-    return [Replica(seed, request.param) for seed in range(REPLICAS)]
+def exchanged(counts, rows) -> list:
+    arrays = collectives.exchange(counts, rows)
+    return [arrays[field.name] for field in collectives.EXCHANGE]
+
+
+@pytest.fixture
+def replicas():
+    return [Replica(seed) for seed in range(REPLICAS)]
 
 
 def test_all_replay_the_bucket_of_the_largest_and_an_idle_one_is_padding(replicas):
     first, second, third = replicas
     step(replicas, [first.prefill(PAGE, 2, 5), second.prefill(3), third.idle()])
     captured, inputs = step(replicas, [first.decode(), second.decode(), third.idle()])
-    assert captured and [len(one.query_lens) for one in inputs] == [4, 4, 4]
-    assert [(one.seq_lens > 0).sum() for one in inputs] == [3, 1, 0]
-    assert list(on_host(inputs[2].out_cache_loc)) == [-1] * 4 and list(on_host(inputs[2].request_ids)) == [0, 1, 2, 3]
+    assert captured and [len(one["query_lens"]) for one in inputs] == [4, 4, 4]
+    assert [(one["seq_lens"] > 0).sum() for one in inputs] == [3, 1, 0]
+    assert list(on_host(inputs[2]["attn"]["full"]["out_cache_loc"])) == [-1] * 4
 
 
 def test_steps_beyond_the_largest_bucket_of_one_replica_are_graphs_of_any_size_for_all(replicas):
     first, second, third = replicas
     step(replicas, [first.prefill(*[2] * 9), second.prefill(3), third.idle()])
     captured, inputs = step(replicas, [first.decode(), second.decode(), third.idle()])
-    assert not captured and [len(one.positions) for one in inputs] == [9, 1, 1]
+    assert not captured and [len(one["positions"]) for one in inputs] == [9, 1, 1]
     first.running = first.running[:8]
     assert step(replicas, [first.decode(), second.decode(), third.idle()])[0]
 
@@ -126,8 +125,8 @@ def test_while_one_replica_has_prompts_the_others_decode_without_a_captured_grap
     first, second, third = replicas
     step(replicas, [first.prefill(3), second.prefill(3), third.prefill(2)])
     captured, inputs = step(replicas, [first.decode(), second.prefill(7), third.idle()])
-    assert not captured and [len(one.positions) for one in inputs] == [1, 7, 1]
-    assert inputs[2].block_tables.shape == (1, 1)
+    assert not captured and [len(one["positions"]) for one in inputs] == [1, 7, 1]
+    assert inputs[2]["attn"]["full"]["block_tables"].shape == (1, 1)
     assert step(replicas, [first.decode(), second.decode(), third.decode()])[0]
 
 
@@ -135,7 +134,7 @@ def test_fresh_prompts_beside_other_requests_are_one_run(replicas):
     first, second, third = replicas
     step(replicas, [first.prefill(3, 4), second.idle(), third.idle()])
     captured, inputs = step(replicas, [first.prefill(6, beside=first.running), second.idle(), third.prefill(2)])
-    assert not captured and len(inputs[0].query_lens) == 3
+    assert not captured and len(inputs[0]["query_lens"]) == 3
 
 
 def test_a_prompt_of_one_token_is_no_step_that_only_decodes(replicas):
@@ -150,7 +149,7 @@ def test_without_buckets_an_idle_replica_runs_the_graph_that_decodes(replicas):
     first, second, third = replicas
     step(replicas, [first.prefill(3), second.idle(), third.idle()])
     captured, inputs = step(replicas, [first.decode(), second.idle(), third.idle()])
-    assert not captured and [len(one.positions) for one in inputs] == [1, 1, 1]
+    assert not captured and [len(one["positions"]) for one in inputs] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -181,34 +180,35 @@ def test_any_schedules_of_replicas_meet_in_each_step(replicas, seed):
 
 
 def test_rows_are_padded_to_those_of_the_rank_that_has_most():
-    sent, counted, back, own = collectives.exchange((2, 0, 3), 2)
+    sent, counted, back, own = exchanged((2, 0, 3), 2)
     assert sent.tolist() == [0, 1, 1] and own.tolist() == [0, 1]
     assert counted.tolist() == [0, 1, 6, 7, 8] and back[counted].tolist() == [0, 1, 2, 3, 4] and len(back) == 9
-    sent, _, _, own = collectives.exchange((2, 0, 3), 1)
+    sent, _, _, own = exchanged((2, 0, 3), 1)
     assert sent.tolist() == [0, 0, 0] and own.tolist() == [0]
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 8])
 def test_the_largest_step_beside_others_as_large_fits_into_the_copy(replicas):
     lengths = np.array([596, 1, 1, 1, 1], np.int32)
-    upload = UploadBuffer(RecordingLink(), capacity(Limits(600, 5, 400), 5, replicas))
+    layouts = [layout_of("", True, attn_dp_size=replicas, padded=padded) for padded in (False, True)]
+    upload = UploadBuffer(RecordingLink(), capacity(layouts, Limits(600, 5, 400), 5, replicas))
     upload.begin()
     counts = (600,) * replicas if replicas > 1 else ()
     found = StagedSubBatch(
-        sub_batch(host.CHUNK, np.arange(5), lengths, lengths, None, counts), upload, PAGE, host.build_attn_metadata
+        sub_batch(host.CHUNK, np.arange(5), lengths, lengths, None, counts), upload, PAGE, layouts[0], host_arrays
     )
-    assert len(found.attn_metadata) == (8 if counts else 4)
+    assert len(found.made) == 6 + (4 if counts else 0)  # positions, and what gathered attention and the exchange read
 
 
-def test_a_plan_tells_of_the_exchange_behind_what_attention_wants():
-    ones, lengths = np.ones(3, np.int32), np.array([2, 4], np.int32)
-    assert host.build_attn_metadata(ones, np.arange(3), ones, ones, None, PAGE) == ()
-    assert len(host.build_attn_metadata(ones, np.arange(3), ones, ones, None, PAGE, (3, 1))) == 4
-    tokens = (np.arange(6), np.repeat([0, 1], lengths), lengths, lengths, None, PAGE)
-    pieces, both = host.build_attn_metadata(*tokens), host.build_attn_metadata(*tokens, (6, 9))
-    assert len(both) == 8
-    for one, other in zip(pieces, both[:4], strict=True):
-        np.testing.assert_array_equal(one, other)
+@pytest.mark.parametrize("kind, queries", [(DECODE, [1, 1, 1]), (host.CHUNK, [2, 4]), (host.FRESH, [2, 1])])
+@pytest.mark.parametrize("dp_tokens, padded", [((), False), ((6, 9), False), ((3, 3), True)])
+def test_the_table_makes_what_it_declares_for_each_forward_mode(kind, queries, dp_tokens, padded):
+    lengths = np.array(queries, np.int32)
+    step = HostStep(lengths, lengths, PAGE, kind, dp_tokens=dp_tokens, dp_padded=padded)
+    arrays = metadata.build_metadata(step)
+    fields = metadata.metadata_fields(kind, max(len(dp_tokens), 1), padded)
+    assert {field.name for field in fields} == set(arrays)
+    assert {array.dtype for array in arrays.values()} == {np.dtype("int32")}
 
 
 def test_kinds_that_must_be_one_run_are_a_chunk_which_reads_what_is_cached():

@@ -4,6 +4,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from ascend.doubles import wrapped
 from models.harness import Requests, assert_logits_close
 from models.int8 import reference, to_int8
 from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
@@ -12,6 +13,7 @@ from models.tiny import TINY, reference_logits, save
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms.runner import device, graphs
+from sglang.srt.model_executor_ms.runner.step import step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 from sglang.srt.model_loader_ms import loader
 
@@ -59,7 +61,8 @@ def test_padding_rows_change_neither_logits_nor_cache(checked, monkeypatch, tmp_
     model.pool.get_key_buffer(0)[:PAGE] = 7.0  # the spare page
     sizes, runner = [], model.graph.runner
     captured = runner.captured
-    monkeypatch.setattr(runner, "captured", lambda inputs: sizes.append(len(inputs.seq_lens)) or captured(inputs))
+    counted = wrapped(captured, lambda arrays: sizes.append(len(arrays["seq_lens"])) or captured(arrays))
+    monkeypatch.setattr(runner, "captured", counted)
     last = requests.step({name: ids[name][-1:] for name in ("short", "long")})
     assert sizes == [4]
     compare({name: np.concatenate([first[name], last[name]]) for name in last}, variant, ids, "float16")
@@ -147,8 +150,9 @@ def test_no_kernel_is_given_a_mask_as_large_as_the_context(model_of, calls):
 def test_what_a_step_tells_the_graph_does_not_grow_with_tokens_times_context(checked):
     table = np.arange(8192).reshape(1, -1)
     step = step_inputs([512], [8192], np.arange(512), table, 128)
-    *arrays, attn_metadata = step.arrays()
-    assert sum(array.size for array in (*arrays, *attn_metadata)) == 4 * 512 + 2 + 64 + 3
+    # Positions, slots, and the row of each token in the blocks of queries; lengths, pages, four numbers a block.
+    arrays = sum(step_layout().rows({"input_ids": np.zeros(0, np.int32)} | step.arrays), [])
+    assert sum(array.size for array in arrays) == 3 * 512 + 2 + 64 + 4
 
 
 def test_a_plain_decode_step_moves_no_cache_and_makes_no_mask(model_of, calls):
@@ -324,3 +328,19 @@ def test_a_table_that_looks_at_values_runs_uncompiled(model_of):
     model, before = model_of("qwen3@16"), graphs.compilations()
     Requests(model, PAGE).step({"one": prompts()["one"]})
     assert graphs.compilations() == before
+
+
+def test_two_models_in_one_process_step_by_turns_and_each_says_what_it_says_alone(checked, tmp_path):
+    variants, ids = ("qwen3@16", "gemma2@16"), prompts()["long"]
+
+    def steps(variant):
+        model = NpuModel(save(variant, tmp_path / variant, "float16"), "float16", PAGE, (2, 4))
+        requests = Requests(model, PAGE)
+        for step in ({"a": ids[:7], "b": ids[:4]}, {"a": ids[7:8], "b": ids[4:5]}, {"b": ids[5:8], "a": ids[8:9]}):
+            yield np.concatenate(list(requests.step(step).values()))
+
+    alone = [list(steps(variant)) for variant in variants]
+    by_turns = zip(*map(steps, variants), strict=True)
+    for found, *wanted in zip(by_turns, *alone, strict=True):
+        for one, other in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, other)

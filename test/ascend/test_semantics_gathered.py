@@ -1,10 +1,12 @@
 """Semantics of attention over gathered keys: windows, sinks, ALiBi and soft caps, of models that equal Hugging Face."""
 
+import dataclasses
 import math
 
 import mindspore as ms
 import numpy as np
 import pytest
+from ascend.doubles import wrapped
 from models.harness import Requests, assert_logits_close
 from models.test_config import NAMES, SAME
 from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
@@ -55,6 +57,24 @@ def test_every_architecture_that_generates_equals_hugging_face_in_this_net():
 def test_pieces_and_blocks_of_a_mixed_batch(model_of, small_blocks, variant):
     ids = prompts()
     compare(mixed_batch(Requests(model_of(variant), PAGE), ids), variant, ids)
+
+
+def test_what_a_token_sees_does_not_depend_on_its_rotary_position(model_of, small_blocks):
+    """Of a model that turns nothing: all tokens at one position see what they see at their places."""
+    ids, found = prompts(), []
+    for rotary in (lambda places: None, np.zeros_like, lambda places: places + 11):
+        model = model_of("baichuan-13b@h96")
+        runner = model.graph.runner
+        made = runner.host_arrays
+
+        def shifted(step, rotary=rotary, made=made):
+            return made(dataclasses.replace(step, rotary_positions=rotary(step.places)))
+
+        runner.host_arrays = shifted
+        found.append(mixed_batch(Requests(model, PAGE), ids))
+    for other in found[1:]:
+        for name, logits in found[0].items():
+            np.testing.assert_array_equal(other[name], logits)
 
 
 @pytest.mark.parametrize("way", ["one_piece", "cached_prefix"])
@@ -137,7 +157,7 @@ def assert_at_once(tmp_path, calls, variant):
     model, longest = NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE, (2, 4)), host.SINGLE_BLOCK_KEYS
     requests, runner = Requests(model, PAGE), model.graph.runner
     captured, shapes = runner.captured, []
-    runner.captured = lambda inputs: shapes.append(len(inputs.seq_lens)) or captured(inputs)
+    runner.captured = wrapped(captured, lambda arrays: shapes.append(len(arrays["seq_lens"])) or captured(arrays))
     ids = {"long": np.arange(longest + 2) * 7 % 131, "short": np.arange(5, 12)}
     found = [requests.step({"long": ids["long"][: longest - 2], "short": ids["short"][:-4]})]
     for place in range(4):  # of which the first two fit

@@ -41,8 +41,8 @@ class Layout(NamedTuple):
 
     def owners(self, steps: list) -> list:
         """Of each step the replica of each request [B]: 0 for those of the first step, the last for later ones."""
-        first = set(steps[0][1].block_tables[:, 0].tolist())  # a request is known by its first page
-        later = [[page not in first for page in step.block_tables[:, 0].tolist()] for _, step in steps]
+        first = set(_tables(steps[0][1])[:, 0].tolist())  # a request is known by its first page
+        later = [[page not in first for page in _tables(step)[:, 0].tolist()] for _, step in steps]
         return [np.array(each) * (self.attn_dp_size - 1) for each in later]
 
     def steps(self, steps: list, rank: int, page_size: int = PAGE_SIZE) -> list:
@@ -60,7 +60,7 @@ class Layout(NamedTuple):
             for rank, said in sorted(found.items()):
                 parts[self.replica(rank)].append(said[number])
             rows = np.concatenate([np.concatenate(part, -1) for part in parts])
-            order = np.argsort(owners[step.request_ids], kind="stable")  # which a replica's tokens keep
+            order = np.argsort(owners[step.host.request_ids], kind="stable")  # which a replica's tokens keep
             joined.append(rows[np.argsort(order)])
         return joined
 
@@ -69,12 +69,16 @@ def _part(ids, step, owners, replica, attn_dp_size, page_size):
     """The part of a step that is one replica's."""
     from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 
-    mine = owners == replica
-    tokens = mine[step.request_ids]
-    counts = tuple(int(step.query_lens[owners == each].sum()) for each in range(attn_dp_size))
-    table = np.repeat(step.block_tables[mine] * page_size, page_size, axis=1)
-    sizes = (step.query_lens[mine], step.seq_lens[mine], step.out_cache_loc[tokens], table, page_size)
-    return ids[tokens], step_inputs(*sizes, counts=counts)
+    mine, slots = owners == replica, step.arrays["attn"]["full"]["out_cache_loc"]
+    tokens = mine[step.host.request_ids]
+    counts = tuple(int(step.host.query_lens[owners == each].sum()) for each in range(attn_dp_size))
+    table = np.repeat(_tables(step)[mine] * page_size, page_size, axis=1)
+    sizes = (step.host.query_lens[mine], step.host.seq_lens[mine], slots[tokens], table, page_size)
+    return ids[tokens], step_inputs(*sizes, dp_tokens=counts)
+
+
+def _tables(step) -> np.ndarray:
+    return step.arrays["attn"]["full"]["block_tables"]
 
 
 class RankFailed(Exception):
@@ -230,7 +234,7 @@ def _replay(state, layout, steps, inputs, hidden_states):
     steps = layout.steps(whole, state.rank, state.page_size)
     for given, (_, step), (_, all_of_it) in zip(inputs or [ids for ids, _ in steps], steps, whole, strict=True):
         given = torch.from_numpy(given) if inputs else given
-        found.append(state.says(given, step, hidden_states, bool((all_of_it.query_lens > 1).any())))
+        found.append(state.says(given, step, hidden_states, bool((all_of_it.host.query_lens > 1).any())))
     return found
 
 

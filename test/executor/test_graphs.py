@@ -10,6 +10,7 @@ from mindspore import nn
 from models.harness import STALE, PagedModel, Requests
 from models.tiny import save
 
+from sglang.srt.layers_ms.ops.metadata import FULL, INPUT_IDS, SWA
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.model_executor_ms.runner.graphs import (
     ForwardGraph,
@@ -20,7 +21,8 @@ from sglang.srt.model_executor_ms.runner.graphs import (
     forward_graph,
 )
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, step_inputs
+from sglang.srt.model_executor_ms.runner.step import FIELDS, StepLayout, step_layout
+from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 
 SECONDS = 3
 pytestmark = pytest.mark.usefixtures("table")
@@ -76,97 +78,72 @@ def pool(dtype=torch.float32):
     )
 
 
-def fields_of(step):
-    """Copies of what the steps of all layers, and of those with a window, have."""
-    return (
-        step["positions"] + 0,
-        step["request_ids"] + 0,
-        step["out_cache_loc"] + 0,
-        step["query_lens"] + 0,
-        step["seq_lens"] + 0,
-        step["block_tables"] + 0,
-    )
-
-
 class Echo(nn.Cell):
-    """A model that gives back its step."""
+    """A model that gives back its step: what it begins with, what each group of caches reads, and two caches."""
+
+    def __init__(self, layout, groups=(FULL, SWA)):
+        super().__init__()
+        entries = (*layout.inputs[len(layout.model_inputs) :], *layout.parameters)
+        self.names, self.groups = tuple({entry.field.name: None for entry in entries}), groups
 
     def construct(self, step):
-        caches = (step["k_caches"][1] + 0.0, step["v_caches"][0] + 0.0)
-        return step["input_ids"] + 0, fields_of(step), step["attn_metadata"], caches
+        found = []
+        for group in self.groups:
+            for name in self.names:
+                found.append(step["attn"][group][name] + 0)
+        return step["input_ids"] + 0, *found, step["k_caches"][1] + 0.0, step["v_caches"][0] + 0.0
 
 
-class WindowsEcho(nn.Cell):
-    """A model that gives back the step of its layers with a window."""
-
-    def construct(self, step):
-        return fields_of(step["swa"]), step["swa"]["attn_metadata"]
-
-
-def two_steps(other_slots=None) -> list:
-    """other_slots: of the slots, those of the pool of layers with a window."""
+def two_steps(full_to_swa=None) -> list:
+    """full_to_swa: of the slots, those of the pool of layers with a window."""
     table = np.random.default_rng(0).permutation(16)[:, None] * 4 + np.arange(4)
     return [
-        step_inputs([3, 1], [5, 9], [8, 9, 10, 50], table.reshape(2, 32), 4, other_slots),
-        step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4, other_slots),
+        step_inputs([3, 1], [5, 9], [8, 9, 10, 50], table.reshape(2, 32), 4, full_to_swa),
+        step_inputs([1, 1, 1], [1, 2, 3], [5, 6, 7], table.reshape(4, 16)[:3], 4, full_to_swa),
     ]
 
 
-def test_the_models_step_has_every_field_under_its_name():
+LIMITS = Limits(tokens=5, requests=4, blocks=6)
+
+
+@pytest.mark.parametrize("divided", [False, True])
+def test_every_group_of_caches_has_every_field_under_its_name(divided):
     kv_pool = pool()
     for buffer in (*kv_pool.k_buffer, *kv_pool.v_buffer):
         buffer.normal_()
-    caches = KVCaches(kv_pool, 3)
-    graph = forward_graph(Echo(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
-    for step in two_steps():
-        input_ids = ids(len(step.positions))
-        found_ids, fields, attn_metadata, (k_cache, v_cache) = graph.outputs(input_ids, step)
-        for name, found, wanted in zip(
-            ("input_ids", *FIELDS), (found_ids, *fields), (input_ids, *step.arrays()[:-1]), strict=False
-        ):
+    caches, layout = KVCaches(kv_pool, 3), step_layout(swa_pool=divided)
+    other = (np.random.default_rng(1).permutation(16)[:, None] * 4 + np.arange(4)).ravel() if divided else None
+    echo = Echo(layout)
+    graph = forward_graph(echo, caches.k_caches, caches.v_caches, LIMITS, layout)
+    for step in two_steps(other):
+        input_ids = ids(step.host.num_tokens)
+        found_ids, *fields, k_cache, v_cache = graph.outputs({"input_ids": input_ids}, step)
+        own = [step.arrays["attn"][pool] for pool in (FULL, SWA if divided else FULL)]
+        wanted = [input_ids, *((step.arrays | arrays)[name] for arrays in own for name in echo.names)]
+        names = ["input_ids", *((group, name) for group in echo.groups for name in echo.names)]
+        for name, found, value in zip(names, (found_ids, *fields), wanted, strict=True):
             # A graph of fixed shape has room for more.
-            part = found.asnumpy()[tuple(slice(size) for size in wanted.shape)]
-            np.testing.assert_array_equal(part, wanted, err_msg=name)
-        for found, wanted in zip(attn_metadata, step.attn_metadata, strict=True):
-            np.testing.assert_array_equal(found.asnumpy(), wanted)
+            part = found.asnumpy()[tuple(slice(size) for size in value.shape)]
+            np.testing.assert_array_equal(part, value, err_msg=str(name))
         np.testing.assert_array_equal(k_cache.asnumpy().ravel(), kv_pool.get_key_buffer(1).flatten().numpy())
         np.testing.assert_array_equal(v_cache.asnumpy().ravel(), kv_pool.get_value_buffer(0).flatten().numpy())
 
 
-@pytest.mark.parametrize("divided", [False, True])
-def test_layers_with_a_window_see_the_step_of_their_pool_or_of_the_one_that_there_is(divided):
-    caches = KVCaches(pool(), 3)
-    other = (np.random.default_rng(1).permutation(16)[:, None] * 4 + np.arange(4)).ravel() if divided else None
-    graph = forward_graph(WindowsEcho(), caches.k_caches, caches.v_caches, Limits(tokens=5, requests=4, blocks=6))
-    for step in two_steps(other):
-        fields, attn_metadata = graph.outputs(ids(len(step.positions)), step)
-        out_cache_loc, tables, *wanted_plan = (
-            step.swa if divided else (step.out_cache_loc, step.block_tables, *step.attn_metadata)
-        )
-        wanted = (step.positions, step.request_ids, out_cache_loc, step.query_lens, step.seq_lens, tables)
-        for found, value in zip(fields, wanted, strict=True):
-            np.testing.assert_array_equal(found.asnumpy()[tuple(slice(size) for size in value.shape)], value)
-        for found, value in zip(attn_metadata, wanted_plan, strict=True):
-            np.testing.assert_array_equal(found.asnumpy(), value)
-
-
 @pytest.mark.parametrize("limits", [Limits(4, 2, 3), Limits(5, 1, 3), Limits(5, 2, 2)])
 def test_a_graph_of_fixed_shape_refuses_a_step_that_it_has_no_room_for(limits):
-    graph = StaticGraph(Echo(), (), (), limits)
+    graph = StaticGraph(nn.Cell(), (), (), StepLayout((INPUT_IDS,), FIELDS, ((FULL, FULL),)), limits)
     table = np.arange(24).reshape(2, 12)
     with pytest.raises(StepTooLarge) as error:
-        graph.run(ids(5), step_inputs([3, 2], [9, 2], [6, 7, 8, 12, 13], table, 4))
+        graph.run({"input_ids": ids(5)}, step_inputs([3, 2], [9, 2], [6, 7, 8, 12, 13], table, 4))
     assert f"{Limits(5, 2, 3)}" in str(error.value)
     assert f"{limits}" in str(error.value)
 
 
-def test_the_graph_takes_the_ids_the_fields_of_the_step_in_order_and_the_caches():
-    parameters = ["self", "input_ids", *FIELDS, "swa", "k_caches", "v_caches"]
-    # What MindSpore's runtime for Ascend looks for.
-    renamed = {"query_lens": "q_seq_lens", "seq_lens": "batch_valid_length"}
-    renamed |= {"k_caches": "key_caches", "v_caches": "value_caches"}
+def test_what_mindspores_runtime_finds_by_name_are_parameters_of_those_names():
+    named = [field.graph_parameter for field in FIELDS if field.graph_parameter]
+    assert named == ["q_seq_lens", "batch_valid_length"]
     compiled = list(inspect.signature(inspect.unwrap(ForwardGraph.construct)).parameters)
-    assert compiled == [renamed.get(name, name) for name in parameters]
+    assert compiled == ["self", "inputs", *named, "key_caches", "value_caches"]
 
 
 def test_a_step_writes_its_tokens_into_every_layer_of_the_pool_and_nothing_else(model):

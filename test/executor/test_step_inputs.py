@@ -1,7 +1,5 @@
 """StepInputs against a slow statement of every field, token by token."""
 
-import dataclasses
-from dataclasses import fields
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,9 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.metadata import FULL, SWA
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
-from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, StepInputs, from_forward_batch, step_inputs
+from sglang.srt.model_executor_ms.runner.step import step_layout
+from sglang.srt.model_executor_ms.runner.step_inputs import from_forward_batch, step_inputs
 
 SECONDS = 2
 pytestmark = pytest.mark.usefixtures("table")
@@ -39,7 +38,7 @@ def token_table(requests, page_size, pages, spare):
 
 
 def slowly(requests, page_size, pages):
-    """Every field but plan, as lists."""
+    """Every field but the table's own, and the request of each token, as lists."""
     positions, request_ids, out_cache_loc = [], [], []
     for request, (new, cached) in enumerate(requests):
         for place in range(cached, cached + new):
@@ -57,16 +56,18 @@ def slowly(requests, page_size, pages):
     )
 
 
-def check(step, wanted, page_size):
+def check(step, wanted, group=FULL):
     for name, value in wanted.items():
-        found = getattr(step, name)
+        of = step.arrays["attn"][group] if name in ("out_cache_loc", "block_tables") else step.arrays
+        found = step.host.request_ids if name == "request_ids" else of[name]
         assert found.dtype == np.int32, name
         np.testing.assert_array_equal(found, value, err_msg=name)
-    # What the table adds is made of the same fields.
-    arrays = [np.array(wanted[name], np.int32) for name in wanted if name != "out_cache_loc"]
-    for found, value in zip(step.attn_metadata, ops.build_attn_metadata(*arrays, page_size), strict=True):
-        assert found.dtype == np.int32
-        np.testing.assert_array_equal(found, value)
+    np.testing.assert_array_equal(step.host.places, wanted["positions"])
+    layout = step_layout(swa_pool=group == SWA)
+    arrays = sum(layout.rows({"input_ids": step.host.places} | step.arrays), [])
+    assert {array.dtype for array in arrays} == {np.dtype("int32")}
+    entries = (*layout.inputs, *layout.parameters)
+    assert [array.ndim for array in arrays] == [len(entry.field.axes) for entry in entries]
 
 
 @settings(deadline=None)
@@ -75,11 +76,7 @@ def test_every_field_is_what_a_token_by_token_statement_says(batch):
     requests, page_size, pages, spare = batch
     wanted = slowly(requests, page_size, pages)
     table = token_table(requests, page_size, pages, spare)
-    check(
-        step_inputs(wanted["query_lens"], wanted["seq_lens"], wanted["out_cache_loc"], table, page_size),
-        wanted,
-        page_size,
-    )
+    check(step_inputs(wanted["query_lens"], wanted["seq_lens"], wanted["out_cache_loc"], table, page_size), wanted)
 
 
 class ForwardBatch(SimpleNamespace):
@@ -113,7 +110,7 @@ def test_a_forward_batch_gives_the_step_of_its_rows_of_the_request_table(batch, 
     req_to_token[rows, : table.shape[1]] = table
     mode = ForwardMode.DECODE if decode else data.draw(st.sampled_from([ForwardMode.EXTEND, ForwardMode.MIXED]))
     step = from_forward_batch(forward_batch(requests, wanted, rows, mode), req_to_token, page_size)
-    check(step, wanted, page_size)
+    check(step, wanted)
 
 
 def attention_replica(mode, seq_lens, out_cache_loc, counts):
@@ -133,17 +130,11 @@ def attention_replica(mode, seq_lens, out_cache_loc, counts):
 def test_a_replica_has_a_step_of_its_own_requests_and_knows_how_many_tokens_others_have(mode, seq_lens, out_cache_loc):
     batch = attention_replica(mode, seq_lens, out_cache_loc, [len(out_cache_loc), 3])
     step = from_forward_batch(batch, torch.arange(80, dtype=torch.int32).reshape(5, 16), 1)
-    assert step.counts == (len(out_cache_loc), 3)
-    wanted = dict(positions=[place - 1 for place in seq_lens], out_cache_loc=out_cache_loc, seq_lens=seq_lens)
+    assert step.host.dp_tokens == (len(out_cache_loc), 3)
+    wanted = dict(positions=[place - 1 for place in seq_lens], seq_lens=seq_lens, query_lens=[1] * len(out_cache_loc))
     for name, value in wanted.items():
-        np.testing.assert_array_equal(getattr(step, name), value, err_msg=name)
-    assert step.query_lens.tolist() == [1] * len(out_cache_loc)
-
-
-def test_fields_are_passed_to_graphs_in_the_order_in_which_they_are_declared():
-    step = StepInputs(*range(7))
-    assert step.arrays() == tuple(range(7))
-    assert tuple(field.name for field in fields(StepInputs)) == (*FIELDS, "swa", "counts")
+        np.testing.assert_array_equal(step.arrays[name], value, err_msg=name)
+    assert step.arrays["attn"][FULL]["out_cache_loc"].tolist() == out_cache_loc
 
 
 @settings(deadline=None)
@@ -157,21 +148,14 @@ def test_layers_with_a_window_get_the_step_of_their_own_pool(batch, data):
     full_to_swa = (moved[:, None] * page_size + np.arange(page_size)).ravel()
     lengths = (wanted["query_lens"], wanted["seq_lens"], wanted["out_cache_loc"])
     step = step_inputs(*lengths, token_table(requests, page_size, pages, spare), page_size, full_to_swa)
-    check(step, wanted, page_size)
-    out_cache_loc, tables, *attn_metadata = step.swa
+    check(step, wanted)
     own = slowly(requests, page_size, [moved[list(page)].tolist() for page in pages])
-    swa = dataclasses.replace(
-        step, out_cache_loc=out_cache_loc, block_tables=tables, attn_metadata=tuple(attn_metadata)
-    )
-    check(swa, own, page_size)
+    check(step, own, SWA)
 
 
-@pytest.mark.parametrize("page_size", [1, 4])
-def test_a_plan_has_arrays_of_the_same_ranks_at_every_step(page_size):
-    table = np.arange(64).reshape(2, 32)
-    steps = [
-        step_inputs([1], [1], [0], table[:1], page_size),
-        step_inputs([3, 2], [3, 9], [0, 1, 2, 39, 40], table, page_size),
-    ]
-    ranks = [[array.ndim for array in step.attn_metadata] for step in steps]
-    assert ranks[0] == ranks[1]
+def test_rotary_positions_are_given_and_places_are_not():
+    """Siblings of a tree share a position; images count on in three numbers."""
+    table, shared = np.arange(64).reshape(2, 32), np.array([7, 8, 8, 30, 31], np.int32)
+    step = step_inputs([3, 2], [9, 5], [6, 7, 8, 35, 36], table, 4, positions=shared)
+    assert step.arrays["positions"] is shared
+    assert step.host.places.tolist() == [6, 7, 8, 3, 4]

@@ -42,6 +42,7 @@ from sglang.srt.layers_ms import (
 )
 from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.step import step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.llama import LlamaConfig
@@ -204,7 +205,7 @@ class AttentionOfRows(nn.Cell):
         self.attention, self.rows = attention, ms.Tensor(rows)
 
     def construct(self, step):
-        return self.attention(ops.embedding(step["input_ids"], self.rows, 0), step)
+        return (self.attention(ops.embedding(step["input_ids"], self.rows, 0), step),)
 
 
 NORMS = {
@@ -226,9 +227,13 @@ def attention(shard, kv_heads, norm="head"):
     table = np.stack([np.arange(8, 16), np.arange(32, 40)])
     first = step_inputs([5, 2], [5, 2], [*table[0, :5], *table[1, :2]], table, 4)
     second = step_inputs([1, 3], [6, 5], [*table[0, 5:6], *table[1, 2:5]], table, 4)
-    graph = forward_graph(network, caches.k_caches, caches.v_caches, Limits(tokens=9, requests=3, blocks=2))
-    found = [graph.run(np.arange(7), first).numpy(), graph.run(np.arange(7, 11), second).numpy()]
-    return np.concatenate(found)
+    graph = forward_graph(
+        network, caches.k_caches, caches.v_caches, Limits(tokens=9, requests=3, blocks=2), step_layout()
+    )
+    found = [
+        graph.run({"input_ids": ids}, step)[0] for ids, step in ((np.arange(7), first), (np.arange(7, 11), second))
+    ]
+    return torch.cat(found).numpy()
 
 
 @functools.cache

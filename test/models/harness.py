@@ -10,7 +10,6 @@ from mindspore import Parameter
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
-from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.runner.config_fixups import restored
 from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
 from sglang.srt.model_executor_ms.runner.graphs import (
@@ -23,6 +22,7 @@ from sglang.srt.model_executor_ms.runner.graphs import (
 )
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead
+from sglang.srt.model_executor_ms.runner.step import GraphOutputs, step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 from sglang.srt.model_executor_ms.runner.weights import with_quantization
 from sglang.srt.model_loader_ms import loader
@@ -65,9 +65,9 @@ class _OnOwnCaches:
 class Uncompiled(_OnOwnCaches, UncompiledGraph):
     """A table's operators one by one: what their graph gives, without the seconds of compiling it."""
 
-    def outputs(self, input_ids, step):
-        ops.set_valid_rows(len(step.positions), len(step.seq_lens))
-        return super().outputs(input_ids, step)
+    def outputs(self, inputs, step):
+        ops.set_valid_rows(step.host.num_tokens, len(step.host.seq_lens))
+        return super().outputs(inputs, step)
 
 
 class UncompiledWithRoom(_OnOwnCaches, StaticGraph):
@@ -76,9 +76,8 @@ class UncompiledWithRoom(_OnOwnCaches, StaticGraph):
     construct = ForwardGraph.construct.__wrapped__
 
     def _graph(self):
-        ids, *arrays = self.buffers
-        tensors, attn_metadata = map(bridge.int32, arrays), tuple(map(bridge.int32, self.attn_metadata_buffers))
-        return self(_tensor(ids), *tensors, attn_metadata, (), self.k_caches, self.v_caches)
+        inputs, lengths = (tuple(map(_tensor, buffers)) for buffers in self.buffers)
+        return self(inputs, *lengths, self.k_caches, self.v_caches)
 
 
 class PagedModel:
@@ -117,16 +116,22 @@ class PagedModel:
 
     def hidden_states(self, ids, step) -> torch.Tensor:
         """ids [T] -> [T, hidden_size]."""
+        return self.outputs({"input_ids": np.asarray(ids)}, step).hidden_states
+
+    def outputs(self, inputs, step) -> GraphOutputs:
+        """All that the graph computes of what a step begins with."""
         if self.graph is None:
             self.graph = self._graph()
-            assert self.graph.capture([(np.asarray(ids), step)]) == ops.static_graphs()
-        return self.graph.run(np.asarray(ids), step)
+            assert self.graph.capture([(inputs, step)]) == ops.static_graphs()
+        return self.graph.run(inputs, step)
 
     def _graph(self) -> ForwardGraph:
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
+        layout = step_layout(self.network.model_inputs())
         if not self.compiled:
-            return Uncompiled(self.network, k_caches, v_caches, "")
-        return forward_graph(self.network, k_caches, v_caches, Limits(tokens=TOKENS, requests=8, blocks=SLOTS))
+            return Uncompiled(self.network, k_caches, v_caches, layout)
+        limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
+        return forward_graph(self.network, k_caches, v_caches, limits, layout)
 
 
 class Requests:

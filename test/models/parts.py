@@ -10,9 +10,10 @@ from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
-from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph, pp_input_of
+from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead
+from sglang.srt.model_executor_ms.runner.step import step_layout
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
@@ -61,12 +62,13 @@ class Part:
 
     def _graph(self, compiled):
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
+        layout = step_layout(self.network.model_inputs())
         limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
         if not compiled and self.config.shard.attn_dp_size > 1:  # whose tensors are as large, whatever each of them has
-            return UncompiledWithRoom(self.network, k_caches, v_caches, limits, pp_input_of(self.config))
+            return UncompiledWithRoom(self.network, k_caches, v_caches, layout, limits)
         if not compiled:
-            return Uncompiled(self.network, k_caches, v_caches, "")
-        return forward_graph(self.network, k_caches, v_caches, limits, pp_input_of(self.config))
+            return Uncompiled(self.network, k_caches, v_caches, layout)
+        return forward_graph(self.network, k_caches, v_caches, limits, layout)
 
     def forget(self):
         """Make the cache one that other requests have used."""
@@ -75,10 +77,12 @@ class Part:
 
     def run(self, inputs, step) -> torch.Tensor:
         """ids [T], or what the stage before gave -> hidden states [T, hidden_size]."""
+        (field,) = self.network.model_inputs()
+        inputs = {field.name: inputs}
         if not self.captured:
             assert self.graph.capture([(inputs, step)]) == ops.static_graphs()
             self.captured = True
-        return self.graph.run(inputs, step)
+        return self.graph.run(inputs, step).hidden_states
 
     def logits(self, inputs, step) -> np.ndarray:
         """Of what this rank has of the vocabulary, padding included: float32 [T, part of vocab_size]."""
@@ -99,7 +103,7 @@ class StagedModel:
             stage.forget()
 
     def logits(self, ids, step):
-        pp_input_of = np.asarray(ids)
+        begun = np.asarray(ids)
         for stage in self.stages:
-            pp_input_of = stage.run(pp_input_of, step)
-        return self.head.apply(self.head, pp_input_of)[:, : self.config.vocab_size].numpy()
+            begun = stage.run(begun, step)
+        return self.head.apply(self.head, begun)[:, : self.config.vocab_size].numpy()

@@ -13,6 +13,7 @@ from ops.numpy_reference import close, draw, tensor
 from tiers import mostly_slow
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.metadata import HostStep
 from sglang.srt.model_executor_ms.runner import bridge
 
 SECONDS = 45, 85
@@ -85,24 +86,20 @@ PLAIN = Features()
 class Attend(Store):
     """Store, then attend to what was stored, as a layer does."""
 
-    def __init__(self, kv_heads, head_dim, features=PLAIN, sinks=None, slopes=None):
+    def __init__(self, kv_heads, head_dim, names, features=PLAIN, sinks=None, slopes=None):
+        """names: of the arrays of a step, in order."""
         super().__init__(kv_heads, head_dim)
+        self.names = tuple(names)
         self.window, self.soft_cap = features.window, features.soft_cap
         self.sinks = tensor(sinks) if features.sinks else None
         self.slopes = tensor(slopes) if features.slopes else None
 
     @ms.jit(fullgraph=True)
-    def construct(self, qkv, caches, arrays, attn_metadata):
-        q, k_cache, v_cache = self.store(qkv, caches, arrays[0], arrays[2])
-        step = {
-            "positions": arrays[0],
-            "request_ids": arrays[1],
-            "out_cache_loc": arrays[2],
-            "query_lens": arrays[3],
-            "seq_lens": arrays[4],
-            "block_tables": arrays[5],
-            "attn_metadata": attn_metadata,
-        }
+    def construct(self, qkv, caches, arrays):
+        step = {}
+        for place in range(len(self.names)):
+            step[self.names[place]] = arrays[place]
+        q, k_cache, v_cache = self.store(qkv, caches, step["positions"], step["out_cache_loc"])
         return ops.paged_attention(
             q,
             k_cache,
@@ -223,13 +220,13 @@ class Step:
             self.model.caches[:, before] = STALE
 
     def arrays(self):
-        positions, request_ids, slots = [], [], []
+        positions, slots = [], []
         for request, (new, total) in enumerate(self.requests):
             positions += range(total - new, total)
-            request_ids += [request] * new
             slots += self.context[request][total - new :]
-        arrays = positions, request_ids, slots, self.query_lens, self.seq_lens, self.block_tables
-        return [np.array(array, np.int32) for array in arrays]
+        arrays = dict(positions=positions, out_cache_loc=slots, block_tables=self.block_tables)
+        arrays |= dict(query_lens=self.query_lens, seq_lens=self.seq_lens)
+        return {name: np.array(array, np.int32) for name, array in arrays.items()}
 
     def attention(self):
         """One token and one head after the other, in float64; reads the caches, which are written by now."""
@@ -266,22 +263,20 @@ class Model:
         self.network = None
         self.computed = ops.compute_dtype(str(dtype).removeprefix("torch."))
 
-    def run(self, step):
-        arrays = step.arrays()
-        positions, request_ids, _, query_lens, seq_lens, block_tables = arrays
-        attn_metadata = ops.build_attn_metadata(
-            positions, request_ids, query_lens, seq_lens, block_tables, step.page_size
-        )
+    def run(self, step, **changed):
+        """changed: other arrays of the step than its own, by name."""
+        arrays = step.arrays() | changed
+        lengths = (arrays["query_lens"], arrays["seq_lens"])
+        arrays |= ops.build_metadata(HostStep(*lengths, step.page_size))
         qkv = tensor(step.qkv.to(getattr(torch, self.computed)))
-        groups = [[ms.Tensor(array) for array in group] for group in (arrays, attn_metadata)]
+        tensors = [ms.Tensor(array) for array in arrays.values()]
         if self.network is None:
-            self.network = Attend(*self.rows, self.features, self.sinks, self.slopes)
+            self.network = Attend(*self.rows, arrays, self.features, self.sinks, self.slopes)
             if not ops.static_graphs():
-                integers = [mutable(tuple(dynamic(tensor) for tensor in group)) for group in groups]
-                self.network.set_inputs(ms.Tensor(shape=[None, qkv.shape[1]], dtype=qkv.dtype), self.views, *integers)
-        ops.set_valid_rows(len(positions), len(query_lens))
-        integers = [mutable(tuple(group)) for group in groups]
-        return self.network(qkv, self.views, *integers)
+                integers = mutable(tuple(map(dynamic, tensors)))
+                self.network.set_inputs(ms.Tensor(shape=[None, qkv.shape[1]], dtype=qkv.dtype), self.views, integers)
+        ops.set_valid_rows(int(lengths[0].sum()), len(lengths[0]))
+        return self.network(qkv, self.views, mutable(tuple(tensors)))
 
 
 @pytest.fixture(scope="module")
@@ -345,6 +340,18 @@ def test_attention_with(model, feature, dtype, page_size):
         if model.features.window:
             step.spoil_what_no_window_reaches()
         found = model.run(step)
+        found.asnumpy()
+        close(found, step.attention(), model.computed)
+
+
+@pytest.mark.parametrize("feature", [None, "everything"])
+def test_what_a_token_sees_does_not_depend_on_its_rotary_position(model, feature):
+    """Nothing is turned here: tokens of one position, and of shifted ones, see the keys before their places."""
+    model = model(6, 2, 10, torch.float32, FEATURES.get(feature, PLAIN))
+    step = Step(BATCHES["mixed"], 4, model)
+    places = step.arrays()["positions"]
+    for positions in (np.full_like(places, 3), places[::-1].copy(), places + 11):
+        found = model.run(step, positions=positions)
         found.asnumpy()
         close(found, step.attention(), model.computed)
 

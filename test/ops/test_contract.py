@@ -193,8 +193,8 @@ def captured(table):
         network = Normed(ms.Tensor(draw(32, 32)), ms.Tensor(draw(32)), foreign)
         ops.set_valid_rows(6, 1)
         network(x)  # compiles
-        replay = ops.capture(lambda: network(x), [network.weight, network.norm, x])
-        replayed = replay and (lambda: bridge.to_torch(replay()))
+        replay = ops.capture(lambda: (network(x),), [network.weight, network.norm, x])
+        replayed = replay and (lambda: bridge.to_torch(replay()[0]))
         return lambda: bridge.to_torch(network(x)), x, replayed
 
     return capture

@@ -70,7 +70,7 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
         "block_tables": ms.Tensor(tables),
         "query_lens": ms.Tensor(np.array(QUERIES, np.int32)),
         "seq_lens": ms.Tensor(np.array(lengths, np.int32)),
-        "attn_metadata": (ms.Tensor(np.array([PAGE], np.int32)),),
+        "page_size": ms.Tensor(np.array([PAGE], np.int32)),
     }
     found = cpu.paged_attention(q, *views, arrays, KV_HEADS, head_dim, head_dim**-0.5)
     return [bridge.to_torch(found), *caches]

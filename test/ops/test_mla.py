@@ -8,8 +8,9 @@ from mindspore import mutable, nn
 from ops.numpy_reference import EPS, LIMITS, close, draw
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.metadata import FULL
 from sglang.srt.model_executor_ms.runner import bridge
-from sglang.srt.model_executor_ms.runner.step_inputs import FIELDS, step_inputs
+from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 
 SECONDS = 20
 pytestmark = pytest.mark.usefixtures("table")
@@ -24,22 +25,17 @@ STEPS = [([1], [30]), ([40], [40]), ([1, 40, 3, 1, 70], [65, 45, 3, 1, 90])]  # 
 class Step(nn.Cell):
     """Writes to the cache, then attends to it, as a layer does."""
 
-    def __init__(self, norm, cos, sin, interleaved, heads, weights):
+    def __init__(self, norm, cos, sin, interleaved, heads, weights, names):
         super().__init__()
+        self.names = tuple(names)
         self.norm, self.cos, self.sin, self.interleaved, self.heads = norm, cos, sin, interleaved, heads
         self.w_uk, self.w_uk_t, self.w_uv = weights
 
     @ms.jit(fullgraph=True)
-    def construct(self, q, kv, caches, arrays, attn_metadata):
-        step = {
-            "positions": arrays[0],
-            "request_ids": arrays[1],
-            "out_cache_loc": arrays[2],
-            "query_lens": arrays[3],
-            "seq_lens": arrays[4],
-            "block_tables": arrays[5],
-            "attn_metadata": attn_metadata,
-        }
+    def construct(self, q, kv, caches, arrays):
+        step = {}
+        for place in range(len(self.names)):
+            step[self.names[place]] = arrays[place]
         q, cache = ops.mla_to_cache(
             q,
             kv,
@@ -62,7 +58,8 @@ class Case:
         self.sizes, (self.queries, self.lengths) = sizes, lengths
         self.dtype, self.interleaved = ops.compute_dtype(dtype), interleaved
         heads, nope, rope, value, rank = sizes
-        tokens = sum(self.queries)
+        tokens, pairs = sum(self.queries), zip(self.queries, self.lengths, strict=True)
+        self.positions = np.concatenate([np.arange(n - new, n, dtype=np.int32) for new, n in pairs])
         self.q, self.q_ = self.rounded(tokens, heads * (nope + rope))
         self.kv, self.kv_ = self.rounded(tokens, rank + rope, seed=1)
         self.norm, self.norm_ = self.rounded(rank, seed=2)
@@ -92,13 +89,12 @@ class Case:
     def run(self):
         """-> queries and what attention gives, as tensors; the cache has been written."""
         cos, sin = (ms.Tensor(turn(self.angles).astype(np.float32)) for turn in (np.cos, np.sin))
-        step = step_inputs(self.queries, self.lengths, self.slots, self.table, PAGE)
-        network = Step(self.norm_, cos, sin, self.interleaved, self.sizes[0], self.weights)
+        step = step_inputs(self.queries, self.lengths, self.slots, self.table, PAGE, positions=self.positions)
+        arrays = {name: array for name, array in step.arrays.items() if name != "attn"} | step.arrays["attn"][FULL]
+        network = Step(self.norm_, cos, sin, self.interleaved, self.sizes[0], self.weights, arrays)
         caches = mutable((ops.cache_view(bridge.to_mindspore(self.cache), "cache", 1),))
-        arrays = mutable(tuple(bridge.int32(getattr(step, name)) for name in FIELDS[:-1]))
-        attn_metadata = mutable(tuple(bridge.int32(array) for array in step.attn_metadata))
-        ops.set_valid_rows(len(step.positions), len(self.lengths))
-        return network(self.q_, self.kv_, caches, arrays, attn_metadata)
+        ops.set_valid_rows(step.host.num_tokens, len(self.lengths))
+        return network(self.q_, self.kv_, caches, mutable(tuple(map(bridge.int32, arrays.values()))))
 
     def turned(self, x, positions):
         """x [..., R], rotated as complex numbers."""
@@ -112,7 +108,7 @@ class Case:
     def wanted(self):
         """-> queries, rows that are written, and attention, as numpy says."""
         heads, nope, rope, value, rank = self.sizes
-        positions = np.concatenate([np.arange(n - new, n) for new, n in zip(self.queries, self.lengths, strict=True)])
+        positions = self.positions
         q = self.q.reshape(-1, heads, nope + rope).copy()
         q[..., nope:] = self.turned(q[..., nope:], positions)
         latent, key = np.split(self.kv, [rank], -1)
@@ -156,3 +152,12 @@ def test_mla_attention(sizes, lengths, dtype):
     assert found.shape == wanted.shape
     limits = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
     np.testing.assert_allclose(found, wanted, rtol=0, atol=limits[dtype] * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("position", [0, 7], ids=["siblings of one position", "shifted"])
+def test_rotary_positions_turn_keys_and_hide_none(position):
+    case = Case(SIZES[1], STEPS[2], "float32", interleaved=False)
+    case.positions = (case.positions + position) % POSITIONS if position else case.positions * 0 + 5
+    _, found = case.run()
+    wanted = case.wanted()[2]
+    np.testing.assert_allclose(found.asnumpy(), wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())

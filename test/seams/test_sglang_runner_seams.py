@@ -43,10 +43,17 @@ def test_an_external_package_defers_the_import_of_sglangs_models():
     assert_in_order(registry, "def _load_default_models", "if self._default_models_loaded:", "return")
 
 
-def test_a_model_is_built_of_its_config_and_notes_the_shared_experts():
+def test_a_model_notes_the_shared_experts_that_it_fuses():
+    """Our loader builds models without SGLang's function, which would know of the target's server arguments only."""
     build = source("srt.model_loader.loader:_initialize_model")
-    assert_in_order(build, '"config"', '"quant_config"', "model_class(**kwargs)", "model.shared_experts_config =")
-    assert parameters(loader._initialize_model)[:2] == ["model_config", "load_config"]
+    assert_in_order(build, "resolve_shared_experts_config(", "model.shared_experts_config = shared_experts")
+    assert parameters(loader.resolve_shared_experts_config) == ["model_class", "hf_config", "quant_config"]
+
+
+def test_a_model_config_has_what_a_model_is_built_of():
+    config = source("srt.configs.model_config:ModelConfig")
+    for name in ("hf_config", "model_path", "revision", "quantization", "context_len", "is_generation", "dtype"):
+        assert f"self.{name} =" in config or f"self.{name}:" in config, name
 
 
 def test_all_weights_come_through_one_loader():

@@ -9,6 +9,7 @@ from mindspore import Tensor, nn
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import QKVParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
+from sglang.srt.layers_ms.ops.metadata import FULL, SWA
 from sglang.srt.layers_ms.rotary import rotary_tables
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
@@ -71,6 +72,7 @@ class Attention(nn.Cell):
         tables = (None, None) if rope is None else rotary_tables(rope, config.max_positions, dtype, config.rotary_rows)
         self.cos, self.sin = tables
         self.window = window if window < config.max_positions else 0
+        self.cache_group = SWA if self.window else FULL
         self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
         self.sinks = (
             None if sinks is None else parameter((own.stop - own.start,), ms.float32, WeightSlice(sinks, (own,)))
@@ -89,8 +91,7 @@ class Attention(nn.Cell):
         return self.o_proj.fuse_all_reduce_into(norm)
 
     def construct(self, x, step):
-        k_caches, v_caches = step["k_caches"], step["v_caches"]
-        step = step["swa"] if self.window else step
+        attn = step["attn"][self.cache_group]
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
         qkv = self.qkv_proj(x)
@@ -103,9 +104,9 @@ class Attention(nn.Cell):
             self.cos,
             self.sin,
             self.interleaved,
-            k_caches[self.layer_id],
-            v_caches[self.layer_id],
-            step,
+            step["k_caches"][self.layer_id],
+            step["v_caches"][self.layer_id],
+            attn,
             self.num_kv_heads,
             self.head_dim,
         )
@@ -113,7 +114,7 @@ class Attention(nn.Cell):
             q,
             k_cache,
             v_cache,
-            step,
+            attn,
             self.num_kv_heads,
             self.head_dim,
             self.scale,

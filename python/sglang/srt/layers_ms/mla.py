@@ -8,6 +8,7 @@ from mindspore import nn
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import ColumnParallelLinear, Linear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
+from sglang.srt.layers_ms.ops.metadata import FULL
 from sglang.srt.layers_ms.rotary import Rope, rotary_tables, yarn_mscale
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
@@ -98,6 +99,7 @@ class MLAAttention(nn.Cell):
         return self.q_proj(x)
 
     def construct(self, x, step):
+        attn = step["attn"][FULL]
         q, cache = ops.mla_to_cache(
             self.queries(x),
             self.kv_a_proj_with_mqa(x),
@@ -107,9 +109,9 @@ class MLAAttention(nn.Cell):
             self.sin,
             self.interleaved,
             step["k_caches"][self.layer_id],
-            step,
+            attn,
             self.heads,
         )
         up = self.kv_b_proj
-        found = ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, step, self.scale)
+        found = ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, attn, self.scale)
         return self.o_proj(found, step["forward_mode"])

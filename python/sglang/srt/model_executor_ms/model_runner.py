@@ -20,7 +20,8 @@ class MindSporeModelRunner(ModelRunner):
 
     def load_model(self):
         """Load weights without SGLang's layers for quantized ones: the model's own read config.json."""
-        self.model_config.quantization = None
+        config = self.model_config
+        config.requested_quantization, config.quantization = config.quantization, None
         super().load_model()
         swa_pool.divide_pool(self)
         if self.device == "cpu":

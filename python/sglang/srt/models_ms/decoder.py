@@ -1,10 +1,12 @@
 """The frame that decoder-only models share: embedding, a column of layers, the last norm, the head."""
 
 import logging
+from collections.abc import Sequence
 
 from mindspore import nn
 
 from sglang.srt.layers_ms import LayerNorm, LMHead, RMSNorm, VocabParallelEmbedding, ops
+from sglang.srt.layers_ms.ops.metadata import INPUT_IDS, TOKENS, Field
 from sglang.srt.models_ms import int8
 from sglang.srt.models_ms.config import DecoderConfig, Runtime
 
@@ -117,6 +119,8 @@ class Decoder(nn.Cell):
     def __init__(self, config, layer_class, norm=rms_norm):
         super().__init__()
         self.embed_tokens = self.norm = None
+        # Which field the first layer's input is made of, and before which layers that are held the sum goes out too.
+        self.begins_with, self.aux_places = INPUT_IDS.name if config.stage.first else "hidden_states", ()
         if config.stage.first:
             self.embed_tokens = VocabParallelEmbedding(
                 config.vocab_size, config.hidden_size, config.shard.attention, config.dtype, config.embedding_multiplier
@@ -134,14 +138,18 @@ class Decoder(nn.Cell):
         return sum(layer.fuse_all_reduces(norm) for layer, norm in zip(layers, following, strict=True))
 
     def construct(self, step):
-        x, residual = step["input_ids"], None
-        if self.embed_tokens is not None:
+        x, residual, aux = step[self.begins_with], None, ()
+        if self.begins_with == INPUT_IDS.name:
             x = self.embed_tokens(x)
-        for layer in self.layers:
+        for place, layer in enumerate(self.layers):
+            if place in self.aux_places:
+                aux = aux + (x if residual is None else ops.add(x, residual, 1.0),)
             x, residual = layer(x, residual, step)
+        if len(self.layers) in self.aux_places:
+            aux = aux + (ops.add(x, residual, 1.0),)
         if self.norm is None:
-            return ops.add(x, residual, 1.0)  # as the next layer's norm does first, to the same bits
-        return self.norm(x, residual)[0]
+            return (ops.add(x, residual, 1.0),) + aux  # as the next layer's norm does first, to the same bits
+        return (self.norm(x, residual)[0],) + aux
 
 
 class CausalLM(nn.Cell):
@@ -193,6 +201,33 @@ class CausalLM(nn.Cell):
             f"model.layers.{i}": f"model.layers.{layer}" for i, layer in enumerate(held) if i != layer
         }
 
+    def model_inputs(self) -> tuple[Field, ...]:
+        """What a step of this model begins with: ids, or of a later stage the hidden states of the one before."""
+        if self.model.begins_with == INPUT_IDS.name:
+            return (INPUT_IDS,)
+        dtype = str(self.config.dtype).lower()
+        return (Field(self.model.begins_with, (TOKENS, self.config.hidden_size), dtype),)
+
+    def take_embeddings(self) -> None:
+        """Begin with `input_embeds` [T, hidden_size], as embed_tokens gives them, in the place of ids.
+
+        Before the graph is compiled, of the first stage.
+        """
+        if not self.config.stage.first:
+            raise ValueError("a stage that is not the first begins with hidden states, not with embeddings")
+        self.model.begins_with = "input_embeds"
+
+    def set_aux_layers(self, layers: Sequence[int]) -> None:
+        """Return what enters these layers too, [T, hidden_size] each, in this order, before the graph is compiled.
+
+        Layers are numbered as in the whole model; its number of layers stands for what leaves the last one, before the
+        norm. ValueError where this stage does not have one.
+        """
+        first, last = self.config.layer_range.start, self.config.layer_range.stop
+        if sorted(set(layers)) != list(layers) or not all(first <= layer <= last for layer in layers):
+            raise ValueError(f"auxiliary hidden states of layers {list(layers)}: ascending, from {first} to {last}")
+        self.model.aux_places = tuple(layer - first for layer in layers)
+
     def checkpoint(self) -> dict:
         """What the loader has to know of this model's checkpoints, as its keywords."""
         return dict(
@@ -219,8 +254,5 @@ class CausalLM(nn.Cell):
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
 
     def construct(self, step):
-        """step (the fields of StepInputs by name, and the caches) -> hidden states [T, hidden_size].
-
-        Of a stage that is not the first, input_ids are the hidden states of the stage before.
-        """
+        """A step, as runner/step.py describes it -> hidden states [T, hidden_size], and those of `set_aux_layers`."""
         return self.model(step)

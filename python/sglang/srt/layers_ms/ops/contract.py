@@ -145,10 +145,11 @@ def paged_attention(
 ) -> Tensor:
     """Causal attention of q [T, H * D] over the cached keys of each token's request -> [T, H * D].
 
-    k_cache and v_cache are as `qkv_to_cache` returned them. A token sees the keys at places 0 to its position,
-    inclusive, of its request; with a window only the last `window` of them, and what lies before every window has no
-    effect. `step` holds the fields of StepInputs, as `attn_metadata` what this table's `attn_metadata` made, and as
-    `forward_mode` the name that `split_by_forward_mode` gave the step. Head h reads key/value head h // (H / K).
+    k_cache and v_cache are as `qkv_to_cache` returned them. A token sees the keys at places 0 to its own, inclusive, of
+    its request, whatever its rotary position; with a window only the last `window` of them, and what lies before every
+    window has no effect. `step` is what the layer's group of caches reads: lengths, slots and pages, what
+    `metadata_fields` names, and as `forward_mode` the name that `split_by_forward_mode` gave. Head h reads key/value
+    head h // (H / K).
 
     A score is scale * q.k; with a soft cap, soft_cap * tanh(score / soft_cap) (Gemma 2); with slopes [H] float32, plus
     slope * (the key's place - the query's) (Press et al., 2021, ALiBi). sinks [H] float32: one more score for each
@@ -232,7 +233,7 @@ def to_physical_experts(
     the one of number t % places, as SGLang's dispatch `dynamic`: ranks that see the same tokens agree. Adds to
     expert_counts [all places] int32, in place, how many tokens went to each; rows that are padding do not count: of
     slot -1 in the step, or, where experts are those of the rows of several attention replicas, `attn_dp_size`, by the
-    step's plan.
+    step's metadata.
     """
 
 
@@ -308,8 +309,8 @@ def linear_add_rms_norm(
 def all_gather(x: Tensor, step: dict, size: int, group: str) -> Tensor:
     """x [T, n] of each rank -> the rows of all ranks, in the order of the ranks.
 
-    Of each rank as many as `set_valid_rows` or `attn_metadata` was told, or where it was not told as many as of this
-    one; a table may put rows without a meaning behind those of a rank.
+    Of each rank as many as `set_valid_rows` or `build_metadata` was told, or where neither was as many as of this one;
+    a table may put rows without a meaning behind those of a rank.
     """
 
 

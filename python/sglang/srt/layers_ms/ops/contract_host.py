@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 from mindspore import Tensor
 
+from .metadata import Field, HostStep
+
 
 def start(processors: Sequence[int]) -> None:
     """Called once in a process, before any other: the processors to compute on, with a thread on each."""
@@ -38,11 +40,13 @@ def column_gather(group: str) -> Callable[[Tensor], Tensor] | None:
     """
 
 
-def capture(run: Callable[[], Tensor], lasting: Sequence[Tensor]) -> Callable[[], Tensor] | None:
+def capture(
+    run: Callable[[], tuple[Tensor, ...]], lasting: Sequence[Tensor]
+) -> Callable[[], tuple[Tensor, ...]] | None:
     """Call `run` once, which runs a static graph, and record what it does -> a replay of that, or None.
 
-    `lasting`: the inputs, weights and caches of the graph; a replay reads and writes them where they are. Its result
-    lies in memory that the next replay overwrites. None where a table does not capture. The caller compares results: a
+    `lasting`: the inputs, weights and caches of the graph; a replay reads and writes them where they are. Its results
+    lie in memory that the next replay overwrites. None where a table does not capture. The caller compares results: a
     replay knows nothing of what operators did that are not the table's.
     """
 
@@ -133,22 +137,23 @@ def device_layout_cache(shape: tuple, dtype, blockwise: bool, page_size: int) ->
     """
 
 
-def build_attn_metadata(
-    positions, request_ids, query_lens, seq_lens, block_tables, page_size: int, counts=(), equal: bool = False
-) -> tuple:
-    """What else this table's operators want, as `step["attn_metadata"]`: int32 numpy arrays.
+def metadata_fields(forward_mode: str = "", dp_size: int = 1, dp_padded: bool = False) -> tuple[Field, ...]:
+    """What else this table's operators read of a step: inputs of the graphs of one forward mode, int32.
 
-    Of the same ranks at every step, and where graphs are static of the same shapes. Takes fields of StepInputs as numpy
-    arrays. counts: tokens of each attention replica, as all_gather returns their rows, of a graph of dynamic shapes;
-    (): all have as many, padding included. This one may have a padding row where its count is 0. equal: all have as
-    many rows as this one, and counts says how many of them are no padding, which to_physical_experts wants to know.
+    forward_mode: of `split_by_forward_mode`; "": all that any mode has. dp_size: ranks of attention data parallelism.
+    dp_padded: whether all of them have as many rows, padding included. Where graphs are static, axes are those of
+    ops/metadata.py, or numbers; other axes are no longer than the tokens of all DP ranks.
     """
+
+
+def build_metadata(step: HostStep) -> dict:
+    """The arrays of `metadata_fields` by name, int32 numpy, for the step's forward mode and DP ranks."""
 
 
 def split_by_forward_mode(query_lens, seq_lens, together: bool = False) -> list:
     """In which runs of which graphs a step is computed: [(kind, rows of its requests, in order)], numpy [n] each.
 
-    Takes those fields of StepInputs as numpy arrays. Kinds are names; a graph serves the steps of one kind, and its
+    Takes those arrays of a HostStep. Kinds are names; a graph serves the steps of one kind, and its
     operators find the name in `step`. Most tables have one kind, and every step is one part. together: it must be one,
     since other attention replicas, with requests of whatever kinds, run a graph of theirs at the same time.
     """

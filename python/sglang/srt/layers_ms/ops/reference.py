@@ -41,6 +41,11 @@ from .reference_host import (  # noqa: F401 - operators of this table
     split_by_forward_mode,
     supports_all_reduce_norm_fusion,
 )
+from .reference_metadata import (  # noqa: F401 - operators of this table
+    build_metadata,
+    context_slots,
+    metadata_fields,
+)
 from .reference_mla import mla_attention, mla_to_cache  # noqa: F401 - operators of this table
 
 
@@ -231,9 +236,9 @@ def paged_attention(
     sinks=None,
     slopes=None,
 ):
-    query_rows, query_positions, token_rows, context_slots, key_positions = step["attn_metadata"]
-    keys = _context(k_cache, context_slots, kv_heads, head_dim)
-    values = _context(v_cache, context_slots, kv_heads, head_dim)
+    query_rows, key_positions, slots = step["query_rows"], step["context_places"], context_slots(step)
+    keys = _context(k_cache, slots, kv_heads, head_dim)
+    values = _context(v_cache, slots, kv_heads, head_dim)
     query = ops.gather(q, query_rows, 0)  # [B, most queries, H * D]
     requests, longest = query_rows.shape
     heads = q.shape[-1] // head_dim
@@ -244,7 +249,7 @@ def paged_attention(
     if soft_cap:
         # soft_cap * tanh(scores / soft_cap), which MindSpore 2.10's tanh gives with errors of 1e-4.
         scores = soft_cap * (2.0 * mint.sigmoid(2.0 / soft_cap * scores) - 1.0)
-    distance = key_positions.reshape(1, 1, 1, -1) - query_positions.reshape(requests, 1, longest, 1)
+    distance = key_positions.reshape(1, 1, 1, -1) - step["query_places"].reshape(requests, 1, longest, 1)
     if slopes is not None:
         scores = scores + slopes.reshape(1, -1, 1, 1) * distance.astype(mstype.float32)
     seen = distance <= 0
@@ -253,7 +258,7 @@ def paged_attention(
     weights = _softmax_with_sinks(mint.where(seen, scores, -math.inf), sinks)
     found = mint.matmul(weights.reshape(requests, kv_heads, -1, weights.shape[-1]), values)
     found = found.reshape(requests, heads, longest, head_dim).permute(0, 2, 1, 3).reshape(-1, heads * head_dim)
-    return ops.gather(found, token_rows, 0)
+    return ops.gather(found, step["token_rows"], 0)
 
 
 def logits(x, weight):
@@ -316,19 +321,3 @@ def cache_view(cache, name, page_size):
     # Parameter(tensor) copies; only a Parameter can be written in a graph, and only assign_value shares memory.
     parameter.assign_value(flat)
     return parameter
-
-
-def build_attn_metadata(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
-    """The packed rows as padded squares: indices that numpy makes in microseconds.
-
-    Packed row and position of each request's n-th query [B, most queries] each; place of each packed row in that
-    square [T]; slot of each place of each request's context [B, places]; the places themselves [places].
-    """
-    starts = np.cumsum(query_lens) - query_lens
-    longest = int(query_lens.max(initial=0))
-    offsets = np.arange(longest)[None, :]
-    rows = starts[:, None] + np.minimum(offsets, query_lens[:, None] - 1)
-    key_positions = np.arange(block_tables.shape[1] * page_size)
-    slots = block_tables[:, key_positions // page_size] * page_size + key_positions % page_size
-    packed = request_ids * longest + np.arange(len(positions)) - starts[request_ids]
-    return tuple(array.astype(np.int32) for array in (rows, positions[rows], packed, slots, key_positions))

@@ -6,6 +6,7 @@ from mindspore import dtype as mstype
 from mindspore import mint, ops
 
 from . import bfloat16
+from .reference_metadata import context_slots
 
 
 def _turned(x, cos, sin, interleaved):
@@ -34,10 +35,10 @@ def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
 
 
 def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
-    query_rows, query_positions, token_rows, context_slots, key_positions = step["attn_metadata"]
+    query_rows, key_positions = step["query_rows"], step["context_places"]
     (heads, nope, rank), value = w_uk.shape, w_uv.shape[1]
     requests, longest = query_rows.shape
-    rows = ops.gather(cache, context_slots, 0)  # [B, places, L + R]
+    rows = ops.gather(cache, context_slots(step), 0)  # [B, places, L + R]
     rows = bfloat16.from_bits(rows) if cache.dtype == mstype.int16 else rows.astype(mstype.float32)
     size = nope + rows.shape[-1] - rank
     latent, turned = mint.split(mint.unsqueeze(rows, 1), (rank, size - nope), -1)  # one head for all
@@ -46,7 +47,7 @@ def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
     values = mint.matmul(latent, w_uv.permute(0, 2, 1))
     query = ops.gather(q, query_rows, 0).reshape(requests, longest, heads, size).permute(0, 2, 1, 3)
     scores = mint.matmul(query, keys.permute(0, 1, 3, 2)) * scale
-    seen = key_positions.reshape(1, 1, 1, -1) <= query_positions.reshape(requests, 1, longest, 1)
+    seen = key_positions.reshape(1, 1, 1, -1) <= step["query_places"].reshape(requests, 1, longest, 1)
     weights = mint.softmax(mint.where(seen, scores, -math.inf), -1)
     found = mint.matmul(weights, values).permute(0, 2, 1, 3).reshape(-1, heads * value)
-    return ops.gather(found, token_rows, 0)
+    return ops.gather(found, step["token_rows"], 0)

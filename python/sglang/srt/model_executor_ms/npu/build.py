@@ -1,28 +1,30 @@
 """Makes the NPUGraphRunner of a model: graphs of each kind, buckets, buffers; and compiles all before serving."""
 
 import logging
+import math
+from collections.abc import Iterable
 from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.metadata import BLOCKS, REQUESTS, TOKENS
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
-from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner
+from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner, RunnerConfig
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.mode_graph import ModeGraph
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer, aligned_size
 from sglang.srt.model_executor_ms.runner.device_layout_cache import blockwise_layers
-from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations, dynamic_graph, pp_input_of
+from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations, dynamic_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.step import StepLayout, host_arrays, step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import first_pages
 
 logger = logging.getLogger(__name__)
 
 PARTS = 2  # kinds that one step has at most
-PER_TOKEN, PER_REQUEST = 6, 8  # int32 arrays of a part, with some for a table's plan
-PER_REPLICA = 3  # int32 arrays, as long as the tokens of a replica of attention, with which ranks exchange rows
 # Lengths of steps that have, between them, parts of every kind: tokens and context of each request.
 KINDS = (((3, 2), (3, 2)), ((2, 3), (5, 7)), ((1, 3, 1), (7, 3, 4)), ((1, 1, 1), (1, 7, 4)))
 
@@ -40,8 +42,14 @@ class ModeGraphs(dict):
 
     def make(self, forward_mode: str, captured: bool = False) -> ModeGraph:
         """A graph of its own, besides the one that is kept."""
-        graph = dynamic_graph(self.network, self.caches.k_caches, self.caches.v_caches, forward_mode)
+        layout = self.layout(forward_mode, captured)
+        graph = dynamic_graph(self.network, self.caches.k_caches, self.caches.v_caches, layout)
         return ModeGraph(graph, captured)
+
+    def layout(self, forward_mode: str, captured: bool = False) -> StepLayout:
+        """Of the steps of one forward mode."""
+        swa_pool, dp_size = self.caches.full_to_swa() is not None, self.network.config.shard.attn_dp_size
+        return step_layout(self.network.model_inputs(), swa_pool, forward_mode, dp_size, captured)
 
 
 def blockwise(network) -> bool:
@@ -49,10 +57,23 @@ def blockwise(network) -> bool:
     return any(blockwise_layers(network))
 
 
-def capacity(limits: Limits, requests: int, attn_dp_size: int) -> int:
-    """int32s that the largest step sends, of so many requests with those that are padding, beside other replicas."""
-    alone = PARTS * (PER_TOKEN * aligned_size(limits.tokens) + PER_REQUEST * aligned_size(requests))
-    return alone + (PER_REPLICA * attn_dp_size * aligned_size(limits.tokens) if attn_dp_size > 1 else 0)
+def capacity(layouts: Iterable[StepLayout], limits: Limits, requests: int, dp_size: int) -> int:
+    """int32s that the largest step sends, of so many requests with those that are padding.
+
+    A step is at most PARTS runs of graphs of these layouts, or one run beside those of other attention DP ranks.
+    """
+    tokens = max(limits.tokens, requests)
+    lengths = {TOKENS: tokens, REQUESTS: requests}
+
+    def length(axis):  # what only a table names is no longer than the tokens of all DP ranks
+        return axis if isinstance(axis, int) else lengths.get(axis, tokens * dp_size)
+
+    # Which tokens and requests of the step a run has, and the columns of pages.
+    runner_own = 2 * aligned_size(tokens) + 2 * aligned_size(requests)
+    sent = ([e.field for e in layout.inputs if e.field.dtype == "int32"] for layout in layouts)
+    fields = ([field for field in row if BLOCKS not in field.axes] for row in sent)
+    runs = (sum(aligned_size(math.prod(map(length, field.axes))) for field in row) for row in fields)
+    return (runner_own + max(runs)) * (PARTS if dp_size == 1 else 1)
 
 
 def npu_runner(
@@ -61,22 +82,14 @@ def npu_runner(
     """req_to_token: SGLang's table of token slots. buckets: sizes of decode graphs to capture, none for no capture."""
     graphs = ModeGraphs(network, caches)
     largest = max(limits.requests, *buckets) if buckets else limits.requests
-    shard = network.config.shard
+    dp_size = network.config.shard.attn_dp_size
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks, caches.full_to_swa())
     forward_mode, longest, _ = ops.single_block_limits() if blockwise(network) else (DECODE, None, None)
     captured = graphs.make(forward_mode, captured=True) if buckets else None
-    upload = UploadBuffer(link, capacity(limits, largest, shard.attn_dp_size))
-    pp_input = pp_input_of(network.config)
-    choices = (
-        ops.split_by_forward_mode,
-        ops.build_attn_metadata,
-        buckets,
-        pp_input,
-        longest,
-        shard.attn_dp_size,
-        bool(shard.physical_to_logical_map),
-    )
-    return NPUGraphRunner(graphs, captured, link, upload, tables, *choices)
+    layouts = [graphs.layout("", padded) for padded in (False, True)]  # of any forward mode
+    upload = UploadBuffer(link, capacity(layouts, limits, largest, dp_size))
+    config = RunnerConfig(ops.split_by_forward_mode, host_arrays, tuple(buckets), longest, dp_size)
+    return NPUGraphRunner(graphs, captured, link, upload, tables, config)
 
 
 def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size: int) -> None:
@@ -109,7 +122,7 @@ def _batch(runner, query_lens, seq_lens, page_size):
     table, slots = first_pages(query_lens, seq_lens, page_size)
     starts = torch.from_numpy(table[:, ::page_size]).to(device).int()
     runner.tables.first_slots[:requests, : starts.shape[1]] = starts
-    counts = (sum(query_lens),) * runner.attn_dp_size  # all ranks compile the same steps at the same time
+    counts = (sum(query_lens),) * runner.dp_size  # all ranks compile the same steps at the same time
     return batch_of(query_lens, seq_lens, slots, device, counts)
 
 

@@ -1,30 +1,36 @@
 """NPUGraphRunner: steps as runs of graphs, of which those that decode are captured in buckets and replayed."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from sglang.srt.model_executor_ms.npu.buckets import bucket_of
-from sglang.srt.model_executor_ms.npu.inputs import GraphInputs, StagedSubBatch, SubBatch, sub_batch
+from sglang.srt.model_executor_ms.npu.inputs import StagedSubBatch, SubBatch, sub_batch
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
-from sglang.srt.model_executor_ms.runner.graphs import PPInput
+from sglang.srt.model_executor_ms.runner.step import GraphOutputs, ModelInputs, StepLayout
 from sglang.srt.model_executor_ms.runner.step_inputs import host_lengths
 
 logger = logging.getLogger(__name__)
 
-DECODE = (
-    "decode"  # the kind of ops.split_by_forward_mode whose requests have one token each, and whose graph is captured
-)
+DECODE = "decode"  # the forward mode whose requests have one token each, and whose graph is captured
 # MindSpore traces the memory of a shape when it comes first, captures it when it comes again, and then replays it.
 TRACE, CAPTURE, REPLAY = range(3)
 
-Graph = Callable[[GraphInputs], torch.Tensor]  # -> hidden states [T, hidden_size]
+
+class Graph(Protocol):
+    """A graph of one forward mode, captured or not."""
+
+    layout: StepLayout
+
+    def __call__(self, arrays: Mapping) -> GraphOutputs:
+        """arrays: as StepLayout.rows takes them."""
 
 
 class CaptureError(Exception):
@@ -34,9 +40,22 @@ class CaptureError(Exception):
 class Step(NamedTuple):
     """A step whose inputs are on their way to the device."""
 
-    runs: tuple  # (Packing, block tables in each pool) of each part
-    out_cache_loc: tuple  # [T] of each pool, SGLang's, on the device
+    runs: tuple  # (StagedSubBatch, block tables of each pool) of each run
+    out_cache_loc: dict  # by pool, [T], SGLang's, on the device
     tokens: int
+
+
+@dataclass(frozen=True)
+class RunnerConfig:
+    """How steps become runs of graphs."""
+
+    split_by_forward_mode: Callable  # of ops
+    host_arrays: Callable  # of runner.step
+    buckets: tuple[int, ...] = ()  # requests of each decode graph that is captured
+    longest: int | None = None  # context that the captured graph takes; None: any
+    # Attention DP ranks. Each runs one graph a step, of whatever kind, whose collectives meet those of the others'
+    # graphs; none knows the others' contexts, so `longest` is None then.
+    dp_size: int = 1
 
 
 class NPUGraphRunner:
@@ -49,42 +68,32 @@ class NPUGraphRunner:
         link: DeviceLink,
         upload: UploadBuffer,
         tables: BlockTables,
-        split_by_forward_mode: Callable,
-        build_attn_metadata: Callable,
-        buckets: Sequence[int] = (),
-        pp_input: PPInput | None = None,
-        longest: int | None = None,
-        attn_dp_size: int = 1,
-        counts_experts: bool = False,
+        config: RunnerConfig,
     ):
-        """graphs: by kind, for any size. captured: for decoding in `buckets`, or None. sub_batches, attn_metadata: of
-        ops.
-
-        pp_input: what steps begin with in the place of ids, in a pipeline stage that is not the first. longest: context
-        that `captured` takes; None: any. attn_dp_size: of attention. Each of them runs one graph a step, of whatever
-        kind, whose ranks meet those of the others' graphs; none of them knows the others' contexts, so longest is None
-        then. counts_experts: whether experts have places, where tokens are counted, and of a captured graph no
-        replica's padding.
-        """
+        """graphs: by forward mode, for any size. captured: for decoding in the buckets, or None."""
         self.graphs, self.captured, self.link, self.upload, self.tables = graphs, captured, link, upload, tables
-        self.split_by_forward_mode, self.build_attn_metadata, self.buckets = (
-            split_by_forward_mode,
-            build_attn_metadata,
-            tuple(buckets) if captured else (),
-        )
-        self.longest, self.attn_dp_size = longest, attn_dp_size
-        self.counted = counts_experts and attn_dp_size > 1
-        self.pp_input, self.pp_buffer = pp_input, None  # the pp_buffer: where what is passed on lies among padding
-        if pp_input:
-            self.pp_buffer = link.device_buffer(max(self.buckets, default=1), pp_input.size, dtype=pp_input.dtype)
+        self.split_by_forward_mode, self.host_arrays = config.split_by_forward_mode, config.host_arrays
+        self.dp_size = config.dp_size
+        self.buckets, self.longest = config.buckets if captured else (), config.longest
+        self.model_inputs = graphs[DECODE].layout.model_inputs
+        # Where hidden states lie among padding; ids do in `upload`.
+        rows = max(self.buckets, default=1)
+        self.hidden_buffers = {
+            field.name: link.device_buffer(rows, *field.axes[1:], dtype=getattr(torch, field.dtype))
+            for field in self.model_inputs
+            if field.dtype != "int32"
+        }
 
-    def some_inputs(self, tokens: int, vocab_size: int = 1) -> torch.Tensor:
+    def some_inputs(self, tokens: int, vocab_size: int = 1) -> ModelInputs:
         """What a step of so many tokens may begin with: ids below vocab_size, or hidden states."""
+        return {field.name: self._some(field, tokens, vocab_size) for field in self.model_inputs}
+
+    def _some(self, field, tokens, vocab_size):
         numbers = torch.arange(tokens, device=self.link.device)
-        if self.pp_input is None:
+        if field.dtype == "int32":
             return numbers % vocab_size
-        columns = torch.arange(self.pp_input.size, device=self.link.device)
-        return torch.sin(numbers[:, None] * 0.7 + columns + 1.0).to(self.pp_input.dtype)
+        columns = torch.arange(field.axes[1], device=self.link.device)
+        return torch.sin(numbers[:, None] * 0.7 + columns + 1.0).to(getattr(torch, field.dtype))
 
     # ---- before the server is ready ----
 
@@ -105,15 +114,15 @@ class NPUGraphRunner:
             table[:] = 0
             table[:, 0] = numbers + 1
         self.upload.begin()
-        counts = (requests,) * self.attn_dp_size if self.counted else ()
-        staged = self._stage(SubBatch(DECODE, ones, ones, bucket, counts=counts))
+        dp_tokens = (requests,) * self.dp_size if self.dp_size > 1 else ()
+        staged = self._stage(SubBatch(DECODE, ones, ones, bucket, dp_tokens=dp_tokens))
         self.upload.send()
         self.tables.invalidate()
-        inputs, tables = self.some_inputs(requests), self.tables.view(bucket)
-        return self._run(staged, tables, inputs, ((numbers + 1) * self.tables.page_size,) * len(tables))
+        out_cache_loc = dict.fromkeys(staged.layout.pools, (numbers + 1) * self.tables.page_size)
+        return self._run(staged, self.tables.view(bucket), self.some_inputs(requests), out_cache_loc)
 
     def _compare(self, bucket, wanted, found):
-        wanted, found = wanted.float(), found.float()
+        wanted, found = (torch.stack([outputs[0], *outputs[1]]).float() for outputs in (wanted, found))
         error = float((found - wanted).abs().max() / wanted.abs().max().clamp(min=1e-6))
         if not error < 1e-2:
             raise CaptureError(
@@ -128,39 +137,36 @@ class NPUGraphRunner:
         query_lens, seq_lens = host_lengths(forward_batch)
         sub_batches = [
             self._sub_batch(forward_mode, rows, query_lens, seq_lens, forward_batch)
-            for forward_mode, rows in self.split_by_forward_mode(query_lens, seq_lens, self.attn_dp_size > 1)
+            for forward_mode, rows in self.split_by_forward_mode(query_lens, seq_lens, self.dp_size > 1)
         ]
-        sub_batches.sort(
-            key=lambda found: found.bucket is None
-        )  # what is captured lies where it always does: at the beginning
+        # What is captured lies where it always does: at the beginning.
+        sub_batches.sort(key=lambda found: found.bucket is None)
         self.upload.begin()
         staged_batches = [self._stage(sub_batch) for sub_batch in sub_batches]
         self.upload.send()
-        out_cache_loc = self.tables.slots_of(forward_batch.out_cache_loc)
+        slots = self.tables.slots_of(forward_batch.out_cache_loc)
+        out_cache_loc = dict(zip(staged_batches[0].layout.pools, slots, strict=True))
         runs = tuple((staged, self._tables(staged, forward_batch, out_cache_loc)) for staged in staged_batches)
         if len(runs) != 1 or not runs[0][0].sub_batch.bucket:
             self.tables.invalidate()
         return Step(runs, out_cache_loc, int(query_lens.sum()))
 
-    def run(self, input_ids: torch.Tensor, step: Step) -> torch.Tensor:
-        """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size].
-
-        The next step changes nothing of these.
-        """
-        found = [self._run(staged, tables, input_ids, step.out_cache_loc) for staged, tables in step.runs]
-        if len(found) == 1:
-            return found[0]
-        return self._joined(found, step)
+    def run(self, inputs: ModelInputs, step: Step) -> GraphOutputs:
+        """inputs: what the model begins with, for T tokens. The next step changes nothing of the outputs."""
+        outputs = [self._run(staged, tables, inputs, step.out_cache_loc) for staged, tables in step.runs]
+        if len(outputs) == 1:
+            return outputs[0]
+        hidden_states, *aux = (self._joined(rows, step) for rows in zip(*map(_flat, outputs), strict=True))
+        return GraphOutputs(hidden_states, tuple(aux))
 
     def _sub_batch(self, forward_mode, rows, query_lens, seq_lens, forward_batch):
-        bucket, counts = self._bucket(forward_mode, seq_lens[rows], forward_batch), ()
-        if self.counted or (self.attn_dp_size > 1 and not bucket):
-            counts = tuple(forward_batch.global_num_tokens_cpu)
-        return sub_batch(forward_mode, rows, query_lens, seq_lens, bucket, counts)
+        bucket = self._bucket(forward_mode, seq_lens[rows], forward_batch)
+        dp_tokens = tuple(forward_batch.global_num_tokens_cpu) if self.dp_size > 1 else ()
+        return sub_batch(forward_mode, rows, query_lens, seq_lens, bucket, dp_tokens)
 
     def _bucket(self, forward_mode, seq_lens, forward_batch):
         """The size of the captured graph that computes them, or None. Of all replicas alike: they replay together."""
-        if self.attn_dp_size > 1:
+        if self.dp_size > 1:
             fit = not forward_batch.is_extend_in_batch  # of any of them
             return bucket_of(self.buckets, max(forward_batch.global_num_tokens_cpu)) if fit else None
         if forward_mode != DECODE or (self.longest is not None and seq_lens.max() > self.longest):
@@ -168,7 +174,11 @@ class NPUGraphRunner:
         return bucket_of(self.buckets, len(seq_lens))
 
     def _stage(self, of):
-        return StagedSubBatch(of, self.upload, self.tables.page_size, self.build_attn_metadata, len(self.tables.tables))
+        layout = self._graph(of).layout
+        return StagedSubBatch(of, self.upload, self.tables.page_size, layout, self.host_arrays)
+
+    def _graph(self, of) -> Graph:
+        return self.captured if of.bucket else self.graphs[of.forward_mode]
 
     def _tables(self, staged, forward_batch, out_cache_loc):
         of, rows = staged.sub_batch, forward_batch.req_pool_indices
@@ -180,8 +190,8 @@ class NPUGraphRunner:
         if not of.bucket:
             return self.tables.gather(rows, staged.blocks)
         rids = forward_batch.rids if staged.rows is None else None
-        own = tuple(self._own(staged, values) for values in out_cache_loc)
-        self.tables.update_decode(rids, rows, staged.view(staged.columns), own, staged.begins)
+        own = tuple(self._own(staged, values) for values in out_cache_loc.values())
+        self.tables.update_decode(rids, rows, staged.view(staged.columns), own, staged.page_begins)
         return self.tables.view(of.bucket)
 
     def _own(self, staged, values):
@@ -190,37 +200,34 @@ class NPUGraphRunner:
             return values
         return self.link.launch(torch.index_select, values, 0, staged.view(staged.tokens))
 
-    def _run(self, staged, tables, input_ids, out_cache_loc):
-        of = staged.sub_batch
-        graph = self.captured if of.bucket else self.graphs[of.forward_mode]
-        dtype = self.pp_input.dtype if self.pp_input else torch.int32
-        targets = map(staged.view, staged.out_cache_loc) if of.padded else [None] * len(out_cache_loc)
-        out_cache_loc = [
-            self._placed(staged, values, target) for values, target in zip(out_cache_loc, targets, strict=True)
-        ]
-        attn_metadata = tuple(map(staged.view, staged.attn_metadata))
-        swa = (out_cache_loc[1], tables[1], *attn_metadata) if len(out_cache_loc) > 1 else ()
-        inputs = GraphInputs(
-            self._placed(staged, input_ids, self._begin(staged), dtype),
-            staged.view(staged.positions),
-            staged.view(staged.request_ids),
-            out_cache_loc[0],
-            staged.query_lens,
-            staged.seq_lens,
-            tables[0],
-            attn_metadata,
-            swa,
-        )
-        hidden = self.link.graph(lambda: graph(inputs))
+    def _run(self, staged, tables, inputs, out_cache_loc) -> GraphOutputs:
+        of, layout = staged.sub_batch, staged.layout
+        graph = self._graph(of)
+        arrays = staged.views()
+        for field in layout.model_inputs:
+            target = self._begin(staged, field.name)
+            arrays[field.name] = self._placed(staged, inputs[field.name], target, getattr(torch, field.dtype))
+        arrays["attn"] = {
+            pool: {"out_cache_loc": self._slots(staged, pool, out_cache_loc[pool]), "block_tables": table}
+            for pool, table in zip(layout.pools, tables, strict=True)
+        }
+        hidden_states, aux = self.link.graph(lambda: graph(arrays))
         # A replay writes where the one before did, and what it wrote may still be on its way to the host.
-        return self.link.launch(torch.clone, hidden[: of.size]) if of.bucket else hidden[: of.size]
+        kept = self._cloned if of.bucket else lambda rows: rows
+        return GraphOutputs(kept(hidden_states[: of.size]), tuple(kept(state[: of.size]) for state in aux))
 
-    def _begin(self, staged):
-        """Where a graph finds ids, or what is passed on, among padding; None: it takes them where they are."""
+    def _cloned(self, rows):
+        return self.link.launch(torch.clone, rows)
+
+    def _begin(self, staged, name):
+        """Where a graph finds ids or hidden states among padding; None: it takes them where they are."""
         padded = staged.sub_batch.padded
         if not padded:
             return None
-        return staged.view(staged.input_ids) if self.pp_buffer is None else self.pp_buffer[:padded]
+        return staged.view(staged.begins[name]) if name in staged.begins else self.hidden_buffers[name][:padded]
+
+    def _slots(self, staged, pool, values):
+        return self._placed(staged, values, staged.view(staged.out_cache_loc[pool]) if staged.out_cache_loc else None)
 
     def _placed(self, staged, values, target, dtype=torch.int32):
         """Ids, hidden states or slots as the graph takes them: among padding, in a bucket always at one address."""
@@ -236,6 +243,10 @@ class NPUGraphRunner:
         for (staged, _), hidden in zip(step.runs, found, strict=True):
             self.link.launch(_put_rows, whole, staged.view(staged.tokens), hidden)
         return whole
+
+
+def _flat(outputs: GraphOutputs) -> tuple:
+    return outputs.hidden_states, *outputs.aux_hidden_states
 
 
 def _put_rows(whole, places, rows):

@@ -1,30 +1,14 @@
 """A step of SGLang as runs of graphs: which tokens and requests each run has, and what is sent to the device for it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from sglang.srt.layers_ms.ops.metadata import HostStep
 from sglang.srt.model_executor_ms.npu.upload import Region, UploadBuffer
-from sglang.srt.model_executor_ms.runner.step_inputs import token_positions
-
-
-class GraphInputs(NamedTuple):
-    """What one run of a graph takes besides weights and caches: T tokens of B requests, padding included.
-
-    All on the device, but for the lengths, which kernels of an NPU read on the host; and int32, but for hidden states.
-    """
-
-    input_ids: torch.Tensor  # [T]; or [T, hidden_size], what an earlier pipeline stage passes on
-    positions: torch.Tensor  # [T]
-    request_ids: torch.Tensor  # [T]
-    out_cache_loc: torch.Tensor  # [T]; -1: a padding row, which is not cached
-    query_lens: np.ndarray  # [B]
-    seq_lens: np.ndarray  # [B]; 0: a padding row
-    block_tables: torch.Tensor  # [B, blocks]
-    attn_metadata: tuple
-    swa: tuple = ()  # (slots, block_tables, *plan) of layers with a window, in a pool of their own; (): the same
+from sglang.srt.model_executor_ms.runner.step import StepLayout
 
 
 @dataclass(frozen=True)
@@ -37,8 +21,7 @@ class SubBatch:
     bucket: int | None = None  # requests of the captured graph that computes it
     rows: np.ndarray | None = None  # which requests of the step they are; None: all
     tokens: np.ndarray | None = None  # which tokens; None: all
-    # Tokens of each attention replica; (): there is one, or all have `bucket`, and none asks which are padding.
-    counts: tuple[int, ...] = ()
+    dp_tokens: tuple[int, ...] = ()  # tokens of each attention DP rank; (): there is one
 
     @property
     def size(self) -> int:
@@ -50,12 +33,17 @@ class SubBatch:
         """Requests, with those that are padding; None: none is. A graph has one row at least."""
         return self.bucket or (None if len(self.query_lens) else 1)
 
+    def host_step(self, page_size: int) -> HostStep:
+        """What the host knows of this run, with padding: requests of one row and no context."""
+        lengths = _padded(self.query_lens, self.padded, 1), _padded(self.seq_lens, self.padded, 0)
+        return HostStep(*lengths, page_size, self.forward_mode, dp_tokens=self.dp_tokens, dp_padded=bool(self.bucket))
 
-def sub_batch(forward_mode: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, counts=()) -> SubBatch:
-    """The requests `rows` of a step with lengths [B]; counts: of a step that is one part."""
+
+def sub_batch(forward_mode: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, dp_tokens=()) -> SubBatch:
+    """The requests `rows` of a step with lengths [B]; dp_tokens: of a step that is one run."""
     own = (query_lens[rows], seq_lens[rows])
     if len(rows) == len(query_lens):
-        return SubBatch(forward_mode, *own, bucket, counts=counts)
+        return SubBatch(forward_mode, *own, bucket, dp_tokens=dp_tokens)
     ends = np.cumsum(query_lens, dtype=np.int32)
     firsts, lengths = (ends - query_lens)[rows], own[0]
     before = np.cumsum(lengths, dtype=np.int32) - lengths
@@ -64,36 +52,36 @@ def sub_batch(forward_mode: str, rows: np.ndarray, query_lens, seq_lens, bucket:
 
 
 class StagedSubBatch:
-    """The arrays of one part, added to the step's one copy; views of them once it is sent."""
+    """The arrays of one run, added to the step's one copy; views of them once it is sent."""
 
-    def __init__(self, of: SubBatch, upload: UploadBuffer, page_size: int, build_attn_metadata, pools: int = 1):
-        """build_attn_metadata: ops.build_attn_metadata. pools: 2 where layers with a window have one of their own."""
-        self.sub_batch, self.upload = of, upload
-        self.query_lens, self.seq_lens = _padded(of.query_lens, of.padded, 1), _padded(of.seq_lens, of.padded, 0)
-        # A padding row's request has no token, and its row no place.
-        positions = np.maximum(token_positions(self.query_lens, self.seq_lens), 0)
-        request_ids = np.repeat(np.arange(len(self.query_lens), dtype=np.int32), self.query_lens)
-        self.blocks = int(-(-self.seq_lens.max() // page_size))
-        # Pages are known on the device alone: a table of an NPU plans without them.
-        tables = np.zeros((len(self.seq_lens), self.blocks), np.int32)
-        lengths, between = (self.query_lens, self.seq_lens), (of.counts, bool(of.bucket))
-        attn_metadata = build_attn_metadata(positions, request_ids, *lengths, tables, page_size, *between)
-        self.positions, self.request_ids = upload.add(positions), upload.add(request_ids)
-        self.attn_metadata = [upload.add(array) for array in attn_metadata]
+    def __init__(self, of: SubBatch, upload: UploadBuffer, page_size: int, layout: StepLayout, host_arrays: Callable):
+        """layout: of the graph that runs it. host_arrays: as runner.step has it."""
+        self.sub_batch, self.upload, self.layout = of, upload, layout
+        host = of.host_step(page_size)
+        arrays, self.blocks = host_arrays(host), host.num_blocks
+        self.lengths = {entry.field.name: arrays[entry.field.name] for entry in layout.parameters}
+        made = [entry.field.name for entry in layout.inputs if entry.field.name in arrays]
+        self.made = {name: upload.add(arrays[name]) for name in made}
+        self.begins, self.out_cache_loc = {}, {}  # by name, and by pool: where ids and slots go among padding
         if of.padded:
-            self.input_ids = upload.add(np.zeros(of.padded, np.int32))
-            self.out_cache_loc = [upload.add(np.full(of.padded, -1, np.int32)) for _ in range(pools)]
+            ids = [field.name for field in layout.model_inputs if field.dtype == "int32"]
+            self.begins = {name: upload.add(np.zeros(of.padded, np.int32)) for name in ids}
+            self.out_cache_loc = {pool: upload.add(np.full(of.padded, -1, np.int32)) for pool in layout.pools}
         if of.bucket:
             self.columns = upload.add(((of.seq_lens - 1) // page_size).astype(np.int32))
-            self.begins = bool(np.any(of.seq_lens % page_size == 1 % page_size))
-        # Last: only steps of several parts have them, and what a captured graph reads must lie where it always does.
+            self.page_begins = bool(np.any(of.seq_lens % page_size == 1 % page_size))
+        # Last: only steps of several runs have them, and what a captured graph reads must lie where it always does.
         self.tokens, self.rows = self._index(of.tokens), self._index(of.rows)
 
     def _index(self, array) -> Region | None:
         return None if array is None else self.upload.add(array)
 
-    def view(self, place: Region) -> torch.Tensor:
-        return self.upload.view(place)
+    def view(self, region: Region) -> torch.Tensor:
+        return self.upload.view(region)
+
+    def views(self) -> dict:
+        """What the host made, on the device, and the lengths, on the host."""
+        return self.lengths | {name: self.view(region) for name, region in self.made.items()}
 
 
 def _padded(lengths, size, value):

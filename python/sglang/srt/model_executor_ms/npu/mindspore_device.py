@@ -30,8 +30,17 @@ def keep_compiled_graphs(folder: str) -> None:
     export({"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": folder})
 
 
+_capture: list[int] = []  # for how many shapes a graph of this process is captured
+
+
+def captures() -> bool:
+    """Whether a graph of this process is captured already."""
+    return bool(_capture)
+
+
 def allow_capture(shapes: int) -> None:
     """Let MindSpore capture graphs of the phase `increment`, for that many shapes. Before the first one is compiled."""
+    _capture.append(shapes)
     export({"MS_DEV_RUNTIME_CONF": f"graph_capture_max_number:{shapes + 1}"})
     ms.runtime.set_kernel_launch_capture(True, NOT_CAPTURED)
 

@@ -1,12 +1,14 @@
 """A MindSpore graph of one kind of steps as the runner calls it: torch's tensors in and out, the same memory."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from mindspore import Tensor
 
-from sglang.srt.model_executor_ms.npu.inputs import GraphInputs
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph
+from sglang.srt.model_executor_ms.runner.step import GraphOutputs
 
 # MindSpore's two phases of inference; graphs of the second, and no others, are captured.
 PREFILL, INCREMENT = "prefill", "increment"
@@ -17,18 +19,16 @@ class ModeGraph:
 
     def __init__(self, graph: DynamicGraph, captured: bool = False):
         graph.phase = INCREMENT if captured else PREFILL
-        self.graph, self.captured = graph, captured
+        self.graph, self.layout, self.captured = graph, graph.layout, captured
         self.views: dict[tuple, Tensor] = {}
 
-    def __call__(self, inputs: GraphInputs) -> torch.Tensor:
-        """-> hidden states [T, hidden_size]"""
-        tokens = map(self._view, inputs[:4])
+    def __call__(self, arrays: Mapping) -> GraphOutputs:
+        """arrays: as StepLayout.rows takes them, on the device, but for graph parameters, which are numpy arrays."""
+        inputs, parameters = self.layout.rows(arrays)
         # Lengths stay on the host, in memory that the next step does not write: MindSpore copies them when it likes.
-        lengths = (bridge.int32(np.array(array)) for array in (inputs.query_lens, inputs.seq_lens))
-        arrays = [*tokens, *lengths, self._view(inputs.block_tables)]
-        return bridge.to_torch(
-            self.graph.call(arrays, map(self._view, inputs.attn_metadata), map(self._view, inputs.swa))
-        )
+        lengths = (bridge.int32(np.array(array)) for array in parameters)
+        hidden_states, *aux = map(bridge.to_torch, self.graph.call(map(self._view, inputs), lengths))
+        return GraphOutputs(hidden_states, tuple(aux))
 
     def _view(self, tensor: torch.Tensor) -> Tensor:
         if not self.captured:

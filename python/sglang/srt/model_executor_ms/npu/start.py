@@ -91,15 +91,23 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
     elif buckets and rounds:
         logger.info("attention in rounds is captured for contexts of up to %d tokens, which take one round", longest)
     if not first:
-        # MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches.
         logger.warning("the key/value pool has moved: decode graphs run uncaptured from now on")
     elif buckets and link.device != "cpu":
-        from sglang.srt.model_executor_ms.npu import mindspore_device
-
-        mindspore_device.allow_capture(len(buckets))
+        buckets = _allowed(buckets)
     made = npu_runner(network, caches, limits, req_to_token, page_size, link, buckets)
     compile_kinds(made, caches.pages(), page_size, vocab_size)
     return made
+
+
+def _allowed(buckets):
+    """MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches: the first model's."""
+    from sglang.srt.model_executor_ms.npu import mindspore_device
+
+    if mindspore_device.captures():
+        logger.warning("decode graphs of the process's second model run uncaptured: MindSpore captures one graph")
+        return ()
+    mindspore_device.allow_capture(len(buckets))
+    return buckets
 
 
 def _link(device):

@@ -13,6 +13,7 @@ from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches
 from sglang.srt.runtime_context import get_device, get_exec, get_parallel
 
 GROUP = "tp"
+_joined: set[tuple[str, range]] = set()  # groups of this process: all of its models have the same
 Join = Callable[[dict[str, range], object], None]
 
 
@@ -50,7 +51,9 @@ def join_tensor_parallel(places: tuple[tuple[int, ...], ...] = (), join: Join = 
     shard = Shard(
         parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, attn_dp_size, dp_lm_head, dispatch
     )
-    join(shard.groups, coordinator)
+    new = {name: members for name, members in shard.groups.items() if (name, members) not in _joined}
+    join(new, coordinator)
+    _joined.update(new.items())
     return shard
 
 

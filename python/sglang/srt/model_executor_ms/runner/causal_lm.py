@@ -6,7 +6,6 @@ import weakref
 import mindspore as ms
 import torch
 
-from sglang.srt.configs.model_config import is_generation_model
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
@@ -26,8 +25,7 @@ from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
-from sglang.srt.runtime_context import get_device, get_model, get_schedule
-from sglang.srt.utils.hf_transformers_utils import get_context_length
+from sglang.srt.runtime_context import get_device, get_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -43,35 +41,35 @@ class MindSporeForCausalLM(torch.nn.Module):
     join = staticmethod(groups.join_on_cpus)
     head_class = LMHead
 
-    def __init__(self, config, quant_config=None):
-        """config: Hugging Face's; built under torch's default dtype, which is the one that --dtype asks for."""
+    process_table = None  # the operator table of the process, once its first model has started MindSpore
+
+    def __init__(self, model_config):
+        """model_config: SGLang's, of this model; the process may have others, with graphs and caches of their own.
+
+        Built under torch's default dtype, which is the one that --dtype asks for.
+        """
         super().__init__()
-        environment = read_environment()
-        cores = processors(environment, groups.rank())
-        where = get_device().device
-        allreduce_fusion = (
-            environment.allreduce_fusion and not hosts.stages_span()
-        )  # that kernel is for the cards of one host
-        self.take_device(config, environment.pp_layer_partition, allreduce_fusion)
-        self.table = device.start(where, environment.ops_table, cores)
+        config, environment = model_config.hf_config, read_environment()
+        # That kernel is for the cards of one host.
+        allreduce_fusion = environment.allreduce_fusion and not hosts.stages_span()
+        self.table = self._start_process(config, environment, allreduce_fusion)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
         if computed != requested:
             logger.info("dtype %s: these operators hold weights and activations in %s", requested, computed)
-        positions = get_model().context_length or get_context_length(config)
+        positions = model_config.context_len
         shard = groups.join_tensor_parallel(eplb.physical_to_logical_map(), self.join)
-        self.pin_threads(cores)
         stage = groups.pipeline_stage(environment.pp_layer_partition)
         begun = _max_prefill_tokens(positions)
         runtime = Runtime(getattr(ms, computed), positions, shard, stage, allreduce_fusion, begun)
         self.config = config
         network_class = model_class(config.architectures)
-        generates = is_generation_model(config.architectures, get_model().is_embedding)
+        generates = model_config.is_generation
         if not generates:
             network_class = embedding_class(network_class)
-        model = get_model()
-        written = with_quantization(config.to_dict(), model.model_path, model.quantization)
-        published = config_fixups.restored(written, model.model_path, model.revision)
+        path = model_config.model_path
+        written = with_quantization(config.to_dict(), path, model_config.requested_quantization)
+        published = config_fixups.restored(written, path, model_config.revision)
         self.network = network_class(published, runtime)
         self.expert_counter = eplb.ExpertCounter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
@@ -80,13 +78,19 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.logits_processor.final_logit_softcapping = None  # the head caps
         gather_logits(self.logits_processor, shard.head)
         read = self.network.config
-        self.stage, self.start_layer, self.end_layer = (
-            stage,
-            read.layer_range.start,
-            read.layer_range.stop,
-        )  # SGLang reads the layers
+        # SGLang reads the layers.
+        self.stage, self.start_layer, self.end_layer = stage, read.layer_range.start, read.layer_range.stop
         self.lm_head = self._head() if stage.last else None
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
+
+    def _start_process(self, config, environment, allreduce_fusion) -> str:
+        """MindSpore, the device and threads are the process's, whatever models it has -> its operator table."""
+        if MindSporeForCausalLM.process_table is None:
+            cores = processors(environment, groups.rank())
+            self.take_device(config, environment.pp_layer_partition, allreduce_fusion)
+            MindSporeForCausalLM.process_table = device.start(get_device().device, environment.ops_table, cores)
+            self.pin_threads(cores)
+        return MindSporeForCausalLM.process_table
 
     def take_device(self, config, pp_layer_partition: tuple[int, ...], allreduce_fusion: bool) -> None:
         """Make ready what MindSpore computes on, before its first operator."""
@@ -160,19 +164,20 @@ class MindSporeForCausalLM(torch.nn.Module):
         ):  # SGLang has the step of an idle replica prepared only where it pads it
             backend.init_forward_metadata(forward_batch)
         step = backend.forward_metadata
+        inputs = {"input_ids": input_ids}
+        if not self.stage.first:
+            inputs = {PP_HIDDEN_STATES: pp_proxy_tensors[PP_HIDDEN_STATES]}
         with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):
             self.expert_counter.begin_pass()
             with self.profile.phase("graph"):
-                hidden_states = self.runner.run(
-                    input_ids if self.stage.first else pp_proxy_tensors[PP_HIDDEN_STATES], step
-                )
+                hidden_states, aux = self.runner.run(inputs, step)
             self.expert_counter.end_pass()
             if not self.stage.last:
                 return PPProxyTensors({PP_HIDDEN_STATES: hidden_states})
             with self.profile.phase("logits"):
                 if get_embedding:
                     return self.pooling(hidden_states, forward_batch, input_ids)
-                return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch)
+                return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch, list(aux) or None)
 
 
 def _max_prefill_tokens(context: int) -> int:

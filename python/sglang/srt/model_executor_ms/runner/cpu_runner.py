@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, forward_graph, pp_input_of
+from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
-from sglang.srt.model_executor_ms.runner.step_inputs import StepInputs, first_pages, from_forward_batch, step_inputs
+from sglang.srt.model_executor_ms.runner.step import GraphOutputs, ModelInputs, StepInputs, step_layout
+from sglang.srt.model_executor_ms.runner.step_inputs import first_pages, from_forward_batch, step_inputs
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ WARM_UP = (("prefill", (3, 2), (3, 2)), ("cached prefix", (2,), (5,)), ("decode"
 def runner(network, caches: KVCaches, limits: Limits, req_to_token, page_size: int, vocab_size: int, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     made = CpuGraphRunner(network, caches, limits, req_to_token, page_size)
-    made.warm_up(_warm_up_steps(page_size, network.config, caches.full_to_swa() is not None))
+    made.warm_up(_warm_up_steps(page_size, network, caches.full_to_swa() is not None))
     return made
 
 
@@ -30,13 +31,14 @@ class CpuGraphRunner:
 
     def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
-        self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, pp_input_of(network.config))
+        layout = step_layout(network.model_inputs(), swa_pool=caches.full_to_swa() is not None)
+        self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, layout)
         self.caches, self.req_to_token, self.page_size = caches, req_to_token, page_size
 
     def warm_up(self, steps: Sequence[Step]) -> None:
         """Compile all that serving needs, with a progress bar."""
-        for ids, step in (bar := tqdm(steps, desc="Compiling MindSpore graphs")):
-            self.graph.run(ids, step)
+        for inputs, step in (bar := tqdm(steps, desc="Compiling MindSpore graphs")):
+            self.graph.run(inputs, step)
             bar.set_postfix(graphs=compilations())
         captured = self.graph.capture(steps)
         logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
@@ -47,21 +49,29 @@ class CpuGraphRunner:
         full_to_swa = None if full_to_swa is None else full_to_swa.numpy()
         return from_forward_batch(forward_batch, self.req_to_token, self.page_size, full_to_swa)
 
-    def run(self, input_ids: torch.Tensor, step: StepInputs) -> torch.Tensor:
-        """input_ids [T], or hidden states [T, hidden_size] of an earlier stage -> hidden states [T, hidden_size]."""
-        ids = not input_ids.is_floating_point()
-        return self.graph.run(input_ids.to(torch.int32).numpy() if ids else input_ids, step)
+    def run(self, inputs: ModelInputs, step: StepInputs) -> GraphOutputs:
+        """inputs: what the model begins with, for T tokens."""
+        return self.graph.run({name: _on_host(array) for name, array in inputs.items()}, step)
 
 
-def _warm_up_steps(page_size: int, config, hybrid: bool) -> list[Step]:
+def _on_host(array: torch.Tensor) -> np.ndarray | torch.Tensor:
+    return array if array.is_floating_point() else array.to(torch.int32).numpy()
+
+
+def _warm_up_steps(page_size: int, network, hybrid: bool) -> list[Step]:
     """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
     generator = np.random.default_rng(0)
     steps = []
     for _, query_lens, seq_lens in WARM_UP:
         table, slots = first_pages(query_lens, seq_lens, page_size)
-        inputs = generator.integers(0, config.vocab_size, len(slots), np.int32)
-        if pp_input := pp_input_of(config):
-            inputs = torch.from_numpy(generator.standard_normal((len(slots), pp_input.size))).to(pp_input.dtype)
+        inputs = {field.name: _some(field, len(slots), network, generator) for field in network.model_inputs()}
         full_to_swa = np.arange(table.max() + 1) if hybrid else None
         steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, full_to_swa)))
     return steps
+
+
+def _some(field, tokens, network, generator):
+    """What a step of so many tokens may begin with."""
+    if field.dtype == "int32":
+        return generator.integers(0, network.config.vocab_size, tokens, np.int32)
+    return torch.from_numpy(generator.standard_normal((tokens, *field.axes[1:]))).to(getattr(torch, field.dtype))

@@ -1,6 +1,6 @@
 """The compiled forward pass: one graph for every batch, in the way that the operator table wants it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -10,8 +10,9 @@ from mindspore import Tensor, mutable, nn
 from mindspore.graph.api import ms_compile_cache
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.metadata import BLOCKS, REQUESTS, TOKENS, Field
 from sglang.srt.model_executor_ms.runner import bridge
-from sglang.srt.model_executor_ms.runner.step_inputs import StepInputs
+from sglang.srt.model_executor_ms.runner.step import Entry, GraphOutputs, ModelInputs, StepInputs, StepLayout
 
 
 class Limits(NamedTuple):
@@ -22,20 +23,7 @@ class Limits(NamedTuple):
     blocks: int  # pages of one request
 
 
-# Input ids, of a pipeline stage that is not the first the hidden states of the one before; and what belongs to them.
-Step = tuple[np.ndarray | torch.Tensor, StepInputs]
-
-
-class PPInput(NamedTuple):
-    """The hidden states that a pipeline stage is given in the place of ids."""
-
-    size: int
-    dtype: torch.dtype
-
-
-def pp_input_of(config) -> PPInput | None:
-    """What the stage before passes on to the one that a model of this config is; None: it is the first."""
-    return None if config.stage.first else PPInput(config.hidden_size, getattr(torch, str(config.dtype).lower()))
+Step = tuple[ModelInputs, StepInputs]
 
 
 class StepTooLarge(Exception):
@@ -47,71 +35,61 @@ def compilations() -> int:
     return len(ms_compile_cache)
 
 
+def _places(entries: Sequence[Entry], group: str = "") -> tuple[tuple[str, int], ...]:
+    """Name and place in the graph's `inputs` of what all groups of caches share, and of what is this group's own."""
+    return tuple((entry.field.name, place) for place, entry in enumerate(entries) if entry.group in ("", group))
+
+
 class ForwardGraph(nn.Cell):
-    """A model and its caches, compiled, for steps of one kind (ops.split_by_forward_mode).
+    """A model and its caches, compiled, for steps of one layout.
 
     MindSpore's runtime for Ascend knows some inputs of a graph by their names. Its attention kernels read lengths on
     the host, from q_seq_lens and batch_valid_length, which have to be host tensors: it would copy them back at each
     step. What is called key_cache or value_cache a captured graph reads in place: it would copy it at each replay.
     """
 
-    def __init__(self, model, k_caches: tuple, v_caches: tuple, forward_mode: str):
-        """The caches, from ops.cache_view, are those that every call uses."""
+    def __init__(self, model, k_caches: tuple, v_caches: tuple, layout: StepLayout):
+        """model: a cell that takes the step, a dict, and returns hidden states [T, hidden_size] and auxiliary ones.
+
+        The caches, from ops.cache_view, are those that every call uses.
+        """
         super().__init__()
-        self.model, self.forward_mode = model, forward_mode
+        self.model, self.layout = model, layout
+        self.forward_mode, self.dp_padded = layout.forward_mode, layout.dp_padded
+        self.shared = _places(layout.inputs)
+        self.groups = tuple((group, _places(layout.inputs, pool)) for group, pool in layout.groups)
         self.k_caches, self.v_caches = mutable(k_caches), mutable(v_caches)
 
-    @ms.jit(fullgraph=True)  # without fullgraph MindSpore runs what it cannot compile in Python, silently
-    def construct(
-        self,
-        input_ids,
-        positions,
-        request_ids,
-        out_cache_loc,
-        q_seq_lens,
-        batch_valid_length,
-        block_tables,
-        attn_metadata,
-        swa,
-        key_caches,
-        value_caches,
-    ):
-        swa_out_cache_loc, swa_tables, swa_attn_metadata = out_cache_loc, block_tables, attn_metadata
-        if len(swa) > 0:
-            swa_out_cache_loc, swa_tables, swa_attn_metadata = swa[0], swa[1], swa[2:]
-        # MindSpore 2.10 compiles again at each call with a NamedTuple, and cannot build one here: a literal dict.
-        step = {
-            "input_ids": input_ids,
-            "positions": positions,
-            "request_ids": request_ids,
-            "out_cache_loc": out_cache_loc,
-            "query_lens": q_seq_lens,
-            "seq_lens": batch_valid_length,
-            "block_tables": block_tables,
-            "attn_metadata": attn_metadata,
+    def _named(self, places, inputs, query_lens, seq_lens):
+        named = {
+            "query_lens": query_lens,
+            "seq_lens": seq_lens,
             "forward_mode": self.forward_mode,
-            "swa": {  # the step as layers with a window see it
-                "positions": positions,
-                "request_ids": request_ids,
-                "out_cache_loc": swa_out_cache_loc,
-                "query_lens": q_seq_lens,
-                "seq_lens": batch_valid_length,
-                "block_tables": swa_tables,
-                "attn_metadata": swa_attn_metadata,
-                "forward_mode": self.forward_mode,
-            },
-            "k_caches": key_caches,
-            "v_caches": value_caches,
+            "dp_padded": self.dp_padded,
         }
+        for name, place in places:
+            named[name] = inputs[place]
+        return named
+
+    @ms.jit(fullgraph=True)  # without fullgraph MindSpore runs what it cannot compile in Python, silently
+    def construct(self, inputs, q_seq_lens, batch_valid_length, key_caches, value_caches):
+        # MindSpore 2.10 takes no dict of dynamic shapes, and compiles again at each call with a NamedTuple.
+        step = self._named(self.shared, inputs, q_seq_lens, batch_valid_length)
+        attn = {}
+        for group, places in self.groups:
+            attn[group] = self._named(places, inputs, q_seq_lens, batch_valid_length)
+        step["attn"] = attn
+        step["k_caches"] = key_caches
+        step["v_caches"] = value_caches
         return self.model(step)
 
-    def outputs(self, input_ids: np.ndarray, step: StepInputs):
-        """What the model returns for input_ids [T], as MindSpore tensors."""
+    def outputs(self, inputs: ModelInputs, step: StepInputs) -> tuple[Tensor, ...]:
+        """What the model returns: hidden states, and auxiliary ones."""
         raise NotImplementedError
 
-    def run(self, input_ids: np.ndarray | torch.Tensor, step: StepInputs) -> torch.Tensor:
-        """input_ids [T], or as `Step` has them [T, hidden_size] -> hidden states [T, hidden_size]."""
-        return bridge.to_torch(self.outputs(input_ids, step))[: len(input_ids)]
+    def run(self, inputs: ModelInputs, step: StepInputs) -> GraphOutputs:
+        """One step of T tokens."""
+        return self._rows(self.outputs(inputs, step), step)
 
     def capture(self, steps: Sequence[Step]) -> bool:
         """Let `run` do what the graph does without MindSpore's runtime, if that gives equal results for all `steps`.
@@ -120,46 +98,43 @@ class ForwardGraph(nn.Cell):
         """
         return False
 
+    @staticmethod
+    def _rows(outputs, step) -> GraphOutputs:
+        hidden_states, *aux = (bridge.to_torch(output)[: step.host.num_tokens] for output in outputs)
+        return GraphOutputs(hidden_states, tuple(aux))
 
-def _tensor(input_ids):
-    return bridge.to_mindspore(input_ids) if isinstance(input_ids, torch.Tensor) else bridge.int32(input_ids)
+
+def _tensor(array: np.ndarray | torch.Tensor) -> Tensor:
+    return bridge.to_mindspore(array) if isinstance(array, torch.Tensor) else bridge.int32(array)
+
+
+def _any_length(field: Field) -> Tensor:
+    shape = [axis if isinstance(axis, int) else None for axis in field.axes]
+    return Tensor(shape=shape, dtype=getattr(ms, field.dtype))
 
 
 class DynamicGraph(ForwardGraph):
     """Takes tensors of each step's own shape: dynamic axes are declared once, at the first step."""
 
-    def __init__(self, model, k_caches, v_caches, forward_mode):
-        super().__init__(model, k_caches, v_caches, forward_mode)
+    def __init__(self, model, k_caches, v_caches, layout):
+        super().__init__(model, k_caches, v_caches, layout)
         self.declared = False
 
-    def outputs(self, input_ids, step):
-        *arrays, attn_metadata = step.arrays()
-        arrays, attn_metadata, swa = (map(bridge.int32, part) for part in (arrays, attn_metadata, step.swa))
-        return self.call([_tensor(input_ids), *arrays], attn_metadata, swa)
+    def outputs(self, inputs, step):
+        arrays = {**inputs, **step.arrays}
+        return self.call(*(map(_tensor, row) for row in self.layout.rows(arrays)))
 
-    def call(self, arrays: Sequence[Tensor], attn_metadata: Iterable[Tensor], swa: Iterable[Tensor] = ()):
-        """As outputs, of ids and the fields of StepInputs but the two tuples, in order, as tensors on any device."""
-        attn_metadata, swa = tuple(attn_metadata), tuple(swa)
+    def call(self, inputs: Iterable[Tensor], lengths: Iterable[Tensor]) -> tuple[Tensor, ...]:
+        """As `outputs`, of tensors on any device in the order of StepLayout.inputs and of StepLayout.parameters."""
         if not self.declared:
-            self._declare(arrays, attn_metadata, swa)
-        return self(*arrays, _mutable(attn_metadata), _mutable(swa), self.k_caches, self.v_caches)
+            self._declare()
+        return self(mutable(tuple(inputs)), *lengths, self.k_caches, self.v_caches)
 
-    def _declare(self, arrays, *tuples):
-        first, *rest = arrays
-        any_length = [Tensor(shape=[None, *first.shape[1:]], dtype=first.dtype)]
-        any_length += map(_of_any_size, rest)
-        any_tuples = [_mutable(map(_of_any_size, tensors)) for tensors in tuples]
-        self.set_inputs(*any_length, *any_tuples, self.k_caches, self.v_caches)
+    def _declare(self):
+        entries = (self.layout.inputs, self.layout.parameters)
+        inputs, lengths = ([_any_length(entry.field) for entry in row] for row in entries)
+        self.set_inputs(mutable(tuple(inputs)), *lengths, self.k_caches, self.v_caches)
         self.declared = True
-
-
-def _of_any_size(array) -> Tensor:
-    return Tensor(shape=[None] * array.ndim, dtype=ms.int32)
-
-
-def _mutable(tensors) -> tuple:
-    tensors = tuple(tensors)
-    return mutable(tensors) if tensors else tensors
 
 
 class UncompiledGraph(DynamicGraph):
@@ -167,91 +142,80 @@ class UncompiledGraph(DynamicGraph):
 
     construct = ForwardGraph.construct.__wrapped__
 
-    def call(self, arrays, attn_metadata, swa=()):
-        return self(*arrays, tuple(attn_metadata), tuple(swa), self.k_caches, self.v_caches)
+    def call(self, inputs, lengths):
+        return self(tuple(inputs), *lengths, self.k_caches, self.v_caches)
 
 
 class StaticGraph(ForwardGraph):
     """Takes tensors with room for the largest step; ops.set_valid_rows tells how many rows of them count."""
 
-    def __init__(self, model, k_caches, v_caches, limits: Limits, pp_input: PPInput | None = None):
-        super().__init__(model, k_caches, v_caches, "")
-        self.limits = limits
-        tokens, requests, blocks = limits
-        shapes = [(tokens,)] * 4 + [(requests,)] * 2 + [(requests, blocks)]
-        self.buffers = [np.zeros(shape, np.int32) for shape in shapes]  # ids, then the fields of StepInputs but plan
-        self.tensors = [bridge.int32(buffer) for buffer in self.buffers]
-        if pp_input:
-            self.buffers[0] = torch.zeros(tokens, pp_input.size, dtype=pp_input.dtype)
-            self.tensors[0] = bridge.to_mindspore(self.buffers[0])
-        self.attn_metadata_buffers, self.swa_buffers = [], []  # made for what the first step has
-        self.attn_metadata = self.swa = ()
-        self.replay = None
+    def __init__(self, model, k_caches, v_caches, layout: StepLayout, limits: Limits):
+        super().__init__(model, k_caches, v_caches, layout)
+        self.limits, self.replay = limits, None
+        sizes = {TOKENS: limits.tokens, REQUESTS: limits.requests, BLOCKS: limits.blocks}
+        self.buffers = [[_buffer(entry.field, sizes) for entry in row] for row in (layout.inputs, layout.parameters)]
+        inputs, self.lengths = ([_tensor(buffer) for buffer in row] for row in self.buffers)
+        self.inputs = mutable(tuple(inputs))
 
-    def outputs(self, input_ids, step):
-        self._fill(input_ids, step)
+    def outputs(self, inputs, step):
+        self._fill(inputs, step)
         return self._graph()
 
-    def run(self, input_ids, step):
+    def run(self, inputs, step):
         if self.replay is None:
-            return super().run(input_ids, step)
-        self._fill(input_ids, step)
-        return bridge.to_torch(self.replay())[: len(input_ids)].clone()  # the next step overwrites it
+            return super().run(inputs, step)
+        self._fill(inputs, step)
+        hidden_states, aux = self._rows(self.replay(), step)
+        # The next step overwrites them.
+        return GraphOutputs(hidden_states.clone(), tuple(state.clone() for state in aux))
 
     def capture(self, steps):
         self._fill(*steps[0])
         parameters = [parameter for _, parameter in self.model.parameters_and_names()]
-        lasting = [*parameters, *self.k_caches, *self.v_caches, *self.tensors, *self.attn_metadata, *self.swa]
+        lasting = [*parameters, *self.k_caches, *self.v_caches, *self.inputs, *self.lengths]
         replay = ops.capture(self._graph, lasting)
         if replay and all(self._agrees(replay, *step) for step in steps):
             self.replay = replay
         return self.replay is not None
 
-    def _agrees(self, replay, input_ids, step):
-        wanted = super().run(input_ids, step)
-        return torch.equal(bridge.to_torch(replay())[: len(input_ids)], wanted)
+    def _agrees(self, replay, inputs, step):
+        expected = super().run(inputs, step)
+        replayed = self._rows(replay(), step)
+        pairs = zip((expected[0], *expected[1]), (replayed[0], *replayed[1]), strict=True)
+        return all(torch.equal(one, other) for one, other in pairs)
 
-    def _fill(self, input_ids, step):
-        *arrays, attn_metadata = step.arrays()
-        self._check(step)
-        if not self.attn_metadata:
-            self._make_buffers(attn_metadata, step.swa)
-        buffers = (*self.buffers, *self.attn_metadata_buffers, *self.swa_buffers)
-        for buffer, array in zip(buffers, (input_ids, *arrays, *attn_metadata, *step.swa), strict=True):
-            buffer[tuple(slice(size) for size in array.shape)] = array
-        ops.set_valid_rows(len(step.positions), len(step.seq_lens), step.counts)
-
-    def _make_buffers(self, attn_metadata, swa):
-        self.attn_metadata_buffers = [array.copy() for array in attn_metadata]
-        self.attn_metadata = _mutable(map(bridge.int32, self.attn_metadata_buffers))
-        if swa:
-            _, _, _, out_cache_loc, _, _, tables = self.buffers
-            self.swa_buffers = [
-                np.zeros_like(out_cache_loc),
-                np.zeros_like(tables),
-                *(array.copy() for array in attn_metadata),
-            ]
-            self.swa = _mutable(map(bridge.int32, self.swa_buffers))
+    def _fill(self, inputs, step):
+        self._check(step.host)
+        rows = self.layout.rows({**inputs, **step.arrays})
+        for buffers, arrays in zip(self.buffers, rows, strict=True):
+            for buffer, array in zip(buffers, arrays, strict=True):
+                buffer[tuple(slice(size) for size in array.shape)] = array
+        ops.set_valid_rows(step.host.num_tokens, len(step.host.seq_lens), step.host.dp_tokens)
 
     def _graph(self):
-        return self(*self.tensors, self.attn_metadata, self.swa, self.k_caches, self.v_caches)
+        return self(self.inputs, *self.lengths, self.k_caches, self.v_caches)
 
-    def _check(self, step):
-        found = Limits(len(step.positions), *step.block_tables.shape)
+    def _check(self, host):
+        found = Limits(host.num_tokens, len(host.seq_lens), host.num_blocks)
         if any(size > limit for size, limit in zip(found, self.limits, strict=True)):
             raise StepTooLarge(f"a step of {found}; the graph was compiled for at most {self.limits}")
 
 
-def forward_graph(
-    model, k_caches: tuple, v_caches: tuple, limits: Limits, pp_input: PPInput | None = None
-) -> ForwardGraph:
-    """The graph that an operator table of one kind of steps wants, of ids or of what is passed on to the model."""
+def _buffer(field: Field, sizes: Mapping[str, int]) -> np.ndarray | torch.Tensor:
+    shape = [sizes.get(axis, axis) for axis in field.axes]
+    if field.dtype == "int32":
+        return np.zeros(shape, np.int32)
+    return torch.zeros(shape, dtype=getattr(torch, field.dtype))
+
+
+def forward_graph(model, k_caches: tuple, v_caches: tuple, limits: Limits, layout: StepLayout) -> ForwardGraph:
+    """The graph that an operator table of one forward mode wants."""
     if ops.static_graphs():
-        return StaticGraph(model, k_caches, v_caches, limits, pp_input)
-    return dynamic_graph(model, k_caches, v_caches, "")
+        return StaticGraph(model, k_caches, v_caches, layout, limits)
+    return dynamic_graph(model, k_caches, v_caches, layout)
 
 
-def dynamic_graph(model, k_caches: tuple, v_caches: tuple, forward_mode: str) -> DynamicGraph:
-    """A graph for steps of one kind and any size, compiled if the operator table in use lets it be."""
+def dynamic_graph(model, k_caches: tuple, v_caches: tuple, layout: StepLayout) -> DynamicGraph:
+    """A graph for steps of one layout and any size, compiled if the operator table in use lets it be."""
     graph_class = DynamicGraph if ops.compiled() else UncompiledGraph
-    return graph_class(model, k_caches, v_caches, forward_mode)
+    return graph_class(model, k_caches, v_caches, layout)

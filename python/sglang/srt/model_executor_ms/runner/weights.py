@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 
 from sglang.srt.configs.load_config import LoadConfig
+from sglang.srt.layers.moe.utils import resolve_shared_experts_config
 from sglang.srt.model_executor.model_runner_components.weight_updater import WeightUpdater
-from sglang.srt.model_loader.loader import BaseModelLoader, _initialize_model
-from sglang.srt.model_loader.utils import set_default_torch_dtype
+from sglang.srt.model_loader.loader import BaseModelLoader
+from sglang.srt.model_loader.utils import get_model_architecture, set_default_torch_dtype
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
 from sglang.srt.models_ms.registry import INT8_METHODS
 
@@ -38,7 +39,10 @@ class MindSporeModelLoader(BaseModelLoader):
 
     def load_model(self, *, model_config, device_config) -> torch.nn.Module:
         with set_default_torch_dtype(model_config.dtype), torch.device(device_config.device):
-            model = _initialize_model(model_config, self.load_config)
+            model_class, _ = get_model_architecture(model_config)
+            model = model_class(model_config)
+        # SGLang reads it at each forward pass: these models fuse no shared experts with the others.
+        model.shared_experts_config = resolve_shared_experts_config(model_class, model_config.hf_config, None)
         model._weight_export_error = _NO_EXPORT  # SGLang's WeightExporter refuses with it
         load_format = self.load_config.load_format.value
         folder = model_config.model_path

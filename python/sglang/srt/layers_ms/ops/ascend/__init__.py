@@ -40,7 +40,6 @@ from sglang.srt.layers_ms.ops.ascend.dense import (
 from sglang.srt.layers_ms.ops.ascend.experts import add_gated, fused_experts, quant_experts, route, to_physical_experts
 from sglang.srt.layers_ms.ops.ascend.host import (
     blockwise,
-    build_attn_metadata,
     cache_view,
     capture,
     check_attention,
@@ -69,6 +68,7 @@ from sglang.srt.layers_ms.ops.ascend.host import (
     static_graphs,
     supports_all_reduce_norm_fusion,
 )
+from sglang.srt.layers_ms.ops.ascend.metadata import build_metadata, metadata_fields
 from sglang.srt.layers_ms.ops.ascend.mla import mla_attention, mla_to_cache
 from sglang.srt.layers_ms.ops.ascend.stacks import prepack_correction_bias
 
@@ -119,7 +119,8 @@ __all__ = [
     "paged_attention",
     "split_by_forward_mode",
     "plain_experts",
-    "build_attn_metadata",
+    "build_metadata",
+    "metadata_fields",
     "put_experts",
     "qkv_to_cache",
     "quant_experts",

@@ -9,6 +9,15 @@ not counted.
 import numpy as np
 
 from sglang.srt.layers_ms.ops.ascend import kernels
+from sglang.srt.layers_ms.ops.metadata import TOKENS, Field
+
+EXCHANGE = (  # of the rows of attention DP ranks that have different numbers of them
+    Field("dp_sent_rows", ("dp_rank_rows",)),  # which of its rows this rank sends
+    Field("dp_valid_rows", ("dp_valid_rows",)),  # where, of all that come, those lie that are tokens
+    Field("dp_returned_rows", ("dp_all_rows",)),  # which of these is sent back at each place, or any where none is
+    Field("dp_own_rows", (TOKENS,)),  # which of what comes back are this rank's
+)
+TOKEN_MASK = Field("dp_token_mask", ("dp_all_rows",))  # 1 for rows that are tokens, 0 for padding
 
 
 def all_reduce(x, group):
@@ -16,45 +25,33 @@ def all_reduce(x, group):
 
 
 def exchange(counts, rows):
-    """The end of the plan of a rank that has `rows` rows, padding included, among ranks that count `counts` of theirs.
-
-    Which of its rows this rank sends [most]; where, of all that come, those lie that count [sum of counts]; which of
-    these is sent back at each place, or any where none is [ranks * most]; and which of what comes back are its rows
-    [rows]. int32.
-    """
+    """The arrays of EXCHANGE for a rank that has `rows` rows, padding included; counts: tokens of each rank."""
     most = max(counts)
     sent = np.minimum(np.arange(most), rows - 1)
     counted = np.concatenate([rank * most + np.arange(count) for rank, count in enumerate(counts)])
     back = np.zeros(len(counts) * most)
     back[counted] = np.arange(len(counted))
-    return tuple(array.astype(np.int32) for array in (sent, counted, back, np.arange(rows)))
+    arrays = (sent, counted, back, np.arange(rows))
+    return {field.name: array.astype(np.int32) for field, array in zip(EXCHANGE, arrays, strict=True)}
 
 
 def real_rows(counts, rows):
-    """The plan of ranks that have `rows` rows each, the first `counts` of which are no padding.
-
-    Of all rows that come 1 for these, 0 for padding: int32 [ranks * rows].
-    """
+    """Of the rows of ranks that have `rows` each, 1 for the first `counts`, 0 for padding: int32 [ranks * rows]."""
     return (np.arange(rows) < np.array(counts)[:, None]).astype(np.int32).reshape(-1)
 
 
-def equal(step):
-    """Whether all ranks have as many rows: single queries of a captured graph, whose plan is `real_rows` at most."""
-    return len(step["attn_metadata"]) < 2
-
-
 def all_gather(x, step, size, group):
-    if equal(step):
+    if step["dp_padded"]:
         return kernels.all_gather(x, group)
-    sent, counted, _, _ = step["attn_metadata"][-4:]
-    return kernels.gather(kernels.all_gather(kernels.gather(x, sent), group), counted)
+    rows = kernels.all_gather(kernels.gather(x, step["dp_sent_rows"]), group)
+    return kernels.gather(rows, step["dp_valid_rows"])
 
 
 def reduce_scatter(x, step, size, group):
-    if equal(step):
+    if step["dp_padded"]:
         return kernels.reduce_scatter(x, group)
-    _, _, back, own = step["attn_metadata"][-4:]
-    return kernels.gather(kernels.reduce_scatter(kernels.gather(x, back), group), own)
+    rows = kernels.reduce_scatter(kernels.gather(x, step["dp_returned_rows"]), group)
+    return kernels.gather(rows, step["dp_own_rows"])
 
 
 def all_to_all(x, sent, received, room, group):

@@ -6,8 +6,8 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend.collectives import equal
 from sglang.srt.layers_ms.ops.ascend.dense import gelu_of_halves
+from sglang.srt.layers_ms.ops.metadata import FULL
 
 MOST_EXPERTS, MOST_IN_A_GROUP, GROUPS = 256, 32, 8  # that FusedAddTopKDiv sorts: 32 at once, in 8 groups if more
 FAR = 1e30  # taken off the scores of experts that cannot be chosen
@@ -63,14 +63,12 @@ def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, a
 
 def _real(token, step, attn_dp_size):
     """Of rows, int32 [n]: 1 for those that are tokens, 0 for what pads a captured graph."""
-    if attn_dp_size > 1 and not equal(step):  # all_gather has left out what was padding
+    if attn_dp_size > 1 and not step["dp_padded"]:  # all_gather has left out what was padding
         return kernels.cast(kernels.greater(token, -1), mstype.int32)
-    real = (
-        kernels.cast(kernels.greater(step["out_cache_loc"], -1), mstype.int32)
-        if attn_dp_size == 1
-        else step["attn_metadata"][0]
-    )
-    return kernels.gather(real, token)
+    if attn_dp_size > 1:
+        return kernels.gather(step["dp_token_mask"], token)
+    slots = step["attn"][FULL]["out_cache_loc"]
+    return kernels.gather(kernels.cast(kernels.greater(slots, -1), mstype.int32), token)
 
 
 def _scaled(weights, scaling):

@@ -34,21 +34,21 @@ def _flags(dtype):
 def query_blocks(q, step):
     """-> queries [n, S, H * D], the place of each one's last [n, 1], block tables [n, most]."""
     tables = kernels.depend(step["block_tables"], q)  # after this step's rows are written
+    last = step["query_block_places"].reshape(-1, 1)
     if host.decodes(step["forward_mode"]):
-        return q.reshape(-1, 1, q.shape[-1]), step["positions"].reshape(-1, 1), tables
-    firsts, lasts, requests = step["attn_metadata"][:3]
+        return q.reshape(-1, 1, q.shape[-1]), last, tables
+    firsts, lasts = step["query_block_firsts"], step["query_block_lasts"]
     # A piece that is not full begins with its first query, again and again.
     rows = kernels.add(kernels.add(lasts, 1 - host.QUERY_BLOCK).reshape(-1, 1), numbers(host.QUERY_BLOCK))
     rows = kernels.maximum(rows, firsts.reshape(-1, 1)).reshape(-1)
     queries = kernels.gather(q, rows).reshape(-1, host.QUERY_BLOCK, q.shape[-1])
-    last = kernels.gather(step["positions"], lasts).reshape(-1, 1)
-    return queries, last, kernels.gather(tables, requests)
+    return queries, last, kernels.gather(tables, step["query_block_requests"])
 
 
 def token_rows(found, step):
     """[n, S, H, D] -> the rows of the step's tokens, [T, H * D]."""
     rows = found.reshape(-1, found.shape[2] * found.shape[3])
-    return rows if host.decodes(step["forward_mode"]) else kernels.gather(rows, step["attn_metadata"][3])
+    return rows if host.decodes(step["forward_mode"]) else kernels.gather(rows, step["rows_in_query_blocks"])
 
 
 def key_positions_before(last, count):

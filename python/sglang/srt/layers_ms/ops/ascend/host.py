@@ -8,7 +8,6 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend.collectives import exchange, real_rows
 from sglang.srt.layers_ms.ops.ascend.stacks import prepack_matrix, prepack_stack
 
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
@@ -177,28 +176,6 @@ def _fractal_cache(slots, kv_heads, head_dim, dtype, page_size):
             f"{kv_heads} key/value heads of {head_dim} values: {kernels.soc()} caches rows of a multiple of {TILE}"
         )
     return kernels.format_cast(kernels.zeros((slots // page_size, page_size, width), dtype), kernels.NZ)
-
-
-def build_attn_metadata(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
-    """What gathered keys and, behind that, exchanges between replicas of attention want; () is neither."""
-    query_blocks = () if (query_lens == 1).all() else _query_blocks(request_ids, query_lens)
-    if not counts:
-        return query_blocks
-    return (*query_blocks, *((real_rows(counts, len(positions)),) if equal else exchange(counts, len(positions))))
-
-
-def _query_blocks(request_ids, query_lens):
-    """First and last row, and request, of each piece; of each row its place in the pieces."""
-    ends, counts = np.cumsum(query_lens), -(-query_lens // QUERY_BLOCK)
-    starts, before = ends - query_lens, np.cumsum(counts) - counts
-    requests = np.repeat(np.arange(len(counts)), counts)
-    firsts = starts[requests] + (np.arange(len(requests)) - before[requests]) * QUERY_BLOCK
-    lasts = np.minimum(firsts + QUERY_BLOCK, ends[requests]) - 1
-    # Pieces end with their last row: what is not full begins later.
-    rows = np.arange(len(request_ids))
-    own = before[request_ids] + (rows - starts[request_ids]) // QUERY_BLOCK
-    places = (own + 1) * QUERY_BLOCK - 1 - lasts[own] + rows
-    return tuple(array.astype(np.int32) for array in (firsts, lasts, requests, places))
 
 
 def split_by_forward_mode(query_lens, seq_lens, together=False):

@@ -33,6 +33,7 @@ from sglang.srt.layers_ms.ops.cpu.library import floats as _floats
 from sglang.srt.layers_ms.ops.cpu.library import ints as _ints
 from sglang.srt.layers_ms.ops.cpu.library import library as _library
 from sglang.srt.layers_ms.ops.cpu.library import room as _room
+from sglang.srt.layers_ms.ops.metadata import Field
 from sglang.srt.layers_ms.ops.reference_host import (  # noqa: F401 - operators of this table
     blockwise,
     check_attention,
@@ -204,7 +205,6 @@ def paged_attention(
     sinks=None,
     slopes=None,
 ):
-    (page_size,) = step["attn_metadata"]
     return _paged_attention(
         q,
         k_cache,
@@ -212,7 +212,7 @@ def paged_attention(
         step["block_tables"],
         step["query_lens"],
         step["seq_lens"],
-        page_size,
+        step["page_size"],
         _floats(scale, soft_cap),
         _floats(0.0) if sinks is None else sinks,
         _floats(0.0) if slopes is None else slopes,
@@ -249,9 +249,8 @@ def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
 
 
 def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
-    (page_size,) = step["attn_metadata"]
     requests = (step["block_tables"], step["query_lens"], step["seq_lens"])
-    return _mla_attention(q, cache, w_uk, w_uk_t, w_uv, *requests, page_size, _floats(scale))
+    return _mla_attention(q, cache, w_uk, w_uk_t, w_uv, *requests, step["page_size"], _floats(scale))
 
 
 def logits(x, weight):
@@ -344,5 +343,9 @@ def cache_view(cache, name, page_size):
     return cache
 
 
-def build_attn_metadata(positions, request_ids, query_lens, seq_lens, block_tables, page_size, counts=(), equal=False):
-    return (np.array([page_size], np.int32),)
+def metadata_fields(forward_mode="", dp_size=1, dp_padded=False):
+    return (Field("page_size", (1,)),)
+
+
+def build_metadata(step):
+    return {"page_size": np.array([step.page_size], np.int32)}

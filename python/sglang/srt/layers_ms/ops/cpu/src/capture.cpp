@@ -72,18 +72,17 @@ void Recording::add(Operator op, int outputs, int count, void** data, int* ranks
 bool Recording::finish() {
   if (calls_.empty()) return false;
   results_ = united(std::move(results_));
-  std::vector<char*> places;
   for (const Range& range : results_) {
     memory_.emplace_back(new char[range.size + kAlignment]);
     void* place = memory_.back().get();
     size_t room = range.size + kAlignment;
-    places.push_back(static_cast<char*>(std::align(kAlignment, range.size, place, room)));
+    places_.push_back(static_cast<char*>(std::align(kAlignment, range.size, place, room)));
   }
   for (Call& call : calls_) {
     for (size_t i = 0; i < call.data.size(); ++i) {
       const char* start = static_cast<const char*>(call.data[i]);
       for (size_t r = 0; r < results_.size(); ++r)
-        if (within(results_[r], start)) call.data[i] = places[r] + (start - results_[r].start);
+        if (within(results_[r], start)) call.data[i] = places_[r] + (start - results_[r].start);
       call.shape_pointers.push_back(call.shapes[i].data());
       call.dtype_pointers.push_back(call.dtypes[i].c_str());
     }
@@ -101,9 +100,11 @@ int Recording::run() {
   return 0;
 }
 
-void* Recording::result() const {
-  const Call& last = calls_.back();
-  return last.data[last.data.size() - last.outputs];
+void* Recording::replayed(const void* address) const {
+  const char* start = static_cast<const char*>(address);
+  for (size_t r = 0; r < places_.size(); ++r)
+    if (within(results_[r], start)) return places_[r] + (start - results_[r].start);
+  return lasts(start) ? const_cast<void*>(address) : nullptr;
 }
 
 }  // namespace capture

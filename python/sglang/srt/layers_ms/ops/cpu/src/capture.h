@@ -37,7 +37,8 @@ class Recording {
   // Gives results memory of their own -> whether there is anything to run.
   bool finish();
   int run();           // -> 0, or what the operator that failed returned
-  void* result() const;  // the first output of the last operator
+  // Where a replay leaves what the recorded run left at this address; null: it is no result, and does not last.
+  void* replayed(const void* address) const;
 
  private:
   bool lasts(const char* start) const;
@@ -54,6 +55,7 @@ class Recording {
   std::vector<Call> calls_;
   std::vector<Constant> constants_;  // what is read, and is neither lasting nor a result
   std::vector<std::unique_ptr<char[]>> memory_;
+  std::vector<char*> places_;  // of each of results_, once it is finished
 };
 
 void begin(Recording* recording);  // operators are added to it until the next call; null: to none

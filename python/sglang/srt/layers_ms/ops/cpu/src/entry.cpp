@@ -211,7 +211,9 @@ extern "C" EXPORTED int mindspore_cpu_finish_recording(capture::Recording* recor
   return recording->finish();
 }
 extern "C" EXPORTED int mindspore_cpu_replay(capture::Recording* recording) { return recording->run(); }
-extern "C" EXPORTED void* mindspore_cpu_replay_result(capture::Recording* recording) { return recording->result(); }
+extern "C" EXPORTED void* mindspore_cpu_replayed(capture::Recording* recording, const void* address) {
+  return recording->replayed(address);
+}
 extern "C" EXPORTED void mindspore_cpu_drop_recording(capture::Recording* recording) { delete recording; }
 extern "C" EXPORTED void mindspore_cpu_trace(int on) { trace::record(on); }
 extern "C" EXPORTED int64_t mindspore_cpu_take_events(trace::Event* events, int64_t most) {

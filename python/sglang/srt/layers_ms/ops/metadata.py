@@ -1,0 +1,63 @@
+"""The inputs of a step, declared: names, axes and dtypes; and what the host knows of a step when it prepares them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+TOKENS, REQUESTS, BLOCKS = "tokens", "requests", "blocks"  # axes whose length differs from step to step
+FULL, SWA = "full", "swa"  # groups of caches: of all tokens, and of those that a sliding window still sees
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """What the host knows of a step: T tokens of B requests, int32 numpy arrays."""
+
+    query_lens: np.ndarray  # [B] tokens of each request in this step
+    seq_lens: np.ndarray  # [B] tokens of each request in the cache after this step; 0: a padding request
+    page_size: int
+    forward_mode: str = ""  # of ops.split_by_forward_mode
+    # [T] or [n, T] rows of the rotary tables; None: each token's place in its sequence. Masks never read them.
+    rotary_positions: np.ndarray | None = None
+    dp_tokens: tuple[int, ...] = ()  # T of each attention DP rank, this one's among them; (): there is one
+    dp_padded: bool = False  # whether all DP ranks have as many rows as this one, padding included: a captured graph
+
+    @property
+    def num_tokens(self) -> int:
+        return int(self.query_lens.sum())
+
+    @property
+    def num_blocks(self) -> int:
+        """Pages of the longest request."""
+        return int(-(-self.seq_lens.max(initial=0) // self.page_size))
+
+    @cached_property
+    def request_ids(self) -> np.ndarray:
+        """[T] the request of each token."""
+        return np.repeat(np.arange(len(self.query_lens), dtype=np.int32), self.query_lens)
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """[T] the place of each token in its sequence; 0 of padding."""
+        ends = np.cumsum(self.query_lens, dtype=np.int32)
+        # A request's tokens of this step are its last ones.
+        places = np.arange(self.query_lens.sum(), dtype=np.int32) + np.repeat(self.seq_lens - ends, self.query_lens)
+        return np.maximum(places, 0)
+
+
+class Field(NamedTuple):
+    """One input of a step."""
+
+    name: str
+    axes: tuple[str | int, ...]  # names of those whose length differs from step to step, lengths of the others
+    dtype: str = "int32"
+    # What the host makes it of. None: the runner brings it, or the operator table's `build_metadata` makes it.
+    build: Callable[[HostStep], np.ndarray] | None = None
+    per_group: bool = False  # whether each group of caches has its own
+    optional: bool = False  # whether only layouts that ask for it have it
+    graph_parameter: str = ""  # its name among the graph's parameters; "": it is one of the tuple `inputs`
+
+
+INPUT_IDS = Field("input_ids", (TOKENS,))
