@@ -82,6 +82,13 @@ def test_auxiliary_layers_that_a_model_does_not_have_are_refused_by_number(load)
             network.set_aux_layers(layers)
 
 
+def test_auxiliary_hidden_states_of_sums_that_norms_add_up_are_refused_with_the_way_out(load):
+    network = load("qwen3").network
+    network.model.fused = 4
+    with pytest.raises(ValueError, match="SGLANG_MS_ALLREDUCE_FUSION=0"):
+        network.set_aux_layers((1,))
+
+
 def test_a_graph_that_begins_with_embeddings_computes_what_one_of_ids_does(load):
     wanted, model = some_steps(load("llama")), load("llama")
     model.network.take_embeddings()

@@ -118,7 +118,7 @@ class Decoder(nn.Cell):
 
     def __init__(self, config, layer_class, norm=rms_norm):
         super().__init__()
-        self.embed_tokens = self.norm = None
+        self.embed_tokens = self.norm = self.fused = None
         # Which field the first layer's input is made of, and before which layers that are held the sum goes out too.
         self.begins_with, self.aux_places = INPUT_IDS.name if config.stage.first else "hidden_states", ()
         if config.stage.first:
@@ -135,7 +135,8 @@ class Decoder(nn.Cell):
         if not all(isinstance(layer, PreNormLayer) for layer in layers):
             return 0
         following = [*(layer.input_layernorm for layer in layers[1:]), self.norm]
-        return sum(layer.fuse_all_reduces(norm) for layer, norm in zip(layers, following, strict=True))
+        self.fused = sum(layer.fuse_all_reduces(norm) for layer, norm in zip(layers, following, strict=True)) or None
+        return self.fused or 0
 
     def construct(self, step):
         x, residual, aux = step[self.begins_with], None, ()
@@ -223,6 +224,8 @@ class CausalLM(nn.Cell):
         Layers are numbered as in the whole model; its number of layers stands for what leaves the last one, before the
         norm. ValueError where this stage does not have one.
         """
+        if self.model.fused is not None:  # what enters a layer is summed over the ranks in the norm only
+            raise ValueError("auxiliary hidden states want SGLANG_MS_ALLREDUCE_FUSION=0: sums are fused with norms")
         first, last = self.config.layer_range.start, self.config.layer_range.stop
         if sorted(set(layers)) != list(layers) or not all(first <= layer <= last for layer in layers):
             raise ValueError(f"auxiliary hidden states of layers {list(layers)}: ascending, from {first} to {last}")
