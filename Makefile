@@ -12,6 +12,7 @@ SIDE_BY_SIDE = $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadsc
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(addprefix requirements/,cpu.txt dev.txt no-deps.txt)
 ROOMS := $(wildcard python/sglang/srt/*_ms/__init__.py)
+CPP := $(wildcard $(addprefix python/sglang/srt/layers_ms/ops/cpu/src/*.,h cpp) $(addprefix test/native/*.,h cpp))
 NATIVE := $(wildcard python/sglang/srt/layers_ms/ops/*/src/*)
 OPERATORS := $(wildcard python/sglang/srt/layers_ms/ops/cpu/src/*)
 # The packages are installed, and this package is installed in place, as long as these files are newer than their causes.
@@ -64,11 +65,13 @@ site: $(SITE_STAMP)  ## build docs/ as a site in build/site; a broken link is an
 lint: $(STAMP)  ## check rules and format of the sources, sentences and links of README and docs
 	$(RUN) -m ruff check --quiet .
 	$(RUN) -m ruff format --quiet --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $(CPP)
 	$(RUN) docs/lint.py
 
-format: $(STAMP)  ## repair what ruff can repair
+format: $(STAMP)  ## repair what ruff and clang-format can repair
 	$(RUN) -m ruff check --quiet --fix .
 	$(RUN) -m ruff format --quiet .
+	$(VENV)/bin/clang-format -i $(CPP)
 
 wheel: $(STAMP) clean  ## build the wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .

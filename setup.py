@@ -20,11 +20,12 @@ SOURCES = "python/" + OPERATORS.replace(".", "/") + "/src"
 CXXFLAGS = ["-std=c++17", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
 X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
-# Compiled once each; entry.cpp picks one when the library is loaded.
+# Compiled once each; library.cpp picks one when it is loaded.
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = X86 if ON_X86 else {"generic": []}
 # (sources, folder of their objects, flags)
-KERNELS = [(["entry.cpp", "parallel.cpp", "trace.cpp", "capture.cpp", "group.cpp"], "common", [])]
+COMMON = sorted({path.name for path in (ROOT / SOURCES).glob("*.cpp")} - {"isa.cpp", "onednn.cpp"})
+KERNELS = [(COMMON, "common", [])]
 KERNELS += [(["isa.cpp"], isa, [f"-DKERNEL_ISA={isa}", *flags]) for isa, flags in INSTRUCTION_SETS.items()]
 ONEDNN_LIBRARY = f"{OPERATORS}.libmindspore_onednn"
 

@@ -45,7 +45,7 @@ def two_ranks(bound_before, monkeypatch, tmp_path):
 
     What is bound now is bound again at the end: pytest runs tests of one variant together, wherever they stand.
     """
-    for module, names in ((ops, ops.NAMES), (kernels, kernels._OWN)):
+    for module, names in ((ops, (*ops.NAMES, "_bound")), (kernels, kernels._OWN)):
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name))
     monkeypatch.chdir(tmp_path)
@@ -77,7 +77,7 @@ class Uncaptured(NpuStage):
 
 @pytest.mark.parametrize("variant", ["qwen3@16", "llama-bias@16", "qwen3_moe@16"])
 def test_graphs_of_a_rank_compile_for_every_kind_of_steps(two_ranks, monkeypatch, tmp_path, variant):
-    ops.select("ascend", fallback="reference")
+    ops.select("ascend")
     ops.start([0])
     monkeypatch.setattr(kernels, "soc", lambda: "ascend910b")
     part = Uncaptured(save(variant, tmp_path, "bfloat16"), ONE, "bfloat16", Shard(0, 2, GROUP))
@@ -162,7 +162,7 @@ def test_what_the_kernel_would_misread_is_caught(checked, monkeypatch, wrong):
 )
 def test_the_kernel_is_asked_for_where_cann_has_it(monkeypatch, soc, ranks):
     monkeypatch.setattr(kernels, "soc", lambda: soc)
-    assert tuple(size for size in range(1, 17) if host.supports_all_reduce_norm_fusion(size)) == ranks
+    assert tuple(size for size in range(1, 17) if size in host.capabilities().all_reduce_norm_fusion) == ranks
 
 
 @pytest.fixture

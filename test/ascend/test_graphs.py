@@ -31,7 +31,7 @@ def model_of(bound_before, monkeypatch, tmp_path):
     """Function of a variant -> it, on the operators of an NPU."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(kernels, "soc", lambda: "ascend910b")
-    ops.select("ascend", fallback="reference")
+    ops.select("ascend")
     ops.start([0])
 
     def load(variant):

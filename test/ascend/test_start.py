@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from sglang.srt.layers_ms.ops.ascend import host, kernels
+from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.mem_cache import allocation as sglangs
 from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
@@ -127,7 +127,6 @@ def test_decode_graphs_are_captured_where_they_can_be(monkeypatch, rounds, repli
     monkeypatch.setattr(start, "blockwise", lambda network: rounds)
     monkeypatch.setattr(start, "npu_runner", lambda *given: made.append(given) or "runner")
     monkeypatch.setattr(start, "compile_kinds", lambda *given: compiled.append(given))
-    monkeypatch.setattr(start.ops, "single_block_limits", host.single_block_limits)
     monkeypatch.setattr(kernels, "soc", lambda: chip)
     network = SimpleNamespace(config=SimpleNamespace(shard=SimpleNamespace(attn_dp_size=replicas)))
     caches, limits = SimpleNamespace(k_caches=[0] * 3, pages=lambda: 9), Limits(100, 30, 7)

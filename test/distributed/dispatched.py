@@ -58,15 +58,15 @@ class Case:
         shapes = [(self.rows, x.shape[1]), *[(self.rows, self.top_k)] * 2, (self.rows, self.room.shape[1])]
         dtypes = [self.dtype, "float32", "int32", "int32"]
         found = [np.full(shape, 77, array) for shape, array in zip(shapes, [x.dtype, "f4", "i4", "i4"], strict=True)]
-        integers = np.array([self.group.number, self.held, len(self.counts)], np.int32)
-        given = [x, self.weights[self.replica], self.chosen[self.replica], integers, self.room]
+        integers = np.array([self.group.number, self.held], np.int32)
+        given = [x, self.weights[self.replica], self.chosen[self.replica], self.room, integers]
         Operator(self.group.library, "dispatch_experts", [*given, *found], [*dtypes[:3], "int32", "int32", *dtypes])()
         return found
 
     def combine(self, y: np.ndarray, routes: np.ndarray) -> np.ndarray:
         found = np.full_like(bits(self.x[self.replica], self.dtype), 77)
-        integers = np.array([self.group.number, len(self.counts)], np.int32)
-        arrays = [y, routes, integers, self.room[:, 0].copy(), found]
+        integers = np.array([self.group.number], np.int32)
+        arrays = [y, routes, self.room[:, 0].copy(), integers, found]
         Operator(self.group.library, "combine_experts", arrays, [self.dtype, *["int32"] * 3, self.dtype])()
         return found
 
@@ -95,7 +95,7 @@ class Case:
         """How many of the rows that have come another operator computes."""
         touched = np.full_like(rows, 1)
         arrays = [np.zeros_like(rows), np.zeros(1, np.float32), touched]
-        Operator(self.group.library, "scaled", arrays, [self.dtype, "float32", self.dtype])()
+        Operator(self.group.library, "scale", arrays, [self.dtype, "float32", self.dtype])()
         return int((touched[:, 0] == 0).sum())
 
 
@@ -120,7 +120,7 @@ def refused(group: Group, what: str) -> str:
     if what == "place":
         case.chosen[case.replica][:] = case.held * group.size
     if what == "replicas":
-        case.counts = [2] * (group.size + 1)
+        case.room = np.zeros((group.size + 1, 1), np.int32)
     group.count(counts)
     case.dispatch()
     return "dispatched"

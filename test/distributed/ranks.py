@@ -138,10 +138,10 @@ class Call:
     """One call of a group's operator, as MindSpore makes it: x [T, size], as the bits of `dtype` -> [rows, size]."""
 
     def __init__(self, group, name, x, dtype, integers=(), others=(), rows=None, counts=()):
-        """integers: after the group's number; others: more int32 arguments. counts: rows of each rank in the step."""
+        """others: int32 arguments; integers: after the group's number. counts: rows of each rank in the step."""
         self.name, self.group, self.counts = name, group, counts
         self.y = np.zeros((len(x) if rows is None else rows, x.shape[1]), x.dtype)
-        arrays = [np.array([group.number, *integers], np.int32), *(np.array(each, np.int32) for each in others)]
+        arrays = [*(np.array(each, np.int32) for each in others), np.array([group.number, *integers], np.int32)]
         dtypes = [dtype, *["int32"] * len(arrays), dtype]
         self.operator = Operator(group.library, name, [x, *arrays, self.y], dtypes)
 

@@ -8,7 +8,7 @@ import pytest
 from distributed import dispatched
 from distributed.test_collectives import run
 
-from sglang.srt.layers_ms.ops import reference_collectives
+from sglang.srt.layers_ms.ops.reference import collectives
 
 SECONDS = 30
 
@@ -51,8 +51,8 @@ class Simulated:
     def __init__(self, monkeypatch, size):
         self.size, self.given, self.rank = size, {}, 0
         self.calls = itertools.count()
-        monkeypatch.setattr(reference_collectives.ops, "AllGather", lambda group: self.gather)
-        monkeypatch.setattr(reference_collectives.ops, "ReduceScatter", lambda group: self.scatter)
+        monkeypatch.setattr(collectives.ops, "AllGather", lambda group: self.gather)
+        monkeypatch.setattr(collectives.ops, "ReduceScatter", lambda group: self.scatter)
 
     def run(self, body):
         """-> what body(rank) returned on each rank."""
@@ -85,11 +85,11 @@ def test_the_reference_gives_each_row_what_the_ranks_make_of_it(monkeypatch, rep
     def body(rank):
         given = [ms.Tensor(array[rank // inside]) for array in (x, weights, chosen)]
         sizes = dict(attn_dp_size=replicas, size=size, group="ranks")
-        rows, factors, places, routes = reference_collectives.dispatch_experts(*given, {}, held, rank=rank, **sizes)
+        rows, factors, places, routes = collectives.dispatch_experts(*given, {}, held, rank=rank, **sizes)
         mine = places.asnumpy() // held == rank
         factors = (factors.asnumpy() * (1 + places.asnumpy()) * mine).sum(1, keepdims=True)
         y = ms.Tensor(rows.asnumpy() * factors)
-        return reference_collectives.combine_experts(y, routes, {}, **sizes).asnumpy()
+        return collectives.combine_experts(y, routes, {}, **sizes).asnumpy()
 
     found = ranks.run(body)
     wanted = x * (weights * (1 + chosen)).sum(2, keepdims=True)

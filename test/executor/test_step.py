@@ -57,7 +57,7 @@ def test_auxiliary_hidden_states_are_what_enters_the_layers_in_transformers(load
     _outputs(model, ids)  # makes the graph, and captures it
     with torch.no_grad():
         reference = hugging_face(variant).model(torch.as_tensor(ids)[None], output_hidden_states=True)
-    for captured in (True, False) if ops.static_graphs() else (False,):
+    for captured in (True, False) if ops.capabilities().static_graphs else (False,):
         if not captured:
             model.graph.replay = None
         outputs = _outputs(model, ids)
@@ -113,5 +113,5 @@ def test_two_models_in_one_process_step_by_turns_and_each_says_what_it_says_alon
     for number, wanted in enumerate(alone):
         for found, one in zip(by_turns, wanted, strict=True):
             np.testing.assert_array_equal(found[number], one)
-    if ops.static_graphs():
+    if ops.capabilities().static_graphs:
         assert all(model.graph.replay for model in pair)

@@ -99,7 +99,7 @@ class PagedModel:
         self.config = config = self.network.config
         self.pool = pool_of(config, getattr(torch, dtype), page_size, pool_class(network))
         self.caches = KVCaches(self.pool, config.num_hidden_layers)
-        self.graph, self.compiled = None, compiled or ops.static_graphs()
+        self.graph, self.compiled = None, compiled or ops.capabilities().static_graphs
         self.head = LMHead(self.network.head(), config.logit_scale, config.final_logit_softcapping)
 
     def forget(self) -> None:
@@ -122,7 +122,7 @@ class PagedModel:
         """All that the graph computes of what a step begins with."""
         if self.graph is None:
             self.graph = self._graph()
-            assert self.graph.capture([(inputs, step)]) == ops.static_graphs()
+            assert self.graph.capture([(inputs, step)]) == ops.capabilities().static_graphs
         return self.graph.run(inputs, step)
 
     def _graph(self) -> ForwardGraph:

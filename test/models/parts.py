@@ -80,7 +80,7 @@ class Part:
         (field,) = self.network.model_inputs()
         inputs = {field.name: inputs}
         if not self.captured:
-            assert self.graph.capture([(inputs, step)]) == ops.static_graphs()
+            assert self.graph.capture([(inputs, step)]) == ops.capabilities().static_graphs
             self.captured = True
         return self.graph.run(inputs, step).hidden_states
 

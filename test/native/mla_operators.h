@@ -13,7 +13,7 @@ void test_latent_write(const std::string& dtype, const std::string& cache_dtype)
   Array order = ints({is.heads, interleaved}), uneven = ints({is.heads + q.size, interleaved});
   q.fill(), kv.fill(), norm.fill(0.5, 1.5), cos.fill(), sin.fill();
   for (int64_t i = 0; i < tokens; ++i) place.set(i, any(0, positions - 1)), slot.set(i, slots - 1 - i);
-  const std::vector<Array*> arguments{&q, &kv, &norm, &cos, &sin, &place, &cache, &slot, &eps, &order, &out};
+  const std::vector<Array*> arguments{&q, &kv, &norm, &cos, &sin, &place, &cache, &slot, &order, &eps, &out};
   expect(call(mla_to_cache, arguments) == 0, "mla_to_cache");
   auto turned = [&](const Array& x, int64_t first, int64_t d, int64_t token) {
     const int64_t pair = interleaved ? d / 2 : d % half, row = static_cast<int64_t>(place.get(token)) * half + pair;
@@ -34,7 +34,8 @@ void test_latent_write(const std::string& dtype, const std::string& cache_dtype)
     for (int64_t j = 0; j < is.rank; ++j) squares += std::pow(kv.get(token * width + j), 2);
     return kv.get(token * width + d) / std::sqrt(squares / is.rank + 1e-5) * norm.get(d);
   };
-  close(cache, cache.size, row, kLimits[index_of(dtype)] > kLimits[index_of(cache_dtype)] ? dtype : cache_dtype, "rows");
+  close(cache, cache.size, row, kLimits[index_of(dtype)] > kLimits[index_of(cache_dtype)] ? dtype : cache_dtype,
+        "rows");
   Array far = ints(std::vector<int64_t>(tokens, slots + positions));
   auto refused = [&](int argument, Array* bad, const std::string& what) {
     std::vector<Array*> changed = arguments;
@@ -43,7 +44,7 @@ void test_latent_write(const std::string& dtype, const std::string& cache_dtype)
   };
   refused(5, &far, "a position outside its tables");
   refused(7, &far, "a slot outside the cache");
-  refused(9, &uneven, "heads that its queries do not have");
+  refused(8, &uneven, "heads that its queries do not have");
 }
 
 // A stack of matrices, and what the operator is given of them: packed ones, or these with their axes swapped.
@@ -64,13 +65,14 @@ void test_mla_attention(const std::string& dtype, const std::string& cache_dtype
   const int64_t requests = batch.seq_lens.size(), size = is.nope + is.rope, width = is.rank + is.rope;
   Array q(dtype, {batch.tokens, is.heads * size}), cache(cache_dtype, {batch.pages * batch.page_size, 1, width});
   Array w_uk(dtype, {is.heads, is.nope, is.rank}), w_uv(dtype, {is.heads, is.value, is.rank});
-  Array table("int32", {requests, batch.blocks}), page = ints({batch.page_size}), out(dtype, {batch.tokens, is.heads * is.value});
+  Array table("int32", {requests, batch.blocks}), page = ints({batch.page_size}),
+                                                  out(dtype, {batch.tokens, is.heads * is.value});
   const double scale = 1 / std::sqrt(static_cast<double>(size));
   q.fill(), cache.fill(), w_uk.fill(-0.3, 0.3), w_uv.fill(-0.3, 0.3);
   for (int64_t i = 0; i < table.size; ++i) table.set(i, batch.table[i]);
   Array query_lens = ints(batch.query_lens), seq_lens = ints(batch.seq_lens), factor = number(scale);
   Array keys = packed_stack(w_uk, false), absorb = packed_stack(w_uk, true), values = packed_stack(w_uv, false);
-  const std::vector<Array*> arguments{&q,     &cache,      &keys,     &absorb, &values, &table,
+  const std::vector<Array*> arguments{&q,          &cache,    &keys, &absorb, &values, &table,
                                       &query_lens, &seq_lens, &page, &factor, &out};
   expect(call(mla_attention, arguments) == 0, "mla_attention");
   Array wanted("float32", out.shape);
@@ -93,7 +95,8 @@ void test_mla_attention(const std::string& dtype, const std::string& cache_dtype
         double sum = 0;
         for (int64_t j = 0; j < seen; ++j) {
           weight[j] = 0;
-          for (int64_t d = 0; d < size; ++d) weight[j] += q.get((token * is.heads + head) * size + d) * key[j * size + d];
+          for (int64_t d = 0; d < size; ++d)
+            weight[j] += q.get((token * is.heads + head) * size + d) * key[j * size + d];
           sum += weight[j] = std::exp(weight[j] * scale);
         }
         for (int64_t d = 0; d < is.value; ++d) {
@@ -113,7 +116,8 @@ void test_mla_attention(const std::string& dtype, const std::string& cache_dtype
   const double limit = 4 * std::max(kLimits[index_of(dtype)], kLimits[index_of(cache_dtype)]);
   expect(worst <= limit * largest, "mla_attention " + dtype + ", cache " + cache_dtype + " off by " +
                                        std::to_string(worst) + " of " + std::to_string(largest));
-  Array outside("int32", table.shape), no_queries = ints(batch.query_lens), short_keys(dtype, {is.heads, is.rank, is.nope + 1});
+  Array outside("int32", table.shape), no_queries = ints(batch.query_lens),
+                                       short_keys(dtype, {is.heads, is.rank, is.nope + 1});
   for (int64_t i = 0; i < outside.size; ++i) outside.set(i, batch.pages);
   no_queries.set(0, 0);
   auto refused = [&](int argument, Array* bad, const std::string& what) {

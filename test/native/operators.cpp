@@ -20,8 +20,8 @@ OPERATOR(linear)
 OPERATOR(rms_norm)
 OPERATOR(add_rms_norm)
 OPERATOR(layer_norm)
-OPERATOR(add_scaled)
-OPERATOR(scaled)
+OPERATOR(add)
+OPERATOR(scale)
 OPERATOR(qk_norm)
 OPERATOR(qk_sum_squares)
 OPERATOR(qk_rms_norm_tp)
@@ -33,7 +33,7 @@ OPERATOR(paged_attention)
 OPERATOR(route)
 OPERATOR(fused_experts)
 OPERATOR(add_gated)
-OPERATOR(clipped)
+OPERATOR(clip)
 OPERATOR(mla_to_cache)
 OPERATOR(mla_attention)
 OPERATOR(dispatch_experts)
@@ -151,6 +151,8 @@ Array numbers(const std::vector<double>& values) {
 
 Array number(double value) { return numbers({value}); }
 
+Array nothing = ints({0});  // what stands where an optional argument is not given
+
 int call(Operator op, const std::vector<Array*>& arrays) {
   std::vector<void*> data;
   std::vector<int> ranks;
@@ -193,8 +195,7 @@ void test_linear(const std::string& dtype) {
   std::memcpy(packed.bytes.get(), w.bytes.get(), w.size * w.width());
   mindspore_cpu_prepack(index_of(dtype), packed.bytes.get(), n, k);
   const bool biased = any(0, 1);
-  std::vector<Array*> arguments{&x, &packed, &y};
-  if (biased) arguments.insert(arguments.begin() + 2, &bias);
+  std::vector<Array*> arguments{&x, &packed, biased ? &bias : &nothing, &y};
   expect(call(linear, arguments) == 0, "linear");
   auto product = [&](int64_t i) {
     double total = 0;
@@ -253,7 +254,7 @@ void test_layer_norm(const std::string& dtype) {
   auto wanted = [&](int64_t i) {
     return unit(x, i / size, size, 0, size, i % size, 1e-5, true) * weight.get(i % size);
   };
-  expect(call(layer_norm, {&x, &weight, &eps, &y}) == 0, "layer_norm");
+  expect(call(layer_norm, {&x, &weight, &nothing, &eps, &y}) == 0, "layer_norm");
   close(y, y.size, wanted, dtype, "layer_norm");
   expect(call(layer_norm, {&x, &weight, &bias, &eps, &y}) == 0, "layer_norm with bias");
   close(y, y.size, [&](int64_t i) { return wanted(i) + bias.get(i % size); }, dtype, "layer_norm with bias");
@@ -262,22 +263,25 @@ void test_layer_norm(const std::string& dtype) {
 
 void test_sums(const std::string& dtype) {
   const int64_t rows = any(1, 70), size = any(1, 200);
-  Array x(dtype, {rows, size}), other(dtype, x.shape), y(dtype, x.shape), factor = number(0.37), more(dtype, {rows + 1, size});
+  Array x(dtype, {rows, size}), other(dtype, x.shape), y(dtype, x.shape), factor = number(0.37),
+                                                                          more(dtype, {rows + 1, size});
   x.fill(), other.fill();
-  expect(call(add_scaled, {&x, &other, &factor, &y}) == 0, "add");
+  expect(call(add, {&x, &other, &factor, &y}) == 0, "add");
   close(y, y.size, [&](int64_t i) { return x.get(i) + 0.37 * other.get(i); }, dtype, "add");
-  expect(call(scaled, {&x, &factor, &y}) == 0, "scale");
+  expect(call(scale, {&x, &factor, &y}) == 0, "scale");
   close(y, y.size, [&](int64_t i) { return 0.37 * x.get(i); }, dtype, "scale");
-  expect(call(add_scaled, {&x, &more, &factor, &y}) != 0, "add takes other shapes");
+  expect(call(add, {&x, &more, &factor, &y}) != 0, "add takes other shapes");
 }
 
 void test_qk_norm(const std::string& dtype) {
-  const int64_t rows = any(1, 40), kv = any(1, 3), all = kv * any(1, 4), size = any(2, 40), columns = (all + 2 * kv) * size;
+  const int64_t rows = any(1, 40), kv = any(1, 3), all = kv * any(1, 4), size = any(2, 40),
+                columns = (all + 2 * kv) * size;
   const bool whole = any(0, 1), centered = any(0, 1);
-  Array qkv(dtype, {rows, columns}), q(dtype, {all, size}), k(dtype, {kv, size}), y(dtype, qkv.shape), eps = number(1e-5);
-  Array how = ints({whole ? 0 : size, centered}), uneven = ints({size + 1, centered});
+  Array qkv(dtype, {rows, columns}), q(dtype, {all, size}), k(dtype, {kv, size}), y(dtype, qkv.shape),
+      eps = number(1e-5);
+  Array how = ints({size, whole, centered}), uneven = ints({size + 1, 0, centered});
   qkv.fill(), q.fill(0.5, 1.5), k.fill(0.5, 1.5);
-  expect(call(qk_norm, {&qkv, &q, &k, &eps, &how, &y}) == 0, "qk_norm");
+  expect(call(qk_norm, {&qkv, &q, &k, &how, &eps, &y}) == 0, "qk_norm");
   auto wanted = [&](int64_t i) {
     const int64_t row = i / columns, column = i % columns, part = column < all * size ? 0 : all * size;
     const Array& weight = part ? k : q;
@@ -287,12 +291,13 @@ void test_qk_norm(const std::string& dtype) {
   };
   close(y, y.size, wanted, dtype, "qk_norm");
   if (q.size % (size + 1) || k.size % (size + 1))
-    expect(call(qk_norm, {&qkv, &q, &k, &eps, &uneven, &y}) != 0, "qk_norm takes groups that do not fit");
+    expect(call(qk_norm, {&qkv, &q, &k, &uneven, &eps, &y}) != 0, "qk_norm takes groups that do not fit");
 }
 
 void test_qk_norm_of_ranks(const std::string& dtype) {
   const int64_t rows = any(1, 40), q_size = any(1, 150), kv = any(1, 60), columns = q_size + 2 * kv;
-  Array qkv(dtype, {rows, columns}), q(dtype, {q_size}), k(dtype, {kv}), y(dtype, qkv.shape), sums("float32", {rows, 2});
+  Array qkv(dtype, {rows, columns}), q(dtype, {q_size}), k(dtype, {kv}), y(dtype, qkv.shape),
+      sums("float32", {rows, 2});
   Array size = ints({kv}), many = ints({columns}), narrow("float32", {rows, 1});
   Array counts("float32", {3});
   const double factors[] = {2.0 * q_size, 3.0 * kv, 1e-5};
@@ -327,8 +332,9 @@ void test_activations(const std::string& dtype) {
   expect(call(silu_and_mul, {&x, &y}) == 0, "silu_and_mul");
   close(y, y.size, [&](int64_t i) { return gate(i) / (1 + std::exp(-gate(i))) * up(i); }, dtype, "silu_and_mul");
   expect(call(gelu_and_mul, {&x, &y}) == 0, "gelu_and_mul");
-  close(y, y.size, [&](int64_t i) { return 0.5 * gate(i) * (1 + std::erf(gate(i) / std::sqrt(2.0))) * up(i); }, dtype,
-        "gelu_and_mul");
+  close(
+      y, y.size, [&](int64_t i) { return 0.5 * gate(i) * (1 + std::erf(gate(i) / std::sqrt(2.0))) * up(i); }, dtype,
+      "gelu_and_mul");
   expect(call(gelu_tanh_and_mul, {&x, &y}) == 0, "gelu_tanh_and_mul");
   auto tanh_gelu = [&](int64_t i) {
     const double g = gate(i);
@@ -390,7 +396,8 @@ struct Features {
   int64_t window;
   double soft_cap;
   bool sinks, slopes;
-  Features() : window(any(0, 2) ? 0 : any(1, 150)), soft_cap(any(0, 2) ? 0 : 1.5), sinks(!any(0, 2)), slopes(!any(0, 2)) {}
+  Features()
+      : window(any(0, 2) ? 0 : any(1, 150)), soft_cap(any(0, 2) ? 0 : 1.5), sinks(!any(0, 2)), slopes(!any(0, 2)) {}
   double score(double product, double slope, int64_t distance) const {
     const double capped = soft_cap > 0 ? soft_cap * std::tanh(product / soft_cap) : product;
     return slopes ? capped - slope * distance : capped;
@@ -412,12 +419,11 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   Array factors("float32", {2}), sinks("float32", {all}), slopes("float32", {all});
   factors.set(0, scale), factors.set(1, features.soft_cap);
   sinks.fill(), slopes.fill(0, 0.05);
-  Array options = ints({features.window, features.sinks, features.slopes}), unused = number(0);
+  Array options = ints({features.window});
   mindspore_cpu_set_valid_rows(batch.tokens, requests);
-  const std::vector<Array*> arguments{&q,    &k,        &v,       &table,
-                                      &query_lens,      &seq_lens, &page,
-                                      &factors,         features.sinks ? &sinks : &unused,
-                                      features.slopes ? &slopes : &unused, &options, &out};
+  Array *sink = features.sinks ? &sinks : &nothing, *slope = features.slopes ? &slopes : &nothing;
+  const std::vector<Array*> arguments{&q,    &k,   &v,    &table,   &query_lens, &seq_lens,
+                                      &page, sink, slope, &options, &factors,    &out};
   expect(call(paged_attention, arguments) == 0, "paged_attention");
   int64_t token = 0, worst_row = -1;
   double worst = 0;
@@ -432,7 +438,8 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
           if (features.window && seen - j > features.window) continue;
           const int64_t at = (batch.slot(request, j) * heads.kv + kv) * heads.size;
           double score = 0;
-          for (int64_t d = 0; d < heads.size; ++d) score += q.get((token * all + head) * heads.size + d) * k.get(at + d);
+          for (int64_t d = 0; d < heads.size; ++d)
+            score += q.get((token * all + head) * heads.size + d) * k.get(at + d);
           weight[j] = features.score(score * scale, slopes.get(head), seen - 1 - j);
           most = std::max(most, weight[j]);
         }
@@ -465,15 +472,13 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   refused(3, &outside, "pages outside the cache");
   refused(4, &no_queries, "a request without queries");
   refused(5, &too_long, "a length past the table");
-  Array behind = ints({-1, 0, 0}), of_less("float32", {all + 1}), used = ints({0, 1, 1}), halves("float16", {all});
-  refused(7, &unused, "a scale without a soft cap");
-  refused(10, &behind, "a window before the first key");
-  refused(10, &page, "too few options");
-  std::vector<Array*> changed = arguments;
-  changed[10] = &used, changed[9] = &slopes, changed[8] = &of_less;
-  expect(call(paged_attention, changed) != 0, "paged_attention takes sinks of other heads");
-  changed[8] = &halves;
-  expect(call(paged_attention, changed) != 0, "paged_attention takes sinks of half precision");
+  Array behind = ints({-1}), of_less("float32", {all + 1}), halves("float16", {all}), many = ints({0, 0}),
+        one = number(0);
+  refused(10, &one, "a scale without a soft cap");
+  refused(9, &behind, "a window before the first key");
+  refused(9, &many, "too many options");
+  refused(7, &of_less, "sinks of other heads");
+  refused(7, &halves, "sinks of half precision");
   mindspore_cpu_set_valid_rows(-1, -1);
 }
 
@@ -483,15 +488,30 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
   const int64_t half = any(0, 1) ? heads.size / 2 : heads.size / 4, size = heads.size;
   const double eps = 1e-6, offset = any(0, 1);
   const bool normed = any(0, 1), rotates = any(0, 3), interleaved = any(0, 1);
-  Array qkv(dtype, {tokens, (all + 2 * heads.kv) * size}), q_norm(dtype, {normed ? size : 1}), k_norm(dtype, q_norm.shape);
+  Array qkv(dtype, {tokens, (all + 2 * heads.kv) * size}), q_norm(dtype, {size}), k_norm(dtype, q_norm.shape);
   Array cos("float32", {positions, half}), sin("float32", {positions, half}), place("int32", {tokens});
-  Array k(cache_dtype, {slots, heads.kv, size}), v(cache_dtype, k.shape), slot("int32", {tokens}), epsilon = numbers({eps, offset});
-  Array q(dtype, {tokens, all * size}), order = ints({rotates, interleaved});
+  Array k(cache_dtype, {slots, heads.kv, size}), v(cache_dtype, k.shape), slot("int32", {tokens}),
+      epsilon = numbers({eps, offset});
+  Array q(dtype, {tokens, all * size}), order = ints({interleaved});
   qkv.fill(), q_norm.fill(0.5, 1.5), k_norm.fill(0.5, 1.5), cos.fill(), sin.fill();
   for (int64_t i = 0; i < tokens; ++i) place.set(i, any(0, positions - 1)), slot.set(i, slots - 1 - i);
-  const std::vector<Array*> arguments{&qkv, &q_norm, &k_norm, &cos, &sin, &place, &k, &v, &slot, &epsilon, &order, &q};
+  auto given = [](bool is, Array& array) { return is ? &array : &nothing; };
+  const std::vector<Array*> arguments{&qkv,
+                                      given(normed, q_norm),
+                                      given(normed, k_norm),
+                                      given(rotates, cos),
+                                      given(rotates, sin),
+                                      &place,
+                                      &k,
+                                      &v,
+                                      &slot,
+                                      &order,
+                                      &epsilon,
+                                      &q};
   expect(call(qkv_to_cache, arguments) == 0, "qkv_to_cache");
-  auto in = [&](int64_t token, int64_t head, int64_t d) { return qkv.get((token * (all + 2 * heads.kv) + head) * size + d); };
+  auto in = [&](int64_t token, int64_t head, int64_t d) {
+    return qkv.get((token * (all + 2 * heads.kv) + head) * size + d);
+  };
   auto wanted = [&](int64_t token, int64_t head, int64_t d) {
     auto scaled = [&](int64_t at) {
       if (!normed) return in(token, head, at);
@@ -529,41 +549,8 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
     }
 }
 
-void test_rows_of_a_step(const std::string& dtype) {
-  Array x(dtype, {8, 32}), weight(dtype, {32}), epsilon = numbers({1e-5, 0}), y(dtype, {8, 32});
-  x.fill(), weight.fill();
-  mindspore_cpu_set_valid_rows(3, 1);
-  expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of a step");
-  for (int64_t i = 3 * 32; i < y.size; ++i) expect(y.get(i) == 0, "rms_norm writes rows after the step's");
-  mindspore_cpu_set_valid_rows(9, 1);
-  expect(call(rms_norm, {&x, &weight, &epsilon, &y}) != 0, "rms_norm takes a step of more rows than there are");
-  mindspore_cpu_set_valid_rows(0, 0);
-  expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of an empty step");
-  mindspore_cpu_set_valid_rows(-1, -1);
-}
-
-void test_replay(const std::string& dtype) {
-  Array x(dtype, {5, 64}), norm(dtype, {64}), epsilon = numbers({1e-5, 0}), y(dtype, {5, 64}), z(dtype, {5, 32});
-  x.fill(), norm.fill();
-  const Range lasting[] = {{x.bytes.get(), x.size * x.width()}, {norm.bytes.get(), norm.size * norm.width()}};
-  void* recording = mindspore_cpu_begin_recording(lasting, 2);
-  call(rms_norm, {&x, &norm, &epsilon, &y});
-  call(silu_and_mul, {&y, &z});
-  expect(mindspore_cpu_finish_recording(recording), "a recording is complete");
-  x.fill();
-  epsilon.set(0, 1e9);  // a constant of the graph, which a replay has a copy of
-  const Array untouched(dtype, {5, 32});
-  std::memset(z.bytes.get(), 0, z.size * z.width());
-  expect(mindspore_cpu_replay(recording) == 0, "a replay");
-  expect(!std::memcmp(z.bytes.get(), untouched.bytes.get(), z.size * z.width()), "a replay has results of its own");
-  Array again = numbers({1e-5, 0});
-  call(rms_norm, {&x, &norm, &again, &y});
-  call(silu_and_mul, {&y, &z});
-  expect(!std::memcmp(mindspore_cpu_replayed(recording, z.bytes.get()), z.bytes.get(), z.size * z.width()), "a replay is equal");
-  mindspore_cpu_drop_recording(recording);
-}
-
 #include "dispatch.h"
+#include "steps.h"
 #include "experts.h"
 #include "mla_operators.h"
 

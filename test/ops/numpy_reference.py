@@ -44,7 +44,7 @@ def call(operator, packed, fixed=(), constants=(), prepare=None):
     packed, fixed = ([tensor(array) for array in arrays] for arrays in (packed, fixed))
     if prepare is not None:
         prepare(*fixed)
-    if not ops.static_graphs():
+    if not ops.capabilities().static_graphs:
         any_rows = [ms.Tensor(shape=[None, *tensor.shape[1:]], dtype=tensor.dtype) for tensor in packed]
         network.set_inputs(*any_rows, *fixed)
     ops.set_valid_rows(len(packed[0]), 1)

@@ -272,7 +272,7 @@ class Model:
         tensors = [ms.Tensor(array) for array in arrays.values()]
         if self.network is None:
             self.network = Attend(*self.rows, arrays, self.features, self.sinks, self.slopes)
-            if not ops.static_graphs():
+            if not ops.capabilities().static_graphs:
                 integers = mutable(tuple(map(dynamic, tensors)))
                 self.network.set_inputs(ms.Tensor(shape=[None, qkv.shape[1]], dtype=qkv.dtype), self.views, integers)
         ops.set_valid_rows(int(lengths[0].sum()), len(lengths[0]))

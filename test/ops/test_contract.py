@@ -152,9 +152,9 @@ def test_every_request_of_a_step_is_in_one_part():
 
 def test_attention_of_the_whole_contract_is_accepted_and_graphs_are_compiled():
     ops.check_attention(heads=6, kv_heads=2, head_dim=10, rotary_dim=4, window=3, soft_cap=2.0, sinks=True, slopes=True)
-    assert ops.compiled()
+    assert ops.capabilities().compiled
     assert not ops.blockwise(window=3, soft_cap=2.0, sinks=True, slopes=True, mla=False)
-    assert ops.single_block_limits() == ("", 0, 0)
+    assert ops.capabilities().single_block is None
 
 
 def test_rotary_tables_keep_every_value():
@@ -202,7 +202,7 @@ def captured(table):
 
 def test_a_replay_computes_with_what_the_inputs_and_weights_hold_now(captured):
     run, x, replay = captured()
-    if not ops.static_graphs():
+    if not ops.capabilities().static_graphs:
         assert replay is None
         return
     for _ in range(3):
@@ -246,7 +246,7 @@ def test_operators_that_are_recorded_say_when_they_ran():
     for name, start, duration in events:
         assert name == "logits"
         assert before <= start <= start + duration <= after
-    assert len(events) == ops.static_graphs()  # the reference's do not say
+    assert len(events) == ops.capabilities().static_graphs  # the reference's do not say
 
 
 def test_columns_of_all_ranks_are_put_side_by_side_or_left_to_sglang():  # of several ranks: test/distributed

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 import torch
 
+from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge, device
 
 SECONDS = 2
-cpu = pytest.importorskip("sglang.srt.layers_ms.ops.cpu", reason="the C++ operators were not built")
+cpu = pytest.importorskip("sglang.srt.layers_ms.ops.cpu.library", reason="the C++ operators were not built")
 HEADS, KV_HEADS, PAGE, SLOTS = 6, 2, 4, 128
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # of the largest value
@@ -31,7 +32,7 @@ def draw(dtype, *shape):
 
 def packed(weight):
     weight = bridge.to_mindspore(weight.clone())
-    cpu.prepack_linear(weight)
+    ops.prepack_linear(weight)
     return weight
 
 
@@ -59,11 +60,11 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
     cos, sin = draw(torch.float32, 64, head_dim // 2), draw(torch.float32, 64, head_dim // 2 + 1)[:, 1:].contiguous()
     caches = [draw(dtype, SLOTS, KV_HEADS, head_dim), draw(dtype, SLOTS + 1, KV_HEADS, head_dim)[1:].contiguous()]
     norm = draw(dtype, head_dim)
-    cpu.set_valid_rows(len(slots), len(lengths))
+    ops.set_valid_rows(len(slots), len(lengths))
     qkv, norm, cos, sin, k_cache, v_cache = tensors(qkv, norm, cos, sin, *caches)
     integers = [ms.Tensor(array) for array in (positions, slots)]
     rows = dict(zip(("positions", "out_cache_loc"), integers, strict=True))
-    q, *views = cpu.qkv_to_cache(
+    q, *views = ops.qkv_to_cache(
         qkv, norm, norm, 1e-6, 0.0, cos, sin, False, k_cache, v_cache, rows, KV_HEADS, head_dim
     )
     arrays = {
@@ -72,18 +73,18 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
         "seq_lens": ms.Tensor(np.array(lengths, np.int32)),
         "page_size": ms.Tensor(np.array([PAGE], np.int32)),
     }
-    found = cpu.paged_attention(q, *views, arrays, KV_HEADS, head_dim, head_dim**-0.5)
+    found = ops.paged_attention(q, *views, arrays, KV_HEADS, head_dim, head_dim**-0.5)
     return [bridge.to_torch(found), *caches]
 
 
 def rows(dtype, width, outputs):
     x, weight, bias = draw(dtype, 9, width), draw(dtype, outputs, width), draw(dtype, outputs)
-    cpu.set_valid_rows(9, 1)
+    ops.set_valid_rows(9, 1)
     x_, bias_, norm = tensors(x, bias, draw(dtype, width))
-    gate_up = cpu.linear(x_, packed(weight), bias_)
-    found = [gate_up, *cpu.add_rms_norm(x_, x_, norm, 1e-6, 1.0), cpu.logits(x_, packed(weight))]
-    found += [cpu.layer_norm(x_, norm, norm, 1e-6), cpu.add(x_, x_, 0.3), cpu.scale(x_, 0.3)]
-    found += [getattr(cpu, name)(gate_up) for name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul")]
+    gate_up = ops.linear(x_, packed(weight), bias_)
+    found = [gate_up, *ops.add_rms_norm(x_, x_, norm, 1e-6, 1.0), ops.logits(x_, packed(weight))]
+    found += [ops.layer_norm(x_, norm, norm, 1e-6), ops.add(x_, x_, 0.3), ops.scale(x_, 0.3)]
+    found += [getattr(ops, name)(gate_up) for name in ("silu_and_mul", "gelu_and_mul", "gelu_tanh_and_mul")]
     return [bridge.to_torch(one) for one in found]
 
 
@@ -120,6 +121,6 @@ def test_a_request_longer_than_its_table_is_an_error(isa):
 
 
 def test_a_step_larger_than_the_tensors_is_an_error(isa):
-    cpu.set_valid_rows(10, 1)
+    ops.set_valid_rows(10, 1)
     with pytest.raises(RuntimeError):
-        cpu.silu_and_mul(bridge.to_mindspore(draw(torch.float32, 9, 8)))
+        ops.silu_and_mul(bridge.to_mindspore(draw(torch.float32, 9, 8)))

@@ -179,7 +179,7 @@ def test_clip_bounds_on_both_sides(dtype):
 
 
 def test_an_expert_that_is_none_is_an_error_where_a_table_checks():
-    if not ops.static_graphs():
+    if not ops.capabilities().static_graphs:
         return
     x, gate_up, down = (ms.Tensor(draw(*shape)) for shape in ((2, 16), (3, 2, 8, 16), (3, 16, 8)))
     for expert in (-1, 3):
@@ -191,7 +191,7 @@ def test_an_expert_that_is_none_is_an_error_where_a_table_checks():
 
 
 def test_more_experts_than_the_groups_hold_is_an_error_where_a_table_checks():
-    if not ops.static_graphs():
+    if not ops.capabilities().static_graphs:
         return
     ops.set_valid_rows(2, 1)
     with pytest.raises(RuntimeError):

@@ -1,94 +1,161 @@
-"""Binding operator names to a table: all of them, or none and a reason."""
+"""Operator tables: a table is whole when it is defined, and its operators are bound by their names."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from sglang.srt.layers_ms import ops as bound_ops
-from sglang.srt.layers_ms.ops import reference
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops import contract
+from sglang.srt.layers_ms.ops.ascend.table import AscendTable
+from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
+from sglang.srt.layers_ms.ops.table import METHODS, OPERATORS, OperatorTable, OperatorTableError
 
 SECONDS = 1
 
 
-@pytest.fixture
-def ops(monkeypatch):
-    """The room as it is before anything was selected, whatever this process has selected in its own."""
-    source = Path(bound_ops.__file__)
-    spec = importlib.util.spec_from_file_location(
-        "unbound_ops", source, submodule_search_locations=[str(source.parent)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    known = set(sys.modules)
-    monkeypatch.setitem(sys.modules, "unbound_ops", module)
-    spec.loader.exec_module(module)
-    yield module
-    for name in set(sys.modules) - known:
-        del sys.modules[name]
+@pytest.fixture(autouse=True)
+def bound_again():
+    """Whatever table other tests have bound is bound again at the end."""
+    before = {name: getattr(ops, name) for name in (*ops.NAMES, "_bound")}
+    yield
+    vars(ops).update(before)
 
 
-def add_table(monkeypatch, name, without=(), **operators):
-    """A table of the reference's operators, except some, and with others in the place of some."""
-    table = ModuleType(f"unbound_ops.{name}")
-    kept = {operator: getattr(reference, operator) for operator in bound_ops.NAMES if operator not in without}
-    vars(table).update(kept, **operators)
-    monkeypatch.setitem(sys.modules, table.__name__, table)
+def module(**functions) -> ModuleType:
+    made = ModuleType("operators")
+    vars(made).update(functions)
+    return made
 
 
-def test_the_reference_has_no_operator_that_the_contract_does_not_name(ops):
-    values = vars(reference).values()  # some are written in files beside it: reference_experts.py
-    functions = [value for value in values if getattr(value, "__module__", "").startswith(reference.__name__)]
-    assert {function.__name__ for function in functions if not function.__name__.startswith("_")} == set(ops.NAMES)
+def silu_and_mul(gate_up):
+    return "another"
+
+
+def prepack_linear(weight):
+    return "packed"
 
 
 def test_every_operator_is_tested_beside_this_file_for_every_table():
     sources = "".join(path.read_text() for path in Path(__file__).parent.glob("*.py") if path != Path(__file__))
-    untested = {name for name in bound_ops.NAMES if f"ops.{name}" not in sources and f'"{name}"' not in sources}
-    # Ranks that communicate are in test/distributed; start is called by device.start for every test.
+    untested = {name for name in ops.NAMES if f"ops.{name}" not in sources and f'"{name}"' not in sources}
+    # Ranks that communicate are in test/distributed; start is called by device.start for every test. What a table reads
+    # of a step is in test/executor.
     collectives = {"all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "receive"}
     collectives |= {"dispatch_experts", "combine_experts"}
-    assert untested == {*collectives, "start"}
+    assert untested == {*collectives, "start", "metadata_fields"}
 
 
-def test_an_operator_called_before_select_says_so(ops):
-    with pytest.raises(ops.OperatorTableError, match=r"ops\.rms_norm was called before ops\.select"):
+def test_an_operator_called_before_select_says_so():
+    vars(ops).update(rms_norm=ops._unselected("rms_norm"), _bound=None)
+    with pytest.raises(OperatorTableError, match=r"ops\.rms_norm was called before ops\.select"):
         ops.rms_norm(None, None, 1e-6, 0.0)
+    with pytest.raises(OperatorTableError, match=r"ops\.capabilities was called before ops\.select"):
+        ops.capabilities()
 
 
-def test_select_binds_every_operator(ops):
+def test_select_binds_every_operator_as_a_plain_function():
     ops.select("reference")
-    bound = {name: getattr(ops, name) for name in ops.NAMES}
-    assert all(function.__module__.startswith("unbound_ops.reference") for function in bound.values())
-    assert {name: function.__name__ for name, function in bound.items()} == {name: name for name in ops.NAMES}
+    assert type(ops.bound()) is ReferenceTable
+    for name in OPERATORS:
+        assert getattr(ops, name).__name__ == name
+        assert not hasattr(getattr(ops, name), "__self__")  # MindSpore compiles functions, not methods of ours
 
 
-def test_a_table_without_an_operator_is_refused_by_name_and_binds_nothing(ops, monkeypatch):
-    add_table(monkeypatch, "partial", without=["linear"])
-    with pytest.raises(ops.OperatorTableError, match=r"'partial' has no linear; add it to ops/partial\.py"):
-        ops.select("partial")
-    with pytest.raises(ops.OperatorTableError, match="before"):
-        ops.silu_and_mul(None)
+def test_the_reference_inherits_nothing_and_a_table_only_what_it_says():
+    assert ReferenceTable.inherited() == []
+
+    class Faster(ReferenceTable, operators=[module(silu_and_mul=silu_and_mul)], inherits=OPERATORS + METHODS):
+        """One operator of its own."""
+
+    assert set(Faster.inherited()) == set(OPERATORS) - {"silu_and_mul"}
+    ops.bind(Faster())
+    assert ops.silu_and_mul(None) == "another"
+    assert ops.rms_norm is ReferenceTable.rms_norm
 
 
-def test_another_signature_than_the_contracts_is_refused_and_binds_nothing(ops, monkeypatch):
-    add_table(monkeypatch, "strange", silu_and_mul=lambda x: None)
-    with pytest.raises(ops.OperatorTableError, match=r"takes \['x'\], the contract says \['gate_up'\]"):
-        ops.select("strange")
-    with pytest.raises(ops.OperatorTableError, match="before"):
-        ops.rms_norm(None, None, 1e-6, 0.0)
+def test_the_last_module_with_an_operator_wins():
+    def first(gate_up):
+        return "first"
+
+    class Faster(ReferenceTable, operators=[module(silu_and_mul=first), module(silu_and_mul=silu_and_mul)]):
+        """Two of one operator."""
+
+    assert Faster.silu_and_mul(None) == "another"
 
 
-def test_a_fallback_gives_what_a_table_lacks_and_is_announced(ops, monkeypatch, caplog):
-    add_table(monkeypatch, "partial", without=["linear", "logits"])
-    with caplog.at_level("INFO", logger="unbound_ops"):
-        ops.select("partial", fallback="reference")
-    assert ops.linear.__module__ == "unbound_ops.reference"
-    assert ops.rms_norm is reference.rms_norm  # what the partial table has is taken from it
-    assert "operators: partial; from reference: linear, logits" in caplog.text
+def test_an_operator_that_a_table_takes_without_saying_so_is_refused_by_name_where_it_is_called():
+    class Partial(ReferenceTable, inherits=[name for name in OPERATORS + METHODS if name != "linear"]):
+        """Would fall back to the reference's product, unseen."""
+
+    class Variant(Partial, operators=[module(silu_and_mul=silu_and_mul)]):
+        """Lacks what its parent lacks."""
+
+    for table in (Partial, Variant):
+        assert table.lacking() == ["linear"]
+        ops.bind(table())
+        with pytest.raises(OperatorTableError, match="Partial has no linear: write it in one of its modules, or name"):
+            ops.linear(None, None, None)
 
 
-def test_an_unknown_table_is_an_import_error_that_names_it(ops):
-    with pytest.raises(ModuleNotFoundError, match=r"unbound_ops\.nonesuch"):
+def test_an_operator_that_no_table_has_is_refused_by_name_where_it_is_called():
+    operators = {name: getattr(ReferenceTable, name) for name in OPERATORS if name != "rms_norm"}
+    asked = ("init_group", "start", "cache_view", "metadata_fields", "build_metadata")
+    methods = {name: getattr(ReferenceTable, name) for name in asked}
+
+    class Lacking(OperatorTable, operators=[module(**operators, **methods)]):
+        """No parent has one."""
+
+    assert Lacking.lacking() == ["rms_norm"]
+    with pytest.raises(OperatorTableError, match="Lacking has no rms_norm"):
+        Lacking.rms_norm(None)
+
+
+def test_a_table_that_does_not_answer_what_each_must_is_refused():
+    operators = {name: getattr(ReferenceTable, name) for name in OPERATORS}
+    with pytest.raises(OperatorTableError, match="Silent has no start"):
+
+        class Silent(OperatorTable, operators=[module(**operators)]):
+            """How a cache is seen has no default."""
+
+
+def test_another_signature_than_the_contracts_is_refused():
+    with pytest.raises(OperatorTableError, match=r"silu_and_mul takes \['x'\], the contract says \['gate_up'\]"):
+
+        class Strange(ReferenceTable, operators=[module(silu_and_mul=lambda x: None)]):
+            """As the contract, but for a name."""
+
+
+def test_a_method_may_be_a_function_of_a_module_with_the_parameters_of_the_method():
+    class Packing(ReferenceTable, operators=[module(prepack_linear=prepack_linear)]):
+        """One method of its own."""
+
+    assert Packing().prepack_linear(None) == "packed"
+    with pytest.raises(OperatorTableError, match=r"prepack_linear takes \[\], the contract says \['weight'\]"):
+
+        class Strange(ReferenceTable, operators=[module(prepack_linear=lambda: None)]):
+            """As the contract, but for a parameter."""
+
+
+def test_an_npu_computes_nothing_with_the_references_operators():
+    assert AscendTable.inherited() == []
+
+
+@pytest.mark.parametrize("name", ops.TABLES)
+def test_no_table_lacks_an_operator(name):
+    try:
+        table = ops.load(name)
+    except ImportError as reason:
+        pytest.skip(str(reason))
+    assert table.lacking() == []  # what is not written for a device yet: its models are refused by name
+
+
+def test_the_contract_is_all_that_a_table_has():
+    public = {name for name in dir(ReferenceTable) if name[0] != "_"}
+    assert public == {*OPERATORS, *METHODS, "capabilities", "inherited", "lacking"}
+    assert set(OPERATORS) == {name for name in vars(contract) if name.islower() and callable(getattr(contract, name))}
+
+
+def test_an_unknown_table_is_an_error_that_names_those_there_are():
+    with pytest.raises(OperatorTableError, match="there is no operator table 'nonesuch'; there are reference, cpu"):
         ops.select("nonesuch")

@@ -4,19 +4,22 @@ Layers write `ops.rms_norm(...)`. Nothing above this package knows which table r
 """
 
 import importlib
-import inspect
 import logging
 
-from . import contract
 from .contract import *  # noqa: F403 - the contract's signatures are what editors and readers see
+from .table import METHODS, OPERATORS, Capabilities, OperatorTable, OperatorTableError
 
 logger = logging.getLogger(__name__)
 
-NAMES = [name for name, value in vars(contract).items() if inspect.isfunction(value)]
-
-
-class OperatorTableError(Exception):
-    """A table is incomplete, or one of its operators has another signature than the contract."""
+NAMES = (*OPERATORS, *METHODS)
+TABLES = {  # name -> module of this package, and its class; imported when it is selected
+    "reference": ("reference.table", "ReferenceTable"),
+    "cpu": ("cpu.table", "CpuTable"),
+    "ascend": ("ascend.table", "AscendTable"),
+    "ascend_reference": ("ascend_reference.table", "AscendReferenceTable"),
+    "ascend_reference_310p": ("ascend_reference.table", "AscendReference310PTable"),
+}
+_bound: OperatorTable | None = None
 
 
 def _unselected(name):
@@ -29,28 +32,37 @@ def _unselected(name):
 globals().update({name: _unselected(name) for name in NAMES})
 
 
-def _check_signature(name, owner):
-    wanted = list(inspect.signature(getattr(contract, name)).parameters)
-    found = list(inspect.signature(getattr(owner, name)).parameters)
-    if found != wanted:
-        raise OperatorTableError(f"{owner.__name__}.{name} takes {found}, the contract says {wanted}")
+def select(name: str) -> None:
+    """Bind every operator to the table `name`.
 
-
-def select(table: str, fallback: str | None = None) -> None:
-    """Bind every operator to `table`, and those that it lacks to `fallback`.
-
-    Raises OperatorTableError where neither has an operator, or where a signature differs from the contract; nothing
-    is bound then.
+    Raises OperatorTableError where there is none, or where it is incomplete; nothing is bound then.
     """
-    modules = [importlib.import_module(f".{name}", __name__) for name in (table, fallback) if name]
-    bound, lacking = {}, []
-    for name in NAMES:
-        owner = next((module for module in modules if hasattr(module, name)), None)
-        if owner is None:
-            raise OperatorTableError(f"operator table {table!r} has no {name}; add it to ops/{table}.py")
-        _check_signature(name, owner)
-        if owner is not modules[0]:
-            lacking.append(name)
-        bound[name] = getattr(owner, name)
-    globals().update(bound)
-    logger.info("operators: %s; from %s: %s", table, fallback, ", ".join(lacking) or "none")
+    bind(load(name)())
+
+
+def load(name: str) -> type[OperatorTable]:
+    """The class of the table `name`. ImportError where it cannot be used on this machine."""
+    if name not in TABLES:
+        raise OperatorTableError(f"there is no operator table {name!r}; there are {', '.join(TABLES)}")
+    module, table = TABLES[name]
+    return getattr(importlib.import_module(f".{module}", __name__), table)
+
+
+def bind(table: OperatorTable) -> None:
+    """Bind every operator to a table. MindSpore compiles what layers call: it finds plain functions in this module."""
+    global _bound
+    _bound = table
+    globals().update({name: getattr(table, name) for name in NAMES})
+    logger.info("operators: %s; inherited: %s", type(table).__name__, ", ".join(table.inherited()) or "none")
+
+
+def bound() -> OperatorTable | None:
+    """The table in use; None before the first is selected."""
+    return _bound
+
+
+def capabilities() -> Capabilities:
+    """What the table in use can do."""
+    if _bound is None:
+        raise OperatorTableError("ops.capabilities was called before ops.select(...)")
+    return _bound.capabilities

@@ -3,12 +3,10 @@
 T tokens of B requests are packed in one axis. H query heads, K key/value heads, D head size. Statistics, angles and
 scores are float32 inside every operator; results have the dtype of the first argument. Integers are int32.
 
-`contract_host.py` has those that are called on the host: they say what a table wants of its caller.
+`table.py` has what a table says of itself, and what is called on the host.
 """
 
 from mindspore import Tensor
-
-from .contract_host import *  # noqa: F403 - they are part of the contract
 
 
 def embedding(ids: Tensor, weight: Tensor, first: int) -> Tensor:

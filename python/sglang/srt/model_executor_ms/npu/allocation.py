@@ -33,7 +33,7 @@ def _npu_allocator(configurator, sizes, pool):
 def _has_triton() -> bool:
     from sglang.srt.layers_ms.ops.ascend import host  # imports MindSpore, which a launcher must not
 
-    return host.profile().triton
+    return host.capabilities().triton
 
 
 def _without_triton() -> type:

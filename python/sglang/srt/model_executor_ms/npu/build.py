@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.ascend import host
 from sglang.srt.layers_ms.ops.metadata import BLOCKS, REQUESTS, TOKENS
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner, RunnerConfig
@@ -84,7 +85,8 @@ def npu_runner(
     largest = max(limits.requests, *buckets) if buckets else limits.requests
     dp_size = network.config.shard.attn_dp_size
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks, caches.full_to_swa())
-    forward_mode, longest, _ = ops.single_block_limits() if blockwise(network) else (DECODE, None, None)
+    block = host.capabilities().single_block if blockwise(network) else None
+    forward_mode, longest = (block.forward_mode, block.max_context) if block else (DECODE, None)
     captured = graphs.make(forward_mode, captured=True) if buckets else None
     layouts = [graphs.layout("", padded) for padded in (False, True)]  # of any forward mode
     upload = UploadBuffer(link, capacity(layouts, limits, largest, dp_size))

@@ -2,7 +2,6 @@
 
 import logging
 
-from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
 from sglang.srt.model_executor_ms.npu.build import blockwise, compile_kinds, npu_runner
@@ -44,7 +43,7 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
     if parallel.attn_dp_size > 1:
         weights = None  # of attention's each rank has more than its part, and how many they are is not known yet
     free, total = torch.npu.mem_get_info()
-    cap = memory_cap(total, free, schedule.mem_fraction_static, weights, host.profile().fractal)
+    cap = memory_cap(total, free, schedule.mem_fraction_static, weights, host.capabilities().fractal_weights)
     card = torch.npu.current_device()
     mindspore_device.start(card, cap)
     sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
@@ -67,7 +66,7 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
 
 def check_nodes(nodes: int) -> None:
     """NpuUnavailable where ranks are on more hosts than HCCL connects cards of this chip of."""
-    if nodes > 1 and not host.profile().hosts:
+    if nodes > 1 and not host.capabilities().multi_host:
         raise NpuUnavailable(
             f"--nnodes {nodes}: HCCL connects {kernels.soc()} cards of one host only; start a server on each, and "
             "sglang_router before them"
@@ -79,10 +78,10 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
     link = _link(req_to_token.device)
     requests, rounds = limits.requests, blockwise(network)
     if rounds:
-        _, longest, most = ops.single_block_limits()
-        requests = min(requests, most)
+        block = host.capabilities().single_block
+        longest, requests = block.max_context, min(requests, block.max_requests)
     buckets = _buckets(requests, len(caches.k_caches)) if first else ()
-    if buckets and not host.profile().captures:
+    if buckets and not host.capabilities().captures:
         logger.info("%s captures no graphs: decode graphs run as they are", kernels.soc())
         buckets = ()
     if buckets and rounds and network.config.shard.attn_dp_size > 1:

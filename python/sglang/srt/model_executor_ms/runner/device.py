@@ -1,6 +1,5 @@
 """Starts MindSpore in a process: execution mode and operator table, once."""
 
-import importlib
 import logging
 from collections.abc import Sequence
 
@@ -35,8 +34,8 @@ def start(device: str, table: str | None = None, processors: Sequence[int] = (0,
         raise UnsupportedDevice(f"SGLANG_MS_OPS={table}: device {kind!r} has the tables {list(possible)}")
     if kind == "cpu":  # where MindSpore's asynchronous mode is slower, and does not order its writes against torch's
         ms.runtime.launch_blocking()
-    chosen, portable = table or _preferred(TABLES[kind]), TABLES[kind][-1]
-    ops.select(chosen, fallback=portable if chosen != portable else None)
+    chosen = table or _preferred(TABLES[kind])
+    ops.select(chosen)
     ops.start(processors)
     return chosen
 
@@ -52,7 +51,7 @@ def _preferred(tables: tuple[str, ...]) -> str:
     *fast, portable = tables
     for table in fast:
         try:
-            importlib.import_module(f"{ops.__name__}.{table}")
+            ops.load(table)
         except ImportError as error:
             logger.warning("operators: %s, which is slow, because %s cannot be used: %s", portable, table, error)
         else:

@@ -210,12 +210,12 @@ def _buffer(field: Field, sizes: Mapping[str, int]) -> np.ndarray | torch.Tensor
 
 def forward_graph(model, k_caches: tuple, v_caches: tuple, limits: Limits, layout: StepLayout) -> ForwardGraph:
     """The graph that an operator table of one forward mode wants."""
-    if ops.static_graphs():
+    if ops.capabilities().static_graphs:
         return StaticGraph(model, k_caches, v_caches, layout, limits)
     return dynamic_graph(model, k_caches, v_caches, layout)
 
 
 def dynamic_graph(model, k_caches: tuple, v_caches: tuple, layout: StepLayout) -> DynamicGraph:
     """A graph for steps of one layout and any size, compiled if the operator table in use lets it be."""
-    graph_class = DynamicGraph if ops.compiled() else UncompiledGraph
+    graph_class = DynamicGraph if ops.capabilities().compiled else UncompiledGraph
     return graph_class(model, k_caches, v_caches, layout)

@@ -1,5 +1,6 @@
 """What this table wants of its caller, on the host."""
 
+import functools
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,6 +10,7 @@ from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend.stacks import prepack_matrix, prepack_stack
+from sglang.srt.layers_ms.ops.table import Capabilities, SingleBlock
 
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
 # that decode each has one.
@@ -56,31 +58,28 @@ def profile() -> Profile:
     return next((found for chip, found in PROFILES.items() if chip in kernels.soc()), DEFAULT)
 
 
+@functools.cache
+def _capabilities(chip: str) -> Capabilities:
+    chosen = profile()
+    return Capabilities(
+        device=chip,
+        compute_dtypes={dtype: dtype for dtype in chosen.dtypes},
+        captures=chosen.captures,
+        all_reduce_norm_fusion=chosen.summed,
+        single_block=SingleBlock(SINGLE_BLOCK, SINGLE_BLOCK_KEYS, SINGLE_BLOCK_REQUESTS),
+        fractal_weights=chosen.fractal,
+        multi_host=chosen.hosts,
+        triton=chosen.triton,
+    )
+
+
+def capabilities() -> Capabilities:
+    """Of the chip that this process computes on."""
+    return _capabilities(kernels.soc())
+
+
 def start(processors):
     kernels.bind()
-
-
-def column_gather(group):
-    return None
-
-
-def capture(run, lasting):
-    return None
-
-
-def record(on):
-    """MindSpore's own profiler knows when its kernels run."""
-
-
-def recorded():
-    return []
-
-
-def compute_dtype(dtype):
-    possible = profile().dtypes
-    if dtype not in possible:
-        raise NotImplementedError(f"dtype {dtype}: {kernels.soc()} computes in {' or '.join(possible)}; give --dtype")
-    return dtype
 
 
 def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes):
@@ -99,10 +98,6 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
 def blockwise(window, soft_cap, sinks, slopes, mla):
     lacking = (window or mla) and not profile().fused_blocks
     return bool(soft_cap or slopes or (sinks and not window) or lacking)
-
-
-def single_block_limits():
-    return SINGLE_BLOCK, SINGLE_BLOCK_KEYS, SINGLE_BLOCK_REQUESTS
 
 
 def decodes(forward_mode):
@@ -191,18 +186,6 @@ def split_by_forward_mode(query_lens, seq_lens, together=False):
     return [(FRESH if (query_lens == seq_lens).all() else CHUNK, rows)]
 
 
-def compiled():
-    return True
-
-
-def static_graphs():
-    return False
-
-
-def set_valid_rows(tokens, requests, counts=()):
-    """Tensors have the shapes of the step."""
-
-
 def renew(weight):
     fractal = profile().fractal and weight.ndim == 2 and weight.dtype != mstype.int32
     if weight.shape == weight.host.shape and not fractal:
@@ -216,16 +199,8 @@ def prepack_linear(weight):
         weight.assign_value(kernels.format_cast(plain, kernels.NZ))
 
 
-def supports_all_reduce_norm_fusion(ranks):
-    return ranks in profile().summed
-
-
 def prepack_row_linear(weight):
     prepack_matrix(weight)
-
-
-def prepack_embedding(weight):
-    """Gather reads rows: it stays as it is."""
 
 
 def prepack_experts(weight):

@@ -7,30 +7,10 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
-from sglang.srt.layers_ms.ops.cpu.library import custom, first, ints, library
-from sglang.srt.layers_ms.ops.cpu.library import room as _room
+from sglang.srt.layers_ms.ops.cpu import stubs
+from sglang.srt.layers_ms.ops.cpu.library import library
 
 _groups, _sizes = {}, {}  # name -> number, ranks
-
-_all_reduce = custom("all_reduce", first)
-_all_gather = custom("all_gather", lambda x, number, ranks: [x[0] * ranks[0], x[1]])
-_reduce_scatter = custom("reduce_scatter", lambda x, number, ranks: [x[0] // ranks[0], x[1]])
-_all_to_all = custom("all_to_all", lambda x, number, sent, received, rows: [rows[0], x[1]])
-_broadcast = custom("broadcast", first)
-
-
-def _taken(x, weights, experts, integers, room):
-    # One more than the rows of all replicas: by how many rows tensors have room for, operators know how many count.
-    rows = x[0] * room[0] + 1
-    return [rows, x[1]], [rows, weights[1]], [rows, experts[1]], [rows, room[1]]
-
-
-_dispatch_experts = custom(
-    "dispatch_experts", _taken, lambda x, weights, experts, *_: (x, weights, experts, mstype.int32)
-)
-_combine_experts = custom("combine_experts", lambda y, routes, integers, room: [(y[0] - 1) // room[0], y[1]])
-_send = custom("send", first)
-_receive = custom("receive", first)
 
 
 @constexpr
@@ -46,40 +26,40 @@ def init_group(group, rank, size, all_gather_object, timeout=300.0, nodes=(), ex
 
 
 def all_reduce(x, group):
-    return _all_reduce(x, ints(_number(group)))
+    return stubs.all_reduce(x, _number(group))
 
 
 def all_gather(x, step, size, group):
-    return _all_gather(x, ints(_number(group)), _room(size))
+    return stubs.all_gather(x, size, _number(group))
 
 
 def reduce_scatter(x, step, size, group):
-    return _reduce_scatter(x, ints(_number(group)), _room(size))
+    return stubs.reduce_scatter(x, size, _number(group))
 
 
 def all_to_all(x, sent, received, room, group):
-    return _all_to_all(x, ints(_number(group)), sent, received, _room(room))
+    return stubs.all_to_all(x, sent, received, room, _number(group))
 
 
 def dispatch_experts(x, weights, experts, step, held, attn_dp_size, rank, size, group):
-    integers, words = ints(_number(group), held, attn_dp_size), -(-size // 32)
-    return _dispatch_experts(x, weights, experts, integers, _room((attn_dp_size, words)))
+    words = -(-size // 32)  # of a row's routes: a bit a rank
+    return stubs.dispatch_experts(x, weights, experts, attn_dp_size, words, _number(group), held)
 
 
 def combine_experts(y, routes, step, attn_dp_size, size, group):
-    return _combine_experts(y, routes, ints(_number(group), attn_dp_size), _room(attn_dp_size))
+    return stubs.combine_experts(y, routes, attn_dp_size, _number(group))
 
 
 def broadcast(x, root, group):
-    return _broadcast(x, ints(_number(group), root))
+    return stubs.broadcast(x, _number(group), root)
 
 
 def send(x, receiver, group):
-    return _send(x, ints(_number(group), receiver))
+    return stubs.send(x, _number(group), receiver)
 
 
 def receive(like, sender, group):
-    return _receive(like, ints(_number(group), sender))
+    return stubs.receive(like, _number(group), sender)
 
 
 def column_gather(group):

@@ -17,11 +17,11 @@
 
 namespace KERNEL_ISA {
 
-constexpr int64_t kKeys = 64;          // keys taken together
-constexpr int64_t kRows = 512;         // query rows (queries times heads of a group) of a task, about
-constexpr int64_t kSplit = 128;        // keys of a task where a request has one query
-constexpr int64_t kShared = 16;        // query heads that make a matrix with the keys of one head
-constexpr int64_t kAhead = 8;          // keys: their distance from those that are fetched meanwhile
+constexpr int64_t kKeys = 64;    // keys taken together
+constexpr int64_t kRows = 512;   // query rows (queries times heads of a group) of a task, about
+constexpr int64_t kSplit = 128;  // keys of a task where a request has one query
+constexpr int64_t kShared = 16;  // query heads that make a matrix with the keys of one head
+constexpr int64_t kAhead = 8;    // keys: their distance from those that are fetched meanwhile
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Task {
@@ -41,11 +41,7 @@ struct Rows {
   static int64_t size(int64_t rows, int64_t width) { return padded(rows) * 2 + rows * width; }
   // In memory for size(rows, width) values.
   Rows(float* memory, int64_t rows, int64_t width)
-      : most(memory),
-        weight(memory + padded(rows)),
-        values(memory + 2 * padded(rows)),
-        rows(rows),
-        width(width) {}
+      : most(memory), weight(memory + padded(rows)), values(memory + 2 * padded(rows)), rows(rows), width(width) {}
   void clear() {
     std::fill(most, most + rows, kNone);
     std::fill(weight, values + rows * width, 0.0f);
@@ -65,7 +61,8 @@ inline f32x16 tanh(f32x16 x) {
 // Whether scores are more than products times the scale; if so `finish` has multiplied by it.
 inline bool finishes(const Attention& a) { return a.soft_cap > 0 || a.slopes; }
 
-// Products [kKeys] of a query of a head -> scores; the first key lies `distance` places after the query (so less than 0).
+// Products [kKeys] of a query of a head -> scores; the first key lies `distance` places after the query (so less than
+// 0).
 inline void finish(const Attention& a, float* scores, int64_t head, int64_t distance) {
   const f32x16 steps = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const float slope = a.slopes ? a.slopes[head] : 0.0f;
@@ -212,8 +209,8 @@ inline void add_values(const float* weights, const Block<C>& values, int64_t d, 
 }
 
 #if defined(__AVX512BF16__)
-// The same for pairs of keys and V * 32 columns, with weights rounded to bfloat16. Interleaving two rows of values within
-// each quarter of a register puts its columns in this order: those 0 to 3 of every eight, then those 4 to 7.
+// The same for pairs of keys and V * 32 columns, with weights rounded to bfloat16. Interleaving two rows of values
+// within each quarter of a register puts its columns in this order: those 0 to 3 of every eight, then those 4 to 7.
 template <int M, int V>
 inline void add_pairs(const bf16* weights, const Block<bf16>& values, int64_t d, int64_t count, float* out,
                       int64_t width) {
@@ -221,7 +218,8 @@ inline void add_pairs(const bf16* weights, const Block<bf16>& values, int64_t d,
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < V; ++v) {
       const f32x16 left = load(out + m * width + d + v * 32), right = load(out + m * width + d + v * 32 + 16);
-      low[m][v] = (__m512)__builtin_shufflevector(left, right, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
+      low[m][v] =
+          (__m512)__builtin_shufflevector(left, right, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
       high[m][v] =
           (__m512)__builtin_shufflevector(left, right, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
     }
@@ -443,13 +441,11 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
       if (a.window) std::fill(line_of_scores, line_of_scores + unseen(place + 1 - a.window - first), kNone);
       if (finishes(a)) finish(a, line_of_scores, task.kv_head * group + i % group, first - place);
       softmax_step(line_of_scores, scale, i, state);
-      for (int64_t j = 0; j < kKeys; j += 16)
-        store(weights + (i - row) * kKeys + j, load(line_of_scores + j));
+      for (int64_t j = 0; j < kKeys; j += 16) store(weights + (i - row) * kKeys + j, load(line_of_scores + j));
     }
     over_columns(width, [&](int64_t d, auto columns) {
-      tiles<columns / kGroup, Start::sum>(end - row, weights, v + d * kKeys,
-                                          static_cast<const Q*>(nullptr), state.values + row * width + d, kKeys,
-                                          width);
+      tiles<columns / kGroup, Start::sum>(end - row, weights, v + d * kKeys, static_cast<const Q*>(nullptr),
+                                          state.values + row * width + d, kKeys, width);
     });
   }
 }
@@ -484,12 +480,13 @@ inline void write_rows(const Attention& a, const Task& task, int64_t first_token
   const int64_t group = heads_of(a, task), rows = task.queries * group;
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t token = first_token + task.first_query + row / group, head = task.kv_head * group + row % group;
-    T* out = static_cast<T*>(const_cast<void*>(a.out)) + (token * a.heads + head) * a.head_dim;
+    T* out = static_cast<T*>(a.out) + (token * a.heads + head) * a.head_dim;
     const float* values = state.values + row * state.width;
     const float sink = a.sinks ? std::exp(a.sinks[head] - state.most[row]) : 0.0f;
     const float factor = 1.0f / (state.weight[row] + sink);
-    over(a.head_dim, [&](int64_t i) { store(out + i, load(values + i) * factor); },
-         [&](int64_t i) { out[i] = from_float<T>(values[i] * factor); });
+    over(
+        a.head_dim, [&](int64_t i) { store(out + i, load(values + i) * factor); },
+        [&](int64_t i) { out[i] = from_float<T>(values[i] * factor); });
   }
 }
 
@@ -507,7 +504,7 @@ inline void merge(Rows& into, const Rows& other) {
 }
 
 template <typename T, typename C>
-void attention_as(const Attention& a) {
+void paged_attention_as(const Attention& a) {
   const int64_t width = (a.head_dim + 15) / 16 * 16;
   std::vector<int64_t> starts(a.requests + 1, 0);
   for (int64_t i = 0; i < a.requests; ++i) starts[i + 1] = starts[i] + a.query_lens[i];
@@ -532,8 +529,8 @@ void attention_as(const Attention& a) {
         widen(from, to, a.head_dim);
       std::fill(to + a.head_dim, to + width, Q{});
     }
-    Rows state = task.partial >= 0 ? partial(task)
-                                   : Rows(scratch<Purpose::rows, float>(Rows::size(rows, width)), rows, width);
+    Rows state =
+        task.partial >= 0 ? partial(task) : Rows(scratch<Purpose::rows, float>(Rows::size(rows, width)), rows, width);
     state.clear();
     // So many heads of one row, as latent attention has them, are worth packing what they share.
     if (task.partial >= 0 && !(kPairs && a.kv_heads == 1 && a.heads >= kShared))

@@ -54,7 +54,8 @@ void* Recording::constant(const char* value, int64_t size) {
 
 void Recording::add(Operator op, int outputs, int count, void** data, int* ranks, int64_t** shapes,
                     const char** dtypes) {
-  Call call{op, outputs, std::vector<void*>(data, data + count), std::vector<int>(ranks, ranks + count), {}, {}, {}, {}};
+  Call call{op, outputs, std::vector<void*>(data, data + count), std::vector<int>(ranks, ranks + count), {}, {},
+            {}, {}};
   for (int i = 0; i < count; ++i) {
     call.shapes.emplace_back(shapes[i], shapes[i] + ranks[i]);
     call.dtypes.emplace_back(dtypes[i]);

@@ -1,8 +1,9 @@
-// Records the operators of one run of a compiled graph, with memory of its own for what they pass on, and runs them again.
+// Records the operators of one run of a compiled graph, with memory of its own for what they pass on, and runs them
+// again.
 //
-// MindSpore takes some 10 microseconds to launch an operator, and milliseconds to start a graph with hundreds of inputs;
-// a replay takes neither. It is right as long as every operator of the graph is one of these, and reads nothing but
-// results of the others, memory that lasts (weights, caches, inputs), and constants: the caller compares results.
+// MindSpore takes some 10 microseconds to launch an operator, and milliseconds to start a graph with hundreds of
+// inputs; a replay takes neither. It is right as long as every operator of the graph is one of these, and reads nothing
+// but results of the others, memory that lasts (weights, caches, inputs), and constants: the caller compares results.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -36,7 +37,7 @@ class Recording {
   void add(Operator op, int outputs, int count, void** data, int* ranks, int64_t** shapes, const char** dtypes);
   // Gives results memory of their own -> whether there is anything to run.
   bool finish();
-  int run();           // -> 0, or what the operator that failed returned
+  int run();  // -> 0, or what the operator that failed returned
   // Where a replay leaves what the recorded run left at this address; null: it is no result, and does not last.
   void* replayed(const void* address) const;
 

@@ -9,6 +9,16 @@
 
 namespace KERNEL_ISA {
 
+// A pointer to values of a kernel's type.
+template <typename T>
+const T* in(const void* p) {
+  return static_cast<const T*>(p);
+}
+template <typename T>
+T* out(void* p) {
+  return static_cast<T*>(p);
+}
+
 constexpr int64_t kValuesPerTask = 8192;  // below this, waking a thread costs more than it brings
 
 // f(first, last) over pieces of [0, rows) that are worth a thread each.
@@ -30,8 +40,9 @@ template <typename T>
 inline float sum_of_squares(const T* x, int64_t size) {
   f32x16 squares{};
   float rest = 0;
-  over(size, [&](int64_t i) { squares += load(x + i) * load(x + i); },
-       [&](int64_t i) { rest += to_float(x[i]) * to_float(x[i]); });
+  over(
+      size, [&](int64_t i) { squares += load(x + i) * load(x + i); },
+      [&](int64_t i) { rest += to_float(x[i]) * to_float(x[i]); });
   return sum(squares) + rest;
 }
 
@@ -44,8 +55,9 @@ inline float inverse_rms(const T* x, int64_t size, float eps) {
 
 template <typename T>
 inline void scale_columns(const T* x, const T* weight, T* y, int64_t size, float factor, float offset) {
-  over(size, [&](int64_t i) { store(y + i, load(x + i) * factor * (load(weight + i) + offset)); },
-       [&](int64_t i) { y[i] = from_float<T>(to_float(x[i]) * factor * (to_float(weight[i]) + offset)); });
+  over(
+      size, [&](int64_t i) { store(y + i, load(x + i) * factor * (load(weight + i) + offset)); },
+      [&](int64_t i) { y[i] = from_float<T>(to_float(x[i]) * factor * (to_float(weight[i]) + offset)); });
 }
 
 template <typename T>
@@ -54,8 +66,12 @@ inline void normalize(const T* x, const T* weight, T* y, int64_t size, RMS rms) 
 }
 
 template <typename T>
-void rms_norm_as(const T* x, const T* weight, T* y, RMS rms, int64_t groups, int64_t size) {
-  over_rows(groups, size, [&](int64_t first, int64_t last) {
+void rms_norm_as(const calls::rms_norm& a) {
+  const T *x = in<T>(a.x), *weight = in<T>(a.weight);
+  T* y = out<T>(a.out);
+  const int64_t size = a.size;
+  const RMS rms{a.eps, a.offset};
+  over_rows(a.tokens * (a.columns / size), size, [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) normalize(x + i * size, weight, y + i * size, size, rms);
   });
 }
@@ -67,51 +83,83 @@ inline void center_and_normalize(const T* x, const T* weight, const T* bias, T* 
   float value = 0, square = 0;
   over(size, [&](int64_t i) { values += load(x + i); }, [&](int64_t i) { value += to_float(x[i]); });
   const float mean = (sum(values) + value) / static_cast<float>(size);
-  over(size, [&](int64_t i) { squares += (load(x + i) - mean) * (load(x + i) - mean); },
-       [&](int64_t i) { square += (to_float(x[i]) - mean) * (to_float(x[i]) - mean); });
+  over(
+      size, [&](int64_t i) { squares += (load(x + i) - mean) * (load(x + i) - mean); },
+      [&](int64_t i) { square += (to_float(x[i]) - mean) * (to_float(x[i]) - mean); });
   const float factor = 1.0f / std::sqrt((sum(squares) + square) / static_cast<float>(size) + eps);
-  over(size,
-       [&](int64_t i) {
-         const f32x16 scaled = (load(x + i) - mean) * factor * load(weight + i);
-         store(y + i, bias ? scaled + load(bias + i) : scaled);
-       },
-       [&](int64_t i) {
-         const float scaled = (to_float(x[i]) - mean) * factor * to_float(weight[i]);
-         y[i] = from_float<T>(bias ? scaled + to_float(bias[i]) : scaled);
-       });
+  over(
+      size,
+      [&](int64_t i) {
+        const f32x16 scaled = (load(x + i) - mean) * factor * load(weight + i);
+        store(y + i, bias ? scaled + load(bias + i) : scaled);
+      },
+      [&](int64_t i) {
+        const float scaled = (to_float(x[i]) - mean) * factor * to_float(weight[i]);
+        y[i] = from_float<T>(bias ? scaled + to_float(bias[i]) : scaled);
+      });
 }
 
 template <typename T>
-void layer_norm_as(const T* x, const T* weight, const T* bias, T* y, float eps, int64_t groups, int64_t size) {
-  over_rows(groups, size, [&](int64_t first, int64_t last) {
-    for (int64_t i = first; i < last; ++i)
-      center_and_normalize(x + i * size, weight, bias, y + i * size, size, eps);
-  });
-}
-
-// y = x + other * factor; without other x * factor.
-template <typename T>
-void add_as(const T* x, const T* other, T* y, float factor, int64_t rows, int64_t size) {
-  over_rows(rows, size, [&](int64_t first, int64_t last) {
-    const int64_t at = first * size, count = (last - first) * size;
-    if (other)
-      over(count, [&](int64_t i) { store(y + at + i, load(x + at + i) + load(other + at + i) * factor); },
-           [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) + to_float(other[at + i]) * factor); });
-    else
-      over(count, [&](int64_t i) { store(y + at + i, load(x + at + i) * factor); },
-           [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) * factor); });
+void layer_norm_as(const calls::layer_norm& a) {
+  const T *x = in<T>(a.x), *weight = in<T>(a.weight), *bias = in<T>(a.bias);
+  T* y = out<T>(a.out);
+  const int64_t size = a.size;
+  over_rows(a.tokens * (a.columns / size), size, [&](int64_t first, int64_t last) {
+    for (int64_t i = first; i < last; ++i) center_and_normalize(x + i * size, weight, bias, y + i * size, size, a.eps);
   });
 }
 
 template <typename T>
-void qk_norm_as(const QKNorm& a) {
+void add_as(const calls::add& a) {
+  const T *x = in<T>(a.x), *other = in<T>(a.y);
+  T* y = out<T>(a.out);
+  const float factor = a.factor;
+  over_rows(a.tokens, a.size, [&](int64_t first, int64_t last) {
+    const int64_t at = first * a.size, count = (last - first) * a.size;
+    over(
+        count, [&](int64_t i) { store(y + at + i, load(x + at + i) + load(other + at + i) * factor); },
+        [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) + to_float(other[at + i]) * factor); });
+  });
+}
+
+template <typename T>
+void scale_as(const calls::scale& a) {
+  const T* x = in<T>(a.x);
+  T* y = out<T>(a.out);
+  const float factor = a.factor;
+  over_rows(a.tokens, a.size, [&](int64_t first, int64_t last) {
+    const int64_t at = first * a.size, count = (last - first) * a.size;
+    over(
+        count, [&](int64_t i) { store(y + at + i, load(x + at + i) * factor); },
+        [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) * factor); });
+  });
+}
+
+template <typename T>
+void clip_as(const calls::clip& a) {
+  const float limit = a.limit;
+  const f32x16 high = splat(limit), low = splat(-limit);
+  over_rows(a.tokens, a.size, [&](int64_t first, int64_t last) {
+    const T* from = in<T>(a.x) + first * a.size;
+    T* to = out<T>(a.out) + first * a.size;
+    over((last - first) * a.size,
+         [&](int64_t i) {
+           const f32x16 value = load(from + i), below = value > high ? high : value;
+           store(to + i, below < low ? low : below);
+         },
+         [&](int64_t i) { to[i] = from_float<T>(std::min(std::max(to_float(from[i]), -limit), limit)); });
+  });
+}
+
+template <typename T>
+void qk_norm_as(const calls::qk_norm& a) {
   const int64_t columns = a.q_size + 2 * a.kv_size;
   over_rows(a.tokens, columns, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const T* x = static_cast<const T*>(a.qkv) + row * columns;
       T* y = static_cast<T*>(a.out) + row * columns;
       auto normalize_part = [&](const void* weights, int64_t size) {
-        const int64_t group = a.group ? a.group : size;
+        const int64_t group = a.whole ? size : a.head_dim;
         for (int64_t i = 0; i < size; i += group) {
           const T* weight = static_cast<const T*>(weights) + i;
           if (a.centered)
@@ -129,26 +177,25 @@ void qk_norm_as(const QKNorm& a) {
 }
 
 template <typename T>
-void qk_sum_squares_as(const T* qkv, float* y, int64_t rows, int64_t q_size, int64_t kv_size) {
-  const int64_t columns = q_size + 2 * kv_size;
-  over_rows(rows, columns, [&](int64_t first, int64_t last) {
+void qk_sum_squares_as(const calls::qk_sum_squares& a) {
+  over_rows(a.tokens, a.columns, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
-      const T* x = qkv + row * columns;
-      y[2 * row] = sum_of_squares(x, q_size);
-      y[2 * row + 1] = sum_of_squares(x + q_size, kv_size);
+      const T* x = in<T>(a.qkv) + row * a.columns;
+      a.out[2 * row] = sum_of_squares(x, a.q_size);
+      a.out[2 * row + 1] = sum_of_squares(x + a.q_size, a.kv_size);
     }
   });
 }
 
 template <typename T>
-void qk_rms_norm_tp_as(const QKNorm& a, const float* sums, float q_count, float k_count) {
+void qk_rms_norm_tp_as(const calls::qk_rms_norm_tp& a) {
   const int64_t columns = a.q_size + 2 * a.kv_size;
   over_rows(a.tokens, columns, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const T *q = static_cast<const T*>(a.qkv) + row * columns, *k = q + a.q_size, *v = k + a.kv_size;
       T* y = static_cast<T*>(a.out) + row * columns;
-      const float q_factor = inverse_root(sums[2 * row], q_count, a.eps);
-      const float k_factor = inverse_root(sums[2 * row + 1], k_count, a.eps);
+      const float q_factor = inverse_root(a.sums[2 * row], a.q_count, a.eps);
+      const float k_factor = inverse_root(a.sums[2 * row + 1], a.k_count, a.eps);
       scale_columns(q, static_cast<const T*>(a.q_weight), y, a.q_size, q_factor, 0.0f);
       scale_columns(k, static_cast<const T*>(a.k_weight), y + a.q_size, a.kv_size, k_factor, 0.0f);
       std::copy(v, v + a.kv_size, y + a.q_size + a.kv_size);
@@ -157,13 +204,17 @@ void qk_rms_norm_tp_as(const QKNorm& a, const float* sums, float q_count, float 
 }
 
 template <typename T>
-void add_rms_norm_as(const T* x, const T* residual, const T* weight, T* y, T* total, RMS rms, int64_t rows,
-                     int64_t size) {
-  over_rows(rows, size, [&](int64_t first, int64_t last) {
+void add_rms_norm_as(const calls::add_rms_norm& a) {
+  const T *x = in<T>(a.x), *residual = in<T>(a.residual), *weight = in<T>(a.weight);
+  T *y = out<T>(a.out), *total = out<T>(a.total);
+  const int64_t size = a.size;
+  const RMS rms{a.eps, a.offset};
+  over_rows(a.tokens, size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const int64_t at = row * size;
-      over(size, [&](int64_t i) { store(total + at + i, load(x + at + i) + load(residual + at + i)); },
-           [&](int64_t i) { total[at + i] = from_float<T>(to_float(x[at + i]) + to_float(residual[at + i])); });
+      over(
+          size, [&](int64_t i) { store(total + at + i, load(x + at + i) + load(residual + at + i)); },
+          [&](int64_t i) { total[at + i] = from_float<T>(to_float(x[at + i]) + to_float(residual[at + i])); });
       normalize(total + at, weight, y + at, size, rms);
     }
   });
@@ -171,17 +222,18 @@ void add_rms_norm_as(const T* x, const T* residual, const T* weight, T* y, T* to
 
 template <typename T>
 void sum_as(const void* const* rows, int count, T* y, int64_t size) {
-  over(size,
-       [&](int64_t i) {
-         f32x16 total = load(static_cast<const T*>(rows[0]) + i);
-         for (int row = 1; row < count; ++row) total += load(static_cast<const T*>(rows[row]) + i);
-         store(y + i, total);
-       },
-       [&](int64_t i) {
-         float total = to_float(static_cast<const T*>(rows[0])[i]);
-         for (int row = 1; row < count; ++row) total += to_float(static_cast<const T*>(rows[row])[i]);
-         y[i] = from_float<T>(total);
-       });
+  over(
+      size,
+      [&](int64_t i) {
+        f32x16 total = load(static_cast<const T*>(rows[0]) + i);
+        for (int row = 1; row < count; ++row) total += load(static_cast<const T*>(rows[row]) + i);
+        store(y + i, total);
+      },
+      [&](int64_t i) {
+        float total = to_float(static_cast<const T*>(rows[0])[i]);
+        for (int row = 1; row < count; ++row) total += to_float(static_cast<const T*>(rows[row])[i]);
+        y[i] = from_float<T>(total);
+      });
 }
 
 // e^x: the power of two by its exponent bits, the rest by a polynomial; relative error about 2e-7.
@@ -215,18 +267,35 @@ inline f32x16 activate(int activation, f32x16 x) {
   return y;
 }
 
-template <typename T>
-void act_and_mul_as(int activation, const T* gate_up, T* y, int64_t rows, int64_t size) {
-  over_rows(rows, size, [&](int64_t first, int64_t last) {
+template <typename T, typename Call>
+void act_and_mul(int activation, const Call& a) {
+  const T* gate_up = in<T>(a.gate_up);
+  T* y = out<T>(a.out);
+  const int64_t size = a.columns / 2;
+  over_rows(a.tokens, size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const T *gate = gate_up + row * 2 * size, *up = gate + size;
       T* out = y + row * size;
-      over(size, [&](int64_t i) { store(out + i, activate(activation, load(gate + i)) * load(up + i)); },
-           [&](int64_t i) {
-             out[i] = from_float<T>(activate(activation, splat(to_float(gate[i])))[0] * to_float(up[i]));
-           });
+      over(
+          size, [&](int64_t i) { store(out + i, activate(activation, load(gate + i)) * load(up + i)); },
+          [&](int64_t i) {
+            out[i] = from_float<T>(activate(activation, splat(to_float(gate[i])))[0] * to_float(up[i]));
+          });
     }
   });
+}
+
+template <typename T>
+void silu_and_mul_as(const calls::silu_and_mul& a) {
+  act_and_mul<T>(kSilu, a);
+}
+template <typename T>
+void gelu_and_mul_as(const calls::gelu_and_mul& a) {
+  act_and_mul<T>(kGelu, a);
+}
+template <typename T>
+void gelu_tanh_and_mul_as(const calls::gelu_tanh_and_mul& a) {
+  act_and_mul<T>(kGeluTanh, a);
 }
 
 // One head, widened, and normalized if there is a weight.
@@ -237,8 +306,9 @@ inline void widen_head(const T* in, float* head, const T* weight, RMS rms, int64
     return;
   }
   const float factor = inverse_rms(in, head_dim, rms.eps), offset = rms.offset;
-  over(head_dim, [&](int64_t i) { store(head + i, load(in + i) * factor * (load(weight + i) + offset)); },
-       [&](int64_t i) { head[i] = to_float(in[i]) * factor * (to_float(weight[i]) + offset); });
+  over(
+      head_dim, [&](int64_t i) { store(head + i, load(in + i) * factor * (load(weight + i) + offset)); },
+      [&](int64_t i) { head[i] = to_float(in[i]) * factor * (to_float(weight[i]) + offset); });
 }
 
 // Rotates the first 2 * half values: neighbors against each other, or the first half against the second.
@@ -252,17 +322,18 @@ inline void rotate(float* head, const float* cos, const float* sin, int64_t half
     return;
   }
   float* other = head + half;
-  over(half,
-       [&](int64_t i) {
-         const f32x16 left = load(head + i), right = load(other + i), c = load(cos + i), s = load(sin + i);
-         store(head + i, left * c - right * s);
-         store(other + i, right * c + left * s);
-       },
-       [&](int64_t i) {
-         const float left = head[i], right = other[i];
-         head[i] = left * cos[i] - right * sin[i];
-         other[i] = right * cos[i] + left * sin[i];
-       });
+  over(
+      half,
+      [&](int64_t i) {
+        const f32x16 left = load(head + i), right = load(other + i), c = load(cos + i), s = load(sin + i);
+        store(head + i, left * c - right * s);
+        store(other + i, right * c + left * s);
+      },
+      [&](int64_t i) {
+        const float left = head[i], right = other[i];
+        head[i] = left * cos[i] - right * sin[i];
+        other[i] = right * cos[i] + left * sin[i];
+      });
 }
 
 template <typename To>
@@ -271,27 +342,29 @@ inline void narrow(const float* from, To* to, int64_t size) {
 }
 
 template <typename T, typename C>
-void qkv_to_cache_as(const QKV& a) {
+void qkv_to_cache_as(const calls::qkv_to_cache& a) {
+  const RMS rms{a.eps, a.offset};
   const int64_t columns = (a.heads + 2 * a.kv_heads) * a.head_dim;
   over_rows(a.tokens, columns, [&](int64_t first, int64_t last) {
     std::vector<float> head(a.head_dim + 16);
     for (int64_t row = first; row < last; ++row) {
-      const T* in = static_cast<const T*>(a.qkv) + row * columns;
+      const T* from = in<T>(a.qkv) + row * columns;
       T* q = static_cast<T*>(a.q) + row * a.heads * a.head_dim;
       C* k = static_cast<C*>(a.k_cache) + a.slots[row] * a.kv_heads * a.head_dim;
       C* v = static_cast<C*>(a.v_cache) + a.slots[row] * a.kv_heads * a.head_dim;
       const float *cos = a.cos + a.positions[row] * a.half, *sin = a.sin + a.positions[row] * a.half;
-      for (int64_t i = 0; i < a.heads + a.kv_heads; ++i, in += a.head_dim) {
+      for (int64_t i = 0; i < a.heads + a.kv_heads; ++i, from += a.head_dim) {
         const T* weight = static_cast<const T*>(i < a.heads ? a.q_norm : a.k_norm);
-        widen_head(in, head.data(), weight, a.rms, a.head_dim);
+        widen_head(from, head.data(), weight, rms, a.head_dim);
         rotate(head.data(), cos, sin, a.half, a.interleaved);
         if (i < a.heads)
           narrow(head.data(), q + i * a.head_dim, a.head_dim);
         else
           narrow(head.data(), k + (i - a.heads) * a.head_dim, a.head_dim);
       }
-      over(a.kv_heads * a.head_dim, [&](int64_t i) { store(v + i, load(in + i)); },
-           [&](int64_t i) { v[i] = from_float<C>(to_float(in[i])); });
+      over(
+          a.kv_heads * a.head_dim, [&](int64_t i) { store(v + i, load(from + i)); },
+          [&](int64_t i) { v[i] = from_float<C>(to_float(from[i])); });
     }
   });
 }

@@ -21,10 +21,10 @@ namespace KERNEL_ISA {
 constexpr int64_t kScratch = 128 << 20;  // bytes for the rows of the tokens that are taken together
 constexpr int64_t kHugePage = 2 << 20;
 constexpr int64_t kRun = 4;  // pieces of an expert that a task takes one after the other
-constexpr int kClamped = 3;              // activation; the others are those of act_and_mul
+constexpr int kClamped = 3;  // activation; the others are those of act_and_mul
 
 // The scores of one token: softmax or sigmoid of its logits, with room for a whole last vector.
-inline void score(const Route& a, const float* logits, float* scores) {
+inline void score(const calls::route& a, const float* logits, float* scores) {
   float most = -INFINITY, total = 0;
   for (int64_t i = 0; i < a.experts; ++i) {
     scores[i] = a.soft_cap > 0 ? a.soft_cap * std::tanh(logits[i] / a.soft_cap) : logits[i];
@@ -49,7 +49,7 @@ inline int64_t take_largest(const float* values, int64_t count, bool* taken) {
 }
 
 // Takes all experts but those of the best groups.
-inline void limit_groups(const Route& a, const float* choice, bool* taken) {
+inline void limit_groups(const calls::route& a, const float* choice, bool* taken) {
   const int64_t size = a.experts / a.groups;
   std::vector<float> scores(a.groups);
   const std::unique_ptr<bool[]> seen(new bool[a.experts]()), kept(new bool[a.groups]());
@@ -60,7 +60,7 @@ inline void limit_groups(const Route& a, const float* choice, bool* taken) {
   for (int64_t i = 0; i < a.experts; ++i) taken[i] = !kept[i / size];
 }
 
-inline void route_token(const Route& a, int64_t token, float* scores, float* choice, bool* taken) {
+inline void route_token(const calls::route& a, int64_t token, float* scores, float* choice, bool* taken) {
   score(a, a.logits + token * a.experts, scores);
   for (int64_t i = 0; i < a.experts; ++i) choice[i] = scores[i] + (a.bias ? a.bias[i] : 0.0f);
   std::fill(taken, taken + a.experts, false);
@@ -75,12 +75,11 @@ inline void route_token(const Route& a, int64_t token, float* scores, float* cho
   for (int64_t i = 0; i < a.top_k; ++i) weights[i] = (a.renormalize ? weights[i] / total : weights[i]) * a.scaling;
 }
 
-inline void route_as(const Route& a) {
+inline void route_as(const calls::route& a) {
   over_rows(a.tokens, a.experts * a.top_k, [&](int64_t first, int64_t last) {
     std::vector<float> scores(a.experts + 16), choice(a.experts);
     const std::unique_ptr<bool[]> taken(new bool[a.experts]);
-    for (int64_t token = first; token < last; ++token)
-      route_token(a, token, scores.data(), choice.data(), taken.get());
+    for (int64_t token = first; token < last; ++token) route_token(a, token, scores.data(), choice.data(), taken.get());
   });
 }
 
@@ -144,8 +143,8 @@ inline f32x16 gated(const Experts& a, f32x16 gate, f32x16 up) {
   return activate(0, gate * a.alpha) / a.alpha * (up + 1.0f);  // gate * sigmoid(alpha * gate) * (up + 1)
 }
 
-// Some tokens, sorted by expert: a row for each expert of each token that is in the stacks.
-template <typename T>
+// Some tokens, sorted by expert: a row for each expert of each token that is in the stacks. T: activations, W: weights.
+template <typename T, typename W>
 class SortedTokens {
  public:
   SortedTokens(const Experts& a, int64_t first, int64_t count)
@@ -177,7 +176,7 @@ class SortedTokens {
   void run() {
     over_rows(rows_, a_.width, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row)
-        std::memcpy(x_ + row * a_.width, in(a_.x) + token_of_[row] * a_.width, a_.width * sizeof(T));
+        std::memcpy(x_ + row * a_.width, in<T>(a_.x) + token_of_[row] * a_.width, a_.width * sizeof(T));
     });
     each_block(a_.size, a_.width, [&](const Piece& piece, int64_t block, bool fetch) { inner(piece, block, fetch); });
     each_block(a_.width, a_.size, [&](const Piece& piece, int64_t block, bool fetch) { outer(piece, block, fetch); });
@@ -190,8 +189,6 @@ class SortedTokens {
   struct Piece {
     int64_t expert, row, count;
   };
-
-  static const T* in(const void* p) { return static_cast<const T*>(p); }
 
   // The place in the stacks of a chosen expert, -1 where it is in none of them.
   int64_t held(int64_t chosen) const {
@@ -226,29 +223,31 @@ class SortedTokens {
   // Gate and up of some columns, activated.
   void inner(const Piece& piece, int64_t block, bool fetch) {
     const Columns c = columns_of(block, a_.size, a_.width);
-    const T* gate_weight = in(a_.gate_up) + piece.expert * 2 * a_.size * a_.width;
-    const T *up_weight = gate_weight + a_.size * a_.width, *x = x_ + piece.row * a_.width;
-    const T* gate_bias = a_.gate_up_bias ? in(a_.gate_up_bias) + piece.expert * 2 * a_.size : nullptr;
+    const W* gate_weight = in<W>(a_.gate_up) + piece.expert * 2 * a_.size * a_.width;
+    const W* up_weight = gate_weight + a_.size * a_.width;
+    const T* x = x_ + piece.row * a_.width;
+    const T* gate_bias = a_.gate_up_bias ? in<T>(a_.gate_up_bias) + piece.expert * 2 * a_.size : nullptr;
     const T* up_bias = gate_bias ? gate_bias + a_.size : nullptr;
     alignas(64) float gate[kRowBlock * kWide], up[kRowBlock * kWide];
     const bool fetches = piece.count > kMostRows;
-    const T* next = fetches && fetch ? gate_weight + (c.first + c.width) * a_.width : nullptr;
-    const T* up_block = fetches ? up_weight + c.first * a_.width : nullptr;
+    const W* next = fetches && fetch ? gate_weight + (c.first + c.width) * a_.width : nullptr;
+    const W* up_block = fetches ? up_weight + c.first * a_.width : nullptr;
     product(x, gate_weight, gate_bias, gate, piece.count, a_.width, kWide, c, up_block);
     product(x, up_weight, up_bias, up, piece.count, a_.width, kWide, c, next);
     for (int64_t row = 0; row < piece.count; ++row) {
       const float *g = gate + row * kWide, *u = up + row * kWide;
       T* y = inner_ + (piece.row + row) * a_.size + c.first;
-      over(c.width, [&](int64_t i) { store(y + i, gated(a_, load(g + i), load(u + i))); },
-           [&](int64_t i) { y[i] = from_float<T>(gated(a_, splat(g[i]), splat(u[i]))[0]); });
+      over(
+          c.width, [&](int64_t i) { store(y + i, gated(a_, load(g + i), load(u + i))); },
+          [&](int64_t i) { y[i] = from_float<T>(gated(a_, splat(g[i]), splat(u[i]))[0]); });
     }
   }
 
   void outer(const Piece& piece, int64_t block, bool fetch) {
     const Columns c = columns_of(block, a_.width, a_.size);
-    const T* weight = in(a_.down) + piece.expert * a_.width * a_.size;
-    const T* bias = a_.down_bias ? in(a_.down_bias) + piece.expert * a_.width : nullptr;
-    const T* next = fetch && piece.count > kMostRows ? weight + (c.first + c.width) * a_.size : nullptr;
+    const W* weight = in<W>(a_.down) + piece.expert * a_.width * a_.size;
+    const T* bias = a_.down_bias ? in<T>(a_.down_bias) + piece.expert * a_.width : nullptr;
+    const W* next = fetch && piece.count > kMostRows ? weight + (c.first + c.width) * a_.size : nullptr;
     product(inner_ + piece.row * a_.size, weight, bias, found_ + piece.row * a_.width + c.first, piece.count, a_.size,
             a_.width, c, next);
   }
@@ -256,61 +255,51 @@ class SortedTokens {
   void combine(int64_t token) {
     const int64_t* rows = row_of_.data() + token * a_.top_k;
     const float* weights = a_.weights + (first_ + token) * a_.top_k;
-    T* y = static_cast<T*>(a_.y) + (first_ + token) * a_.width;
-    over(a_.width,
-         [&](int64_t i) {
-           f32x16 total{};
-           for (int64_t j = 0; j < a_.top_k; ++j)
-             if (rows[j] >= 0) total += weights[j] * load(found_ + rows[j] * a_.width + i);
-           store(y + i, total);
-         },
-         [&](int64_t i) {
-           float total = 0;
-           for (int64_t j = 0; j < a_.top_k; ++j)
-             if (rows[j] >= 0) total += weights[j] * found_[rows[j] * a_.width + i];
-           y[i] = from_float<T>(total);
-         });
+    T* y = static_cast<T*>(a_.out) + (first_ + token) * a_.width;
+    over(
+        a_.width,
+        [&](int64_t i) {
+          f32x16 total{};
+          for (int64_t j = 0; j < a_.top_k; ++j)
+            if (rows[j] >= 0) total += weights[j] * load(found_ + rows[j] * a_.width + i);
+          store(y + i, total);
+        },
+        [&](int64_t i) {
+          float total = 0;
+          for (int64_t j = 0; j < a_.top_k; ++j)
+            if (rows[j] >= 0) total += weights[j] * found_[rows[j] * a_.width + i];
+          y[i] = from_float<T>(total);
+        });
   }
 
   const Experts& a_;
   int64_t first_, count_, rows_;
   std::vector<int64_t> row_of_, token_of_;  // the row of each expert of each token, or -1, and the token of each row
   std::vector<Piece> pieces_;               // at most kRowBlock rows of one expert, by expert
-  float* found_;  // [rows, width]: what an expert makes of a token
-  T *x_, *inner_;  // [rows, width], [rows, size]
+  float* found_;                            // [rows, width]: what an expert makes of a token
+  T *x_, *inner_;                           // [rows, width], [rows, size]
 };
 
-template <typename T>
-void experts_as(const Experts& a) {
-  const int64_t most = std::max<int64_t>(1, kScratch / (a.top_k * SortedTokens<T>::bytes_of_row(a)));
+template <typename T, typename W>
+void fused_experts_as(const Experts& a) {
+  const int64_t most = std::max<int64_t>(1, kScratch / (a.top_k * SortedTokens<T, W>::bytes_of_row(a)));
   for (int64_t first = 0; first < a.tokens; first += most)
-    SortedTokens<T>(a, first, std::min(most, a.tokens - first)).run();
+    SortedTokens<T, W>(a, first, std::min(most, a.tokens - first)).run();
 }
 
 template <typename T>
-void add_gated_as(const T* x, const T* other, const T* gate, T* y, int64_t rows, int64_t size) {
-  over_rows(rows, size, [&](int64_t first, int64_t last) {
+void add_gated_as(const calls::add_gated& a) {
+  const T *x = in<T>(a.x), *other = in<T>(a.y), *gate = in<T>(a.gate);
+  T* y = out<T>(a.out);
+  const int64_t size = a.size;
+  over_rows(a.tokens, size, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       const float factor = 1.0f / (1.0f + std::exp(-to_float(gate[row])));
       const int64_t at = row * size;
-      over(size, [&](int64_t i) { store(y + at + i, load(x + at + i) + factor * load(other + at + i)); },
-           [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) + factor * to_float(other[at + i])); });
+      over(
+          size, [&](int64_t i) { store(y + at + i, load(x + at + i) + factor * load(other + at + i)); },
+          [&](int64_t i) { y[at + i] = from_float<T>(to_float(x[at + i]) + factor * to_float(other[at + i])); });
     }
-  });
-}
-
-template <typename T>
-void clip_as(const T* x, T* y, float limit, int64_t rows, int64_t size) {
-  const f32x16 high = splat(limit), low = splat(-limit);
-  over_rows(rows, size, [&](int64_t first, int64_t last) {
-    const T* from = x + first * size;
-    T* to = y + first * size;
-    over((last - first) * size,
-         [&](int64_t i) {
-           const f32x16 value = load(from + i), below = value > high ? high : value;
-           store(to + i, below < low ? low : below);
-         },
-         [&](int64_t i) { to[i] = from_float<T>(std::min(std::max(to_float(from[i]), -limit), limit)); });
   });
 }
 

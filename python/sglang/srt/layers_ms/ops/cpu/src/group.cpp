@@ -16,9 +16,10 @@
 namespace group {
 namespace {
 
-constexpr int64_t kLine = 128;             // bytes that no two ranks write to
-constexpr int64_t kPiece = 1 << 15;        // bytes that are worth a thread
-constexpr int kSpins = 10000, kPatient = 1000;  // reads of a counter before others may run, and between looks at the clock
+constexpr int64_t kLine = 128;       // bytes that no two ranks write to
+constexpr int64_t kPiece = 1 << 15;  // bytes that are worth a thread
+constexpr int kSpins = 10000,
+              kPatient = 1000;  // reads of a counter before others may run, and between looks at the clock
 
 struct alignas(kLine) Counter {
   std::atomic<uint64_t> parts;
@@ -46,9 +47,7 @@ std::vector<Group> groups;
 
 int64_t width_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 bool ended(int process) { return kill(process, 0) && errno == ESRCH; }
 
@@ -83,8 +82,8 @@ bool await(const Group& group, int rank, F&& done) {
   return true;
 }
 
-// On the first rank of a host: what all ranks of other hosts have shared of a part, at the places of these -> whether it
-// is there. The others wait for them as for ranks of this host.
+// On the first rank of a host: what all ranks of other hosts have shared of a part, at the places of these -> whether
+// it is there. The others wait for them as for ranks of this host.
 bool fetch(const Group& group, uint64_t part, int64_t bytes) {
   const Host& host = group.host;
   if (!host.exchange || group.rank != host.first) return true;
@@ -99,14 +98,13 @@ bool fetch(const Group& group, uint64_t part, int64_t bytes) {
 // f(first, bytes) over pieces of [0, bytes).
 template <typename F>
 void over_pieces(int64_t bytes, F&& f) {
-  pool::each((bytes + kPiece - 1) / kPiece, [&](int64_t piece) {
-    f(piece * kPiece, std::min(kPiece, bytes - piece * kPiece));
-  });
+  pool::each((bytes + kPiece - 1) / kPiece,
+             [&](int64_t piece) { f(piece * kPiece, std::min(kPiece, bytes - piece * kPiece)); });
 }
 
-// All ranks together, for `longest` bytes of the rank that shares the most: write(place, done, bytes) shares this rank's
-// bytes from `done` on, at most so many; then read(part, done, bytes) finds those of all ranks at group.place(rank, part).
-// each: how many bytes are shared at a time.
+// All ranks together, for `longest` bytes of the rank that shares the most: write(place, done, bytes) shares this
+// rank's bytes from `done` on, at most so many; then read(part, done, bytes) finds those of all ranks at
+// group.place(rank, part). each: how many bytes are shared at a time.
 template <typename Write, typename Read>
 int together(Group& group, int64_t longest, Write&& write, Read&& read, int64_t each = kPart) {
   for (int64_t done = 0; done < longest; done += each) {
@@ -130,8 +128,8 @@ void copy(char* to, const char* from, int64_t bytes) {
 }
 
 // to = the sum of the bytes [first, first + bytes) of every rank's place, in the order of the ranks.
-void fuse_all_reduce(const Group& group, const Kernels& kernels, Dtype dtype, uint64_t part, int64_t first, int64_t bytes,
-            char* to) {
+void fuse_all_reduce(const Group& group, const Kernels& kernels, Dtype dtype, uint64_t part, int64_t first,
+                     int64_t bytes, char* to) {
   over_pieces(bytes, [&](int64_t piece, int64_t size) {
     std::vector<const void*> parts(group.ranks);
     for (int rank = 0; rank < group.ranks; ++rank) parts[rank] = group.place(rank, part) + first + piece;
@@ -227,7 +225,8 @@ int reduce_scatter(int number, const Kernels& kernels, Dtype dtype, const void* 
       [&](uint64_t part, int64_t done, int64_t bytes) {
         const int64_t first = std::max(start, done), last = std::min(end, done + bytes);
         if (first < last)
-          fuse_all_reduce(group, kernels, dtype, part, first - done, last - first, static_cast<char*>(y) + first - start);
+          fuse_all_reduce(group, kernels, dtype, part, first - done, last - first,
+                          static_cast<char*>(y) + first - start);
       });
 }
 
@@ -264,7 +263,8 @@ int all_to_all(int number, const void* x, void* y, const int64_t* sent, const in
 }
 
 // A rank writes each of its rows once, behind what was chosen for it, and takes those of the others that it wants: all
-// know how many rows each has, so that they meet once. Rows come in the order of `Routes`, whatever is shared at a time.
+// know how many rows each has, so that they meet once. Rows come in the order of `Routes`, whatever is shared at a
+// time.
 int64_t dispatch(int number, const Dispatch& a) {
   Group& group = groups[number];
   const int64_t choices = a.top_k * 4, letter = (2 * choices + a.row + 63) / 64 * 64;

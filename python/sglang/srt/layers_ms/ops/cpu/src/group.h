@@ -28,12 +28,12 @@ struct Routes {
 
 // A rank's rows are every stride-th of x, weights and experts, and of what combine gives.
 struct Dispatch {
-  const char* x;          // rows of `row` bytes
-  const float* weights;   // rows of top_k
+  const char* x;           // rows of `row` bytes
+  const float* weights;    // rows of top_k
   const int32_t* experts;  // the same: places, of which each rank has `held`
   int64_t stride, row, top_k, held;
   Routes routes;
-  char* taken;             // what this rank wants of the rows of all ranks, in order; and what was chosen for them
+  char* taken;  // what this rank wants of the rows of all ranks, in order; and what was chosen for them
   float* taken_weights;
   int32_t* taken_experts;
 };
@@ -47,8 +47,8 @@ struct Combine {
 
 // How much memory the ranks of a host share in a group of so many, in bytes; it begins as zeros.
 int64_t size(int ranks);
-// -> the group's number, from now on. processes: the ranks' process ids, to notice one that has ended; of a rank on another
-// host that of this host's first one, which speaks for it.
+// -> the group's number, from now on. processes: the ranks' process ids, to notice one that has ended; of a rank on
+// another host that of this host's first one, which speaks for it.
 int join(void* memory, int rank, int ranks, const int* processes, double patience, Host host);
 int count();
 int ranks_of(int group);
@@ -58,7 +58,8 @@ bool here(int group, int rank);  // whether a rank of it is on this host
 // What follows, but for send and receive, every rank of the group must call in the same order -> 0, or 1 if a rank has
 // not come within `patience` seconds, or has ended; standard error says which. Sizes are bytes unless they say values.
 
-// y[count] = the sum of all ranks' x of so many values, in the order of the ranks, so that all of them get the same bits.
+// y[count] = the sum of all ranks' x of so many values, in the order of the ranks, so that all of them get the same
+// bits.
 int all_reduce(int group, const Kernels& kernels, Dtype dtype, const void* x, void* y, int64_t count);
 // y = every rank's x, one behind the other; sizes[ranks]: of each rank's x. All ranks give the same sizes.
 int all_gather(int group, const void* x, void* y, const int64_t* sizes);
@@ -67,8 +68,8 @@ int reduce_scatter(int group, const Kernels& kernels, Dtype dtype, const void* x
 // x has a piece for each rank, one behind the other, y gets one from each; sent[ranks], received[ranks]: their sizes.
 // -> 2, and y untouched, on a rank that another one sends as much as it does not expect.
 int all_to_all(int group, const void* x, void* y, const int64_t* sent, const int64_t* received);
-// Each row goes to the ranks that have an expert of it; sets routes.wanted -> how many rows this rank has taken, -1 where
-// the others return 1.
+// Each row goes to the ranks that have an expert of it; sets routes.wanted -> how many rows this rank has taken, -1
+// where the others return 1.
 int64_t dispatch(int group, const Dispatch& call);
 // The sums of what the ranks make of each row, in the order of the ranks.
 int combine(int group, const Kernels& kernels, Dtype dtype, const Combine& call);

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "kernels.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "simd.h"
@@ -18,22 +19,24 @@
 
 namespace KERNEL_ISA {
 
-constexpr int kGroup = 16;         // columns in a register, and
-constexpr int kWide = 4 * kGroup;  // in a block
-constexpr int kMostRows = 6;       // rows of x that are multiplied together
+constexpr int kGroup = 16;                 // columns in a register, and
+constexpr int kWide = 4 * kGroup;          // in a block
+constexpr int kMostRows = 6;               // rows of x that are multiplied together
 constexpr int kSums = kRegisters * 3 / 4;  // registers for the sums meanwhile
 constexpr int kParts = kGroup / kLanes;    // registers for 16 columns
-constexpr int64_t kRowBlock = 96;  // rows of x a task takes, and
-constexpr int64_t kTogether = 4;   // blocks of columns, most of them
-constexpr int64_t kPart = 16384;   // bytes of a block that some rows, at most
-constexpr int64_t kSomeRows = 64;  // so many, meet before the next ones
-constexpr int64_t kDistance = 4096;  // bytes: how far ahead of what rows of one pass meet memory is fetched
+constexpr int64_t kRowBlock = 96;          // rows of x a task takes, and
+constexpr int64_t kTogether = 4;           // blocks of columns, most of them
+constexpr int64_t kPart = 16384;           // bytes of a block that some rows, at most
+constexpr int64_t kSomeRows = 64;          // so many, meet before the next ones
+constexpr int64_t kDistance = 4096;        // bytes: how far ahead of what rows of one pass meet memory is fetched
 
 inline bool packable(int64_t k) { return k % 2 == 0; }
 
 // Where a block of `width` rows has the value that is in this row and column.
 template <typename T>
-inline int64_t packed_index(int64_t row, int64_t column, int64_t width) { return column * width + row; }
+inline int64_t packed_index(int64_t row, int64_t column, int64_t width) {
+  return column * width + row;
+}
 template <>
 inline int64_t packed_index<bf16>(int64_t row, int64_t column, int64_t width) {
   return (column / 2) * 2 * width + row * 2 + column % 2;
@@ -285,9 +288,12 @@ inline void packed_row(const T* w, int64_t row, int64_t n, int64_t k, T* y) {
 }
 
 template <typename T>
-void embedding_as(const int32_t* ids, const T* w, T* y, int64_t first, int64_t tokens, int64_t n, int64_t k) {
-  pool::each(tokens, [&](int64_t token) {
-    const int64_t row = ids[token] - first;
+void embedding_as(const calls::embedding& a) {
+  const T* w = static_cast<const T*>(a.weight);
+  T* y = static_cast<T*>(a.out);
+  const int64_t n = a.vocab, k = a.width;
+  pool::each(a.tokens, [&](int64_t token) {
+    const int64_t row = a.ids[token] - a.first;
     if (row >= 0 && row < n)
       packed_row(w, row, n, k, y + token * k);
     else
@@ -296,8 +302,8 @@ void embedding_as(const int32_t* ids, const T* w, T* y, int64_t first, int64_t t
 }
 
 // Columns before `start`, a multiple of 64, are left alone.
-template <typename T, typename Y>
-void linear_as(const T* x, const T* w, const T* bias, Y* y, int64_t rows, int64_t k, int64_t n, int64_t start) {
+template <typename T, typename W, typename Y>
+void linear_as(const T* x, const W* w, const T* bias, Y* y, int64_t rows, int64_t k, int64_t n, int64_t start) {
   const int64_t packed = packable(k) ? n / kGroup * kGroup : 0, wide_end = packed / kWide * kWide;
   const int64_t wide = (wide_end - start) / kWide, narrow = (packed - wide_end) / kGroup;
   const int64_t row_blocks = (rows + kRowBlock - 1) / kRowBlock;
@@ -310,7 +316,7 @@ void linear_as(const T* x, const T* w, const T* bias, Y* y, int64_t rows, int64_
     const int64_t first = task / row_blocks * together, last = std::min(wide, first + together);
     for (int64_t block = first; block < last; ++block) {
       const int64_t column = start + block * kWide;
-      const T* ahead = block + 1 < last && rows > kMostRows ? w + (column + kWide) * k : nullptr;
+      const W* ahead = block + 1 < last && rows > kMostRows ? w + (column + kWide) * k : nullptr;
       tiles<4>(count, x + row * k, w + column * k, bias ? bias + column : nullptr, y + row * n + column, k, n, ahead);
     }
   });

@@ -15,12 +15,13 @@ inline void convert(const From* from, To* to, int64_t size) {
   if constexpr (std::is_same_v<From, To>)
     std::copy(from, from + size, to);
   else
-    over(size, [&](int64_t i) { store(to + i, load(from + i)); },
-         [&](int64_t i) { to[i] = from_float<To>(to_float(from[i])); });
+    over(
+        size, [&](int64_t i) { store(to + i, load(from + i)); },
+        [&](int64_t i) { to[i] = from_float<To>(to_float(from[i])); });
 }
 
 template <typename T, typename C>
-void mla_to_cache_as(const MLARows& a) {
+void mla_to_cache_as(const calls::mla_to_cache& a) {
   const int64_t size = a.nope + a.rope, width = a.rank + a.rope, half = a.rope / 2;
   over_rows(a.tokens, a.heads * size + width, [&](int64_t first, int64_t last) {
     float* row = scratch<Purpose::head_in, float>(std::max(a.rank, a.rope) + 16);
@@ -52,12 +53,14 @@ inline bool up_projects(const MLAAttention& a, int64_t queries) {
   return queries * (2 * a.rank - a.nope - a.value) > a.rank * (a.nope + a.value);
 }
 
-// y[i] = the product of x[i] with a head's packed weight [n, k], for `count` places: from(i) and to(i) say where they are.
-template <typename T, typename From, typename To>
-inline void multiply_head(const void* weights, int64_t head, int64_t n, int64_t k, int64_t count, From&& from, To&& to) {
+// y[i] = the product of x[i] with a head's packed weight [n, k], for `count` places: from(i) and to(i) say where they
+// are.
+template <typename T, typename W, typename From, typename To>
+inline void multiply_head(const void* weights, int64_t head, int64_t n, int64_t k, int64_t count, From&& from,
+                          To&& to) {
   T *x = scratch<Purpose::head_in, T>(count * k), *y = scratch<Purpose::head_out, T>(count * n);
   for (int64_t i = 0; i < count; ++i) std::copy(from(i), from(i) + k, x + i * k);
-  linear_as<T, T>(x, static_cast<const T*>(weights) + head * n * k, nullptr, y, count, k, n, 0);
+  linear_as<T, W, T>(x, static_cast<const W*>(weights) + head * n * k, nullptr, y, count, k, n, 0);
   for (int64_t i = 0; i < count; ++i) std::copy(y + i * n, y + (i + 1) * n, to(i));
 }
 
@@ -65,7 +68,7 @@ struct Asked {  // a request, and the first of its tokens in the step
   int64_t request, first;
 };
 
-template <typename T, typename C>
+template <typename T, typename W, typename C>
 void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
   const int64_t width = a.rank + a.rope, size = a.nope + a.rope;
   std::vector<int64_t> tokens;
@@ -83,7 +86,7 @@ void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
   pool::each(a.heads, [&](int64_t head) {
     auto from = [&](int64_t i) { return static_cast<const T*>(a.q) + (tokens[i] * a.heads + head) * size; };
     auto to = [&](int64_t i) { return q + (i * a.heads + head) * width; };
-    multiply_head<T>(a.w_uk_t, head, a.rank, a.nope, count, from, to);
+    multiply_head<T, W>(a.w_uk_t, head, a.rank, a.nope, count, from, to);
     for (int64_t i = 0; i < count; ++i) std::copy(from(i) + a.nope, from(i) + size, to(i) + a.rank);
   });
   Attention call{};
@@ -100,16 +103,16 @@ void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
   call.kv_heads = 1;
   call.head_dim = width;
   call.scale = a.scale;
-  attention_as<T, C>(call);
+  paged_attention_as<T, C>(call);
   pool::each(a.heads, [&](int64_t head) {
-    multiply_head<T>(
+    multiply_head<T, W>(
         a.w_uv, head, a.value, a.rank, count, [&](int64_t i) { return found + (i * a.heads + head) * width; },
         [&](int64_t i) { return static_cast<T*>(a.out) + (tokens[i] * a.heads + head) * a.value; });
   });
 }
 
 // Keys [length, size] and values [length, size] of one head of a request; columns after the last are zero.
-template <typename T, typename C>
+template <typename T, typename W, typename C>
 void up_project(const MLAAttention& a, int64_t request, int64_t head, int64_t size, T* k, T* v) {
   const int32_t* table = a.block_tables + request * a.blocks;
   const int64_t length = a.seq_lens[request], width = a.rank + a.rope;
@@ -125,18 +128,18 @@ void up_project(const MLAAttention& a, int64_t request, int64_t head, int64_t si
       std::fill(v + place * size + a.value, v + (place + 1) * size, T{});
     }
     auto from = [&](int64_t i) { return latent + i * a.rank; };
-    multiply_head<T>(a.w_uk, head, a.nope, a.rank, count, from, [&](int64_t i) { return k + (first + i) * size; });
-    multiply_head<T>(a.w_uv, head, a.value, a.rank, count, from, [&](int64_t i) { return v + (first + i) * size; });
+    multiply_head<T, W>(a.w_uk, head, a.nope, a.rank, count, from, [&](int64_t i) { return k + (first + i) * size; });
+    multiply_head<T, W>(a.w_uv, head, a.value, a.rank, count, from, [&](int64_t i) { return v + (first + i) * size; });
   }
 }
 
-template <typename T, typename C>
+template <typename T, typename W, typename C>
 void up_projected(const MLAAttention& a, const Asked& asked, int64_t head) {
   const int64_t own = a.nope + a.rope, size = std::max(own, a.value);
   const int32_t queries = a.query_lens[asked.request], length = a.seq_lens[asked.request], page = 0;
   T *k = scratch<Purpose::head_k, T>(length * size), *v = scratch<Purpose::head_v, T>(length * size);
   T *q = scratch<Purpose::absorbed, T>(queries * size), *found = scratch<Purpose::found, T>(queries * size);
-  up_project<T, C>(a, asked.request, head, size, k, v);
+  up_project<T, W, C>(a, asked.request, head, size, k, v);
   for (int64_t i = 0; i < queries; ++i) {
     const T* from = static_cast<const T*>(a.q) + ((asked.first + i) * a.heads + head) * own;
     std::copy(from, from + own, q + i * size);
@@ -154,20 +157,20 @@ void up_projected(const MLAAttention& a, const Asked& asked, int64_t head) {
   call.page_size = length;
   call.head_dim = size;
   call.scale = a.scale;
-  attention_as<T, T>(call);
+  paged_attention_as<T, T>(call);
   for (int64_t i = 0; i < queries; ++i)
     std::copy(found + i * size, found + i * size + a.value,
               static_cast<T*>(a.out) + ((asked.first + i) * a.heads + head) * a.value);
 }
 
-template <typename T, typename C>
+template <typename T, typename W, typename C>
 void mla_attention_as(const MLAAttention& a) {
   std::vector<Asked> few, many;
   for (int64_t request = 0, first = 0; request < a.requests; first += a.query_lens[request++])
     (up_projects(a, a.query_lens[request]) ? many : few).push_back({request, first});
   pool::each(static_cast<int64_t>(many.size()) * a.heads,
-             [&](int64_t task) { up_projected<T, C>(a, many[task / a.heads], task % a.heads); });
-  if (!few.empty()) absorbed<T, C>(a, few);
+             [&](int64_t task) { up_projected<T, W, C>(a, many[task / a.heads], task % a.heads); });
+  if (!few.empty()) absorbed<T, W, C>(a, few);
 }
 
 }  // namespace KERNEL_ISA

@@ -1,7 +1,8 @@
-// oneDNN's matrix product on our packed weights and our threads: the library that comes with MindSpore, which knows AMX.
+// oneDNN's matrix product on our packed weights and our threads: the library that comes with MindSpore, which knows
+// AMX.
 //
-// Built apart from the operators, because it is linked to that library; __init__.py loads it where the processor has AMX.
-// Rows are cut into pieces of a power of two, so that few kernels are ever generated.
+// Built apart from the operators, because it is linked to that library; __init__.py loads it where the processor has
+// AMX. Rows are cut into pieces of a power of two, so that few kernels are ever generated.
 #include <cstdio>
 #include <map>
 #include <mutex>
@@ -38,7 +39,9 @@ class Pool : public dnnl::threadpool_interop::threadpool_iface {
 class Library {
  public:
   explicit Library(const Threads& threads)
-      : pool_(threads), engine_(dnnl::engine::kind::cpu, 0), stream_(dnnl::threadpool_interop::make_stream(engine_, &pool_)) {}
+      : pool_(threads),
+        engine_(dnnl::engine::kind::cpu, 0),
+        stream_(dnnl::threadpool_interop::make_stream(engine_, &pool_)) {}
 
   void product(const LargeProduct& a, int64_t first_row, int64_t rows, int64_t columns) {
     const int64_t size = a.wide ? 4 : 2;
@@ -49,7 +52,9 @@ class Library {
         {DNNL_ARG_WEIGHTS, {kernel.description.weights_desc(), engine_, at(a.weight, 0)}},
         {DNNL_ARG_DST, {kernel.description.dst_desc(), engine_, at(a.y, first_row * a.n * size)}},
         {DNNL_ARG_SCRATCHPAD, {kernel.description.scratchpad_desc(), engine_, scratch(kernel)}}};
-    if (a.bias) arguments.emplace(DNNL_ARG_BIAS, memory(kernel.description.query_md(dnnl::query::weights_md, 1), engine_, at(a.bias, 0)));
+    if (a.bias)
+      arguments.emplace(DNNL_ARG_BIAS,
+                        memory(kernel.description.query_md(dnnl::query::weights_md, 1), engine_, at(a.bias, 0)));
     kernel.primitive.execute(stream_, arguments);
   }
 
@@ -109,7 +114,8 @@ int64_t product(const LargeProduct& a) {
     for (int64_t piece = kMostRows; row < rows; piece /= 2)
       for (; rows - row >= piece; row += piece) library->product(a, row, piece, columns);
   } catch (const dnnl::error& error) {
-    std::fprintf(stderr, "oneDNN's product of [%ld, %ld] and [%ld, %ld] failed: %s\n", rows, a.k, a.k, columns, error.what());
+    std::fprintf(stderr, "oneDNN's product of [%ld, %ld] and [%ld, %ld] failed: %s\n", rows, a.k, a.k, columns,
+                 error.what());
     return 0;
   }
   return columns;

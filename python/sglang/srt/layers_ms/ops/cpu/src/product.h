@@ -5,7 +5,7 @@
 // y[rows, n] = x[rows, k] * the first whole blocks of 64 columns of a packed bfloat16 weight, + bias (may be null).
 struct LargeProduct {
   const void *x, *weight, *bias;
-  void* y;       // bfloat16, or float32 where wide
+  void* y;  // bfloat16, or float32 where wide
   bool wide;
   int64_t rows, k, n;  // n: columns of y in all
 };

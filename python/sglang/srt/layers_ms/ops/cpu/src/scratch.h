@@ -9,9 +9,24 @@ namespace KERNEL_ISA {
 
 // Memory of this thread that keeps its size from call to call, one a `purpose`: getting it from the system each time
 // takes as long as the attention of a hundred keys.
-enum class Purpose { wide_rows,                                                // linear.h
-                     partials, rows, q, scores, weights, k, v, line,           // attention.h
-                     head_in, head_out, head_k, head_v, latent, absorbed, found };  // mla.h
+enum class Purpose {
+  wide_rows,  // linear.h
+  partials,
+  rows,
+  q,
+  scores,
+  weights,
+  k,
+  v,
+  line,  // attention.h
+  head_in,
+  head_out,
+  head_k,
+  head_v,
+  latent,
+  absorbed,
+  found
+};  // mla.h
 template <Purpose purpose, typename T>
 inline T* scratch(int64_t size) {
   thread_local std::vector<T> memory;

@@ -71,9 +71,7 @@ inline void store(bf16* p, f32x16 x) {
 inline void store(f16* p, f32x16 x) { *reinterpret_cast<f16x16*>(p) = __builtin_convertvector(x, f16x16); }
 
 inline Lanes load_lanes(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
-inline Lanes load_lanes(const f16* p) {
-  return __builtin_convertvector(*reinterpret_cast<const HalfLanes*>(p), Lanes);
-}
+inline Lanes load_lanes(const f16* p) { return __builtin_convertvector(*reinterpret_cast<const HalfLanes*>(p), Lanes); }
 inline Lanes load_lanes(const bf16* p) {
   return (Lanes)(__builtin_convertvector(*reinterpret_cast<const ShortLanes*>(p), Bits) << 16);
 }
@@ -101,9 +99,13 @@ inline float to_float(bf16 x) {
 template <typename T>
 inline T from_float(float x);
 template <>
-inline float from_float<float>(float x) { return x; }
+inline float from_float<float>(float x) {
+  return x;
+}
 template <>
-inline f16 from_float<f16>(float x) { return static_cast<f16>(x); }
+inline f16 from_float<f16>(float x) {
+  return static_cast<f16>(x);
+}
 template <>
 inline bf16 from_float<bf16>(float x) {
   uint32_t u;
@@ -125,7 +127,8 @@ inline float sum(f32x16 x) {
   typedef float f32x4 __attribute__((vector_size(16)));
   const f32x8 eight = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
                       __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
-  const f32x4 four = __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
+  const f32x4 four =
+      __builtin_shufflevector(eight, eight, 0, 1, 2, 3) + __builtin_shufflevector(eight, eight, 4, 5, 6, 7);
   return (four[0] + four[1]) + (four[2] + four[3]);
 }
 

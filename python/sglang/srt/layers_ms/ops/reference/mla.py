@@ -5,8 +5,8 @@ import math
 from mindspore import dtype as mstype
 from mindspore import mint, ops
 
-from . import bfloat16
-from .reference_metadata import context_slots
+from sglang.srt.layers_ms.ops.reference import bfloat16
+from sglang.srt.layers_ms.ops.reference.metadata import context_slots
 
 
 def _turned(x, cos, sin, interleaved):

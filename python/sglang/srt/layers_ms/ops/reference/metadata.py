@@ -3,14 +3,14 @@
 import numpy as np
 from mindspore import ops
 
-from .metadata import REQUESTS, TOKENS, Field
+from sglang.srt.layers_ms.ops.metadata import REQUESTS, TOKENS, Field
 
 
 def metadata_fields(forward_mode="", dp_size=1, dp_padded=False):
     return (
         Field("query_rows", (REQUESTS, "queries")),  # packed row of each request's n-th query
         Field("query_places", (REQUESTS, "queries")),  # and its place in the sequence
-        Field("packed_rows", (TOKENS,)),  # place of each packed row in that square
+        Field("token_rows", (TOKENS,)),  # place of each packed row in that square
         Field("context_places", ("context",)),  # of the longest context, rounded up to pages
         Field("page_size", (1,)),
     )
@@ -24,7 +24,7 @@ def build_metadata(step):
     arrays = {
         "query_rows": rows,
         "query_places": step.places[rows],
-        "packed_rows": packed,
+        "token_rows": packed,
         "context_places": np.arange(step.num_blocks * step.page_size),
         "page_size": np.array([step.page_size]),
     }

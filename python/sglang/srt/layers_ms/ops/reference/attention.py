@@ -1,130 +1,13 @@
-"""Reference table: every operator in stock MindSpore calls, written to be obviously right. The oracle of all others.
-
-Weights and activations are float32: MindSpore 2.10 has no bfloat16 arithmetic on a CPU, and slow float16.
-"""
+"""Attention over the paged cache, and what becomes of queries, keys and values before it."""
 
 import math
 
-import numpy as np
-from mindspore import Parameter, Tensor, mint, ops
 from mindspore import dtype as mstype
+from mindspore import mint, ops
 
-from . import bfloat16
-from .reference_collectives import (  # noqa: F401 - operators of this table
-    all_gather,
-    all_reduce,
-    all_to_all,
-    broadcast,
-    combine_experts,
-    dispatch_experts,
-    init_group,
-    receive,
-    reduce_scatter,
-    send,
-)
-from .reference_experts import add_gated, fused_experts, quant_experts, route, to_physical_experts  # noqa: F401 - operators of this table
-from .reference_host import (  # noqa: F401 - operators of this table
-    blockwise,
-    check_attention,
-    check_mla_attention,
-    check_quant_experts,
-    check_quant_linear,
-    compiled,
-    device_layout_cache,
-    plain_experts,
-    prepack_correction_bias,
-    prepack_quant_experts,
-    put_experts,
-    renew,
-    rotary_tables,
-    single_block_limits,
-    split_by_forward_mode,
-    supports_all_reduce_norm_fusion,
-)
-from .reference_metadata import (  # noqa: F401 - operators of this table
-    build_metadata,
-    context_slots,
-    metadata_fields,
-)
-from .reference_mla import mla_attention, mla_to_cache  # noqa: F401 - operators of this table
-
-
-def embedding(ids, weight, first):
-    rows = ops.gather(weight, ops.clip_by_value(ids - first, 0, weight.shape[0] - 1), 0)
-    held = mint.logical_and(ids >= first, ids < first + weight.shape[0])
-    return mint.where(mint.unsqueeze(held, 1), rows, 0.0)
-
-
-def linear(x, weight, bias):
-    # transpose_b: MindSpore 2.10 copies a transposed matrix, at every call, if it is given one.
-    y = ops.MatMul(transpose_b=True)(x, weight)
-    return y if bias is None else y + bias
-
-
-def quant_linear(x, weight, scale, bias):
-    step = mint.maximum(mint.amax(mint.abs(x), -1, True), Tensor(1e-30, mstype.float32)) / 127.0
-    y = linear(mint.round(x / step), ops.cast(weight, mstype.float32), None) * step * scale.reshape(1, -1)
-    return y if bias is None else y + bias
-
-
-def linear_fp32(x, weight, bias):
-    return linear(x, weight, bias)
-
-
-def _unit(groups, eps):
-    """Every row divided by its root mean square."""
-    return groups * mint.rsqrt(mint.mean(groups * groups, -1, True) + eps)
-
-
-def _centered(groups):
-    return groups - mint.mean(groups, -1, True)
-
-
-def rms_norm(x, weight, eps, offset):
-    return (_unit(x.reshape(-1, weight.shape[0]), eps) * (weight + offset)).reshape(x.shape)
-
-
-def add_rms_norm(x, residual, weight, eps, offset):
-    total = x + residual
-    return rms_norm(total, weight, eps, offset), total
-
-
-def linear_add_rms_norm(x, weight, bias, residual, norm, eps, forward_mode, group):
-    return add_rms_norm(all_reduce(linear(x, weight, bias), group), residual, norm, eps, 0.0)
-
-
-def layer_norm(x, weight, bias, eps):
-    y = _unit(_centered(x.reshape(-1, weight.shape[0])), eps) * weight
-    return (y if bias is None else y + bias).reshape(x.shape)
-
-
-def add(x, y, factor):
-    return x + y * factor
-
-
-def scale(x, factor):
-    return x * factor
-
-
-def clip(x, limit):
-    return ops.clip_by_value(x, -limit, limit)
-
-
-def silu_and_mul(gate_up):
-    gate, up = mint.chunk(gate_up, 2, -1)
-    return mint.nn.functional.silu(gate) * up
-
-
-def gelu_and_mul(gate_up):
-    gate, up = mint.chunk(gate_up, 2, -1)
-    return gate * 0.5 * (1.0 + ops.erf(gate * math.sqrt(0.5))) * up
-
-
-def gelu_tanh_and_mul(gate_up):
-    gate, up = mint.chunk(gate_up, 2, -1)
-    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate * gate * gate)
-    # 0.5 * (1 + tanh(inner)), which MindSpore 2.10's tanh gives with errors of 1e-4.
-    return gate * mint.sigmoid(2.0 * inner) * up
+from sglang.srt.layers_ms.ops.reference import bfloat16
+from sglang.srt.layers_ms.ops.reference.dense import centered, rms_norm, unit
+from sglang.srt.layers_ms.ops.reference.metadata import context_slots
 
 
 def _rotate(x, cos, sin, interleaved, head_dim):
@@ -160,9 +43,9 @@ def _split(qkv, kv_size):
     return mint.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size), -1)
 
 
-def _normalize_columns(x, weight, eps, size, centered):
+def _normalize_columns(x, weight, eps, size, subtract_mean):
     groups = x.reshape(-1, size)
-    return _unit(_centered(groups) if centered else groups, eps).reshape(x.shape) * weight.reshape(-1)
+    return unit(centered(groups) if subtract_mean else groups, eps).reshape(x.shape) * weight.reshape(-1)
 
 
 def qk_norm(qkv, q_weight, k_weight, eps, head_dim, whole, centered):
@@ -259,65 +142,3 @@ def paged_attention(
     found = mint.matmul(weights.reshape(requests, kv_heads, -1, weights.shape[-1]), values)
     found = found.reshape(requests, heads, longest, head_dim).permute(0, 2, 1, 3).reshape(-1, heads * head_dim)
     return ops.gather(found, step["token_rows"], 0)
-
-
-def logits(x, weight):
-    return ops.MatMul(transpose_b=True)(x, weight)
-
-
-def start(processors):
-    """MindSpore has threads of its own."""
-
-
-def column_gather(group):
-    return None
-
-
-def capture(run, lasting):
-    return None
-
-
-def record(on):
-    """MindSpore's own profiler knows when its operators run."""
-
-
-def recorded():
-    return []
-
-
-def compute_dtype(dtype):
-    return "float32"
-
-
-def static_graphs():
-    return False
-
-
-def set_valid_rows(tokens, requests, counts=()):
-    """Tensors have the shapes of the step."""
-
-
-def prepack_linear(weight):
-    """They read it row by row."""
-
-
-def prepack_row_linear(weight):
-    """As prepack_linear."""
-
-
-def prepack_embedding(weight):
-    """As prepack_linear."""
-
-
-def prepack_experts(weight):
-    """As prepack_linear."""
-
-
-def cache_view(cache, name, page_size):
-    flat = cache.view(cache.shape[0], -1)
-    if flat.dtype == mstype.bfloat16:
-        flat = flat.view(mstype.int16)
-    parameter = Parameter(Tensor(np.zeros(1, np.float32)), name=name, requires_grad=False)
-    # Parameter(tensor) copies; only a Parameter can be written in a graph, and only assign_value shares memory.
-    parameter.assign_value(flat)
-    return parameter

@@ -1,0 +1,18 @@
+"""Ascend table: the operators on MindSpore's fused Ascend kernels. 910B and 910C; 310P is a profile of it (host.py).
+
+kernels.py calls MindSpore, each kernel in one thin function; the other files write operators with these, and nothing
+else. ascend_reference puts other kernels in their place, which check what they are given.
+"""
+
+from sglang.srt.layers_ms.ops.ascend import attention, collectives, dense, experts, host, metadata, mla, stacks
+from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
+
+OPERATORS = (dense, attention, mla, experts, collectives, host, metadata, stacks)
+
+
+class AscendTable(ReferenceTable, operators=OPERATORS, inherits=()):
+    """Nothing of the reference runs on an NPU: an operator that is lacking is refused by name where it is called."""
+
+    @property
+    def capabilities(self):
+        return host.capabilities()

@@ -1,0 +1,50 @@
+"""Attention: the fields of a step that the C++ operators read."""
+
+from sglang.srt.layers_ms.ops.cpu import stubs
+
+
+def qkv_to_cache(
+    qkv,
+    q_norm,
+    k_norm,
+    eps,
+    offset,
+    cos,
+    sin,
+    interleaved,
+    k_cache,
+    v_cache,
+    step,
+    kv_heads,
+    head_dim,
+):
+    places = (step["positions"], k_cache, v_cache, step["out_cache_loc"])
+    q = stubs.qkv_to_cache(qkv, q_norm, k_norm, cos, sin, *places, interleaved, eps, offset)
+    return q, k_cache, v_cache
+
+
+def paged_attention(
+    q,
+    k_cache,
+    v_cache,
+    step,
+    kv_heads,
+    head_dim,
+    scale,
+    window=0,
+    soft_cap=0.0,
+    sinks=None,
+    slopes=None,
+):
+    requests = (step["block_tables"], step["query_lens"], step["seq_lens"], step["page_size"])
+    return stubs.paged_attention(q, k_cache, v_cache, *requests, sinks, slopes, window, scale, soft_cap)
+
+
+def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
+    places = (step["positions"], cache, step["out_cache_loc"])
+    return stubs.mla_to_cache(q, kv, norm, cos, sin, *places, heads, interleaved, eps), cache
+
+
+def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
+    requests = (step["block_tables"], step["query_lens"], step["seq_lens"], step["page_size"])
+    return stubs.mla_attention(q, cache, w_uk, w_uk_t, w_uv, *requests, scale)

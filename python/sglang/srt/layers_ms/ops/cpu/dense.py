@@ -1,0 +1,18 @@
+"""What is multiplied outside graphs."""
+
+import ctypes
+
+import numpy as np
+from mindspore import Tensor
+
+from sglang.srt.layers_ms.ops.cpu.library import FORMATS, library
+
+
+def logits(x, weight):
+    (tokens, width), vocab_size = x.shape, weight.shape[0]
+    if x.dtype != weight.dtype or weight.shape[1] != width:
+        raise ValueError(f"logits: x is {x.dtype} [{tokens}, {width}], the weight {weight.dtype} {weight.shape}")
+    found = Tensor.from_numpy(np.empty((tokens, vocab_size), np.float32))
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (x, weight, found))
+    library.mindspore_cpu_logits(FORMATS[x.dtype], *pointers, *map(ctypes.c_int64, (tokens, width, vocab_size)))
+    return found

@@ -1,0 +1,22 @@
+"""Mixtures of experts: names as the numbers that the C++ operators know them by."""
+
+from sglang.srt.layers_ms.ops.cpu import stubs
+
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3}  # as in src/experts.h
+
+
+def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalize, scaling, soft_cap):
+    chosen = (groups, top_groups, group_top, renormalize)
+    return stubs.route(logits, bias, top_k, scoring == "sigmoid", *chosen, scaling, soft_cap)
+
+
+def fused_experts(
+    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
+):
+    stacks = (gate_up, gate_up_bias, down, down_bias)
+    count = gate_up.shape[0] if count is None else count
+    return stubs.fused_experts(x, *stacks, weights, experts, ACTIVATIONS[activation], first, count, alpha, limit)
+
+
+def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
+    return stubs.to_physical_experts(experts, logical_to_physical_map, expert_counts)

@@ -1,0 +1,36 @@
+// What the values of attention's arguments must be.
+#include "operators.h"
+
+namespace {
+
+// Every page that a request's tokens lie in must be one of the cache.
+template <typename Call>
+void check_requests(Arguments& arguments, const Call& a) {
+  arguments.check(a.page_size > 0, "page size %ld", a.page_size);
+  int64_t queries = 0;
+  for (int64_t i = 0; i < a.requests && !arguments.failed(); ++i) {
+    const int64_t length = a.seq_lens[i], blocks = (length + a.page_size - 1) / a.page_size;
+    arguments.check(a.query_lens[i] > 0 && a.query_lens[i] <= length, "request %ld has %d queries of %ld tokens", i,
+                    a.query_lens[i], length);
+    arguments.check(blocks <= a.blocks, "request %ld has %ld tokens, its table %ld pages", i, length, a.blocks);
+    if (arguments.failed()) return;
+    arguments.check(within(a.block_tables + i * a.blocks, blocks, a.cache_size / a.page_size),
+                    "request %ld has a page that is not in the cache", i);
+    queries += a.query_lens[i];
+  }
+  arguments.check(queries == a.tokens, "the requests have %ld queries, the step %ld tokens", queries, a.tokens);
+}
+
+template <typename Call>
+void check_places(Arguments& arguments, const Call& a) {
+  arguments.check(!a.half || within(a.positions, a.tokens, a.rows), "a position is outside the rotary table of %ld",
+                  a.rows);
+  arguments.check(within(a.slots, a.tokens, a.cache_size), "a slot is outside the cache of %ld", a.cache_size);
+}
+
+}  // namespace
+
+void calls::qkv_to_cache::validate(Arguments& arguments) const { check_places(arguments, *this); }
+void calls::mla_to_cache::validate(Arguments& arguments) const { check_places(arguments, *this); }
+void calls::paged_attention::validate(Arguments& arguments) const { check_requests(arguments, *this); }
+void calls::mla_attention::validate(Arguments& arguments) const { check_requests(arguments, *this); }

@@ -1,0 +1,57 @@
+// Products with weights: by our kernels, or of many rows by another library's.
+#include "operators.h"
+#include "product.h"
+#include "trace.h"
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+LargeProducts large_products{nullptr, 0};  // another library's, if one was given
+
+struct Product {
+  Dtype dtype;
+  Format format;
+  LargeProduct sizes;
+};
+
+void multiply(const Product& product, int64_t row, int64_t rows, int64_t first_column) {
+  const LargeProduct& a = product.sizes;
+  const char* x = static_cast<const char*>(a.x) + row * a.k * size_of(product.dtype);
+  char* y = static_cast<char*>(a.y) + row * a.n * (a.wide ? 4 : size_of(product.dtype));
+  kernels->linear(product.dtype, product.format, x, a.weight, a.bias, y, a.wide, rows, a.k, a.n, first_column);
+}
+
+void compute(const Product& product) {
+  const LargeProduct& whole = product.sizes;
+  int64_t rows = 0, columns = 0;  // of the corner that another library has computed
+  if (large_products.product && product.format == Format::bf16 && whole.rows >= large_products.least_rows) {
+    columns = large_products.product(whole);
+    rows = columns ? whole.rows / large_products.least_rows * large_products.least_rows : 0;
+  }
+  if (rows > 0 && columns < whole.n) multiply(product, 0, rows, columns);
+  if (rows < whole.rows) multiply(product, rows, whole.rows - rows, 0);
+}
+
+}  // namespace
+
+void run(Arguments&, const calls::linear& a) {
+  compute({a.dtype, a.format, {a.x, a.weight, a.bias, a.out, false, a.tokens, a.k, a.n}});
+}
+
+void run(Arguments&, const calls::linear_fp32& a) {
+  const bool wide = a.dtype != Dtype::f32;
+  compute({a.dtype, a.format, {a.x, a.weight, a.bias, a.out, wide, a.tokens, a.k, a.n}});
+}
+
+EXPORTED void mindspore_cpu_use_products(LargeProducts products) { large_products = products; }
+
+// y[rows, n] = x[rows, k] * packed weight[n, k]. Called outside graphs, and not as an operator: MindSpore would copy
+// the weight first.
+EXPORTED void mindspore_cpu_logits(int format, const void* x, const void* weight, float* y, int64_t rows, int64_t k,
+                                   int64_t n) {
+  trace::Timer timer("logits");
+  const Format of = static_cast<Format>(format);
+  const Dtype dtype = traits(of).activation;
+  compute({dtype, of, {x, weight, nullptr, y, dtype != Dtype::f32, rows, k, n}});
+}

@@ -1,0 +1,32 @@
+// How values lie in memory. Rows of activations, and caches, have a Dtype; a matrix of weights has a Format.
+//
+// The two are apart in every kernel's signature: a format says how a matrix is kept, and which activations it is
+// multiplied with. A new format is a row of WEIGHT_FORMATS, and the overloads of linear.h for its type.
+#pragma once
+#include <cstdint>
+
+enum class Dtype { f32, f16, bf16 };
+
+// name, MindSpore's name of its dtype, type of its blocks in a kernel, values a block, bytes a block, and the Dtype and
+// type of the activations that it is multiplied with.
+#define WEIGHT_FORMATS(ROW)                    \
+  ROW(f32, "float32", float, 1, 4, f32, float) \
+  ROW(f16, "float16", f16, 1, 2, f16, f16)     \
+  ROW(bf16, "bfloat16", bf16, 1, 2, bf16, bf16)
+
+#define ROW(name, ...) name,
+enum class Format { WEIGHT_FORMATS(ROW) };
+#undef ROW
+
+struct FormatTraits {
+  const char* dtype;
+  int64_t block, bytes;
+  Dtype activation;
+};
+
+#define ROW(name, dtype, type, block, bytes, activation, activations) {dtype, block, bytes, Dtype::activation},
+constexpr FormatTraits kFormats[] = {WEIGHT_FORMATS(ROW)};
+#undef ROW
+
+constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+constexpr const FormatTraits& traits(Format format) { return kFormats[static_cast<int>(format)]; }

@@ -1,0 +1,148 @@
+"""The C++ operators as functions that layers can call, made of their definitions (src/operators.def).
+
+A definition is a line of the library: its name and its arguments. `stub` makes the custom operator of MindSpore, whose
+results' shapes and dtypes follow from the arguments', and a function of the names of its tensors, sizes and attributes.
+MindSpore's compiler reads a function's source: that of a stub is kept where `inspect` looks for it.
+"""
+
+import inspect
+import linecache
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mindspore import dtype as mstype
+
+from sglang.srt.layers_ms.ops import contract
+from sglang.srt.layers_ms.ops.cpu import library
+from sglang.srt.layers_ms.ops.cpu.library import floats, ints, nothing, sizes  # noqa: F401 - what stubs are made with
+
+TENSORS = ("IN", "OPT", "FLAT", "STATE", "SCALAR")
+DTYPES = {"F32": mstype.float32, "I32": mstype.int32}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One part of a definition, as `IN(x, A, tokens, size)`: what it is, and what is between its parentheses."""
+
+    what: str
+    parts: tuple[str, ...]
+
+
+def _split(text: str) -> tuple[str, ...]:
+    """At commas outside parentheses."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += {"(": 1, ")": -1}.get(letter, 0)
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return tuple(part.strip() for part in parts)
+
+
+def _arguments(text: str) -> Iterator[Argument]:
+    while match := re.match(r"\s*([A-Z]+)\(", text):
+        end, depth = match.end(), 1
+        while depth:
+            depth += {"(": 1, ")": -1}.get(text[end], 0)
+            end += 1
+        yield Argument(match[1], _split(text[match.end() : end - 1]))
+        text = text[end:]
+
+
+def definitions() -> dict[str, list[Argument]]:
+    """Operator -> its arguments, in order."""
+    lines = (line.split(": ", 1) for line in library.definitions().splitlines())
+    return {name: [each for each in _arguments(text) if each.what != "CHECK"] for name, text in lines}
+
+
+def _value(expression: str, names: dict) -> int:
+    return eval(expression.replace("/", "//"), {}, names)
+
+
+def _inputs(arguments: list[Argument]) -> Iterator[tuple[str, list[Argument]]]:
+    """The tensors that the operator is given: one each, but for attributes, of which each kind is one."""
+    kinds = {"INT": "ints", "FLAG": "ints", "FLOAT": "floats"}
+    given = set()
+    for each in arguments:
+        if each.what in TENSORS or each.what == "SIZE":
+            yield each.what, [each]
+        elif (kind := kinds.get(each.what)) and kind not in given:
+            given.add(kind)
+            yield kind, [other for other in arguments if kinds.get(other.what) == kind]
+
+
+def _result_shapes(arguments: list[Argument], shapes) -> list[list[int]]:
+    """Shapes of the results, where `shapes` are those of the inputs."""
+    names, inputs = {}, iter(shapes)
+    of_input = {id(first): next(inputs) for _, (first, *_) in _inputs(arguments)}
+    found = []
+    for each in arguments:
+        shape = of_input.get(id(each))
+        if each.what in ("IN", "STATE", "OPT", "SIZE"):
+            axes = each.parts if each.what == "SIZE" else each.parts[2:]
+            for axis, size in zip(axes, shape, strict=False):  # of one that is not given, nothing is known
+                if axis.isidentifier() and each.what != "OPT":
+                    names.setdefault(axis, size)
+        elif each.what == "ROOM":
+            names[each.parts[0]] = _value(each.parts[1], names)
+        elif each.what == "OUT":
+            found.append([_value(axis, names) for axis in each.parts[2:]])
+    return found
+
+
+def _result_dtypes(arguments: list[Argument], dtypes) -> list:
+    known, inputs = dict(DTYPES), iter(dtypes)
+    for what, (each, *_) in _inputs(arguments):
+        dtype = next(inputs)
+        if what in ("IN", "STATE", "FLAT"):
+            known.setdefault(each.parts[1], dtype)
+    return [known[each.parts[1]] for each in arguments if each.what == "OUT"]
+
+
+def _one_or_all(found: list):
+    return found[0] if len(found) == 1 else tuple(found)
+
+
+def _expression(what: str, arguments: list[Argument]) -> str:
+    """What a stub gives the operator for an input."""
+    names = [each.parts[0] for each in arguments]
+    if what in ("ints", "floats"):
+        return f"{what}({', '.join(names)})"
+    if what == "SIZE":
+        return f"sizes({', '.join(arguments[0].parts)})"
+    return f"nothing() if {names[0]} is None else {names[0]}" if what == "OPT" else names[0]
+
+
+def _parameters(name: str, arguments: list[Argument]) -> list[str]:
+    """The contract's, where it has an operator of this name and of these arguments; else in the definition's order."""
+    own = []
+    for each in arguments:
+        if each.what in (*TENSORS, "INT", "FLAG", "FLOAT"):
+            own.append(each.parts[0])
+        elif each.what == "SIZE":
+            own += each.parts
+    of_contract = list(inspect.signature(getattr(contract, name, lambda: None)).parameters)
+    return of_contract if set(of_contract) == set(own) else own
+
+
+def stub(name: str, arguments: list[Argument]) -> str:
+    """The source of the function `name`, which calls the operator `_name`."""
+    inputs = [_expression(*each) for each in _inputs(arguments)]
+    return f"def {name}({', '.join(_parameters(name, arguments))}):\n    return _{name}({', '.join(inputs)})\n\n\n"
+
+
+def _define(all_operators: dict[str, list[Argument]]) -> None:
+    for name, arguments in all_operators.items():
+        globals()["_" + name] = library.custom(
+            name,
+            lambda *shapes, a=arguments: _one_or_all(_result_shapes(a, shapes)),
+            lambda *dtypes, a=arguments: _one_or_all(_result_dtypes(a, dtypes)),
+        )
+    file, source = "<operators.def>", "".join(stub(*each) for each in all_operators.items())
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+    exec(compile(source, file, "exec"), globals())
+
+
+_define(definitions())

@@ -1,0 +1,26 @@
+"""Reference table: every operator in stock MindSpore calls, written to be obviously right. The oracle of all others."""
+
+import numpy as np
+from mindspore import Parameter, Tensor
+from mindspore import dtype as mstype
+
+from sglang.srt.layers_ms.ops.reference import attention, collectives, dense, metadata, mla, moe
+from sglang.srt.layers_ms.ops.table import Capabilities, OperatorTable
+
+
+class ReferenceTable(OperatorTable, operators=(dense, attention, mla, moe, collectives, metadata)):
+    """Weights and activations are float32, whatever a user asks for. Computes on one rank."""
+
+    capabilities = Capabilities(compute_dtypes=dict.fromkeys(("float32", "float16", "bfloat16"), "float32"))
+
+    def start(self, processors):
+        """MindSpore has threads of its own."""
+
+    def cache_view(self, cache, name, page_size):
+        flat = cache.view(cache.shape[0], -1)
+        if flat.dtype == mstype.bfloat16:
+            flat = flat.view(mstype.int16)
+        parameter = Parameter(Tensor(np.zeros(1, np.float32)), name=name, requires_grad=False)
+        # Parameter(tensor) copies; only a Parameter can be written in a graph, and only assign_value shares memory.
+        parameter.assign_value(flat)
+        return parameter
