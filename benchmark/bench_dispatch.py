@@ -53,12 +53,14 @@ def _layers(rank: int) -> dict:
 
     from sglang.srt.distributed_ms.shard import Shard
     from sglang.srt.layers_ms import Experts, Router, Routing, SparseMoeBlock, ops
+    from sglang.srt.layers_ms.quantization import create_parameters
     from sglang.srt.model_executor_ms.runner import bridge
 
     torch.manual_seed(0)
     most = max(REPLAYS)
     tokens = torch.randn(most, WIDTH).bfloat16()
     router = Router(SimpleNamespace(hidden_size=WIDTH, dtype=ms.bfloat16), EXPERTS, Routing(TOP_K, renormalize=True))
+    create_parameters(router)
     router.weight.host[...] = torch.randn(EXPERTS, WIDTH).bfloat16().view(torch.int16).numpy()
     router.process_weights_after_loading()
     held = EXPERTS // RANKS
@@ -72,6 +74,7 @@ def _layers(rank: int) -> dict:
             super().__init__()
             shard = Shard(rank, RANKS, GROUP, RANKS, **options)
             experts = Experts(WIDTH, SIZE, EXPERTS, shard, ms.bfloat16)
+            create_parameters(experts)
             experts.gate_up, experts.down = gate_up, down
             self.moe, self.replicas = SparseMoeBlock(router, experts, shard), shard.attn_dp_size
             self.host = torch.zeros(most, WIDTH, dtype=torch.bfloat16)

@@ -29,8 +29,8 @@ BELOW = {
     "model_executor_ms.parallel": (ENVIRONMENT, *OTHERS),
     "model_executor_ms.seams": (),
     ENVIRONMENT: (),
-    "models_ms": ("layers_ms", "distributed_ms"),
-    "layers_ms": ("layers_ms.ops", "model_loader_ms.weight_slice", "distributed_ms"),
+    "models_ms": ("layers_ms", "model_loader_ms.names", "distributed_ms"),
+    "layers_ms": ("layers_ms.ops", "model_loader_ms.names", "model_loader_ms.weight_slice", "distributed_ms"),
     "layers_ms.ops": (),
     "model_loader_ms": (),
     "distributed_ms": (),
@@ -38,8 +38,7 @@ BELOW = {
 TORCH = (
     "model_executor_ms",
     "model_loader_ms.checkpoint",
-    "model_loader_ms.float8",
-    "model_loader_ms.mxfp4",
+    "model_loader_ms.encoded",
 )
 HOOKS = "model_executor_ms.plugin"
 

@@ -16,7 +16,8 @@ from ops.numpy_reference import draw
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
-from sglang.srt.layers_ms import RMSNorm, ops
+from sglang.srt.layers_ms import Attention, GatedMLP, MLAAttention, ops
+from sglang.srt.layers_ms.fusion import AllReduceRMSNorm
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend_reference import collectives
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tensor, values
@@ -81,7 +82,7 @@ def test_graphs_of_a_rank_compile_for_every_kind_of_steps(two_ranks, monkeypatch
     ops.start([0])
     monkeypatch.setattr(kernels, "soc", lambda: "ascend910b")
     part = Uncaptured(save(variant, tmp_path, "bfloat16"), ONE, "bfloat16", Shard(0, 2, GROUP))
-    assert part.network.model.layers[0].self_attn.o_proj.all_reduce_fused
+    assert part.network.model.fused.count
     requests, ids = Requests(part, PAGE), np.arange(40) % 131
     for step in ({"a": ids[:5], "b": ids[:20]}, {"a": ids[:3], "b": ids[:1]}, {"a": ids[:1], "b": ids[:1]}):
         with pytest.raises(TypeError) as error:  # the embedding is the first that a CPU has no kernel for
@@ -176,11 +177,9 @@ def left_in(checked, monkeypatch, tmp_path):
         config = json.loads((folder / "config.json").read_text())
         runtime = Runtime(FP16, 256, Shard(0, ranks, "ranks", **shard), stage, allreduce_fusion)
         network = model_class(config["architectures"])(config, runtime)
-        rows = [cell for _, cell in network.cells_and_names() if getattr(cell, "all_reduce_fused", False)]
-        names = [name for name, cell in network.cells_and_names() if cell in rows]
-        norms = [cell for _, cell in network.cells_and_names() if isinstance(cell, RMSNorm) and cell.group is not None]
-        assert len(norms) == len(rows)  # each has one behind it that adds up
-        return sum("self_attn" in name for name in names), sum("mlp" in name for name in names)
+        blocks = [cell.block for _, cell in network.cells_and_names() if isinstance(cell, AllReduceRMSNorm)]
+        attention = sum(isinstance(block, (Attention, MLAAttention)) for block in blocks)
+        return attention, sum(isinstance(block, GatedMLP) for block in blocks)
 
     return left
 
@@ -195,7 +194,9 @@ def test_the_last_sum_of_a_stage_is_its_own(left_in):
     assert left_in("qwen3@16", stage=Stage(1, 2)) == (1, 1)
 
 
-@pytest.mark.parametrize("variant", ["gemma@16", "gemma2@16", "granite-even@16", "olmo2@16", "stablelm@h192"])
+@pytest.mark.parametrize(
+    "variant", ["gemma@16", "gemma2@16", "glm4@32", "granite-even@16", "olmo2@16", "stablelm@h192"]
+)
 def test_other_norms_and_other_orders_add_up_as_ever(left_in, monkeypatch, variant):
     monkeypatch.setitem(TINY, "granite-even", TINY["granite"] | {"intermediate_size": 76})
     assert left_in(variant) == (0, 0)

@@ -14,6 +14,7 @@ from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.layers_ms.ops.ascend import collectives, kernels, kernels_experts
 from sglang.srt.layers_ms.ops.ascend import experts as operators
 from sglang.srt.layers_ms.ops.ascend_reference import memory
+from sglang.srt.layers_ms.quantization import create_parameters
 from sglang.srt.model_executor_ms.runner import bridge, eplb
 from sglang.srt.model_loader_ms.weight_slice import parameter
 
@@ -107,8 +108,20 @@ def test_the_kernel_of_counts_leaves_their_sum_where_they_are(monkeypatch):
 PLACES = ((3, 0, 0, 1, 2, 3),)
 
 
+def experts_of(shard, **options):
+    """Experts with parameters, still zero."""
+    experts = Experts(32, 16, 4, shard, ms.float16, **options)
+    create_parameters(experts)
+    return experts
+
+
+def parameters_of(experts) -> dict:
+    """Those that have a row for each place."""
+    return {name: getattr(experts, name) for name in experts.matrices()} | experts.biases()
+
+
 def test_experts_that_move_stay_at_the_addresses_that_captured_graphs_know(checked):
-    experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, physical_to_logical_map=PLACES), ms.float16)
+    experts = experts_of(Shard(1, 2, expert_size=2, physical_to_logical_map=PLACES))
     experts.process_weights_after_loading()
     with eplb.movable_weights(experts) as stacks:
         known = [tensor.data_ptr() for tensor in (*stacks, bridge.to_torch(experts.logical_to_physical_map))]
@@ -126,10 +139,7 @@ def test_experts_that_move_stay_at_the_addresses_that_captured_graphs_know(check
 
 
 def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checked, monkeypatch):
-    layers = {
-        layer: Experts(32, 16, 4, Shard(0, 2, expert_size=2, physical_to_logical_map=PLACES), ms.float16)
-        for layer in (0, 1)
-    }
+    layers = {layer: experts_of(Shard(0, 2, expert_size=2, physical_to_logical_map=PLACES)) for layer in (0, 1)}
     for experts in layers.values():  # as on a card: memory of its own
         experts.logical_to_physical_map.host = experts.logical_to_physical_map.host.copy()
     metadata = SimpleNamespace(physical_to_logical_map_cpu=torch.tensor(PLACES * 2))
@@ -147,9 +157,9 @@ def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checke
     tables = [experts.logical_to_physical_map.asnumpy().tolist() for experts in layers.values()]
     assert tables[0] == [[2, 1, 2, 0], [1, 3, 0, 0], [1, 4, 0, 0], [2, 0, 5, 0]]
     assert tables[1] == [[1, 0, 0, 0], [3, 1, 4, 5], [1, 2, 0, 0], [1, 3, 0, 0]]
-    loaded = Experts(32, 16, 4, Shard(0, 2, expert_size=2, physical_to_logical_map=((0, 1, 2, 3, 1, 1),)), ms.float16)
-    for name, stack in layers[1].stacks().items():  # what is loaded anew goes to where experts are now
-        assert stack.slices == loaded.stacks()[name].slices != layers[0].stacks()[name].slices
+    loaded = experts_of(Shard(0, 2, expert_size=2, physical_to_logical_map=((0, 1, 2, 3, 1, 1),)))
+    for name, stack in parameters_of(layers[1]).items():  # what is loaded anew goes to where experts are now
+        assert stack.slices == parameters_of(loaded)[name].slices != parameters_of(layers[0])[name].slices
 
 
 def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_records(monkeypatch):
@@ -171,13 +181,13 @@ def test_counts_reach_sglangs_recorder_on_the_device_and_only_of_passes_that_it_
 
 
 def test_on_a_310p_experts_move_in_copies_and_are_in_nz_again(chip_310p):
-    experts = Experts(32, 16, 4, Shard(1, 2, expert_size=2, physical_to_logical_map=PLACES), ms.float16, bias=True)
+    experts = experts_of(Shard(1, 2, expert_size=2, physical_to_logical_map=PLACES), bias=True)
     experts.process_weights_after_loading()
     with eplb.movable_weights(experts) as stacks:
         assert not {tensor.data_ptr() for tensor in stacks} & set(memory.fractal)
         for tensor in stacks:
             tensor[2] = 1.5
-    for name, stack in experts.stacks().items():
+    for name, stack in parameters_of(experts).items():
         assert (stack.data_ptr() in memory.fractal) == (name in ("gate_up", "down"))
         assert memory.values(stack)[2].min() == 1.5 and memory.values(stack)[:2].max() != 1.5
 

@@ -8,6 +8,7 @@ from mindspore import nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import GatedMLP, ops
+from sglang.srt.layers_ms.quantization import MethodLayer, create_parameters
 from sglang.srt.model_loader_ms.loader import tensors_of
 
 HIDDEN, INTERMEDIATE, HEADS, HEAD_DIM, VOCAB = 20, 36, 8, 6, 131
@@ -48,7 +49,14 @@ def fill(network, tensors=None):
             cell.process_weights_after_loading()
 
 
+def without_parameters(network) -> bool:
+    """Whether its layers have no methods yet."""
+    return not all(hasattr(cell, "method") for _, cell in network.cells_and_names() if isinstance(cell, MethodLayer))
+
+
 def load(network, tensors=None):
+    if without_parameters(network):
+        create_parameters(network)
     for item in tensors_of(network):
         shape = item.whole or item.host.shape
         whole = (tensors or {}).get(item.source, draw(item.source, shape))

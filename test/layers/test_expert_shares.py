@@ -11,6 +11,8 @@ from mindspore import nn
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.layers_ms.expert_layouts import fused, interleaved, stacked_by_rows
+from sglang.srt.layers_ms.quantization import MOE, create_parameters
+from sglang.srt.layers_ms.quantization.w8a8_int8 import w8a8_int8
 from sglang.srt.model_loader_ms.checkpoint import selected
 from sglang.srt.model_loader_ms.loader import tensors_of
 
@@ -24,6 +26,7 @@ class AllExperts(nn.Cell):
     def __init__(self, shard, **options):
         super().__init__()
         self.experts = Experts(HIDDEN, INTERMEDIATE, 4, shard, ms.float32, **options)
+        create_parameters(self)
         self.weights, self.chosen = ms.Tensor(draw("weights", (3, 2))), ms.Tensor([[0, 1], [2, 0], [1, 3]], ms.int32)
 
     def construct(self, x):
@@ -63,8 +66,9 @@ def test_ranks_that_are_sent_rows_compute_their_own_experts_of_them(partial_resu
 
 @pytest.mark.parametrize("refused", [dict(dispatch=True), dict(physical_to_logical_map=((0, 1, 2, 3),))])
 def test_int8_experts_stay_where_all_ranks_see_all_rows(refused):
+    experts = AllExperts(Shard(0, 2, "ranks", 2, **refused)).experts
     with pytest.raises(NotImplementedError, match="int8 experts .*--enable-eplb.*--moe-a2a-backend"):
-        AllExperts(Shard(0, 2, "ranks", 2, **refused)).experts.quantize()
+        experts.create_parameters(w8a8_int8(MOE))
 
 
 # Six places for four experts on two parts of the ranks: replicas on one part, on both, and experts out of order.

@@ -3,12 +3,13 @@
 import mindspore as ms
 import numpy as np
 import torch
-from mindspore import nn
 from safetensors.torch import save_file
 
-from sglang.srt.layers_ms.expert_layouts import Sizes, interleaved
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms import Experts
+from sglang.srt.layers_ms.expert_layouts import interleaved
+from sglang.srt.layers_ms.quantization import create_parameters, read
 from sglang.srt.model_loader_ms import loader
-from sglang.srt.model_loader_ms.weight_slice import parameter
 
 SECONDS = 1
 EXPERTS, WIDTH, SIZE = 3, 64, 32
@@ -27,13 +28,11 @@ def quantized(generator, rows, columns):
     return torch.from_numpy(blocks), torch.from_numpy(scales), values
 
 
-class Stacks(nn.Cell):
-    def __init__(self, own):
-        super().__init__()
-        (layout,) = interleaved(Sizes(EXPERTS, tuple(range(EXPERTS)), WIDTH, SIZE, own))
-        local = own.stop - own.start
-        self.gate_up = parameter((EXPERTS, 2, local, WIDTH), ms.float32, *layout.gate_up)
-        self.down = parameter((EXPERTS, WIDTH, local), ms.float32, *layout.down)
+def stacks_of(shard):
+    """gpt-oss's experts, as a checkpoint of MXFP4 fills them."""
+    experts = Experts(WIDTH, SIZE, EXPERTS, shard, ms.float32, layouts=interleaved)
+    create_parameters(experts, read({"quant_method": "mxfp4"}))
+    return experts
 
 
 def test_a_checkpoint_of_four_bits_is_loaded_as_what_it_stands_for(tmp_path):
@@ -52,8 +51,8 @@ def test_a_checkpoint_of_four_bits_is_loaded_as_what_it_stands_for(tmp_path):
     for name, tensors in (("quantized", four_bits), ("plain", plain)):
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
-        for own in (slice(0, SIZE), slice(SIZE // 2, SIZE)):
-            stacks = Stacks(own)
+        for shard, own in ((Shard(), slice(0, SIZE)), (Shard(1, 2), slice(SIZE // 2, SIZE))):
+            stacks = stacks_of(shard)
             loader.load(stacks, tmp_path / name, progress=False)
             np.testing.assert_array_equal(stacks.gate_up.host[:, 0], gate_up[:, :, ::2].swapaxes(1, 2)[:, own])
             np.testing.assert_array_equal(stacks.gate_up.host[:, 1], gate_up[:, :, 1::2].swapaxes(1, 2)[:, own])

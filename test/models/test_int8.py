@@ -6,10 +6,11 @@ import mindspore as ms
 import pytest
 import torch
 from models.harness import PagedModel, Requests, assert_logits_close
-from models.int8 import GROUP, reference, to_int8
+from models.int8 import GROUP, reference, stated_logits, to_int8
 from models.test_logits import mixed_batch, prompts
-from models.tiny import save
+from models.tiny import TINY, save
 from safetensors.torch import load_file, save_file
+from tiers import mostly_slow
 
 from sglang.srt.model_executor_ms.runner.weights import with_quantization
 from sglang.srt.model_loader_ms.files import CheckpointError
@@ -34,7 +35,7 @@ def test_logits_are_those_of_rounded_rows_and_weights(table, source, tmp_path, m
     model.graph = model._graph()  # the CPU table has no such operator, and captures no step that has one of others
     attention, mlp = model.network.model.layers[0].self_attn, model.network.model.layers[0].mlp
     assert attention.qkv_proj.weight.dtype == attention.o_proj.weight.dtype == ms.int8
-    assert mlp.down_proj.scale is None and mlp.gate_up_proj.scale is not None
+    assert mlp.down_proj.weight.dtype == ms.float32 and mlp.gate_up_proj.weight.dtype == ms.int8
     found, wanted = mixed_batch(Requests(model, 4), prompts()), reference(source, tmp_path)
     with torch.no_grad():
         wanted = {name: wanted(torch.as_tensor(ids)[None]).logits[0].numpy() for name, ids in prompts().items()}
@@ -53,6 +54,39 @@ def test_experts_of_int8_and_mla_attention(table, tmp_path, variant):
     found, wanted = mixed_batch(Requests(model, 4), ids), reference(source, folder)
     with torch.no_grad():
         wanted = {name: wanted(torch.as_tensor(ids[name])[None]).logits[0].numpy() for name in found}
+    assert_logits_close(found, wanted, LIMIT)
+
+
+NAMES = {  # of models whose checkpoints have names of their own -> what is left out of the first layer
+    "internlm2": "layers.0.feed_forward.w2",
+    "qwen": "h.0.mlp.c_proj",
+    "mixtral": "layers.0.self_attn.o_proj",
+    "chatglm": "layers.0.mlp.dense_4h_to_h",
+    "exaone": "h.0.mlp.c_proj",
+    "baichuan": "layers.0.mlp.down_proj",
+}
+QUICK = ("internlm2", "qwen", "mixtral")
+CASES = [*((name, "compressed-tensors") for name in NAMES), ("mixtral", "w8a8_int8")]
+
+
+@pytest.mark.parametrize("table", ["reference"], indirect=True)
+@pytest.mark.parametrize("variant, method", mostly_slow(CASES, lambda variant, _: variant in QUICK))
+def test_checkpoints_with_names_of_their_own(table, tmp_path, variant, method):
+    source, folder, ids = tmp_path / "source", tmp_path / "int8", prompts()
+    source.mkdir()
+    to_int8(save(variant, source), folder, method, NAMES[variant])
+    model = PagedModel(folder, compiled=False)
+    left_out, held = (
+        layer.self_attn.o_proj if variant == "mixtral" else layer.mlp.down_proj for layer in model.network.model.layers
+    )
+    assert (left_out.weight.dtype, held.weight.dtype) == (ms.float32, ms.int8)
+    found = mixed_batch(Requests(model, 4), ids)
+    if "statement" in TINY[variant]:
+        wanted = {name: stated_logits(TINY[variant], folder, ids[name]) for name in found}
+    else:
+        stated = reference(source, folder)
+        with torch.no_grad():
+            wanted = {name: stated(torch.as_tensor(ids[name])[None]).logits[0].numpy() for name in found}
     assert_logits_close(found, wanted, LIMIT)
 
 
@@ -105,7 +139,7 @@ def test_other_groups_of_compressed_tensors_are_refused(table, source):
 def test_layers_may_be_left_out_by_pattern(table, source):
     found = dict(quant_method="w8a8_int8", ignore=[r"re:.*self_attn\.[qkv]_proj"])
     layer = build(config(source, quantization_config=found)).model.layers[0]
-    assert layer.self_attn.qkv_proj.scale is None and layer.self_attn.o_proj.scale is not None
+    assert layer.self_attn.qkv_proj.weight.dtype == ms.float32 and layer.self_attn.o_proj.weight.dtype == ms.int8
 
 
 def test_the_flag_speaks_where_the_checkpoint_does_not(source):

@@ -25,7 +25,7 @@ class Attention(nn.Cell):
     """Causal attention of one layer: projection, optional query/key norm, rotary, cache write, attention, projection.
 
     qk_norm: None, "head": each head of q and k is normalized, with one weight for all heads, before it is rotated, or a
-    cell that normalizes packed queries, keys and values (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: of "head", as
+    cell that normalizes queries, keys and values (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: of "head", as
     RMSNorm's. scale: of scores, head_dim ** -0.5 by default. rope: the config's by default; None: no rotation.
     interleaved: neighboring dimensions are rotated against each other.
     window: tokens that a token sees, itself included; 0: all before it. soft_cap: bound of scores; 0: none.
@@ -86,11 +86,12 @@ class Attention(nn.Cell):
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm
 
-    def fuse_all_reduce_into(self, norm) -> bool:
-        """As RowParallelLinear's, of the last product."""
-        return self.o_proj.fuse_all_reduce_into(norm)
+    def output_proj(self) -> RowParallelLinear:
+        """The product that ends the block, see `before_output`."""
+        return self.o_proj
 
-    def construct(self, x, step):
+    def before_output(self, x, step):
+        """What `output_proj` multiplies: [T, H * D] of this rank's heads."""
         attn = step["attn"][self.cache_group]
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
@@ -110,7 +111,7 @@ class Attention(nn.Cell):
             self.num_kv_heads,
             self.head_dim,
         )
-        found = ops.paged_attention(
+        return ops.paged_attention(
             q,
             k_cache,
             v_cache,
@@ -123,4 +124,6 @@ class Attention(nn.Cell):
             self.sinks,
             self.slopes,
         )
-        return self.o_proj(found, step["forward_mode"])
+
+    def construct(self, x, step):
+        return self.o_proj(self.before_output(x, step))

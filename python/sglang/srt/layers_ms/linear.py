@@ -1,63 +1,54 @@
-"""The linear family. With tensor parallelism only which slices a rank reads changes, and who adds up the results."""
+"""The linear family. With tensor parallelism only which slices a rank reads changes, and who adds up the results.
 
-from mindspore import Type, float32, int8, nn
+What holds a matrix, and multiplies by it, is the layer's method (layers_ms/quantization).
+"""
+
+from collections.abc import Sequence
+
+from mindspore import Type
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.quantization.base import DENSE, LINEAR, Matrix, MethodLayer
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
-
-
-def int8_rows(weight) -> tuple:
-    """A parameter of the shape and pieces of `weight`, int8, and one of the factors of its rows, [..., out, 1]."""
-    slices = weight.slices
-    factors = (
-        weight_slice._replace(
-            source=f"{weight_slice.source}_scale", read=(weight_slice.read[0], ALL), whole=(weight_slice.whole[0], 1)
-        )
-        for weight_slice in slices
-    )
-    return parameter(weight.shape, int8, *slices), parameter((*weight.shape[:-1], 1), float32, *factors)
 
 
 def _length(rows: slice) -> int:
     return rows.stop - rows.start
 
 
-class Linear(nn.Cell):
-    """x [T, in] -> [T, out]."""
+class Linear(MethodLayer):
+    """x [T, in] -> [T, out].
 
-    def __init__(self):
+    shape: [out, in] of this rank. weights, biases: what fills them; no biases: there is none.
+    """
+
+    def __init__(
+        self, shape: tuple[int, int], dtype: Type, weights: Sequence[WeightSlice], biases: Sequence[WeightSlice] = ()
+    ):
         super().__init__()
-        self.scale = None  # of int8 weights, a factor for each row
+        self.matrix = Matrix(shape, dtype, tuple(weights))
+        self.bias = parameter(shape[:1], dtype, *biases) if biases else None
 
-    def quantize(self):
-        """Hold int8 weights, and factors that checkpoints have beside them; before they are loaded."""
-        ops.check_quant_linear()
-        self.weight, self.scale = int8_rows(self.weight)
+    def matrices(self):
+        return {"weight": self.matrix}
 
-    def product(self, x):
-        if self.scale is None:
-            return ops.linear(x, self.weight, self.bias)
-        return ops.quant_linear(x, self.weight, self.scale, self.bias)
-
-    def process_weights_after_loading(self):
-        """Rearrange the loaded weight for the operator table. Once after each load."""
-        if self.scale is None:
-            ops.prepack_linear(self.weight)
+    def construct(self, x):
+        return self.method.apply(self, x, self.bias)
 
 
 class ReplicatedLinear(Linear):
-    """A matrix that every rank has."""
+    """A matrix that every rank has.
 
-    def __init__(self, in_features: int, out_features: int, dtype: Type):
-        super().__init__()
+    quantizable: whether a scheme may quantize it. Gates of experts stay as they are.
+    """
+
+    def __init__(self, in_features: int, out_features: int, dtype: Type, *, quantizable: bool = True):
         whole = (out_features, in_features)
-        self.weight, self.bias = parameter(whole, dtype, WeightSlice("weight", (ALL, ALL), whole=whole)), None
-
-    def construct(self, x):
-        return self.product(x)
+        super().__init__(whole, dtype, [WeightSlice("weight", (ALL, ALL), whole=whole)])
+        self.kind = LINEAR if quantizable else DENSE
 
 
 class ColumnParallelLinear(Linear):
@@ -67,18 +58,13 @@ class ColumnParallelLinear(Linear):
     """
 
     def __init__(self, in_features: int, parts: list[tuple[str, int, slice]], bias: bool, dtype: Type):
-        super().__init__()
         weights, biases, start = [], [], 0
         for name, whole, rows in parts:
             into = slice(start, start + _length(rows))
             weights.append(WeightSlice(f"../{name}.weight", (rows, ALL), into, (whole, in_features)))
             biases.append(WeightSlice(f"../{name}.bias", (rows,), into, (whole,)))
             start = into.stop
-        self.weight = parameter((start, in_features), dtype, *weights)
-        self.bias = parameter((start,), dtype, *biases) if bias else None
-
-    def construct(self, x):
-        return self.product(x)
+        super().__init__((start, in_features), dtype, weights, biases if bias else ())
 
 
 class MergedColumnParallelLinear(ColumnParallelLinear):
@@ -129,7 +115,7 @@ class QKVParallelLinear(ColumnParallelLinear):
 
 
 def concatenated(heads: int, kv_heads: int) -> tuple:
-    """Where a packed matrix has its query, key and value heads: all queries, then all keys, then all values."""
+    """Where a fused matrix has its query, key and value heads: all queries, then all keys, then all values."""
     return range(heads), range(heads, heads + kv_heads), range(heads + kv_heads, heads + 2 * kv_heads)
 
 
@@ -141,14 +127,14 @@ def interleaved_by_group(heads: int, kv_heads: int) -> tuple:
     return query, range(queries, whole, group), range(queries + 1, whole, group)
 
 
-def _runs(places: list[int]) -> list[slice]:
-    """Places as slices of neighbors, in their order."""
+def _runs(heads: list[int]) -> list[slice]:
+    """Heads as slices of neighbors, in their order."""
     runs = []
-    for place in places:
-        if runs and runs[-1].stop == place:
-            runs[-1] = slice(runs[-1].start, place + 1)
+    for head in heads:
+        if runs and runs[-1].stop == head:
+            runs[-1] = slice(runs[-1].start, head + 1)
         else:
-            runs.append(slice(place, place + 1))
+            runs.append(slice(head, head + 1))
     return runs
 
 
@@ -156,36 +142,17 @@ class RowParallelLinear(Linear):
     """Matrix split by its input columns; the ranks' results are added up, and the bias is in one of them."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool, shard: Shard, dtype: Type, what: str):
-        super().__init__()
         columns, whole = shard.slice(in_features, what), (out_features, in_features)
-        self.weight = parameter(
-            (out_features, _length(columns)), dtype, WeightSlice("weight", (ALL, columns), whole=whole)
-        )
         added_here = slice(0, out_features if shard.rank == 0 else 0)
-        bias_piece = WeightSlice("bias", (added_here,), added_here, (out_features,))
-        self.bias = parameter((out_features,), dtype, bias_piece) if bias else None
-        self.group, self.ranks = shard.group if shard.size > 1 else None, shard.size
-        self.all_reduce_fused = False  # whether the sum is left to a norm
+        weight = WeightSlice("weight", (ALL, columns), whole=whole)
+        biases = [WeightSlice("bias", (added_here,), added_here, (out_features,))] if bias else ()
+        super().__init__((out_features, _length(columns)), dtype, [weight], biases)
+        self.group = shard.group if shard.size > 1 else None
 
-    def fuse_all_reduce_into(self, norm) -> bool:
-        """Let the norm behind this layer add up over the ranks, if it can and the operators are better at that.
+    def partial(self, x):
+        """What this rank's columns make of x; the sum over the ranks is the result."""
+        return self.method.apply(self, x, self.bias)
 
-        Then `construct` returns what that norm takes. Before the weights are loaded -> whether it is so.
-        """
-        self.all_reduce_fused = (
-            self.scale is None and ops.supports_all_reduce_norm_fusion(self.ranks) and norm.fuse_all_reduce(self.group)
-        )
-        return self.all_reduce_fused
-
-    def process_weights_after_loading(self):
-        if self.all_reduce_fused:
-            ops.prepack_row_linear(self.weight)
-        else:
-            super().process_weights_after_loading()
-
-    def construct(self, x, forward_mode=None):
-        """forward_mode: of the step, where the sum is left to a norm."""
-        if self.all_reduce_fused:
-            return x, self.weight, self.bias, forward_mode
-        y = self.product(x)
+    def construct(self, x):
+        y = self.partial(x)
         return y if self.group is None else ops.all_reduce(y, self.group)

@@ -6,9 +6,10 @@ DeepSeek-AI, 2024 (DeepSeek-V2). Reference: transformers/models/deepseek_v2/mode
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.linear import ColumnParallelLinear, Linear, RowParallelLinear
+from sglang.srt.layers_ms.linear import ColumnParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
 from sglang.srt.layers_ms.ops.metadata import FULL
+from sglang.srt.layers_ms.quantization.base import DENSE, Matrix, MethodLayer
 from sglang.srt.layers_ms.rotary import Rope, rotary_tables, yarn_mscale
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
@@ -24,29 +25,32 @@ def mla_scale(rope: Rope, head_dim: int) -> float:
     return head_dim**-0.5 * stretch * stretch
 
 
-class KVBProj(Linear):
-    """Weights from cached rows to each head's keys and values; in checkpoints one matrix [H * (N + V), L]."""
+class KVBProj(MethodLayer):
+    """Weights from cached rows to each head's keys and values; in checkpoints one matrix [H * (N + V), L].
+
+    They are multiplied with rows that are never rounded: a scheme says how they are read, not how they are held.
+    """
+
+    kind = DENSE
 
     def __init__(self, config, heads: slice):
         super().__init__()
         nope, value, rank = config.qk_nope_head_dim, config.v_head_dim, config.kv_lora_rank
         whole, count = (config.num_attention_heads * (nope + value), rank), heads.stop - heads.start
 
-        def slices(first, rows):
+        def matrix(first, rows):
             starts = (head * (nope + value) + first for head in range(heads.start, heads.stop))
-            return (
+            slices = [
                 WeightSlice("weight", (slice(start, start + rows), ALL), (head,), whole)
                 for head, start in enumerate(starts)
-            )
+            ]
+            return Matrix((count, rows, rank), config.dtype, slices)
 
-        self.w_uk = parameter((count, nope, rank), config.dtype, *slices(0, nope))
-        self.w_uv = parameter((count, value, rank), config.dtype, *slices(nope, value))
-        self.w_uk_t = parameter((count, rank, nope), config.dtype)  # keys, each head transposed
+        self.keys_and_values = {"w_uk": matrix(0, nope), "w_uv": matrix(nope, value)}
+        self.w_uk_t = parameter((count, rank, nope), config.dtype)  # w_uk, each head transposed
 
-    def quantize(self):
-        """Read an int8 matrix times its factors, as matrices of the dtype that is computed in; before it is loaded."""
-        for weight in (self.w_uk, self.w_uv):
-            weight.slices = tuple(weight_slice._replace(scaled=True) for weight_slice in weight.slices)
+    def matrices(self):
+        return self.keys_and_values
 
     def process_weights_after_loading(self):
         self.w_uk_t.host[:] = self.w_uk.host.transpose(0, 2, 1)
@@ -89,16 +93,17 @@ class MLAAttention(nn.Cell):
         width = config.num_attention_heads * config.v_head_dim
         self.o_proj = RowParallelLinear(width, hidden, bias, shard, dtype, "num_attention_heads * v_head_dim")
 
-    def fuse_all_reduce_into(self, norm) -> bool:
-        """As RowParallelLinear's, of the last product."""
-        return self.o_proj.fuse_all_reduce_into(norm)
+    def output_proj(self) -> RowParallelLinear:
+        """The product that ends the block, see `before_output`."""
+        return self.o_proj
 
     def queries(self, x):
         if self.compresses_queries:
             return self.q_b_proj(self.q_a_layernorm.plain(self.q_a_proj(x)))
         return self.q_proj(x)
 
-    def construct(self, x, step):
+    def before_output(self, x, step):
+        """What `output_proj` multiplies: [T, H * V] of this rank's heads."""
         attn = step["attn"][FULL]
         q, cache = ops.mla_to_cache(
             self.queries(x),
@@ -113,5 +118,7 @@ class MLAAttention(nn.Cell):
             self.heads,
         )
         up = self.kv_b_proj
-        found = ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, attn, self.scale)
-        return self.o_proj(found, step["forward_mode"])
+        return ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, attn, self.scale)
+
+    def construct(self, x, step):
+        return self.o_proj(self.before_output(x, step))

@@ -21,31 +21,26 @@ class GatedMLP(nn.Cell):
 
     def __init__(self, config, bias=False, fused_gate_up=False):
         super().__init__()
-        size, shard = config.intermediate_size, config.shard
+        hidden, size, shard, dtype = config.hidden_size, config.intermediate_size, config.shard, config.dtype
         self.act_and_mul = getattr(ops, ACTIVATIONS[config.hidden_act])
+        fused = "gate_up_proj" if fused_gate_up else None
         self.gate_up_proj = MergedColumnParallelLinear(
-            config.hidden_size,
-            ["gate_proj", "up_proj"],
-            size,
-            bias,
-            shard,
-            config.dtype,
-            fused="gate_up_proj" if fused_gate_up else None,
+            hidden, ["gate_proj", "up_proj"], size, bias, shard, dtype, fused=fused
         )
-        self.down_proj = RowParallelLinear(
-            size, config.hidden_size, bias, config.shard, config.dtype, "intermediate_size"
-        )
+        self.down_proj = RowParallelLinear(size, hidden, bias, shard, dtype, "intermediate_size")
         self.dp_gather_scatter = DPGatherScatter(shard)
 
     def partial(self, x):
         """What this rank's share makes of x; the sum over the ranks is the result."""
-        return self.down_proj.product(self.act_and_mul(self.gate_up_proj(x)))
+        return self.down_proj.partial(self.act_and_mul(self.gate_up_proj(x)))
 
-    def fuse_all_reduce_into(self, norm) -> bool:
-        """As RowParallelLinear's, of the last product."""
-        return self.down_proj.fuse_all_reduce_into(norm)
+    def output_proj(self) -> RowParallelLinear:
+        """The product that ends the block, see `before_output`."""
+        return self.down_proj
+
+    def before_output(self, x, step):
+        """What `output_proj` multiplies."""
+        return self.act_and_mul(self.gate_up_proj(self.dp_gather_scatter.gather(x, step)))
 
     def construct(self, x, step):
-        if self.down_proj.all_reduce_fused:
-            return self.down_proj(self.act_and_mul(self.gate_up_proj(x)), step["forward_mode"])
-        return self.dp_gather_scatter.reduce_scatter(self.partial(self.dp_gather_scatter.gather(x, step)), step)
+        return self.dp_gather_scatter.reduce_scatter(self.down_proj.partial(self.before_output(x, step)), step)

@@ -18,21 +18,9 @@ class RMSNorm(nn.Cell):
         super().__init__()
         self.eps, self.offset = eps, offset
         self.weight = parameter((size,), dtype, WeightSlice("weight", (ALL,)))
-        self.group = None  # of ranks that add up what comes in, see fuse_all_reduce
-
-    def fuse_all_reduce(self, group: str) -> bool:
-        """Take, from now on, what a RowParallelLinear returns that leaves its sum over this group -> whether it can."""
-        if self.offset == 0.0:
-            self.group = group
-        return self.group is not None
 
     def construct(self, x, residual=None):
         """Without residual -> (norm of x, x); with it -> (norm of the sum, the sum)."""
-        if self.group is not None:
-            product, weight, bias, forward_mode = x
-            return ops.linear_add_rms_norm(
-                product, weight, bias, residual, self.weight, self.eps, forward_mode, self.group
-            )
         if residual is None:
             return ops.rms_norm(x, self.weight, self.eps, self.offset), x
         return ops.add_rms_norm(x, residual, self.weight, self.eps, self.offset)
@@ -49,9 +37,6 @@ class LayerNorm(nn.Cell):
         self.eps = eps
         self.weight = parameter((size,), dtype, WeightSlice("weight", (ALL,)))
         self.bias = parameter((size,), dtype, WeightSlice("bias", (ALL,))) if bias else None
-
-    def fuse_all_reduce(self, group):
-        return False
 
     def construct(self, x, residual=None):
         total = x if residual is None else ops.add(x, residual, 1.0)

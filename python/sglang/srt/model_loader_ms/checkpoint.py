@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from sglang.srt.model_loader_ms import float8, mxfp4
+from sglang.srt.model_loader_ms.encoded import Values
 from sglang.srt.model_loader_ms.files import find
 
 _BLOCK = 8 << 20  # bytes copied at a time: bounds the pages of the files that are in memory
@@ -41,13 +41,20 @@ _SAFETENSORS_DTYPES = {
 
 
 class Stored(NamedTuple):
-    """One tensor of a checkpoint file."""
+    """One tensor of a checkpoint file, or the values that several of them stand for."""
 
     shape: tuple
     dtype: str  # torch's name for it, or the file's own where torch has none
-    data: torch.Tensor | None = None  # a view of `file`; None if torch has no such dtype
+    data: torch.Tensor | Values | None = None  # a view of `file`, or of values; None if torch has no such dtype
     file: mmap.mmap | None = None
-    scales: float8.Scales | None = None  # of a float8 matrix, whose dtype then is that of its products with them
+
+    def nbytes(self, values: int) -> int:
+        """Bytes that so many values take in the file."""
+        return self.data.nbytes(values) if isinstance(self.data, Values) else values * self.data.itemsize
+
+    def mapped(self, read: tuple) -> torch.Tensor:
+        """The memory of the file that a part is read from."""
+        return self.data.stored(read) if isinstance(self.data, Values) else self.data[read]
 
 
 class Checkpoint:
@@ -63,7 +70,6 @@ class Checkpoint:
         self._files = {}
         for path in paths:
             self._add(path)
-        self.problems += [*mxfp4.join(self.tensors), *float8.join(self.tensors, folder)]
 
     def _add(self, path: Path) -> None:
         read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
@@ -109,17 +115,14 @@ def selected(shape: tuple, read: tuple) -> tuple:
 
 def copy(stored: Stored, read: tuple, host: np.ndarray, dtype: str) -> Iterator[int]:
     """Copy the part `read` into `host`, of the same shape, as `dtype`; yields the bytes of every block read."""
-    target, part = _torch_view(host, dtype), stored.data[read]
-    rows = max(1, _BLOCK * len(part) // max(1, part.nbytes))
-    row_blocks, column_blocks = stored.scales.of(stored.shape, read) if stored.scales else ((), ())
-    for start in range(0, len(part), rows):
-        block = part[start : start + rows]
-        values = block
-        if stored.scales:
-            values = block.float() * stored.scales.factors[row_blocks[start : start + rows]][:, column_blocks].float()
-        target[start : start + rows].copy_(values)
-        _release(block, stored.file)
-        yield block.nbytes
+    target, first = _torch_view(host, dtype), range(stored.shape[0])[read[0]]
+    rows = max(1, _BLOCK * len(first) // max(1, stored.nbytes(host.size)))
+    for start in range(0, len(first), rows):
+        block = first[start : start + rows]
+        part = (slice(block.start, block.stop, block.step), *read[1:])
+        target[start : start + rows].copy_(stored.data[part])
+        _release(stored.mapped(part), stored.file)
+        yield stored.nbytes(host.size // len(first) * len(block))
 
 
 def randomize(host: np.ndarray, dtype: str, seed: int) -> None:

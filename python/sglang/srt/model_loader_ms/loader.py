@@ -4,7 +4,7 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,10 @@ import numpy as np
 from mindspore import nn
 from tqdm import tqdm
 
-from sglang.srt.model_loader_ms import int8
+from sglang.srt.model_loader_ms import encoded
 from sglang.srt.model_loader_ms.checkpoint import Checkpoint, convertible, copy, randomize, selected
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
+from sglang.srt.model_loader_ms.names import TensorNames
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice
 
 logger = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ class LoadItem(NamedTuple):
     parameter: str  # the parameter's full name
     host: np.ndarray  # the rows to fill
     dtype: str  # of the parameter
-    scaled: bool = False  # as Piece's
+    encoding: object = None  # as WeightSlice's
 
 
 @dataclass(frozen=True)
@@ -69,23 +70,23 @@ def load(
     names: names of tensors, or whole dotted parts of them, and what the checkpoint has instead. optional_prefix: of
     names, which may be absent throughout the checkpoint. ignore: regular expressions for the ends of names of tensors
     that may be in the checkpoint unused. layer_renames: cells of a pipeline stage, and what they are called in the
-    whole model; other_stages: cells that other stages have. load_format "dummy" reads nothing and fills in small random
+    whole model. other_stages: cells that other stages have. load_format "dummy" reads nothing and fills in small random
     numbers. revision, cache_dir: for a hub id. CheckpointError names everything that does not fit; nothing is written
     then.
     """
     started = time.perf_counter()
-    others = _prefixes(other_stages, names or {}, optional_prefix)
-    names = _placed(names or {}, layer_renames or {})
+    tensor_names = TensorNames(names, layer_renames)
+    others = _prefixes(other_stages, tensor_names, optional_prefix)
     if load_format == "dummy":
-        items, ignored = tensors_of(model, names=names), ()
+        items, ignored = tensors_of(model, names=tensor_names), ()
         read = _randomize(items)
     else:
         folder = locate(source, load_format, revision, cache_dir)
         checkpoint = Checkpoint(folder, load_format)
-        items = _as_named(checkpoint, tensors_of(model, checkpoint.tensors, names), optional_prefix)
-        scaled = int8.join(checkpoint.tensors, {item.source for item in items if item.scaled})
+        items = _as_named(checkpoint, tensors_of(model, checkpoint.tensors, tensor_names), optional_prefix)
+        wrong = encoded.join(checkpoint.tensors, {item.source: item.encoding for item in items if item.encoding})
         ignored, unused = _left_over(checkpoint, items, ignore, others)
-        problems = [*checkpoint.problems, *scaled, *_misfits(checkpoint, items)]
+        problems = [*checkpoint.problems, *wrong, *_misfits(checkpoint, items)]
         problems += [f"unexpected: {name}" for name in unused]
         if problems:
             raise _does_not_fit(model, folder, problems)
@@ -104,67 +105,48 @@ def update(model: nn.Cell, source: str | Path, **options) -> LoadReport:
     return load(model, source, progress=False, **options)
 
 
-def tensors_of(model: nn.Cell, present: Container[str] = (), names: Mapping[str, str] | None = None) -> list[LoadItem]:
+def tensors_of(model: nn.Cell, present: Container[str] = (), names: TensorNames | None = None) -> list[LoadItem]:
     """Which parts of which checkpoint tensors the parameters of `model` need, on this rank.
 
-    present: the checkpoint's tensors, where it may have one of several layouts. names: as `load`'s.
+    present: the checkpoint's tensors, where it may have one of several layouts. names: what it calls them.
     """
-    items, unknown = [], []
-    renamed = _renaming(names or {})
-
-    def source(parameter: str, weight_slice: WeightSlice) -> str:
-        return renamed(_absolute(parameter, weight_slice.source))
-
+    items, unknown, names = [], [], names or TensorNames()
     for name, param in model.parameters_and_names():
         if not hasattr(param, "slices"):
             unknown.append(name)
             continue
-        dtype = str(param.dtype).lower()
-        others = (slices for slices in param.alternatives if slices and source(name, slices[0]) in present)
-        for weight_slice in next(others, param.slices):
-            host = param.host[weight_slice.rows]
-            host = host.swapaxes(-1, -2) if weight_slice.transposed else host
-            items.append(
-                LoadItem(
-                    source(name, weight_slice),
-                    weight_slice.read,
-                    weight_slice.whole,
-                    name,
-                    host,
-                    dtype,
-                    weight_slice.scaled,
-                )
-            )
+        items += _items(name, param, present, names)
     if unknown:
         raise CheckpointError(f"parameters that do not state their slices (make them with parameter()): {unknown}")
     return items
 
 
-def _absolute(parameter: str, source: str) -> str:
-    cells = parameter.split(".")[:-1]
-    while source.startswith("../"):
-        if not cells:
-            raise CheckpointError(f"{parameter}: its source steps out of the model, to {source}")
-        cells, source = cells[:-1], source.removeprefix("../")
-    return ".".join([*cells, source])
+def _items(name: str, param, present: Container[str], names: TensorNames) -> list[LoadItem]:
+    """Of a parameter."""
+    cell, dtype = name.rpartition(".")[0], str(param.dtype).lower()
+
+    def source(weight_slice: WeightSlice) -> str:
+        try:
+            return names.of(cell, weight_slice.source)
+        except ValueError as error:
+            raise CheckpointError(f"{name}: {error}") from error
+
+    def is_present(weight_slice: WeightSlice) -> bool:
+        encoding = weight_slice.encoding
+        return source(weight_slice) in present or bool(encoding) and source(weight_slice) + encoding.codes in present
+
+    found = next((slices for slices in param.alternatives if slices and is_present(slices[0])), param.slices)
+    items = []
+    for one in found:
+        host = param.host[one.rows]
+        host = host.swapaxes(-1, -2) if one.transposed else host
+        items.append(LoadItem(source(one), one.read, one.whole, name, host, dtype, one.encoding))
+    return items
 
 
-def _renaming(names: Mapping[str, str]) -> Callable[[str], str]:
-    if not names:
-        return lambda name: name
-    parts = re.compile(r"(?<![^.])(?:" + "|".join(map(re.escape, names)) + r")(?![^.])")
-    return lambda name: parts.sub(lambda found: names[found[0]], name)
-
-
-def _placed(names: Mapping[str, str], layer_renames: Mapping[str, str]) -> dict[str, str]:
-    """The names of `_renaming`, of cells that are layer_renames first."""
-    whole = _renaming(names)
-    return {**{own: whole(cell) for own, cell in layer_renames.items()}, **names}
-
-
-def _prefixes(cells: Iterable[str], names: Mapping[str, str], optional_prefix: str) -> tuple[str, ...]:
+def _prefixes(cells: Iterable[str], names: TensorNames, optional_prefix: str) -> tuple[str, ...]:
     """What the checkpoint's names of these cells' tensors begin with."""
-    found = [_renaming(names)(cell) + "." for cell in cells]
+    found = [names.cell(cell) + "." for cell in cells]
     return tuple(found + [name.removeprefix(optional_prefix) for name in found])
 
 
@@ -232,7 +214,7 @@ def _copy(checkpoint: Checkpoint, items: list[LoadItem], progress: bool) -> int:
     Returns the bytes read.
     """
     order = {name: place for place, name in enumerate(checkpoint.tensors)}
-    total = sum(item.host.size * checkpoint.tensors[item.source].data.itemsize for item in items)
+    total = sum(checkpoint.tensors[item.source].nbytes(item.host.size) for item in items)
     # None: no bar where the output is not a terminal.
     with (
         tqdm(total=total, desc="Loading weights", unit="B", unit_scale=True, disable=None if progress else True) as bar,

@@ -23,7 +23,9 @@ class WeightSlice(NamedTuple):
     # complaint unless this is given: give it wherever `read` is not everything.
     whole: tuple | None = None
     transposed: bool = False  # the last two axes of the checkpoint tensor are the parameter's the other way round
-    scaled: bool = False  # the checkpoint tensor is int8, and the parameter wants its products with factors of rows
+    # How the checkpoint may hold the tensor: an Encoding of layers_ms/quantization/formats.py, which names the tensors
+    # in its place. The parameter gets the values that they stand for. None: as values.
+    encoding: tuple | None = None
 
 
 def parameter(shape: tuple, dtype: ms.Type, *slices: WeightSlice, alternatives: Sequence[tuple] = ()) -> ms.Parameter:

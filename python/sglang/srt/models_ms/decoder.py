@@ -1,14 +1,17 @@
 """The frame that decoder-only models share: embedding, a column of layers, the last norm, the head."""
 
+import itertools
 import logging
 from collections.abc import Sequence
 
 from mindspore import nn
 
 from sglang.srt.layers_ms import LayerNorm, LMHead, RMSNorm, VocabParallelEmbedding, ops
+from sglang.srt.layers_ms.fusion import PreNormBlocks
 from sglang.srt.layers_ms.ops.metadata import INPUT_IDS, TOKENS, Field
-from sglang.srt.models_ms import int8
-from sglang.srt.models_ms.config import DecoderConfig, Runtime
+from sglang.srt.layers_ms.quantization import QuantizationConfig, UnsupportedQuantization, create_parameters, read
+from sglang.srt.model_loader_ms.names import TensorNames
+from sglang.srt.models_ms.config import DecoderConfig, Runtime, UnsupportedConfig
 
 logger = logging.getLogger(__name__)
 
@@ -26,8 +29,7 @@ def layer_norm(config):
 class PreNormLayer(nn.Cell):
     """x -> x + attention(norm(x)) -> + mlp(norm(x)), with the additions fused into the norms.
 
-    Layers pass on what they computed last and the sum of all before it, which the next norm adds; where
-    `fuse_all_reduces` says so, that norm adds up what the ranks computed as well. norm: what makes one.
+    Layers pass on what they computed last and the sum of all before it, which the next norm adds. norm: what makes one.
     """
 
     def __init__(self, config, attention, mlp, norm=rms_norm):
@@ -36,13 +38,9 @@ class PreNormLayer(nn.Cell):
         self.input_layernorm = norm(config)
         self.post_attention_layernorm = norm(config)
 
-    def fuse_all_reduces(self, following) -> int:
-        """Leave the sums over the ranks to the norms, where they can be -> how many are.
-
-        following: the norm that adds what this layer passes on; None: that is in another stage.
-        """
-        left = self.self_attn.fuse_all_reduce_into(self.post_attention_layernorm)
-        return left + (following is not None and self.mlp.fuse_all_reduce_into(following))
+    def blocks(self) -> list:
+        """(norm, block) in the order in which `construct` computes them."""
+        return [(self.input_layernorm, self.self_attn), (self.post_attention_layernorm, self.mlp)]
 
     def construct(self, x, residual, step):
         x, residual = self.input_layernorm(x, residual)
@@ -57,9 +55,6 @@ class ScaledLayer(PreNormLayer):
     def __init__(self, config, attention, mlp):
         super().__init__(config, attention, mlp)
         self.factor = config.residual_multiplier
-
-    def fuse_all_reduces(self, following):
-        return 0  # they are scaled before they are added
 
     def construct(self, x, residual, step):
         x, residual = self.input_layernorm(x, residual)
@@ -130,18 +125,23 @@ class Decoder(nn.Cell):
             self.norm = norm(config)
 
     def fuse_all_reduces(self) -> int:
-        """As a layer's, of all that add to what the norm behind them adds up."""
-        layers = list(self.layers)
-        if not all(isinstance(layer, PreNormLayer) for layer in layers):
-            return 0
-        following = [*(layer.input_layernorm for layer in layers[1:]), self.norm]
-        self.fused = sum(layer.fuse_all_reduces(norm) for layer, norm in zip(layers, following, strict=True)) or None
-        return self.fused or 0
+        """Compute products, sums over the ranks and norms as one where that is possible -> how many are.
+
+        Once, when the methods of all layers are known and no weights are loaded yet.
+        """
+        if any(type(layer).construct is not PreNormLayer.construct for layer in self.layers):
+            return 0  # other orders have other things between a sum and a norm
+        norms, blocks = zip(*itertools.chain(*(layer.blocks() for layer in self.layers)), strict=True)
+        column = PreNormBlocks(norms, blocks, self.norm)
+        self.fused = column if column.count else None
+        return column.count
 
     def construct(self, step):
         x, residual, aux = step[self.begins_with], None, ()
         if self.begins_with == INPUT_IDS.name:
             x = self.embed_tokens(x)
+        if self.fused is not None:
+            return (self.fused(x, residual, step),)
         for place, layer in enumerate(self.layers):
             if place in self.aux_places:
                 aux = aux + (x if residual is None else ops.add(x, residual, 1.0),)
@@ -179,9 +179,27 @@ class CausalLM(nn.Cell):
         mtp_layers = range(config.num_hidden_layers, config.num_hidden_layers + config.mtp_layers)
         self.ignored_tensors += tuple(rf"^model\.layers\.{layer}\..*" for layer in mtp_layers)
         self._place(config)
-        int8.apply(self, hf_config)
-        if runtime.allreduce_fusion and runtime.shard.attn_dp_size == 1 and (left := self.model.fuse_all_reduces()):
-            logger.info("sums over ranks that are left to the norms behind them: %d", left)
+        self._create_parameters(hf_config)
+        self._fuse_all_reduces(runtime)
+
+    def quantization(self, hf_config: dict) -> QuantizationConfig:
+        """Which method each layer has, by what config.json says. What wraps methods, as adapters do, overrides it."""
+        return read(hf_config.get("quantization_config"))
+
+    def _create_parameters(self, hf_config: dict):
+        try:
+            scheme = self.quantization(hf_config)
+            create_parameters(self, scheme, TensorNames(self.tensor_names, self.layer_renames))
+        except UnsupportedQuantization as error:
+            raise UnsupportedConfig(f"{type(self).__name__}: {error}") from error
+        self.ignored_tensors = (*self.ignored_tensors, *scheme.ignored_tensors)
+
+    def _fuse_all_reduces(self, runtime: Runtime):
+        shard = runtime.shard
+        possible = shard.attn_dp_size == 1 and ops.supports_all_reduce_norm_fusion(shard.size)
+        if runtime.allreduce_fusion and possible:
+            fused = self.model.fuse_all_reduces()
+            logger.info("all-reduces that are computed with the norms behind them: %d", fused)
 
     def _head(self, config, tied):
         stage = config.stage

@@ -136,7 +136,7 @@ OTHERS = {
     "model_max_length": "SGLang reads it for the length of the context",
     "model_type": "the architecture decides",
     "pretraining_tp": "gives the same values",
-    "quantization_config": "the loader and the layers read it; other methods are refused",
+    "quantization_config": "layers_ms/quantization reads it, and refuses what no method computes",
     "torch_dtype": "older name of dtype",
     "quantize": "ModelSlim's quant_model_description.json says it, tensor by tensor",
     "use_bfloat16": "--dtype decides",

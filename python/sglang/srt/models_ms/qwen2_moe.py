@@ -26,7 +26,7 @@ class Qwen2MoeSparseMoeBlock(SparseMoeBlock):
     def __init__(self, config):
         super().__init__(Router(config, config.num_experts, config.routing), experts(config), config.shard)
         self.shared_expert = shared_mlp(config)
-        self.shared_expert_gate = ReplicatedLinear(config.hidden_size, 1, config.dtype)
+        self.shared_expert_gate = ReplicatedLinear(config.hidden_size, 1, config.dtype, quantizable=False)
 
     def construct(self, x, step):
         x = self.dp_gather_scatter.gather(x, step)

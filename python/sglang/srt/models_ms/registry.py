@@ -8,7 +8,6 @@ import os.path
 from string import digits
 from typing import NamedTuple
 
-INT8_METHODS = ("w8a8_int8", "compressed-tensors", "modelslim")  # of quantization, which int8.py reads
 GENERATE, EMBED, CLASSIFY, REWARD = "generate", "embed", "classify", "reward"  # tasks
 
 

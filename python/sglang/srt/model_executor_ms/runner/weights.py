@@ -12,7 +12,6 @@ from sglang.srt.model_executor.model_runner_components.weight_updater import Wei
 from sglang.srt.model_loader.loader import BaseModelLoader
 from sglang.srt.model_loader.utils import get_model_architecture, set_default_torch_dtype
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
-from sglang.srt.models_ms.registry import INT8_METHODS
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ def with_quantization(config: dict, folder: str | Path, asked: str | None) -> di
     described = Path(folder) / "quant_model_description.json"
     if described.is_file():
         return config | {"quantization_config": json.loads(described.read_text()) | {"quant_method": "modelslim"}}
-    if asked in INT8_METHODS and not config.get("quantization_config"):
+    if asked and not config.get("quantization_config"):
         return config | {"quantization_config": {"quant_method": asked}}
     return config
 

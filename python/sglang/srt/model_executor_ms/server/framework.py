@@ -238,7 +238,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
     experts: whether the arguments are about its experts; attn_dp_size: of its attention.
     """
     from sglang.srt.model_executor_ms.server import sentence_transformers
-    from sglang.srt.models_ms.registry import INT8_METHODS, MODELS, model_class
+    from sglang.srt.models_ms.registry import MODELS, model_class
 
     check_architecture(model_config)
     problems = []
@@ -247,9 +247,8 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
         problems.append(f"{known[0]} does not generate text: give --is-embedding")
     elif not model_config.is_generation and not MODELS[known[0]].has_scores:
         problems += sentence_transformers.problems(model_config.model_path, model_config.revision)
-    quantized = model_config.quantization
-    if quantized and not (quantized in INT8_METHODS or _is_dequantized(model_config)):
-        problems.append(f"its weights are quantized ({quantized})")
+    if model_config.quantization:
+        problems += _quantization_problems(model_config)
     if stages > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --pp-size {stages} is for models that generate text")
     if experts and not model_class(known).config_class.has_experts:
@@ -273,13 +272,17 @@ def register_quantization_names() -> None:
     quantization.QUANTIZATION_METHODS.setdefault("gptq", quantization.CPUGPTQConfig)
 
 
-def _is_dequantized(model_config) -> bool:
-    """Whether the weights are MXFP4, or float8 in blocks, of which the loader makes the dtype that is computed in."""
-    if model_config.quantization == "mxfp4":
-        return True
-    found = getattr(model_config.hf_config, "quantization_config", None) or {}
-    found = found if isinstance(found, dict) else found.to_dict()
-    return model_config.quantization == found.get("quant_method") == "fp8" and bool(found.get("weight_block_size"))
+def _quantization_problems(model_config) -> list[str]:
+    """Why no method computes with the weights as the checkpoint has them."""
+    from sglang.srt.layers_ms.quantization import UnsupportedQuantization, read
+    from sglang.srt.model_executor_ms.runner.weights import with_quantization
+
+    method, config = model_config.quantization, model_config.hf_config.to_dict()
+    try:
+        read(with_quantization(config, model_config.model_path, method)["quantization_config"])
+    except UnsupportedQuantization as error:
+        return [f"its weights are quantized ({method}): {error}"]
+    return []
 
 
 def register_model(model_class: type) -> None:

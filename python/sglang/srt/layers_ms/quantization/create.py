@@ -1,0 +1,28 @@
+"""The one pass in which the layers of a model get their methods, and with them their parameters."""
+
+from mindspore import nn
+
+from sglang.srt.layers_ms.quantization.base import MethodLayer
+from sglang.srt.layers_ms.quantization.schemes import UNQUANTIZED, QuantizationConfig
+from sglang.srt.model_loader_ms.names import TensorNames
+
+_WEIGHT = ".weight"
+
+
+def create_parameters(
+    network: nn.Cell, scheme: QuantizationConfig = UNQUANTIZED, names: TensorNames | None = None
+) -> None:
+    """Make the parameters of every layer, by the method that the scheme has for it. Once, before they are loaded.
+
+    names: what the checkpoint calls the network's tensors. UnsupportedQuantization, NotImplementedError: as methods.
+    """
+    for path, cell in network.cells_and_names():
+        if isinstance(cell, MethodLayer):
+            cell.create_parameters(scheme.get_method(cell.kind, checkpoint_layers(path, cell, names or TensorNames())))
+
+
+def checkpoint_layers(path: str, layer: MethodLayer, names: TensorNames) -> list[str]:
+    """The checkpoint's names of the layers whose weights the matrices of a layer are made of, each once, in order."""
+    sources = (one.source for matrix in layer.matrices().values() for one in matrix.slices)
+    full = dict.fromkeys(names.of(path, source) for source in sources)
+    return [name.removesuffix(_WEIGHT) for name in full if name.endswith(_WEIGHT)]
