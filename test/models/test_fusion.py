@@ -10,7 +10,6 @@ from models.tiny import save
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.ops import reference
 
 SECONDS = 20
 
@@ -26,14 +25,13 @@ class Hidden(Part):
         if not self.config.stage.first:
             rows = np.random.default_rng(len(inputs)).standard_normal((len(inputs), self.config.hidden_size))
             inputs = torch.from_numpy(rows).float()
-        return self.graph.run(inputs, step).numpy()
+        return self.run(inputs, step).numpy()
 
 
 @pytest.fixture
 def hidden_states(monkeypatch, tmp_path):
     """Function of a variant, whether to fuse, and a stage -> hidden states of some steps, and how many are fused."""
-    for module in (ops, reference):  # a rank gives what it has itself
-        monkeypatch.setattr(module, "all_reduce", lambda x, group: x)
+    monkeypatch.setattr(ops, "all_reduce", lambda x, group: x)  # a rank gives what it has itself
 
     def run(variant, fused, stage=ONE):
         monkeypatch.setattr(ops, "supports_all_reduce_norm_fusion", lambda ranks: fused and ranks == 2)
