@@ -13,6 +13,7 @@ from models.tiny import reference_logits, save
 
 from sglang.srt import runtime_context
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import FullAttentionSpec, cache_specs
 from sglang.srt.layers_ms.ops.ascend import attention as operators
 from sglang.srt.layers_ms.ops.ascend import gathered, host, kernels
 from sglang.srt.layers_ms.ops.ascend_reference import attention, dense
@@ -55,7 +56,7 @@ def test_layers_in_rounds_and_others_side_by_side(chip_310p, tmp_path, calls):
     ids, variant = prompts(), "qwen3-window@16"
     model = NpuModel(save(variant, tmp_path, "float16"), "float16")
     compare(mixed_batch(Requests(model, PAGE), ids), variant, ids)
-    rounds = device_layout_cache.blockwise_layers(model.network)
+    rounds = [spec.blockwise for spec in cache_specs(model.network).values()]
     assert {True, False} == set(rounds) and [buffer.is_meta for buffer in model.pool.k_buffer] == [
         not x for x in rounds
     ]
@@ -92,15 +93,18 @@ def test_there_is_one_cache_as_large_as_sglang_counts(chip_310p, tmp_path, calls
 
 def test_pools_of_other_chips_and_of_latent_rows_are_sglangs(model_of, chip_310p, tmp_path):
     assert (
-        device_layout_cache.pool_class(NpuModel(save("gpt_oss@16", tmp_path, "float16"), "float16").network)
+        device_layout_cache.pool_class(
+            cache_specs(NpuModel(save("gpt_oss@16", tmp_path, "float16"), "float16").network)
+        )
         is MHATokenToKVPool
     )
     kernels.soc = lambda: "ascend910b"
-    assert device_layout_cache.pool_class(model_of("qwen3@16").network) is MHATokenToKVPool
+    assert device_layout_cache.pool_class(cache_specs(model_of("qwen3@16").network)) is MHATokenToKVPool
 
 
 def test_sglang_chooses_its_own_pool_where_it_is_another(chip_310p):
-    network = SimpleNamespace(cells_and_names=lambda: [("", SimpleNamespace(blockwise=False)), ("", object())])
+    layer = SimpleNamespace(layer_id=0, cache_spec=FullAttentionSpec(2, 16))
+    network = SimpleNamespace(cells_and_names=lambda: [("", layer), ("", object())])
     configurator = SimpleNamespace(model=SimpleNamespace(network=network))
 
     def chosen(default):
@@ -138,15 +142,16 @@ def pool_of(rounds, head_num=2, head_dim=16, page_size=PAGE):
 def test_sizes_that_have_no_such_layout_are_refused(chip_310p, sizes, message):
     pool = pool_of((False,), **sizes)
     with pytest.raises(NotImplementedError, match=message):
-        KVCaches(pool, 1)
+        KVCaches(pool, {0: FullAttentionSpec(pool.head_num, pool.head_dim)})
 
 
 def test_a_plain_cache_that_is_written_value_by_value_has_a_largest_size(chip_310p, monkeypatch):
     monkeypatch.setattr(host, "LARGEST_CACHE", SLOTS * 32)
     with pytest.raises(NotImplementedError, match="k_cache_0 of 32768 values: on ascend310p .* below 1024"):
-        KVCaches(pool_of((True,)), 1)
+        KVCaches(pool_of((True,)), {0: FullAttentionSpec(2, 16, blockwise=True)})
     monkeypatch.setattr(host, "LARGEST_CACHE", SLOTS * 32 + 1)
-    assert KVCaches(pool_of((True,)), 1).k_caches[0].shape == (SLOTS // PAGE, PAGE, 2, 16)
+    caches = KVCaches(pool_of((True,)), {0: FullAttentionSpec(2, 16, blockwise=True)})
+    assert caches.k_caches[0].shape == (SLOTS // PAGE, PAGE, 2, 16)
 
 
 # ---- what the kernels that check refuse ----

@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import mindspore as ms
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms.cache_spec import FullAttentionSpec, SlidingWindowSpec
+from sglang.srt.layers_ms.ops.table import SingleBlock
 from sglang.srt.model_executor_ms.npu import build, mindspore_device, start
 from sglang.srt.model_executor_ms.parallel import groups, rendezvous
 from sglang.srt.model_executor_ms.runner import device, swa_pool
@@ -187,13 +190,15 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
 
 @pytest.mark.parametrize("stages, divided", [(1, True), (2, False)])
 def test_layers_with_a_window_have_a_pool_of_their_own_where_there_is_one_stage(monkeypatch, stages, divided):
-    config = SimpleNamespace(swa_layers=(0,), windows=(9, 0), num_hidden_layers=2)
-    model = SimpleNamespace(network=SimpleNamespace(config=config))
+    specs = SlidingWindowSpec(2, 16, sliding_window=9), FullAttentionSpec(2, 16)
+    layers = [("", SimpleNamespace(layer_id=layer, cache_spec=spec)) for layer, spec in enumerate(specs)]
+    model = SimpleNamespace(network=SimpleNamespace(cells_and_names=lambda: layers))
     flags = SimpleNamespace(disable_hybrid_swa_memory=False)
     made = SimpleNamespace(model=model, model_config=SimpleNamespace(), server_args=flags, device="npu")
     monkeypatch.setattr(swa_pool, "get_parallel", lambda: SimpleNamespace(pp_size=stages))
     swa_pool.divide_pool(made)
     assert made.is_hybrid_swa == divided
+    assert not divided or made.sliding_window_size == 8  # SGLang leaves out the token that looks
 
 
 # ---- which decode graphs, and for how long ----
@@ -203,7 +208,7 @@ def test_layers_with_a_window_have_a_pool_of_their_own_where_there_is_one_stage(
 def made(calls, monkeypatch):
     """start.runner with SGLang's list of sizes -> the buckets of the runner that is made.
 
-    blockwise: what the one layer of its network says of its attention.
+    blockwise: what the one layer of its network says of its cache.
     """
     graph = SimpleNamespace(disable_cuda_graph=False, disable_decode_cuda_graph=False)
     graph.cuda_graph_config = SimpleNamespace(decode=SimpleNamespace(bs=[1, 2, 4, 8, 16]))
@@ -215,7 +220,7 @@ def made(calls, monkeypatch):
 
     def runner(first=True, blockwise=False, **flags):
         vars(graph).update(flags)
-        cells = [("attention", SimpleNamespace(blockwise=blockwise))]
+        cells = [("attention", SimpleNamespace(layer_id=0, cache_spec=FullAttentionSpec(2, 16, blockwise)))]
         config = SimpleNamespace(shard=SimpleNamespace(attn_dp_size=1))
         network = SimpleNamespace(cells_and_names=lambda: cells, config=config)
         return start.runner(network, caches, limits, torch.zeros(4, 4), 4, 99, first)
@@ -228,7 +233,8 @@ def test_decode_graphs_are_for_sglangs_sizes_up_to_the_most_requests(made):
 
 
 def test_attention_in_rounds_is_captured_for_as_many_requests_as_one_round_has_room_for(made, monkeypatch):
-    monkeypatch.setattr(start.ops, "single_block_limits", lambda: ("at once", 16, 3))
+    capabilities = replace(start.host.capabilities(), single_block=SingleBlock("single block", 16, 3))
+    monkeypatch.setattr(start.host, "capabilities", lambda: capabilities)
     assert made(blockwise=True) == (1, 2, 3)
 
 

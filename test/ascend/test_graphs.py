@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 import torch
 from mindspore.ops.operations import comm_ops
-from models.harness import Requests
-from models.parts import network_of, pool_of_part
+from models.harness import Requests, pool_of
+from models.parts import network_of
 from models.tiny import TINY, divisible, save
 from tiers import SLOW, mostly_slow
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import cache_specs
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms.npu.build import batch_of
 from sglang.srt.model_executor_ms.npu.graph_runner import DECODE
@@ -95,8 +96,8 @@ def test_graphs_of_attention_replicas_pass_inference(model_of, tmp_path, monkeyp
     shard = Shard(0, 4, "tp", expert_size=2, physical_to_logical_map=places, attn_dp_size=replicas)
     network = network_of(folder, Stage(), "bfloat16", shard)
     network.process_weights_after_loading()
-    pool = pool_of_part(network.config, torch.bfloat16, PAGE)
-    caches = KVCaches(pool, len(network.config.layer_range))
+    specs = cache_specs(network)
+    caches = KVCaches(pool_of(specs, torch.bfloat16, PAGE), specs)
     made = NpuSteps(network, caches, PAGE).runner
     steps = [((3, 2), (3, 2)), ((2, 3), (5, 7)), ((1, 3, 1), (7, 3, 4)), ((1, 1), (1, 7)), ((), ())]
     for queries, lengths in steps:

@@ -10,6 +10,7 @@ from ops.numpy_reference import draw
 from ops.test_experts import ROUTERS, mixed, routed
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import MLASpec
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError, tensor, values
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
@@ -198,12 +199,10 @@ def test_values_have_their_own_head_size():
 
 
 def test_mla_attention_has_one_pool_and_no_copy_of_it():
-    class Config:
-        num_hidden_layers, kv_lora_rank, qk_rope_head_dim = 2, 80, 16
-
-    pool = pool_of(Config, torch.float16, PAGE)
-    caches = KVCaches(pool, Config.num_hidden_layers)
-    for layer in range(Config.num_hidden_layers):
+    specs = dict.fromkeys(range(2), MLASpec(kv_lora_rank=80, qk_rope_head_dim=16))
+    pool = pool_of(specs, torch.float16, PAGE)
+    caches = KVCaches(pool, specs)
+    for layer in specs:
         memory = pool.get_key_buffer(layer).data_ptr()
         assert [caches.k_caches[layer].data_ptr(), caches.v_caches[layer].data_ptr()] == [memory, memory]
 

@@ -10,6 +10,7 @@ from mindspore import nn
 from models.harness import STALE, PagedModel, Requests
 from models.tiny import save
 
+from sglang.srt.layers_ms.cache_spec import FullAttentionSpec
 from sglang.srt.layers_ms.ops.metadata import FULL, INPUT_IDS, SWA
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 from sglang.srt.model_executor_ms.runner.graphs import (
@@ -72,6 +73,9 @@ def test_the_counter_moves_when_something_compiles():
     assert compilations() == before + 2
 
 
+SPECS = dict.fromkeys(range(3), FullAttentionSpec(num_kv_heads=2, head_dim=6))
+
+
 def pool(dtype=torch.float32):
     return MHATokenToKVPool(
         size=32, page_size=4, dtype=dtype, head_num=2, head_dim=6, layer_num=3, device="cpu", enable_memory_saver=False
@@ -111,7 +115,7 @@ def test_every_group_of_caches_has_every_field_under_its_name(divided):
     kv_pool = pool()
     for buffer in (*kv_pool.k_buffer, *kv_pool.v_buffer):
         buffer.normal_()
-    caches, layout = KVCaches(kv_pool, 3), step_layout(swa_pool=divided)
+    caches, layout = KVCaches(kv_pool, SPECS), step_layout(swa_pool=divided)
     other = (np.random.default_rng(1).permutation(16)[:, None] * 4 + np.arange(4)).ravel() if divided else None
     echo = Echo(layout)
     graph = forward_graph(echo, caches.k_caches, caches.v_caches, LIMITS, layout)
@@ -170,16 +174,21 @@ def test_changed_weights_need_no_new_graph(model):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 def test_caches_are_the_memory_of_sglangs_pool_layer_by_layer(dtype):
     kv_pool = pool(dtype)
-    caches = KVCaches(kv_pool, 3)
+    caches = KVCaches(kv_pool, SPECS)
     for layer in range(3):
         assert caches.k_caches[layer].data_ptr() == kv_pool.get_key_buffer(layer).data_ptr()
         assert caches.v_caches[layer].data_ptr() == kv_pool.get_value_buffer(layer).data_ptr()
         assert caches.k_caches[layer].size == (32 + 4) * 2 * 6  # with the spare page
 
 
+def test_a_pool_of_other_rows_than_layers_cache_is_refused():
+    with pytest.raises(ValueError, match=r"layer 1 caches rows of \(2, 5\); its buffer in the pool has .*2, 6"):
+        KVCaches(pool(), {0: SPECS[0], 1: FullAttentionSpec(num_kv_heads=2, head_dim=5)})
+
+
 def test_caches_of_a_pool_that_was_allocated_anew_are_stale():
     kv_pool = pool()
-    caches = KVCaches(kv_pool, 3)
+    caches = KVCaches(kv_pool, SPECS)
     assert not caches.stale()
     kept, other = kv_pool.k_buffer, pool()
     kv_pool.k_buffer, kv_pool.v_buffer = other.k_buffer, other.v_buffer

@@ -40,6 +40,7 @@ from sglang.srt.layers_ms import (
     interleaved_by_group,
     ops,
 )
+from sglang.srt.layers_ms.cache_spec import cache_specs
 from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.step import step_layout
@@ -223,7 +224,7 @@ def attention(shard, kv_heads, norm="head"):
     fill(network)
     keys, values = torch.zeros(2, 64, layer.num_kv_heads, HEAD_DIM)
     pool = SimpleNamespace(get_key_buffer=lambda _: keys, get_value_buffer=lambda _: values, page_size=1)
-    caches = KVCaches(pool, 1)
+    caches = KVCaches(pool, cache_specs(network))
     table = np.stack([np.arange(8, 16), np.arange(32, 40)])
     first = step_inputs([5, 2], [5, 2], [*table[0, :5], *table[1, :2]], table, 4)
     second = step_inputs([1, 3], [6, 5], [*table[0, 5:6], *table[1, 2:5]], table, 4)

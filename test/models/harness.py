@@ -9,6 +9,7 @@ import torch
 from mindspore import Parameter
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import MLASpec, cache_specs
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.model_executor_ms.runner.config_fixups import restored
 from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
@@ -35,19 +36,22 @@ TOKENS = 200  # of the largest step
 STALE = 100.0  # what a used cache may hold where nobody should look
 
 
-def pool_of(config, dtype: torch.dtype, page_size: int, made=MHATokenToKVPool):
-    """The pool that SGLang makes for such a model. made: its class where there are keys and values."""
+def pool_of(specs, dtype: torch.dtype, page_size: int, made=MHATokenToKVPool):
+    """The pool that SGLang makes for layers of one kind. made: its class where there are keys and values."""
     shared = dict(
         size=SLOTS - page_size,
         page_size=page_size,
         dtype=dtype,
-        layer_num=config.num_hidden_layers,
+        layer_num=len(specs),
+        start_layer=min(specs),
+        end_layer=max(specs) + 1,
         device="cpu",
         enable_memory_saver=False,
     )
-    if hasattr(config, "kv_lora_rank"):
-        return MLATokenToKVPool(kv_lora_rank=config.kv_lora_rank, qk_rope_head_dim=config.qk_rope_head_dim, **shared)
-    return made(head_num=config.num_key_value_heads, head_dim=config.head_dim, **shared)
+    spec = next(iter(specs.values()))
+    if isinstance(spec, MLASpec):
+        return MLATokenToKVPool(kv_lora_rank=spec.kv_lora_rank, qk_rope_head_dim=spec.qk_rope_head_dim, **shared)
+    return made(head_num=spec.num_kv_heads, head_dim=spec.head_dim, **shared)
 
 
 class _OnOwnCaches:
@@ -97,8 +101,9 @@ class PagedModel:
         loader.load(network, folder, progress=False, **network.checkpoint())
         self.network.process_weights_after_loading()
         self.config = config = self.network.config
-        self.pool = pool_of(config, getattr(torch, dtype), page_size, pool_class(network))
-        self.caches = KVCaches(self.pool, config.num_hidden_layers)
+        specs = cache_specs(network)
+        self.pool = pool_of(specs, getattr(torch, dtype), page_size, pool_class(specs))
+        self.caches = KVCaches(self.pool, specs)
         self.graph, self.compiled = None, compiled or ops.capabilities().static_graphs
         self.head = LMHead(self.network.head(), config.logit_scale, config.final_logit_softcapping)
 
@@ -106,7 +111,7 @@ class PagedModel:
         """Make the cache one that other requests have used."""
         for layer in range(self.config.num_hidden_layers):
             self.pool.get_key_buffer(layer).fill_(STALE)
-            if isinstance(self.pool, MHATokenToKVPool):
+            if self.caches.specs[layer].separate_values:
                 self.pool.get_value_buffer(layer).fill_(-STALE)
 
     def logits(self, ids, step) -> np.ndarray:

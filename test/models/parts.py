@@ -3,12 +3,12 @@
 import mindspore as ms
 import numpy as np
 import torch
-from models.harness import SLOTS, STALE, TOKENS, Uncompiled, UncompiledWithRoom
+from models.harness import SLOTS, STALE, TOKENS, Uncompiled, UncompiledWithRoom, pool_of
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
+from sglang.srt.layers_ms.cache_spec import cache_specs
 from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
 from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
@@ -31,18 +31,6 @@ def network_of(folder, stage: Stage, dtype="float32", shard: Shard | None = None
     return network
 
 
-def pool_of_part(config, dtype: torch.dtype, page_size: int = 1, made=MHATokenToKVPool):
-    """As pool_of, on a rank."""
-    held = config.layer_range
-    shared = dict(size=SLOTS - page_size, page_size=page_size, dtype=dtype, layer_num=len(held), device="cpu")
-    shared |= dict(enable_memory_saver=False, start_layer=held.start, end_layer=held.stop)
-    if hasattr(config, "kv_lora_rank"):
-        latent = dict(kv_lora_rank=config.kv_lora_rank, qk_rope_head_dim=config.qk_rope_head_dim)
-        return MLATokenToKVPool(**latent, **shared)
-    heads, _ = config.shard.attention.kv_heads(config.num_key_value_heads)
-    return made(head_num=heads, head_dim=config.head_dim, **shared)
-
-
 class Part:
     """What a rank has of a model. compiled: into a static graph that is captured, where the table has such."""
 
@@ -52,8 +40,9 @@ class Part:
         self.network = network_of(folder, stage, dtype, shard)
         self.network.process_weights_after_loading()
         self.config = config = self.network.config
-        self.pool = pool_of_part(config, getattr(torch, dtype), self.page_size, pool_class(self.network))
-        self.caches = KVCaches(self.pool, len(config.layer_range), config.layer_range.start)
+        specs = cache_specs(self.network)
+        self.pool = pool_of(specs, getattr(torch, dtype), self.page_size, pool_class(specs))
+        self.caches = KVCaches(self.pool, specs)
         self.graph = self._graph(compiled)
         self.captured = not compiled
         parameter = self.network.head()

@@ -7,9 +7,9 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import FullAttentionSpec, SlidingWindowSpec
 from sglang.srt.layers_ms.linear import QKVParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
-from sglang.srt.layers_ms.ops.metadata import FULL, SWA
 from sglang.srt.layers_ms.rotary import rotary_tables
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
@@ -52,12 +52,8 @@ class Attention(nn.Cell):
         fused_qkv=None,
     ):
         super().__init__()
-        # Among the layers of this stage, which has caches for these only.
-        self.layer_id, self.head_dim, self.interleaved = (
-            layer_id - config.layer_range.start,
-            config.head_dim,
-            interleaved,
-        )
+        self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
+        self.head_dim, self.interleaved = config.head_dim, interleaved
         self.scale = config.head_dim**-0.5 if scale is None else scale
         shard, dtype = config.shard.attention, config.dtype
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -72,7 +68,6 @@ class Attention(nn.Cell):
         tables = (None, None) if rope is None else rotary_tables(rope, config.max_positions, dtype, config.rotary_rows)
         self.cos, self.sin = tables
         self.window = window if window < config.max_positions else 0
-        self.cache_group = SWA if self.window else FULL
         self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
         self.sinks = (
             None if sinks is None else parameter((own.stop - own.start,), ms.float32, WeightSlice(sinks, (own,)))
@@ -81,7 +76,9 @@ class Attention(nn.Cell):
         features = (self.window, soft_cap, sinks is not None, alibi is not None)
         rotary_dim = 0 if rope is None else rope.rotary_dim
         ops.check_attention(own.stop - own.start, self.num_kv_heads, self.head_dim, rotary_dim, *features)
-        self.blockwise = ops.blockwise(*features, mla=False)
+        cached = (self.num_kv_heads, self.head_dim, ops.blockwise(*features, mla=False))
+        self.cache_spec = SlidingWindowSpec(*cached, self.window) if self.window else FullAttentionSpec(*cached)
+        self.cache_group = self.cache_spec.group
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm
@@ -105,8 +102,8 @@ class Attention(nn.Cell):
             self.cos,
             self.sin,
             self.interleaved,
-            step["k_caches"][self.layer_id],
-            step["v_caches"][self.layer_id],
+            step["k_caches"][self.cache_index],
+            step["v_caches"][self.cache_index],
             attn,
             self.num_kv_heads,
             self.head_dim,

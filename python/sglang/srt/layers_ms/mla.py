@@ -6,9 +6,9 @@ DeepSeek-AI, 2024 (DeepSeek-V2). Reference: transformers/models/deepseek_v2/mode
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import MLASpec
 from sglang.srt.layers_ms.linear import ColumnParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
-from sglang.srt.layers_ms.ops.metadata import FULL
 from sglang.srt.layers_ms.quantization.base import DENSE, Matrix, MethodLayer
 from sglang.srt.layers_ms.rotary import Rope, rotary_tables, yarn_mscale
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
@@ -66,11 +66,13 @@ class MLAAttention(nn.Cell):
         hidden, rank, shard, dtype = config.hidden_size, config.kv_lora_rank, config.shard.attention, config.dtype
         size, bias = config.qk_nope_head_dim + config.qk_rope_head_dim, config.attention_bias
         heads = shard.slice(config.num_attention_heads, "num_attention_heads")
-        self.layer_id = layer_id - config.layer_range.start  # among the layers of this stage
+        self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
         self.interleaved, self.heads = config.rope_interleave, heads.stop - heads.start
         self.scale = mla_scale(config.rope, size)
         ops.check_mla_attention(rank, config.qk_rope_head_dim, config.qk_nope_head_dim, config.v_head_dim)
-        self.blockwise = ops.blockwise(0, 0.0, False, False, mla=True)
+        blockwise = ops.blockwise(0, 0.0, False, False, mla=True)
+        self.cache_spec = MLASpec(rank, config.qk_rope_head_dim, blockwise)
+        self.cache_group = self.cache_spec.group
         self.cos, self.sin = rotary_tables(config.rope, config.max_positions, dtype, config.rotary_rows)
 
         def queries(name, width):
@@ -104,7 +106,7 @@ class MLAAttention(nn.Cell):
 
     def before_output(self, x, step):
         """What `output_proj` multiplies: [T, H * V] of this rank's heads."""
-        attn = step["attn"][FULL]
+        attn = step["attn"][self.cache_group]
         q, cache = ops.mla_to_cache(
             self.queries(x),
             self.kv_a_proj_with_mqa(x),
@@ -113,7 +115,7 @@ class MLAAttention(nn.Cell):
             self.cos,
             self.sin,
             self.interleaved,
-            step["k_caches"][self.layer_id],
+            step["k_caches"][self.cache_index],
             attn,
             self.heads,
         )

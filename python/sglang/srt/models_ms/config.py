@@ -103,11 +103,6 @@ class DecoderConfig(KeyedConfig):
         return self.runtime.max_positions or self.max_position_embeddings
 
     @property
-    def swa_layers(self) -> tuple[int, ...]:
-        """The layers with a window that some context outgrows; the others see all tokens before theirs."""
-        return tuple(layer for layer, window in enumerate(self.windows) if 0 < window < self.max_positions)
-
-    @property
     def rotary_rows(self) -> int:
         """Of rotary tables. With as many rows as a step has tokens, one would be taken for each token."""
         return max(self.max_positions, self.runtime.max_prefill_tokens) + 1

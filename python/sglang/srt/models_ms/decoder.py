@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from mindspore import nn
 
 from sglang.srt.layers_ms import LayerNorm, LMHead, RMSNorm, VocabParallelEmbedding, ops
+from sglang.srt.layers_ms.cache_spec import caching_layers
 from sglang.srt.layers_ms.fusion import PreNormBlocks
 from sglang.srt.layers_ms.ops.metadata import INPUT_IDS, TOKENS, Field
 from sglang.srt.layers_ms.quantization import QuantizationConfig, UnsupportedQuantization, create_parameters, read
@@ -121,6 +122,8 @@ class Decoder(nn.Cell):
                 config.vocab_size, config.hidden_size, config.shard.attention, config.dtype, config.embedding_multiplier
             )
         self.layers = nn.CellList([layer_class(config.at(layer_id), layer_id) for layer_id in config.layer_range])
+        for index, layer in enumerate(caching_layers(self.layers)):
+            layer.cache_index = index
         if config.stage.last:
             self.norm = norm(config)
 

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import cache_specs
 from sglang.srt.layers_ms.ops.ascend import host
 from sglang.srt.layers_ms.ops.metadata import BLOCKS, REQUESTS, TOKENS
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
@@ -17,7 +18,6 @@ from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.mode_graph import ModeGraph
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer, aligned_size
-from sglang.srt.model_executor_ms.runner.device_layout_cache import blockwise_layers
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations, dynamic_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.step import StepLayout, host_arrays, step_layout
@@ -55,7 +55,7 @@ class ModeGraphs(dict):
 
 def blockwise(network) -> bool:
     """Whether attention of a layer is in rounds: of steps whose contexts are longer there are more kernels."""
-    return any(blockwise_layers(network))
+    return any(spec.blockwise for spec in cache_specs(network).values())
 
 
 def capacity(layouts: Iterable[StepLayout], limits: Limits, requests: int, dp_size: int) -> int:

@@ -8,6 +8,7 @@ import torch
 
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import Experts, ops
+from sglang.srt.layers_ms.cache_spec import cache_specs
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor_ms.environment import read_environment
@@ -135,8 +136,8 @@ class MindSporeForCausalLM(torch.nn.Module):
         logger.info("MindSpore graphs compiled before serving: %d", compilations())
 
     def _prepare(self, pool, first: bool = False) -> None:
-        self.kv_caches = KVCaches(pool, self.end_layer - self.start_layer, self.start_layer)
         model_runner, limits = self.model_runner, _limits(self.model_runner)
+        self.kv_caches = KVCaches(pool, cache_specs(self.network), model_runner.is_hybrid_swa)
         common = (self.network, self.kv_caches, limits, model_runner.req_to_token_pool.req_to_token)
         self.runner = self.make_runner(*common, model_runner.page_size, self.config.vocab_size, first)
         self.expert_counter.bind()

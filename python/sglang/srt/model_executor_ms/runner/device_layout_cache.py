@@ -4,19 +4,16 @@ SGLang's pool then has shapes and bookkeeping of these layers, and no memory: th
 of it on the host knows the plain layout only, and is refused by name.
 """
 
+from collections.abc import Mapping
+
 import mindspore as ms
 import torch
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import CacheSpec, cache_specs
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
 
 WITHOUT_MEMORY = "meta"  # torch's device of tensors that are shapes only
-
-
-def blockwise_layers(network) -> tuple[bool, ...]:
-    """Of each layer that a network has, in order, whether its attention is in rounds."""
-    found = (getattr(cell, "blockwise", None) for _, cell in network.cells_and_names())
-    return tuple(one for one in found if one is not None)
 
 
 def maker(buffer: torch.Tensor, blockwise: bool, page_size: int):
@@ -28,7 +25,7 @@ def maker(buffer: torch.Tensor, blockwise: bool, page_size: int):
 def choose_pool(original, configurator, *, kind, default):
     """SGLang's KVCacheConfigurator._resolve_kv_pool_class, by pool_class where it would take MHATokenToKVPool."""
     chosen = original(configurator, kind=kind, default=default)
-    return pool_class(configurator.model.network) if chosen is MHATokenToKVPool else chosen
+    return pool_class(cache_specs(configurator.model.network)) if chosen is MHATokenToKVPool else chosen
 
 
 def _refused(name: str):
@@ -59,9 +56,10 @@ class MetaKVPool(MHATokenToKVPool):
     get_contiguous_buf_infos = _refused("get_contiguous_buf_infos")
 
 
-def pool_class(network) -> type[MHATokenToKVPool]:
+def pool_class(specs: Mapping[int, CacheSpec]) -> type[MHATokenToKVPool]:
     """The class of a model's pool: SGLang's, unless the table makes the cache of any layer itself."""
-    blockwise, any_size = blockwise_layers(network), torch.empty(1, 1, 1, dtype=torch.float16)
+    blockwise = tuple(spec.blockwise for spec in specs.values())
+    any_size = torch.empty(1, 1, 1, dtype=torch.float16)
     if all(maker(any_size, one, 1) is None for one in blockwise):
         return MHATokenToKVPool
     return type(MetaKVPool.__name__, (MetaKVPool,), {"blockwise": blockwise})

@@ -1,11 +1,13 @@
 """Gives the layers with a sliding window a key/value pool of their own, SGLang's SWAKVPool, which is smaller.
 
 SGLang's scheduler frees what every window has left behind, and keeps which slot of a token in that pool belongs to its
-slot in the other. It does so for the architectures of a list; here it is what the model's layers say.
+slot in the other. It does so for the architectures of a list; here it is what the model's layers cache.
 """
 
 import logging
 
+from sglang.srt.layers_ms.cache_spec import cache_specs
+from sglang.srt.layers_ms.ops.metadata import SWA
 from sglang.srt.runtime_context import get_parallel
 
 logger = logging.getLogger(__name__)
@@ -13,16 +15,16 @@ logger = logging.getLogger(__name__)
 
 def divide_pool(model_runner) -> None:
     """Decide it for a ModelRunner whose model is loaded and whose pools are not made yet."""
-    config, model_config = model_runner.model.network.config, model_runner.model_config
-    swa_layers = config.swa_layers
-    others = [layer for layer in range(config.num_hidden_layers) if layer not in swa_layers]
+    specs, model_config = cache_specs(model_runner.model.network), model_runner.model_config
+    swa_layers = [layer for layer, spec in specs.items() if spec.group == SWA]
+    others = [layer for layer in specs if layer not in swa_layers]
     # Raw: what the user asked for. SGLang's own decisions are for its own attention backends.
-    wanted = not model_runner.server_args.disable_hybrid_swa_memory
+    requested = not model_runner.server_args.disable_hybrid_swa_memory
     # A stage may have layers of one kind only.
-    divided = bool(wanted and get_parallel().pp_size == 1 and swa_layers and others)
+    divided = bool(requested and get_parallel().pp_size == 1 and swa_layers and others)
     model_runner.is_hybrid_swa = model_config.is_hybrid_swa = divided
     if divided:
-        model_config.swa_attention_layer_ids, model_config.full_attention_layer_ids = list(swa_layers), others
-        # SGLang counts the tokens before a token, config.windows the token itself too.
-        model_runner.sliding_window_size = max(config.windows[layer] for layer in swa_layers) - 1
-        logger.info("windows: %d of %d layers have a pool of their own", len(swa_layers), config.num_hidden_layers)
+        model_config.swa_attention_layer_ids, model_config.full_attention_layer_ids = swa_layers, others
+        # SGLang counts the tokens before a token, a spec the token itself too.
+        model_runner.sliding_window_size = max(specs[layer].sliding_window for layer in swa_layers) - 1
+        logger.info("windows: %d of %d layers have a pool of their own", len(swa_layers), len(specs))

@@ -1,0 +1,69 @@
+"""What a layer caches of each token. Groups of caches, views of SGLang's pools and the pools' classes derive from it.
+
+A layer that caches has a `cache_spec`, its number in the model as `layer_id`, and as `cache_index` its place among the
+caches that a graph is given, which the decoder counts. To cache something else: a spec here, and a layer that has it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mindspore import nn
+
+from sglang.srt.layers_ms.ops.metadata import FULL, SWA
+
+
+@dataclass(frozen=True)
+class FullAttentionSpec:
+    """Keys and values of every token of a request."""
+
+    num_kv_heads: int  # of this rank
+    head_dim: int
+    # Whether attention gathers blocks of keys in a loop (ops.blockwise), which wants a plain layout.
+    blockwise: bool = False
+
+    group = FULL
+    separate_values = True  # whether values have a buffer of their own
+
+    @property
+    def row(self) -> tuple[int, int]:
+        """What a token takes in a buffer."""
+        return self.num_kv_heads, self.head_dim
+
+
+@dataclass(frozen=True)
+class SlidingWindowSpec(FullAttentionSpec):
+    """Keys and values of the tokens that a window still sees."""
+
+    sliding_window: int = 0  # tokens, the one that looks included
+
+    group = SWA
+
+
+@dataclass(frozen=True)
+class MLASpec:
+    """One compressed row a token, of which the keys and values of all heads are made."""
+
+    kv_lora_rank: int
+    qk_rope_head_dim: int
+    blockwise: bool = False
+
+    group = FULL
+    separate_values = False
+
+    @property
+    def row(self) -> tuple[int, int]:
+        """What a token takes in a buffer."""
+        return 1, self.kv_lora_rank + self.qk_rope_head_dim
+
+
+CacheSpec = FullAttentionSpec | MLASpec
+
+
+def caching_layers(network: nn.Cell) -> Iterator[nn.Cell]:
+    """The cells of a network that have a `cache_spec`, in the order of its layers."""
+    return (cell for _, cell in network.cells_and_names() if hasattr(cell, "cache_spec"))
+
+
+def cache_specs(network: nn.Cell) -> dict[int, CacheSpec]:
+    """What each layer that this rank holds caches: number of the layer in the model -> spec."""
+    return {cell.layer_id: cell.cache_spec for cell in caching_layers(network)}
