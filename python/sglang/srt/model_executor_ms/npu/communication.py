@@ -1,7 +1,7 @@
-"""Tensor parallelism on NPUs: MindSpore's graphs use the HCCL communicators that torch has made for SGLang.
+"""Tensor parallelism on NPUs: MindSpore's graphs use the HCCL communicators that torch created for SGLang.
 
-Ranks of a stage may be on several hosts: HCCL knows. MindSpore's own numbers of cards, which it would give ranks by the
-names of their hosts, are not used: a process has taken its card before (start.take_card).
+The ranks of a stage may be on several hosts. MindSpore does not assign cards to ranks here: every process has taken its
+card before (start.take_card).
 """
 
 import itertools
@@ -22,18 +22,19 @@ from sglang.srt.model_executor_ms.parallel.rendezvous import (
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils.network import NetworkAddress
 
-TIMEOUT = 180  # seconds for all ranks to come, or --dist-timeout if it is more; loading Ascend's libraries takes ten
+TIMEOUT = 180  # seconds to wait for all ranks, or --dist-timeout if it is more. Loading Ascend's libraries takes ten
 
 
 def join(names: dict[str, range], group, store, timeout: int | None = None) -> None:
-    """Make groups of the ranks of SGLang's group (a GroupCoordinator) known to MindSpore, as Shard.groups has them.
+    """Let MindSpore use the HCCL communicators of SGLang's group (a GroupCoordinator), under the names of Shard.groups.
 
-    store: torch.distributed's; timeout: in seconds, None: TIMEOUT. Raises RendezvousError, on every rank that is there,
-    with the ranks that are missing, or with why MindSpore's scheduler is not there.
+    names: the ranks of each group. store: of torch.distributed. timeout: in seconds; None: TIMEOUT. Raises
+    RendezvousError on every rank, which names the missing ranks or says why MindSpore's scheduler does not run.
     """
     timeout = timeout or max(TIMEOUT, get_parallel().dist_timeout or 0)
     rank, size = group.rank_in_group, group.world_size
-    store = torch.distributed.PrefixStore(f"mindspore/{group.ranks}/", store)  # other pipeline stages have groups too
+    # Other pipeline stages have a group of their own in the same store.
+    store = torch.distributed.PrefixStore(f"mindspore/{group.ranks}/", store)
     told = dict(name=lambda member: hosts.name_of(group.ranks[member]))
     wait_for_ranks(store, "start MindSpore's communication", rank, size, timeout, **told)
     own = hosts.reached_at(NetworkAddress.parse(get_parallel().dist_init_addr)) if hosts.span(group.ranks) else None
@@ -51,13 +52,13 @@ def join(names: dict[str, range], group, store, timeout: int | None = None) -> N
 
 
 def _scheduler(size: int, timeout: int, host: str | None) -> tuple[str, int]:
-    """Start it -> where it listens."""
+    """Start MindSpore's scheduler -> its address and port."""
     started = Scheduler(size, timeout, host=host)
     return started.host, started.port
 
 
 def _tell(group, find):
-    """What `find` gives on the first rank, on every rank; its RendezvousError too."""
+    """Call `find` on the first rank and broadcast its result, or its RendezvousError, to all ranks."""
     found = None
     if group.rank_in_group == 0:
         try:
@@ -72,9 +73,9 @@ def _tell(group, find):
 
 
 def _of(members: range, group):
-    """torch's group of these of the ranks of `group`: SGLang's, or where SGLang has none a new one.
+    """torch's group of these members of `group`: SGLang's group if it has one, otherwise a new one.
 
-    Called on all ranks of all pipeline stages at the same time, since torch makes groups so.
+    All ranks of all pipeline stages call this at the same time: torch creates groups collectively.
     """
     inside = get_parallel().attn_tp_group
     ranks = [group.ranks[member] for member in members]
@@ -82,7 +83,7 @@ def _of(members: range, group):
     if known:
         return known[0]
     every = range(torch.distributed.get_world_size())
-    # Ranks of a stage are neighbors, and so are those of a replica; of each stage SGLang's group is as large.
+    # The ranks of a stage are neighbors, and so are those of a replica. All stages have equally many ranks.
     alike = [
         [rank for rank in every if (rank // group.world_size, rank % inside.world_size) == share]
         for share in itertools.product(range(len(every) // group.world_size), range(inside.world_size))
@@ -93,7 +94,7 @@ def _of(members: range, group):
 
 
 def communicator(device_group, card: int) -> int:
-    """The handle of torch's HCCL communicator of a group, which exists once it was used."""
+    """The handle of torch's HCCL communicator of a group. A first all-reduce creates it."""
     device = torch.device("npu")
     torch.distributed.all_reduce(torch.zeros(1, device=device), group=device_group)
     handle = device_group._get_backend(device).get_hccl_comm(card)

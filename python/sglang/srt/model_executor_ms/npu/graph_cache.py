@@ -12,7 +12,7 @@ def graph_cache(*parts, home: Path | None = None) -> Path:
     """The folder for the graphs of one configuration. It is created if it does not exist.
 
     parts: everything that changes a graph: the model's config, sizes, ranks and versions. MindSpore checks only the
-    sources of the main script. So the name of the folder is a hash of `parts` and of all our sources.
+    sources of the main script. So the name of the folder is a hash of `split_by_forward_mode` and of all our sources.
     """
     name = fingerprint([*map(str, parts), *_sources()])
     for parent in (

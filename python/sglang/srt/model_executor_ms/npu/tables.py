@@ -1,4 +1,4 @@
-"""Block tables on the device: gathered when the batch changes, and then only told of the pages that begin."""
+"""Block tables on the device: gathered when the batch changes, then updated when a request starts a new page."""
 
 import torch
 
@@ -6,11 +6,11 @@ from sglang.srt.model_executor_ms.npu.link import DeviceLink
 
 
 class BlockTables:
-    """[most requests, most pages of a request] int32, of the batch that decodes, always at the same address.
+    """int32 [most requests, most pages of a request], of the decoding batch, always at the same address.
 
-    SGLang's table of token slots stays on the device: page numbers never pass through the host, and of the table only
-    the first slot of each page is read. Where layers with a window have a pool of their own there is one table a pool;
-    what every window has left behind may have any page in the second one.
+    SGLang's table of token slots stays on the device, and page numbers never pass through the host. Only the first slot
+    of each page is read. Sliding-window layers with a pool of their own have a second table. In that table, pages
+    outside every window may have any value.
     """
 
     def __init__(
@@ -28,11 +28,11 @@ class BlockTables:
         self.blocks = min(blocks, self.first_slots.shape[1])
         self.full_to_swa = full_to_swa
         self.tables = tuple(link.device_buffer(requests, self.blocks) for _ in range(1 if full_to_swa is None else 2))
-        self.batch = None  # requests whose pages the table has, in order
-        self.decodes = 0  # steps since one of another kind
+        self.batch = None  # the ids of the requests in the table, in order
+        self.decodes = 0  # decode steps since the last step of another mode
 
     def slots_of(self, slots: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """SGLang's slots [T], and those that they have in the second pool, if there is one."""
+        """SGLang's slots [T], and the corresponding slots of the second pool, if there is one."""
         if self.full_to_swa is None:
             return (slots,)
         return slots, self.link.launch(torch.index_select, self.full_to_swa, 0, slots)
@@ -44,21 +44,21 @@ class BlockTables:
         the request in which the new token lies, and its slot. begins: whether a page begins in this step.
         """
         self.decodes += 1
-        # SGLang learns what a prompt's step computed when the step after it is prepared: then its radix cache may put
-        # another request's pages into a row, where they hold the same tokens, and free the row's own.
+        # SGLang processes the result of a prompt's step when it prepares the next step. Its radix cache may then
+        # replace pages in a row by another request's pages with the same tokens, and free the row's own.
         if rids is None or rids != self.batch or self.decodes <= 2:
             self._gather(rows)
             self.batch = list(rids) if rids is not None else None
         elif begins:
-            # Other requests' pages are written again as they are: cheaper than to send which ones begin one.
+            # All requests' current pages are written: cheaper than sending which requests start one.
             self.link.launch(_write_pages, self.tables, columns, slots, self.page_size)
 
     def invalidate(self) -> None:
-        """Another kind of step has run: requests may have left and come back with other pages."""
+        """A step of another mode has run: the requests or their pages may have changed."""
         self.batch, self.decodes = None, 0
 
     def gather(self, rows: torch.Tensor, blocks: int) -> tuple[torch.Tensor, ...]:
-        """The first `blocks` pages of requests that do not decode, as tables of their own, one a pool."""
+        """New tables, one for each pool, of the first `blocks` pages of requests that do not decode."""
         return self.link.launch(self._read_pages, rows, blocks)
 
     def _gather(self, rows):
@@ -66,7 +66,7 @@ class BlockTables:
         self.link.launch(lambda: _copy_all(targets, self._read_pages(rows, self.blocks)))
 
     def view(self, requests: int) -> tuple[torch.Tensor, ...]:
-        """The rows of so many requests in the table of each pool."""
+        """The rows of the first `requests` requests in the table of each pool."""
         return tuple(table[:requests] for table in self.tables)
 
     def _read_pages(self, rows, blocks):

@@ -1,4 +1,4 @@
-"""All int32 arrays of a step in one host buffer and one copy to the device, where each array is a view of the copy."""
+"""Copies all int32 arrays of a step to the device at once. Each array is a view of the copy."""
 
 from typing import NamedTuple
 
@@ -7,25 +7,25 @@ import torch
 
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 
-ALIGNED = 128  # int32s, 512 bytes: where the kernels of an NPU like their operands to begin
-RING = 3  # host buffers to begin with: SGLang prepares a step while the one before runs
+ALIGNED = 128  # int32s, 512 bytes: the alignment of operands of NPU kernels
+RING = 3  # host buffers at the start: SGLang prepares a step while the previous one runs
 
 
 class Region(NamedTuple):
-    """Where an array lies in the buffers."""
+    """The position and shape of an array in the buffers."""
 
     start: int
     shape: tuple[int, ...]
 
 
 class UploadTooLarge(Exception):
-    """The arrays of a step do not fit into the buffer; the message has both sizes."""
+    """The arrays of a step do not fit into the buffer. The message has both sizes."""
 
 
 class UploadBuffer:
-    """One device buffer, overwritten at each step, and a ring of host buffers that feed it.
+    """One device buffer, which every step overwrites, and a ring of host buffers.
 
-    Equal shapes in equal order lie at equal addresses: a captured graph finds its inputs where they were.
+    Equal shapes in equal order have equal addresses: a captured graph finds its inputs at the same addresses.
     """
 
     def __init__(self, link: DeviceLink, capacity: int):
@@ -36,9 +36,9 @@ class UploadBuffer:
         self.host, self.filled = None, 0
 
     def begin(self) -> None:
-        """Start a step in a host buffer that the device has read."""
+        """Start a step in a free host buffer: one that the device has read."""
         free = next((place for place, (_, mark) in enumerate(self.ring) if mark is None or mark.query()), None)
-        if free is None:  # more steps are under way than ever: one more buffer instead of waiting for the device
+        if free is None:  # more steps in flight than ever: add a buffer instead of waiting for the device
             self.ring.append((self.link.host_buffer(self.capacity), None))
             free = len(self.ring) - 1
         self.host, _ = self.ring.pop(free)
@@ -54,7 +54,7 @@ class UploadBuffer:
         return place
 
     def send(self) -> None:
-        """Copy what was added to the device, without waiting."""
+        """Copy all added arrays to the device, without waiting."""
         mark = self.link.upload(self.host[: self.filled], self.device[: self.filled])
         self.ring.append((self.host, mark))
         self.host = None
@@ -66,5 +66,5 @@ class UploadBuffer:
 
 
 def aligned_size(size: int) -> int:
-    """What an array of `size` values takes of a buffer."""
+    """The int32s that an array of `size` values takes in a buffer."""
     return -(-size // ALIGNED) * ALIGNED

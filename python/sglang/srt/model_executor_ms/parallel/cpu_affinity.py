@@ -1,4 +1,4 @@
-"""Which processors a rank computes on: SGLang's CPU binding, the process's affinity, and OpenMP's number of threads."""
+"""Chooses the CPUs of each rank from SGLang's binding, the process's affinity and OMP_NUM_THREADS."""
 
 import os
 from collections.abc import Sequence
@@ -11,12 +11,11 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def processors(environment: Environment, rank: int = 0, topology: Path = TOPOLOGY) -> list[int]:
-    """The processors for the compute threads of `rank`, one thread each.
+    """The CPUs for the compute threads of `rank`, one thread each.
 
-    They are the rank's group in SGLANG_CPU_OMP_THREADS_BIND, or all that the process may use, and no more than a
-    container's share of time is worth; of these one a physical core, since a second thread on a core has no second set
-    of vector units. OMP_NUM_THREADS asks for fewer, or for the others too. Raises SettingError with every malformed
-    variable.
+    The rank gets its group in SGLANG_CPU_OMP_THREADS_BIND, or all CPUs of the process up to the container's limit. One
+    CPU of each physical core is used: the second thread of a core has no vector units of its own. OMP_NUM_THREADS may
+    ask for fewer CPUs, or for the second threads too. Raises SettingError with every malformed variable.
     """
     allowed = os.sched_getaffinity(0)
     problems: list[str] = []
@@ -31,10 +30,10 @@ def processors(environment: Environment, rank: int = 0, topology: Path = TOPOLOG
 
 
 def split_cpus(ranks: int, nodes: Sequence[int] | None = None, topology: Path = TOPOLOGY) -> list[list[int]]:
-    """The processors that this process may use, one a core, dealt out to the ranks; these share where cores lack.
+    """Divide the CPUs of this process among the ranks, one CPU of each core. Ranks share cores if there are too few.
 
-    Node by node: on equal NUMA nodes a rank has whole ones, or cores of one, where their numbers divide each other.
-    nodes: the node that each rank is to be on, as --numa-node gives it. SettingError where it cannot be.
+    CPUs are dealt out in the order of NUMA nodes. With equal nodes, a rank gets whole nodes or a part of one node.
+    nodes: the node of each rank, from --numa-node. SettingError if a rank cannot be on its node.
     """
     first, _ = _by_core(sorted(os.sched_getaffinity(0)), topology)
     node = {number: _node(number, topology) for number in first}
@@ -56,12 +55,12 @@ def _deal(numbers, ranks):
 
 
 def _node(number, topology):
-    """The processor's NUMA node; Linux links to it beside the processor."""
+    """The NUMA node of a CPU, from the link in its folder of sysfs."""
     return next((int(link.name[4:]) for link in (topology / f"cpu{number}").glob("node[0-9]*")), 0)
 
 
 def cgroup_cpu_limit(root: Path = CGROUPS) -> int | None:
-    """How many processors' time the container may use, at least 1, as `docker run --cpus` sets it; None: any.
+    """The CPU limit of the container in whole CPUs, at least 1, as `docker run --cpus` sets it; None: no limit.
 
     Linux, cgroups(7): cpu.max of version 2; of version 1, cpu.cfs_quota_us and cpu.cfs_period_us.
     """
@@ -70,7 +69,7 @@ def cgroup_cpu_limit(root: Path = CGROUPS) -> int | None:
         unified = root / "cpu.max"
         quota, period = unified.read_text().split() if unified.exists() else [file.read_text() for file in version_1]
         return None if quota == "max" or int(quota) < 0 else max(1, int(quota) // int(period))
-    except (OSError, ValueError):  # no such limit on this system
+    except (OSError, ValueError):  # this system has no such limit
         return None
 
 
@@ -82,28 +81,28 @@ def _bound(binding, rank, allowed, problems):
         problems.append(f"{BINDING}={binding!r}: it has {len(groups)} groups, and this is rank {rank}")
         return allowed
     try:
-        found = parse_processors(groups[rank])
+        asked = parse_processors(groups[rank])
     except ValueError:
         problems.append(f"{BINDING}={binding!r}: expected processors of each rank, such as 0-15|16-31 or 0,2|4,6")
         return allowed
-    if strange := sorted(found - allowed):
+    if strange := sorted(asked - allowed):
         problems.append(f"{BINDING}={binding!r}: processors {strange} are not among this process's: {sorted(allowed)}")
-    return found
+    return asked
 
 
 def parse_processors(text: str) -> set[int]:
-    """Numbers and ranges, as in 0-3,8. ValueError if it is nothing of the kind."""
-    found: set[int] = set()
+    """Numbers and ranges, such as 0-3,8. ValueError for any other text."""
+    numbers: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        found |= set(range(int(first), int(last if dash else first) + 1))
-    if not found:
+        numbers |= set(range(int(first), int(last if dash else first) + 1))
+    if not numbers:
         raise ValueError(text)
-    return found
+    return numbers
 
 
 def _by_core(numbers, topology):
-    """-> the first of `numbers` on each physical core, the others"""
+    """-> the first CPU of each physical core, and the others."""
     first, others, seen = [], [], set()
     for number in numbers:
         siblings = topology / f"cpu{number}/topology/thread_siblings_list"

@@ -1,4 +1,7 @@
-"""SGLang's controller of data-parallel replicas, which would miss one killed or stopped, and poll without a pause."""
+"""Watches data-parallel replicas: the server ends when one of them is killed or hangs.
+
+SGLang's own controller does not notice either, and polls without a pause.
+"""
 
 import collections
 import logging
@@ -24,9 +27,9 @@ IDLE = 1000  # milliseconds to wait for a request before the controller's own wa
 
 
 def watch(controller, *_arguments) -> None:
-    """Before the replicas of `controller` are launched: end its process, and so the server, when one of them ends.
+    """Before SGLang launches the replicas: end the server when a replica ends or hangs.
 
-    Or shows no sign of life for --dist-timeout, or --watchdog-timeout, seconds.
+    A replica hangs if it shows no sign of life for --dist-timeout, or --watchdog-timeout, seconds.
     """
     timeout = get_parallel().dist_timeout or get_device().watchdog_timeout
     silent = HeartbeatMonitor(LoadReports(controller.port_args.instance_id), timeout)
@@ -36,7 +39,7 @@ def watch(controller, *_arguments) -> None:
 def _watch(controller, silent) -> None:
     while not (problem := ended(controller) or silent(processes_of(controller))):
         time.sleep(INTERVAL)
-    # Which SGLang's launcher sees. SIGQUIT would be ignored in a server that a script has started with `&`.
+    # SGLang's launcher notices the end. A server that a script has started with `&` would ignore SIGQUIT.
     _end_server(problem, signal.SIGKILL)
 
 
@@ -46,9 +49,9 @@ def _end_server(problem: str, by: signal.Signals) -> None:
 
 
 def watch_only_process(launched, _engine, server_args, port_args, *_arguments, **_others) -> None:
-    """After SGLang's launch of the processes that compute: where there is one in all, end the server as `watch` does.
+    """After SGLang's launch of schedulers: if there is only one process, end the server as `watch` does.
 
-    Several look after each other, and SGLang after one that ends.
+    Several processes watch each other, and SGLang notices a process that ends.
     """
     view, parallel, (_, processes) = resolving_view(server_args), get_parallel(), launched
     if view.model_impl == "mindspore" and parallel.tp_size * parallel.pp_size * parallel.num_dp_ranks == 1:
@@ -60,13 +63,13 @@ def watch_only_process(launched, _engine, server_args, port_args, *_arguments, *
 def _watch_only(process: psutil.Process, silent) -> None:
     while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
         if problem := silent({0: [process]}):
-            _end_server(problem, signal.SIGQUIT)  # which SGLang handles in its launcher
+            _end_server(problem, signal.SIGQUIT)  # SGLang handles the signal in its launcher
             return
         time.sleep(INTERVAL)
 
 
 def ended(controller) -> str | None:
-    """What to say of a replica that has ended."""
+    """A message about a replica that has ended, or None."""
     for process in list(controller.scheduler_procs):
         if process.exitcode:
             return f"replica's process {process.pid} ended with exit code {process.exitcode}"
@@ -74,37 +77,37 @@ def ended(controller) -> str | None:
 
 
 class LivenessTracker:
-    """For how many looks in a row a replica has shown no sign of life.
+    """Counts consecutive checks in which a replica shows no sign of life.
 
-    It reports its load to SGLang's controller after each prompt and every few steps, and each second while it is idle;
-    in a step that takes long, while it is paused or reads weights, its processes use their processors.
+    A replica reports its load to SGLang's controller after each prompt, every few steps, and each second while it is
+    idle. In a long step, while it is paused and while it loads weights, its processes use CPU time.
     """
 
     def __init__(self):
         self.signs, self.missed = None, 0
 
     def observe(self, report, processes: Iterable[psutil.Process]) -> int:
-        """report: SGLang's last LoadSnapshot of it, None: it has given none yet. -> how many looks."""
+        """report: SGLang's last LoadSnapshot of the replica; None: there is none yet -> the number of missed checks."""
         signs = report and (report.timestamp, [sum(process.cpu_times()[:2]) for process in processes])
-        self.missed = self.missed + 1 if signs and signs == self.signs else 0  # the first report has no time
+        self.missed = self.missed + 1 if signs and signs == self.signs else 0  # the first report has no time stamp
         self.signs = signs
         return self.missed
 
 
 class HeartbeatMonitor:
-    """Looks, every INTERVAL, whether replicas are alive."""
+    """Checks, every INTERVAL, whether replicas are alive."""
 
     def __init__(self, reports, timeout: float):
-        """reports: as Reports; timeout: for how many seconds a replica may be silent."""
+        """reports: a LoadReports. timeout: seconds for which a replica may be silent."""
         self.reports, self.timeout = reports, timeout
         self.trackers: dict[int, LivenessTracker] = collections.defaultdict(LivenessTracker)
 
     def __call__(self, replicas: dict[int, list[psutil.Process]]) -> str | None:
-        """What to say of one of these replicas, known by their processes, that has been silent for too long."""
+        """A message about a replica that has been silent for too long, or None. replicas: the processes of each."""
         for replica, processes in replicas.items():
-            with suppress(psutil.NoSuchProcess):  # others tell of processes that have ended
+            with suppress(psutil.NoSuchProcess):  # others report processes that have ended
                 missed = self.trackers[replica].observe(self.reports(replica), processes)
-                # Looks are counted, and not seconds, in which this process may have been stopped itself.
+                # Checks are counted, not seconds: this process may have been stopped meanwhile.
                 if missed * INTERVAL >= self.timeout:
                     states = "; ".join(f"process {process.pid} is {process.status()}" for process in processes)
                     return (
@@ -115,7 +118,7 @@ class HeartbeatMonitor:
 
 
 def processes_of(controller) -> dict[int, list[psutil.Process]]:
-    """Of each replica, by the names that SGLang gives its processes."""
+    """The processes of each replica, by the names that SGLang gives them."""
     found: dict[int, list[psutil.Process]] = {}
     for one in list(controller.scheduler_procs):
         with suppress(psutil.NoSuchProcess):
@@ -127,25 +130,25 @@ def processes_of(controller) -> dict[int, list[psutil.Process]]:
 
 
 class LoadReports:
-    """What replicas last told of their load, as SGLang keeps it in shared memory."""
+    """The last load report of each replica, from SGLang's shared memory."""
 
     def __init__(self, instance: str):
-        """instance: as SGLang's PortArgs.instance_id."""
+        """instance: SGLang's PortArgs.instance_id."""
         self.reader = None
         if not should_use_zmq():
             self.reader = ShmLoadSnapshotReader(shm_path_for(instance), get_parallel().num_dp_ranks)
 
     def __call__(self, replica: int):
-        """None before the first one of a replica that serves, and where they are sent another way."""
+        """None before the first report of a replica, and if SGLang sends reports through ZMQ."""
         if self.reader is None or not self.reader._attach():
             return None
-        # Not `read`, which waits for a lock: the replica may have been stopped while it held that.
+        # Not `read`, which waits for a lock: a stopped replica may hold it.
         found = self.reader._read_slot(replica)
         return found if found and found.timestamp else None
 
 
 def event_loop(controller) -> None:
-    """Hand each request to a replica; between them the process sleeps, on a core that a replica computes with."""
+    """Dispatch requests to replicas. Between requests the process sleeps, since replicas compute on its core."""
     while True:
         controller.soft_watchdog.feed()
         if controller.recv_from_tokenizer.poll(IDLE):

@@ -1,13 +1,13 @@
-"""What the arguments say of where experts are, and of how tokens get to them."""
+"""Reads from the arguments how experts are placed and how tokens reach them."""
 
 
 def dispatches(moe) -> bool:
-    """Whether arguments, or get_exec().moe, have tokens sent to the ranks that hold their experts, and to no others."""
+    """Whether tokens are dispatched only to the ranks of their experts. moe: the arguments, or get_exec().moe."""
     return moe.moe_a2a_backend != "none"
 
 
 def uses_eplb(moe) -> bool:
-    """Whether arguments, or get_exec().moe, give experts other places than one each in order, or count their tokens."""
+    """Whether experts are replicated, moved or counted (SGLang's EPLB). moe: the arguments, or get_exec().moe."""
     return bool(
         moe.ep_num_redundant_experts
         or moe.init_expert_location != "trivial"

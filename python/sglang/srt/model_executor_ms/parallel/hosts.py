@@ -1,7 +1,7 @@
-"""Ranks on several hosts: how they find each other, and what takes the values of one host's ranks to the others.
+"""Ranks on several hosts: their rendezvous, and the exchange of collectives' data between hosts.
 
-Which ranks share a host is what --nnodes says. SGLang's own groups of processes, torch's gloo, reach all of them. What
-takes values is for CPUs; NPUs have HCCL (npu/communication.py).
+--nnodes says which ranks share a host. SGLang's gloo groups reach all ranks. The exchange is for CPUs: NPUs have HCCL
+(npu/communication.py).
 """
 
 import ctypes
@@ -31,7 +31,7 @@ INIT_TIMEOUT, COLLECTIVE_TIMEOUT = 1800, 300
 
 
 def node_of(rank: int) -> int:
-    """The node that SGLang starts a rank of the world on: neighboring ranks of a stage, and stages, share one."""
+    """The node on which SGLang starts a rank of the world. Neighboring ranks share a node."""
     parallel = get_parallel()
     return rank * parallel.nnodes // (parallel.tp_size * parallel.pp_size)
 
@@ -42,12 +42,12 @@ def span(ranks: Iterable[int]) -> bool:
 
 
 def stages_span() -> bool:
-    """Whether the ranks of a pipeline stage are on several hosts; as those of the first one, so are those of each."""
+    """Whether the ranks of a pipeline stage are on several hosts. All stages are alike."""
     return span(range(get_parallel().tp_size))
 
 
 def wait_for_world(original, *arguments, dist_init_method: str, **others) -> None:
-    """Around SGLang's making of groups: when they are made every rank is there, or those that are not are named."""
+    """Around SGLang's creation of groups: wait for all ranks first, and name the missing ones."""
     parallel = get_parallel()
     if parallel.nnodes == 1:
         original(*arguments, dist_init_method=dist_init_method, **others)
@@ -64,7 +64,7 @@ def wait_for_world(original, *arguments, dist_init_method: str, **others) -> Non
 
 
 def rendezvous(address: NetworkAddress, rank: int, size: int, seconds: float) -> TCPStore:
-    """Return when all ranks have called this: the store through which they met. RendezvousError, naming who lacks."""
+    """Wait until all ranks have called this -> the store that they share. RendezvousError names the missing ranks."""
     where, first = address.to_host_port_str(), rank == 0
     host = NetworkAddress.resolve_host(address.host)
     try:
@@ -84,14 +84,14 @@ def rendezvous(address: NetworkAddress, rank: int, size: int, seconds: float) ->
 
 
 def name_of(rank: int) -> str:
-    """What messages call a rank of the world."""
+    """The name of a rank of the world in messages."""
     return f"rank {rank} (node {node_of(rank)})" if get_parallel().nnodes > 1 else f"rank {rank}"
 
 
 def reached_at(address: NetworkAddress) -> str | None:
-    """Where other hosts reach this one: what the user says, or as own_address has it.
+    """The address at which other hosts reach this one: the user's setting, or own_address.
 
-    RendezvousError if it is this host that the name in `address` stands for, and only here.
+    RendezvousError if the name in `address` resolves to the loopback address of this host.
     """
     own = own_address_as_told() or own_address(address)
     if own and _is_loopback(own) and not _is_loopback(address.host):
@@ -109,8 +109,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def own_address(address: NetworkAddress) -> str | None:
-    """This host's address on the way to another's, or its own; None if there is no way."""
-    with suppress(OSError), socket.socket(address.family, socket.SOCK_DGRAM) as probe:  # which sends nothing
+    """The address of this host on the route to `address`; None if there is no route."""
+    with suppress(OSError), socket.socket(address.family, socket.SOCK_DGRAM) as probe:  # connecting sends nothing
         probe.connect((NetworkAddress.resolve_host(address.host), address.port))
         return probe.getsockname()[0]
     return None
@@ -123,8 +123,10 @@ def interface_of(own: str) -> str | None:
 
 
 def join(group: str, ranks: Sequence[int], gather: Callable[[object], list]) -> None:
-    """Join the operators' group of these ranks of the world, those of a host side by side. gather: as
-    ops.init_group's."""
+    """Create the operators' group of these ranks of the world. Ranks of one host are neighbors.
+
+    gather: as all_gather_object of ops.init_group.
+    """
     timeout = get_parallel().dist_timeout or COLLECTIVE_TIMEOUT
     nodes = [node_of(rank) for rank in ranks]
     exchange = InterHostExchange(ranks, nodes, timeout) if len(set(nodes)) > 1 else None
@@ -132,13 +134,12 @@ def join(group: str, ranks: Sequence[int], gather: Callable[[object], list]) -> 
 
 
 class InterHostExchange:
-    """As the argument `exchange` of ops.init_group: the first ranks of all hosts give each other what their hosts'
-    have."""
+    """The argument `exchange` of ops.init_group: the first ranks of all hosts exchange their hosts' data."""
 
     def __init__(self, ranks: Sequence[int], nodes: Sequence[int], timeout: float):
-        """ranks: those of the group in the world, all of which must call this; nodes: their hosts, one after the other.
+        """ranks: of the group, in the world. All of them must call this. nodes: the host of each rank, in order.
 
-        A host may have more of them than another one.
+        Hosts may have different numbers of ranks.
         """
         places = [place for place in range(len(ranks)) if nodes[place] not in nodes[:place]]
         self.hosts = [slice(*ends) for ends in itertools.pairwise([*places, len(ranks)])]
@@ -153,12 +154,12 @@ class InterHostExchange:
             )
 
     def __call__(self, address: int, stride: int, size: int) -> None:
-        """RuntimeError that names the hosts, if one has ended or does not come within `timeout`."""
+        """RuntimeError that names the other hosts, if one has ended or does not answer within `timeout`."""
         count = self.hosts[-1].stop
         memory = (ctypes.c_char * ((count - 1) * stride + size)).from_address(address)
         rows = torch.frombuffer(memory, dtype=torch.uint8).as_strided((count, size), (stride, 1))
         most = max(host.stop - host.start for host in self.hosts)
-        # gloo wants as much of each: where every host has one rank, these are the rows themselves.
+        # gloo needs equal sizes. If every host has one rank, the rows need no copy.
         gathered = [rows[host] if most == 1 else rows.new_empty((most, size)) for host in self.hosts]
         own = rows[self.hosts[self.place]]
         if most > 1:

@@ -1,8 +1,8 @@
-"""The process through which MindSpore's ranks find each other, started by the first one and ended with it.
+"""The rendezvous of ranks, and MindSpore's scheduler process, which the first rank starts and ends.
 
-MindSpore wants a process in the role of a scheduler, which takes part in no collective. Its output goes to a file in a
-temporary folder of its own. It listens on a free port: of the loopback where all ranks are on one host, elsewhere of
-the address at which other hosts reach this one.
+MindSpore needs a process in the role of a scheduler. It takes part in no collective. Its output goes to a log file in a
+temporary folder. It listens on a free port: of the loopback address if all ranks are on one host, otherwise of the
+address at which other hosts reach this one.
 """
 
 import atexit
@@ -23,19 +23,19 @@ from sglang.srt.model_executor_ms.environment import inherited
 
 logger = logging.getLogger(__name__)
 
-# What the process runs. It ends with its parent, even if that is killed.
+# The program of the scheduler process. It ends with its parent, even if the parent is killed.
 PROGRAM = "import ctypes; ctypes.CDLL(None).prctl(1, 15); import mindspore; mindspore.communication.init()"
 ATTEMPTS = 3  # a port that was free may be taken before it is used
-TELL = 60.0  # seconds between two lines on who is waited for
+TELL = 60.0  # seconds between two log lines that name the missing ranks
 LOOPBACKS = ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1"))
 
 
 class RendezvousError(RuntimeError):
-    """MindSpore's ranks cannot find each other. The message says which rank lacks, or what the process said."""
+    """Ranks cannot find each other. The message names the missing ranks, or has the log of the scheduler process."""
 
 
 def free_address(host: str | None = None) -> tuple[str, int]:
-    """An address of this host and a port that is free now. None: a loopback, IPv6 where there is no IPv4."""
+    """An address of this host and a free port. None: the loopback address, of IPv6 if the host has no IPv4."""
     places = LOOPBACKS if host is None else ((socket.AF_INET6 if ":" in host else socket.AF_INET, host),)
     for family, place in places:
         with suppress(OSError), socket.socket(family) as found:
@@ -49,7 +49,7 @@ def free_address(host: str | None = None) -> tuple[str, int]:
 def roles(role: str, rank: int, size: int, host: str, port: int, own: str | None = None) -> dict[str, str]:
     """The environment of a process in MindSpore's cluster.
 
-    host, port: the scheduler's; own: this host's address towards other ones, None if there are none.
+    host, port: of the scheduler. own: the address of this host; None if all ranks are on one host.
     """
     return {
         "MS_ROLE": role,
@@ -62,7 +62,7 @@ def roles(role: str, rank: int, size: int, host: str, port: int, own: str | None
 
 
 def topology_timeout(seconds: int) -> dict[str, str]:
-    """The environment of a process that is to wait for the others of its cluster for so long."""
+    """The environment of a process that waits so many seconds for the other processes of its cluster."""
     return {"MS_TOPO_TIMEOUT": str(seconds)}
 
 
@@ -70,9 +70,9 @@ class Scheduler:
     """MindSpore's scheduler process."""
 
     def __init__(self, size: int, timeout: int, program: str = PROGRAM, host: str | None = None):
-        """Start it; it listens when this returns. size: ranks; host: as free_address has it.
+        """Start the process and wait until it listens. size: number of ranks. host: as in free_address.
 
-        RendezvousError with what it said, if it does not come.
+        RendezvousError with the end of its log if it does not start.
         """
         self.folder = Path(tempfile.mkdtemp(prefix="sglang-mindspore-scheduler-"))
         self.log = self.folder / "scheduler.log"
@@ -99,7 +99,7 @@ class Scheduler:
         return False
 
     def _listens(self):
-        """Whether it is this process that listens there, not one that has taken the port before."""
+        """Whether this process listens on the port. Another process may have taken it."""
         with suppress(psutil.Error):
             found = psutil.Process(self.process.pid).net_connections("tcp")
             return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in found)
@@ -117,7 +117,7 @@ class Scheduler:
                 self.process.kill()
 
     def close(self) -> None:
-        """End the process; its log goes with it, unless it failed."""
+        """End the process. Its log is removed unless the process failed."""
         self._end()
         if self.process and self.process.returncode in (0, -15):
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -132,9 +132,9 @@ def wait_for_ranks(
     poll: float = 0.2,
     name: Callable[[int], str] = "rank {}".format,
 ) -> None:
-    """Return when all ranks have called this with the same `what`. RendezvousError naming those that have not.
+    """Wait until all ranks have called this with the same `what`. RendezvousError names the missing ranks.
 
-    store: torch.distributed's, which all ranks share. Who is waited for is logged every minute.
+    store: of torch.distributed, shared by all ranks. The missing ranks are logged every minute.
     """
     store.set(key(what, rank), "1")
     began = told = time.monotonic()
@@ -150,5 +150,5 @@ def wait_for_ranks(
 
 
 def key(what: str, rank: int) -> str:
-    """Under which a rank says in the store that it has come."""
+    """The key in the store that a rank sets when it arrives."""
     return f"mindspore/{what}/{rank}"

@@ -1,4 +1,4 @@
-"""The arguments that divide a server's work: among hosts, stages, ranks, replicas and experts."""
+"""Checks the arguments for hosts, pipeline stages, ranks, replicas and experts."""
 
 from sglang.srt.model_executor_ms.environment import bind_ranks
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import split_cpus
