@@ -1,37 +1,37 @@
-"""Which part of a tensor one tensor-parallel rank holds: slices, head ranges, and all divisibility errors."""
+"""The share of one tensor-parallel rank: slices of tensors, ranges of heads and experts, and divisibility errors."""
 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 
 class ShardError(Exception):
-    """A model cannot be divided over the tensor-parallel ranks that were asked for."""
+    """A model cannot be divided among the tensor-parallel ranks."""
 
 
 class ExpertShare(NamedTuple):
-    """What a rank has of the experts of a layer."""
+    """The experts of a layer that a rank holds."""
 
-    held: tuple[int, ...]  # the experts in its places, in order
-    first: int  # its first place, of those of all ranks
-    count: int  # places of all ranks
-    inside: "Shard"  # its share of the inside of each of them
+    held: tuple[int, ...]  # the logical experts in this rank's physical slots, in order
+    first: int  # its first physical expert
+    count: int  # physical experts of all ranks
+    inside: "Shard"  # its share of the inner size of each expert
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Tensor-parallel rank `rank` of `size`; the default is the whole model on one rank."""
+    """Tensor-parallel rank `rank` of `size`. The default is the whole model on one rank."""
 
     rank: int = 0
     size: int = 1
-    group: str = ""  # communication group in which the ranks add up their partial results
-    expert_size: int = 1  # into how many parts the ranks divide experts; those that share a part cut each expert in it
-    # Of each layer, the expert in each place of the ranks, each of which has as many; (): every expert once, in order.
+    group: str = ""  # communication group of the ranks' all-reduce
+    expert_size: int = 1  # expert-parallel size; ranks that hold the same experts split each of them
+    # For each layer, the logical expert of each physical expert; (): every expert once, in order.
     physical_to_logical_map: tuple[tuple[int, ...], ...] = ()
-    # Into how many replicas the ranks divide where attention is computed: each has its own requests, and neighboring
-    # ranks are one. In the names of their groups "@" follows that of all.
+    # Attention data parallelism: neighboring ranks form a replica of attention with requests of its own. The names of
+    # the replicas' groups are `group`, "@" and a suffix.
     attn_dp_size: int = 1
-    dp_lm_head: bool = False  # whether the ranks of a replica divide the vocabulary's head, and not all ranks
-    dispatch: bool = False  # whether rows are sent to the ranks that hold their experts, and not to all
+    dp_lm_head: bool = False  # whether each replica has the whole head of the vocabulary
+    dispatch: bool = False  # whether rows are sent only to the ranks that hold their experts
 
     def __post_init__(self):
         if not 0 <= self.rank < self.size:
@@ -55,7 +55,7 @@ class Shard:
 
     @property
     def attention(self) -> "Shard":
-        """This rank's share of what a replica computes for its own tokens: attention, and the embedding."""
+        """This rank's share of attention and embedding, which a replica computes for its own tokens."""
         if self.attn_dp_size == 1:
             return self
         size = self.size // self.attn_dp_size
@@ -73,12 +73,12 @@ class Shard:
 
     @property
     def attn_dp_group(self) -> str:
-        """The group of those ranks, one of each replica, that hold the same share of attention."""
+        """The group of ranks, one of each replica, that hold the same share of attention."""
         return self.group if self.attention.size == 1 else f"{self.group}@attn_dp"
 
     @property
     def groups(self) -> dict[str, range]:
-        """The groups that this rank is in: name -> its ranks, of those of `group`."""
+        """The groups of this rank: name -> ranks within `group`."""
         groups = {self.group: range(self.size)}
         if self.attn_dp_size > 1:
             inside = self.attention
@@ -88,7 +88,7 @@ class Shard:
         return groups
 
     def part(self, total: int, what: str) -> int:
-        """How many of `total` elements each rank holds; ShardError, naming `what`, if they do not divide evenly."""
+        """The number of elements per rank. ShardError, which names `what`, if they do not divide evenly."""
         if total % self.size:
             raise self._uneven(total, what, _divisors(total))
         return total // self.size
@@ -99,7 +99,7 @@ class Shard:
         return slice(self.rank * part, (self.rank + 1) * part)
 
     def at(self, layer: int) -> "Shard":
-        """The same with the places of one layer only, as `experts` wants it."""
+        """The same share with the physical experts of one layer, for `experts`."""
         return (
             replace(self, physical_to_logical_map=(self.physical_to_logical_map[layer],))
             if self.physical_to_logical_map
@@ -107,7 +107,7 @@ class Shard:
         )
 
     def experts(self, total: int) -> ExpertShare:
-        """Which of `total` experts this rank holds, and its share of the inside of each of them.
+        """The experts of this rank, out of `total`, and its share of each of them.
 
         Neighboring ranks share a part, as SGLang has them (moe_ep_rank, moe_tp_rank). ShardError if the experts, or
         their places, do not divide evenly, or an expert has no place.
@@ -126,10 +126,10 @@ class Shard:
         return ExpertShare(places[first : first + held], first, len(places), Shard(self.rank % inside, inside))
 
     def kv_heads(self, total: int) -> tuple[int, slice]:
-        """How many of `total` key/value heads this rank holds, and which.
+        """The number and the range of this rank's key/value heads, out of `total`.
 
-        With more ranks than heads each head is held by size / total neighboring ranks, so that it lies beside the
-        query heads that attend to it. ShardError if neither total nor size divides the other.
+        If there are more ranks than heads, size / total neighboring ranks share a head, together with the query heads
+        that use it. ShardError if neither total nor size divides the other.
         """
         if self.size <= total:
             heads = self.slice(total, "num_key_value_heads")
@@ -142,8 +142,8 @@ class Shard:
     def padded_vocab(self, vocab_size: int, multiple: int = 64) -> int:
         """The vocabulary rounded up so that every rank holds the same number of rows.
 
-        As SGLang pads it: to `multiple`, and where that does not divide by size, to `multiple` rows on every rank. The
-        logits that SGLang gathers from the ranks must have the widths it expects.
+        SGLang pads to `multiple`, or to `multiple` rows on every rank if that does not divide by size. The logits that
+        SGLang gathers from the ranks must have this width.
         """
         padded = _round_up(vocab_size, multiple)
         return padded if padded % self.size == 0 else _round_up(vocab_size, multiple * self.size)

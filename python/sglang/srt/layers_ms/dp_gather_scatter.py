@@ -1,4 +1,4 @@
-"""Blocks of which every rank has a share: whose tokens come in, and who gets the sum of what the ranks make of them."""
+"""Gathers the tokens of all attention replicas before a block, and reduces the ranks' results after it."""
 
 from mindspore import nn
 
@@ -7,16 +7,16 @@ from sglang.srt.layers_ms import ops
 
 
 class DPGatherScatter(nn.Cell):
-    """The two ends of such a block.
+    """SGLang's dp_gather and dp_scatter around an MLP or experts, of which every rank has a share.
 
-    Without attention data parallelism all ranks have the same tokens, and the sum goes to all of them. With it, the
-    block gets the tokens of all replicas, and each replica the sum of its own.
+    Without attention data parallelism, all ranks have the same tokens: `gather` does nothing, and `reduce_scatter` is
+    an all-reduce. With it, the block computes the tokens of all replicas, and each replica gets back its own rows.
     """
 
     def __init__(self, shard: Shard):
         super().__init__()
         self.attn_dp_size, self.attn_dp_group = shard.attn_dp_size, shard.attn_dp_group
-        # Of those among whom the sum is still to be added up in the end.
+        # The ranks of a replica, which still have to add up their shares.
         rest = shard.attention
         self.group = rest.group if rest.size > 1 else None
 
@@ -25,7 +25,7 @@ class DPGatherScatter(nn.Cell):
         return x if self.attn_dp_size == 1 else ops.all_gather(x, step, self.attn_dp_size, self.attn_dp_group)
 
     def reduce_scatter(self, y, step):
-        """y of this rank, for rows as `gather` gives them -> [T, n]: its own rows of the sum over all ranks."""
+        """y, this rank's result for the rows of `gather` -> [T, n]: the sum over all ranks, for this replica's rows."""
         if self.attn_dp_size > 1:
             y = ops.reduce_scatter(y, step, self.attn_dp_size, self.attn_dp_group)
         return y if self.group is None else ops.all_reduce(y, self.group)

@@ -1,4 +1,4 @@
-"""The vocabulary's two tables: embedding of ids, and the head that scores them."""
+"""The embedding of token ids, and the head that computes logits."""
 
 import mindspore as ms
 import numpy as np
@@ -12,10 +12,10 @@ ALL = slice(None)
 
 
 class VocabParallelBase(nn.Cell):
-    """This rank's rows of a [vocab_size, hidden_size] matrix, padded with zeros so that all ranks hold as many."""
+    """This rank's rows of a [vocab_size, hidden_size] matrix. Zeros pad it to equally many rows on all ranks."""
 
     def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, source: str = "weight"):
-        """source: the checkpoint's name of the matrix, relative to this cell's."""
+        """source: the name of the matrix in the checkpoint, relative to this cell."""
         super().__init__()
         rows = shard.padded_vocab(vocab_size) // shard.size
         self.first = rows * shard.rank
@@ -43,7 +43,7 @@ class VocabParallelEmbedding(VocabParallelBase):
 
 
 class LMHead(VocabParallelBase):
-    """Holds the head's weight; SGLang's LogitsProcessor multiplies by it."""
+    """Holds the weight of the head. SGLang's LogitsProcessor computes the logits."""
 
     def scale_rows_to_one(self):
         """Give the loaded rows the length one. Before `process_weights_after_loading`. Yang et al., 2023 (Baichuan 2's

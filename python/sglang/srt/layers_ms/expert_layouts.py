@@ -1,6 +1,6 @@
-"""Where checkpoints have the matrices of experts: what fills the stacks of `moe.Experts`.
+"""The layouts of experts' matrices in checkpoints, which fill the stacked parameters of `moe.Experts`.
 
-A layout is a function of Sizes; it gives the ways in which a checkpoint may have them, as `parameter` takes them.
+A layout is a function of Sizes. It returns every form in which a checkpoint may have the matrices.
 """
 
 from collections.abc import Callable
@@ -12,20 +12,20 @@ ALL, NONE = slice(None), slice(0, 0)
 
 
 class Sizes(NamedTuple):
-    """What a layout needs to know to say where experts' matrices are."""
+    """The sizes and the experts of a rank."""
 
     experts: int
-    held: tuple[int, ...]  # those of them that this rank has, in the order of its stacks
+    held: tuple[int, ...]  # this rank's experts, in the order of its stacks
     width: int  # of the hidden states
     size: int  # inner size of an expert
-    own: slice  # the share of it that this rank computes
+    own: slice  # this rank's share of the inner size
 
     def places(self):
-        """(expert, its place in this rank's stacks) of each that the rank has."""
+        """(expert, index in the stacks) for each expert of this rank."""
         return [(expert, place) for place, expert in enumerate(self.held)]
 
     def runs(self):
-        """(slice of experts, slice of places) of all that the rank has, as few as there can be."""
+        """(slice of experts, slice of indices in the stacks) for each run of consecutive experts of this rank."""
         starts = [i for i, expert in enumerate(self.held) if not i or self.held[i - 1] != expert - 1]
         ends = [*starts[1:], len(self.held)]
         return [
@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Pieces of the stacks gate_up [E, 2, size, width] and down [E, width, size], and of their biases."""
+    """Weight slices of the stacks gate_up [E, 2, size, width] and down [E, width, size], and of their biases."""
 
     gate_up: tuple
     down: tuple
@@ -58,7 +58,7 @@ def separate(gate: str, up: str, down: str) -> Callable[[Sizes], tuple[Layout, .
             for expert, place in sizes.places()
         ]
         others = [expert for expert in range(sizes.experts) if expert not in sizes.held]
-        # Nothing is read of these; they belong to the model all the same.
+        # Nothing is read from these tensors, but they belong to the model.
         gate_up += [
             WeightSlice(f"{expert}.{name}.weight", (NONE, ALL), (0, 0, NONE), inner)
             for expert in others

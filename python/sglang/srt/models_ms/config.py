@@ -1,4 +1,4 @@
-"""What every decoder's config has, and what the server decides about a model."""
+"""The config of every decoder, and the settings of the server for a model."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -19,17 +19,17 @@ __all__ = ["DecoderConfig", "Runtime", "UnsupportedConfig", "computed", "key"]
 
 @dataclass(frozen=True)
 class Runtime:
-    """What the server, not the checkpoint, decides about a model."""
+    """The settings of the server, which no checkpoint has."""
 
     dtype: ms.Type = ms.float32  # of weights and activations
     max_positions: int = 0  # longest context served, in tokens; 0: as long as config.json says
     shard: Shard = field(default_factory=Shard)
     stage: Stage = field(default_factory=Stage)
-    allreduce_fusion: bool = True  # whether sums over ranks may be left to the norms behind them
+    allreduce_fusion: bool = True  # whether all-reduces may be fused into the norms that follow
     max_prefill_tokens: int = 0  # of one step; 0: as many as the longest context
 
     def cast_like_activations(self, value: float) -> float:
-        """The value as an activation holds it: what a checkpoint was trained with, where it rounds a factor."""
+        """The value rounded to the activations' dtype. Some models were trained with factors rounded like this."""
         if self.dtype != ms.bfloat16:
             return float(np.dtype(str(self.dtype).lower()).type(value))
         bits = int(np.float32(value).view(np.uint32))
@@ -37,7 +37,7 @@ class Runtime:
 
 
 class DecoderConfig(KeyedConfig):
-    """The values that every decoder needs, under Hugging Face's names, and the runtime's."""
+    """The values that every decoder needs, under Hugging Face's names, and the server's settings."""
 
     runtime: Runtime
     vocab_size: int = key("vocab_size")
@@ -48,7 +48,7 @@ class DecoderConfig(KeyedConfig):
     num_key_value_heads: int = key("num_key_value_heads", lambda config: config.num_attention_heads)
     head_dim: int = key("head_dim", lambda config: config.hidden_size // config.num_attention_heads)
     hidden_act: str = key("hidden_act", "silu", accepted=ACTIVATIONS)
-    rms_norm_eps: float = key("rms_norm_eps")  # of every norm, whatever its kind and its key
+    rms_norm_eps: float = key("rms_norm_eps")  # of every norm, also of layer norms
     tie_word_embeddings: bool = key("tie_word_embeddings", False)
     max_position_embeddings: int = key("max_position_embeddings")
     original_max_position_embeddings: int = key(
@@ -73,7 +73,7 @@ class DecoderConfig(KeyedConfig):
     logit_scale = 1.0
     final_logit_softcapping = None  # logits -> cap * tanh(logits / cap), after their scale
     has_experts = False
-    mtp_layers = 0  # layers of the checkpoint after the last, which predict further tokens
+    mtp_layers = 0  # multi-token prediction layers, which the checkpoint has after the last layer
 
     @computed
     def rope(self):
@@ -82,7 +82,7 @@ class DecoderConfig(KeyedConfig):
 
     @computed
     def windows(self) -> tuple[int, ...]:
-        """The window of each layer in tokens, itself included; 0: a layer that sees all tokens before it."""
+        """The window of each layer, in tokens, with the token itself; 0: full attention."""
         return no_windows(self)
 
     @property
@@ -99,12 +99,15 @@ class DecoderConfig(KeyedConfig):
 
     @property
     def max_positions(self) -> int:
-        """The longest context that is served, in tokens."""
+        """The served context length, in tokens."""
         return self.runtime.max_positions or self.max_position_embeddings
 
     @property
     def rotary_rows(self) -> int:
-        """Of rotary tables. With as many rows as a step has tokens, one would be taken for each token."""
+        """The number of rows of rotary tables, more than the tokens of any step.
+
+        The Ascend kernel takes a table of T rows for one row per token.
+        """
         return max(self.max_positions, self.runtime.max_prefill_tokens) + 1
 
     @property
@@ -117,11 +120,11 @@ class DecoderConfig(KeyedConfig):
         return replace(self, runtime=replace(self.runtime, shard=shard))
 
     def at(self, layer_id: int) -> "DecoderConfig":
-        """As the layers of that number see it: with its places of experts."""
+        """The config for one layer, with the physical experts of that layer."""
         return self.on(self.shard.at(layer_id)) if self.shard.physical_to_logical_map else self
 
     def limit_context(self, length: int, feature: str) -> Iterator[str]:
-        """The problem of contexts longer than `length` tokens, up to which `feature` changes nothing."""
+        """A problem if contexts are longer than `length` tokens. Up to that length `feature` changes nothing."""
         if self.max_positions > length:
             yield (
                 f"{feature} not computed, so that contexts end at {length} tokens; {self.max_positions} were asked "

@@ -1,4 +1,4 @@
-"""DeepSeek V2 and V2-Lite: pre-norm decoder with latent attention, and experts in all layers but the first ones.
+"""DeepSeek V2 and V2-Lite: pre-norm decoder with MLA, and experts in all layers except the first ones.
 
 Reference: transformers/models/deepseek_v2/modeling_deepseek_v2.py.
 """

@@ -1,4 +1,4 @@
-"""DeepSeek V3 and R1, Kimi K2: V2 whose router adds a correction to sigmoid scores where it chooses experts.
+"""DeepSeek V3 and R1, Kimi K2: V2 with a router of sigmoid scores and a correction bias.
 
 Reference: transformers/models/deepseek_v3/modeling_deepseek_v3.py.
 """

@@ -1,4 +1,4 @@
-"""EXAONE 4: norms after attention and mlp, query/key norm; where it has windows, the layers without turn nothing.
+"""EXAONE 4: norms after attention and mlp, query/key norm. With windows, full-attention layers have no rotary.
 
 Reference: transformers/models/exaone4/modeling_exaone4.py.
 """

@@ -27,7 +27,7 @@ class Gemma3Config(Gemma2Config):
 
     @computed
     def local_rope(self):
-        """Of the layers with a window."""
+        """The rotary embedding of sliding-window layers."""
         return read_rope(self, "sliding_attention")
 
 

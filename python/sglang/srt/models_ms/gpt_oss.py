@@ -16,7 +16,7 @@ class GptOssConfig(MoeConfig):
     swiglu_alpha: float = key("swiglu_alpha", 1.702)
     swiglu_limit: float = key("swiglu_limit", 7.0)
     moe_intermediate_size: int = key("intermediate_size")
-    norm_topk_prob: bool = True  # softmax over the chosen ones
+    norm_topk_prob: bool = True  # softmax over the chosen experts
     ignored = {
         "experts_per_token": "older name of num_experts_per_tok",
         "initial_context_length": "original_max_position_embeddings of rope_scaling",

@@ -14,7 +14,7 @@ from sglang.srt.models_ms.decoder import CausalLM, SandwichNormLayer
 from sglang.srt.models_ms.moe_config import MoeConfig, sized_mlp, sparse_moe_block
 
 GELU = "gelu_pytorch_tanh"  # xAI's, whatever the config says
-CAP = 30.0  # of scores and of the router's logits, where the config does not say
+CAP = 30.0  # default cap of scores and of the router's logits
 
 
 class Grok1Config(MoeConfig):

@@ -26,4 +26,4 @@ class MistralForCausalLM(CausalLM):
 
 
 class MinistralForCausalLM(MistralForCausalLM):
-    """The same: its configs always have layer_types."""
+    """Ministral. Its configs always have layer_types."""

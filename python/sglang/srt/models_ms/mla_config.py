@@ -1,10 +1,10 @@
-"""What decoders with latent attention share: their config."""
+"""The config of decoders with multi-head latent attention (MLA)."""
 
 from sglang.srt.models_ms.config import DecoderConfig, key
 
 
 class MLAConfig(DecoderConfig):
-    """The decoder's values, and those of its attention; head_dim is the part of a head that is rotated."""
+    """The decoder's values and its attention's values. head_dim is the rotated part of a head."""
 
     head_dim: int = key("qk_rope_head_dim")
     q_lora_rank: int | None = key("q_lora_rank", None)  # None: queries are one product of the hidden states

@@ -1,4 +1,4 @@
-"""What decoders with a mixture of experts share: their config, and the block that takes the place of an MLP."""
+"""The config of decoders with a mixture of experts, and the block in place of an MLP."""
 
 import dataclasses
 
@@ -8,7 +8,7 @@ from sglang.srt.models_ms.config import DecoderConfig, computed, key
 
 
 class MoeConfig(DecoderConfig):
-    """The decoder's values, and those of its experts."""
+    """The decoder's values and its experts' values."""
 
     num_experts: int = key("num_experts", aliases=("n_routed_experts", "num_local_experts"))
     num_experts_per_tok: int = key("num_experts_per_tok")
@@ -47,7 +47,7 @@ class MoeConfig(DecoderConfig):
 
 
 class SharedExpertsConfig(MoeConfig):
-    """Shared experts beside the chosen ones, and layers without experts, as DeepSeek and its relatives have them."""
+    """Shared experts beside the routed ones, and layers without experts, as in DeepSeek models."""
 
     n_shared_experts: int = key("n_shared_experts", 0)
     first_k_dense_replace: int = key("first_k_dense_replace", 0)
@@ -60,13 +60,13 @@ class SharedExpertsConfig(MoeConfig):
 
     @computed
     def dense_layers(self) -> frozenset:
-        """The first layers, and those that are no multiple of moe_layer_freq."""
+        """The first layers, and layers whose number is no multiple of moe_layer_freq."""
         first, every = self.first_k_dense_replace, self.moe_layer_freq
         return frozenset(layer for layer in range(self.num_hidden_layers) if layer < first or layer % every)
 
 
 class CorrectedRoutingConfig(SharedExpertsConfig):
-    """DeepSeek V3's and GLM-4.5's router: sigmoid scores, which are corrected where experts are chosen."""
+    """DeepSeek V3's and GLM-4.5's router: sigmoid scores, with a correction bias for the choice of experts."""
 
     n_group: int = key("n_group", 1)
     topk_group: int = key("topk_group", 1)
@@ -89,12 +89,12 @@ class CorrectedRoutingConfig(SharedExpertsConfig):
 
 
 def sized_mlp(config, size: int) -> GatedMLP:
-    """A plain MLP of another inner size than config.intermediate_size."""
+    """A plain MLP with the inner size `size`."""
     return GatedMLP(dataclasses.replace(config, intermediate_size=size))
 
 
 def shared_mlp(config: MoeConfig) -> GatedMLP:
-    """The shared experts, which are one MLP."""
+    """The shared experts: one MLP."""
     return sized_mlp(config.on(config.shard.moe), config.shared_intermediate_size)
 
 
@@ -111,7 +111,7 @@ def experts(config: MoeConfig, layouts=SEPARATE) -> Experts:
 
 
 def sparse_moe_block(config: MoeConfig, *, corrected=False, layouts=SEPARATE) -> SparseMoeBlock:
-    """Router, experts and, where there are any, shared experts of a layer."""
+    """The router and the experts of a layer, and its shared experts if the config has any."""
     gate = Router(config, config.num_experts, config.routing, corrected=corrected)
     shared = shared_mlp(config) if config.shared_intermediate_size else None
     return SparseMoeBlock(gate, experts(config, layouts), config.shard, shared)

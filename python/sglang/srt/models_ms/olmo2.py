@@ -1,4 +1,4 @@
-"""OLMo 2 and 3: normalize what attention and mlp give, not what they get, and queries and keys over all heads.
+"""OLMo 2 and 3: norms after attention and mlp, and a query/key norm over all heads.
 
 OLMo 3, which SGLang calls by OLMo 2's name, has a window in three of four layers, and no scaled rotary in those.
 References: transformers/models/olmo2/modeling_olmo2.py, transformers/models/olmo3/modeling_olmo3.py.
@@ -29,7 +29,7 @@ class Olmo2Config(DecoderConfig):
 
     @computed
     def local_rope(self):
-        """Of the layers with a window."""
+        """The rotary embedding of sliding-window layers."""
         if "sliding_attention" in self.rope_parameters:
             return read_rope(self, "sliding_attention")
         return replace(self.rope, rope_type="default")

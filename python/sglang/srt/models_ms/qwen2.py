@@ -26,7 +26,7 @@ class Qwen2Config(DecoderConfig):
         return qwen_windows(self)
 
     def problems(self):
-        """Dual chunk attention rotates keys of earlier chunks otherwise, and scales scores of long contexts."""
+        """Dual chunk attention is not supported: it rotates keys of earlier chunks differently, and scales scores."""
         yield from super().problems()
         if self.chunk_size:
             length = min(self.chunk_size - self.local_size, self.chunk_trained or self.chunk_size)

@@ -11,7 +11,7 @@ from sglang.srt.models_ms.windows import sliding_windows
 
 
 class QwenMoeConfig(MoeConfig):
-    """What Qwen's models with experts share: layers without experts by mlp_only_layers and decoder_sparse_step."""
+    """The config of Qwen's MoE models. mlp_only_layers and decoder_sparse_step name the layers without experts."""
 
     mlp_only_layers: tuple = key("mlp_only_layers", (), convert=tuple)
     decoder_sparse_step: int = key("decoder_sparse_step", 1)

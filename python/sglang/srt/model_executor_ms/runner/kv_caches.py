@@ -1,4 +1,4 @@
-"""SGLang's key/value pool as the graph sees it: the same memory, layer by layer."""
+"""Views of SGLang's key/value pool for the graphs: the same memory, one view a layer."""
 
 from collections.abc import Mapping
 

@@ -1,4 +1,4 @@
-"""What follows the hidden states of a model that does not generate: SGLang's Pooler, and the model's own scores."""
+"""Pools the hidden states of embedding, classification and reward models, with SGLang's Pooler."""
 
 import torch
 
@@ -7,7 +7,7 @@ from sglang.srt.model_executor_ms.runner import bridge
 
 
 class LastTokenPooling(torch.nn.Module):
-    """The last token's hidden state of each request: normalized, an embedding; or what the model's head makes of it."""
+    """Takes the last token of each request -> a normalized embedding, or the scores of the model's head."""
 
     def __init__(self, network):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Kernels by which ranks add up and exchange what they have; part of kernels.py, by which they are called."""
+"""Kernels of collectives. Call them through kernels.py."""
 
 import mindspore.communication as communication
 import numpy as np
@@ -36,7 +36,7 @@ def all_gather(x, group):
 
 
 def reduce_scatter(x, group):
-    """x [ranks * n, ...], of one shape on all ranks -> [n, ...]: this rank's piece of their sum."""
+    """x [ranks * n, ...], of one shape on all ranks -> [n, ...]: this rank's rows of the sum."""
     return ops.ReduceScatter(group=group)(x)
 
 

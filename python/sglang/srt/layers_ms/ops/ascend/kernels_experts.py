@@ -1,4 +1,4 @@
-"""Kernels of mixtures of experts; part of kernels.py, by which they are called.
+"""Kernels of mixtures of experts. Call them through kernels.py.
 
 What CANN's documents leave open is in the sources of ascend-transformer-boost (FusedAddTopkDiv: sizes, masked groups,
 when it scales) and of ops-transformer (MoeTokenUnpermute: float32 weights of bfloat16 rows).

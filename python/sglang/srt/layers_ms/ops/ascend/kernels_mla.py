@@ -1,4 +1,4 @@
-"""Kernels of latent attention; part of kernels.py, by which they are called."""
+"""Kernels of multi-head latent attention (MLA). Call them through kernels.py."""
 
 from mindspore import dtype as mstype
 from mindspore import mint, ops

@@ -1,4 +1,4 @@
-"""Kernels of attention over gathered keys; part of kernels.py, by which they are called."""
+"""Kernels of attention over gathered keys. Call them through kernels.py."""
 
 from mindspore import mint, ops
 from mindspore.ops import auto_generate as generated
