@@ -307,10 +307,10 @@ def test_what_paged_attention_would_misread_is_caught(queries, contexts, mode, g
             attention.paged_attention(*arguments)
 
 
-@pytest.mark.parametrize("out_cache_loc", [[0, 64, 1], [0, -2, 1], [5, 5, 1]])
+@pytest.mark.parametrize("slots", [[0, 64, 1], [0, -2, 1], [5, 5, 1]])
 def test_slots_that_are_none_are_caught(slots):
     rows, cache = small((3, 16), BF16), small((4, 16, 1, 16), BF16)
-    with pytest.raises(ContractError, match="out_cache_loc"):
+    with pytest.raises(ContractError, match="slots"):
         attention.reshape_and_cache(rows, rows, cache, cache, ms.Tensor(np.array(slots, np.int32)))
 
 

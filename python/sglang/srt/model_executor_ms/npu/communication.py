@@ -59,13 +59,13 @@ def _scheduler(size: int, timeout: int, host: str | None) -> tuple[str, int]:
 
 def _tell(group, find):
     """Call `find` on the first rank and broadcast its result, or its RendezvousError, to all ranks."""
-    found = None
+    result = None
     if group.rank_in_group == 0:
         try:
-            found = find()
+            result = find()
         except RendezvousError as error:
-            found = error
-    values = [found]
+            result = error
+    values = [result]
     torch.distributed.broadcast_object_list(values, src=group.ranks[0], group=group.cpu_group)
     if isinstance(values[0], RendezvousError):
         raise values[0]

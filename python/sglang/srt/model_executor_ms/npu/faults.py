@@ -88,10 +88,10 @@ def _end_requests(scheduler, reason):
 
 def unfinished(scheduler) -> list:
     """The requests of this scheduler that have no answer yet: running, chunked and waiting."""
-    found = [request for batch in _batches(scheduler) for request in batch.reqs]
-    found += [request for request in (scheduler.chunked_req,) if request is not None]
-    found += scheduler.waiting_queue
-    return list({request.rid: request for request in found}.values())
+    requests = [request for batch in _batches(scheduler) for request in batch.reqs]
+    requests += [request for request in (scheduler.chunked_req,) if request is not None]
+    requests += scheduler.waiting_queue
+    return list({request.rid: request for request in requests}.values())
 
 
 def _batches(scheduler):

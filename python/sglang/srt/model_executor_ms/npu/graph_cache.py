@@ -29,10 +29,10 @@ def graph_cache(*parts, home: Path | None = None) -> Path:
 
 def fingerprint(parts: Iterable[str]) -> str:
     """A hash of these texts in this order."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for part in parts:
-        found.update(part.encode() + b"\0")
-    return found.hexdigest()[:16]
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:16]
 
 
 def _sources():

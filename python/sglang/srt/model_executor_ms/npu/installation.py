@@ -69,8 +69,8 @@ def package(name: str) -> str | None:
 def _version(file: Path) -> str | None:
     if not file.is_file():
         return None
-    found = _VERSION.search(file.read_text(errors="replace"))
-    return found[1] if found else None
+    match = _VERSION.search(file.read_text(errors="replace"))
+    return match[1] if match else None
 
 
 def _cann_folder(environment, root):

@@ -33,40 +33,46 @@ class Finding:
     hint: str | None = None  # worth knowing, but not a problem
 
 
-def judge(found: Installation) -> list[Finding]:
+def judge(installed: Installation) -> list[Finding]:
     """The findings about an installation. Those about the device come first."""
-    return [*_device(found), *_cann(found), *_packages(found), _combination(found)]
+    return [*_device(installed), *_cann(installed), *_packages(installed), _combination(installed)]
 
 
-def _device(found):
-    yield Finding("cards", f"{len(found.cards)}: {', '.join(found.cards)}" if found.cards else "no NPU")
-    if found.cards or found.driver:
+def _device(installed):
+    yield Finding("cards", f"{len(installed.cards)}: {', '.join(installed.cards)}" if installed.cards else "no NPU")
+    if installed.cards or installed.driver:
         missing = f"install the driver (Ascend HDK) of your card: {CANN_PAGE}"
-        yield Finding("driver", found.driver or "not found", None if found.driver else missing)
-        yield Finding("firmware", found.firmware or "not found", None if found.firmware else missing)
+        yield Finding("driver", installed.driver or "not found", None if installed.driver else missing)
+        yield Finding("firmware", installed.firmware or "not found", None if installed.firmware else missing)
 
 
-def _cann(found):
-    if found.cann_folder is None:
+def _cann(installed):
+    if installed.cann_folder is None:
         yield Finding("CANN", "not found", f"install CANN's toolkit and kernels, for example 8.5.0: {CANN_PAGE}")
         return
-    set_env = f"source {found.cann_folder}/set_env.sh"
+    set_env = f"source {installed.cann_folder}/set_env.sh"
     problem = None
-    if found.cann is None:
-        problem = f"{found.cann_folder} has no version.info that says its version: is this CANN's toolkit?"
-    elif _series(found.cann) not in TORCH_NPU_FOR_CANN:
+    if installed.cann is None:
+        problem = f"{installed.cann_folder} has no version.info that says its version: is this CANN's toolkit?"
+    elif _series(installed.cann) not in TORCH_NPU_FOR_CANN:
         problem = f"MindSpore {MINDSPORE} works with CANN {', '.join(TORCH_NPU_FOR_CANN)}: {MINDSPORE_PAGE}"
-    elif not found.cann_active:
-        problem = f"it is installed in {found.cann_folder}, but not set up in this shell: {set_env}"
-    yield Finding("CANN", found.cann or "version unknown", problem)
-    nnal = None if found.nnal_active else "source NNAL's atb/set_env.sh; without it attention kernels (ATB) do not load"
-    yield Finding("NNAL", "set up" if found.nnal_active else "not set up", nnal)
+    elif not installed.cann_active:
+        problem = f"it is installed in {installed.cann_folder}, but not set up in this shell: {set_env}"
+    yield Finding("CANN", installed.cann or "version unknown", problem)
+    nnal = (
+        None
+        if installed.nnal_active
+        else "source NNAL's atb/set_env.sh; without it attention kernels (ATB) do not load"
+    )
+    yield Finding("NNAL", "set up" if installed.nnal_active else "not set up", nnal)
 
 
-def _packages(found):
-    versions = found.packages
-    python = None if found.python.startswith("3.11.") else "this package and MindSpore's wheels for it want Python 3.11"
-    yield Finding("Python", f"{found.python} on {found.machine}", python)
+def _packages(installed):
+    versions = installed.packages
+    python = (
+        None if installed.python.startswith("3.11.") else "this package and MindSpore's wheels for it want Python 3.11"
+    )
+    yield Finding("Python", f"{installed.python} on {installed.machine}", python)
     yield _exactly(
         "SGLang", versions.get("sglang"), SGLANG, f"install it as SGLang's guide for NPUs says: {SGLANG_PAGE}"
     )
@@ -84,16 +90,16 @@ def _packages(found):
         yield Finding(name, versions.get(name) or "not installed", lacking)
 
 
-def _exactly(what, found, wanted, repair):
-    if found == wanted:
-        return Finding(what, found)
-    return Finding(what, found or "not installed", f"{wanted} is wanted: {repair}")
+def _exactly(what, version, wanted, repair):
+    if version == wanted:
+        return Finding(what, version)
+    return Finding(what, version or "not installed", f"{wanted} is wanted: {repair}")
 
 
-def _numpy(found):
-    fits = found is not None and int(found.split(".")[0]) < 2
+def _numpy(version):
+    fits = version is not None and int(version.split(".")[0]) < 2
     return Finding(
-        "numpy", found or "not installed", None if fits else "MindSpore wants numpy 1: pip install 'numpy<2'"
+        "numpy", version or "not installed", None if fits else "MindSpore wants numpy 1: pip install 'numpy<2'"
     )
 
 
@@ -108,9 +114,9 @@ def _torch_npu(versions):
     return Finding("torch_npu", f"{torch_npu}, with torch {torch}")
 
 
-def _combination(found):
+def _combination(installed):
     """Whether any source documents this combination of CANN and torch_npu."""
-    torch_npu, cann = found.packages.get("torch-npu"), found.cann
+    torch_npu, cann = installed.packages.get("torch-npu"), installed.cann
     if torch_npu is None or cann is None:
         return Finding("combination", "incomplete", hint=f"documented: {RECOMMENDED}")
     if torch_npu in TORCH_NPU_FOR_CANN.get(_series(cann), ()):

@@ -119,14 +119,14 @@ class HeartbeatMonitor:
 
 def processes_of(controller) -> dict[int, list[psutil.Process]]:
     """The processes of each replica, by the names that SGLang gives them."""
-    found: dict[int, list[psutil.Process]] = {}
+    processes: dict[int, list[psutil.Process]] = {}
     for one in list(controller.scheduler_procs):
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(one.pid)
             name = re.match(r"sglang::scheduler_DP(\d+)", " ".join(process.cmdline()))
             if name:
-                found.setdefault(int(name[1]), []).append(process)
-    return found
+                processes.setdefault(int(name[1]), []).append(process)
+    return processes
 
 
 class LoadReports:
@@ -143,8 +143,8 @@ class LoadReports:
         if self.reader is None or not self.reader._attach():
             return None
         # Not `read`, which waits for a lock: a stopped replica may hold it.
-        found = self.reader._read_slot(replica)
-        return found if found and found.timestamp else None
+        report = self.reader._read_slot(replica)
+        return report if report and report.timestamp else None
 
 
 def event_loop(controller) -> None:

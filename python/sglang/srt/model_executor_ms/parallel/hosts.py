@@ -118,8 +118,8 @@ def own_address(address: NetworkAddress) -> str | None:
 
 def interface_of(own: str) -> str | None:
     """The network interface that has this address."""
-    found = psutil.net_if_addrs().items()
-    return next((name for name, each in found if own in (one.address.split("%")[0] for one in each)), None)
+    interfaces = psutil.net_if_addrs().items()
+    return next((name for name, each in interfaces if own in (one.address.split("%")[0] for one in each)), None)
 
 
 def join(group: str, ranks: Sequence[int], gather: Callable[[object], list]) -> None:

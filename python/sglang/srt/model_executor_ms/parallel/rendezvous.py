@@ -38,9 +38,9 @@ def free_address(host: str | None = None) -> tuple[str, int]:
     """An address of this host and a free port. None: the loopback address, of IPv6 if the host has no IPv4."""
     places = LOOPBACKS if host is None else ((socket.AF_INET6 if ":" in host else socket.AF_INET, host),)
     for family, place in places:
-        with suppress(OSError), socket.socket(family) as found:
-            found.bind((place, 0))
-            return place, found.getsockname()[1]
+        with suppress(OSError), socket.socket(family) as probe:
+            probe.bind((place, 0))
+            return place, probe.getsockname()[1]
     if host:
         raise RendezvousError(f"{host} is no address of this host: what do SGLANG_HOST_IP, HOST_IP and its routes say?")
     raise RendezvousError("this host has no loopback address, neither 127.0.0.1 nor ::1")
@@ -101,8 +101,8 @@ class Scheduler:
     def _listens(self):
         """Whether this process listens on the port. Another process may have taken it."""
         with suppress(psutil.Error):
-            found = psutil.Process(self.process.pid).net_connections("tcp")
-            return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in found)
+            connections = psutil.Process(self.process.pid).net_connections("tcp")
+            return any(one.status == psutil.CONN_LISTEN and one.laddr.port == self.port for one in connections)
         return False
 
     def _last_lines(self):

@@ -20,13 +20,13 @@ def refuse_unsupported(server_args) -> None:
 
 def defaults(server_args_class: type) -> dict:
     """The default of every argument that has one."""
-    found = {}
+    default = {}
     for field in msgspec.structs.fields(server_args_class):
         if field.default is not msgspec.NODEFAULT:
-            found[field.name] = field.default
+            default[field.name] = field.default
         elif field.default_factory is not msgspec.NODEFAULT:
-            found[field.name] = field.default_factory()
-    return found
+            default[field.name] = field.default_factory()
+    return default
 
 
 def _limited(server_args):

@@ -32,38 +32,36 @@ def _block_size(forward_mode, size):
 @constexpr
 def _distances(queries, keys):
     """From each of the last `queries` places to each of the last `keys` ones, [1, 1, queries, keys]."""
-    found = np.arange(-keys, 0)[None, :] - np.arange(-queries, 0)[:, None]
-    return Tensor(found.astype(np.float32)[None, None])
+    distances = np.arange(-keys, 0)[None, :] - np.arange(-queries, 0)[:, None]
+    return Tensor(distances.astype(np.float32)[None, None])
 
 
 def blockwise_attention(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes):
     queries, last, tables = gathered.query_blocks(q, step)
     caches, heads, forward_mode = (k_cache, v_cache), q.shape[-1] // head_dim, step["forward_mode"]
     if _plain(soft_cap):
-        found, total = _plain_blocks(
-            queries, last, tables, caches, forward_mode, heads, scale, window, soft_cap, slopes
-        )
+        out, lse = _plain_blocks(queries, last, tables, caches, forward_mode, heads, scale, window, soft_cap, slopes)
     else:
-        found, total = _fused_blocks(queries, last, tables, caches, forward_mode, heads, scale, slopes)
+        out, lse = _fused_blocks(queries, last, tables, caches, forward_mode, heads, scale, slopes)
     if sinks is not None:
-        share = kernels.sigmoid(kernels.add(total, kernels.mul(sinks.reshape(1, 1, heads, 1), -1.0)))
-        found = kernels.mul(found, share)
-    return gathered.token_rows(kernels.cast(found, q.dtype), step)
+        share = kernels.sigmoid(kernels.add(lse, kernels.mul(sinks.reshape(1, 1, heads, 1), -1.0)))
+        out = kernels.mul(out, share)
+    return gathered.token_rows(kernels.cast(out, q.dtype), step)
 
 
 def blockwise_mla_attention(q, cache, step, scale):
     """Of absorbed queries [T, H * (L + R)] over rows that are keys and values of all heads -> [T, H * (L + R)]."""
     queries, last, tables = gathered.query_blocks(q, step)
     heads = q.shape[-1] // cache.shape[-1]
-    found, _ = _plain_blocks(queries, last, tables, (cache, cache), step["forward_mode"], heads, scale, 0, 0.0, None)
-    return gathered.token_rows(kernels.cast(found, q.dtype), step)
+    out, _ = _plain_blocks(queries, last, tables, (cache, cache), step["forward_mode"], heads, scale, 0, 0.0, None)
+    return gathered.token_rows(kernels.cast(out, q.dtype), step)
 
 
-def _merged(found, total, more, more_total):
+def _merged(out, lse, other, other_lse):
     """Two softmaxes [n, S, H, D], with the logarithms of their sums [n, S, H, 1], as one."""
-    share = kernels.sigmoid(kernels.add(more_total, kernels.mul(total, -1.0)))
-    found = kernels.add(found, kernels.mul(kernels.add(more, kernels.mul(found, -1.0)), share))
-    return found, kernels.log_add(total, more_total)
+    share = kernels.sigmoid(kernels.add(other_lse, kernels.mul(lse, -1.0)))
+    out = kernels.add(out, kernels.mul(kernels.add(other, kernels.mul(out, -1.0)), share))
+    return out, kernels.log_add(lse, other_lse)
 
 
 # ---- fused blocks ----
@@ -75,19 +73,19 @@ def _fused_blocks(queries, last, tables, caches, forward_mode, heads, scale, slo
     shift = None if slopes is None else _shift(slopes, queries, size)
     block_away = 0.0 if slopes is None else kernels.mul(slopes.reshape(1, 1, heads, 1), -float(KEYS))
     away = block_away
-    found, total = _fused_block(queries, last, tables, caches, size, heads, scale, mask, shift)
+    out, lse = _fused_block(queries, last, tables, caches, size, heads, scale, mask, shift)
     if forward_mode == SINGLE_BLOCK:
-        return found, total
+        return out, lse
     blocks, number = (tables.shape[1] * caches[0].shape[1] + KEYS - 1) // KEYS, 1
     while number < blocks:
         last = kernels.add(last, -KEYS)
-        more, more_total = _fused_block(queries, last, tables, caches, size, heads, scale, None, shift)
+        block, block_lse = _fused_block(queries, last, tables, caches, size, heads, scale, None, shift)
         if slopes is not None:  # all of a block is as much further away
-            more_total = kernels.add(more_total, away)
+            block_lse = kernels.add(block_lse, away)
             away = kernels.add(away, block_away)
-        found, total = _merged(found, total, more, more_total)
+        out, lse = _merged(out, lse, block, block_lse)
         number = number + 1
-    return found, total
+    return out, lse
 
 
 def _shift(slopes, queries, size):
@@ -100,8 +98,8 @@ def _fused_block(queries, last, tables, caches, size, heads, scale, mask, shift)
     key_positions = gathered.key_positions_before(last, size)
     keys = gathered.gather_rows(caches[0], tables, key_positions)
     values = gathered.gather_rows(caches[1], tables, key_positions)
-    found, sums = gathered.fused(queries, keys, values, key_positions, mask, None, shift, heads, scale, True)
-    return kernels.cast(found, WIDE), kernels.turn(sums)
+    out, lse = gathered.fused(queries, keys, values, key_positions, mask, None, shift, heads, scale, True)
+    return kernels.cast(out, WIDE), kernels.turn(lse)
 
 
 # ---- blocks of plain operators ----
@@ -115,16 +113,16 @@ def _plain_blocks(queries, last, tables, caches, forward_mode, heads, scale, win
     rows = kernels.cast(kernels.mul(kernels.cast(rows, WIDE), scale), product_dtype())
     rows = rows.reshape(-1, size * (heads // kv_heads), width)
     slopes = None if slopes is None else slopes.reshape(1, kv_heads, 1, heads // kv_heads, 1)
-    found, total = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
+    out, lse = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
     if forward_mode == SINGLE_BLOCK:
-        return _by_heads(found, heads), _by_heads(total, heads)
+        return _by_heads(out, heads), _by_heads(lse, heads)
     blocks, number = (tables.shape[1] * caches[0].shape[1] + PLAIN_KEYS - 1) // PLAIN_KEYS, 1
     while number < blocks and (window == 0 or number * PLAIN_KEYS < window + size - 1):
         last = kernels.add(last, -PLAIN_KEYS)
-        more, more_total = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
-        found, total = _merged(found, total, more, more_total)
+        block, block_lse = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
+        out, lse = _merged(out, lse, block, block_lse)
         number = number + 1
-    return _by_heads(found, heads), _by_heads(total, heads)
+    return _by_heads(out, heads), _by_heads(lse, heads)
 
 
 def _by_heads(x, heads):
@@ -154,9 +152,9 @@ def _plain_block(rows, at, last, tables, caches, count, window, soft_cap, slopes
     weights = kernels.exp(kernels.add(scores, kernels.mul(largest, -1.0)))
     sums = kernels.total(weights)
     stacked = kernels.cast(weights.reshape(-1, rows.shape[1], count), values.dtype)
-    found = kernels.cast(kernels.multiply_stacks(stacked, values, False), WIDE)
-    found = kernels.divide(found.reshape(-1, kv_heads, size, rows.shape[1] // size, values.shape[-1]), sums)
-    return found, kernels.add(largest, kernels.log(sums))
+    out = kernels.cast(kernels.multiply_stacks(stacked, values, False), WIDE)
+    out = kernels.divide(out.reshape(-1, kv_heads, size, rows.shape[1] // size, values.shape[-1]), sums)
+    return out, kernels.add(largest, kernels.log(sums))
 
 
 def _stacked(rows, count, kv_heads):

@@ -9,11 +9,11 @@ from sglang.srt.layers_ms.ops.ascend import host, kernels
 
 
 def embedding(ids, weight, first):
-    wanted = kernels.add(ids, -first)
-    held = kernels.clamp(wanted, 0, weight.shape[0] - 1)
-    rows = kernels.gather(weight, held)
-    here = kernels.cast(kernels.equal(wanted, held), weight.dtype)
-    return kernels.mul(rows, here.reshape(-1, 1))
+    rows_of_rank = kernels.add(ids, -first)
+    clamped = kernels.clamp(rows_of_rank, 0, weight.shape[0] - 1)
+    rows = kernels.gather(weight, clamped)
+    inside = kernels.cast(kernels.equal(rows_of_rank, clamped), weight.dtype)
+    return kernels.mul(rows, inside.reshape(-1, 1))
 
 
 def linear(x, weight, bias):

@@ -44,16 +44,16 @@ def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
     if step["forward_mode"] == FRESH:
         keys, values = _up_projected(cache[1], w_uk, w_uv)
         keys, values = keys.reshape(-1, heads * size), values.reshape(-1, heads * size)
-        found = kernels.flash_attention(q, keys, values, heads, scale, causal_mask(q.dtype), *lengths)
+        out = kernels.flash_attention(q, keys, values, heads, scale, causal_mask(q.dtype), *lengths)
     else:
         keys, values, tables = _up_projected_pages(q, cache[0], w_uk, w_uv, step)
-        found = kernels.paged_attention(
+        out = kernels.paged_attention(
             q, keys, values, tables, lengths[1], lengths[0], heads, heads, scale, "TRAPEZOIDAL"
         )
     if value == size:
-        return found
-    found, _ = kernels.split(found.reshape(-1, heads, size), (value, size - value))
-    return kernels.contiguous(found).reshape(-1, heads * value)
+        return out
+    out, _ = kernels.split(out.reshape(-1, heads, size), (value, size - value))
+    return kernels.contiguous(out).reshape(-1, heads * value)
 
 
 def _absorbed(q, cache, w_uk, w_uv, step, scale):
@@ -62,14 +62,14 @@ def _absorbed(q, cache, w_uk, w_uv, step, scale):
     latent = kernels.multiply_heads(kernels.contiguous(plain), w_uk, False)
     query = kernels.cat((latent, turned)).reshape(-1, heads * width)
     if _blockwise():
-        found = blockwise_mla_attention(query, cache, step, scale)
-        found, _ = kernels.split(found.reshape(-1, heads, width), (rank, width - rank))
-        found = kernels.contiguous(found)
+        out = blockwise_mla_attention(query, cache, step, scale)
+        out, _ = kernels.split(out.reshape(-1, heads, width), (rank, width - rank))
+        out = kernels.contiguous(out)
     else:
         lengths = (step["seq_lens"], step["query_lens"])
-        found = kernels.mla_paged_attention(query, cache, step["block_tables"], *lengths, heads, scale, rank)
-    found = kernels.multiply_heads(found.reshape(-1, heads, rank), w_uv, True)
-    return found.reshape(-1, heads * value)
+        out = kernels.mla_paged_attention(query, cache, step["block_tables"], *lengths, heads, scale, rank)
+    out = kernels.multiply_heads(out.reshape(-1, heads, rank), w_uv, True)
+    return out.reshape(-1, heads * value)
 
 
 def _up_projected(rows, w_uk, w_uv):

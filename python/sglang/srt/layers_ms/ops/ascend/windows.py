@@ -15,10 +15,8 @@ def sliding_window_attention(q, k_cache, v_cache, step, head_dim, scale, window,
     keys = gathered.gather_rows(k_cache, tables, key_positions)
     values = gathered.gather_rows(v_cache, tables, key_positions)
     mask, before = (None, None) if size == 1 else (gathered.triangle(), window - 1)
-    found, sums = gathered.fused(
-        queries, keys, values, key_positions, mask, before, None, heads, scale, sinks is not None
-    )
+    out, lse = gathered.fused(queries, keys, values, key_positions, mask, before, None, heads, scale, sinks is not None)
     if sinks is not None:
-        share = kernels.sigmoid(kernels.add(kernels.turn(sums), kernels.mul(sinks.reshape(1, 1, -1, 1), -1.0)))
-        found = kernels.cast(kernels.mul(kernels.cast(found, mstype.float32), share), q.dtype)
-    return gathered.token_rows(found, step)
+        share = kernels.sigmoid(kernels.add(kernels.turn(lse), kernels.mul(sinks.reshape(1, 1, -1, 1), -1.0)))
+        out = kernels.cast(kernels.mul(kernels.cast(out, mstype.float32), share), q.dtype)
+    return gathered.token_rows(out, step)

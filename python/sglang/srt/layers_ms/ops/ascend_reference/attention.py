@@ -30,9 +30,9 @@ def check_cache(kernel, name, cache, dtype):
     """Its layout: [blocks, block, K, D], or on a chip that caches in NZ [blocks, block, K * D] in that."""
     check(kernel, name, cache, (dtype,), 3 if caches_in_nz() else 4)
     require(cache.shape[1] in PAGE_SIZES, kernel, f"{name} {cache.shape} has pages of other sizes than {PAGE_SIZES}")
-    found = cache.data_ptr() in fractal
-    require(found == caches_in_nz(), kernel, f"{name} is {'' if found else 'not '}in NZ")
-    require(not found or cache.shape[2] % 16 == 0, kernel, f"{name} {cache.shape} in NZ")
+    in_nz = cache.data_ptr() in fractal
+    require(in_nz == caches_in_nz(), kernel, f"{name} is {'' if in_nz else 'not '}in NZ")
+    require(not in_nz or cache.shape[2] % 16 == 0, kernel, f"{name} {cache.shape} in NZ")
 
 
 def pages_of(cache) -> np.ndarray:
@@ -46,11 +46,11 @@ def pages_of(cache) -> np.ndarray:
 def _write(kernel, name, rows, cache, slots):
     check(kernel, name, rows, HALVES, 2)
     check_cache(kernel, f"{name}_cache", cache, rows.dtype)
-    held = pages_of(cache)
-    block, *row = held.shape[1:]
+    pages = pages_of(cache)
+    block, *row = pages.shape[1:]
     require(rows.shape == (len(slots), np.prod(row)), kernel, f"{name} {rows.shape} of {len(slots)} slots")
     used = slots[slots >= 0]
-    held[used // block, used % block] = bits(values(rows), rows.dtype)[slots >= 0].reshape(-1, *row)
+    pages[used // block, used % block] = bits(values(rows), rows.dtype)[slots >= 0].reshape(-1, *row)
 
 
 def put(cache, indices, new):
@@ -60,11 +60,11 @@ def put(cache, indices, new):
     check(kernel, "indices", indices, INTEGERS, 2)
     check(kernel, "new", new, (cache.dtype,), 2)
     require(indices.shape == new.shape, kernel, f"values {new.shape} at places {indices.shape}")
-    found = stored(indices).reshape(-1)
-    inside = (found >= 0) & (found < cache.size)
-    require(inside.all(), kernel, f"places {found[~inside].tolist()} of {cache.size}")
-    require(len(np.unique(found)) == len(found), kernel, "two values for one place")
-    stored(cache).reshape(-1)[found] = stored(new).reshape(-1)
+    flat = stored(indices).reshape(-1)
+    inside = (flat >= 0) & (flat < cache.size)
+    require(inside.all(), kernel, f"places {flat[~inside].tolist()} of {cache.size}")
+    require(len(np.unique(flat)) == len(flat), kernel, "two values for one place")
+    stored(cache).reshape(-1)[flat] = stored(new).reshape(-1)
     return cache
 
 
@@ -84,13 +84,13 @@ def reshape_and_cache(key, value, key_cache, value_cache, slot_mapping):
 
 def _rotary_rows(cos, tokens, lengths):
     """Which row of cos turns each token."""
-    kernel, found = "ApplyRotaryPosEmb", f"{tokens} tokens, lengths {lengths.tolist()} and {cos.shape[0]} rows"
+    kernel, given = "ApplyRotaryPosEmb", f"{tokens} tokens, lengths {lengths.tolist()} and {cos.shape[0]} rows"
     # Of requests with one token each, padding among them, nobody gives a table.
     begins, single = lengths.sum() == tokens, len(lengths) == tokens
     if cos.shape[0] == tokens:
-        require(single or not begins, kernel, f"{found}: a row each, or all positions")
+        require(single or not begins, kernel, f"{given}: a row each, or all positions")
         return np.arange(tokens)
-    require(begins and lengths.max() <= cos.shape[0], kernel, f"{found}: neither a row each nor all positions")
+    require(begins and lengths.max() <= cos.shape[0], kernel, f"{given}: neither a row each nor all positions")
     return np.concatenate([np.arange(length) for length in lengths])
 
 
@@ -114,15 +114,15 @@ def _turned(x, cos, sin):
     require(x.shape[1] % size == 0 and len(x) == len(cos), "ApplyRotaryPosEmb", f"{x.shape} of heads of {size}")
     heads = values(x).reshape(len(x), -1, size)
     left, right = np.split(heads, 2, -1)
-    found = heads * cos[:, None] + np.concatenate([-right, left], -1) * sin[:, None]
-    return tensor(found.reshape(x.shape), x.dtype)
+    turned = heads * cos[:, None] + np.concatenate([-right, left], -1) * sin[:, None]
+    return tensor(turned.reshape(x.shape), x.dtype)
 
 
 def _attend(query, keys, values_, scale):
     """query [n, H, D], the last of a context of keys and values [m, K, D] -> [n, H * D]."""
     queries, heads, _ = query.shape
     num_keys, kv_heads, _ = keys.shape
-    keys, values_ = (np.repeat(held, heads // kv_heads, 1) for held in (keys, values_))
+    keys, values_ = (np.repeat(heads_of, heads // kv_heads, 1) for heads_of in (keys, values_))
     scores = np.einsum("nhd,mhd->hnm", query, keys, optimize=True) * scale
     hidden = np.arange(num_keys) > np.arange(num_keys - queries, num_keys)[:, None]
     scores = np.where(hidden, -np.inf, scores)
@@ -145,8 +145,8 @@ def flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens)
         check(kernel, name, given, (query.dtype,), 2)
     size = _head_dim(kernel, query, heads)
     require(key.shape == value.shape and len(key) == len(query), kernel, f"{query.shape}, {key.shape}, {value.shape}")
-    wanted = np.triu(np.full((128, 128), TRIANGLE[query.dtype], np.float32), 1)
-    good = mask.shape == (128, 128) and np.allclose(values(mask), wanted, rtol=4e-3)
+    triangle = np.triu(np.full((128, 128), TRIANGLE[query.dtype], np.float32), 1)
+    good = mask.shape == (128, 128) and np.allclose(values(mask), triangle, rtol=4e-3)
     require(good, kernel, f"mask {mask.shape} is not the triangle of {TRIANGLE[query.dtype]} of 128 tokens")
     lengths = check_lengths(kernel, "query_lens", query_lens)
     require(lengths.sum() == len(query), kernel, f"lengths {lengths.tolist()} of {len(query)} tokens: one a request")
@@ -188,25 +188,25 @@ def paged_attention(query, key_cache, value_cache, tables, context_lens, query_l
     queries = check_lengths(kernel, "query_lens", query_lens)
     check_step(kernel, query, contexts, queries, stored(tables), key_cache.shape[1], mode)
     rows = values(query).reshape(len(query), heads, size)
-    found = attend_pages(kernel, rows, (key_cache, value_cache), contexts, queries, stored(tables), scale)
-    return tensor(found.reshape(query.shape), query.dtype)
+    out = attend_pages(kernel, rows, (key_cache, value_cache), contexts, queries, stored(tables), scale)
+    return tensor(out.reshape(query.shape), query.dtype)
 
 
 def attend_pages(kernel, rows, caches, contexts, queries, tables, scale):
     """rows [T, H, D] of queries over the keys and values in caches, of rows of K * D values -> [T, H, D].
 
-    What is found for padding requests, of no context, is not a number: whoever reads it shows it.
+    Rows of padding requests, which have no context, are NaN: a test notices any use of them.
     """
     (blocks, block), size = caches[0].shape[:2], rows.shape[-1]
-    held = [pages_of(cache) for cache in caches]
-    found, start = np.full(rows.shape, np.nan, np.float32), 0
+    pools = [pages_of(cache) for cache in caches]
+    out, start = np.full(rows.shape, np.nan, np.float32), 0
     for context, count, table in zip(contexts, queries, tables, strict=True):
         if context:
             pages = table[: -(-context // block)]
             require(((pages >= 0) & (pages < blocks)).all(), kernel, f"pages {pages.tolist()} of {blocks}")
-            read = (floats(cache[pages], caches[0].dtype) for cache in held)
+            read = (floats(cache[pages], caches[0].dtype) for cache in pools)
             keys, values_ = (one.reshape(len(pages) * block, -1, size)[:context] for one in read)
             piece = rows[start : start + count]
-            found[start : start + count] = _attend(piece, keys, values_, scale).reshape(piece.shape)
+            out[start : start + count] = _attend(piece, keys, values_, scale).reshape(piece.shape)
         start += count
-    return found
+    return out

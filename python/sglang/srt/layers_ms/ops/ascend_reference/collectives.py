@@ -17,15 +17,15 @@ def _of_all(kernel, group, mine):
 def _same_shapes(kernel, group, x):
     """x of all ranks, as numpy arrays, and this rank."""
     check(kernel, "x", x, FLOATS)
-    found, rank = _of_all(kernel, group, values(x))
-    shapes = {part.shape for part in found}
+    parts, rank = _of_all(kernel, group, values(x))
+    shapes = {part.shape for part in parts}
     require(shapes == {x.shape}, kernel, f"shapes {shapes} on the ranks of {group!r}")
-    return found, rank
+    return parts, rank
 
 
 def all_reduce(x, group):
-    found, _ = _same_shapes("AllReduce", group, x)
-    return tensor(sum(found), x.dtype)
+    parts, _ = _same_shapes("AllReduce", group, x)
+    return tensor(sum(parts), x.dtype)
 
 
 def matmul_sum_norm(x, weight, bias, residual, gamma, eps, group):
@@ -42,22 +42,22 @@ def matmul_sum_norm(x, weight, bias, residual, gamma, eps, group):
         check(kernel, "bias", bias, (x.dtype,), 1)
         require(bias.shape == (size,), kernel, f"bias {bias.shape}, not {(size,)}")
         product = product + values(bias)
-    found, _ = _of_all(kernel, group, product)
-    require(len(found) in (1, 2, 4, 8), kernel, f"{len(found)} ranks")
-    total = sum(found) + values(residual)
+    products, _ = _of_all(kernel, group, product)
+    require(len(products) in (1, 2, 4, 8), kernel, f"{len(products)} ranks")
+    total = sum(products) + values(residual)
     norm = total / np.sqrt((total * total).mean(-1, keepdims=True) + np.float32(eps)) * values(gamma)
     return tensor(norm, x.dtype), tensor(total, x.dtype)
 
 
 def all_gather(x, group):
-    found, _ = _same_shapes("AllGather", group, x)
-    return tensor(np.concatenate(found), x.dtype)
+    parts, _ = _same_shapes("AllGather", group, x)
+    return tensor(np.concatenate(parts), x.dtype)
 
 
 def reduce_scatter(x, group):
-    found, rank = _same_shapes("ReduceScatter", group, x)
-    require(len(x) % len(found) == 0, "ReduceScatter", f"{len(x)} rows for {len(found)} ranks")
-    return tensor(np.split(sum(found), len(found))[rank], x.dtype)
+    parts, rank = _same_shapes("ReduceScatter", group, x)
+    require(len(x) % len(parts) == 0, "ReduceScatter", f"{len(x)} rows for {len(parts)} ranks")
+    return tensor(np.split(sum(parts), len(parts))[rank], x.dtype)
 
 
 def all_to_all(x, sent, received, width, group):
@@ -67,18 +67,20 @@ def all_to_all(x, sent, received, width, group):
         check("AlltoAllV", name, given, (mstype.int32, mstype.int64), 1)
         counts.append(stored(given) * width)
     require(counts[0].sum() == len(x), "AlltoAllV", f"{len(x)} values, {counts[0].sum()} to send")
-    found, rank = _of_all("AlltoAllV", group, (values(x), counts[0]))
-    require(len(counts[0]) == len(counts[1]) == len(found), "AlltoAllV", f"counts for other than {len(found)} ranks")
-    pieces = [np.split(part, np.cumsum(sizes)[:-1])[rank] for part, sizes in found]
+    sent_by, rank = _of_all("AlltoAllV", group, (values(x), counts[0]))
+    require(
+        len(counts[0]) == len(counts[1]) == len(sent_by), "AlltoAllV", f"counts for other than {len(sent_by)} ranks"
+    )
+    pieces = [np.split(part, np.cumsum(sizes)[:-1])[rank] for part, sizes in sent_by]
     sizes = [len(piece) for piece in pieces]
     require(sizes == counts[1].tolist(), "AlltoAllV", f"ranks send {sizes} values, {counts[1].tolist()} are expected")
     return tensor(np.concatenate(pieces), x.dtype)
 
 
 def broadcast(x, root, group):
-    found, _ = _same_shapes("Broadcast", group, x)
-    require(0 <= root < len(found), "Broadcast", f"root {root} of {len(found)} ranks")
-    return tensor(found[root], x.dtype)
+    parts, _ = _same_shapes("Broadcast", group, x)
+    require(0 <= root < len(parts), "Broadcast", f"root {root} of {len(parts)} ranks")
+    return tensor(parts[root], x.dtype)
 
 
 def send(x, receiver, group):
@@ -89,9 +91,9 @@ def send(x, receiver, group):
 
 def receive(like, sender, group):
     check("Receive", "like", like, FLOATS)
-    found, rank = _of_all("Receive", group, None)
-    require(0 <= sender < len(found) and found[sender] is not None, "Receive", f"rank {sender} sends nothing")
-    receiver, sent = found[sender]
+    sent_by, rank = _of_all("Receive", group, None)
+    require(0 <= sender < len(sent_by) and sent_by[sender] is not None, "Receive", f"rank {sender} sends nothing")
+    receiver, sent = sent_by[sender]
     require(receiver == rank and sent.shape == like.shape, "Receive", f"rank {sender} sends {sent.shape} to {receiver}")
     return tensor(sent, like.dtype)
 

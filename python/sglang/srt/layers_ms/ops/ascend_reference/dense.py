@@ -32,10 +32,10 @@ def zeros(shape, dtype):
 def format_cast(x, layout):
     known = layout in (2, 29) and x.ndim in (2, 3) and x.dtype == mstype.float16
     require(known, "FormatCast", f"layout {layout} of {x.shape}, {x.dtype}")
-    found = tensor(values(x), x.dtype)
+    result = tensor(values(x), x.dtype)
     if layout == 29:
-        fractal[found.data_ptr()] = found
-    return found
+        fractal[result.data_ptr()] = result
+    return result
 
 
 def gather(table, rows):
@@ -43,10 +43,10 @@ def gather(table, rows):
     require(table.ndim in (1, 2), "Gather", f"rows of a table {table.shape}")
     check("Gather", "rows", rows, INTEGERS, 1)
     require(table.data_ptr() not in fractal, "Gather", "rows of a matrix in NZ do not lie one after the other")
-    found = stored(rows)
-    inside = (found >= 0) & (found < table.shape[0])
-    require(inside.all(), "Gather", f"rows {found[~inside].tolist()} of a table of {table.shape[0]}")
-    return tensor(values(table)[found], table.dtype)
+    indices = stored(rows)
+    inside = (indices >= 0) & (indices < table.shape[0])
+    require(inside.all(), "Gather", f"rows {indices[~inside].tolist()} of a table of {table.shape[0]}")
+    return tensor(values(table)[indices], table.dtype)
 
 
 def matmul(x, weight):
@@ -67,10 +67,10 @@ def multiply(x, weight):
 
 def dynamic_quant(x):
     check("DynamicQuantExt", "x", x, HALVES, 2)
-    held = values(x)
-    steps = np.maximum(np.abs(held).max(-1), 1e-30) / 127
+    floats_ = values(x)
+    steps = np.maximum(np.abs(floats_).max(-1), 1e-30) / 127
     with np.errstate(invalid="ignore"):  # rows of no number, of padding and of other ranks' experts
-        return tensor(np.rint(held / steps[:, None]), mstype.int8), tensor(steps, mstype.float32)
+        return tensor(np.rint(floats_ / steps[:, None]), mstype.int8), tensor(steps, mstype.float32)
 
 
 def quant_matmul(x, weight, scale, steps, dtype):

@@ -84,17 +84,17 @@ def divide(x, y):
 def top_k(x, count):
     check("TopkExt", "x", x, FLOATS)
     require(0 < count <= x.shape[-1], "TopkExt", f"{count} of {x.shape}")
-    held = values(x)
-    indices = _largest(held, count)
-    return tensor(np.take_along_axis(held, indices, -1), x.dtype), tensor(indices, mstype.int32)
+    array = values(x)
+    indices = _largest(array, count)
+    return tensor(np.take_along_axis(array, indices, -1), x.dtype), tensor(indices, mstype.int32)
 
 
 def _check_below(kernel, name, given, limit):
     """Integers of a tensor, all of which are below a limit."""
-    found = stored(given)
-    inside = (found >= 0) & (found < limit)
-    require(inside.all(), kernel, f"{name} has {found[~inside].tolist()} of {limit}")
-    return found
+    numbers = stored(given)
+    inside = (numbers >= 0) & (numbers < limit)
+    require(inside.all(), kernel, f"{name} has {numbers[~inside].tolist()} of {limit}")
+    return numbers
 
 
 def columns(x, indices):
@@ -107,9 +107,9 @@ def columns(x, indices):
 def membership(groups, count):
     kernel = "OneHotExt"
     check(kernel, "groups", groups, INTEGERS, 2)
-    found = np.zeros((len(groups), count), np.float32)
-    np.put_along_axis(found, _check_below(kernel, "groups", groups, count), 1.0, 1)
-    return tensor(found, mstype.float32)
+    members = np.zeros((len(groups), count), np.float32)
+    np.put_along_axis(members, _check_below(kernel, "groups", groups, count), 1.0, 1)
+    return tensor(members, mstype.float32)
 
 
 def add_at(counts, indices, numbers):
@@ -141,18 +141,18 @@ def grouped_matmul(rows, weights, bias, counts):
     check(kernel, "weights", weights, (rows.dtype,), 3)
     sizes, (experts, _, size) = _group_sizes(kernel, rows, weights, counts), weights.shape
     if bias is not None:
-        wanted = mstype.float32 if rows.dtype == mstype.bfloat16 else rows.dtype
-        check(kernel, "bias", bias, (wanted,), 2)
+        bias_dtype = mstype.float32 if rows.dtype == mstype.bfloat16 else rows.dtype
+        check(kernel, "bias", bias, (bias_dtype,), 2)
         require(bias.shape == (experts, size), kernel, f"bias {bias.shape} of {experts} experts of {size}")
-    found, start = np.full((len(rows), size), np.nan, np.float32), 0
-    held, matrices = values(rows), stored(weights)
+    products, start = np.full((len(rows), size), np.nan, np.float32), 0
+    inputs, matrices = values(rows), stored(weights)
     for expert in np.flatnonzero(sizes):
         stop = start + sizes[expert]
-        found[start:stop] = held[start:stop] @ floats(matrices[expert], weights.dtype)
+        products[start:stop] = inputs[start:stop] @ floats(matrices[expert], weights.dtype)
         if bias is not None:
-            found[start:stop] += values(bias)[expert]
+            products[start:stop] += values(bias)[expert]
         start = stop
-    return tensor(found, rows.dtype)
+    return tensor(products, rows.dtype)
 
 
 def grouped_quant_matmul(rows, weights, scale, steps, counts):
@@ -164,14 +164,14 @@ def grouped_quant_matmul(rows, weights, scale, steps, counts):
     require(scale.shape == (len(weights), weights.shape[2]), kernel, f"scale {scale.shape} of {weights.shape}")
     require(steps.shape == (len(rows),), kernel, f"steps {steps.shape} of {rows.shape}")
     sizes = _group_sizes(kernel, rows, weights, counts)
-    found, start = np.full((len(rows), weights.shape[2]), np.nan, np.float32), 0
-    held, matrices, factors, steps = stored(rows), stored(weights), values(scale), values(steps)
+    products, start = np.full((len(rows), weights.shape[2]), np.nan, np.float32), 0
+    inputs, matrices, factors, steps = stored(rows), stored(weights), values(scale), values(steps)
     for expert in np.flatnonzero(sizes):
         stop = start + sizes[expert]
-        sums = held[start:stop].astype(np.float64) @ matrices[expert].astype(np.float64)  # exact, as int32 is
-        found[start:stop] = sums * factors[expert] * steps[start:stop, None]
+        sums = inputs[start:stop].astype(np.float64) @ matrices[expert].astype(np.float64)  # exact, as int32 is
+        products[start:stop] = sums * factors[expert] * steps[start:stop, None]
         start = stop
-    return tensor(found, mstype.bfloat16)
+    return tensor(products, mstype.bfloat16)
 
 
 def _group_sizes(kernel, rows, weights, counts):
@@ -192,7 +192,7 @@ def sum_of_experts(rows, indices, weights):
     check(kernel, "weights", weights, (mstype.float32, rows.dtype), 2)
     tokens, chosen = weights.shape
     require(chosen <= 512 and tokens * chosen == len(rows) == len(indices), kernel, f"{rows.shape}, {weights.shape}")
-    found = _check_below(kernel, "indices", indices, len(rows))
-    require(len(set(found)) == len(found), kernel, "places name a row twice")
-    ordered = values(rows)[found].reshape(tokens, chosen, -1)
+    order = _check_below(kernel, "indices", indices, len(rows))
+    require(len(set(order)) == len(order), kernel, "places name a row twice")
+    ordered = values(rows)[order].reshape(tokens, chosen, -1)
     return tensor((ordered * values(weights)[..., None]).sum(1), rows.dtype)

@@ -73,10 +73,10 @@ def bits(array: np.ndarray, dtype) -> np.ndarray:
 
 def tensor(array: np.ndarray, dtype):
     """A new contiguous tensor of these values."""
-    held = bits(array, dtype)
+    stored_bits = bits(array, dtype)
     if dtype == mstype.bfloat16:
-        return Tensor.from_numpy(held.view(np.int16)).view(mstype.bfloat16)
-    return Tensor.from_numpy(held)
+        return Tensor.from_numpy(stored_bits.view(np.int16)).view(mstype.bfloat16)
+    return Tensor.from_numpy(stored_bits)
 
 
 def check(kernel: str, name: str, given, dtypes, rank: int | None = None, contiguous: bool = True) -> None:
@@ -90,6 +90,6 @@ def check(kernel: str, name: str, given, dtypes, rank: int | None = None, contig
 def check_lengths(kernel: str, name: str, given) -> np.ndarray:
     """int32, one a request -> numpy."""
     check(kernel, name, given, (mstype.int32,), 1)
-    found = stored(given)
-    require((found >= 0).all(), kernel, f"{name} {found.tolist()} has negative lengths")
-    return found
+    lengths = stored(given)
+    require((lengths >= 0).all(), kernel, f"{name} {lengths.tolist()} has negative lengths")
+    return lengths

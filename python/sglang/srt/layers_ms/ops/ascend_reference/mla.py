@@ -31,8 +31,8 @@ def mla_paged_attention(query, cache, tables, context_lens, query_lens, heads, s
     queries = check_lengths(kernel, "query_lens", query_lens)
     check_step(kernel, query, contexts, queries, stored(tables), cache.shape[1], "MASK_DEFAULT")
     rows = values(query).reshape(len(query), heads, width)
-    found = attend_pages(kernel, rows, (cache, cache), contexts, queries, stored(tables), scale)
-    return tensor(found[..., :rank].reshape(len(query), heads * rank), query.dtype)
+    out = attend_pages(kernel, rows, (cache, cache), contexts, queries, stored(tables), scale)
+    return tensor(out[..., :rank].reshape(len(query), heads * rank), query.dtype)
 
 
 def multiply_heads(x, weights, transposed):
@@ -49,10 +49,10 @@ def gather_pages(cache, pages):
     kernel = "Gather"
     check_cache(kernel, "cache", cache, cache.dtype)
     check(kernel, "pages", pages, INTEGERS, 1)
-    found = stored(pages)
-    inside = (found >= 0) & (found < cache.shape[0])
-    require(inside.all(), kernel, f"pages {found[~inside].tolist()} of {cache.shape[0]}")
-    return tensor(values(cache)[found], cache.dtype)
+    indices = stored(pages)
+    inside = (indices >= 0) & (indices < cache.shape[0])
+    require(inside.all(), kernel, f"pages {indices[~inside].tolist()} of {cache.shape[0]}")
+    return tensor(values(cache)[indices], cache.dtype)
 
 
 def numbered(tables):

@@ -22,8 +22,8 @@ def _check_fused(kernel, query, key, value, shift, heads, kv_heads):
     require(width == heads * head_dim, kernel, f"query {query.shape} of {heads} heads")
     require(head_dim % 16 == 0 and head_dim <= 512, kernel, f"heads of {head_dim} values")
     require(heads <= 256, kernel, f"{heads} heads")
-    wanted = (count, num_keys, kv_heads * head_dim)
-    require(key.shape == value.shape == wanted, kernel, f"key {key.shape}, value {value.shape}, not {wanted}")
+    shape = (count, num_keys, kv_heads * head_dim)
+    require(key.shape == value.shape == shape, kernel, f"key {key.shape}, value {value.shape}, not {shape}")
     if shift is not None:
         check(kernel, "shift", shift, (query.dtype,), 4)
         # Of one head for all it is read wrongly, and without a complaint (vllm-ascend, issue 15503).
@@ -63,9 +63,9 @@ def fused_attention(query, key, value, shift, mask, before, heads, kv_heads, sca
     largest = scores.max(-1, keepdims=True)
     weights = np.exp(scores - largest)
     sums = weights.sum(-1, keepdims=True)
-    found = np.einsum("nhsp,nphd->nshd", weights / sums, v, optimize=True)
+    out = np.einsum("nhsp,nphd->nshd", weights / sums, v, optimize=True)
     sums = largest + np.log(sums) if totals else np.zeros(1, np.float32)
-    return tensor(found.reshape(query.shape), query.dtype), tensor(sums, mstype.float32)
+    return tensor(out.reshape(query.shape), query.dtype), tensor(sums, mstype.float32)
 
 
 def maximum(x, y):
