@@ -82,6 +82,8 @@ def test_a_replica_that_reports_or_computes_is_alive():
 def test_a_replica_without_a_sign_of_life_is_named_with_the_states_of_its_processes(controller, monkeypatch):
     stopped = psutil.Process(controller.scheduler_procs[1].pid)
     stopped.send_signal(signal.SIGSTOP)
+    while stopped.status() != psutil.STATUS_STOPPED:  # which a busy machine takes a moment for
+        time.sleep(0.01)
     count = iter(range(100))
 
     def reports(replica):
