@@ -20,14 +20,15 @@ LINES = {".py": 400, ".cpp": 600, ".h": 600}
 
 # What each room may import beside itself; a file belongs to the longest name that it starts with.
 ENVIRONMENT = "model_executor_ms.environment"
-OTHERS = ("models_ms", "layers_ms", "model_loader_ms", "distributed_ms")
+SEAMS = "model_executor_ms.seams"
+BASE = (ENVIRONMENT, SEAMS, "models_ms", "layers_ms", "model_loader_ms", "distributed_ms")
 BELOW = {
-    "model_executor_ms": ("model_executor_ms", *OTHERS),  # what SGLang and users enter by
-    "model_executor_ms.server": ("model_executor_ms.runner", "model_executor_ms.parallel", ENVIRONMENT, *OTHERS),
-    "model_executor_ms.npu": ("model_executor_ms.runner", "model_executor_ms.parallel", ENVIRONMENT, *OTHERS),
-    "model_executor_ms.runner": ("model_executor_ms.parallel", ENVIRONMENT, *OTHERS),
-    "model_executor_ms.parallel": (ENVIRONMENT, *OTHERS),
-    "model_executor_ms.seams": (),
+    "model_executor_ms": ("model_executor_ms", *BASE),  # what SGLang and users enter by
+    "model_executor_ms.server": ("model_executor_ms.runner", "model_executor_ms.parallel", *BASE),
+    "model_executor_ms.npu": ("model_executor_ms.runner", "model_executor_ms.parallel", *BASE),
+    "model_executor_ms.runner": ("model_executor_ms.parallel", *BASE),
+    "model_executor_ms.parallel": BASE,
+    SEAMS: (),
     ENVIRONMENT: (),
     "models_ms": ("layers_ms", "model_loader_ms.names", "distributed_ms"),
     "layers_ms": ("layers_ms.ops", "model_loader_ms.names", "model_loader_ms.weight_slice", "distributed_ms"),
@@ -40,8 +41,14 @@ TORCH = (
     "model_loader_ms.checkpoint",
     "model_loader_ms.encoded",
 )
-HOOKS = "model_executor_ms.plugin"
-
+HOOKS = "model_executor_ms.seams.hooks"
+# What is no object of SGLang's, and has an attribute set by somebody else: file, and name there.
+OWN_OBJECTS = {
+    ("model_executor_ms.npu.build", "runner"),
+    ("model_executor_ms.npu.mode_graph", "graph"),
+    ("model_executor_ms.npu.mindspore_device", "options"),
+    ("model_executor_ms.server.import_hook", "spec.loader"),
+}
 
 # What nobody else has. Split so that this file passes its own test.
 UNWANTED = {
@@ -164,6 +171,41 @@ def test_torch_stays_where_torch_tensors_arrive(path):
 def test_hooks_are_registered_in_one_file(path):
     foreign = {name for name in imports(path) if within(name, ["sglang.srt.plugins.hook_registry"])}
     assert not foreign or module(path) == HOOKS, f"{module(path)} imports {sorted(foreign)}; only {HOOKS} may"
+
+
+def targets(node: ast.AST) -> list[ast.AST]:
+    """What an assignment assigns to, one by one; of another statement nothing."""
+    found = node.targets if isinstance(node, ast.Assign | ast.Delete) else []
+    found = [node.target] if isinstance(node, ast.AugAssign | ast.AnnAssign) else found
+    return [one for target in found for one in (target.elts if isinstance(target, ast.Tuple | ast.List) else [target])]
+
+
+def assigned_attributes(path: Path) -> set[str]:
+    """Of each assignment to an attribute the object; not that of `self` itself."""
+    found = [target for node in nodes_of(path) for target in targets(node) if isinstance(target, ast.Attribute)]
+    return {ast.unparse(target.value) for target in found} - {"self"}
+
+
+def changed_imports(path: Path) -> set[str]:
+    """What is imported of SGLang and has an entry assigned, or a method of dicts and lists called that changes it."""
+    nodes = nodes_of(path)
+    modules = [node for node in nodes if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sglang.")]
+    theirs = {alias.asname or alias.name for node in modules for alias in node.names}
+    entries = {ast.unparse(one.value) for node in nodes for one in targets(node) if isinstance(one, ast.Subscript)}
+    changes = {"setdefault", "update", "append", "extend", "insert", "pop", "clear", "remove"}
+    calls = [node.func for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    entries |= {ast.unparse(call.value) for call in calls if call.attr in changes}
+    return {name for name in entries if name.partition(".")[0] in theirs}
+
+
+@each_source
+def test_sglang_is_changed_in_the_seams_only(path):
+    if within(module(path), [SEAMS]) or not within(module(path), ["model_executor_ms"]):  # others do not import SGLang
+        return
+    changed = {name for name in assigned_attributes(path) if (module(path), name) not in OWN_OBJECTS}
+    changed |= changed_imports(path) | {"setattr", "set_lock"} & used_names(path)
+    changed |= {name for name in imports(path) if within(name, ["unittest"])}
+    assert not changed, f"{module(path)} changes {sorted(changed)}: what changes SGLang is a function of {SEAMS}"
 
 
 @each_source

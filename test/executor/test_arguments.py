@@ -234,7 +234,28 @@ def test_an_architecture_is_refused_before_sglang_adjusts_to_it(monkeypatch):
     model = SimpleNamespace(model_path="here", hf_config=SimpleNamespace(architectures=["DeepseekV32ForCausalLM"]))
     monkeypatch.setattr(overrides, "model_config_of", lambda server_args: model)
     with pytest.raises(framework.UnsupportedModel, match="nearest by name: DeepseekV3ForCausalLM"):
-        framework.adjust_to_model(ServerArgs(model_path="here"), lambda server_args: pytest.fail("adjusted"))
+        framework.adjust_to_model(
+            ServerArgs(model_path="here", model_impl="mindspore"), lambda server_args: pytest.fail("adjusted")
+        )
+
+
+@pytest.mark.parametrize(
+    "quantization, dtype, adjusted",
+    [("mxfp4", "auto", "bfloat16"), ("mxfp4", "float16", "float16"), (None, "auto", "auto")],
+)
+def test_nothing_but_the_dtype_of_mxfp4_is_adjusted_to_a_model(monkeypatch, quantization, dtype, adjusted):
+    config = SimpleNamespace(architectures=["GptOssForCausalLM"])
+    model = SimpleNamespace(model_path="here", hf_config=config, quantization=quantization)
+    monkeypatch.setattr(overrides, "model_config_of", lambda server_args: model)
+    server_args = ServerArgs(model_path="here", model_impl="mindspore", dtype=dtype)
+    framework.adjust_to_model(server_args, lambda server_args: pytest.fail("adjusted for SGLang's kernels"))
+    assert overrides.resolving_view(server_args).dtype == adjusted
+
+
+def test_the_models_of_other_frameworks_are_adjusted_to_by_sglang():
+    server_args, adjusted = ServerArgs(model_path="here"), []
+    framework.adjust_to_model(server_args, adjusted.append)
+    assert adjusted == [server_args]
 
 
 # ---- environment variables ----

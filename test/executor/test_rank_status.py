@@ -11,6 +11,7 @@ import torch
 from sglang.srt.model_executor_ms import plugin
 from sglang.srt.model_executor_ms.parallel import hosts, rank_status
 from sglang.srt.model_executor_ms.parallel.rank_status import Rank
+from sglang.srt.model_executor_ms.seams import hooks, parallel, runner
 
 SECONDS = 1
 
@@ -73,10 +74,10 @@ def test_groups_wait_as_long_as_was_said(seconds, wanted, monkeypatch):
 @pytest.mark.parametrize("device", ["cpu", "npu"])
 def test_ranks_know_each_other_whatever_they_compute_on(monkeypatch, device):
     applied = set()
-    monkeypatch.setattr(plugin, "_apply", lambda target, hook, kind: applied.add((target.split(".", 3)[-1], hook)))
-    monkeypatch.setattr(plugin.framework, "register_model", lambda model_class: None)
+    monkeypatch.setattr(hooks, "_apply", lambda target, hook, kind: applied.add((target.split(".", 3)[-1], hook)))
+    monkeypatch.setattr(runner, "register_model", lambda model_class: None)
     monkeypatch.setattr("sglang.srt.layers.attention.attention_registry.ATTENTION_BACKENDS", {})
-    monkeypatch.setattr(plugin.shared_files, "share_no_bars", lambda: None)
+    monkeypatch.setattr(parallel, "share_no_bars", lambda: None)
     plugin._hook_scheduler.__wrapped__(device)
     assert applied >= {
         ("parallel_state.GroupCoordinator.__init__", rank_status.set_gloo_timeout),

@@ -12,6 +12,7 @@ from sglang.srt.configs.model_config import ModelConfig, is_generation_model
 from sglang.srt.layers_ms import rotary
 from sglang.srt.model_executor_ms.runner import config_fixups, device
 from sglang.srt.model_executor_ms.runner.weights import with_quantization
+from sglang.srt.model_executor_ms.seams.arguments import register_quantization_names
 from sglang.srt.model_executor_ms.server import framework
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
@@ -38,7 +39,7 @@ UNPUBLISHED = {  # names that SGLang has for what others publish, or that nobody
 @pytest.fixture(scope="module", autouse=True)
 def started():
     device.start("cpu", "cpu")
-    framework.register_quantization_names()
+    register_quantization_names()
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor_ms.runner import cpu_runner, device, eplb, swa_pool
 from sglang.srt.model_executor_ms.runner.sampler import HostSampler
 from sglang.srt.model_executor_ms.runner.weights import MindSporeWeightUpdater
+from sglang.srt.model_executor_ms.seams import runner
 from sglang.srt.model_executor_ms.server.accelerators import DEVICES
 from sglang.srt.runtime_context import get_model, get_parallel
 
@@ -20,8 +21,7 @@ class MindSporeModelRunner(ModelRunner):
 
     def load_model(self):
         """Load weights without SGLang's layers for quantized ones: the model's own read config.json."""
-        config = self.model_config
-        config.requested_quantization, config.quantization = config.quantization, None
+        runner.leave_quantization_to_model(self.model_config)
         super().load_model()
         swa_pool.divide_pool(self)
         if self.device == "cpu":

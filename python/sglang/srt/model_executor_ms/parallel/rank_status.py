@@ -12,6 +12,7 @@ import psutil
 import torch
 
 from sglang.srt.model_executor_ms.parallel.hosts import INIT_TIMEOUT, node_of
+from sglang.srt.model_executor_ms.seams import processes
 from sglang.srt.runtime_context import get_parallel
 
 logger = logging.getLogger(__name__)
@@ -62,8 +63,7 @@ def log_rank_states_on_error(original, scheduler):
 
 def add_rank_states_to_watchdog(watchdog, *_arguments, **_others):
     """After SGLang's making of a scheduler's watchdog: what it tells before it ends the server names the others."""
-    told = watchdog.dump_info
-    watchdog.dump_info = lambda: "\n".join([*([_state_of_all("makes no progress")] if len(_ranks) > 1 else []), told()])
+    processes.extend_dump(watchdog, lambda: _state_of_all("makes no progress") if len(_ranks) > 1 else "")
     return watchdog
 
 

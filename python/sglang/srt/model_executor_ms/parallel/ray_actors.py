@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import threading
-from unittest import mock
 
 import psutil
 import ray
@@ -17,6 +16,7 @@ from ray.util.placement_group import placement_group
 from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.model_executor_ms.environment import for_actors, forget_threads_of_ray
 from sglang.srt.model_executor_ms.parallel.dp_watchdog import INTERVAL, HeartbeatMonitor, LoadReports
+from sglang.srt.model_executor_ms.seams import ray as seams
 from sglang.srt.plugins import load_plugins
 
 logger = logging.getLogger(__name__)
@@ -92,14 +92,7 @@ def launch(original, engine, server_args, port_args, *arguments, **others):
     if view.model_impl != "mindspore" or view.device != "cpu":  # another server of this process
         return original(engine, server_args, port_args, *arguments, **others)
     actors = Actors()
-    ours = {
-        "sglang.srt.ray.engine.SchedulerActor": actors,
-        "ray.util.placement_group.placement_group": _place,
-        "sglang.srt.ray.engine.declare_resolution": _declare_nothing,
-    }
-    with contextlib.ExitStack() as for_now:
-        for name, replacement in ours.items():
-            for_now.enter_context(mock.patch(name, replacement))
+    with seams.launching(actors, _place):
         launched = original(engine, server_args, port_args, *arguments, **others)
     _stopped.clear()
     silent = HeartbeatMonitor(LoadReports(port_args.instance_id), view.dist_timeout or view.watchdog_timeout)
@@ -111,10 +104,6 @@ def launch(original, engine, server_args, port_args, *arguments, **others):
 def _place(bundles, *arguments, **others):
     bundles = [{name: count for name, count in bundle.items() if name != "GPU"} for bundle in bundles]
     return placement_group(bundles, *arguments, **others)
-
-
-def _declare_nothing(*_arguments, **_others) -> None:
-    """SGLang 0.5.23 declares the address of replicas too late, which is an error; each actor is given it anyway."""
 
 
 _stopped = threading.Event()  # this process has ended its actors itself

@@ -2,11 +2,10 @@
 
 import os
 import shutil
-import threading
 from contextlib import suppress
 from pathlib import Path
 
-from tqdm import tqdm
+from sglang.srt.model_executor_ms.seams import parallel
 
 FOLDER = "/dev/shm"
 
@@ -25,16 +24,8 @@ def make_queue(original, group, max_chunk_bytes, max_chunks, writer_rank=0):
             f"{free >> 20} MiB left: make it larger (docker run --shm-size), or remove what is not in use there"
         )
     queue = original(group, max_chunk_bytes, max_chunks, writer_rank)
-    buffer = queue.buffer
-    if buffer is not None and buffer.is_creator:
-        buffer.shared_memory.unlink()  # the name: whoever reads has the memory
-        buffer.is_creator = False  # or it would do that again at its end
+    parallel.unlink_queue(queue)
     return queue
-
-
-def share_no_bars() -> None:
-    """Keep tqdm from making a lock for bars of several processes: its semaphore in /dev/shm outlives a killed one."""
-    tqdm.set_lock(threading.RLock())
 
 
 def note(port_args, *_arguments, **_others) -> None:

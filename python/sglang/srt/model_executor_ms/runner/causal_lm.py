@@ -22,6 +22,7 @@ from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
 from sglang.srt.model_executor_ms.runner.weights import with_quantization
+from sglang.srt.model_executor_ms.seams import batches
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
@@ -41,6 +42,8 @@ class MindSporeForCausalLM(torch.nn.Module):
 
     join = staticmethod(groups.join_on_cpus)
     head_class = LMHead
+    # SGLang's WeightExporter refuses with it.
+    _weight_export_error = "--framework mindspore does not export weights: they are MindSpore's, not torch parameters"
 
     process_table = None  # the operator table of the process, once its first model has started MindSpore
 
@@ -76,7 +79,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(config)
-        self.logits_processor.final_logit_softcapping = None  # the head caps
+        batches.leave_cap_to_head(self.logits_processor)
         gather_logits(self.logits_processor, shard.head)
         read = self.network.config
         # SGLang reads the layers.

@@ -15,6 +15,7 @@ from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.model_executor_ms.parallel.expert_parallel import uses_eplb
 from sglang.srt.model_executor_ms.runner import bridge, device
+from sglang.srt.model_executor_ms.seams import parallel
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.runtime_context import get_exec
@@ -93,10 +94,6 @@ class Updater(ExpertLocationUpdater):
     Of each layer it is given its Experts, which know what to move.
     """
 
-    def __init__(self):
-        super().__init__()
-        self._first_execution = False  # it would empty a cache that torch has of a GPU's memory only
-
     def update(self, routed_experts_weights_of_layer, new_expert_location_metadata, update_layer_ids, **where):
         missing = {}
         for layer_id in update_layer_ids:  # one after the other, since a layer's tensors may be copies
@@ -110,7 +107,5 @@ class Updater(ExpertLocationUpdater):
 
 def prepare(model_runner) -> None:
     """Let SGLang's manager and recorder work with a MindSpore model. Once, after the model was loaded."""
-    model_runner.expert_location_updater = Updater()
-    accumulator = getattr(get_global_expert_distribution_recorder(), "_accumulator", None)
-    if hasattr(accumulator, "_first_dump"):
-        accumulator._first_dump = False  # as _first_execution
+    parallel.set_expert_updater(model_runner, Updater())
+    parallel.record_without_gpu(get_global_expert_distribution_recorder())

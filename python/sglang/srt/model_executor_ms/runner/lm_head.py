@@ -5,6 +5,7 @@ import torch
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_executor_ms.seams import batches
 from sglang.srt.runtime_context import get_parallel
 
 
@@ -59,10 +60,7 @@ def gather_logits(processor, shard: Shard) -> None:
             return get_parallel().attn_tp_group.all_gather(logits)
         return bridge.to_torch(gather(bridge.to_mindspore(logits.contiguous())))
 
-    if processor.use_attn_tp_group:
-        processor._gather_attn_tp_logits = gathered
-    else:
-        processor._logits_gatherer = gathered
+    batches.gather_logits_with(processor, gathered)
 
 
 class TorchLMHead(LMHead):

@@ -9,6 +9,7 @@ import torch
 from sglang.srt.configs.load_config import LoadConfig
 from sglang.srt.layers.moe.utils import resolve_shared_experts_config
 from sglang.srt.model_executor.model_runner_components.weight_updater import WeightUpdater
+from sglang.srt.model_executor_ms.seams import runner
 from sglang.srt.model_loader.loader import BaseModelLoader
 from sglang.srt.model_loader.utils import get_model_architecture, set_default_torch_dtype
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
@@ -16,8 +17,6 @@ from sglang.srt.model_loader_ms.files import CheckpointError, locate
 logger = logging.getLogger(__name__)
 
 _ONLY_FROM_DISK = "--framework mindspore updates weights from disk only (update_weights_from_disk)"
-
-_NO_EXPORT = "--framework mindspore does not export weights: they are MindSpore's, not torch parameters"
 
 
 def with_quantization(config: dict, folder: str | Path, asked: str | None) -> dict:
@@ -42,7 +41,6 @@ class MindSporeModelLoader(BaseModelLoader):
             model = model_class(model_config)
         # SGLang reads it at each forward pass: these models fuse no shared experts with the others.
         model.shared_experts_config = resolve_shared_experts_config(model_class, model_config.hf_config, None)
-        model._weight_export_error = _NO_EXPORT  # SGLang's WeightExporter refuses with it
         load_format = self.load_config.load_format.value
         folder = model_config.model_path
         if load_format != "dummy":
@@ -68,7 +66,7 @@ class MindSporeWeightUpdater(WeightUpdater):
             model.load_checkpoint(model_path, load_format)
         except CheckpointError as error:
             return False, str(error)
-        self.model_config.model_path = model_path
+        runner.note_checkpoint(self.model_config, model_path)
         load_config = LoadConfig(load_format=load_format)
         self.update_model_fields(model, model_path=model_path, load_format=load_format, load_config=load_config)
         return True, "Succeeded to update model weights."

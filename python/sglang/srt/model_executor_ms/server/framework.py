@@ -1,6 +1,5 @@
 """The framework mindspore: whether it can serve here, and what it makes of a server's arguments."""
 
-import contextlib
 import importlib.metadata
 import importlib.util
 import socket
@@ -124,46 +123,22 @@ def keep_attention_backend(server_args, previous) -> None:
 
 
 def adjust_to_model(server_args, previous) -> None:
-    """SGLang's adjustments to the model (`previous`), which for some assert a backend of a list that lacks ours.
+    """In the place of SGLang's adjustments to the model (`previous`), where the framework is mindspore.
 
-    Models that are not computed are refused first: those adjustments know some of them, and fail without a GPU.
-    A --dtype that was given stays: they make it bfloat16 for kernels of MXFP4, which the loader converts to any.
+    Those are for SGLang's own kernels: which attention backend, which runner of experts, which fusion. Models that are
+    not computed are refused here, before they are adjusted to. MXFP4 is computed in bfloat16 where --dtype asks for
+    nothing else, as with SGLang's kernels.
     """
-    from sglang.srt.arg_groups import model_hook
     from sglang.srt.arg_groups.overrides import declare_resolution, model_config_of, resolving_view
 
-    if names_a_model(resolving_view(server_args)):
-        check_architecture(model_config_of(server_args))
-    dtype = resolving_view(server_args).dtype
-    original = model_hook.resolved_view
-    model_hook.resolved_view = lambda server_args: AliasedBackendView(original(server_args))
-    try:
+    view = resolving_view(server_args)
+    if view.model_impl != "mindspore":
         previous(server_args)
-    finally:
-        model_hook.resolved_view = original
-    if dtype not in ("auto", resolving_view(server_args).dtype):
-        declare_resolution(server_args, SOURCE, dtype=dtype)
-
-
-class AliasedBackendView:
-    """A view of the arguments with, in the place of our attention backend, one that can do what ours can, to SGLang."""
-
-    def __init__(self, view):
-        self._view = view
-
-    def __getattr__(self, name):
-        value = getattr(self._view, name)
-        return "trtllm_mha" if name.endswith("attention_backend") and value == "mindspore" else value
-
-
-def as_npu(original, server_args) -> None:
-    """SGLang's check of the arguments; where the framework is mindspore its assertion finds an NPU."""
-    from sglang.srt.arg_groups.overrides import resolving_view
-    from sglang.srt.runtime_context import override_platform
-
-    ours = resolving_view(server_args).model_impl == "mindspore"
-    with override_platform(is_npu=True) if ours else contextlib.nullcontext():
-        original(server_args)
+    elif names_a_model(view):
+        model_config = model_config_of(server_args)
+        check_architecture(model_config)
+        if view.dtype == "auto" and model_config.quantization == "mxfp4":
+            declare_resolution(server_args, SOURCE, dtype="bfloat16")
 
 
 def verify(server_args) -> None:
@@ -261,17 +236,6 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
         raise UnsupportedModel(f"{model_config.model_path}: not supported yet by {SOURCE}: {'; '.join(problems)}")
 
 
-def register_quantization_names() -> None:
-    """Let SGLang know of methods that it has no kernels for on this machine, which it would call unknown.
-
-    The loader converts MXFP4; GPTQ is refused as other methods are.
-    """
-    from sglang.srt.layers import quantization
-
-    quantization.QUANTIZATION_METHODS.setdefault("mxfp4", quantization.Mxfp4Config)
-    quantization.QUANTIZATION_METHODS.setdefault("gptq", quantization.CPUGPTQConfig)
-
-
 def _quantization_problems(model_config) -> list[str]:
     """Why no method computes with the weights as the checkpoint has them."""
     from sglang.srt.layers_ms.quantization import UnsupportedQuantization, read
@@ -283,17 +247,3 @@ def _quantization_problems(model_config) -> list[str]:
     except UnsupportedQuantization as error:
         return [f"its weights are quantized ({method}): {error}"]
     return []
-
-
-def register_model(model_class: type) -> None:
-    """Let SGLang's registry of models know our model and nothing else.
-
-    SGLang would import each of its some two hundred torch models, and log those that fail; it does not where an
-    external package of models is named.
-    """
-    from sglang.srt.environ import envs
-
-    with envs.SGLANG_EXTERNAL_MODEL_PACKAGE.override("sglang.srt.models_ms"):
-        from sglang.srt.models.registry import ModelRegistry
-    ModelRegistry.models = {"MindSporeForCausalLM": model_class}
-    ModelRegistry._default_models_loaded = True

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
 from sglang.srt.model_executor_ms.environment import Refusal, read_environment, select_cpu_platform
+from sglang.srt.model_executor_ms.seams import arguments
 from sglang.srt.model_executor_ms.server.accelerators import accelerator
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ def _nothing(*_args) -> None:
 class Framework:
     """What runs the forward passes, in SGLang's place.
 
-    Its choice is kept as `server_args._framework`, which SGLang sends to its processes with the record.
+    Its name is kept on SGLang's record of arguments, which SGLang sends to its processes.
     """
 
     name: str
@@ -62,12 +63,12 @@ TORCH = Framework("torch", _torch_unavailable, configure=_leave_sglang_alone, na
 def ask(server_args, name: str | None) -> None:
     """Note on the record which framework the user asked for."""
     if name is not None:
-        server_args._framework = name
+        arguments.note_framework(server_args, name)
 
 
 def decide(server_args) -> Framework:
     """The framework of a record that is about to be resolved, noted on it. FrameworkUnavailable if it cannot be."""
-    asked = getattr(server_args, "_framework", None)
+    asked = arguments.noted_framework(server_args)
     implied = {"auto": None, "mindspore": "mindspore"}.get(str(server_args.model_impl).lower(), TORCH.name)
     if asked and implied and asked != implied:
         raise FrameworkUnavailable(
@@ -75,13 +76,13 @@ def decide(server_args) -> Framework:
         )
     wanted = asked or implied
     framework = usable(wanted) if wanted else choose()
-    server_args._framework = framework.name
+    arguments.note_framework(server_args, framework.name)
     return framework
 
 
 def decided(server_args) -> Framework:
     """The framework that was decided on when the record was resolved; torch for one resolved without us."""
-    return get(getattr(server_args, "_framework", TORCH.name))
+    return get(arguments.noted_framework(server_args) or TORCH.name)
 
 
 def names() -> list[str]:

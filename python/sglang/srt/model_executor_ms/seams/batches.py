@@ -1,0 +1,48 @@
+"""SGLang's ForwardBatch, of attention's replicas, and its LogitsProcessor."""
+
+from collections.abc import Callable
+
+from sglang.srt.model_executor_ms.seams import hooks
+
+
+def prepare_batches_unpadded() -> None:
+    """Pad no batch of attention's replicas: our graphs take as many rows of each replica as it has."""
+    batch = "sglang.srt.model_executor.forward_batch_info.ForwardBatch"
+    hooks.replace(f"{batch}.prepare_mlp_sync_batch", _prepare_unpadded)
+
+
+def _prepare_unpadded(forward_batch, _model_runner) -> None:
+    """Say what LogitsProcessor wants to know of a batch's part in the tokens of all replicas."""
+    from sglang.srt.layers.dp_attention import DpPaddingMode, set_dp_buffer_len_from_batch, set_is_extend_in_batch
+
+    forward_batch._original_batch_size = forward_batch.batch_size
+    forward_batch.dp_padding_mode = DpPaddingMode.SUM_LEN
+    forward_batch.global_dp_buffer_len = sum(forward_batch.global_num_tokens_cpu)
+    forward_batch.global_num_tokens_padded_cpu = forward_batch.global_num_tokens_cpu
+    set_dp_buffer_len_from_batch(forward_batch)
+    set_is_extend_in_batch(forward_batch.is_extend_in_batch)
+
+
+def copy_tokens_on_cpu() -> None:
+    """Copy tokens of attention's replicas without triton, as SGLang does where its own CPU engine is asked for."""
+    from sglang.srt.layers.dp_attention import memcpy_cpu
+
+    hooks.replace("sglang.srt.layers.dp_attention.memcpy_func", memcpy_cpu)
+
+
+def leave_cap_to_head(processor) -> None:
+    """Keep a LogitsProcessor from capping logits, which the head has capped: it would with a GPU's kernel."""
+    processor.final_logit_softcapping = None
+
+
+def gather_logits_with(processor, gather: Callable) -> None:
+    """Let a LogitsProcessor put the logits [T, part] of ranks side by side with gather -> [T, vocab_size]."""
+    if processor.use_attn_tp_group:
+        processor._gather_attn_tp_logits = gather
+    else:
+        processor._logits_gatherer = gather
+
+
+def hash_seeds_with(murmur_hash32: Callable) -> None:
+    """The hash by which the sampler draws with --enable-deterministic-inference: SGLang's wants sgl_kernel on a CPU."""
+    hooks.replace("sglang.kernels.ops.sampling.murmur_hash.murmur_hash32", murmur_hash32)
