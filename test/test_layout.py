@@ -47,6 +47,8 @@ OWN_OBJECTS = {
     ("model_executor_ms.npu.build", "runner"),
     ("model_executor_ms.npu.mode_graph", "graph"),
     ("model_executor_ms.npu.mindspore_device", "options"),
+    ("model_executor_ms.runner.causal_lm", "MindSporeForCausalLM"),
+    ("model_executor_ms.runner.weights", "model"),
     ("model_executor_ms.server.import_hook", "spec.loader"),
 }
 

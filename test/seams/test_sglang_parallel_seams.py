@@ -1,200 +1,173 @@
-"""What we rely on in SGLang 0.5.23 where several processes compute, and what we work around; a test names one seam."""
+"""What we rely on in SGLang 0.5.23 where several processes compute, and what we work around; a test names one seam.
 
+What a whole server would have to run is looked up in SGLang's compiled code (seams.contract.names).
+"""
+
+import logging
+import signal
 from types import SimpleNamespace
 
-from seams.sglang_source import assert_in_order, parameters, source, works_around
+import pytest
+import torch
+from seams.contract import Reached, assert_in_order, names, parameters, reached, works_around
 
-from sglang.srt.arg_groups.overrides import _a2a_ep_size
+from sglang.srt.arg_groups import parallel_hook
+from sglang.srt.arg_groups.overrides import resolving_view
 from sglang.srt.configs.update_config import adjust_config_with_unaligned_cpu_tp
 from sglang.srt.distributed_ms.shard import Shard
-from sglang.srt.eplb.expert_location_updater import ExpertLocationUpdater
-from sglang.srt.runtime_context import derive_attention_ranks, derive_spawn_ranks
+from sglang.srt.layers.dp_attention import DpPaddingMode, memcpy_cpu
+from sglang.srt.layers.logits_processor import LogitsProcessor
+from sglang.srt.managers.scheduler import Scheduler
+from sglang.srt.managers.scheduler_components import idle_sleeper
+from sglang.srt.model_executor_ms.seams import batches, processes
+from sglang.srt.runtime_context import derive_attention_ranks
+from sglang.srt.server_args import ServerArgs
+from sglang.srt.utils import watchdog
 
-SECONDS = 1
+SECONDS = 2
 RUNNER = "srt.model_executor.model_runner"
-LOGITS = "srt.layers.logits_processor:LogitsProcessor"
-CONTROLLER = "srt.managers.data_parallel_controller:DataParallelController"
+LOGITS = "srt.layers.logits_processor"
+CONTROLLER = "srt.managers.data_parallel_controller"
 
 
 def test_processes_are_bound_to_processors_by_their_number_among_all_of_the_host():
-    bound = source("srt.distributed.bootstrap:_bind_threads_if_cpu")
-    assert_in_order(bound, "numa_index=get_device().gpu_id", "parallel.dp_size * parallel.tp_size * parallel.pp_size")
-    launched = source(f"{CONTROLLER}:launch_dp_schedulers")
-    assert_in_order(launched, "get_parallel().tp_size", "get_parallel().pp_size", "gpu_id_step")
+    """groups.rank, parallel_arguments.bind_processes"""
+    bound = names("srt.distributed.bootstrap", "_bind_threads_if_cpu")
+    assert {"gpu_id", "dp_size", "tp_size", "pp_size"} <= set(bound)
+    launched = names(CONTROLLER, "DataParallelController.launch_dp_schedulers")
+    assert_in_order(launched, "tp_size", "pp_size", "gpu_id_step")
 
 
 def test_the_controller_is_a_process_that_loads_plugins_before_it_starts_replicas():
-    process = source("srt.managers.data_parallel_controller:run_data_parallel_controller_process")
-    assert_in_order(process, "load_plugins()", 'publish(server_args, role="dp_controller")', "DataParallelController(")
-    assert_in_order(process, "DataParallelController(", "controller.event_loop()")
+    """processes.before_replicas"""
+    process = names(CONTROLLER, "run_data_parallel_controller_process")
+    assert_in_order(process, "load_plugins", "publish", "dp_controller", "DataParallelController", "event_loop")
 
 
 def test_the_controller_keeps_its_processes_and_launches_replicas_by_these_methods():
-    started = source(f"{CONTROLLER}:__init__")
-    assert_in_order(started, "self.scheduler_procs = []", "self.launch_dp_schedulers(server_args, port_args)")
-    assert "self.scheduler_procs.append(proc)" in source(f"{CONTROLLER}:launch_tensor_parallel_group")
+    """processes.before_replicas, dp_watchdog.ended"""
+    started = names(CONTROLLER, "DataParallelController.__init__")
+    assert_in_order(started, "scheduler_procs", "launch_dp_schedulers")
+    assert "launch_dp_attention_schedulers" in started
+    assert_in_order(
+        names(CONTROLLER, "DataParallelController.launch_tensor_parallel_group"), "scheduler_procs", "append"
+    )
 
 
 def test_the_controller_hands_on_what_it_receives_as_we_do():
-    loop = source(f"{CONTROLLER}:event_loop")
-    assert_in_order(loop, "self.soft_watchdog.feed()", "sock_recv(self.recv_from_tokenizer", "_request_dispatcher(recv")
+    """processes.hand_on_requests_with"""
+    loop = names(CONTROLLER, "DataParallelController.event_loop")
+    assert_in_order(loop, "soft_watchdog", "feed", "sock_recv", "recv_from_tokenizer", "_request_dispatcher")
 
 
-@works_around("polls in the controller of replicas without a pause: replicas.event_loop")
+@works_around("polls in the controller of replicas without a pause: dp_watchdog.event_loop")
 def test_the_controller_waits_for_requests():
-    assert "NOBLOCK" not in source(f"{CONTROLLER}:event_loop")
+    assert "NOBLOCK" not in names(CONTROLLER, "DataParallelController.event_loop")
 
 
-@works_around("does not look after the processes of replicas: replicas.watch")
+@works_around("does not look after the processes of replicas: dp_watchdog.watch")
 def test_the_controller_watches_its_replicas():
-    assert "SubprocessWatchdog" in source("srt.managers.data_parallel_controller")
+    assert "SubprocessWatchdog" in names(CONTROLLER)
 
 
 def test_a_replica_reports_its_load_and_is_known_by_its_name():
-    published = source("srt.managers.scheduler:Scheduler:publish_load_snapshot")
-    assert_in_order(published, "self.load_inquirer.get_loads()", "writer.write(load)")
-    assert "timestamp=time.time()" in source("srt.managers.scheduler_components.load_inquirer")
-    idle = source("srt.managers.scheduler:Scheduler:on_idle")
-    assert_in_order(idle, "self.publish_load_snapshot(force=True)", "self.maybe_sleep_on_idle()")
-    assert "self.poller.poll(1000)" in source("srt.managers.scheduler_components.idle_sleeper:IdleSleeper")
-    named = source("srt.managers.scheduler:configure_scheduler_process")
-    assert_in_order(named, 'prefix += f" DP{', """setproctitle(f"sglang::scheduler{prefix.replace(' ', '_')}")""")
-    reader = source("srt.managers.load_snapshot:ShmLoadSnapshotReader")
-    assert_in_order(reader, "def _attach(self) -> bool", "def _read_slot(self, dp_rank: int)")
-    begun = source("srt.managers.load_snapshot:ShmLoadSnapshotWriter:__init__")
-    assert "self._write_payload(LoadSnapshot(dp_rank=dp_rank))" in begun  # which has the time 0
+    """dp_watchdog.Reports"""
+    published = names("srt.managers.scheduler", "Scheduler.publish_load_snapshot")
+    assert_in_order(published, "load_inquirer", "get_loads", "write")
+    assert "timestamp" in names("srt.managers.scheduler_components.load_inquirer")
+    idle = names("srt.managers.scheduler", "Scheduler.on_idle")
+    assert_in_order(idle, "publish_load_snapshot", "force", "maybe_sleep_on_idle")
+    named = names("srt.managers.scheduler", "configure_scheduler_process")
+    assert_in_order(named, " DP", "setproctitle", "sglang::scheduler")
+    reader = names("srt.managers.load_snapshot", "ShmLoadSnapshotReader")
+    assert {"_attach", "_read_slot"} <= set(reader)
+    begun = names("srt.managers.load_snapshot", "ShmLoadSnapshotWriter.__init__")
+    assert_in_order(begun, "_write_payload", "LoadSnapshot", "dp_rank")  # which has the time 0
 
 
 def test_the_launcher_ends_with_the_controller():
-    launched = source("srt.entrypoints.engine:Engine:_launch_subprocesses")
-    assert_in_order(launched, "processes = list(scheduler_procs or [])", "SubprocessWatchdog(")
-    assert "scheduler_procs.insert(0, proc)" in source("srt.entrypoints.engine:Engine:_launch_scheduler_processes")
+    """dp_watchdog.watch"""
+    assert_in_order(names("srt.entrypoints.engine", "Engine._launch_subprocesses"), "SubprocessWatchdog")
+    assert_in_order(names("srt.entrypoints.engine", "Engine._launch_scheduler_processes"), "insert")
 
 
 # ---- logits of ranks ----
 
 
-def test_the_logits_of_ranks_are_put_together_by_a_callable_of_the_processor_that_lm_head_replaces():
-    processor = "srt.layers.logits_processor:LogitsProcessor"
-    assert "self._logits_gatherer = triton_symm_mem_ag.MultimemAllGatherer(" in source(f"{processor}:__init__")
-    gathers = source(f"{processor}:_get_logits")
-    assert_in_order(
-        gathers, "self._compute_lm_head(", "if self.do_tensor_parallel_all_gather:", "self._logits_gatherer(logits)"
+@pytest.mark.parametrize("within_replica", [False, True])
+def test_the_logits_of_ranks_are_put_together_by_one_of_two_members(within_replica):
+    """batches.gather_logits_with"""
+    processor = LogitsProcessor.__new__(LogitsProcessor)
+    torch.nn.Module.__init__(processor)
+    rows = torch.ones(1, 2)
+    flags = dict(do_tensor_parallel_all_gather=True, use_attn_tp_group=within_replica, logit_scale=None)
+    flags |= dict(do_tensor_parallel_all_gather_dp_attn=False, final_logit_softcapping=None, defer_verify_gather=False)
+    steps = dict(
+        _gather_dp_attn_hidden_states=lambda hidden, metadata: (hidden, hidden),
+        _compute_lm_head=lambda hidden, head, bias, out=None: hidden,
+        _can_gather_softcap_fused=lambda *_: False,
+        _can_use_tp_lm_head_all_to_all=lambda *_: False,
+        _scatter_dp_attn_logits=lambda logits, hidden, metadata: logits,
     )
+    vars(processor).update(flags | steps)
+    batches.gather_logits_with(processor, reached)
+    with pytest.raises(Reached):
+        processor._get_logits(rows, None, SimpleNamespace(next_token_logits_buffer=None))
+
+
+def test_a_processor_without_a_cap_leaves_logits_as_they_are():
+    """batches.leave_cap_to_head"""
+    processor = SimpleNamespace(final_logit_softcapping=30.0)
+    batches.leave_cap_to_head(processor)
+    assert processor.final_logit_softcapping is None
+    assert "final_logit_softcapping" in names(LOGITS, "LogitsProcessor._get_logits")
 
 
 # ---- pipeline stages ----
 
 
 def test_a_model_tells_which_layers_its_stage_has():
-    found = source("srt.model_executor.model_runner_components.layer_setup:_resolve_pp_layer_range")
-    assert_in_order(found, 'getattr(model, "start_layer", 0)', 'getattr(model, "end_layer", model_num_layers)')
+    """MindSporeForCausalLM.start_layer, end_layer"""
+    from sglang.srt.model_executor.model_runner_components.layer_setup import _resolve_pp_layer_range
+
+    found = parameters(_resolve_pp_layer_range)
+    assert "model" in found
+    assert {"start_layer", "end_layer"} <= set(
+        names("srt.model_executor.model_runner_components.layer_setup", "_resolve_pp_layer_range")
+    )
 
 
 def test_a_stage_is_sent_the_tensors_that_the_one_before_returned_by_their_names():
-    worker = source("srt.managers.tp_worker:TpModelWorker:forward_batch_generation")
-    assert_in_order(worker, "self.pp_group.is_last_rank", "pp_hidden_states_proxy_tensors=")
-    sent = source("srt.managers.scheduler_pp_mixin:SchedulerPPMixin:_pp_send_proxy_to_next_stage")
-    assert "pp_hidden_states_proxy_tensors.tensors" in sent
-    received = source("srt.managers.scheduler_pp_mixin:SchedulerPPMixin:_pp_recv_proxy_tensors")
-    assert "PPProxyTensors(" in received
+    """MindSporeForCausalLM.forward, which returns PPProxyTensors"""
+    worker = names("srt.managers.tp_worker", "TpModelWorker.forward_batch_generation")
+    assert_in_order(worker, "is_last_rank", "pp_hidden_states_proxy_tensors")
+    sent = names("srt.managers.scheduler_pp_mixin", "SchedulerPPMixin._pp_send_proxy_to_next_stage")
+    assert_in_order(sent, "pp_hidden_states_proxy_tensors", "tensors")
+    received = names("srt.managers.scheduler_pp_mixin", "SchedulerPPMixin._pp_recv_proxy_tensors")
+    assert "PPProxyTensors" in received
 
 
-def test_layers_are_divided_by_their_number_and_by_this_variable():
-    assert '"SGLANG_PP_LAYER_PARTITION"' in source("srt.distributed.utils:get_pp_indices")
+def test_layers_are_divided_by_their_number_and_by_this_variable(monkeypatch):
+    """environment.Environment.pp_layer_partition"""
+    from sglang.srt.distributed.utils import get_pp_indices
+
+    monkeypatch.setenv("SGLANG_PP_LAYER_PARTITION", "5,3")
+    assert [get_pp_indices(8, rank, 2) for rank in range(2)] == [(0, 5), (5, 8)]
 
 
 @works_around("does not send hidden states back to the first stage: parallel_arguments.check_parallelism")
 def test_hidden_states_come_back_to_the_first_stage():
-    assert "hidden_states" in source("srt.managers.utils:get_logprob_dict_from_result")
-
-
-# ---- experts ----
-
-
-def test_neighbouring_ranks_share_experts():
-    for rank in range(8):
-        sizes = dict(tp_size=8, moe_ep_size=4, moe_dp_size=1, attn_tp_size=8, attn_cp_size=1)
-        ranks = derive_spawn_ranks(world_rank=rank, ep_join_rank_offset=0, **sizes)
-        share = Shard(rank, 8, expert_size=4).experts(12)
-        assert (share.first // 3, share.inside.rank) == (ranks["moe_ep_rank"], ranks["moe_tp_rank"])
-
-
-def test_places_of_experts_are_decided_before_the_model_is_built_if_its_class_tells_how_many_there_are():
-    found = source("srt.model_executor.model_runner:ModelRunner:initialize")
-    assert_in_order(found, "self.maybe_init_expert_location_metadata()", "self.load_model()")
-    asked = source("srt.eplb.expert_location:ModelConfigForExpertLocation")
-    assert "model_class.get_model_config_for_expert_location(" in asked
-
-
-def test_tokens_take_the_places_of_their_expert_in_turn():
-    chosen = source("srt.eplb.expert_location_dispatch:_topk_ids_logical_to_physical_dynamic")
-    assert_in_order(chosen, "if info.rank_invariant:", "chosen_dispatch_index = row_index % num_valid")
-
-
-def test_passes_are_counted_in_a_buffer_that_is_there_while_the_recorder_records():
-    recorder = "srt.eplb.expert_distribution:_ExpertDistributionRecorderReal"
-    found = source(f"{recorder}:get_current_pass_count_buffer")
-    assert_in_order(found, "not self._recording", "return None", "return gatherer._data[layer_idx]")
-    around = source(RUNNER)
-    assert_in_order(around, "with_forward_pass(", "self._forward_raw(", "self.eplb_manager.on_forward_pass_end()")
-
-
-def test_the_manager_moves_what_the_model_says_by_the_runners_updater():
-    assert "get_expert_location_updater=lambda: self.expert_location_updater" in source(RUNNER)
-    moved = source("srt.eplb.eplb_manager:update_expert_location_with_recovery")
-    assert_in_order(moved, "expert_location_updater.update(", "model.routed_experts_weights_of_layer")
-    names = ["self", "routed_experts_weights_of_layer", "new_expert_location_metadata", "update_layer_ids"]
-    assert parameters(ExpertLocationUpdater.update)[:4] == names
-    updated = source("srt.eplb.expert_location_updater:ExpertLocationUpdater:update")
-    assert_in_order(updated, "_update_expert_weights(", "old_expert_location_metadata.update(")
-
-
-@works_around("empties a GPU's cache before experts move: eplb.Updater")
-def test_the_updater_runs_on_a_cpu():
-    assert "empty_cache" not in source("srt.eplb.expert_location_updater:ExpertLocationUpdater:update")
-
-
-@works_around("empties a GPU's cache before it writes what it recorded: expert_location.prepare")
-def test_the_recorder_writes_on_a_cpu():
-    assert "empty_cache" not in source("srt.eplb.expert_distribution:_StatAccumulator:dump")
-
-
-@works_around("takes a rank's number for that of its experts and of its process: check_expert_location")
-def test_experts_move_between_ranks_that_share_one():
-    assert "rank * num_local_physical_experts" not in source("srt.eplb.expert_location_updater")
-
-
-# ---- tokens that are sent to their experts ----
-
-
-def test_every_rank_has_whole_experts_where_tokens_are_sent_to_them():
-    view = SimpleNamespace(moe_a2a_backend="deepep", ep_size=1, tp_size=4)
-    assert _a2a_ep_size(view) == dict(ep_size=4)
-
-
-def test_places_of_experts_are_static_by_default_where_tokens_are_sent_to_them():
-    hook = source("srt.arg_groups.parallel_hook:handle_eplb_and_dispatch")
-    assert_in_order(hook, 'moe_a2a_backend == "none"', '"dynamic" if needs_rank_invariant_dispatch else "static"')
-
-
-def test_tokens_that_are_sent_are_counted_like_others_in_the_mode_that_we_choose():
-    chosen = source("srt.eplb.expert_distribution:_SinglePassGatherer:init_new")
-    assert_in_order(chosen, '== "deepep":', 'deepep_mode == "normal":', "return _SelectExpertsSinglePassGatherer(")
-
-
-def test_without_attention_replicas_the_steps_of_such_ranks_count_the_tokens_of_one():
-    assert_in_order(source("srt.utils.common:require_attn_tp_gather"), "get_moe_a2a_backend().is_none()", "return True")
-    counted = source("srt.managers.scheduler_components.dp_attn:_update_gather_batch")
-    assert_in_order(counted, "if not require_mlp_tp_gather:", "batch.global_num_tokens = [mlp_sync_info.num_tokens]")
+    assert "hidden_states" in names("srt.managers.utils", "get_logprob_dict_from_result")
 
 
 # ---- attention data parallelism ----
 
 
 def test_the_old_spelling_of_attention_replicas_becomes_the_new_one():
-    hook = source("srt.arg_groups.parallel_hook:handle_deprecated_dp_attention")
-    assert_in_order(hook, "cfg.enable_dp_attention", "attn_dp_size=cfg.dp_size", "dp_size=1")
+    asked = ServerArgs(model_path="no/such/model", enable_dp_attention=True, tp_size=4, dp_size=2)
+    parallel_hook.handle_deprecated_dp_attention(asked)
+    view = resolving_view(asked)
+    assert (view.attn_dp_size, view.dp_size) == (2, 1)
 
 
 def test_neighbouring_ranks_are_one_replica_of_attention():
@@ -204,77 +177,143 @@ def test_neighbouring_ranks_are_one_replica_of_attention():
 
 
 def test_the_controller_launches_the_ranks_of_attention_replicas_by_a_method_of_their_own():
-    assert "self.launch_dp_attention_schedulers(server_args, port_args)" in source(f"{CONTROLLER}:__init__")
-    assert "self.launch_tensor_parallel_group(" in source(f"{CONTROLLER}:launch_dp_attention_schedulers")
+    """processes.before_replicas"""
+    launched = names(CONTROLLER, "DataParallelController.launch_dp_attention_schedulers")
+    assert "launch_tensor_parallel_group" in launched
 
 
 def test_sizes_are_padded_for_kernels_of_a_cpu_by_a_call_that_can_be_replaced():
-    loads = source("srt.model_executor.model_runner:ModelRunner:load_model")
-    assert_in_order(loads, "self.model_config = adjust_config_with_unaligned_cpu_tp(", "self.load_config", "tp_size")
+    """runner.replace_cpu_padding"""
+    assert "adjust_config_with_unaligned_cpu_tp" in names(RUNNER, "ModelRunner.load_model")
     assert parameters(adjust_config_with_unaligned_cpu_tp) == ["model_config", "load_config", "tp_size"]
 
 
 @works_around("has an operator of GPUs gather logits in a replica's ranks, and no padding: lm_head.gather_logits")
 def test_padded_logits_are_gathered_within_a_replica():
-    assert "self.vocab_size % self.attn_tp_size" not in source(f"{LOGITS}:_gather_attn_tp_logits")
+    assert "attn_tp_all_gather_into_tensor" not in names(LOGITS, "LogitsProcessor._gather_attn_tp_logits")
 
 
-def test_logits_are_gathered_by_one_of_two_members():
-    gathered = source(f"{LOGITS}:_get_logits")
-    assert_in_order(
-        gathered, "self.use_attn_tp_group:", "self._gather_attn_tp_logits(logits)", "_logits_gatherer(logits)"
-    )
+BATCH = "srt.model_executor.forward_batch_info"
 
 
-BATCH = "srt.model_executor.forward_batch_info:ForwardBatch"
+def test_a_batch_of_replicas_is_prepared_without_padding(monkeypatch):
+    """batches.prepare_batches_unpadded"""
+    from sglang.srt.layers import dp_attention
+
+    told = []
+    monkeypatch.setattr(dp_attention, "set_dp_buffer_len_from_batch", lambda batch: told.append(batch))
+    monkeypatch.setattr(dp_attention, "set_is_extend_in_batch", told.append)
+    batch = SimpleNamespace(batch_size=2, global_num_tokens_cpu=[2, 5], is_extend_in_batch=True)
+    batches._prepare_unpadded(batch, "runner")
+    assert told == [batch, True]
+    assert (batch._original_batch_size, batch.dp_padding_mode) == (2, DpPaddingMode.SUM_LEN)
+    assert (batch.global_dp_buffer_len, batch.global_num_tokens_padded_cpu) == (7, [2, 5])
 
 
 def test_a_batch_knows_the_tokens_of_all_replicas_and_is_prepared_by_a_method_of_its_own():
-    assert "self.global_num_tokens_cpu = global_num_tokens" in source(f"{BATCH}:init_mlp_sync_metadata")
-    prepared = source("srt.model_executor.model_runner:ModelRunner:_prepare_eager_forward_batch")
-    assert_in_order(prepared, "global_num_tokens_cpu is not None", "forward_batch.prepare_mlp_sync_batch(self)")
-    after = source(f"{BATCH}:post_forward_mlp_sync_batch")
-    assert_in_order(after, "_original_batch_size is not None", "self.spec_info is None and self._original_num_tokens")
+    """batches.prepare_batches_unpadded: what is set there is read there"""
+    assert "global_num_tokens_cpu" in names(BATCH, "ForwardBatch.init_mlp_sync_metadata")
+    prepared = names(RUNNER, "ModelRunner._prepare_eager_forward_batch")
+    assert_in_order(prepared, "global_num_tokens_cpu", "prepare_mlp_sync_batch")
+    after = names(BATCH, "ForwardBatch.post_forward_mlp_sync_batch")
+    assert_in_order(after, "_original_batch_size", "spec_info", "_original_num_tokens")
+    own = names(BATCH, "ForwardBatch.prepare_mlp_sync_batch")
+    assert {"_original_batch_size", "dp_padding_mode", "global_dp_buffer_len"} <= set(own)
 
 
 def test_all_replicas_know_whether_one_of_them_has_prompts_and_of_an_idle_one_a_batch_is_made():
     """By which those of an NPU choose the graphs that they run together."""
     sync = "srt.managers.scheduler_components.dp_attn"
-    assert "self.is_extend_in_batch = bool(tp0_info_cpu[:, 3].max())" in source(f"{sync}:MLPSyncBatchInfo:all_gather")
-    assert "batch.is_extend_in_batch = mlp_sync_info.is_extend_in_batch" in source(f"{sync}:_update_gather_batch")
-    prepared = source(f"{sync}:prepare_mlp_sync_batch_raw")
-    assert_in_order(prepared, "local_batch.forward_mode.is_extend()", ".all_gather(", "local_batch = get_idle_batch()")
-    assert "is_extend_in_batch=batch.is_extend_in_batch" in source(f"{BATCH}:init_new")
+    assert_in_order(names(sync, "MLPSyncBatchInfo.all_gather"), "max", "is_extend_in_batch")
+    assert_in_order(names(sync, "_update_gather_batch"), "is_extend_in_batch", "is_extend_in_batch")
+    prepared = names(sync, "prepare_mlp_sync_batch_raw")
+    assert {"is_extend", "all_gather"} <= set(prepared)
+    assert_in_order(names(BATCH, "ForwardBatch.init_new"), "is_extend_in_batch", "is_extend_in_batch")
 
 
 @works_around("has no group of the ranks that hold the same share of attention: npu.communication._of")
 def test_a_group_goes_across_replicas():
-    assert "_ATTN_DP" in source("srt.distributed.parallel_state")
+    from sglang.srt.distributed import parallel_state
+
+    assert hasattr(parallel_state, "_ATTN_DP")
 
 
-@works_around("pads the batches of replicas with pinned memory on a CPU: dp_attention.skip_dp_padding")
+@works_around("pads the batches of replicas with pinned memory on a CPU: batches.prepare_batches_unpadded")
 def test_batches_of_replicas_can_be_padded_without_a_gpu():
-    assert "self.use_pin_memory = not _is_cpu" not in source(f"{BATCH}:prepare_mlp_sync_batch")
+    assert "use_pin_memory" not in names(BATCH, "ForwardBatch.prepare_mlp_sync_batch")
 
 
-@works_around("copies tokens of replicas with triton on a CPU: plugin._hook_dp_attention")
+@works_around("copies tokens of replicas with triton on a CPU: batches.copy_tokens_on_cpu")
 def test_tokens_of_replicas_are_copied_without_triton():
-    assert "memcpy_func = memcpy_cpu if _is_cpu else memcpy_triton" not in source("srt.layers.dp_attention")
+    from sglang.srt.layers import dp_attention
+
+    assert dp_attention.memcpy_func is memcpy_cpu
+
+
+def test_tokens_of_replicas_are_copied_by_a_function_of_the_module():
+    """batches.copy_tokens_on_cpu"""
+    copied = names("srt.layers.dp_attention")
+    assert copied.count("memcpy_func") > 1
+    assert parameters(memcpy_cpu) == parameters(
+        __import__("sglang.srt.layers.dp_attention", fromlist="x").memcpy_triton
+    )
+
+
+@pytest.fixture
+def sleeper(monkeypatch):
+    """An idle sleeper of SGLang, without sockets; `polled` for these milliseconds (processes.sleep_with)."""
+    found = idle_sleeper.IdleSleeper([])
+    found.polled = []
+    found.poller = SimpleNamespace(poll=found.polled.append)
+    return found
 
 
 @works_around("lets an idle replica sleep for a second, and others wait: dp_attention.sleep_briefly")
-def test_an_idle_replica_sleeps_as_long_as_others_can_wait():
-    assert "self.poller.poll(1000)" not in source("srt.managers.scheduler_components.idle_sleeper")
+def test_an_idle_replica_sleeps_as_long_as_others_can_wait(sleeper):
+    sleeper.maybe_sleep()
+    assert sleeper.polled[0] < 100
 
 
 @works_around("has the step of an idle replica prepared only where it pads it: MindSporeForCausalLM.forward")
 def test_the_step_of_an_idle_replica_is_prepared():
-    runner = source("srt.model_executor.runner.eager_runner:EagerRunner:_execute_idle")
-    assert "attn_backend.forward_metadata = None" not in runner
+    found = names("srt.model_executor.runner.eager_runner", "EagerRunner._execute_idle")
+    assert "forward_metadata" not in found
 
 
 def test_logits_are_gathered_by_counts_that_are_not_padded():
-    metadata = source("srt.layers.logits_processor:LogitsMetadata:from_forward_batch")
-    assert "dp_padding_mode=DpPaddingMode.SUM_LEN" in metadata
-    gathered = source(f"{LOGITS}:_get_logits")
-    assert_in_order(gathered, "_gather_dp_attn_hidden_states(", "_compute_lm_head(", "_scatter_dp_attn_logits(")
+    """batches.prepare_batches_unpadded"""
+    assert {"SUM_LEN", "dp_padding_mode"} <= set(names(LOGITS, "LogitsMetadata.from_forward_batch"))
+    gathered = names(LOGITS, "LogitsProcessor._get_logits")
+    assert_in_order(gathered, "_gather_dp_attn_hidden_states", "_compute_lm_head", "_scatter_dp_attn_logits")
+
+
+# ---- a rank that makes no progress ----
+
+
+def test_a_watchdog_writes_what_it_is_asked_for_before_it_ends_the_server(monkeypatch, caplog):
+    """processes.extend_dump"""
+    monkeypatch.setattr(watchdog.WatchdogRaw, "_watchdog_thread", lambda self: None)
+    monkeypatch.setattr(watchdog, "pyspy_dump_schedulers", lambda: None)
+    monkeypatch.setattr(watchdog.time, "sleep", lambda seconds: None)
+    made = watchdog.WatchdogRaw("a test", lambda: 0, lambda: True, 0.0, dump_info=lambda: "SGLang's")
+    sent = []
+    made.parent_process = SimpleNamespace(send_signal=sent.append)
+    processes.extend_dump(made, lambda: "ours")
+    with caplog.at_level(logging.ERROR):
+        made._watchdog_once()
+    assert "ours\nSGLang's" in caplog.text and sent == [signal.SIGQUIT]
+    processes.extend_dump(made, lambda: "")
+    assert made.dump_info() == "ours\nSGLang's"
+
+
+def test_a_scheduler_serves_in_this_loop():
+    """processes.run_scheduler_with"""
+    assert_in_order(names("srt.managers.scheduler", "run_scheduler_process"), "Scheduler", "run_event_loop")
+    assert parameters(Scheduler.run_event_loop) == ["self"]
+
+
+def test_a_scheduler_makes_its_watchdog_by_this_function():
+    """processes.after_watchdog"""
+    made = names("srt.managers.scheduler_components.invariant_checker", "create_scheduler_watchdog")
+    assert_in_order(made, "WatchdogRaw", "cur_batch_for_debug")
+    assert "create_scheduler_watchdog" in names("srt.managers.scheduler", "Scheduler.init_soft_watchdog")

@@ -1,10 +1,13 @@
 """What we rely on in SGLang 0.5.23 where the operator table has the caches, and where a chip has no Triton."""
 
-import inspect
+from types import SimpleNamespace
 
+import pytest
 import torch
-from seams.sglang_source import assert_in_order, parameters, source
+from seams.contract import Reached, assert_in_order, names, parameters, reached
 
+from sglang.srt.hardware_backend.npu import allocator_npu
+from sglang.srt.mem_cache import allocation, kv_cache_configurator
 from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
@@ -14,22 +17,27 @@ SECONDS = 1
 
 
 def test_a_pools_class_is_chosen_when_the_model_is_there():
+    """memory.choose_pool_with; compiled code, since pools are made of a model that is loaded"""
     assert parameters(KVCacheConfigurator._resolve_kv_pool_class) == ["self", "kind", "default"]
     assert "model" in KVCacheConfigurator.__dataclass_fields__
-    built = source("srt.mem_cache.kv_cache_configurator:KVCacheConfigurator:_build_token_to_kv_pool")
-    assert_in_order(built, 'self._resolve_kv_pool_class(\n            kind="mha"', "else MHATokenToKVPool")
-    assert_in_order(
-        source("srt.mem_cache.kv_cache_configurator:KVCacheConfigurator:_build_mha_kv_pool"), "else mha_pool_class"
-    )
+    configurator = "srt.mem_cache.kv_cache_configurator"
+    built = names(configurator, "KVCacheConfigurator._build_token_to_kv_pool")
+    assert_in_order(built, "_resolve_kv_pool_class", "MHATokenToKVPool")
+    assert "mha_pool_class" in parameters(KVCacheConfigurator._build_mha_kv_pool)
 
 
-def test_the_choice_by_platform_is_no_seam_for_npus_whose_platform_is_sglangs():
-    assert "current_platform.get_kv_pool_cls(kind=kind)" in inspect.getsource(
-        KVCacheConfigurator._resolve_kv_pool_class
-    )
+def test_the_choice_by_platform_is_no_seam_for_npus_whose_platform_is_sglangs(monkeypatch):
+    """memory.choose_pool_with"""
+    asked = []
+    platform = SimpleNamespace(get_kv_pool_cls=lambda kind: asked.append(kind))
+    monkeypatch.setattr(kv_cache_configurator, "current_platform", platform)
+    KVCacheConfigurator._resolve_kv_pool_class(SimpleNamespace(), kind="mha", default=list)
+    assert asked == ["mha"]
 
 
 def test_a_pool_makes_its_buffers_on_the_device_that_it_names_and_counts_them_by_their_shapes():
+    """device_layout_cache.MetaKVPool"""
+
     class OnNone(MHATokenToKVPool):
         def _create_buffers(self):
             self.device = "meta"
@@ -43,15 +51,27 @@ def test_a_pool_makes_its_buffers_on_the_device_that_it_names_and_counts_them_by
     assert pool.get_key_buffer(1).data_ptr() == 0
 
 
-def test_the_allocator_and_the_writers_of_tables_ask_whether_there_is_triton():
-    assert_in_order(
-        source("srt.mem_cache.allocator.paged:PagedTokenToKVPoolAllocator:alloc_extend"),
-        "if self.use_triton_kernels:",
-        "alloc_extend_naive(",
-    )
-    assert hasattr(PagedTokenToKVPoolAllocator, "alloc_extend")
+def test_an_allocator_without_triton_hands_out_pages_with_torch(monkeypatch):
+    """memory.make_allocator_with"""
+    pool = SimpleNamespace()
+    made = PagedTokenToKVPoolAllocator(64, 16, torch.float16, "cpu", pool, need_sort=False)
+    assert made.use_triton_kernels is False
+    monkeypatch.setattr("sglang.srt.mem_cache.allocator.paged.alloc_extend_naive", reached)
+    none, lengths = torch.zeros(1, dtype=torch.int64), torch.tensor([3])
+    with pytest.raises(Reached):
+        made.alloc_extend(none, none, lengths, lengths, torch.tensor([-1]), 3)
+
+
+def test_the_writers_of_tables_ask_whether_there_is_triton():
+    """memory.support_triton_with, memory.find_last_slots_with"""
     assert parameters(support_triton) == ["backend"]
-    assert "if support_triton(prefill_backend):" in source("srt.mem_cache.allocation:write_cache_indices")
-    assert "if support_triton(attn_backend):" in source("srt.model_executor.forward_batch_info:compute_position")
-    npu = source("srt.hardware_backend.npu.allocator_npu:NPUPagedTokenToKVPoolAllocator:alloc_extend")
-    assert_in_order(npu, "if num_new_pages_item < 200:", "from sgl_kernel_npu", "return out_indices.int()")
+    assert "support_triton" in names("srt.mem_cache.allocation", "write_cache_indices")
+    assert "support_triton" in names("srt.model_executor.forward_batch_info", "compute_position")
+    assert parameters(allocation.get_last_loc) == parameters(allocation.get_last_loc_torch)
+
+
+def test_the_allocator_of_npus_uses_a_kernel_of_triton_for_few_pages_only():
+    """npu.allocation"""
+    assert hasattr(allocator_npu.NPUPagedTokenToKVPoolAllocator, "alloc_extend")
+    found = names("srt.hardware_backend.npu.allocator_npu", "NPUPagedTokenToKVPoolAllocator.alloc_extend")
+    assert_in_order(found, 200, "int")

@@ -184,13 +184,16 @@ REFUSED = (
         _names("enable_encoder_swa_bounded_replay enable_decoder_swa_bounded_replay"),
     ),
     (
-        "MLA and sparse attention are not supported yet",
+        "models with sparse attention are not supported yet",
         _names("""
             enable_return_indexer_topk c128_page_size qsa_indexer_dtype dsa_prefill_backend dsv4_prefill_backend
-            dsa_decode_backend dsa_paged_mqa_logits_backend dsa_topk_backend flashinfer_mla_disable_ragged
-            enable_deepseek_v4_fp4_indexer dsv4_attn_backend dsa_triton_union enable_dsa_fused_indexer
-            disable_chunked_prefix_cache enable_linker_mla_dedup enable_hisparse hisparse_config
+            dsa_decode_backend dsa_paged_mqa_logits_backend dsa_topk_backend enable_deepseek_v4_fp4_indexer
+            dsv4_attn_backend dsa_triton_union enable_dsa_fused_indexer enable_hisparse hisparse_config
         """),
+    ),
+    (
+        "it is about SGLang's own operators for MLA, which are not used",
+        _names("flashinfer_mla_disable_ragged disable_chunked_prefix_cache enable_linker_mla_dedup"),
     ),
     (
         "state-space and linear-attention models are not supported yet",
