@@ -359,5 +359,5 @@ def test_every_architecture_of_the_registry_is_where_it_says(name):
 
 @pytest.mark.parametrize("dtype, held", [("float32", 48**0.5), ("float16", 6.9296875), ("bfloat16", 6.9375)])
 def test_a_factor_is_rounded_as_activations_are(dtype, held):
-    assert Runtime(dtype=getattr(ms, dtype)).rounded(48**0.5) == pytest.approx(held, rel=1e-7)
-    assert Runtime(dtype=getattr(ms, dtype)).rounded(0.5) == 0.5
+    assert Runtime(dtype=getattr(ms, dtype)).cast_like_activations(48**0.5) == pytest.approx(held, rel=1e-7)
+    assert Runtime(dtype=getattr(ms, dtype)).cast_like_activations(0.5) == 0.5

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.model_loader_ms import loader
+from sglang.srt.model_loader_ms.names import TensorNames
 
 SECONDS = 15
 
@@ -39,8 +40,8 @@ def test_stages_change_no_bit_of_an_answer(table, tmp_path):
 def values(network) -> dict:
     """What a loaded model has of each part of each tensor, by the checkpoint's names."""
     options = network.checkpoint()
-    names = loader._placed(options["names"], options["layer_renames"])
-    return {(want.source, str(want.read)): want.host.copy() for want in loader.tensors_of(network, names=names)}
+    names = TensorNames(options["names"], options["layer_renames"])
+    return {(item.source, str(item.read)): item.host.copy() for item in loader.tensors_of(network, names=names)}
 
 
 @pytest.mark.parametrize("table", ["cpu"], indirect=True)
