@@ -30,8 +30,9 @@ sys.path.insert(0, str(TEST))  # as pytest does, pyproject.toml
 DTYPES = ("float32", "bfloat16")
 PAGE_SIZES = {"one_piece": 1, "chunks": 16, "cached_prefix": 4, "mixed_batch": 4}
 NEW_TOKENS = 8
-INT8 = {"qwen2": ("w8a8_int8", "compressed-tensors", "modelslim"), "qwen3_moe": ("w8a8_int8",)}
-INT8 |= {"deepseek_v3": ("w8a8_int8",), "minicpm3": ("w8a8_int8",)}
+# MindSpore's stock products, which int8 weights have on a CPU, are not the same bits in every process where there are
+# experts: these models have none.
+INT8 = {"qwen2": ("w8a8_int8", "compressed-tensors", "modelslim"), "minicpm3": ("w8a8_int8",)}
 FLOAT8 = "deepseek_v3"
 # Of sizes that two and four ranks can divide; the layouts are those of test/models/test_ranks.py.
 RANKS = {"qwen3@ranks": ("TP 2", "TP 4", "PP 2", "attention DP 2"), "qwen2@ranks": ("TP 2",), "gemma2@ranks": ("TP 2",)}

@@ -18,7 +18,7 @@ from sglang.srt.model_executor_ms.runner.graphs import (
     Limits,
     StaticGraph,
     UncompiledGraph,
-    _tensor,
+    as_tensor,
     forward_graph,
 )
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
@@ -80,7 +80,7 @@ class UncompiledWithRoom(_OnOwnCaches, StaticGraph):
     construct = ForwardGraph.construct.__wrapped__
 
     def _graph(self):
-        inputs, lengths = (tuple(map(_tensor, buffers)) for buffers in self.buffers)
+        inputs, lengths = (tuple(map(as_tensor, buffers)) for buffers in self.buffers)
         return self(inputs, *lengths, self.k_caches, self.v_caches)
 
 

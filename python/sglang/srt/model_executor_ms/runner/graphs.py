@@ -104,7 +104,7 @@ class ForwardGraph(nn.Cell):
         return GraphOutputs(hidden_states, tuple(aux))
 
 
-def _tensor(array: np.ndarray | torch.Tensor) -> Tensor:
+def as_tensor(array: np.ndarray | torch.Tensor) -> Tensor:
     return bridge.to_mindspore(array) if isinstance(array, torch.Tensor) else bridge.int32(array)
 
 
@@ -122,7 +122,7 @@ class DynamicGraph(ForwardGraph):
 
     def outputs(self, inputs, step):
         arrays = {**inputs, **step.arrays}
-        return self.call(*(map(_tensor, row) for row in self.layout.rows(arrays)))
+        return self.call(*(map(as_tensor, row) for row in self.layout.rows(arrays)))
 
     def call(self, inputs: Iterable[Tensor], lengths: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """As `outputs`, of tensors on any device in the order of StepLayout.inputs and of StepLayout.parameters."""
@@ -154,7 +154,7 @@ class StaticGraph(ForwardGraph):
         self.limits, self.replay = limits, None
         sizes = {TOKENS: limits.tokens, REQUESTS: limits.requests, BLOCKS: limits.blocks}
         self.buffers = [[_buffer(entry.field, sizes) for entry in row] for row in (layout.inputs, layout.parameters)]
-        inputs, self.lengths = ([_tensor(buffer) for buffer in row] for row in self.buffers)
+        inputs, self.lengths = ([as_tensor(buffer) for buffer in row] for row in self.buffers)
         self.inputs = mutable(tuple(inputs))
 
     def outputs(self, inputs, step):
