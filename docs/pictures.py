@@ -18,13 +18,10 @@ EXECUTOR = "model_executor_ms"
 # The packages of python/sglang/srt and their jobs, in rows: each imports only from rows below (test/test_layout.py).
 ROOMS = (
     {EXECUTOR: "what SGLang enters by: plugin, platform, model_runner"},
-    {
-        f"{EXECUTOR}.seams": "assignments into SGLang",
-        f"{EXECUTOR}.server": "flags, frameworks, checks",
-        f"{EXECUTOR}.npu": "uploads, captures, streams",
-    },
+    {f"{EXECUTOR}.server": "flags, frameworks, checks", f"{EXECUTOR}.npu": "uploads, captures, streams"},
     {f"{EXECUTOR}.runner": "a step: graphs, caches, weights, sampling"},
     {f"{EXECUTOR}.parallel": "groups, hosts, watchdogs, cores"},
+    {f"{EXECUTOR}.seams": "every assignment into SGLang"},
     {"models_ms": "what is special about each architecture"},
     {"layers_ms": "the blocks that models are made of"},
     {
