@@ -93,7 +93,8 @@ def test_every_key_of_hugging_faces_config_class_is_read_or_ignored_for_a_reason
     read(config_of(variant))  # refuses any other
 
 
-CONFIG_CLASSES = {model_class([name]).config_class for name in MODELS}
+# A tuple in the registry's order: processes of tests must collect the same tests.
+CONFIG_CLASSES = tuple(dict.fromkeys(model_class([name]).config_class for name in MODELS))
 OF_OTHERS = {  # keys that most architectures ignore
     "head_dim",  # latent attention has qk_rope_head_dim
     "max_position_embeddings",  # ChatGLM and Qwen have seq_length
