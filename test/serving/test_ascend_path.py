@@ -107,7 +107,7 @@ def test_buckets_were_captured_before_the_server_was_ready(card):
 
 def test_norms_add_up_what_the_ranks_have_in_prefill(card, reference):
     sums = 2 * reference.model.config.num_hidden_layers
-    assert f"sums over ranks that are left to the norms behind them: {sums}" in card.log.read_text()
+    assert f"all-reduces that are computed with the norms behind them: {sums}" in card.log.read_text()
 
 
 def test_new_weights_are_served_from_the_next_request_on(card, reference, tmp_path):

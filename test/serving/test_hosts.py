@@ -38,7 +38,7 @@ AS_ON_NPU = {
 }
 KINDS |= AS_ON_NPU
 MIXTURE = "deepseek_v3@ranks"  # of the kind "replicas"; the others have the demo model
-LEFT = "sums over ranks that are left to the norms behind them"
+LEFT = "all-reduces that are computed with the norms behind them"
 
 
 class Nodes:

@@ -48,7 +48,7 @@ class Environment:
     platform: str | None = None  # the SGLang platform plugin to use; None: SGLang finds one
     cpu_engine: bool = False  # SGLang's torch kernels for CPUs are to be used
     pp_layer_partition: tuple[int, ...] = ()  # of each pipeline stage; (): as many in each
-    allreduce_fusion: bool = True  # sums over ranks may be left to the norms behind them
+    allreduce_fusion: bool = True  # all-reduces may be computed with the norms behind them
 
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:

@@ -200,9 +200,11 @@ class CausalLM(nn.Cell):
     def _fuse_all_reduces(self, runtime: Runtime):
         shard = runtime.shard
         possible = shard.attn_dp_size == 1 and ops.supports_all_reduce_norm_fusion(shard.size)
-        if runtime.allreduce_fusion and possible:
-            fused = self.model.fuse_all_reduces()
-            logger.info("all-reduces that are computed with the norms behind them: %d", fused)
+        if not (runtime.allreduce_fusion and possible):
+            return
+        count = self.model.fuse_all_reduces()
+        if count:
+            logger.info("all-reduces that are computed with the norms behind them: %d", count)
 
     def _head(self, config, tied):
         stage = config.stage
