@@ -23,7 +23,7 @@ X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-ma
 
 def build(compiler: str, isas: dict, flags: list, folder: Path) -> Path:
     """Compile the operators and the program -> the program."""
-    units = [(source, source.stem, flags) for source in (*COMMON, PROGRAM)]
+    units = [(source, source.stem, flags) for source in COMMON] + [(PROGRAM, "program", flags)]
     units += [(SOURCES / "isa.cpp", isa, [f"-DKERNEL_ISA={isa}", *more]) for isa, more in isas.items()]
 
     def compile_one(unit):
