@@ -59,8 +59,7 @@ def profile() -> Profile:
 
 
 @functools.cache
-def _capabilities(chip: str) -> Capabilities:
-    chosen = profile()
+def _capabilities(chip: str, chosen: Profile) -> Capabilities:
     return Capabilities(
         device=chip,
         compute_dtypes={dtype: dtype for dtype in chosen.dtypes},
@@ -75,7 +74,7 @@ def _capabilities(chip: str) -> Capabilities:
 
 def capabilities() -> Capabilities:
     """Of the chip that this process computes on."""
-    return _capabilities(kernels.soc())
+    return _capabilities(kernels.soc(), profile())
 
 
 def start(processors):
