@@ -27,7 +27,7 @@ def answer(**arguments):
         backends=list(attention_backends_of(resolving_view(server_args))),
         context=model.context_len,
         hybrid=bool(model.is_hybrid_swa),
-        latent=model.attention_arch.name == "MLA",
+        mla=model.attention_arch.name == "MLA",
     )
 
 for line in sys.stdin:

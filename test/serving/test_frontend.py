@@ -69,7 +69,7 @@ def test_select_takes_the_choice_whose_tokens_are_likeliest(reference):
         wanted = [float(logprobs[place - 1, whole[place]]) for place in range(start, len(whole))]
         assert [value for value, *_ in tokens] == pytest.approx(wanted, abs=1e-3)
         means.append(sum(wanted) / len(wanted))
-    assert state["forward_mode"] == KINDS[means.index(max(means))]
+    assert state["kind"] == KINDS[means.index(max(means))]
 
 
 def test_forks_go_their_own_ways_and_join():
