@@ -103,7 +103,7 @@ CALLS = {
         {7: ints(4, 2)},
     ),
     attention.paged_attention: (
-        (of(F16, 2, 32), PAGES, PAGES, ints([1], [2]), ints(3, 5), ints(1, 1), 2, 1, 0.3, "MASK_DEFAULT"),
+        (of(F16, 2, 32), PAGES, PAGES, ints([1], [2]), ints(3, 5), ints(1, 1), 2, 1, 0.3, "MASK_DEFAULT", None),
         {0: of(F32, 2, 32)},
         {6: 4, 7: 3, 0: of(F16, 2, 64)},
         {1: of(F16, 4, 16, 1, 32)},
@@ -119,6 +119,16 @@ CALLS = {
         {9: "MASK_OTHER"},
         {4: ints(3, 5), 5: ints(0, 2)},
         {3: ints([1], [4])},
+        {10: of(F16, 2, 16, value=0.0)},
+    ),
+    on_310p(attention.paged_attention): (
+        (of(F16, 3, 32), in_nz(4, 16, 16), in_nz(4, 16, 16), ints([1], [2]), ints(3, 5), ints(1, 2), 2, 1, 0.3)
+        + ("MASK_DEFAULT", of(F16, 3, 16, value=-1e4)),
+        {9: "TRAPEZOIDAL", 10: None},  # the mode is not read
+        {10: of(BF16, 3, 16, value=-1e4)},
+        {10: of(F16, 2, 16, value=-1e4)},
+        {10: of(F16, 3, 4, value=-1e4)},
+        {10: of(F16, 3, 16)},
     ),
     # ---- windows.py ----
     windows.fused_attention: (

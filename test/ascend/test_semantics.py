@@ -129,7 +129,7 @@ def test_each_part_of_a_mixed_batch_has_its_own_kernel(model_of, calls):
     calls.clear()
     requests.step({"short": ids["short"][-1:], "two": ids["long"][:2], "long": ids["long"][33:]})
     fresh = [arguments[0].shape[0] for name, arguments in calls if name == "flash_attention"]
-    paged = [(arguments[0].shape[0], arguments[-1]) for name, arguments in calls if name == "paged_attention"]
+    paged = [(arguments[0].shape[0], arguments[9]) for name, arguments in calls if name == "paged_attention"]
     assert fresh == [2] * model.config.num_hidden_layers
     assert paged == [(38, "TRAPEZOIDAL")] * model.config.num_hidden_layers
 
@@ -163,7 +163,7 @@ def test_a_plain_decode_step_moves_no_cache_and_makes_no_mask(model_of, calls):
     layers = 2
     count = {name: sum(found == name for found, _ in calls) for name in names(calls)}
     assert count["paged_attention"] == count["reshape_and_cache"] == count["swiglu"] == layers
-    assert all(arguments[-1] == "MASK_DEFAULT" for name, arguments in calls if name == "paged_attention")
+    assert all(arguments[9] == "MASK_DEFAULT" for name, arguments in calls if name == "paged_attention")
     # A layer: four products, two norms of the row and two of heads, of which the first layer's and ours add nothing.
     assert count["matmul"] == 4 * layers + 1
     assert count["rms_norm"] + count["add_rms_norm"] == 4 * layers + 1

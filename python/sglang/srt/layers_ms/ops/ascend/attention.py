@@ -9,12 +9,13 @@ from mindspore.ops import constexpr
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend.blockwise_attention import blockwise_attention
 from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
-from sglang.srt.layers_ms.ops.ascend.gathered import put_rows
+from sglang.srt.layers_ms.ops.ascend.gathered import numbers, put_rows
 from sglang.srt.layers_ms.ops.ascend.host import FRESH, decodes
 from sglang.srt.layers_ms.ops.ascend.windows import sliding_window_attention
 
 # FlashAttentionScore reads the causal mask of any length from this triangle; 1 and -10000 are its two conventions.
 TRIANGLE = np.triu(np.ones((128, 128), np.float32), 1)
+HIDDEN = -10000.0  # what PagedAttention's mask adds to a score that does not count, in float16
 
 IN_PAGES, WITHIN_A_WINDOW, BLOCKWISE = range(3)  # ways of attention
 
@@ -29,6 +30,16 @@ def _way(window, soft_cap, sinks, slopes):
     if host.blockwise(window, soft_cap, sinks, slopes, False):
         return BLOCKWISE
     return WITHIN_A_WINDOW if window else IN_PAGES
+
+
+@constexpr
+def _first_request():
+    return Tensor(np.zeros(1, np.int32))
+
+
+@constexpr
+def _wants_mask(forward_mode):
+    return not decodes(forward_mode) and not host.profile().mask_modes
 
 
 @constexpr
@@ -104,6 +115,17 @@ def qkv_to_cache(
     return q, (k_cache, k), (v_cache, v)
 
 
+def chunk_mask(step, page_size, dtype):
+    """What hides from each token the later ones of its request: [T, places of the longest block table], 0 or HIDDEN.
+
+    Equal in all layers, so that MindSpore computes it once a step.
+    """
+    pages = kernels.numbered(kernels.gather(step["block_tables"], _first_request()))
+    places = kernels.add(kernels.mul(pages.reshape(-1, 1), page_size), numbers(page_size)).reshape(1, -1)
+    later = kernels.greater(places, step["positions"].reshape(-1, 1))
+    return kernels.mul(kernels.cast(later, dtype), HIDDEN)
+
+
 def paged_attention(
     q,
     k_cache,
@@ -128,5 +150,6 @@ def paged_attention(
     if step["forward_mode"] == FRESH:
         return kernels.flash_attention(q, k, v, heads, scale, causal_mask(q.dtype), *lengths)
     mode = "MASK_DEFAULT" if decodes(step["forward_mode"]) else "TRAPEZOIDAL"
-    tables = step["block_tables"]
-    return kernels.paged_attention(q, k_cache, v_cache, tables, lengths[1], lengths[0], heads, kv_heads, scale, mode)
+    mask = chunk_mask(step, k_cache.shape[1], q.dtype) if _wants_mask(step["forward_mode"]) else None
+    requests = (step["block_tables"], lengths[1], lengths[0])
+    return kernels.paged_attention(q, k_cache, v_cache, *requests, heads, kv_heads, scale, mode, mask)

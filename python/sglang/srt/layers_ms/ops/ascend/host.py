@@ -45,13 +45,14 @@ class Profile:
     triton: bool  # whether there are the kernels by which SGLang hands out pages
     summed: tuple[int, ...]  # numbers of ranks for which there is MatmulAllReduceAddRmsNorm
     hosts: bool  # whether HCCL reaches the cards of other hosts
+    mask_modes: bool  # whether PagedAttention knows TRAPEZOIDAL; else it reads a mask, and nothing else
 
 
 PROFILES = {
-    "310p": Profile(("float16",), True, False, "float16", False, False, (), False),
-    "910b": Profile(("bfloat16", "float16"), False, True, "float32", True, True, (2, 4, 8), True),
+    "310p": Profile(("float16",), True, False, "float16", False, False, (), False, False),
+    "910b": Profile(("bfloat16", "float16"), False, True, "float32", True, True, (2, 4, 8), True, True),
 }
-DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32", True, True, (), True)  # 910C
+DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32", True, True, (), True, True)  # 910C
 
 
 def profile() -> Profile:

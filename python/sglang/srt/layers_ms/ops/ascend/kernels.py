@@ -167,15 +167,19 @@ def flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens)
     return attend(query, key, value, None, None, None, mask, None, query_lens, key_lens)[3]
 
 
-def paged_attention(query, key_cache, value_cache, tables, context_lens, query_lens, heads, kv_heads, scale, mode):
+def paged_attention(
+    query, key_cache, value_cache, tables, context_lens, query_lens, heads, kv_heads, scale, mode, mask=None
+):
     """Attention of query [T, H * D] over caches as reshape_and_cache writes them -> [T, H * D].
 
     Block tables [B, most blocks], context_lens and query_lens [B]. mode: "MASK_DEFAULT" where every request has one
     query; "TRAPEZOIDAL" where some have more, the last of their context, which then needs no mask of the context's
-    size. Where it is compiled, the kernel reads the lengths as flash_attention does.
+    size. A 310P's kernel does not read the mode: there mask [T, places], of query's dtype, is added to the scores, 0 or
+    -10000, and is None where every request has one query. Where it is compiled, the kernel reads the lengths as
+    flash_attention does.
     """
     attend = generated.PagedAttention(heads, scale, kv_heads, "DEFAULT", mode, 0)
-    return attend(query, key_cache, value_cache, tables, context_lens, None, None, None, query_lens, None)
+    return attend(query, key_cache, value_cache, tables, context_lens, None, None, mask, query_lens, None)
 
 
 def zeros(shape, dtype):

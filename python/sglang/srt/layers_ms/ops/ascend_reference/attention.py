@@ -118,14 +118,17 @@ def _turned(x, cos, sin):
     return tensor(turned.reshape(x.shape), x.dtype)
 
 
-def _attend(query, keys, values_, scale):
-    """query [n, H, D], the last of a context of keys and values [m, K, D] -> [n, H * D]."""
+def _attend(query, keys, values_, scale, mask=None):
+    """query [n, H, D], the last of a context of keys and values [m, K, D] -> [n, H * D].
+
+    mask [n, m]: added to the scores, and nothing else hides a key; None: queries see no later ones.
+    """
     queries, heads, _ = query.shape
     num_keys, kv_heads, _ = keys.shape
     keys, values_ = (np.repeat(heads_of, heads // kv_heads, 1) for heads_of in (keys, values_))
     scores = np.einsum("nhd,mhd->hnm", query, keys, optimize=True) * scale
     hidden = np.arange(num_keys) > np.arange(num_keys - queries, num_keys)[:, None]
-    scores = np.where(hidden, -np.inf, scores)
+    scores = np.where(hidden, -np.inf, scores) if mask is None else scores + mask
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     return np.einsum("hnm,mhd->nhd", weights, values_, optimize=True).reshape(queries, -1)
@@ -166,7 +169,7 @@ def _check_paged(kernel, query, key_cache, value_cache, block_tables, kv_heads, 
     check(kernel, "block_tables", block_tables, INTEGERS, 2)
 
 
-def check_step(kernel, query, contexts, queries, tables, block, mode):
+def check_step(kernel, query, contexts, queries, tables, block, mode, mask=None):
     require(len(contexts) == len(queries) == len(tables), kernel, "lengths and block_tables of other requests")
     require(queries.sum() == len(query), kernel, f"query_lens {queries.tolist()} of {len(query)} tokens: one a request")
     paddings = contexts == 0
@@ -175,10 +178,22 @@ def check_step(kernel, query, contexts, queries, tables, block, mode):
     require((contexts <= tables.shape[1] * block).all(), kernel, f"contexts {contexts} of {tables.shape[1]} pages")
     require(mode in ("MASK_DEFAULT", "TRAPEZOIDAL"), kernel, f"mask_mode {mode}")
     many = (queries > 1).any()
-    require(not many or mode == "TRAPEZOIDAL", kernel, f"{queries.tolist()} queries see what comes after them")
+    # A 310P's kernel reads the mask and never the mode (MindSpore 2.10, AsdPagedAttentionOp).
+    ordered = mask is not None if caches_in_nz() else mode == "TRAPEZOIDAL"
+    require(not many or ordered, kernel, f"{queries.tolist()} queries see what comes after them")
 
 
-def paged_attention(query, key_cache, value_cache, tables, context_lens, query_lens, heads, kv_heads, scale, mode):
+def _check_mask(kernel, mask, query, contexts):
+    check(kernel, "mask", mask, (query.dtype,), 2)
+    require(caches_in_nz(), kernel, "a mask beside TRAPEZOIDAL, which needs none")
+    require(len(mask) == len(query), kernel, f"mask {mask.shape} of {len(query)} tokens")
+    require(mask.shape[1] >= contexts.max(), kernel, f"mask {mask.shape} of contexts {contexts.tolist()}")
+    require(np.isin(values(mask), (0.0, TRIANGLE[mstype.float16])).all(), kernel, "a mask of other values")
+
+
+def paged_attention(
+    query, key_cache, value_cache, tables, context_lens, query_lens, heads, kv_heads, scale, mode, mask=None
+):
     kernel = "PagedAttention"
     check(kernel, "query", query, HALVES, 2)
     size = _head_dim(kernel, query, heads)
@@ -186,16 +201,19 @@ def paged_attention(query, key_cache, value_cache, tables, context_lens, query_l
     _check_paged(kernel, query, key_cache, value_cache, tables, kv_heads, size)
     contexts = check_lengths(kernel, "context_lens", context_lens)
     queries = check_lengths(kernel, "query_lens", query_lens)
-    check_step(kernel, query, contexts, queries, stored(tables), key_cache.shape[1], mode)
-    rows = values(query).reshape(len(query), heads, size)
-    out = attend_pages(kernel, rows, (key_cache, value_cache), contexts, queries, stored(tables), scale)
+    check_step(kernel, query, contexts, queries, stored(tables), key_cache.shape[1], mode, mask)
+    if mask is not None:
+        _check_mask(kernel, mask, query, contexts)
+    rows, added = values(query).reshape(len(query), heads, size), None if mask is None else values(mask)
+    out = attend_pages(kernel, rows, (key_cache, value_cache), contexts, queries, stored(tables), scale, added)
     return tensor(out.reshape(query.shape), query.dtype)
 
 
-def attend_pages(kernel, rows, caches, contexts, queries, tables, scale):
+def attend_pages(kernel, rows, caches, contexts, queries, tables, scale, mask=None):
     """rows [T, H, D] of queries over the keys and values in caches, of rows of K * D values -> [T, H, D].
 
-    Rows of padding requests, which have no context, are NaN: a test notices any use of them.
+    mask [T, places]: as _attend's, of each row. Rows of padding requests, which have no context, are NaN: a test
+    notices any use of them.
     """
     (blocks, block), size = caches[0].shape[:2], rows.shape[-1]
     pools = [pages_of(cache) for cache in caches]
@@ -206,7 +224,8 @@ def attend_pages(kernel, rows, caches, contexts, queries, tables, scale):
             require(((pages >= 0) & (pages < blocks)).all(), kernel, f"pages {pages.tolist()} of {blocks}")
             read = (floats(cache[pages], caches[0].dtype) for cache in pools)
             keys, values_ = (one.reshape(len(pages) * block, -1, size)[:context] for one in read)
-            piece = rows[start : start + count]
-            out[start : start + count] = _attend(piece, keys, values_, scale).reshape(piece.shape)
+            own = slice(start, start + count)
+            added = None if mask is None else mask[own, :context]
+            out[own] = _attend(rows[own], keys, values_, scale, added).reshape(rows[own].shape)
         start += count
     return out
