@@ -13,9 +13,10 @@ from sglang.srt.layers_ms.cache_spec import cache_specs
 from sglang.srt.layers_ms.ops.ascend import host
 from sglang.srt.layers_ms.ops.metadata import BLOCKS, REQUESTS, TOKENS
 from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.model_executor_ms.npu import mindspore_device
 from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner, RunnerConfig
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
-from sglang.srt.model_executor_ms.npu.mode_graph import ModeGraph
+from sglang.srt.model_executor_ms.npu.mode_graph import ModeGraph, phase_of
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer, aligned_size
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations, dynamic_graph
@@ -33,9 +34,10 @@ KINDS = (((3, 2), (3, 2)), ((2, 3), (5, 7)), ((1, 3, 1), (7, 3, 4)), ((1, 1, 1),
 class ModeGraphs(dict):
     """kind -> its graph, made when it is first asked for."""
 
-    def __init__(self, network, caches: KVCaches):
+    def __init__(self, network, caches: KVCaches, captures: bool):
+        """captures: whether a graph of this process is captured."""
         super().__init__()
-        self.network, self.caches = network, caches
+        self.network, self.caches, self.captures = network, caches, captures
 
     def __missing__(self, forward_mode):
         self[forward_mode] = self.make(forward_mode)
@@ -45,7 +47,7 @@ class ModeGraphs(dict):
         """A graph of its own, besides the one that is kept."""
         layout = self.layout(forward_mode, captured)
         graph = dynamic_graph(self.network, self.caches.k_caches, self.caches.v_caches, layout)
-        return ModeGraph(graph, captured)
+        return ModeGraph(graph, captured, phase_of(host.decodes(forward_mode), captured, self.captures))
 
     def layout(self, forward_mode: str, captured: bool = False) -> StepLayout:
         """Of the steps of one forward mode."""
@@ -81,7 +83,7 @@ def npu_runner(
     network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int, link: DeviceLink, buckets=()
 ) -> NPUGraphRunner:
     """req_to_token: SGLang's table of token slots. buckets: sizes of decode graphs to capture, none for no capture."""
-    graphs = ModeGraphs(network, caches)
+    graphs = ModeGraphs(network, caches, bool(buckets) or mindspore_device.captures())
     largest = max(limits.requests, *buckets) if buckets else limits.requests
     dp_size = network.config.shard.attn_dp_size
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks, caches.full_to_swa())

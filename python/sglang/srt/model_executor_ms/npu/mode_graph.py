@@ -10,15 +10,25 @@ from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph
 from sglang.srt.model_executor_ms.runner.step import GraphOutputs
 
-# MindSpore's two phases of inference; graphs of the second, and no others, are captured.
+# MindSpore's two phases of inference. Where it captures, it captures all graphs of the second, and no others.
 PREFILL, INCREMENT = "prefill", "increment"
+
+
+def phase_of(decodes: bool, captured: bool, captures: bool) -> str:
+    """MindSpore's phase of a graph. It fuses kernels, and on a 310P chooses layouts of activations, by the phase.
+
+    decodes: whether requests have one token each. captured: whether this graph is to be captured. captures: whether any
+    of the process is: then INCREMENT would capture this one too.
+    """
+    return INCREMENT if captured or (decodes and not captures) else PREFILL
 
 
 class ModeGraph:
     """Calls a compiled graph. One that is captured keeps its views of inputs, which lie at the same addresses."""
 
-    def __init__(self, graph: DynamicGraph, captured: bool = False):
-        graph.phase = INCREMENT if captured else PREFILL
+    def __init__(self, graph: DynamicGraph, captured: bool = False, phase: str | None = None):
+        """phase: None: that of the captured graph, or of prompts."""
+        graph.phase = phase or phase_of(False, captured, True)
         self.graph, self.layout, self.captured = graph, graph.layout, captured
         self.views: dict[tuple, Tensor] = {}
 
