@@ -107,6 +107,14 @@ def inherited(variables: Mapping[str, str]) -> dict[str, str]:
     return {**os.environ, **variables}
 
 
+def add_up_in_one_order() -> None:
+    """Let HCCL, in the processes started from here on, give the same sums of the same values each time.
+
+    A setting that the user made stays.
+    """
+    export({"HCCL_DETERMINISTIC": "true"})
+
+
 def let_idle_torch_threads_sleep() -> None:
     """Keep torch's OpenMP threads, in the processes started from here on, from spinning after each product.
 

@@ -18,8 +18,14 @@ class NpuForCausalLM(MindSporeForCausalLM):
     join = staticmethod(join_on_npus)
     head_class = TorchLMHead
 
+    def fuses_allreduce(self, environment):
+        """The kernel of product, all-reduce and norm adds up in no fixed order."""
+        return super().fuses_allreduce(environment) and not start.deterministic()
+
     def take_device(self, config, pp_layer_partition, allreduce_fusion):
         start.take_card(config, pp_layer_partition, allreduce_fusion)
+        if start.deterministic():
+            start.compute_deterministically()
 
     def pin_threads(self, processors):
         """What computes is the card."""

@@ -17,12 +17,22 @@ def loads() -> str | None:
     return None if own.is_pkg_support_device("Ascend") else own.load_plugin_error().strip() or "no reason given"
 
 
+def take_card(card: int) -> None:
+    """Take a card and nothing else, for a look at it."""
+    ms.set_device("Ascend", card)
+
+
 def start(card: int, memory: str) -> None:
     """Take a card, with a cap of the memory pool such as 20.5GB, before the first operator of the process."""
     ms.set_device("Ascend", card)
     ms.runtime.set_memory(max_size=memory)
     # infer_boost: kernels that read and write SGLang's paged cache, and captured graphs, exist only with it.
     ms.set_context(mode=ms.PYNATIVE_MODE, jit_level="O0", infer_boost="on")
+
+
+def compute_deterministically() -> None:
+    """The same results of the same inputs, of kernels and of HCCL. Once, before communication starts."""
+    ms.set_deterministic(True)
 
 
 def keep_compiled_graphs(folder: str) -> None:

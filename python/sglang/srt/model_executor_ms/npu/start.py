@@ -64,6 +64,25 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
     logger.info("NPU %d: MindSpore takes at most %s of its memory", card, cap)
 
 
+def deterministic() -> bool:
+    """Whether --enable-deterministic-inference asks for the same results of the same steps."""
+    from sglang.srt.runtime_context import get_exec
+
+    return get_exec().deterministic.enable_deterministic_inference
+
+
+def compute_deterministically() -> None:
+    """Let kernels add up in one order, before communication starts; NpuUnavailable where seeds cannot count."""
+    from sglang.srt.model_executor_ms.npu import mindspore_device
+
+    if not host.capabilities().triton:
+        raise NpuUnavailable(
+            f"--enable-deterministic-inference on {kernels.soc()}: SGLang hashes a request's seed by a kernel of "
+            "Triton, which this chip has not"
+        )
+    mindspore_device.compute_deterministically()
+
+
 def check_nodes(nodes: int) -> None:
     """NpuUnavailable where ranks are on more hosts than HCCL connects cards of this chip of."""
     if nodes > 1 and not host.capabilities().multi_host:

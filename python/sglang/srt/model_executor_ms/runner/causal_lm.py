@@ -54,8 +54,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         """
         super().__init__()
         config, environment = model_config.hf_config, read_environment()
-        # That kernel is for the cards of one host.
-        allreduce_fusion = environment.allreduce_fusion and not hosts.stages_span()
+        allreduce_fusion = self.fuses_allreduce(environment)
         self.table = self._start_process(config, environment, allreduce_fusion)
         requested = str(torch.get_default_dtype()).removeprefix("torch.")
         computed = ops.compute_dtype(requested)
@@ -95,6 +94,10 @@ class MindSporeForCausalLM(torch.nn.Module):
             MindSporeForCausalLM.process_table = device.start(get_device().device, environment.ops_table, cores)
             self.pin_threads(cores)
         return MindSporeForCausalLM.process_table
+
+    def fuses_allreduce(self, environment) -> bool:
+        """Whether all-reduces may be computed with the norms behind them: that kernel is for the cards of one host."""
+        return environment.allreduce_fusion and not hosts.stages_span()
 
     def take_device(self, config, pp_layer_partition: tuple[int, ...], allreduce_fusion: bool) -> None:
         """Make ready what MindSpore computes on, before its first operator."""

@@ -62,7 +62,7 @@ LIMITED = {
     "attention_backend": (None, "mindspore"),
     "prefill_attention_backend": (None, "mindspore"),
     "decode_attention_backend": (None, "mindspore"),
-    "sampling_backend": (None, "pytorch"),
+    "sampling_backend": (None, "pytorch", "ascend"),
     "cuda_graph_backend_decode": (None, "disabled"),
     "cuda_graph_backend_prefill": (None, "disabled"),
     "load_balance_method": ("auto", "round_robin", "total_requests", "total_tokens"),

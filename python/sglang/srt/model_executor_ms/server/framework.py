@@ -2,10 +2,12 @@
 
 import importlib.metadata
 import importlib.util
+import platform
 import socket
 
 from sglang.srt.model_executor_ms.environment import (
     Refusal,
+    add_up_in_one_order,
     hide_threads_of_mindspore,
     let_idle_torch_threads_sleep,
     read_environment,
@@ -34,11 +36,18 @@ class UnsupportedModel(Refusal):
 def unavailable() -> str | None:
     """Why MindSpore cannot serve on this machine and what to do, or None."""
     if importlib.util.find_spec("mindspore") is None:
-        return "MindSpore is not installed: pip install mindspore==2.10.0"
+        return f"MindSpore is not installed: {_mindspore_wheel(platform.machine())}"
     numpy = importlib.metadata.version("numpy")
     if int(numpy.split(".")[0]) >= 2:
         return f"numpy {numpy} is installed, and MindSpore 2.10 is built against numpy 1: pip install 'numpy<2'"
     return None
+
+
+def _mindspore_wheel(machine: str) -> str:
+    if machine == "x86_64":
+        return "pip install mindspore==2.10.0"
+    # pip's only wheel of it for Linux is x86-64 inside, and says that it is for any machine.
+    return f"pip's wheel is for x86-64, and this is {machine}: take the one of https://www.mindspore.cn/install"
 
 
 def configure(server_args) -> None:
@@ -79,10 +88,13 @@ def refuse_without_npu() -> None:
     """UnsupportedFlag, with what is missing, where `--device npu` cannot be used."""
     if accelerator() == "npu":
         return
-    lacking = "torch_npu sees no card" if importlib.util.find_spec("torch_npu") else "torch_npu is not installed"
+    if importlib.util.find_spec("torch_npu"):  # without a card SGLang does not even start for another device then
+        lacking, instead = "torch_npu sees no card", "an environment without torch_npu serves with --device cpu"
+    else:
+        lacking, instead = "torch_npu is not installed", "--device cpu serves without an NPU"
     raise UnsupportedFlag(
         f"--device npu: {lacking}. `python -m sglang.srt.model_executor_ms.check_env` says what is missing and how to "
-        "get it; --device cpu serves without an NPU"
+        f"get it; {instead}"
     )
 
 
@@ -107,12 +119,23 @@ def _device_of_this_machine() -> str:
     return found
 
 
+# A page of a head, of the kernel that reads pages on an NPU, has at most so many values.
+LARGEST_PAGE_OF_A_HEAD = 16384
+
+
 def keep_attention_backend(server_args, previous) -> None:
-    """SGLang's defaults for an NPU (`previous`), but for the attention backend where the framework is mindspore."""
+    """SGLang's defaults for an NPU (`previous`), but for the attention backend where the framework is mindspore.
+
+    And but for pages of 128 tokens, where the model's heads are too large for them.
+    """
     from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
+    view = resolving_view(server_args)
+    own = view.model_impl == "mindspore"
+    if own and view.device == "npu" and view.page_size is None and _has_large_heads(server_args):
+        declare_resolution(server_args, SOURCE, page_size=64)
     previous(server_args)
-    if resolving_view(server_args).model_impl == "mindspore":
+    if own:
         declare_resolution(
             server_args,
             SOURCE,
@@ -120,6 +143,17 @@ def keep_attention_backend(server_args, previous) -> None:
             prefill_attention_backend="mindspore",
             decode_attention_backend="mindspore",
         )
+
+
+def _has_large_heads(server_args) -> bool:
+    """Whether a page of 128 tokens of a head is too much for the kernel; MLA's rows are another kernel's."""
+    from sglang.srt.arg_groups.overrides import model_config_of, resolving_view
+    from sglang.srt.configs.model_config import AttentionArch
+
+    if not names_a_model(resolving_view(server_args)):
+        return False
+    model_config = model_config_of(server_args)
+    return model_config.attention_arch != AttentionArch.MLA and model_config.head_dim * 128 > LARGEST_PAGE_OF_A_HEAD
 
 
 def adjust_to_model(server_args, previous) -> None:
@@ -158,7 +192,9 @@ def verify(server_args) -> None:
     if dispatches(view):
         declare_resolution(server_args, SOURCE, **adjusted_to_dispatch(view))
     if view.enable_deterministic_inference and view.device == "npu":
-        raise UnsupportedFlag("--enable-deterministic-inference with --device npu: it was never tried")
+        add_up_in_one_order()
+    if view.sampling_backend == "ascend" and view.device != "npu":
+        raise UnsupportedFlag(f"--sampling-backend ascend is a kernel of torch_npu's, and --device is {view.device}")
     chosen = set(attention_backends_of(view))
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")

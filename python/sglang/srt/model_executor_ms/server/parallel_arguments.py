@@ -64,7 +64,9 @@ def adjusted_to_dispatch(arguments) -> dict:
     """What other arguments become where tokens are sent to their experts; UnsupportedFlag where they cannot be."""
     if arguments.device == "npu":
         raise UnsupportedFlag(
-            f"--moe-a2a-backend {arguments.moe_a2a_backend} with --device npu: every rank sees all tokens there so far"
+            f"--moe-a2a-backend {arguments.moe_a2a_backend} with --device npu: MindSpore's MoeDistributeDispatch is "
+            "for 16 or more ranks, and for up to 256 rows of each on a 910B; leave it at none, where every rank sees "
+            "all tokens"
         )
     # SGLang's recorder refuses the default, auto.
     adjusted = dict(deepep_mode="normal")
