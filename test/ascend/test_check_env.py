@@ -23,12 +23,17 @@ GOOD = {
 }
 
 
+def nothing():
+    """Of what is asked on a card: no error."""
+
+
 @pytest.fixture
 def packages(monkeypatch):
     """The versions of distributions that are installed; a test changes them."""
     versions = dict(GOOD)
     monkeypatch.setattr(installation, "package", versions.get)
     monkeypatch.setattr(installation.platform, "python_version", lambda: "3.11.7")
+    monkeypatch.setattr(installation.platform, "machine", lambda: "x86_64")
     return versions
 
 
@@ -54,7 +59,7 @@ def findings(root, environment):
 
 def test_a_complete_server_has_no_problem_and_its_combination_is_documented(tmp_path, packages):
     environment = server(tmp_path)
-    found, code = check_env.check(installation.look(environment, tmp_path), lambda: None)
+    found, code = check_env.check(installation.look(environment, tmp_path), nothing, nothing)
     assert code == check_env.READY, check_env.render(found, code)
     by_name = {finding.what: finding for finding in found}
     assert by_name["cards"].found == "2: davinci0, davinci1"
@@ -83,7 +88,7 @@ def test_each_package_that_lacks_or_does_not_fit_is_a_problem_that_says_what_to_
 ):
     packages[name] = version
     environment = server(tmp_path)
-    found, code = check_env.check(installation.look(environment, tmp_path), lambda: None)
+    found, code = check_env.check(installation.look(environment, tmp_path), nothing, nothing)
     assert code == check_env.INCOMPLETE
     wrong = {finding.what: finding.problem for finding in found if finding.problem}
     assert list(wrong) == [what] and told in wrong[what]

@@ -25,16 +25,36 @@ def backend_error() -> str | None:
     return mindspore_device.loads()
 
 
-def check(found: Installation, load_error=backend_error) -> tuple[list[Finding], int]:
-    """-> the findings, and the exit code. load_error: asked only where there are a card and CANN."""
+def crossing_error() -> str | None:
+    """Why a tensor on the card does not reach MindSpore and come back, or None. Takes the card."""
+    from sglang.srt.model_executor_ms.npu import mindspore_device
+    from sglang.srt.model_executor_ms.npu.crossing import lost
+
+    try:
+        mindspore_device.take_card(0)
+        return lost("npu:0")
+    except Exception as error:  # whatever torch_npu or MindSpore raise is the answer
+        return f"{type(error).__name__}: {error}"
+
+
+def check(found: Installation, load_error=backend_error, crossing_error=crossing_error) -> tuple[list[Finding], int]:
+    """-> the findings, and the exit code. load_error: asked only where there are a card and CANN; then crossing_error,
+    where it loads and packages are right."""
     findings = judge(found)
     if found.cards and found.cann:
         error = load_error()
         problem = error and f"{error}: source CANN's and NNAL's set_env.sh in this shell"
         findings.append(Finding("MindSpore's Ascend backend", "does not load" if error else "loads", problem))
+        if not any(finding.problem for finding in findings):
+            findings.append(_crossing(crossing_error()))
     if any(finding.problem for finding in findings) and found.cards:
         return findings, INCOMPLETE
     return findings, READY if found.cards else NO_NPU
+
+
+def _crossing(error):
+    problem = error and f"{error}; is this torch_npu of the CANN that is set up?"
+    return Finding("a bfloat16 tensor by DLPack", "is lost" if error else "crosses and comes back", problem)
 
 
 def render(findings: list[Finding], code: int) -> str:

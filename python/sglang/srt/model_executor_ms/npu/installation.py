@@ -1,6 +1,8 @@
 """Finds the installed Ascend software: version files, Python packages and device nodes. Runs nothing but npu-smi."""
 
+import hashlib
 import importlib.metadata
+import importlib.util
 import platform
 import re
 import subprocess
@@ -18,10 +20,13 @@ PACKAGES = (
     "torch",
     "torch-npu",
     "transformers",
+    "triton",
     "triton-ascend",
     "sgl-kernel-npu",
 )
 ASCEND = Path("usr/local/Ascend")  # the driver's folder, and the default folder of CANN
+# The machine of an ELF file, at byte 18 (System V ABI), as uname says it.
+ELF_MACHINES = {62: "x86_64", 183: "aarch64"}
 _VERSION = re.compile(r"^\s*(?:package_)?version\s*=\s*\[?([\w.]+)", re.IGNORECASE | re.MULTILINE)
 
 
@@ -39,6 +44,13 @@ class Installation:
     nnal_active: bool = False
     cards: tuple[str, ...] = ()  # one line each
     packages: dict[str, str | None] = field(default_factory=dict)
+    mindspore_machine: str | None = None  # processor for which MindSpore's libraries are built, as uname says it
+    sglang_arguments: str | None = None  # a hash of SGLang's list of arguments, which is another one in each version
+
+    @property
+    def is_310p(self) -> bool:
+        """Whether npu-smi names a 310P."""
+        return any("310P" in card for card in self.cards)
 
 
 def look(environment: AscendEnvironment, root: Path = Path("/")) -> Installation:
@@ -55,6 +67,8 @@ def look(environment: AscendEnvironment, root: Path = Path("/")) -> Installation
         nnal_active=bool(environment.nnal),
         cards=_cards(root),
         packages={name: package(name) for name in PACKAGES},
+        mindspore_machine=_machine_of(_file("mindspore", "_c_expression*.so")),
+        sglang_arguments=_hash_of(_file("sglang", "srt/arg_groups/field_order.py")),
     )
 
 
@@ -64,6 +78,33 @@ def package(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _file(package_name: str, pattern: str) -> Path | None:
+    """A file of a package, which is not imported."""
+    found = importlib.util.find_spec(package_name)
+    folders = list(found.submodule_search_locations or ()) if found else []
+    return next((file for folder in folders for file in sorted(Path(folder).glob(pattern))), None)
+
+
+def _machine_of(library: Path | None) -> str | None:
+    if library is None:
+        return None
+    with library.open("rb") as opened:
+        header = opened.read(20)
+    return elf_machine(header)
+
+
+def elf_machine(header: bytes) -> str | None:
+    """The processor of an ELF file that begins with these 20 bytes."""
+    if len(header) < 20 or header[:4] != b"\x7fELF":
+        return None
+    number = int.from_bytes(header[18:20], "little")
+    return ELF_MACHINES.get(number, f"ELF machine {number}")
+
+
+def _hash_of(file: Path | None) -> str | None:
+    return None if file is None else hashlib.sha256(file.read_bytes()).hexdigest()[:16]
 
 
 def _version(file: Path) -> str | None:
