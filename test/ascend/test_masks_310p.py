@@ -1,4 +1,4 @@
-"""Later chunks on a 310P, whose PagedAttention reads a mask and no mask_mode: nothing is seen that comes later."""
+"""What a 310P's kernels do otherwise: PagedAttention reads a mask and no mask_mode, and MLA has no kernel of heads."""
 
 import mindspore as ms
 import numpy as np
@@ -8,7 +8,7 @@ from models.test_logits import LIMITS, prompts
 from models.tiny import reference_logits, save
 
 from sglang.srt.layers_ms.ops.ascend import attention as operators
-from sglang.srt.layers_ms.ops.ascend import host
+from sglang.srt.layers_ms.ops.ascend import host, mla
 from sglang.srt.layers_ms.ops.ascend_reference import attention
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
@@ -70,6 +70,15 @@ def test_steps_that_decode_have_no_mask(requests, calls):
     calls.clear()
     requests.step({"long": ids["one"]})
     assert {arguments[10] for name, arguments in calls if name == "paged_attention"} == {None}
+
+
+def test_the_products_of_heads_of_mla_are_stock_ones_and_that_of_the_910_family_is_refused(chip_310p, monkeypatch):
+    x, weights = of(F16, 3, 2, 16), of(F16, 2, 16, 32, value=0.5)
+    found = mla._multiply_heads(x, weights, False)
+    assert found.shape == (3, 2, 32) and (found.asnumpy() == 8).all()
+    monkeypatch.setattr(mla, "_blockwise", lambda: False)
+    with pytest.raises(ContractError, match="a 310P has not got it"):
+        mla._multiply_heads(x, weights, False)
 
 
 @pytest.mark.parametrize("chip, masked", [("ascend310p", True), ("ascend910b", False), ("ascend910_93", False)])

@@ -16,7 +16,10 @@ def mla_paged_attention(query, cache, tables, context_lens, query_lens, heads, s
 
 
 def multiply_heads(x, weights, transposed):
-    """x [T, H, in] times each head's matrix, of weights [H, in, out] or transposed [H, out, in] -> [T, H, out]."""
+    """x [T, H, in] times each head's matrix, of weights [H, in, out] or transposed [H, out, in] -> [T, H, out].
+
+    Not on a 310P: the pass by which MindSpore itself makes it is for the 910 family.
+    """
     order = (1, 0, 2)
     return generated.TransposeBatchMatmulTranspose()(x, weights, order, order, False, transposed)
 

@@ -56,10 +56,21 @@ def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
     return kernels.contiguous(out).reshape(-1, heads * value)
 
 
+def _multiply_heads(x, weights, transposed):
+    """As kernels.multiply_heads, which MindSpore has for the 910 family."""
+    if not _blockwise():
+        return kernels.multiply_heads(x, weights, transposed)
+    _, heads, size = x.shape
+    found = kernels.turn(x.reshape(1, -1, heads, size)).reshape(heads, -1, size)
+    found = kernels.multiply_stacks(found, weights, transposed)
+    size = found.shape[-1]
+    return kernels.turn(found.reshape(1, heads, -1, size)).reshape(-1, heads, size)
+
+
 def _absorbed(q, cache, w_uk, w_uv, step, scale):
     (heads, nope, rank), value, width = w_uk.shape, w_uv.shape[1], cache.shape[-1]
     plain, turned = kernels.split(q.reshape(-1, heads, nope + width - rank), (nope, width - rank))
-    latent = kernels.multiply_heads(kernels.contiguous(plain), w_uk, False)
+    latent = _multiply_heads(kernels.contiguous(plain), w_uk, False)
     query = kernels.cat((latent, turned)).reshape(-1, heads * width)
     if _blockwise():
         out = blockwise_mla_attention(query, cache, step, scale)
@@ -68,7 +79,7 @@ def _absorbed(q, cache, w_uk, w_uv, step, scale):
     else:
         lengths = (step["seq_lens"], step["query_lens"])
         out = kernels.mla_paged_attention(query, cache, step["block_tables"], *lengths, heads, scale, rank)
-    out = kernels.multiply_heads(out.reshape(-1, heads, rank), w_uv, True)
+    out = _multiply_heads(out.reshape(-1, heads, rank), w_uv, True)
     return out.reshape(-1, heads * value)
 
 

@@ -6,6 +6,8 @@ from mindspore import dtype as mstype
 from sglang.srt.layers_ms.ops.ascend_reference.attention import attend_pages, check_cache, check_step
 from sglang.srt.layers_ms.ops.ascend_reference.memory import (
     HALVES,
+    ContractError,
+    caches_in_nz,
     check,
     check_lengths,
     require,
@@ -37,6 +39,8 @@ def mla_paged_attention(query, cache, tables, context_lens, query_lens, heads, s
 
 def multiply_heads(x, weights, transposed):
     kernel = "TransposeBatchMatmulTranspose"
+    if caches_in_nz():
+        raise ContractError(f"{kernel}: a 310P has not got it")
     check(kernel, "x", x, HALVES, 3)
     check(kernel, "weights", weights, (x.dtype,), 3)
     heads, width = weights.shape[0], weights.shape[2 if transposed else 1]
