@@ -95,7 +95,10 @@ def test_mindspore_is_usable_here():
 
 def test_mindspore_says_that_it_is_not_installed(monkeypatch):
     monkeypatch.setattr(framework.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(framework.platform, "machine", lambda: "x86_64")
     assert "pip install mindspore==2.10.0" in framework.unavailable()
+    monkeypatch.setattr(framework.platform, "machine", lambda: "aarch64")
+    assert "pip's wheel is for x86-64, and this is aarch64" in framework.unavailable()
 
 
 def test_mindspore_says_that_numpy_is_too_new(monkeypatch):
