@@ -41,7 +41,6 @@ def milliseconds(requests: int, queries: int, context: int, features: tuple, rep
     lens = [ms.Tensor(np.full(requests, length, np.int32)) for length in (queries, context)]
     page_size = ms.Tensor(np.array([PAGE], np.int32))
     layer, found = Layer(features), []
-    ops.set_valid_rows(requests * queries, requests)
     for _ in range(repetitions):
         began = time.perf_counter()
         bridge.to_torch(layer(q, *caches, *lens, ms.Tensor(tables), page_size))

@@ -47,6 +47,7 @@ def _times(rank: int, rounds: int) -> dict[tuple[str, int], list[float]]:
 def _layers(rank: int) -> dict:
     """A captured layer of each kind, on one set of weights."""
     import mindspore as ms
+    import numpy as np
     import torch
     from bench_experts import random_bfloat16
     from mindspore import nn
@@ -79,13 +80,16 @@ def _layers(rank: int) -> dict:
             self.moe, self.replicas = SparseMoeBlock(router, experts, shard), shard.attn_dp_size
             self.host = torch.zeros(most, WIDTH, dtype=torch.bfloat16)
             self.x = bridge.to_mindspore(self.host)
+            self.valid_rows = np.zeros(2 + (self.replicas if self.replicas > 1 else 0), np.int32)
+            inputs = (self.x, bridge.int32(self.valid_rows))
             self.begin(most)
-            self(self.x)
-            self.replay = ops.capture(lambda: (self(self.x),), [self.x, router.weight, gate_up, down])
+            self(*inputs)
+            self.replay = ops.capture(lambda: (self(*inputs),), [*inputs, router.weight, gate_up, down])
 
         @ms.jit(fullgraph=True)
-        def construct(self, x):
-            return self.moe(x, {})
+        def construct(self, x, valid_rows):
+            step = {"valid_rows": valid_rows}
+            return ops.without_valid_rows(self.moe(ops.with_valid_rows(x, step), step))
 
         def own(self, count: int) -> slice:
             """Which of `count` tokens this rank has: all, or those of its replica."""
@@ -97,7 +101,7 @@ def _layers(rank: int) -> dict:
             own = tokens[self.own(count)]
             self.host[: len(own)] = own
             shares = (-(-count // RANKS), count // RANKS) if self.replicas > 1 else ()
-            ops.set_valid_rows(len(own), len(own), shares)
+            self.valid_rows[:] = (len(own), len(own), *shares)
             return len(own)
 
         def result(self, count: int):

@@ -72,7 +72,6 @@ class Layers(nn.Cell):
 def seconds(layers: Layers, shape: Shape, tokens: int) -> float:
     x = bridge.to_mindspore(torch.randn(tokens, shape.width).bfloat16())
     weights = ms.mutable(tuple(ms.mutable(tuple(layer)) for layer in layers.weights))
-    ops.set_valid_rows(tokens, 1)
     layers(x, weights)
     lasting = [x, *(weight for layer in layers.weights for weight in layer)]
     replay = ops.capture(lambda: (layers(x, weights),), lasting)

@@ -79,12 +79,10 @@ def _product(x: torch.Tensor, weight: torch.Tensor):
 
     x, weight = bridge.to_mindspore(x), bridge.to_mindspore(weight)
     ops.prepack_linear(weight)
-    ops.set_valid_rows(len(x), 1)
     linear(x, weight)  # compiles
     replay = ops.capture(lambda: (linear(x, weight),), [x, weight])
 
     def run():
-        ops.set_valid_rows(len(x), 1)  # others run steps of other sizes in between
         return replay()[0] if replay else bridge.to_torch(linear(x, weight))
 
     return run

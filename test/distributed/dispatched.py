@@ -24,7 +24,8 @@ class Case:
             skewed = draw.integers(0, 2)  # whether all rows go to the first places
             self.chosen.append(draw.integers(0, 2 if skewed else places, (count, self.top_k)).astype(np.int32) % places)
         self.room = np.zeros((replicas, -(-group.size // 32)), np.int32)
-        self.rows = max([1, *counts]) * replicas + 1
+        self.rows = max([1, *counts]) * replicas
+        self.valid_rows = counts[self.replica], 0, *counts
 
     def factors(self, replica: int, token: int) -> dict:
         """{rank: what its experts make of the row, as a multiple of it}."""
@@ -53,21 +54,25 @@ class Case:
         return bits(found, self.dtype)
 
     def dispatch(self) -> list:
-        """-> rows, weights, experts and routes, with room for all that can come."""
+        """-> rows, weights, experts, routes and how many rows have come, with room for all that can come."""
         x = bits(self.x[self.replica], self.dtype)
         shapes = [(self.rows, x.shape[1]), *[(self.rows, self.top_k)] * 2, (self.rows, self.room.shape[1])]
         dtypes = [self.dtype, "float32", "int32", "int32"]
-        found = [np.full(shape, 77, array) for shape, array in zip(shapes, [x.dtype, "f4", "i4", "i4"], strict=True)]
+        shapes, dtypes = [*shapes, 2], [*dtypes, "int32"]
+        arrays = [x.dtype, "f4", "i4", "i4", "i4"]
+        found = [np.full(shape, 77, array) for shape, array in zip(shapes, arrays, strict=True)]
         integers = np.array([self.group.number, self.held], np.int32)
         given = [x, self.weights[self.replica], self.chosen[self.replica], self.room, integers]
-        Operator(self.group.library, "dispatch_experts", [*given, *found], [*dtypes[:3], "int32", "int32", *dtypes])()
+        of_given = [*dtypes[:3], "int32", "int32"]
+        Operator(self.group.library, "dispatch_experts", [*given, *found], [*of_given, *dtypes], self.valid_rows)()
         return found
 
     def combine(self, y: np.ndarray, routes: np.ndarray) -> np.ndarray:
         found = np.full_like(bits(self.x[self.replica], self.dtype), 77)
         integers = np.array([self.group.number], np.int32)
         arrays = [y, routes, self.room[:, 0].copy(), integers, found]
-        Operator(self.group.library, "combine_experts", arrays, [self.dtype, *["int32"] * 3, self.dtype])()
+        dtypes = [self.dtype, *["int32"] * 3, self.dtype]
+        Operator(self.group.library, "combine_experts", arrays, dtypes, self.valid_rows)()
         return found
 
     def multiplied(self, rows, weights, chosen) -> np.ndarray:
@@ -78,25 +83,16 @@ class Case:
 
     def wrong(self) -> list[str]:
         """What is not as it should be."""
-        self.group.set_valid_rows()
-        self.group.count(self.counts)
-        rows, weights, chosen, routes = self.dispatch()
+        rows, weights, chosen, routes, taken = self.dispatch()
         wanted = self.arrives()
         count = len(wanted)
         come = zip(rows[:count], weights[:count], chosen[:count], strict=True)
         found = [] if sorted(tuple(map(np.ndarray.tobytes, each)) for each in come) == wanted else ["what arrives"]
         y = np.full_like(rows, 77)  # without a meaning behind the rows that have come
         y[:count] = self.multiplied(rows[:count], weights[:count], chosen[:count])
-        found += [] if self.counted(rows) == count else ["how many rows count"]
+        found += [] if taken.tolist() == [count, 0] else ["how many rows count"]
         found += [] if np.array_equal(self.combine(y, routes), self.comes_back()) else ["what comes back"]
         return [f"{what}: {self.counts} rows of {rows.shape[1]} {self.dtype}" for what in found]
-
-    def counted(self, rows: np.ndarray) -> int:
-        """How many of the rows that have come another operator computes."""
-        touched = np.full_like(rows, 1)
-        arrays = [np.zeros_like(rows), np.zeros(1, np.float32), touched]
-        Operator(self.group.library, "scale", arrays, [self.dtype, "float32", self.dtype])()
-        return int((touched[:, 0] == 0).sum())
 
 
 def dispatches(group: Group, replicas: list[int], widths: list[int], calls: int) -> list[str]:
@@ -121,6 +117,6 @@ def refused(group: Group, what: str) -> str:
         case.chosen[case.replica][:] = case.held * group.size
     if what == "replicas":
         case.room = np.zeros((group.size + 1, 1), np.int32)
-    group.count(counts)
+    case.valid_rows = counts[0], 0, *counts
     case.dispatch()
     return "dispatched"

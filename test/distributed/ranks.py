@@ -68,7 +68,6 @@ class Group:
         self.module = shared_memory  # which keeps the memory
         (path,) = OPERATORS.glob("libmindspore_cpu*.so")
         self.library = ctypes.CDLL(str(path))
-        self.set_valid_rows()
         nodes = [rank * self.hosts // self.size for rank in range(self.size)]
         self.number = shared_memory.init_group(
             self.library, self.rank, self.size, self.gather, patience, nodes, self.exchange
@@ -98,23 +97,18 @@ class Group:
 
         return Group(ranks.index(self.rank), len(ranks), gather, 1, None).join()
 
-    def set_valid_rows(self):
-        self.library.mindspore_cpu_set_valid_rows(ctypes.c_int64(-1), ctypes.c_int64(-1))
-
-    def count(self, counts):
-        """The step has so many rows of each rank, or of each replica."""
-        self.library.mindspore_cpu_set_replica_tokens(
-            ctypes.c_int64(len(counts)), (ctypes.c_int64 * len(counts))(*counts)
-        )
-
     def all_reduce(self, x: np.ndarray, dtype: str) -> np.ndarray:
         return Call(self, "all_reduce", x, dtype)()
 
 
 class Operator:
-    """An operator and its arguments, results last, as MindSpore calls it."""
+    """An operator and its arguments, results last, as MindSpore calls it.
 
-    def __init__(self, library, name: str, arrays: list, dtypes: list):
+    valid_rows: of tokens, of requests, and of each rank or replica in the step; (0,): all rows count.
+    """
+
+    def __init__(self, library, name: str, arrays: list, dtypes: list, valid_rows=(0,)):
+        arrays, dtypes = [np.array(valid_rows, np.int32), *arrays], ["int32", *dtypes]
         shapes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
         count = len(arrays)
         self.arguments = (
@@ -139,17 +133,18 @@ class Call:
 
     def __init__(self, group, name, x, dtype, integers=(), others=(), rows=None, counts=()):
         """others: int32 arguments; integers: after the group's number. counts: rows of each rank in the step."""
-        self.name, self.group, self.counts = name, group, counts
+        self.name = name
         self.y = np.zeros((len(x) if rows is None else rows, x.shape[1]), x.dtype)
         arrays = [*(np.array(each, np.int32) for each in others), np.array([group.number, *integers], np.int32)]
-        dtypes = [dtype, *["int32"] * len(arrays), dtype]
-        self.operator = Operator(group.library, name, [x, *arrays, self.y], dtypes)
+        results, dtypes = [self.y], [dtype, *["int32"] * len(arrays), dtype]
+        if name == "all_gather":  # which says how many rows it has gathered
+            results, dtypes = [self.y, np.zeros(2, np.int32)], [*dtypes, "int32"]
+        valid_rows = (counts[group.rank], 0, *counts) if len(counts) else (0,)
+        self.operator = Operator(group.library, name, [x, *arrays, *results], dtypes, valid_rows)
 
     def __call__(self) -> np.ndarray:
         """The result, in memory that the next call overwrites. RuntimeError if the operator fails."""
         self.y.fill(0)
-        if len(self.counts):
-            self.group.count(self.counts)
         self.operator()
         return self.y
 

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import nn
 
 from sglang.srt.distributed_ms.shard import Shard
-from sglang.srt.layers_ms import GatedMLP, ops
+from sglang.srt.layers_ms import GatedMLP
 from sglang.srt.layers_ms.quantization import MethodLayer, create_parameters
 from sglang.srt.model_loader_ms.loader import tensors_of
 
@@ -67,7 +67,6 @@ def load(network, tensors=None):
 def run(layer, x, tensors=None):
     network = Compiled(layer, {} if isinstance(layer, GatedMLP) else None)
     fill(network, tensors)
-    ops.set_valid_rows(len(x), 1)
     return network(ms.Tensor(x)).asnumpy()
 
 

@@ -9,7 +9,7 @@ from layers.shares import HIDDEN, INTERMEDIATE, Compiled, close, draw, fill, ran
 from mindspore import nn
 
 from sglang.srt.distributed_ms.shard import Shard
-from sglang.srt.layers_ms import Experts, ops
+from sglang.srt.layers_ms import Experts
 from sglang.srt.layers_ms.expert_layouts import fused, interleaved, stacked_by_rows
 from sglang.srt.layers_ms.quantization import MOE, create_parameters
 from sglang.srt.layers_ms.quantization.w8a8_int8 import w8a8_int8
@@ -86,7 +86,6 @@ def test_experts_add_up_wherever_their_places_are_and_when_they_have_moved(parti
         for experts, network in cells:
             experts.set_physical_experts(places)
             fill(network)
-            ops.set_valid_rows(len(x), 1)
             total = total + network(ms.Tensor(x)).asnumpy()
         close(total, all_experts(table, layout))
 

@@ -206,7 +206,8 @@ class AttentionOfRows(nn.Cell):
         self.attention, self.rows = attention, ms.Tensor(rows)
 
     def construct(self, step):
-        return (self.attention(ops.embedding(step["input_ids"], self.rows, 0), step),)
+        ids = ops.with_valid_rows(step["input_ids"], step)
+        return (ops.without_valid_rows(self.attention(ops.embedding(ids, self.rows, 0), step)),)
 
 
 NORMS = {

@@ -69,10 +69,6 @@ class _OnOwnCaches:
 class Uncompiled(_OnOwnCaches, UncompiledGraph):
     """A table's operators one by one: what their graph gives, without the seconds of compiling it."""
 
-    def outputs(self, inputs, step):
-        ops.set_valid_rows(step.host.num_tokens, len(step.host.seq_lens))
-        return super().outputs(inputs, step)
-
 
 class UncompiledWithRoom(_OnOwnCaches, StaticGraph):
     """The same on tensors with room for the largest step."""

@@ -51,7 +51,7 @@ class Part:
 
     def _graph(self, compiled):
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
-        layout = step_layout(self.network.model_inputs())
+        layout = step_layout(self.network.model_inputs(), dp_size=self.config.shard.attn_dp_size)
         limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
         if not compiled and self.config.shard.attn_dp_size > 1:  # whose tensors are as large, whatever each of them has
             return UncompiledWithRoom(self.network, k_caches, v_caches, layout, limits)

@@ -45,7 +45,6 @@ struct Range {
 const char* mindspore_cpu_isa();
 int mindspore_cpu_use(const char* isa);
 void mindspore_cpu_threads(int threads, const int* processors);
-void mindspore_cpu_set_valid_rows(int64_t tokens, int64_t requests);
 void mindspore_cpu_prepack(int dtype, void* weight, int64_t n, int64_t k);
 void mindspore_cpu_unpack(int dtype, void* weight, int64_t n, int64_t k);
 void mindspore_cpu_logits(int dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n);
@@ -153,7 +152,13 @@ Array number(double value) { return numbers({value}); }
 
 Array nothing = ints({0});  // what stands where an optional argument is not given
 
-int call(Operator op, const std::vector<Array*>& arrays) {
+// The valid rows that operators are given from now on: none, or those of as many tokens and requests.
+Array step_rows = ints({0});
+void all_rows_count() { step_rows = ints({0}); }
+void rows_count(int64_t tokens, int64_t requests) { step_rows = ints({tokens, requests}); }
+
+int call(Operator op, std::vector<Array*> arrays) {
+  arrays.insert(arrays.begin(), &step_rows);
   std::vector<void*> data;
   std::vector<int> ranks;
   std::vector<int64_t*> shapes;
@@ -420,7 +425,7 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   factors.set(0, scale), factors.set(1, features.soft_cap);
   sinks.fill(), slopes.fill(0, 0.05);
   Array options = ints({features.window});
-  mindspore_cpu_set_valid_rows(batch.tokens, requests);
+  rows_count(batch.tokens, requests);
   Array *sink = features.sinks ? &sinks : &nothing, *slope = features.slopes ? &slopes : &nothing;
   const std::vector<Array*> arguments{&q,    &k,   &v,    &table,   &query_lens, &seq_lens,
                                       &page, sink, slope, &options, &factors,    &out};
@@ -479,7 +484,7 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   refused(9, &many, "too many options");
   refused(7, &of_less, "sinks of other heads");
   refused(7, &halves, "sinks of half precision");
-  mindspore_cpu_set_valid_rows(-1, -1);
+  all_rows_count();
 }
 
 void test_cache_write(const std::string& dtype, const std::string& cache_dtype) {

@@ -4,14 +4,14 @@
 void test_rows_of_a_step(const std::string& dtype) {
   Array x(dtype, {8, 32}), weight(dtype, {32}), epsilon = numbers({1e-5, 0}), y(dtype, {8, 32});
   x.fill(), weight.fill();
-  mindspore_cpu_set_valid_rows(3, 1);
+  rows_count(3, 1);
   expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of a step");
   for (int64_t i = 3 * 32; i < y.size; ++i) expect(y.get(i) == 0, "rms_norm writes rows after the step's");
-  mindspore_cpu_set_valid_rows(9, 1);
+  rows_count(9, 1);
   expect(call(rms_norm, {&x, &weight, &epsilon, &y}) != 0, "rms_norm takes a step of more rows than there are");
-  mindspore_cpu_set_valid_rows(0, 0);
+  rows_count(0, 0);
   expect(call(rms_norm, {&x, &weight, &epsilon, &y}) == 0, "rms_norm of an empty step");
-  mindspore_cpu_set_valid_rows(-1, -1);
+  all_rows_count();
 }
 
 void test_replay(const std::string& dtype) {

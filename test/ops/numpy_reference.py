@@ -47,7 +47,6 @@ def call(operator, packed, fixed=(), constants=(), prepare=None):
     if not ops.capabilities().static_graphs:
         any_rows = [ms.Tensor(shape=[None, *tensor.shape[1:]], dtype=tensor.dtype) for tensor in packed]
         network.set_inputs(*any_rows, *fixed)
-    ops.set_valid_rows(len(packed[0]), 1)
     return network(*packed, *fixed)
 
 

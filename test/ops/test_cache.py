@@ -125,7 +125,6 @@ def write(torch_caches, k, v, slots):
     _, kv_heads, head_dim = torch_caches[0].shape
     q = np.arange(len(k) * head_dim, dtype=np.float32).reshape(len(k), head_dim)
     qkv = ms.Tensor(np.concatenate([q, k, v], axis=1))
-    ops.set_valid_rows(len(k), 1)
     slots, positions = ms.Tensor(np.asarray(slots, np.int32)), ms.Tensor(np.arange(len(k), dtype=np.int32) % 64)
     found = Store(kv_heads, head_dim)(qkv, cache_of(torch_caches), positions, slots)
     np.testing.assert_array_equal(found.asnumpy(), q)
@@ -275,7 +274,6 @@ class Model:
             if not ops.capabilities().static_graphs:
                 integers = mutable(tuple(map(dynamic, tensors)))
                 self.network.set_inputs(ms.Tensor(shape=[None, qkv.shape[1]], dtype=qkv.dtype), self.views, integers)
-        ops.set_valid_rows(int(lengths[0].sum()), len(lengths[0]))
         return self.network(qkv, self.views, mutable(tuple(tensors)))
 
 

@@ -105,7 +105,6 @@ def test_heads_are_normalized_then_their_pairs_multiplied_by_a_unit_complex_numb
 
     tables = [ms.Tensor(turn(angles)) if rotated else None for turn in (np.cos, np.sin)]
     network = Prepare(weights, offset or 0.0, tables, interleaved, kv_heads, head_dim)
-    ops.set_valid_rows(5, 1)
     integers = [ms.Tensor(array) for array in (positions, slots)]
     found = network(ms.Tensor(np.concatenate([q, k, v], -1)), mutable(tuple(views)), *integers)
     close(found, turned(q, weights[0]))
@@ -177,31 +176,33 @@ class Normed(nn.Cell):
         self.foreign = foreign
 
     @ms.jit
-    def construct(self, x):
-        y = ops.linear(x, self.weight, None)
-        y = ms.ops.abs(y) if self.foreign else y
-        normed, total = ops.add_rms_norm(y, x, self.norm, EPS, 0.0)
-        return ops.rms_norm(total + 0.0, self.norm, EPS, 0.0) if self.foreign else normed
+    def construct(self, x, valid_rows):
+        if self.foreign:
+            _, total = ops.add_rms_norm(ms.ops.abs(ops.linear(x, self.weight, None)), x, self.norm, EPS, 0.0)
+            return ops.rms_norm(total + 0.0, self.norm, EPS, 0.0)
+        x = ops.with_valid_rows(x, {"valid_rows": valid_rows})
+        normed, _ = ops.add_rms_norm(ops.linear(x, self.weight, None), x, self.norm, EPS, 0.0)
+        return ops.without_valid_rows(normed)
 
 
 @pytest.fixture
 def captured(table):
-    """-> f(foreign): the graph, its input, and the replay of it"""
+    """-> f(foreign): the graph, its input and how many rows of it count, and the replay of it"""
 
     def capture(foreign=False):
-        x = ms.Tensor.from_numpy(draw(6, 32))
+        x, rows = ms.Tensor.from_numpy(draw(6, 32)), np.array([6, 1], np.int32)
+        valid_rows = ms.Tensor.from_numpy(rows)
         network = Normed(ms.Tensor(draw(32, 32)), ms.Tensor(draw(32)), foreign)
-        ops.set_valid_rows(6, 1)
-        network(x)  # compiles
-        replay = ops.capture(lambda: (network(x),), [network.weight, network.norm, x])
+        network(x, valid_rows)  # compiles
+        replay = ops.capture(lambda: (network(x, valid_rows),), [network.weight, network.norm, x, valid_rows])
         replayed = replay and (lambda: bridge.to_torch(replay()[0]))
-        return lambda: bridge.to_torch(network(x)), x, replayed
+        return lambda: bridge.to_torch(network(x, valid_rows)), x, rows, replayed
 
     return capture
 
 
 def test_a_replay_computes_with_what_the_inputs_and_weights_hold_now(captured):
-    run, x, replay = captured()
+    run, x, _, replay = captured()
     if not ops.capabilities().static_graphs:
         assert replay is None
         return
@@ -214,19 +215,19 @@ def test_a_replay_computes_with_what_the_inputs_and_weights_hold_now(captured):
 
 
 def test_a_replay_knows_nothing_of_other_operators(captured):
-    run, x, replay = captured(foreign=True)
+    run, x, _, replay = captured(foreign=True)
     if replay is not None:
         bridge.to_torch(x).mul_(-2)
         assert not torch.equal(replay(), run())
 
 
 def test_a_replay_uses_the_rows_of_the_step(captured):
-    run, x, replay = captured()
+    _, x, valid_rows, replay = captured()
     if replay is None:
         return
     before = replay().clone()
     bridge.to_torch(x).neg_()
-    ops.set_valid_rows(2, 1)
+    valid_rows[0] = 2
     after = replay()
     assert not torch.equal(after[:2], before[:2])
     assert torch.equal(after[2:], before[2:])

@@ -60,7 +60,6 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
     cos, sin = draw(torch.float32, 64, head_dim // 2), draw(torch.float32, 64, head_dim // 2 + 1)[:, 1:].contiguous()
     caches = [draw(dtype, SLOTS, KV_HEADS, head_dim), draw(dtype, SLOTS + 1, KV_HEADS, head_dim)[1:].contiguous()]
     norm = draw(dtype, head_dim)
-    ops.set_valid_rows(len(slots), len(lengths))
     qkv, norm, cos, sin, k_cache, v_cache = tensors(qkv, norm, cos, sin, *caches)
     integers = [ms.Tensor(array) for array in (positions, slots)]
     rows = dict(zip(("positions", "out_cache_loc"), integers, strict=True))
@@ -79,7 +78,6 @@ def attention(dtype, head_dim, tables=None, lengths=LENGTHS):
 
 def rows(dtype, width, outputs):
     x, weight, bias = draw(dtype, 9, width), draw(dtype, outputs, width), draw(dtype, outputs)
-    ops.set_valid_rows(9, 1)
     x_, bias_, norm = tensors(x, bias, draw(dtype, width))
     gate_up = ops.linear(x_, packed(weight), bias_)
     found = [gate_up, *ops.add_rms_norm(x_, x_, norm, 1e-6, 1.0), ops.logits(x_, packed(weight))]
@@ -121,6 +119,6 @@ def test_a_request_longer_than_its_table_is_an_error(isa):
 
 
 def test_a_step_larger_than_the_tensors_is_an_error(isa):
-    ops.set_valid_rows(10, 1)
+    step = {"valid_rows": ms.Tensor(np.array([10, 1], np.int32))}
     with pytest.raises(RuntimeError):
-        ops.silu_and_mul(bridge.to_mindspore(draw(torch.float32, 9, 8)))
+        ops.silu_and_mul(ops.with_valid_rows(bridge.to_mindspore(draw(torch.float32, 9, 8)), step))

@@ -184,7 +184,6 @@ def test_an_expert_that_is_none_is_an_error_where_a_table_checks():
     x, gate_up, down = (ms.Tensor(draw(*shape)) for shape in ((2, 16), (3, 2, 8, 16), (3, 16, 8)))
     for expert in (-1, 3):
         chosen = ms.Tensor(np.array([[0], [expert]], np.int32))
-        ops.set_valid_rows(2, 1)
         with pytest.raises(RuntimeError):
             found = ops.fused_experts(x, gate_up, None, down, None, ms.Tensor(draw(2, 1)), chosen, "silu", 1.0, 1.0)
             bridge.to_torch(found)
@@ -193,7 +192,6 @@ def test_an_expert_that_is_none_is_an_error_where_a_table_checks():
 def test_more_experts_than_the_groups_hold_is_an_error_where_a_table_checks():
     if not ops.capabilities().static_graphs:
         return
-    ops.set_valid_rows(2, 1)
     with pytest.raises(RuntimeError):
         bridge.to_torch(ops.route(ms.Tensor(draw(2, 8)), None, 3, "softmax", 4, 1, 1, True, 1.0, 0.0)[0])
 
@@ -232,7 +230,6 @@ def test_experts_are_sent_to_their_places_in_turn_and_counted():
     experts = np.array([[0, 2], [2, 1], [2, 0], [1, 2], [2, 0]], np.int32)
     location = np.array([[2, 4, 0, 0], [1, 1, 0, 0], [3, 2, 3, 5]], np.int32)
     network = Located(location, np.array([7, 0, 0, 0, 0, 0]))
-    ops.set_valid_rows(len(experts), 1)
     wanted = [
         [location[expert, 1 + token % location[expert, 0]] for expert in row] for token, row in enumerate(experts)
     ]

@@ -93,7 +93,6 @@ class Case:
         arrays = {name: array for name, array in step.arrays.items() if name != "attn"} | step.arrays["attn"][FULL]
         network = Step(self.norm_, cos, sin, self.interleaved, self.sizes[0], self.weights, arrays)
         caches = mutable((ops.cache_view(bridge.to_mindspore(self.cache), "cache", 1),))
-        ops.set_valid_rows(step.host.num_tokens, len(self.lengths))
         return network(self.q_, self.kv_, caches, mutable(tuple(map(bridge.int32, arrays.values()))))
 
     def turned(self, x, positions):

@@ -32,12 +32,31 @@ def test_a_definition_is_read_part_by_part():
 
 def test_a_stub_gives_the_operator_tensors_then_attributes_of_each_kind():
     parts = defined(
-        "IN(x, A, tokens, n) OPT(bias, A, n) SIZE(k, m) INT(a) FLAG(b) FLOAT(c) FLOAT(d) OUT(y, A, tokens, k)"
+        "IN(w, W, k, n) IN(x, A, tokens, n) OPT(b, A, n) "
+        "SIZE(k, m) INT(i) FLAG(j) FLOAT(c) FLOAT(d) OUT(y, A, tokens, k)"
     )
     assert stubs.stub("example", parts) == (
-        "def example(x, bias, k, m, a, b, c, d):\n"
-        "    return _example(x, nothing() if bias is None else bias, sizes(k, m), ints(a, b), floats(c, d))\n\n\n"
+        "def example(w, x, b, k, m, i, j, c, d):\n"
+        "    found = _example(valid_rows(x), w, values(x), "
+        "nothing() if b is None else b, sizes(k, m), ints(i, j), floats(c, d))\n"
+        "    return paired(found, valid_rows(x), x)\n\n\n"
     )
+
+
+def test_a_stub_without_an_argument_that_has_valid_rows_is_given_them():
+    parts = defined("IN(x, A, dispatched, n) OUT(y, A, tokens, n) OUT(z, I32, 2)")
+    assert stubs.stub("example", parts) == (
+        "def example(rows, x):\n    found = _example(rows, values(x))\n    return found[0], found[1]\n\n\n"
+    )
+
+
+def test_results_have_the_valid_rows_of_what_they_are_made_of():
+    rows = ms.Tensor(np.array([2, 1], np.int32))
+    x, weight = ms.Tensor(np.ones((3, 8), np.float32)), ms.Tensor(np.ones(8, np.float32))
+    given = ops.with_valid_rows(x, {"valid_rows": rows})
+    for found in ops.add_rms_norm(given, given, weight, 1e-6, 0.0):
+        assert found[1] is rows
+        assert ops.without_valid_rows(found).shape == (3, 8)
 
 
 def test_results_have_the_sizes_and_dtypes_that_follow_from_the_arguments():

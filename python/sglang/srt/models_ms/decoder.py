@@ -140,7 +140,14 @@ class Decoder(nn.Cell):
         return column.count
 
     def construct(self, step):
-        x, residual, aux = step[self.begins_with], None, ()
+        outputs = ()
+        for x in self.hidden_states(ops.with_valid_rows(step[self.begins_with], step), step):
+            outputs = outputs + (ops.without_valid_rows(x),)
+        return outputs
+
+    def hidden_states(self, x, step):
+        """x, which the step begins with -> what leaves the norm, and what enters the layers of `aux_places`."""
+        residual, aux = None, ()
         if self.begins_with == INPUT_IDS.name:
             x = self.embed_tokens(x)
         if self.fused is not None:

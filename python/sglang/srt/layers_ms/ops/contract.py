@@ -9,6 +9,18 @@ scores are float32 inside every operator; results have the dtype of the first ar
 from mindspore import Tensor
 
 
+def with_valid_rows(x: Tensor, step: dict):
+    """x [T, ...], which a step begins with, as operators take it and pass it on.
+
+    What has a row for each token is the table's own from here on: layers give it to operators, and do not look into it.
+    A table whose graphs have one shape for all steps lets the number of rows that count go with it.
+    """
+
+
+def without_valid_rows(x) -> Tensor:
+    """The tensor [T, ...] of what operators pass on, which a graph returns."""
+
+
 def embedding(ids: Tensor, weight: Tensor, first: int) -> Tensor:
     """ids [T], weight [N, width] -> rows [T, width]; row n holds id first + n, and ids held elsewhere give zeros.
 
@@ -307,8 +319,8 @@ def linear_add_rms_norm(
 def all_gather(x: Tensor, step: dict, size: int, group: str) -> Tensor:
     """x [T, n] of each rank -> the rows of all ranks, in the order of the ranks.
 
-    Of each rank as many as `set_valid_rows` or `build_metadata` was told, or where neither was as many as of this one;
-    a table may put rows without a meaning behind those of a rank.
+    Of each rank as many as the step says, by `build_metadata`, or where it does not as many as of this one; a table may
+    put rows without a meaning behind those of a rank.
     """
 
 

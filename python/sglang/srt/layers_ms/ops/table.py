@@ -41,7 +41,7 @@ class Capabilities:
     # The dtype that a user asks for -> the one that weights and activations have. None is less exact.
     compute_dtypes: Mapping[str, str] = field(default_factory=dict)
     compiled: bool = True  # whether graphs are compiled; else operators run one by one, and can look at values
-    static_graphs: bool = False  # whether graphs have one shape, of which `set_valid_rows` says how much counts
+    static_graphs: bool = False  # whether graphs have one shape; the step says how much of it counts
     captures: bool = True  # whether the device can capture decode graphs
     # Numbers of ranks, of one host, for which `linear_add_rms_norm` is better than the three by themselves.
     all_reduce_norm_fusion: tuple[int, ...] = ()
@@ -219,12 +219,6 @@ class OperatorTable:
         since other attention replicas, with requests of whatever modes, run a graph of theirs at the same time.
         """
         return [("", np.arange(len(query_lens)))]
-
-    def set_valid_rows(self, tokens: int, requests: int, counts: Sequence[int] = ()) -> None:
-        """How many leading rows of the [T] and [B] tensors the next run of a static graph is about.
-
-        counts: tokens of each attention replica, of which this one has `tokens`; (): there is one.
-        """
 
     # ---- caches and tables ----
 

@@ -31,7 +31,8 @@ class CpuGraphRunner:
 
     def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
-        layout = step_layout(network.model_inputs(), swa_pool=caches.full_to_swa() is not None)
+        swa_pool, dp_size = caches.full_to_swa() is not None, network.config.shard.attn_dp_size
+        layout = step_layout(network.model_inputs(), swa_pool, dp_size=dp_size)
         self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, layout)
         self.caches, self.req_to_token, self.page_size = caches, req_to_token, page_size
 
@@ -61,12 +62,13 @@ def _on_host(array: torch.Tensor) -> np.ndarray | torch.Tensor:
 def _warm_up_steps(page_size: int, network, hybrid: bool) -> list[Step]:
     """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
     generator = np.random.default_rng(0)
-    steps = []
+    steps, dp_size = [], network.config.shard.attn_dp_size
     for _, query_lens, seq_lens in WARM_UP:
+        dp_tokens = (sum(query_lens),) * dp_size if dp_size > 1 else ()  # all replicas run the same steps
         table, slots = first_pages(query_lens, seq_lens, page_size)
         inputs = {field.name: _some(field, len(slots), network, generator) for field in network.model_inputs()}
         full_to_swa = np.arange(table.max() + 1) if hybrid else None
-        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, full_to_swa)))
+        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, full_to_swa, dp_tokens)))
     return steps
 
 

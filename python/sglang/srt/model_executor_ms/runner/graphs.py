@@ -147,7 +147,7 @@ class UncompiledGraph(DynamicGraph):
 
 
 class StaticGraph(ForwardGraph):
-    """Takes tensors with room for the largest step; ops.set_valid_rows tells how many rows of them count."""
+    """Takes tensors with room for the largest step; the step says how many rows of them count."""
 
     def __init__(self, model, k_caches, v_caches, layout: StepLayout, limits: Limits):
         super().__init__(model, k_caches, v_caches, layout)
@@ -190,7 +190,6 @@ class StaticGraph(ForwardGraph):
         for buffers, arrays in zip(self.buffers, rows, strict=True):
             for buffer, array in zip(buffers, arrays, strict=True):
                 buffer[tuple(slice(size) for size in array.shape)] = array
-        ops.set_valid_rows(step.host.num_tokens, len(step.host.seq_lens), step.host.dp_tokens)
 
     def _graph(self):
         return self(self.inputs, *self.lengths, self.k_caches, self.v_caches)

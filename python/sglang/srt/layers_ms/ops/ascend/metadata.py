@@ -16,6 +16,14 @@ QUERY_BLOCKS = (
 LAST_PLACES = Field("query_block_places", ("query_blocks",))  # the place in its sequence of each block's last query
 
 
+def with_valid_rows(x, step):
+    return x
+
+
+def without_valid_rows(x):
+    return x
+
+
 def metadata_fields(forward_mode="", dp_size=1, dp_padded=False):
     blocks = (LAST_PLACES,) if host.decodes(forward_mode) else (LAST_PLACES, *QUERY_BLOCKS)
     if dp_size == 1:

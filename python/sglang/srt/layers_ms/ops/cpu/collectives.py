@@ -8,7 +8,8 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.cpu import stubs
-from sglang.srt.layers_ms.ops.cpu.library import library
+from sglang.srt.layers_ms.ops.cpu.library import library, nothing
+from sglang.srt.layers_ms.ops.cpu.rows import FIELD, paired
 
 _groups, _sizes = {}, {}  # name -> number, ranks
 
@@ -30,24 +31,29 @@ def all_reduce(x, group):
 
 
 def all_gather(x, step, size, group):
-    return stubs.all_gather(x, size, _number(group))
+    rows, gathered = stubs.all_gather(x, size, _number(group))
+    return paired(rows, gathered, x)
 
 
 def reduce_scatter(x, step, size, group):
-    return stubs.reduce_scatter(x, size, _number(group))
+    own = step[FIELD] if isinstance(x, tuple) else nothing()
+    return paired(stubs.reduce_scatter(own, x, size, _number(group)), own, x)
 
 
 def all_to_all(x, sent, received, room, group):
-    return stubs.all_to_all(x, sent, received, room, _number(group))
+    return stubs.all_to_all(nothing(), x, sent, received, room, _number(group))
 
 
 def dispatch_experts(x, weights, experts, step, held, attn_dp_size, rank, size, group):
     words = -(-size // 32)  # of a row's routes: a bit a rank
-    return stubs.dispatch_experts(x, weights, experts, attn_dp_size, words, _number(group), held)
+    sent = (x, weights, experts, attn_dp_size, words, _number(group), held)
+    *received, routes, taken = stubs.dispatch_experts(*sent)
+    return (received[0], taken), (received[1], taken), (received[2], taken), routes
 
 
 def combine_experts(y, routes, step, attn_dp_size, size, group):
-    return stubs.combine_experts(y, routes, attn_dp_size, _number(group))
+    own = step[FIELD]
+    return stubs.combine_experts(own, y, routes, attn_dp_size, _number(group)), own
 
 
 def broadcast(x, root, group):

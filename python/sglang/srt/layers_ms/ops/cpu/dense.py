@@ -1,4 +1,4 @@
-"""What is multiplied outside graphs."""
+"""Products: those outside graphs, and those of which there is no kernel."""
 
 import ctypes
 
@@ -6,6 +6,12 @@ import numpy as np
 from mindspore import Tensor
 
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS, library
+from sglang.srt.layers_ms.ops.cpu.rows import paired, valid_rows, values
+from sglang.srt.layers_ms.ops.reference import dense as reference
+
+
+def quant_linear(x, weight, scale, bias):
+    return paired(reference.quant_linear(values(x), weight, scale, bias), valid_rows(x), x)
 
 
 def logits(x, weight):

@@ -2,6 +2,8 @@
 
 A definition is a line of the library: its name and its arguments. `stub` makes the custom operator of MindSpore, whose
 results' shapes and dtypes follow from the arguments', and a function of the names of its tensors, sizes and attributes.
+What has a row for each token comes as rows.py has it, and results have the valid rows of the first such argument. Where
+there is none, they are the function's first argument, and results are tensors.
 MindSpore's compiler reads a function's source: that of a stub is kept where `inspect` looks for it.
 """
 
@@ -16,7 +18,9 @@ from mindspore import dtype as mstype
 from sglang.srt.layers_ms.ops import contract
 from sglang.srt.layers_ms.ops.cpu import library
 from sglang.srt.layers_ms.ops.cpu.library import floats, ints, nothing, sizes  # noqa: F401 - what stubs are made with
+from sglang.srt.layers_ms.ops.cpu.rows import paired, valid_rows, values  # noqa: F401 - the same
 
+ROWS = ("tokens", "gathered", "dispatched", "sent_room")  # axes of which not all rows count
 TENSORS = ("IN", "OPT", "FLAT", "STATE", "SCALAR")
 DTYPES = {"F32": mstype.float32, "I32": mstype.int32}
 
@@ -105,9 +109,20 @@ def _one_or_all(found: list):
     return found[0] if len(found) == 1 else tuple(found)
 
 
+def _first_axis(argument: Argument) -> str:
+    return argument.parts[2] if len(argument.parts) > 2 else ""
+
+
+def _told_by(arguments: list[Argument]) -> str:
+    """The argument whose valid rows an operator is given; "": none of them."""
+    return next((each.parts[0] for each in arguments if each.what == "IN" and _first_axis(each) == "tokens"), "")
+
+
 def _expression(what: str, arguments: list[Argument]) -> str:
     """What a stub gives the operator for an input."""
     names = [each.parts[0] for each in arguments]
+    if what == "IN" and _first_axis(arguments[0]) in ROWS:
+        return f"values({names[0]})"
     if what in ("ints", "floats"):
         return f"{what}({', '.join(names)})"
     if what == "SIZE":
@@ -117,7 +132,7 @@ def _expression(what: str, arguments: list[Argument]) -> str:
 
 def _parameters(name: str, arguments: list[Argument]) -> list[str]:
     """The contract's, where it has an operator of this name and of these arguments; else in the definition's order."""
-    own = []
+    own = [] if _told_by(arguments) else ["rows"]
     for each in arguments:
         if each.what in (*TENSORS, "INT", "FLAG", "FLOAT"):
             own.append(each.parts[0])
@@ -129,16 +144,26 @@ def _parameters(name: str, arguments: list[Argument]) -> list[str]:
 
 def stub(name: str, arguments: list[Argument]) -> str:
     """The source of the function `name`, which calls the operator `_name`."""
-    inputs = [_expression(*each) for each in _inputs(arguments)]
-    return f"def {name}({', '.join(_parameters(name, arguments))}):\n    return _{name}({', '.join(inputs)})\n\n\n"
+    like = _told_by(arguments)
+    inputs = [f"valid_rows({like})" if like else "rows", *(_expression(*each) for each in _inputs(arguments))]
+    results = [each for each in arguments if each.what == "OUT"]
+    found = [f"found[{place}]" if len(results) > 1 else "found" for place in range(len(results))]
+    for place, result in enumerate(results):
+        if like and _first_axis(result) == "tokens":
+            found[place] = f"paired({found[place]}, valid_rows({like}), {like})"
+    return (
+        f"def {name}({', '.join(_parameters(name, arguments))}):\n"
+        f"    found = _{name}({', '.join(inputs)})\n"
+        f"    return {', '.join(found)}\n\n\n"
+    )
 
 
 def _define(all_operators: dict[str, list[Argument]]) -> None:
     for name, arguments in all_operators.items():
         globals()["_" + name] = library.custom(
             name,
-            lambda *shapes, a=arguments: _one_or_all(_result_shapes(a, shapes)),
-            lambda *dtypes, a=arguments: _one_or_all(_result_dtypes(a, dtypes)),
+            lambda _valid_rows, *shapes, a=arguments: _one_or_all(_result_shapes(a, shapes)),
+            lambda _valid_rows, *dtypes, a=arguments: _one_or_all(_result_dtypes(a, dtypes)),
         )
     file, source = "<operators.def>", "".join(stub(*each) for each in all_operators.items())
     linecache.cache[file] = (len(source), None, source.splitlines(True), file)

@@ -1,8 +1,8 @@
 """Fast CPU table: C++ operators (src/) that MindSpore runs inside its compiled graphs as AOT custom operators.
 
 Weights, activations and caches keep the dtype that the user asks for; sums are float32. Graphs have one shape, with
-room for the largest step; `set_valid_rows` says how many rows of it count, and the operators touch no others. Weights
-of linear layers are rearranged once, in place. src/operators.def says what there is and what is checked.
+room for the largest step; valid rows come with the step and go with what operators pass on (rows.py), which touch no
+others. Weights of linear layers are rearranged once, in place. src/operators.def says what there is and is checked.
 """
 
 import ctypes
@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from sglang.srt.layers_ms.ops.cpu import attention, collectives, dense, library, moe, replay, stubs
+from sglang.srt.layers_ms.ops.cpu import attention, collectives, dense, library, moe, replay, rows, stubs
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS
 from sglang.srt.layers_ms.ops.metadata import Field
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
@@ -28,8 +28,8 @@ _events = (_Event * 4096)()
 
 class CpuTable(
     ReferenceTable,
-    operators=(stubs, dense, attention, moe, collectives),
-    inherits=("linear_add_rms_norm", "quant_linear", "quant_experts"),
+    operators=(stubs, rows, dense, attention, moe, collectives),
+    inherits=("linear_add_rms_norm",),
 ):
     """The operators of src/operators.def."""
 
@@ -54,12 +54,6 @@ class CpuTable(
             found += [(event.op.decode(), event.start, event.duration) for event in _events[:count]]
         return found
 
-    def set_valid_rows(self, tokens, requests, counts=()):
-        _library.mindspore_cpu_set_valid_rows(ctypes.c_int64(tokens), ctypes.c_int64(requests))
-        if len(counts):
-            sizes = (ctypes.c_int64 * len(counts))(*counts)
-            _library.mindspore_cpu_set_replica_tokens(ctypes.c_int64(len(counts)), sizes)
-
     def prepack_linear(self, weight):
         *stack, rows, columns = weight.shape
         size = rows * columns * weight.itemsize
@@ -81,7 +75,9 @@ class CpuTable(
         return cache
 
     def metadata_fields(self, forward_mode="", dp_size=1, dp_padded=False):
-        return (Field("page_size", (1,)),)
+        replicas = dp_size if dp_size > 1 else 0
+        return Field("page_size", (1,)), Field(rows.FIELD, (2 + replicas,))
 
     def build_metadata(self, step):
-        return {"page_size": np.array([step.page_size], np.int32)}
+        counts = [step.num_tokens, len(step.seq_lens), *step.dp_tokens]
+        return {"page_size": np.array([step.page_size], np.int32), rows.FIELD: np.array(counts, np.int32)}

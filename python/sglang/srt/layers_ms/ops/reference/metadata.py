@@ -6,6 +6,14 @@ from mindspore import ops
 from sglang.srt.layers_ms.ops.metadata import REQUESTS, TOKENS, Field
 
 
+def with_valid_rows(x, step):
+    return x
+
+
+def without_valid_rows(x):
+    return x
+
+
 def metadata_fields(forward_mode="", dp_size=1, dp_padded=False):
     return (
         Field("query_rows", (REQUESTS, "queries")),  # packed row of each request's n-th query

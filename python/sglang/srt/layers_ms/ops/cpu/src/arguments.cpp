@@ -1,8 +1,6 @@
 #include "arguments.h"
 
 #include <cstring>
-#include <map>
-#include <utility>
 
 namespace {
 
@@ -77,6 +75,20 @@ int64_t Arguments::scalar(const char* name) {
 
 void Arguments::sizes(std::initializer_list<Axis> axes) { tensor("a tensor of sizes", Kind::I32, axes); }
 
+void Arguments::take_valid_rows() {
+  if (!next("valid_rows")) return;
+  check(is("int32") && ranks_[at_] == 1, "valid_rows is %s of %d axes; one axis of int32 wanted", dtypes_[at_],
+        ranks_[at_]);
+  if (failed_ || shapes_[at_][0] == 1) return;
+  check(shapes_[at_][0] > 1, "valid_rows has no values");
+  valid_rows_ = static_cast<const int32_t*>(data_[at_]);
+  replicas_ = shapes_[at_][0] - 2;
+}
+
+std::vector<int64_t> Arguments::replica_tokens() const {
+  return valid_rows_ ? std::vector<int64_t>(valid_rows_ + 2, valid_rows_ + 2 + replicas_) : std::vector<int64_t>();
+}
+
 void Arguments::finish(calls::Call& call) {
   if (finished_) return;
   finished_ = true;
@@ -89,13 +101,15 @@ void Arguments::finish(calls::Call& call) {
   const char *activations = dtypes_of_[static_cast<int>(Kind::A)], *weights = dtypes_of_[static_cast<int>(Kind::W)];
   check(!activations || !weights || traits(format_).activation == activation_,
         "weights of %s, which %s is not multiplied with", weights, activations);
-  call.room = call.tokens;
-  if (const int64_t tokens = valid_rows::tokens(call.room); call.room && tokens >= 0) call.tokens = tokens;
-  if (const int64_t room = call.requests; room && valid_rows::requests() >= 0) {
-    call.requests = valid_rows::requests();
-    check(call.requests <= room, "the step has %ld requests, and room for %ld", call.requests, room);
-  }
-  check(call.tokens <= call.room, "the step has %ld tokens, and room for %ld", call.tokens, call.room);
+  if (!valid_rows_ || failed_) return;
+  take_leading("tokens", valid_rows_[0], call.tokens);
+  take_leading("requests", valid_rows_[1], call.requests);
+}
+
+void Arguments::take_leading(const char* what, int64_t count, int64_t& room) {
+  if (!room) return;
+  check(count >= 0 && count <= room, "the step has %ld %s, and room for %ld", count, what, room);
+  room = count;
 }
 
 bool within(const int32_t* values, int64_t count, int64_t end) {
@@ -103,32 +117,3 @@ bool within(const int32_t* values, int64_t count, int64_t end) {
     if (values[i] < 0 || values[i] >= end) return false;
   return true;
 }
-
-namespace valid_rows {
-namespace {
-
-int64_t step_tokens = -1, step_requests = -1;
-std::vector<int64_t> step_counts;
-std::map<int64_t, int64_t> received;
-
-}  // namespace
-
-void set(int64_t tokens, int64_t requests) {
-  step_tokens = tokens;
-  step_requests = requests;
-  step_counts.clear();
-  received.clear();
-}
-
-void set_counts(std::vector<int64_t> counts) { step_counts = std::move(counts); }
-const std::vector<int64_t>& counts() { return step_counts; }
-void set_received(int64_t room, int64_t rows) { received[room] = rows; }
-
-int64_t tokens(int64_t room) {
-  const auto found = received.find(room);
-  return found == received.end() ? step_tokens : found->second;
-}
-
-int64_t requests() { return step_requests; }
-
-}  // namespace valid_rows

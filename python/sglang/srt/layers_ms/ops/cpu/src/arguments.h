@@ -1,5 +1,8 @@
 // The arguments of one call of an operator, as MindSpore gives them, checked as they are taken in the order of
 // operators.def. What is wrong first is printed; the call is refused after all of them are taken.
+//
+// A compiled graph has one shape for all steps: its tensors have room for the most tokens and requests. The first
+// argument of every operator, `valid_rows`, says how many leading rows count; later ones are neither read nor written.
 #pragma once
 #include <cstdint>
 #include <cstdio>
@@ -66,8 +69,13 @@ class Arguments {
     const char* value = attribute(name, "float32", numbers_);
     return value ? *reinterpret_cast<const float*>(value) : 0.0f;
   }
+  // Before the first one: int32 [2 + replicas], or of one value, where all rows count.
+  void take_valid_rows();
   // After the last one: how many tokens and requests count.
   void finish(calls::Call& call);
+
+  // Tokens of each replica of attention; none where valid_rows does not say it.
+  std::vector<int64_t> replica_tokens() const;
 
   template <typename... A>
   void check(bool holds, const char* message, A... arguments) {
@@ -101,6 +109,7 @@ class Arguments {
     lacking_attribute(name, dtype, of.size);
     return nullptr;
   }
+  void take_leading(const char* what, int64_t count, int64_t& room);
   void first_of_kind(const char* name, Kind kind);
   void take_attributes(const char* name, const char* dtype, Attributes& of);
   // What is wrong with the argument that was taken last.
@@ -125,6 +134,8 @@ class Arguments {
   int* ranks_;
   int64_t** shapes_;
   const char** dtypes_;
+  const int32_t* valid_rows_ = nullptr;  // tokens, requests, and tokens of each replica of attention; null: all count
+  int64_t replicas_ = 0;
   const char* dtypes_of_[5] = {nullptr, nullptr, nullptr, "float32", "int32"};  // of enum Kind; null: none was taken
   Dtype activation_{}, cache_{};
   Format format_{};
@@ -135,19 +146,3 @@ class Arguments {
 
 // Whether all values are in [0, end).
 bool within(const int32_t* values, int64_t count, int64_t end);
-
-// A compiled graph has one shape for all steps: its tensors have room for the most tokens and requests. Here is how
-// many leading rows count in the step that runs; later rows are neither read nor written.
-namespace valid_rows {
-
-// Of tensors with an axis `tokens` or `requests`; -1: as many as they have room for. counts: tokens of each replica of
-// attention, or none.
-void set(int64_t tokens, int64_t requests);
-void set_counts(std::vector<int64_t> counts);
-const std::vector<int64_t>& counts();
-// Of tensors with rows of other ranks, that have room for so many; until the next step.
-void set_received(int64_t room, int64_t rows);
-int64_t tokens(int64_t room);
-int64_t requests();
-
-}  // namespace valid_rows

@@ -10,7 +10,6 @@ namespace calls {
 
 struct Call {
   int64_t tokens, requests;  // that count: leading rows of the arguments that have these axes
-  int64_t room;              // rows that arguments with the axis `tokens` have
   Dtype dtype, cache_dtype;  // of activations, and of caches
   Format format;             // of weights
 };

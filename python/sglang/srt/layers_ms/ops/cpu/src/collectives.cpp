@@ -47,10 +47,17 @@ int64_t row_bytes(const Call& a) {
   return a.width * size_of(a.dtype);
 }
 
+// The valid rows of what other ranks have sent, for the operators that compute with it.
+void set_valid_rows(int32_t* valid_rows, int64_t tokens) {
+  valid_rows[0] = static_cast<int32_t>(tokens);
+  valid_rows[1] = 0;  // of requests: these rows are none's here
+}
+
 // How many rows each rank of the group has in this step, in bytes, where this one has `tokens`.
 Sizes sizes_of_ranks(Arguments& arguments, int64_t group, int64_t tokens, int64_t row) {
   const size_t ranks = group::ranks_of(group);
-  Sizes sizes = valid_rows::counts().empty() ? Sizes(ranks, tokens) : valid_rows::counts();
+  Sizes sizes = arguments.replica_tokens();
+  if (sizes.empty()) sizes.assign(ranks, tokens);
   arguments.check(sizes.size() == ranks, "the step counts the tokens of %ld ranks, the group has %ld", sizes.size(),
                   ranks);
   if (arguments.failed()) return sizes;
@@ -80,7 +87,8 @@ Sizes rows_of_ranks(Arguments& arguments, int64_t group, int64_t replicas, int64
   const int64_t ranks = group::ranks_of(group);
   arguments.check(replicas > 0 && ranks % replicas == 0, "%ld replicas among %ld ranks", replicas, ranks);
   if (arguments.failed()) return {};
-  const Sizes counts = valid_rows::counts().empty() ? Sizes(replicas, tokens) : valid_rows::counts();
+  Sizes counts = arguments.replica_tokens();
+  if (counts.empty()) counts.assign(replicas, tokens);
   const int64_t each = ranks / replicas;
   arguments.check(static_cast<int64_t>(counts.size()) == replicas,
                   "the step counts the tokens of %ld replicas, there are %ld", counts.size(), replicas);
@@ -110,7 +118,7 @@ void run(Arguments& arguments, const calls::all_gather& a) {
   const int64_t rows = sum(sizes) / row;
   arguments.check(rows <= room, "%ld rows of all ranks, and room for %ld", rows, room);
   if (arguments.failed()) return;
-  valid_rows::set_received(room, rows);
+  set_valid_rows(a.gathered_rows, rows);
   const int missing = group::all_gather(a.group, a.x, a.out, sizes.data());
   arguments.check(!missing, "the ranks cannot gather their rows");
 }
@@ -164,7 +172,7 @@ void run(Arguments& arguments, const calls::dispatch_experts& a) {
   call.routes = {rows.data(), a.routes, a.words};
   const int64_t taken = group::dispatch(a.group, call);
   arguments.check(taken >= 0, "the ranks cannot send rows to each other");
-  if (taken >= 0) valid_rows::set_received(room, taken);
+  if (taken >= 0) set_valid_rows(a.taken_rows, taken);
 }
 
 // y and routes of rows as dispatch_experts gives them -> the sums of this rank's rows, and zeros for those of the

@@ -60,12 +60,6 @@ EXPORTED void mindspore_cpu_drop_recording(capture::Recording* recording) { dele
 EXPORTED void mindspore_cpu_trace(int on) { trace::record(on); }
 EXPORTED int64_t mindspore_cpu_take_events(trace::Event* events, int64_t most) { return trace::take(events, most); }
 
-EXPORTED void mindspore_cpu_set_valid_rows(int64_t tokens, int64_t requests) { valid_rows::set(tokens, requests); }
-// The tokens of each attention replica in the step that was begun.
-EXPORTED void mindspore_cpu_set_replica_tokens(int64_t replicas, const int64_t* counts) {
-  valid_rows::set_counts(std::vector<int64_t>(counts, counts + replicas));
-}
-
 EXPORTED void mindspore_cpu_prepack(int format, void* weight, int64_t n, int64_t k) {
   kernels->pack(static_cast<Format>(format), weight, n, k);
 }

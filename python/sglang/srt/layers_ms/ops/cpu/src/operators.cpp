@@ -13,6 +13,7 @@ namespace calls {
 // Each argument of a line takes the next one of the call.
 #define KERNEL(name, types, ...)          \
   void name::take(Arguments& arguments) { \
+    arguments.take_valid_rows();          \
     __VA_ARGS__                           \
     arguments.finish(*this);              \
   }
