@@ -1,10 +1,10 @@
 // Causal attention over the paged cache, online softmax (Milakov and Gimelshein, 2018): memory linear in length.
 //
 // One key/value head serves a group of query heads, so its keys are read once for all of them. Requests with one
-// query are split over their keys, all heads together, since the heads of a token lie side by side in the cache; the
-// others over heads and blocks of queries, each of which ends at its last query's place. Where a task begins and ends
-// depends on its own request alone, and so do its results. Where there is a window, tasks begin with the first key that
-// one of their queries sees.
+// query are split over their keys into pieces, all heads together, since the heads of a token lie side by side in the
+// cache, or where there are few pieces neighboring ones; the others over heads and blocks of queries, each of which
+// ends at its last query's place. Which keys and queries are a task's depends on its own request alone, and so do its
+// results. Where there is a window, tasks begin with the first key that one of their queries sees.
 #pragma once
 #include <algorithm>
 #include <limits>
@@ -25,13 +25,13 @@ constexpr int64_t kAhead = 8;    // keys: their distance from those that are fet
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Task {
-  int64_t request, kv_head, first_query, queries, first_key, last_key;
-  int64_t partial;  // which piece of a request with one query, of which all heads are in a task; or -1
+  int64_t request, kv_head, kv_heads, first_query, queries, first_key, last_key;
+  int64_t piece, pieces;  // which of how many of the request's keys
+  int64_t partial;        // where its results are kept until those of other pieces are there; -1: there are none
 };
 
-inline int64_t heads_of(const Attention& a, const Task& task) {
-  return task.partial < 0 ? a.heads / a.kv_heads : a.heads;
-}
+inline int64_t heads_of(const Attention& a, const Task& task) { return task.kv_heads * (a.heads / a.kv_heads); }
+inline int64_t first_head(const Attention& a, const Task& task) { return task.kv_head * (a.heads / a.kv_heads); }
 
 // What one task keeps of its rows: the largest score, the sum of weights, and the weighted sum of values.
 struct Rows {
@@ -42,9 +42,15 @@ struct Rows {
   // In memory for size(rows, width) values.
   Rows(float* memory, int64_t rows, int64_t width)
       : most(memory), weight(memory + padded(rows)), values(memory + 2 * padded(rows)), rows(rows), width(width) {}
+  Rows part(int64_t first, int64_t count) const {
+    Rows found = *this;
+    found.most += first, found.weight += first, found.values += first * width, found.rows = count;
+    return found;
+  }
   void clear() {
     std::fill(most, most + rows, kNone);
-    std::fill(weight, values + rows * width, 0.0f);
+    std::fill(weight, weight + rows, 0.0f);
+    std::fill(values, values + rows * width, 0.0f);
   }
 };
 
@@ -163,12 +169,12 @@ constexpr bool kPairs = false;
 template <typename T, typename C>
 using Query = std::conditional_t<kPairs && std::is_same_v<T, bf16> && std::is_same_v<C, bf16>, bf16, float>;
 
-// Scores of M queries of every key/value head, `group` rows of q apart, from row `first` of the group on. The first
-// block of a task, which nobody has fetched, is fetched a few keys `ahead`, if that is not 0.
+// Scores of M queries of each of `heads` key/value heads, `group` rows of q apart, from row `first` of the group on.
+// The first block of a task, which nobody has fetched, is fetched a few keys `ahead`, if that is not 0.
 template <int M, typename C, typename Q>
 inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t first, const Block<C>& keys,
-                       const Block<C>& next, int64_t count, float* scores, int64_t ahead) {
-  const int64_t group = a.heads / a.kv_heads, all = count * a.kv_heads;
+                       const Block<C>& next, int64_t count, int64_t heads, float* scores, int64_t ahead) {
+  const int64_t group = a.heads / a.kv_heads, all = count * heads;
   for (int64_t start = 0, j = 0, head = 0; start < all; start += 4) {  // four heads, in the order of the cache
     f32x16 total[M][4] = {};
     int64_t row[4], key[4];
@@ -180,7 +186,7 @@ inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t fi
       f32x16 products[M] = {};
       add_products<M>(q + row[i] * width, width, keys.row[key[i]] + head * a.head_dim, a.head_dim, products);
       for (int m = 0; m < M; ++m) total[m][i] = products[m];
-      if (start + i + 1 < all && ++head == a.kv_heads) head = 0, ++j;  // after the last, that again
+      if (start + i + 1 < all && ++head == heads) head = 0, ++j;  // after the last, that again
     }
     for (int m = 0; m < M; ++m) {
       float found[4];
@@ -283,23 +289,24 @@ inline void in_fours(int64_t rows, F&& f, int64_t first = 0) {
 
 template <typename C, typename Q>
 inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const Task& task, Rows& state) {
-  const int64_t group = a.heads / a.kv_heads, width = state.width;
-  float* scores = scratch<Purpose::scores, float>(a.heads * kKeys);
+  const int64_t group = a.heads / a.kv_heads, width = state.width, rows = heads_of(a, task);
+  float* scores = scratch<Purpose::scores, float>(rows * kKeys);
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first), after = std::min(first + kKeys, task.last_key - 1);
-    const Block<C> keys(a, a.k_cache, table, 0, first, count), values(a, a.v_cache, table, 0, first, count);
-    const Block<C> next(a, a.k_cache, table, 0, after, std::min(kKeys, task.last_key - after));
-    std::fill(scores, scores + a.heads * kKeys, kNone);
+    const Block<C> keys(a, a.k_cache, table, task.kv_head, first, count);
+    const Block<C> values(a, a.v_cache, table, task.kv_head, first, count);
+    const Block<C> next(a, a.k_cache, table, task.kv_head, after, std::min(kKeys, task.last_key - after));
+    std::fill(scores, scores + rows * kKeys, kNone);
     const int64_t ahead = first == task.first_key ? kAhead : 0;
     in_fours(group, [&](int64_t row, auto m) {
-      few_scores<m.value>(a, q, width, row, keys, values, count, scores, row == 0 ? ahead : 0);
+      few_scores<m.value>(a, q, width, row, keys, values, count, task.kv_heads, scores, row == 0 ? ahead : 0);
     });
     if (finishes(a))
-      for (int64_t row = 0; row < a.heads; ++row)
-        finish(a, scores + row * kKeys, row, first + 1 - a.seq_lens[task.request]);
+      for (int64_t row = 0; row < rows; ++row)
+        finish(a, scores + row * kKeys, first_head(a, task) + row, first + 1 - a.seq_lens[task.request]);
     const float scale = finishes(a) ? 1.0f : a.scale;
-    for (int64_t row = 0; row < a.heads; ++row) softmax_step(scores + row * kKeys, scale, row, state);
-    for (int64_t head = 0; head < a.kv_heads; ++head) {
+    for (int64_t row = 0; row < rows; ++row) softmax_step(scores + row * kKeys, scale, row, state);
+    for (int64_t head = 0; head < task.kv_heads; ++head) {
       const Block<C> part = values.from(head * a.head_dim);
       for (int64_t j = 0; j < kKeys; ++j) fetch(next.row[j] + head * a.head_dim, a.head_dim);
       in_fours(group, [&](int64_t row, auto m) {
@@ -427,7 +434,7 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
     const int64_t count = std::min(kKeys, task.last_key - first);
     const int64_t row = std::max<int64_t>(0, first - first_place) * group;  // those before see no key of this block,
     const int64_t end = last_row(a, rows, group, first + count - 1 - first_place);  // nor do these and those after
-    if (task.partial >= 0 && first + kKeys < task.last_key) {
+    if (task.queries == 1 && first + kKeys < task.last_key) {
       const Block<C> next(a, a.k_cache, table, 0, first + kKeys, std::min(kKeys, task.last_key - first - kKeys));
       for (const C* each : next.row) fetch(each, size);
     }
@@ -457,19 +464,40 @@ inline int64_t first_seen(const Attention& a, int64_t place) {
   return a.window ? std::max<int64_t>(0, place + 1 - a.window) : 0;
 }
 
+inline int64_t pieces_of(const Attention& a, int64_t request) {
+  const int64_t length = a.seq_lens[request];
+  return a.query_lens[request] > 1 ? 0 : (length - first_seen(a, length - 1) + kSplit - 1) / kSplit;
+}
+
+// The pieces of a request with one query, each in so many parts of the heads.
+inline void add_pieces(const Attention& a, int64_t request, int64_t parts, std::vector<Task>& tasks,
+                       int64_t& partials) {
+  const int64_t length = a.seq_lens[request], first = first_seen(a, length - 1), pieces = pieces_of(a, request);
+  for (int64_t piece = 0; piece < pieces; ++piece) {
+    const int64_t key = first + piece * kSplit, partial = pieces > 1 ? partials++ : -1;
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t head = part * a.kv_heads / parts, heads = (part + 1) * a.kv_heads / parts - head;
+      tasks.push_back({request, head, heads, 0, 1, key, std::min(length, key + kSplit), piece, pieces, partial});
+    }
+  }
+}
+
 inline std::vector<Task> tasks_of(const Attention& a, int64_t& partials) {
   const int64_t group = a.heads / a.kv_heads, block = std::max<int64_t>(1, kRows / group);
+  int64_t pieces = 0;
+  for (int64_t request = 0; request < a.requests; ++request) pieces += pieces_of(a, request);
+  // Two tasks a thread, as far as heads go: pieces differ in length.
+  const int64_t parts = pieces ? std::min(a.kv_heads, (2 * pool::threads() + pieces - 1) / pieces) : 1;
   std::vector<Task> tasks;
   partials = 0;
   for (int64_t request = 0; request < a.requests; ++request) {
     const int64_t queries = a.query_lens[request], length = a.seq_lens[request];
-    for (int64_t key = first_seen(a, length - 1); queries == 1 && key < length; key += kSplit)
-      tasks.push_back({request, 0, 0, 1, key, std::min(length, key + kSplit), partials++});
+    if (queries == 1) add_pieces(a, request, parts, tasks, partials);
     for (int64_t head = 0; queries > 1 && head < a.kv_heads; ++head)
       for (int64_t query = (queries - 1) / block * block; query >= 0; query -= block) {  // the longest first
         const int64_t count = std::min(block, queries - query);
         const int64_t place = length - queries + query;
-        tasks.push_back({request, head, query, count, first_seen(a, place), place + count, -1});
+        tasks.push_back({request, head, 1, query, count, first_seen(a, place), place + count, 0, 1, -1});
       }
   }
   return tasks;
@@ -477,9 +505,9 @@ inline std::vector<Task> tasks_of(const Attention& a, int64_t& partials) {
 
 template <typename T>
 inline void write_rows(const Attention& a, const Task& task, int64_t first_token, const Rows& state) {
-  const int64_t group = heads_of(a, task), rows = task.queries * group;
+  const int64_t heads = heads_of(a, task), rows = task.queries * heads;
   for (int64_t row = 0; row < rows; ++row) {
-    const int64_t token = first_token + task.first_query + row / group, head = task.kv_head * group + row % group;
+    const int64_t token = first_token + task.first_query + row / heads, head = first_head(a, task) + row % heads;
     T* out = static_cast<T*>(a.out) + (token * a.heads + head) * a.head_dim;
     const float* values = state.values + row * state.width;
     const float sink = a.sinks ? std::exp(a.sinks[head] - state.most[row]) : 0.0f;
@@ -512,15 +540,18 @@ void paged_attention_as(const Attention& a) {
   const std::vector<Task> tasks = tasks_of(a, partials);
   const int64_t kept_size = Rows::size(a.heads, width);
   float* kept = scratch<Purpose::partials, float>(partials * kept_size);
-  auto partial = [&](const Task& task) { return Rows(kept + task.partial * kept_size, a.heads, width); };
+  auto partial = [&](const Task& task, int64_t piece) {
+    const Rows all(kept + (task.partial + piece) * kept_size, a.heads, width);
+    return all.part(first_head(a, task), heads_of(a, task));
+  };
   pool::each(static_cast<int64_t>(tasks.size()), [&](int64_t index) {
     const Task& task = tasks[index];
     const int32_t* table = a.block_tables + task.request * a.blocks;
-    const int64_t group = heads_of(a, task), rows = task.queries * group, first_token = starts[task.request];
+    const int64_t heads = heads_of(a, task), rows = task.queries * heads, first_token = starts[task.request];
     using Q = Query<T, C>;
     Q* q = scratch<Purpose::q, Q>(rows * width);
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t token = first_token + task.first_query + row / group, head = task.kv_head * group + row % group;
+      const int64_t token = first_token + task.first_query + row / heads, head = first_head(a, task) + row % heads;
       const T* from = static_cast<const T*>(a.q) + (token * a.heads + head) * a.head_dim;
       Q* to = q + row * width;
       if constexpr (std::is_same_v<Q, T>)
@@ -529,25 +560,24 @@ void paged_attention_as(const Attention& a) {
         widen(from, to, a.head_dim);
       std::fill(to + a.head_dim, to + width, Q{});
     }
-    Rows state =
-        task.partial >= 0 ? partial(task) : Rows(scratch<Purpose::rows, float>(Rows::size(rows, width)), rows, width);
+    Rows state = task.partial >= 0 ? partial(task, 0)
+                                   : Rows(scratch<Purpose::rows, float>(Rows::size(rows, width)), rows, width);
     state.clear();
     // So many heads of one row, as latent attention has them, are worth packing what they share.
-    if (task.partial >= 0 && !(kPairs && a.kv_heads == 1 && a.heads >= kShared))
+    if (task.queries == 1 && !(kPairs && a.kv_heads == 1 && a.heads >= kShared))
       few_rows<C, Q>(a, q, table, task, state);
     else
       many_rows<C, Q>(a, rows, q, table, task, state);
     if (task.partial < 0) write_rows<T>(a, task, first_token, state);
   });
   if (partials == 0) return;
-  std::vector<size_t> firsts;  // of the tasks of each request with one query
-  for (size_t i = 0; i < tasks.size(); ++i)
-    if (tasks[i].partial >= 0 && (i == 0 || tasks[i - 1].request != tasks[i].request)) firsts.push_back(i);
-  pool::each(static_cast<int64_t>(firsts.size()), [&](int64_t index) {  // add up the pieces of its keys
-    const Task& task = tasks[firsts[index]];
-    Rows state = partial(task);
-    for (size_t j = firsts[index] + 1; j < tasks.size() && tasks[j].request == task.request; ++j)
-      merge(state, partial(tasks[j]));
+  std::vector<Task> firsts;  // of requests with several pieces
+  for (const Task& task : tasks)
+    if (task.partial >= 0 && task.piece == 0) firsts.push_back(task);
+  pool::each(static_cast<int64_t>(firsts.size()), [&](int64_t index) {
+    const Task& task = firsts[index];
+    Rows state = partial(task, 0);
+    for (int64_t piece = 1; piece < task.pieces; ++piece) merge(state, partial(task, piece));
     write_rows<T>(a, task, starts[task.request], state);
   });
 }
