@@ -104,6 +104,7 @@ def _activate_mindspore(server_args, role: str) -> None:
     from sglang.srt.arg_groups.overrides import resolving_view
 
     _hook_arguments()
+    _hook_messages()
     view = resolving_view(server_args)
     if role == "scheduler":
         _hook_scheduler(view.device)
@@ -131,9 +132,20 @@ def _hook_arguments() -> None:
 
 
 @functools.cache
+def _hook_messages() -> None:
+    from sglang.srt.model_executor_ms.seams import control
+
+    control.register_refusal()
+
+
+@functools.cache
 def _hook_launcher() -> None:
     from sglang.srt.model_executor_ms.parallel import dp_watchdog
+    from sglang.srt.model_executor_ms.seams import control
+    from sglang.srt.model_executor_ms.server import control_requests
 
+    control.raise_refusals()
+    control.answer_errors_with(control_requests.answer_error, ValueError, AssertionError, OSError)
     processes.check_requests_with(request_validation.check_request)
     processes.after_ports(shared_files.note)
     processes.before_kill(shared_files.remove)
@@ -169,7 +181,11 @@ def _hook_replicas() -> None:
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.model_executor_ms import model_runner
     from sglang.srt.model_executor_ms.parallel import dp_attention, groups, hosts, rank_status
-    from sglang.srt.model_executor_ms.runner import device_layout_cache, murmur_hash, weights
+    from sglang.srt.model_executor_ms.runner import (
+        device_layout_cache,
+        murmur_hash,
+        weights,
+    )
     from sglang.srt.model_executor_ms.seams import batches, memory, parallel, runner
 
     parallel.init_groups_with(hosts.wait_for_world)
@@ -185,6 +201,7 @@ def _hook_scheduler(device: str) -> None:
     batches.prepare_batches_unpadded()
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
+        _hook_control()
         processes.run_scheduler_with(faults.serve_until_fault)
         processes.run_scheduler_with(rank_status.log_rank_states_on_error)
         processes.after_watchdog(rank_status.add_rank_states_to_watchdog)
@@ -196,6 +213,15 @@ def _hook_scheduler(device: str) -> None:
         memory.make_allocator_with(allocation.paged_allocator)
         memory.find_last_slots_with(allocation.last_slots)
         memory.support_triton_with(allocation.support_triton)
+
+
+def _hook_control() -> None:
+    from sglang.srt.model_executor_ms.seams import control
+    from sglang.srt.model_executor_ms.server import control_requests
+
+    control.handle_with(functools.partial(control_requests.answer, faults.explain))
+    control.take_in_with(functools.partial(control_requests.take_in, faults.explain))
+    control.profile_with(functools.partial(control_requests.keep_serving, faults.explain))
 
 
 MINDSPORE = frameworks.Framework(

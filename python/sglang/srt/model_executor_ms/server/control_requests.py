@@ -1,0 +1,136 @@
+"""Control requests that SGLang would end its server for: what is wrong with one is its own answer.
+
+Handlers of SGLang 0.5.23 trust what they are given, and run in the scheduler's loop. Values that would fail later, in
+the middle of a step, are refused here; and whatever a handler raises answers its request.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from fastapi.responses import ORJSONResponse
+
+from sglang.srt.managers import io_struct
+from sglang.srt.model_executor_ms.seams import control
+
+logger = logging.getLogger(__name__)
+
+SOURCE = "--framework mindspore"
+ACTIVITIES = ("CPU", "GPU")
+MAX_SLEEP = 60  # seconds before each step, with /slow_down
+MAX_NAME = 100  # characters of a part of a trace's file name
+UPDATES = f"{SOURCE} updates weights from disk only: /update_weights_from_disk"
+NO_SAVER = f"{SOURCE} does not release memory while it serves: there is no --enable-memory-saver"
+NO_TENSORS = f"{SOURCE}: the model's parameters are MindSpore's, laid out for its kernels, and are not handed out"
+# Not served with any value: the reason is the answer.
+REFUSED = {
+    io_struct.ReleaseMemoryOccupationReqInput: NO_SAVER,
+    io_struct.ResumeMemoryOccupationReqInput: NO_SAVER,
+    io_struct.GetWeightsByNameReqInput: NO_TENSORS,
+    io_struct.InitWeightsSendGroupForRemoteInstanceReqInput: NO_TENSORS,
+    io_struct.SendWeightsToRemoteInstanceReqInput: NO_TENSORS,
+    io_struct.UpdateWeightsFromTensorReqInput: UPDATES,
+    io_struct.UpdateWeightsFromDistributedReqInput: UPDATES,
+    io_struct.UpdateWeightsFromIPCReqInput: UPDATES,
+}
+
+
+def answer(explain_fault: Callable[[BaseException], str | None], handler: Callable, scheduler, request):
+    """What `handler` answers to a control request, or why it is refused. A fault of the device stays an exception."""
+    try:
+        check(scheduler, request)
+        found = handler(request)
+    except Exception as error:
+        if explain_fault(error):
+            raise
+        logger.exception("%s is refused", type(request).__name__)
+        return control.refusal(request, str(error) or type(error).__name__)
+    if isinstance(found, io_struct.ProfileReqOutput) and not found.success:
+        return control.refusal(request, found.message)
+    if isinstance(found, io_struct.SetInternalStateReqOutput) and not found.updated:
+        return control.refusal(request, f"nothing was changed: {_of_state(request)}")
+    return found
+
+
+def check(scheduler, request) -> None:
+    """Raise ValueError if a control request would fail, at once or in a later step."""
+    reason = REFUSED.get(type(request))
+    if reason:
+        raise ValueError(reason)
+    if isinstance(request, io_struct.SlowDownReqInput):
+        _check_sleep(request.forward_sleep_time)
+    elif isinstance(request, io_struct.ProfileReq) and request.req_type == io_struct.ProfileReqType.START_PROFILE:
+        _check_profile(request)
+        if scheduler.profiler_manager.profile_in_progress:
+            raise ValueError("a profile is in progress: /stop_profile ends it")
+
+
+def _of_state(request) -> str:
+    return f"{', '.join(map(str, request.server_args))} cannot be set, or not to these values, while a server runs"
+
+
+def _check_sleep(seconds: float | None) -> None:
+    if seconds is not None and not (math.isfinite(seconds) and seconds <= MAX_SLEEP):
+        raise ValueError(f"forward_sleep_time is {seconds}: it is at most {MAX_SLEEP} seconds; null ends it")
+
+
+def _check_profile(request) -> None:
+    strange = [one for one in request.activities or () if one not in ACTIVITIES]
+    if strange or request.activities == []:
+        raise ValueError(f"activities are {request.activities}: {SOURCE} profiles {' and '.join(ACTIVITIES)}")
+    if request.profile_by_stage and request.num_steps is None:
+        raise ValueError("profile_by_stage wants num_steps: of how many steps of each stage")
+    for name in ("num_steps", "start_step"):
+        steps = getattr(request, name)
+        if steps is not None and steps < 1:
+            raise ValueError(f"{name} is {steps}: it is 1 or more")
+    for name in ("profile_id", "profile_prefix"):
+        text = getattr(request, name) or ""
+        if len(text) > MAX_NAME or "/" in text or "\0" in text:
+            raise ValueError(f"{name} is part of a file's name: at most {MAX_NAME} characters, without /")
+    _check_folder(request.output_dir)
+
+
+def _check_folder(name: str | None) -> None:
+    if name is None:
+        return
+    try:
+        folder = Path(name).expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK | os.X_OK)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ValueError(f"output_dir cannot be made: {error}") from error
+    if not usable:
+        raise ValueError(f"output_dir {name} cannot be written to")
+
+
+def take_in(explain_fault: Callable[[BaseException], str | None], original, scheduler, request, **more) -> None:
+    """Around how a scheduler takes in a request for an answer: one that it fails on ends, and no other."""
+    try:
+        original(scheduler, request, **more)
+    except Exception as error:
+        if explain_fault(error):
+            raise
+        logger.exception("a request cannot be scheduled")
+        control.end_request(
+            scheduler, request, f"the request cannot be scheduled: {error or type(error).__name__}", 500
+        )
+
+
+def keep_serving(explain_fault: Callable[[BaseException], str | None], original, profiler, batch) -> None:
+    """Around what a profiler does before each step: a profile that fails ends, and the server goes on."""
+    try:
+        original(profiler, batch)
+    except Exception as error:
+        if explain_fault(error):
+            raise
+        logger.exception("the profile has failed, and is dropped")
+        control.drop_profile(profiler)
+
+
+async def answer_error(_request, error: Exception) -> ORJSONResponse:
+    """HTTP 400 for a request whose values its handler refuses."""
+    logger.error("a request is refused: %s", error, exc_info=error)
+    return ORJSONResponse({"error": {"message": str(error) or type(error).__name__}}, status_code=400)
