@@ -182,11 +182,12 @@ def _hook_scheduler(device: str) -> None:
     from sglang.srt.model_executor_ms import model_runner
     from sglang.srt.model_executor_ms.parallel import dp_attention, groups, hosts, rank_status
     from sglang.srt.model_executor_ms.runner import (
+        admission,
         device_layout_cache,
         murmur_hash,
         weights,
     )
-    from sglang.srt.model_executor_ms.seams import batches, memory, parallel, runner
+    from sglang.srt.model_executor_ms.seams import batches, memory, parallel, runner, scheduling
 
     parallel.init_groups_with(hosts.wait_for_world)
     parallel.make_group_with(rank_status.set_gloo_timeout)
@@ -199,6 +200,9 @@ def _hook_scheduler(device: str) -> None:
     runner.replace_loader(weights.get_model_loader)
     memory.choose_pool_with(device_layout_cache.choose_pool)
     batches.prepare_batches_unpadded()
+    scheduling.limit_requests_with(admission.longest_request)
+    scheduling.clip_answers_with(admission.clip_answer)
+    scheduling.check_waiting_with(admission.never_let_in)
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
         _hook_control()

@@ -1,0 +1,55 @@
+"""What we rely on in SGLang 0.5.23 in its scheduler, and what we work around; a test names one seam.
+
+A workaround's test is expected to fail: where it passes, with a later SGLang, the workaround can go.
+"""
+
+from types import SimpleNamespace
+
+from seams.contract import assert_in_order, names, parameters, works_around
+
+from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
+
+SECONDS = 6
+MANAGER = "srt.managers.tokenizer_manager"
+SCHEDULER = "srt.managers.scheduler"
+
+# ---- limits ----
+
+
+def test_a_schedulers_limits_are_known_when_its_chunks_are_and_before_they_are_used():
+    """scheduling.limit_requests_with"""
+    found = names(SCHEDULER, "Scheduler.__init__")
+    assert_in_order(found, "init_model_worker", "init_chunked_prefill", "init_batch_result_processor")
+    worker = names(SCHEDULER, "Scheduler.init_model_worker")
+    assert_in_order(worker, "get_worker_info", "max_req_len", "max_req_input_len")
+    chunks = names(SCHEDULER, "Scheduler.init_chunked_prefill")
+    assert "chunked_prefill_size" in chunks and "max_req_len" not in chunks
+
+
+def test_an_answer_is_clipped_to_memory_by_a_method_of_the_allocator():
+    """scheduling.clip_answers_with"""
+    wanted = ["self", "input_tokens", "max_new_tokens", "token_capacity", "sliding_window_size", "chunk_size"]
+    assert parameters(BaseTokenToKVPoolAllocator.max_new_tokens_for_memory) == wanted
+    assert "max_new_tokens_for_memory" in names(SCHEDULER, "Scheduler.init_req_max_new_tokens")
+
+
+@works_around("counts the last page of a prompt twice, and leaves no token for its answer: admission.clip_answer")
+def test_a_prompt_that_fits_has_an_answer():
+    clip = BaseTokenToKVPoolAllocator.max_new_tokens_for_memory
+    clip = getattr(clip, "__wrapped__", clip)
+    room = dict(token_capacity=256, sliding_window_size=None, chunk_size=None)
+    assert clip(SimpleNamespace(page_size=16), 225, 5, **room) == 5
+
+
+def test_every_request_waits_in_one_queue_and_can_be_ended_before():
+    """scheduling.check_waiting_with"""
+    assert parameters(Req.set_finish_with_abort)[:2] == ["self", "error_msg"]
+    for handler in ("_handle_embedding_request", "_handle_generate_request"):
+        assert "_add_request_to_queue" in names(SCHEDULER, f"Scheduler.{handler}")
+
+
+@works_around("lets a prompt to embed wait that memory has no room for: admission.never_let_in")
+def test_a_prompt_to_embed_that_is_too_long_is_ended():
+    found = names(SCHEDULER, "Scheduler._handle_embedding_request")
+    assert "set_finish_with_abort" in found[found.index("validate_input_length") :]
