@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 from seams.contract import assert_in_order, names, parameters, works_around
 
+from sglang.srt.configs.model_config import ModelConfig
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
 
@@ -53,3 +54,21 @@ def test_every_request_waits_in_one_queue_and_can_be_ended_before():
 def test_a_prompt_to_embed_that_is_too_long_is_ended():
     found = names(SCHEDULER, "Scheduler._handle_embedding_request")
     assert "set_finish_with_abort" in found[found.index("validate_input_length") :]
+
+
+# ---- tokens that end an answer ----
+
+
+def test_a_models_end_tokens_are_a_set_that_one_method_gives():
+    """scheduling.keep_end_tokens_with"""
+    config = SimpleNamespace(hf_config=SimpleNamespace(eos_token_id=[5, 7]), hf_generation_config=None)
+    assert ModelConfig._get_hf_eos_token_id(config) == {5, 7}
+    found = names("srt.configs.model_config", "ModelConfig.__init__")
+    assert_in_order(found, "_derive_model_shapes", "_get_hf_eos_token_id")
+    assert "tokenizer" in names(SCHEDULER, "Scheduler.init_tokenizer")
+
+
+@works_around("uses end tokens as indices of logits without a look: end_tokens.of_vocabulary")
+def test_end_tokens_beyond_the_vocabulary_are_left_out_by_sglang():
+    found = names("srt.sampling.penaltylib.min_new_tokens", "BatchedMinNewTokensPenalizer._prepare")
+    assert "clamp" in found or found.count("vocab_size") > 3

@@ -54,7 +54,6 @@ BODIES = {
     "a length that is text": sampling(max_new_tokens="4"),
     "an unknown parameter": sampling(temprature=1),
     "a bias of a token outside the vocabulary": sampling(logit_bias={"999999": 1}),
-    "stop tokens outside the vocabulary": sampling(stop_token_ids=[10**9], min_new_tokens=2),
     "more top logprobs than tokens": generate(return_logprob=True, top_logprobs_num=10**6),
     "fewer top logprobs than none": generate(return_logprob=True, top_logprobs_num=-1),
     "logprobs from before the prompt": generate(return_logprob=True, logprob_start_len=-7),
@@ -153,6 +152,13 @@ def test_a_malformed_body_gets_a_reason(server, path, what):
         assert answer.status_code == 500
     else:
         assert reason(answer)
+
+
+@pytest.mark.parametrize("tokens", [[10**9], [-1, 10**9]])
+def test_stop_tokens_outside_the_vocabulary_stop_nothing(server, known, tokens):
+    sampling = {**GREEDY, "stop_token_ids": tokens, "min_new_tokens": 2}
+    answer = server.post("/generate", {**KNOWN, "sampling_params": sampling})
+    assert answer.json()["text"] == known, answer.text
 
 
 def test_no_prompts_get_no_answers(server):

@@ -184,6 +184,7 @@ def _hook_scheduler(device: str) -> None:
     from sglang.srt.model_executor_ms.runner import (
         admission,
         device_layout_cache,
+        end_tokens,
         murmur_hash,
         weights,
     )
@@ -203,6 +204,7 @@ def _hook_scheduler(device: str) -> None:
     scheduling.limit_requests_with(admission.longest_request)
     scheduling.clip_answers_with(admission.clip_answer)
     scheduling.check_waiting_with(admission.never_let_in)
+    scheduling.keep_end_tokens_with(end_tokens.of_vocabulary)
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
         _hook_control()

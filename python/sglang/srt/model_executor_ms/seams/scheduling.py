@@ -1,4 +1,4 @@
-"""SGLang's scheduler: limits of a request, and what may wait."""
+"""SGLang's scheduler: limits of a request, what may wait, and tokens that end it."""
 
 from collections.abc import Callable
 
@@ -33,3 +33,27 @@ def check_waiting_with(check: Callable[..., str | None]) -> None:
             request.set_finish_with_abort(reason)
 
     hooks.before(f"{SCHEDULER}._add_request_to_queue", before)
+
+
+def keep_end_tokens_with(keep: Callable) -> None:
+    """keep(tokens, vocab_size, source) -> those of a model's and a tokenizer's end tokens that can be told apart.
+
+    SGLang uses them as indices of logits.
+    """
+
+    def of_model(found, config):
+        return keep(found, config.vocab_size, "eos_token_id of config.json and generation_config.json")
+
+    def of_tokenizer(_result, scheduler) -> None:
+        tokenizer, size = scheduler.tokenizer, scheduler.model_config.vocab_size
+        if tokenizer is None:
+            return
+        more = getattr(tokenizer, "additional_stop_token_ids", None)
+        if more:
+            tokenizer.additional_stop_token_ids = keep(more, size, "a stop token of the tokenizer") or None
+        own = getattr(tokenizer, "eos_token_id", None)
+        if own is not None and not keep({own}, size, "eos_token of the tokenizer"):
+            tokenizer.eos_token = None
+
+    hooks.after("sglang.srt.configs.model_config.ModelConfig._get_hf_eos_token_id", of_model)
+    hooks.after(f"{SCHEDULER}.init_tokenizer", of_tokenizer)

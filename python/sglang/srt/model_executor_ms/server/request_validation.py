@@ -27,11 +27,11 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
     if not problems and not input_ids:
         problems.append("The prompt has no tokens: give text or input_ids with at least one")
     problems += _token_problems("input_ids", input_ids, vocab_size)
-    problems += _token_problems("stop_token_ids", request.sampling_params.get("stop_token_ids"), vocab_size)
     problems += _range_problem("top_logprobs_num (logprobs in /v1)", _of(request, "top_logprobs_num"), 0, vocab_size)
     problems += _range_problem("logprob_start_len", _of(request, "logprob_start_len"), -1, len(input_ids or []))
     if problems:
         raise ValueError("; ".join(problems))
+    _leave_out_stop_tokens(request.sampling_params, vocab_size)
 
 
 def _of(request, name):
@@ -43,6 +43,23 @@ def _token_problems(name, tokens, vocab_size):
     tokens = tokens if isinstance(tokens, Iterable) else ()
     strange = [token for token in tokens if isinstance(token, int) and not 0 <= token < vocab_size]
     return [f"{name} has {strange[:5]}: a token is from 0 to {vocab_size - 1}"] if strange else []
+
+
+def _leave_out_stop_tokens(sampling_params: dict, vocab_size: int) -> None:
+    """Leave out stop tokens that the model does not have: none is generated, and SGLang would index logits by it."""
+    tokens = sampling_params.get("stop_token_ids")
+    if isinstance(tokens, Iterable):
+        sampling_params["stop_token_ids"] = [token for token in tokens if not _beyond(token, vocab_size)]
+
+
+def _beyond(token, vocab_size: int) -> bool:
+    """Whether SGLang, which makes a number of it, has a number that is no token."""
+    try:
+        return not 0 <= int(token) < vocab_size
+    except OverflowError:
+        return True
+    except (TypeError, ValueError):
+        return False  # SGLang itself refuses it, or takes None for nothing
 
 
 def _range_problem(name, value, least, most):
