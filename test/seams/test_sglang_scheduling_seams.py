@@ -9,7 +9,9 @@ from seams.contract import assert_in_order, names, parameters, works_around
 
 from sglang.srt.configs.model_config import ModelConfig
 from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.managers.scheduler_components import batch_result_processor
 from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
+from sglang.srt.model_executor_ms.seams import scheduling
 
 SECONDS = 6
 MANAGER = "srt.managers.tokenizer_manager"
@@ -72,3 +74,17 @@ def test_a_models_end_tokens_are_a_set_that_one_method_gives():
 def test_end_tokens_beyond_the_vocabulary_are_left_out_by_sglang():
     found = names("srt.sampling.penaltylib.min_new_tokens", "BatchedMinNewTokensPenalizer._prepare")
     assert "clamp" in found or found.count("vocab_size") > 3
+
+
+# ---- hidden states ----
+
+
+def test_hidden_states_of_a_step_of_prefill_are_kept_by_one_method():
+    """scheduling.keep_hidden_states_with, scheduling.note_rows, scheduling.noted_rows"""
+    keep = batch_result_processor.SchedulerBatchResultProcessor._append_prefill_hidden_states
+    wanted = ["req", "logits_output", "hidden_state_offset", "capture_hidden_mode", "extend_input_len", "store"]
+    assert parameters(keep) == ["self", *wanted]
+    request = SimpleNamespace()
+    assert scheduling.noted_rows(request) == []
+    scheduling.note_rows(request, [1])
+    assert scheduling.noted_rows(request) == [1]

@@ -185,6 +185,7 @@ def _hook_scheduler(device: str) -> None:
         admission,
         device_layout_cache,
         end_tokens,
+        hidden_states,
         murmur_hash,
         weights,
     )
@@ -205,6 +206,7 @@ def _hook_scheduler(device: str) -> None:
     scheduling.clip_answers_with(admission.clip_answer)
     scheduling.check_waiting_with(admission.never_let_in)
     scheduling.keep_end_tokens_with(end_tokens.of_vocabulary)
+    scheduling.keep_hidden_states_with(hidden_states.keep)
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
         _hook_control()

@@ -1,4 +1,4 @@
-"""SGLang's scheduler: limits of a request, what may wait, and tokens that end it."""
+"""SGLang's scheduler: limits of a request, what may wait, tokens that end it, and what is kept of a prompt's chunks."""
 
 from collections.abc import Callable
 
@@ -6,6 +6,7 @@ from sglang.srt.model_executor_ms.seams import hooks
 
 SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 ALLOCATOR = "sglang.srt.mem_cache.allocator.base.BaseTokenToKVPoolAllocator"
+RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
 
 
 def limit_requests_with(longest: Callable[..., int]) -> None:
@@ -57,3 +58,21 @@ def keep_end_tokens_with(keep: Callable) -> None:
 
     hooks.after("sglang.srt.configs.model_config.ModelConfig._get_hf_eos_token_id", of_model)
     hooks.after(f"{SCHEDULER}.init_tokenizer", of_tokenizer)
+
+
+def keep_hidden_states_with(hook: Callable) -> None:
+    """hook(original, processor, req=..., logits_output=..., hidden_state_offset=..., ...) -> the next offset.
+
+    Around what keeps the hidden states that a step of prefill gives for one of its requests.
+    """
+    hooks.around(f"{RESULTS}._append_prefill_hidden_states", hook)
+
+
+def note_rows(request, rows: list) -> None:
+    """Keep with a request the rows of its prompt's chunks so far."""
+    request.rows_of_chunks = rows
+
+
+def noted_rows(request) -> list:
+    """What note_rows kept."""
+    return getattr(request, "rows_of_chunks", [])
