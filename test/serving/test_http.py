@@ -125,3 +125,22 @@ def test_an_idle_server_leaves_the_cores_to_others(server):
     before = busy()
     time.sleep(3)
     assert busy() - before < 1
+
+
+def test_a_prompt_is_scored_by_a_completion_of_no_tokens(server, client, model, reference):
+    ids = reference.tokenizer(PROMPT).input_ids
+    wanted = reference.logprobs(ids)
+    for logprobs in (0, 1, 3):
+        found = client.completions.create(
+            model=model, prompt=PROMPT, max_tokens=0, echo=True, logprobs=logprobs, temperature=0
+        )
+        choice = found.choices[0]
+        assert (choice.text, found.usage.completion_tokens) == (PROMPT, 0)
+        first, *others = choice.logprobs.token_logprobs
+        assert first is None
+        assert others == pytest.approx([wanted[i, ids[i + 1]].item() for i in range(len(ids) - 1)], abs=1e-4)
+        assert [len(top) for top in choice.logprobs.top_logprobs[1:]] == [logprobs] * len(others) * bool(logprobs)
+    plain = client.completions.create(model=model, prompt=PROMPT, max_tokens=0)
+    assert (plain.choices[0].text, plain.usage.completion_tokens) == ("", 0)
+    stream = client.completions.create(model=model, prompt=PROMPT, max_tokens=0, echo=True, stream=True)
+    assert "".join(piece.choices[0].text for piece in stream if piece.choices) == PROMPT

@@ -30,3 +30,13 @@ def test_a_request_with_a_seed_samples_the_same_tokens_whatever_runs_beside_it(s
     assert first == again != other
     assert seeded_engine.generate("The list", asked[0])["output_ids"] == first
     assert seeded_engine.generate("The list", asked[3])["output_ids"] == other
+
+
+@pytest.mark.parametrize("seed", [dict(), dict(sampling_seed=11)])
+def test_several_answers_with_one_seed_differ_and_are_the_same_the_next_time(seeded_engine, seed):
+    found = [
+        [answer["output_ids"] for answer in seeded_engine.generate("The list", dict(SAMPLED, n=4, **seed))]
+        for _ in range(2)
+    ]
+    assert found[0] == found[1]
+    assert len({tuple(ids) for ids in found[0]}) == 4

@@ -141,9 +141,13 @@ def _hook_messages() -> None:
 @functools.cache
 def _hook_launcher() -> None:
     from sglang.srt.model_executor_ms.parallel import dp_watchdog
-    from sglang.srt.model_executor_ms.seams import control
-    from sglang.srt.model_executor_ms.server import control_requests
+    from sglang.srt.model_executor_ms.seams import control, requests
+    from sglang.srt.model_executor_ms.server import choices, control_requests
 
+    requests.accept_completions_of_no_tokens()
+    requests.echo_logprobs_of_no_others()
+    requests.trim_logprobs()
+    requests.seed_with(choices.own_seed)
     control.raise_refusals()
     control.answer_errors_with(control_requests.answer_error, ValueError, AssertionError, OSError)
     processes.check_requests_with(request_validation.check_request)

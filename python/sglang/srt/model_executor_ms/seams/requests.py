@@ -1,0 +1,83 @@
+"""SGLang's requests, in the process of the tokenizer: what they may ask for, and how they are sent."""
+
+import copy
+import sys
+from collections.abc import Callable
+
+from sglang.srt.model_executor_ms.seams import hooks
+
+SERVER = "sglang.srt.entrypoints.http_server"
+COMPLETIONS = "sglang.srt.entrypoints.openai.serving_completions.OpenAIServingCompletion"
+TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
+
+
+def seed_with(seed_of: Callable[..., int | None]) -> None:
+    """seed_of(sampling_params) before one answer is asked for: its seed, or None to leave it.
+
+    The copies of a request for n answers share their parameters. That which gets a seed has its own ones then.
+    """
+
+    def before(_tokenizer_manager, tokenized) -> None:
+        seed = seed_of(tokenized.sampling_params)
+        if seed is not None:
+            tokenized.sampling_params = copy.copy(tokenized.sampling_params)
+            tokenized.sampling_params.sampling_seed = seed
+
+    hooks.before(f"{TOKENIZER}._send_one_request", before)
+
+
+def accept_completions_of_no_tokens() -> None:
+    """Let `max_tokens` of /v1/completions be 0, as OpenAI does: the prompt's logprobs are the answer.
+
+    SGLang 0.5.23 serves that in /generate, and refuses it where it reads an OpenAI request.
+    """
+    if SERVER not in sys.modules:
+        return
+    from sglang.srt.entrypoints.openai.protocol import CompletionRequest
+
+    checks = CompletionRequest.__pydantic_decorators__.field_validators
+    checks["validate_max_tokens_positive"].func = _not_negative
+    CompletionRequest.model_rebuild(force=True)
+    for route in sys.modules[SERVER].app.routes:
+        fields = getattr(getattr(route, "dependant", None), "body_params", [])
+        for field in (*fields, getattr(route, "body_field", None)):
+            if field is not None and field.field_info.annotation is CompletionRequest:
+                field.__post_init__()  # it holds what checked the class before
+
+
+def _not_negative(value):
+    if value is not None and value < 0:
+        raise ValueError("max_tokens is 0 or more")
+    return value
+
+
+class _Zero(int):
+    """0, which is true: SGLang 0.5.23 takes logprobs=0 with echo for no logprobs of the prompt."""
+
+    def __bool__(self):
+        return True
+
+
+def echo_logprobs_of_no_others() -> None:
+    """Let /v1/completions with echo and logprobs=0 answer with the logprobs of the prompt's tokens."""
+    hooks.around(f"{COMPLETIONS}._convert_to_internal_request", _convert)
+
+
+def _convert(original, serving, request, *others, **more):
+    if request.echo and request.logprobs == 0:
+        request.logprobs = _Zero()
+    asked, request = original(serving, request, *others, **more)
+    asked.top_logprobs_num = int(asked.top_logprobs_num)
+    return asked, request
+
+
+def trim_logprobs() -> None:
+    """Give no alternatives to a token that an answer does not have: SGLang does for an answer of no tokens."""
+    hooks.after(f"{TOKENIZER}.add_logprob_to_meta_info", _trim)
+
+
+def _trim(_result, _tokenizer_manager, meta_info, *_, **__) -> None:
+    tokens = len(meta_info["output_token_logprobs"])
+    for name in ("output_top_logprobs", "output_token_ids_logprobs"):
+        if len(meta_info.get(name) or ()) > tokens:
+            meta_info[name] = meta_info[name][:tokens]

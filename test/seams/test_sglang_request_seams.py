@@ -1,0 +1,74 @@
+"""What we rely on in SGLang 0.5.23 where it reads requests, and what we work around; a test names one seam.
+
+A workaround's test is expected to fail: where it passes, with a later SGLang, the workaround can go.
+"""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from seams.contract import assert_in_order, names, parameters, works_around
+
+from sglang.srt.entrypoints.openai.protocol import CompletionRequest
+from sglang.srt.managers.tokenizer_manager import TokenizerManager
+from sglang.srt.model_executor_ms.seams import requests
+from sglang.srt.sampling.sampling_params import SamplingParams
+
+SECONDS = 6
+MANAGER = "srt.managers.tokenizer_manager"
+SCHEDULER = "srt.managers.scheduler"
+
+
+def test_one_answer_is_asked_for_by_one_method_and_n_answers_share_their_parameters():
+    """requests.seed_with"""
+    assert parameters(TokenizerManager._send_one_request) == ["self", "tokenized_obj"]
+    assert "parallel_sample_num" in names(MANAGER, "TokenizerManager._handle_batch_request")
+    assert SamplingParams(n=3).n == 3
+
+
+@works_around("refuses max_tokens=0 of completions, which OpenAI serves: requests.accept_completions_of_no_tokens")
+def test_completions_of_no_tokens_are_accepted():
+    code = "from sglang.srt.entrypoints.openai.protocol import CompletionRequest as C; C(model='m', prompt='a', "
+    code += "max_tokens=0)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+def test_a_completion_of_no_tokens_is_accepted_once_its_check_is_replaced(monkeypatch):
+    """requests.accept_completions_of_no_tokens"""
+    read = []
+    field = SimpleNamespace(field_info=SimpleNamespace(annotation=CompletionRequest))
+    field.__post_init__ = lambda: read.append(TypeAdapter(CompletionRequest))
+    route = SimpleNamespace(body_field=field, dependant=SimpleNamespace(body_params=[]))
+    monkeypatch.setitem(sys.modules, requests.SERVER, SimpleNamespace(app=SimpleNamespace(routes=[route])))
+    requests.accept_completions_of_no_tokens()
+    asked = dict(model="m", prompt="a")
+    assert read[0].validate_python(asked | dict(max_tokens=0)).max_tokens == 0
+    with pytest.raises(ValidationError, match="max_tokens is 0 or more"):
+        read[0].validate_python(asked | dict(max_tokens=-1))
+
+
+def test_no_logprobs_beside_the_tokens_own_are_told_from_no_logprobs_by_their_truth():
+    """requests.echo_logprobs_of_no_others"""
+    asked = SimpleNamespace(top_logprobs_num=None)
+
+    def original(serving, request):
+        asked.top_logprobs_num = request.logprobs
+        return asked, request
+
+    found, request = requests._convert(original, None, SimpleNamespace(echo=True, logprobs=0))
+    assert request.logprobs == 0 and request.logprobs
+    assert type(found.top_logprobs_num) is int
+    convert = names(
+        "srt.entrypoints.openai.serving_completions", "OpenAIServingCompletion._convert_to_internal_request"
+    )
+    assert_in_order(convert, "echo", "logprobs")
+
+
+def test_logprobs_become_part_of_an_answer_in_one_method():
+    """requests.trim_logprobs"""
+    assert parameters(TokenizerManager.add_logprob_to_meta_info)[:3] == ["self", "meta_info", "state"]
+    meta = {"output_token_logprobs": [1], "output_top_logprobs": [[1], [2]], "output_token_ids_logprobs": None}
+    requests._trim(None, None, meta)
+    assert meta == {"output_token_logprobs": [1], "output_top_logprobs": [[1]], "output_token_ids_logprobs": None}
