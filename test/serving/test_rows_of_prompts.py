@@ -28,6 +28,7 @@ def cut_engine(start_engine, request):
         page_size=page,
         enable_return_hidden_states=True,
         max_total_tokens=1024,
+        enable_mis=True,
     )
 
 
@@ -85,3 +86,11 @@ def test_an_answer_of_no_tokens_has_the_logprobs_of_its_prompt(cut_engine):
     ]
     assert len(meta["input_token_logprobs"]) == len(IDS)
     assert (meta["completion_tokens"], meta["output_token_logprobs"]) == (0, [])
+
+
+def test_items_are_scored_after_the_query_and_none_after_another(cut_engine, reference):
+    """--enable-mis"""
+    query, items, labels = IDS[:40], [IDS[50:60], IDS[60:90], [7]], [9, 11, 300]
+    found = cut_engine.score(query, items, label_token_ids=labels, apply_softmax=True).scores
+    wanted = [reference.logits(query + item)[-1, labels].softmax(-1) for item in items]
+    torch.testing.assert_close(torch.tensor(found), torch.stack(wanted), rtol=0, atol=1e-4)

@@ -48,7 +48,7 @@ SUPPORTED = _names("""
     attn_dp_size enable_dp_attention enable_dp_lm_head
     ep_size ep_num_redundant_experts init_expert_location enable_eplb eplb_algorithm eplb_rebalance_num_iterations
     eplb_rebalance_layers_per_chunk expert_distribution_recorder_buffer_size
-    pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode
+    pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode enable_mis
 """)
 
 # Arguments of which only these values are supported.
@@ -275,7 +275,7 @@ REFUSED = (
             enable_layerwise_nvtx_marker
         """),
     ),
-    (_LATER, _names("dllm_algorithm dllm_algorithm_config dllm_fdfo enable_mis")),
+    (_LATER, _names("dllm_algorithm dllm_algorithm_config dllm_fdfo")),
     ("use ASCEND_RT_VISIBLE_DEVICES to choose an NPU", _names("base_gpu_id gpu_id_step")),
     (
         _UNTRIED,

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import importlib.util
+import logging
 import platform
 import socket
 
@@ -25,6 +26,8 @@ from sglang.srt.model_executor_ms.server.parallel_arguments import (
     check_hosts,
     check_parallelism,
 )
+
+logger = logging.getLogger(__name__)
 
 SOURCE = "--framework mindspore"  # of our decisions, in SGLang's log of them
 
@@ -74,6 +77,11 @@ def configure(server_args) -> None:
         disable_hybrid_swa_memory=True,  # swa_pool.py decides, when it knows the model's layers
         **_NO_CUDA_GRAPHS,
     )
+    if server_args.enable_mis:
+        # One prompt with a mask between its items, in FlashInfer's kernels. Prompts of their own have the same scores,
+        # and share the query in the radix cache.
+        declare_resolution(server_args, SOURCE, enable_mis=False)
+        logger.info("--enable-mis: each item is scored as a prompt of its own, after the query")
     check_hosts(server_args)
     if device == "cpu":
         bind_processes(server_args)
