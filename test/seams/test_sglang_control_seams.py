@@ -14,6 +14,7 @@ from sglang.srt.managers import io_struct
 from sglang.srt.managers.communicator import FanOutCommunicator
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.scheduler_components import profiler_manager
+from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.model_executor_ms.seams import control
 from sglang.utils import TypeBasedDispatcher
 
@@ -115,3 +116,21 @@ def test_a_profile_by_stage_wants_a_number_of_steps():
         profiler._profile_batch_predicate(batch)
     except TypeError:
         raise AssertionError from None
+
+
+def test_updates_of_weights_wait_for_each_other():
+    """control.update_one_at_a_time"""
+    assert parameters(TokenizerManager._wait_for_model_update_from_disk) == ["self", "obj"]
+    running = []
+
+    async def update(manager, request):
+        running.append(request)
+        assert len(running) == 1
+        await asyncio.sleep(0)
+        return running.pop()
+
+    async def ask():
+        manager = SimpleNamespace()
+        return await asyncio.gather(*(control._in_turn(update, manager, number) for number in range(3)))
+
+    assert asyncio.run(ask()) == [0, 1, 2]

@@ -1,7 +1,10 @@
 """Control requests with wrong, missing and impossible values, on a server that was not started for them."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import requests
+from serving.conftest import MODEL
 
 SECONDS = 15
 KNOWN = {"input_ids": [5, 6, 7], "sampling_params": {"temperature": 0, "max_new_tokens": 4, "ignore_eos": True}}
@@ -130,3 +133,12 @@ def test_a_second_profile_waits_for_the_end_of_the_first(server, tmp_path):
     assert "in progress" in server.post("/start_profile", body).text
     assert server.post("/stop_profile").ok
     assert requests.get(f"{server.url}/health", timeout=30).ok
+
+
+def test_two_updates_of_a_paused_server_are_both_answered(server):
+    server.post("/pause_generation", {"mode": "retract"})
+    with ThreadPoolExecutor(2) as clients:
+        asked = [clients.submit(server.post, UPDATE, {"model_path": MODEL}) for _ in range(2)]
+        found = [answer.result().json()["success"] for answer in asked]
+    server.post("/continue_generation", {})
+    assert found == [True, True]

@@ -149,6 +149,7 @@ def _hook_launcher() -> None:
     requests.trim_logprobs()
     requests.seed_with(choices.own_seed)
     control.raise_refusals()
+    control.update_one_at_a_time()
     control.answer_errors_with(control_requests.answer_error, ValueError, AssertionError, OSError)
     processes.check_requests_with(request_validation.check_request)
     processes.after_ports(shared_files.note)

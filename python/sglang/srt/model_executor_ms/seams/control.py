@@ -5,6 +5,7 @@ answers have no place for a reason. So a refusal is a message of its own, which 
 asked.
 """
 
+import asyncio
 import functools
 import sys
 from collections.abc import Callable
@@ -112,6 +113,22 @@ def _take_refusals(_result, tokenizer_manager) -> None:
             _asked[refused.request].handle_recv(refused)
 
     tokenizer_manager._result_dispatcher._mapping[ControlRefusal] = take
+
+
+def update_one_at_a_time() -> None:
+    """Let updates of weights from disk wait for each other.
+
+    A paused SGLang 0.5.23 sends a second one on, and the first is never answered.
+    """
+    hooks.around(f"{TOKENIZER}._wait_for_model_update_from_disk", _in_turn)
+
+
+async def _in_turn(original, tokenizer_manager, request):
+    turn = getattr(tokenizer_manager, "update_in_turn", None)
+    if turn is None:
+        turn = tokenizer_manager.update_in_turn = asyncio.Lock()
+    async with turn:
+        return await original(tokenizer_manager, request)
 
 
 def answer_errors_with(answer: Callable, *kinds: type[Exception]) -> None:
