@@ -9,7 +9,7 @@ from seams.contract import assert_in_order, names, parameters, works_around
 
 from sglang.srt.configs.model_config import ModelConfig
 from sglang.srt.managers.schedule_batch import Req
-from sglang.srt.managers.scheduler_components import batch_result_processor
+from sglang.srt.managers.scheduler_components import batch_result_processor, output_streamer
 from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
 from sglang.srt.model_executor_ms.seams import scheduling
 
@@ -88,3 +88,15 @@ def test_hidden_states_of_a_step_of_prefill_are_kept_by_one_method():
     assert scheduling.noted_rows(request) == []
     scheduling.note_rows(request, [1])
     assert scheduling.noted_rows(request) == [1]
+
+
+def test_an_answer_is_put_together_by_one_method_with_its_hidden_states_last():
+    """scheduling.hand_out_rows_of_prompts"""
+    accept = output_streamer._GenerationStreamAccumulator.accept
+    assert parameters(accept) == ["self", "req"]
+    found = names("srt.managers.scheduler_components.output_streamer", "_GenerationStreamAccumulator.accept")
+    assert_in_order(found, "rids", "hidden_states", "finished_len", "output_hidden_states")
+    request = SimpleNamespace(finished_len=0, return_hidden_states=True, rid="b", hidden_states=[[1], [2]])
+    answers = SimpleNamespace(output_hidden_states=[None, []], rids=["a", "b"])
+    scheduling._with_rows(None, answers, req=request)
+    assert answers.output_hidden_states == [None, [[1]]]

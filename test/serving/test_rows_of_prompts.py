@@ -79,13 +79,13 @@ def test_logprobs_have_a_row_for_each_token_from_the_one_asked_for(cut_engine, r
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-4)
 
 
-def test_an_answer_of_no_tokens_has_the_logprobs_of_its_prompt(cut_engine):
+def test_an_answer_of_no_tokens_has_the_rows_of_its_prompt(cut_engine):
+    asked = dict(return_logprob=True, logprob_start_len=0, top_logprobs_num=2, return_hidden_states=True)
     sampling = dict(temperature=0, max_new_tokens=0)
-    meta = cut_engine.generate(input_ids=IDS, sampling_params=sampling, return_logprob=True, logprob_start_len=0)[
-        "meta_info"
-    ]
+    meta = cut_engine.generate(input_ids=IDS, sampling_params=sampling, **asked)["meta_info"]
     assert len(meta["input_token_logprobs"]) == len(IDS)
-    assert (meta["completion_tokens"], meta["output_token_logprobs"]) == (0, [])
+    assert [len(rows) for rows in meta["hidden_states"]] == [len(IDS)]
+    assert (meta["completion_tokens"], meta["output_token_logprobs"], meta["output_top_logprobs"]) == (0, [], [])
 
 
 def test_items_are_scored_after_the_query_and_none_after_another(cut_engine, reference):

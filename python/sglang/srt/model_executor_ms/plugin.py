@@ -212,6 +212,7 @@ def _hook_scheduler(device: str) -> None:
     scheduling.check_waiting_with(admission.never_let_in)
     scheduling.keep_end_tokens_with(end_tokens.of_vocabulary)
     scheduling.keep_hidden_states_with(hidden_states.keep)
+    scheduling.hand_out_rows_of_prompts()
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
         _hook_control()

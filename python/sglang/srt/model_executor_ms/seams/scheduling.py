@@ -6,6 +6,7 @@ from sglang.srt.model_executor_ms.seams import hooks
 
 SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 ALLOCATOR = "sglang.srt.mem_cache.allocator.base.BaseTokenToKVPoolAllocator"
+STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
 RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
 
 
@@ -66,6 +67,17 @@ def keep_hidden_states_with(hook: Callable) -> None:
     Around what keeps the hidden states that a step of prefill gives for one of its requests.
     """
     hooks.around(f"{RESULTS}._append_prefill_hidden_states", hook)
+
+
+def hand_out_rows_of_prompts() -> None:
+    """Hand out a prompt's hidden states where the answer has no tokens: SGLang cuts them to the answer's length."""
+    hooks.after(f"{STREAMER}._GenerationStreamAccumulator.accept", _with_rows)
+
+
+def _with_rows(_result, accumulator, *, req) -> None:
+    rows = accumulator.output_hidden_states
+    if req.finished_len == 0 and req.return_hidden_states is True and rows and accumulator.rids[-1] == req.rid:
+        rows[-1] = req.hidden_states[:1]
 
 
 def note_rows(request, rows: list) -> None:
