@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 from huggingface_hub import errors
 from huggingface_hub.utils import filter_repo_objects
+from transformers import PretrainedConfig, modeling_utils
 
 from sglang.srt.model_loader_ms import files
 from sglang.srt.model_loader_ms.files import CheckpointError, find, locate
 
-SECONDS = 1
+SECONDS = 4
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 
 
@@ -157,8 +158,7 @@ def test_shards_that_the_cache_lacks_are_fetched_from_the_hub(hub, tmp_path):
 def test_only_weights_and_their_index_are_fetched_and_none_of_subfolders(hub, tmp_path):
     weights = ["model.safetensors", "model.safetensors.index.json"]
     files.snapshot_download.uploads = [*weights, "pytorch_model.bin", "original/x.safetensors", "onnx/model.bin"]
-    with pytest.raises(CheckpointError, match="model.safetensors.index.json"):  # an empty index is none
-        locate("maker/model", cache_dir=tmp_path)
+    assert locate("maker/model", cache_dir=tmp_path) == hub  # the empty index is not read beside the one file
     assert sorted(path.name for path in hub.iterdir()) == weights
 
 
@@ -173,3 +173,131 @@ def test_weights_that_are_nowhere_are_refused_with_the_hubs_reason(hub, tmp_path
 def test_a_place_that_is_neither_a_folder_nor_a_hub_id_is_refused(source):
     with pytest.raises(CheckpointError, match=f"for {source}: not a folder"):
         locate(source)
+
+
+@pytest.fixture
+def both_find(tmp_path):
+    """Function: the files that we find, once it is sure that transformers finds the same."""
+
+    def check(load_format="auto"):
+        options = dict(variant=None, gguf_file=None, is_remote_code=False, user_agent={})
+        options |= dict(use_safetensors={"auto": None, "safetensors": True, "pt": False}[load_format])
+        config = PretrainedConfig.from_pretrained(tmp_path) if (tmp_path / "config.json").exists() else None
+        named = getattr(config, "transformers_weights", None)
+        theirs, _ = modeling_utils._get_resolved_checkpoint_files(
+            tmp_path, transformers_explicit_filename=named, **options
+        )
+        ours = find(tmp_path, load_format).files
+        assert [Path(path) for path in theirs] == list(ours.values())
+        return list(ours)
+
+    return check
+
+
+def write_index(path, *names):
+    index = {f"tensor{number}": name for number, name in enumerate(names)}
+    path.write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+BESIDE = (  # what training, other programs and other systems leave in a folder
+    "._model.safetensors",
+    ".hidden.safetensors",
+    "adapter_model.safetensors",
+    "adapter_model.bin",
+    "optimizer.bin",
+    "optimizer.pt",
+    "optimizer.safetensors",
+    "scheduler.pt",
+    "training_args.bin",
+    "rng_state_0.pth",
+    "consolidated.safetensors",
+    "consolidated.00.pth",
+    "model.fp16.safetensors",
+    "mp_rank_00_model_states.pt",
+    "original/model.safetensors",
+    "checkpoint-500/model.safetensors",
+    "onnx/model.bin",
+)
+
+
+@pytest.mark.parametrize("weights", ["model.safetensors", "pytorch_model.bin"])
+def test_what_lies_beside_the_weights_is_not_read(tmp_path, both_find, weights):
+    for name in BESIDE:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    touch(tmp_path, weights)
+    assert both_find() == [weights]
+
+
+@pytest.mark.parametrize("shards", ["model-{}.safetensors", "weights/part{}.safetensors", "a/b/{}.safetensors"])
+def test_shards_are_where_the_index_says(tmp_path, both_find, shards):
+    names = [shards.format(number) for number in (1, 2)]
+    write_index(tmp_path / "model.safetensors.index.json", *names)
+    for name in (*names, shards.format("stale"), *BESIDE):
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    assert both_find() == sorted(names)
+
+
+def test_safetensors_come_before_torch_files_and_one_file_before_an_index(tmp_path, both_find):
+    write_index(tmp_path / "pytorch_model.bin.index.json", "pytorch_model-1.bin")
+    touch(tmp_path, "pytorch_model-1.bin")
+    assert both_find() == both_find("pt") == ["pytorch_model-1.bin"]
+    touch(tmp_path, "pytorch_model.bin")
+    assert both_find() == both_find("pt") == ["pytorch_model.bin"]
+    write_index(tmp_path / "model.safetensors.index.json", "model-1.safetensors")
+    touch(tmp_path, "model-1.safetensors")
+    assert both_find() == ["model-1.safetensors"]
+    touch(tmp_path, "model.safetensors")
+    assert both_find() == both_find("safetensors") == ["model.safetensors"]
+    assert both_find("pt") == ["pytorch_model.bin"]
+
+
+def test_config_json_may_name_the_weights(tmp_path, both_find):
+    touch(tmp_path, "model.safetensors", "merged.safetensors", "part.safetensors")
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "transformers_weights": "merged.safetensors"}')
+    assert both_find() == ["merged.safetensors"]
+    write_index(tmp_path / "merged.safetensors.index.json", "part.safetensors")
+    named = '{"model_type": "llama", "transformers_weights": "merged.safetensors.index.json"}'
+    (tmp_path / "config.json").write_text(named)
+    assert both_find() == ["part.safetensors"]
+    (tmp_path / "config.json").write_text('{"transformers_weights": "../x.safetensors"}')
+    with pytest.raises(CheckpointError, match="outside of the folder"):
+        find(tmp_path, "auto")
+
+
+def test_one_file_is_part_of_the_checkpoint_where_the_index_names_it(tmp_path):
+    touch(tmp_path, "model.safetensors", "more.safetensors")
+    write_index(tmp_path / "model.safetensors.index.json", "model.safetensors", "more.safetensors")
+    assert found(tmp_path) == ["model.safetensors", "more.safetensors"]
+
+
+def test_a_damaged_index_beside_the_one_file_is_not_read(tmp_path, both_find):
+    touch(tmp_path, "model.safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text("{")
+    assert both_find() == ["model.safetensors"]
+
+
+def test_shards_without_an_index_are_told_from_what_lies_beside_them(tmp_path):
+    shards = [f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
+    touch(tmp_path, *shards, *(name for name in BESIDE if "/" not in name and "fp16" not in name), "extra.safetensors")
+    assert found(tmp_path) == shards
+
+
+def test_hidden_files_are_no_weights_whatever_others_are_called(tmp_path):
+    touch(tmp_path, "mine.safetensors", "._mine.safetensors", ".mine.safetensors")
+    assert found(tmp_path) == ["mine.safetensors"]
+
+
+def test_a_folder_of_an_adapter_alone_is_called_so(tmp_path):
+    touch(tmp_path, "adapter_model.safetensors", "optimizer.pt")
+    with pytest.raises(CheckpointError, match="holds no weights: .*weights of an adapter only, and a model is needed"):
+        find(tmp_path, "auto")
+
+
+def test_shards_in_folders_are_fetched_from_the_hub(hub, tmp_path):
+    index = {"weight_map": {"x": "parts/a.safetensors"}}
+    (hub / "model.safetensors.index.json").write_text(json.dumps(index))
+    files.snapshot_download.uploads = ["parts/a.safetensors", "parts/other.safetensors", "b.safetensors"]
+    assert locate("maker/model", cache_dir=tmp_path) == hub
+    assert [path.name for path in (hub / "parts").iterdir()] == ["a.safetensors"]

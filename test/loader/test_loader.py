@@ -9,7 +9,7 @@ from mindspore import nn
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.model_loader_ms import files
 from sglang.srt.model_loader_ms.files import CheckpointError
-from sglang.srt.model_loader_ms.loader import load, tensors_of, update
+from sglang.srt.model_loader_ms.loader import load, tensors_of
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 SECONDS = 1
@@ -162,8 +162,7 @@ def test_the_report_counts_what_was_read(folder):
     assert report.tensors == len(SHAPES)
     assert report.bytes == 2 * sum(rows * columns for rows, columns in SHAPES.values())
     assert report.ignored == ("old.inv_freq",)
-    assert "6 tensors, 0.00 GB in" in str(report)
-    assert str(report).endswith("left out old.inv_freq")
+    assert str(report).startswith("6 tensors, 0.00 GB in")
 
 
 def test_the_tensors_of_a_model_are_listed_for_its_rank():
@@ -190,7 +189,7 @@ def refusal(folder, model=None, **options) -> str:
 
 def test_a_checkpoint_that_does_not_fit_names_every_tensor_and_fills_none(folder):
     tensors = weights()
-    tensors["layers.0.rotary_emb.extra"] = tensors.pop("layers.0.k_proj.weight")
+    tensors["layers.0.extra"] = tensors.pop("layers.0.k_proj.weight")
     tensors["layers.1.extra"] = torch.ones(3)
     tensors["embed.weight"] = torch.ones(VOCAB + 1, HIDDEN)
     tensors["head.weight"] = torch.ones(2, HIDDEN, dtype=torch.int32)
@@ -202,7 +201,7 @@ def test_a_checkpoint_that_does_not_fit_names_every_tensor_and_fills_none(folder
     assert sorted(lines[1:]) == [
         "  missing: layers.0.k_proj.weight",
         f"  truncated file: {path.name} ends before the end of layers.1.extra",
-        "  unexpected: layers.0.rotary_emb.extra",
+        "  unexpected: layers.0.extra",
         "  wrong dtype: head.weight is int32 [2, 6], which cannot become float32 for head.weight",
         f"  wrong shape: embed.weight is float32 [{VOCAB + 1}, 6], the model needs [{VOCAB}, 6]",
     ]
@@ -265,11 +264,11 @@ def test_a_tensor_that_the_index_promises_and_its_file_lacks_is_named_with_both(
 
 
 def test_tensors_to_ignore_are_given_by_the_ends_of_their_names(folder):
-    extra = ["a.rotary_emb.inv_freq", "a.rotary_emb.inv_freq.scale", "b.inv_freq"]
+    extra = ["a.table.inverse", "a.table.inverse.scale", "b.inverse"]
     folder.write({**weights(), **{name: torch.ones(2) for name in extra}})
-    lines = refusal(folder, ignore=[r"rotary_emb\.inv_freq", r"nothing\.like\.it"]).splitlines()
-    assert lines[1:] == ["  unexpected: a.rotary_emb.inv_freq.scale", "  unexpected: b.inv_freq"]
-    assert load(Model(), folder.path, ignore=[r"^b\..*", r"inv_freq(\.scale)?"]).ignored == tuple(extra)
+    lines = refusal(folder, ignore=[r"table\.inverse", r"nothing\.like\.it"]).splitlines()
+    assert lines[1:] == ["  unexpected: a.table.inverse.scale", "  unexpected: b.inverse"]
+    assert load(Model(), folder.path, ignore=[r"^b\..*", r"inverse(\.scale)?"]).ignored == tuple(extra)
 
 
 def test_a_parameter_made_otherwise_is_named():
@@ -355,7 +354,7 @@ def test_an_update_replaces_the_weights_that_a_compiled_graph_uses(folder):
     x = ms.Tensor([1.0, 1.0, 1.0], ms.float32)
     before = model(x).asnumpy().tolist()
     folder.write({"weight": torch.tensor([4.0, 5.0, 6.0])})
-    update(model, folder.path)
+    load(model, folder.path, progress=False)
     assert (before, model(x).asnumpy().tolist()) == ([1, 2, 3], [4, 5, 6])
 
 
@@ -365,7 +364,7 @@ def test_an_update_from_a_checkpoint_that_does_not_fit_keeps_the_old_weights(fol
     before = values(model)
     folder.write({**weights(seed=4), "head.weight": torch.ones(5)})
     with pytest.raises(CheckpointError, match=r"wrong shape: head\.weight"):
-        update(model, folder.path)
+        load(model, folder.path, progress=False)
     assert_same(values(model), before)
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.model_loader_ms import loader
-from sglang.srt.model_loader_ms.names import TensorNames
 
 SECONDS = 15
 
@@ -39,8 +38,7 @@ def test_stages_change_no_bit_of_an_answer(table, tmp_path):
 
 def values(network) -> dict:
     """What a loaded model has of each part of each tensor, by the checkpoint's names."""
-    options = network.checkpoint()
-    names = TensorNames(options["names"], options["layer_renames"])
+    names = loader.Wanted(**network.checkpoint()).tensor_names()
     return {(item.source, str(item.read)): item.host.copy() for item in loader.tensors_of(network, names=names)}
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from seams.contract import assert_in_order, names, parameters, works_around
 
-from sglang.srt.configs.model_config import ModelImpl
+from sglang.srt.configs.model_config import ModelConfig, ModelImpl
 from sglang.srt.layers.attention import attention_registry
 from sglang.srt.layers.attention.base_attn_backend import AttentionBackend
 from sglang.srt.layers.logits_processor import LogitsProcessor, should_apply_lm_head_quant_method
@@ -114,6 +114,16 @@ def test_the_model_of_quantized_weights_is_built_without_sglangs_layers():
     assert (config.quantization, config.requested_quantization) == (None, "w8a8_int8")
     assert config.model_path == "after"
     assert "quantization" in names("srt.model_loader.loader", "_get_quantization_config")
+
+
+def test_a_models_record_takes_notes_and_each_process_makes_its_own():
+    """runner.note_weights, runner.noted_weights"""
+    config = object.__new__(ModelConfig)
+    config.model_path = "hub/name"
+    assert runner.noted_weights(config) == ("hub/name", "dummy")
+    runner.note_weights(config, "folder", "auto")
+    assert runner.noted_weights(config) == ("folder", "auto")
+    assert "from_server_args" in names("srt.managers.tp_worker", "TpModelWorker._init_model_config")
 
 
 # ---- the runner ----

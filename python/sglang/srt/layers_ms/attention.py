@@ -69,9 +69,9 @@ class Attention(nn.Cell):
         self.cos, self.sin = tables
         self.window = window if window < config.max_positions else 0
         self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
-        self.sinks = (
-            None if sinks is None else parameter((own.stop - own.start,), ms.float32, WeightSlice(sinks, (own,)))
-        )
+        self.sinks = None
+        if sinks is not None:
+            self.sinks = parameter((own.stop - own.start,), ms.float32, WeightSlice(sinks, (own,), whole=(heads,)))
         self.slopes = None if alibi is None else Tensor(np.asarray(alibi, np.float32)[own])
         features = (self.window, soft_cap, sinks is not None, alibi is not None)
         rotary_dim = 0 if rope is None else rope.rotary_dim

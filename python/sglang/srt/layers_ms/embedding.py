@@ -14,14 +14,17 @@ ALL = slice(None)
 class VocabParallelBase(nn.Cell):
     """This rank's rows of a [vocab_size, hidden_size] matrix. Zeros pad it to equally many rows on all ranks."""
 
-    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, source: str = "weight"):
-        """source: the name of the matrix in the checkpoint, relative to this cell."""
+    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, *sources: str):
+        """sources: names that the matrix may have in the checkpoint, relative to this cell; none: weight."""
         super().__init__()
         rows = shard.padded_vocab(vocab_size) // shard.size
         self.first = rows * shard.rank
         read = slice(min(self.first, vocab_size), min(self.first + rows, vocab_size))
-        weight_slice = WeightSlice(source, (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))
-        self.weight = parameter((rows, hidden_size), dtype, weight_slice)
+        own, *others = (
+            [WeightSlice(source, (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))]
+            for source in sources or ("weight",)
+        )
+        self.weight = parameter((rows, hidden_size), dtype, *own, alternatives=others)
 
     def process_weights_after_loading(self):
         """Rearrange the loaded table for the operator table. Once after each load."""
@@ -31,8 +34,8 @@ class VocabParallelBase(nn.Cell):
 class VocabParallelEmbedding(VocabParallelBase):
     """ids [T] -> rows [T, hidden_size], times `factor`."""
 
-    def __init__(self, vocab_size, hidden_size, shard, dtype, factor=1.0):
-        super().__init__(vocab_size, hidden_size, shard, dtype)
+    def __init__(self, vocab_size, hidden_size, shard, dtype, factor=1.0, *sources):
+        super().__init__(vocab_size, hidden_size, shard, dtype, *sources)
         self.factor = factor
         self.group = shard.group if shard.size > 1 else None
 

@@ -43,53 +43,86 @@ class Layout(NamedTuple):
     down_bias: tuple = ()
 
 
-def separate(gate: str, up: str, down: str) -> Callable[[Sizes], tuple[Layout, ...]]:
-    """Three matrices an expert, as most checkpoints have them: experts.3.gate_proj.weight."""
+USUAL = ("gate_proj", "up_proj", "down_proj")
+MIXTRAL = ("w1", "w3", "w2")  # gate, up, down
+
+
+def separate(*names: str) -> Callable[[Sizes], tuple[Layout, ...]]:
+    """Three matrices an expert, as most checkpoints have them: experts.3.gate_proj.weight.
+
+    names: of gate, up and down, which most checkpoints of the model have. Those that other models have hold too, and
+    the layouts with all experts in two tensors.
+    """
+    known = dict.fromkeys((names, USUAL, MIXTRAL))
 
     def layouts(sizes: Sizes):
-        inner, outer = (sizes.size, sizes.width), (sizes.width, sizes.size)
-        gate_up = [
-            WeightSlice(f"{expert}.{name}.weight", (sizes.own, ALL), (place, part), inner)
-            for expert, place in sizes.places()
-            for part, name in enumerate((gate, up))
-        ]
-        downs = [
-            WeightSlice(f"{expert}.{down}.weight", (ALL, sizes.own), (place,), outer)
-            for expert, place in sizes.places()
-        ]
-        others = [expert for expert in range(sizes.experts) if expert not in sizes.held]
-        # Nothing is read from these tensors, but they belong to the model.
-        gate_up += [
-            WeightSlice(f"{expert}.{name}.weight", (NONE, ALL), (0, 0, NONE), inner)
-            for expert in others
-            for name in (gate, up)
-        ]
-        downs += [WeightSlice(f"{expert}.{down}.weight", (NONE, sizes.own), (0, NONE), outer) for expert in others]
-        return Layout(tuple(gate_up), tuple(downs)), fused(sizes)
+        return (*(one_by_one(sizes, *kind) for kind in known), fused(sizes), fused(sizes, transposed=True))
 
     return layouts
 
 
-def fused(sizes: Sizes) -> Layout:
-    """Two tensors for all experts, as transformers holds them: gate_up_proj, gate first, and down_proj."""
+def one_by_one(sizes: Sizes, gate: str, up: str, down: str, bias: bool = False) -> Layout:
+    """Three matrices an expert, and a bias for each of them."""
+    others = sorted(set(range(sizes.experts)) - set(sizes.held))
+
+    def gate_up(kind: str, read: tuple, whole: tuple) -> tuple:
+        parts = list(enumerate((gate, up)))
+        held = [
+            WeightSlice(f"{expert}.{name}.{kind}", read, (place, part), whole)
+            for expert, place in sizes.places()
+            for part, name in parts
+        ]
+        # Nothing is read from these tensors, but they belong to the model.
+        none, rows = (NONE, *read[1:]), (0, 0, NONE)
+        names = [f"{expert}.{name}.{kind}" for expert in others for _, name in parts]
+        rest = [WeightSlice(name, none, rows, whole) for name in names]
+        return (*held, *rest)
+
+    def downs(kind: str, read: tuple, whole: tuple) -> tuple:
+        held = [
+            WeightSlice(f"{expert}.{down}.{kind}", read, (place, read[0]), whole) for expert, place in sizes.places()
+        ]
+        rest = [WeightSlice(f"{expert}.{down}.{kind}", (NONE, *read[1:]), (0, NONE), whole) for expert in others]
+        return (*held, *rest)
+
+    inner, outer = (sizes.size, sizes.width), (sizes.width, sizes.size)
+    matrices = gate_up("weight", (sizes.own, ALL), inner), downs("weight", (ALL, sizes.own), outer)
+    if not bias:
+        return Layout(*matrices)
+    added = NONE if sizes.own.start else ALL  # the first rank of an expert adds it
+    return Layout(*matrices, gate_up("bias", (sizes.own,), inner[:1]), downs("bias", (added,), outer[:1]))
+
+
+def fused(sizes: Sizes, transposed: bool = False) -> Layout:
+    """Two tensors for all experts, as transformers holds them: gate_up_proj, gate first, and down_proj.
+
+    transposed: [E, width, 2 * size] and [E, size, width], in the place of [E, 2 * size, width] and [E, width, size].
+    """
+
+    def turned(*axes):
+        return (axes[0], axes[2], axes[1]) if transposed else axes
+
     start, stop = sizes.own.start, sizes.own.stop
-    whole = (sizes.experts, 2 * sizes.size, sizes.width)
+    whole = turned(sizes.experts, 2 * sizes.size, sizes.width)
     rows = [slice(part * sizes.size + start, part * sizes.size + stop) for part in (0, 1)]
     gate_up = tuple(
-        WeightSlice("gate_up_proj", (experts, own, ALL), (places, part), whole)
+        WeightSlice("gate_up_proj", turned(experts, own, ALL), (places, part), whole, transposed)
         for experts, places in sizes.runs()
         for part, own in enumerate(rows)
     )
-    outer = (sizes.experts, sizes.width, sizes.size)
-    down = tuple(WeightSlice("down_proj", (experts, ALL, sizes.own), places, outer) for experts, places in sizes.runs())
+    outer = turned(sizes.experts, sizes.width, sizes.size)
+    down = tuple(
+        WeightSlice("down_proj", turned(experts, ALL, sizes.own), places, outer, transposed)
+        for experts, places in sizes.runs()
+    )
     return Layout(gate_up, down)
 
 
-SEPARATE = separate("gate_proj", "up_proj", "down_proj")
+SEPARATE = separate(*USUAL)
 
 
 def stacked_by_rows(sizes):
-    """All experts' w1 (gate), v1 (up) and w2 (down, transposed) below each other."""
+    """All experts' w1 (gate), v1 (up) and w2 (down, transposed) below each other; or three matrices an expert."""
     whole = (sizes.experts * sizes.size, sizes.width)
     rows = [slice(sizes.own.start + i * sizes.size, sizes.own.stop + i * sizes.size) for i in range(sizes.experts)]
     gate_up = [
@@ -100,11 +133,14 @@ def stacked_by_rows(sizes):
     down = [
         WeightSlice("w2", (rows[expert], ALL), (place,), whole, transposed=True) for expert, place in sizes.places()
     ]
-    return (Layout(tuple(gate_up), tuple(down)),)
+    return Layout(tuple(gate_up), tuple(down)), one_by_one(sizes, "w1", "v1", "w2")
 
 
 def interleaved(sizes):
-    """Gate and up by turns in the columns of gate_up_proj; matrices are transposed. The same from MXFP4."""
+    """Gate and up by turns in the columns of gate_up_proj; matrices are transposed. The same from MXFP4.
+
+    Or three matrices an expert, with biases, as some tools for quantization write them.
+    """
     start, stop, size = sizes.own.start, sizes.own.stop, sizes.size
     parts = [slice(2 * start + part, 2 * stop, 2) for part in (0, 1)]
     experts = [(slice(expert, expert + 1), slice(place, place + 1)) for expert, place in sizes.places()]
@@ -125,4 +161,4 @@ def interleaved(sizes):
     ]
     runs = [(NONE, NONE)] if start else sizes.runs()  # the first rank of an expert adds it
     biases = [WeightSlice("down_proj_bias", (run, ALL), (places,), outer[::2]) for run, places in runs]
-    return (Layout(tuple(gate_up), tuple(down), tuple(inner), tuple(biases)),)
+    return Layout(tuple(gate_up), tuple(down), tuple(inner), tuple(biases)), one_by_one(sizes, *USUAL, bias=True)

@@ -65,41 +65,40 @@ class Checkpoint:
     """
 
     def __init__(self, folder: Path, load_format: str = "auto"):
-        paths, self.index = find(folder, load_format)
+        files, self.index = find(folder, load_format)
         self.tensors, self.problems, self.lost = {}, [], set()
         self._files = {}
-        for path in paths:
-            self._add(path)
+        for name, path in files.items():
+            self._add(name, path)
 
-    def _add(self, path: Path) -> None:
+    def _add(self, file: str, path: Path) -> None:
         read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
         try:
             tensors, cut_off = read(path)
         except FileNotFoundError:
-            self._damaged("missing file", path, "the download is not complete")
+            self._damaged("missing file", file, "the download is not complete")
         except OSError as error:
-            self._damaged("unreadable file", path, f"{error.strerror}")
+            self._damaged("unreadable file", file, f"{error.strerror}")
         except _Unreadable as error:
-            self._damaged("unreadable file", path, f"{error}")
+            self._damaged("unreadable file", file, f"{error}")
         else:
-            self._merge(path.name, tensors)
+            self._merge(file, tensors)
             self.lost.update(cut_off)
             if cut_off:
-                self.problems.append(f"truncated file: {path.name} ends before the end of {', '.join(cut_off)}")
+                self.problems.append(f"truncated file: {file} ends before the end of {', '.join(cut_off)}")
 
-    def _damaged(self, kind: str, path: Path, reason: str) -> None:
-        names = [name for name, file in self.index.items() if file == path.name]
+    def _damaged(self, kind: str, file: str, reason: str) -> None:
+        names = [name for name, place in self.index.items() if place == file]
         self.lost.update(names)
-        self.problems.append(f"{kind}: {path.name}: {reason}" + (f"; it holds {', '.join(names)}" if names else ""))
+        self.problems.append(f"{kind}: {file}: {reason}" + (f"; it holds {', '.join(names)}" if names else ""))
 
     def _merge(self, file: str, tensors: dict) -> None:
         for name, stored in tensors.items():
-            if self.index.get(name, file) != file:
+            before, told = self._files.get(name), self.index.get(name)
+            if before is not None and told == before:
                 continue
-            if name in self.tensors:
-                self.problems.append(
-                    f"duplicate: {name} is in {self._files[name]} and in {file}, and no index says which"
-                )
+            if before is not None and told != file:
+                self.problems.append(f"duplicate: {name} is in {before} and in {file}, and no index says which")
             self.tensors[name], self._files[name] = stored, file
 
 
@@ -123,6 +122,28 @@ def copy(stored: Stored, read: tuple, host: np.ndarray, dtype: str) -> Iterator[
         target[start : start + rows].copy_(stored.data[part])
         _release(stored.mapped(part), stored.file)
         yield stored.nbytes(host.size // len(first) * len(block))
+
+
+def same(one: Stored, other: Stored) -> bool:
+    """Whether two tensors hold the same values; False also where they cannot be compared."""
+    if one.shape != other.shape or not all(isinstance(stored.data, torch.Tensor) for stored in (one, other)):
+        return False
+    if one.file is other.file and one.data.data_ptr() == other.data.data_ptr():
+        return True
+    rows = max(1, _BLOCK // max(1, one.nbytes(one.data[:1].numel())))
+    for start in range(0, one.shape[0], rows):
+        parts = [stored.data[start : start + rows] for stored in (one, other)]
+        equal = torch.equal(*parts)
+        for stored, part in zip((one, other), parts, strict=True):
+            _release(part, stored.file)
+        if not equal:
+            return False
+    return True
+
+
+def is_zero(stored: Stored) -> bool:
+    """Whether all values of a vector are zero; False for tensors of more dimensions."""
+    return len(stored.shape) == 1 and isinstance(stored.data, torch.Tensor) and not stored.data.count_nonzero().item()
 
 
 def randomize(host: np.ndarray, dtype: str, seed: int) -> None:

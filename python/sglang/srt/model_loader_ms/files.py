@@ -1,10 +1,15 @@
 """Where a checkpoint's weight files are: a folder or a Hugging Face hub id -> the files that hold its tensors."""
 
+import fnmatch
 import json
-from pathlib import Path
+import logging
+import os
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from huggingface_hub import errors, snapshot_download
+
+logger = logging.getLogger(__name__)
 
 # As SGLang's --load-format reads them: the first pattern that matches any file wins.
 PATTERNS = {
@@ -12,8 +17,34 @@ PATTERNS = {
     "safetensors": ("*.safetensors",),
     "pt": ("*.bin", "*.pt"),
 }
-_INDEX = {"*.safetensors": "model.safetensors.index.json", "*.bin": "pytorch_model.bin.index.json"}
-_NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "scaler.pt")
+# The names that transformers gives to weights, and looks for: one file, or the index of several.
+_NAMED = {
+    "*.safetensors": ("model.safetensors", "model.safetensors.index.json"),
+    "*.bin": ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+}
+ADAPTER = "adapter_model*"
+_NOT_WEIGHTS = (  # of a whole model: what training, adapters and other programs leave beside them
+    ADAPTER,
+    ".*",
+    "*_optim_states.pt",
+    "*_states.pt",
+    "flax_model*",
+    "ggml-*",
+    "mm_projector*",
+    "non_lora_trainables*",
+    "openvino_*",
+    "optimizer*",
+    "random_states*",
+    "rng_state*",
+    "scaler*",
+    "scheduler*",
+    "tf_model*",
+    "tokenizer*",
+    "training_args*",
+    "training_state*",
+    "v_head*",
+    "value_head*",
+)
 _NOT_IN_THE_HUB = (
     errors.HfHubHTTPError,
     errors.HFValidationError,
@@ -27,8 +58,12 @@ class CheckpointError(Exception):
 
 
 class WeightFiles(NamedTuple):
-    paths: tuple  # the files to read, missing ones included where an index names them
-    index: dict  # tensor name -> file name, as the index says; empty without an index
+    files: dict  # name within the folder -> path, of the files to read; missing ones too where an index names them
+    index: dict  # tensor name -> name of its file, as the index says; empty without an index
+
+    @property
+    def paths(self) -> tuple:
+        return tuple(self.files.values())
 
 
 def locate(source: str | Path, load_format: str = "auto", revision: str | None = None, cache_dir=None) -> Path:
@@ -37,10 +72,13 @@ def locate(source: str | Path, load_format: str = "auto", revision: str | None =
     The hub is asked only if the cache lacks the weights. CheckpointError if neither has them.
     """
     patterns = _patterns(load_format)
-    if Path(source).is_dir():
-        return Path(source)
-    if Path(source).exists():
-        raise CheckpointError(f"{source} is a file; give the folder that holds config.json and the weights")
+    try:
+        if Path(source).is_dir():
+            return Path(source)
+        if Path(source).exists():
+            raise CheckpointError(f"{source} is a file; give the folder that holds config.json and the weights")
+    except OSError as error:
+        raise CheckpointError(f"{source} cannot be a folder: {error.strerror}") from error
     wanted = dict(revision=revision, cache_dir=cache_dir)
     reason = "it holds no weight files"
     for online in (False, True):
@@ -59,13 +97,20 @@ def locate(source: str | Path, load_format: str = "auto", revision: str | None =
 
 
 def find(folder: Path, load_format: str) -> WeightFiles:
-    """The weight files of a folder. CheckpointError if there is none, or if the index cannot be read."""
+    """The weight files of a folder: those that transformers would load, or else whatever of the format is there.
+
+    transformers loads what config.json names as transformers_weights, or model.safetensors, or the files that
+    model.safetensors.index.json names, or the same of pytorch_model.bin. CheckpointError if there is none, or if the
+    index cannot be read.
+    """
     patterns = _patterns(load_format)
-    for pattern in patterns:
-        files = _weight_files(folder, pattern)
-        if files.paths:
+    searches = (_configured, _named, _others)
+    for files in (search(folder, pattern) for search in searches for pattern in patterns):
+        if files.files:
             return files
-    raise CheckpointError(f"{folder} holds no weights: load_format = {load_format!r} wants {' or '.join(patterns)}")
+    wanted, adapter = " or ".join(patterns), any(folder.glob(ADAPTER))
+    more = "; there are weights of an adapter only, and a model is needed" if adapter else ""
+    raise CheckpointError(f"{folder} holds no weights: load_format = {load_format!r} wants {wanted}{more}")
 
 
 def _patterns(load_format: str) -> tuple:
@@ -75,25 +120,76 @@ def _patterns(load_format: str) -> tuple:
     return PATTERNS[load_format]
 
 
-def _snapshot(repo: str, pattern: str, **options) -> Path:
-    # Files in subfolders are other formats and other models' weights ("original/", "onnx/").
-    wanted = [pattern, *filter(None, [_INDEX.get(pattern)])]
-    return Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*/*"], **options))
+def _snapshot(repo: str, pattern: str, local_files_only: bool, **options) -> Path:
+    # Files in subfolders are other formats and other models' weights ("original/", "onnx/"), unless an index names
+    # them.
+    wanted = [pattern, *_NAMED.get(pattern, ())[1:]]
+    options |= dict(local_files_only=local_files_only)
+    folder = Path(snapshot_download(repo, allow_patterns=wanted, ignore_patterns=["*/*"], **options))
+    absent = [name for name, path in _named(folder, pattern).files.items() if "/" in name and not path.exists()]
+    if absent and not local_files_only:
+        snapshot_download(repo, allow_patterns=absent, ignore_patterns=None, **options)
+    return folder
 
 
 def _complete(folder: Path, pattern: str) -> bool:
-    paths = _weight_files(folder, pattern).paths
+    paths = _named(folder, pattern).paths or _others(folder, pattern).paths
     return bool(paths) and all(path.exists() for path in paths)
 
 
-def _weight_files(folder: Path, pattern: str) -> WeightFiles:
-    index = _read_index(folder / _INDEX[pattern]) if pattern in _INDEX else {}
+def _configured(folder: Path, pattern: str) -> WeightFiles:
+    """The file, or the index, that config.json names as transformers_weights."""
+    try:
+        name = json.loads((folder / "config.json").read_bytes()).get("transformers_weights")
+    except (OSError, ValueError, AttributeError):
+        return WeightFiles({}, {})
+    suffix = pattern.removeprefix("*")
+    if not isinstance(name, str) or not name.endswith((suffix, f"{suffix}.index.json")):
+        return WeightFiles({}, {})
+    if ".." in PurePosixPath(name).parts or name.startswith("/"):
+        raise CheckpointError(f"{folder}/config.json: transformers_weights = {name!r} is outside of the folder")
+    return _indexed(folder, _read_index(folder / name)) if name.endswith(".json") else _one(folder, name)
+
+
+def _named(folder: Path, pattern: str) -> WeightFiles:
+    """The files of a format by transformers' own names."""
+    if pattern not in _NAMED:
+        return WeightFiles({}, {})
+    name, index_name = _NAMED[pattern]
+    if not (folder / name).is_file():
+        index = _read_index(folder / index_name)
+        there = os.path.lexists(folder / name)  # a link to nowhere, or a folder: reported when it is read
+        return _indexed(folder, index) if index or not there else _one(folder, name)
+    try:
+        index = _read_index(folder / index_name)
+    except CheckpointError:
+        index = {}  # transformers does not read it beside the one file
+    if name in index.values():
+        return _indexed(folder, index)
     if index:
-        return WeightFiles(tuple(folder / name for name in sorted(set(index.values()))), index)
-    paths = [path for path in sorted(folder.glob(pattern)) if path.name not in _NOT_WEIGHTS]
+        logger.warning("%s has %s and %s: the one file is read, as transformers does", folder, name, index_name)
+    return _one(folder, name)
+
+
+def _one(folder: Path, name: str) -> WeightFiles:
+    return WeightFiles({name: folder / name}, {})
+
+
+def _indexed(folder: Path, index: dict) -> WeightFiles:
+    return WeightFiles({name: folder / name for name in sorted(set(index.values()))}, index)
+
+
+def _others(folder: Path, pattern: str) -> WeightFiles:
+    """All files of a format that may be a model's, where transformers would find none."""
+    names = [path.name for path in sorted(folder.glob(pattern))]
+    names = [name for name in names if not any(fnmatch.fnmatch(name, other) for other in _NOT_WEIGHTS)]
     # Mistral's repositories hold the same weights twice, under its own names in consolidated files.
-    named_as_usual = [path for path in paths if not path.name.startswith("consolidated")]
-    return WeightFiles(tuple(named_as_usual or paths), {})
+    for usual in ("model", "pytorch_model", ""):
+        chosen = [name for name in names if name.startswith(usual) and not name.startswith("consolidated")]
+        if chosen:
+            names = chosen
+            break
+    return WeightFiles({name: folder / name for name in names}, {})
 
 
 def _read_index(path: Path) -> dict:
@@ -105,4 +201,4 @@ def _read_index(path: Path) -> dict:
         raise CheckpointError(f'{path} is no checkpoint index (JSON with a "weight_map"): {error!r}') from error
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f'{path}: "weight_map" must map tensor names to file names')
-    return weight_map
+    return {tensor: PurePosixPath(name).as_posix() for tensor, name in weight_map.items()}

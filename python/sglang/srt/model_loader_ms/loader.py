@@ -4,9 +4,9 @@ import logging
 import re
 import time
 import zlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,8 +15,18 @@ from mindspore import nn
 from tqdm import tqdm
 
 from sglang.srt.model_loader_ms import encoded
-from sglang.srt.model_loader_ms.checkpoint import Checkpoint, convertible, copy, randomize, selected
+from sglang.srt.model_loader_ms.checkpoint import (
+    Checkpoint,
+    Stored,
+    convertible,
+    copy,
+    is_zero,
+    randomize,
+    same,
+    selected,
+)
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
+from sglang.srt.model_loader_ms.leftovers import is_beyond, is_harmless, listed
 from sglang.srt.model_loader_ms.names import TensorNames
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice
 
@@ -47,70 +57,103 @@ class LoadReport:
     ignored: tuple = ()
 
     def __str__(self) -> str:
-        left_out = f"; left out {', '.join(self.ignored)}" if self.ignored else ""
-        return f"{self.tensors} tensors, {self.bytes / 1e9:.2f} GB in {self.seconds:.1f} s{left_out}"
+        return f"{self.tensors} tensors, {self.bytes / 1e9:.2f} GB in {self.seconds:.1f} s"
+
+
+class Plan(NamedTuple):
+    """A load that has been checked and not begun: all that it needs of the files, which are mapped."""
+
+    items: list[LoadItem]
+    checkpoint: Checkpoint | None  # None: dummy weights
+    ignored: tuple  # names of tensors that are left out
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What of a checkpoint a model wants and which of its tensors it can do without, beside its parameters.
+
+    names: names of tensors, or whole dotted parts of them, and what the checkpoint has instead. other_names: such
+    tables that hold too, tensor by tensor. optional_prefix: of names, which may be absent throughout the checkpoint.
+    ignore: regular expressions for the ends of names of tensors that may be in the checkpoint unused. layer_renames:
+    cells of a pipeline stage, and what they are called in the whole model. other_stages: cells that other stages have.
+    layers: the cell of all layers, and how many the model has; a checkpoint may have more. tied: a tensor of which the
+    checkpoint may have nothing but a copy, and the copy's name.
+    """
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    other_names: Sequence[Mapping[str, str]] = ()
+    ignore: Iterable[str] = ()
+    optional_prefix: str = ""
+    layer_renames: Mapping[str, str] = field(default_factory=dict)
+    other_stages: Iterable[str] = ()
+    layers: tuple[str, int] | None = None
+    tied: tuple[str, str] | None = None
+
+    def tensor_names(self, present: Iterable[str] = ()) -> TensorNames:
+        """What a checkpoint of these tensors calls the model's."""
+        prefixed = not present or any(name.startswith(self.optional_prefix) for name in present)
+        return TensorNames(self.names, self.layer_renames, self.other_names, self.optional_prefix, prefixed)
 
 
 def load(
+    model: nn.Cell, source: str | Path, *, load_format: str = "auto", progress: bool = True, **options
+) -> LoadReport:
+    """Fill the parameters of `model` from a folder or a hub id, converting to their dtypes.
+
+    load_format "dummy" reads nothing and fills in small random numbers. options: as `check`. CheckpointError names
+    everything that does not fit; nothing is written then.
+    """
+    return execute(check(model, source, load_format=load_format, **options), progress)
+
+
+def check(
     model: nn.Cell,
     source: str | Path,
     *,
     load_format: str = "auto",
-    names: Mapping[str, str] | None = None,
-    ignore: Iterable[str] = (),
-    optional_prefix: str = "",
-    layer_renames: Mapping[str, str] | None = None,
-    other_stages: Iterable[str] = (),
-    progress: bool = True,
     revision: str | None = None,
     cache_dir: str | None = None,
-) -> LoadReport:
-    """Fill the parameters of `model` from a folder or a hub id, converting to their dtypes.
+    **wanted,
+) -> Plan:
+    """Find everything that a load needs, and write nothing.
 
-    names: names of tensors, or whole dotted parts of them, and what the checkpoint has instead. optional_prefix: of
-    names, which may be absent throughout the checkpoint. ignore: regular expressions for the ends of names of tensors
-    that may be in the checkpoint unused. layer_renames: cells of a pipeline stage, and what they are called in the
-    whole model. other_stages: cells that other stages have. load_format "dummy" reads nothing and fills in small random
-    numbers. revision, cache_dir: for a hub id. CheckpointError names everything that does not fit; nothing is written
-    then.
+    revision, cache_dir: for a hub id. wanted: of the class Wanted. CheckpointError names everything that does not fit.
     """
-    started = time.perf_counter()
-    tensor_names = TensorNames(names, layer_renames)
-    others = _prefixes(other_stages, tensor_names, optional_prefix)
+    wanted = Wanted(**wanted)
     if load_format == "dummy":
-        items, ignored = tensors_of(model, names=tensor_names), ()
-        read = _randomize(items)
-    else:
-        folder = locate(source, load_format, revision, cache_dir)
-        checkpoint = Checkpoint(folder, load_format)
-        items = _as_named(checkpoint, tensors_of(model, checkpoint.tensors, tensor_names), optional_prefix)
-        wrong = encoded.join(checkpoint.tensors, {item.source: item.encoding for item in items if item.encoding})
-        ignored, unused = _left_over(checkpoint, items, ignore, others)
-        problems = [*checkpoint.problems, *wrong, *_misfits(checkpoint, items)]
-        problems += [f"unexpected: {name}" for name in unused]
-        if problems:
-            raise _does_not_fit(model, folder, problems)
-        read = _copy(checkpoint, items, progress)
-    tensors = {item.source for item in items}
-    report = LoadReport(len(tensors), read, time.perf_counter() - started, tuple(ignored))
+        return Plan(tensors_of(model, names=wanted.tensor_names()), None, ())
+    folder = locate(source, load_format, revision, cache_dir)
+    checkpoint = Checkpoint(folder, load_format)
+    names = wanted.tensor_names(checkpoint.tensors)
+    items = tensors_of(model, checkpoint.tensors, names)
+    wrong = encoded.join(checkpoint.tensors, {item.source: item.encoding for item in items if item.encoding})
+    ignored, unused = _left_over(checkpoint, items, wanted, names)
+    problems = [*checkpoint.problems, *wrong, *_misfits(checkpoint, items), *_untied(checkpoint, wanted, names)]
+    problems += [f"unexpected: {name}" for name in unused]
+    if problems:
+        raise _does_not_fit(model, folder, problems)
+    return Plan(items, checkpoint, tuple(ignored))
+
+
+def execute(plan: Plan, progress: bool = True) -> LoadReport:
+    """Write what was checked, in place, so that compiled graphs go on with the new weights; none may run meanwhile."""
+    started, items = time.perf_counter(), plan.items
+    if plan.ignored:
+        logger.warning("tensors that change nothing are left out: %s", listed(plan.ignored))
+    read = _randomize(items) if plan.checkpoint is None else _copy(plan.checkpoint, items, progress)
+    report = LoadReport(len({item.source for item in items}), read, time.perf_counter() - started, plan.ignored)
     logger.info("weights: %s", report)
     return report
 
 
-def update(model: nn.Cell, source: str | Path, **options) -> LoadReport:
-    """Replace the weights in place, so that compiled graphs go on with the new ones; none may run meanwhile.
-
-    options: of `load`. CheckpointError, as from `load`, leaves the old weights as they are.
-    """
-    return load(model, source, progress=False, **options)
-
-
-def tensors_of(model: nn.Cell, present: Container[str] = (), names: TensorNames | None = None) -> list[LoadItem]:
+def tensors_of(
+    model: nn.Cell, present: Mapping[str, Stored] | None = None, names: TensorNames | None = None
+) -> list[LoadItem]:
     """Which parts of which checkpoint tensors the parameters of `model` need, on this rank.
 
     present: the checkpoint's tensors, where it may have one of several layouts. names: what it calls them.
     """
-    items, unknown, names = [], [], names or TensorNames()
+    items, unknown, names, present = [], [], names or TensorNames(), present or {}
     for name, param in model.parameters_and_names():
         if not hasattr(param, "slices"):
             unknown.append(name)
@@ -121,44 +164,37 @@ def tensors_of(model: nn.Cell, present: Container[str] = (), names: TensorNames 
     return items
 
 
-def _items(name: str, param, present: Container[str], names: TensorNames) -> list[LoadItem]:
+def _items(name: str, param, present: Mapping[str, Stored], names: TensorNames) -> list[LoadItem]:
     """Of a parameter."""
     cell, dtype = name.rpartition(".")[0], str(param.dtype).lower()
 
+    def stored(source: str, encoding) -> Stored | None:
+        return present.get(source) or (present.get(source + encoding.codes) if encoding else None)
+
     def source(weight_slice: WeightSlice) -> str:
         try:
-            return names.of(cell, weight_slice.source)
+            found = names.all_of(cell, weight_slice.source)
         except ValueError as error:
             raise CheckpointError(f"{name}: {error}") from error
+        return next((one for one in found if stored(one, weight_slice.encoding)), found[0])
 
-    def is_present(weight_slice: WeightSlice) -> bool:
-        encoding = weight_slice.encoding
-        return source(weight_slice) in present or bool(encoding) and source(weight_slice) + encoding.codes in present
+    def is_present(slices: Sequence[WeightSlice]) -> bool:
+        return any(stored(source(one), one.encoding) for one in slices)
 
-    found = next((slices for slices in param.alternatives if slices and is_present(slices[0])), param.slices)
+    def has_shape(slices: Sequence[WeightSlice]) -> bool:
+        first = slices[0]
+        found = present.get(source(first))
+        return found is None or first.whole is None or tuple(first.whole) == found.shape
+
+    layouts = [param.slices, *param.alternatives] if param.alternatives else []
+    layouts = [slices for slices in layouts if slices and is_present(slices)]
+    found = next((slices for slices in layouts if has_shape(slices)), [*layouts, param.slices][0])
     items = []
     for one in found:
         host = param.host[one.rows]
         host = host.swapaxes(-1, -2) if one.transposed else host
         items.append(LoadItem(source(one), one.read, one.whole, name, host, dtype, one.encoding))
     return items
-
-
-def _prefixes(cells: Iterable[str], names: TensorNames, optional_prefix: str) -> tuple[str, ...]:
-    """What the checkpoint's names of these cells' tensors begin with."""
-    found = [names.cell(cell) + "." for cell in cells]
-    return tuple(found + [name.removeprefix(optional_prefix) for name in found])
-
-
-def _as_named(checkpoint: Checkpoint, items: list[LoadItem], optional_prefix: str) -> list[LoadItem]:
-    """The wants by the names that the checkpoint uses: without the prefix if it has tensors for them so only."""
-    prefixed = [item for item in items if item.source.startswith(optional_prefix)]
-    short = {item.source.removeprefix(optional_prefix) for item in prefixed}
-    if not optional_prefix or any(item.source in checkpoint.tensors for item in prefixed):
-        return items
-    if not short & checkpoint.tensors.keys():
-        return items
-    return [item._replace(source=item.source.removeprefix(optional_prefix)) for item in items]
 
 
 def _misfits(checkpoint: Checkpoint, items: list[LoadItem]) -> list[str]:
@@ -188,17 +224,44 @@ def _misfit(item: LoadItem, stored) -> str | None:
 
 
 def _left_over(
-    checkpoint: Checkpoint, items: list[LoadItem], ignore: Iterable[str], other_stages: tuple[str, ...]
+    checkpoint: Checkpoint, items: list[LoadItem], wanted: Wanted, names: TensorNames
 ) -> tuple[list[str], list[str]]:
-    """Names of tensors that no parameter items: those that may be there, and those that may not."""
-    may_be_there = [re.compile(f"(?:{pattern})$") for pattern in ignore]
+    """Names of tensors that no parameter wants: those that change nothing, and those of which that is not known."""
+    may_be_there = [re.compile(f"(?:{pattern})$") for pattern in wanted.ignore]
+    other_stages = tuple(name + "." for cell in wanted.other_stages for name in names.cells(cell))
+    layers, count = wanted.layers or ("", 0)
+    columns = [name + "." for name in names.cells(layers)] if layers else []
     ignored, unused = [], []
     for name in checkpoint.tensors.keys() - {item.source for item in items}:
         if name.startswith(other_stages):
             continue
         allowed = any(pattern.search(name) for pattern in may_be_there)
+        allowed |= any(is_beyond(name, column, count) for column in columns)
+        allowed = allowed or is_harmless(name) or name.endswith(".bias") and is_zero(checkpoint.tensors[name])
         (ignored if allowed else unused).append(name)
     return sorted(ignored), sorted(unused)
+
+
+def _untied(checkpoint: Checkpoint, wanted: Wanted, names: TensorNames) -> list[str]:
+    """The problem of a checkpoint that has a tensor and its copy, and they differ."""
+    pair = _different(checkpoint, wanted.tied, names) if wanted.tied else None
+    if pair is None:
+        return []
+    return [f"not tied: {pair[1]} differs from {pair[0]}, which this model uses in its place (tie_word_embeddings)"]
+
+
+def differ(folder: Path, load_format: str, pair: tuple[str, str], names: TensorNames) -> bool:
+    """Whether a checkpoint has both of two tensors of a model, with different values. names: what it calls them."""
+    return _different(Checkpoint(folder, load_format), pair, names) is not None
+
+
+def _different(checkpoint: Checkpoint, pair: tuple[str, str], names: TensorNames) -> list[str] | None:
+    """What the checkpoint calls the two; None unless it has both, and they differ."""
+    known = [[one for one in names.all_of("", name) if one in checkpoint.tensors] for name in pair]
+    if not all(known):
+        return None
+    found = [one[0] for one in known]
+    return None if same(*(checkpoint.tensors[name] for name in found)) else found
 
 
 def _does_not_fit(model: nn.Cell, folder: Path, problems: list[str]) -> CheckpointError:

@@ -56,7 +56,6 @@ class ChatGLMLayer(PreNormLayer):
 class ChatGLMModel(CausalLM):
     config_class = ChatGLMConfig
     layer_class = ChatGLMLayer
-    ignored_tensors = (r"rotary_pos_emb\.inv_freq$",)
     tensor_names = {
         "model.embed_tokens": "transformer.embedding.word_embeddings",
         "model.layers": "transformer.encoder.layers",

@@ -73,7 +73,6 @@ class DecoderConfig(KeyedConfig):
     logit_scale = 1.0
     final_logit_softcapping = None  # logits -> cap * tanh(logits / cap), after their scale
     has_experts = False
-    mtp_layers = 0  # multi-token prediction layers, which the checkpoint has after the last layer
 
     @computed
     def rope(self):

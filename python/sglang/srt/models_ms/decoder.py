@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import re
 from collections.abc import Sequence
 
 from mindspore import nn
@@ -119,7 +120,12 @@ class Decoder(nn.Cell):
         self.begins_with, self.aux_places = INPUT_IDS.name if config.stage.first else "hidden_states", ()
         if config.stage.first:
             self.embed_tokens = VocabParallelEmbedding(
-                config.vocab_size, config.hidden_size, config.shard.attention, config.dtype, config.embedding_multiplier
+                config.vocab_size,
+                config.hidden_size,
+                config.shard.attention,
+                config.dtype,
+                config.embedding_multiplier,
+                *(("weight", "../../lm_head.weight") if config.tie_word_embeddings else ()),
             )
         self.layers = nn.CellList([layer_class(config.at(layer_id), layer_id) for layer_id in config.layer_range])
         for index, layer in enumerate(caching_layers(self.layers)):
@@ -171,8 +177,11 @@ class CausalLM(nn.Cell):
     scores_vocabulary = True  # False: there is no head of the vocabulary, though the checkpoint may have one
     norm = staticmethod(rms_norm)  # the last one
     tensor_names = {}  # our names of tensors, or whole dotted parts of them -> the checkpoint's, where they differ
-    # Tensors that published checkpoints carry and no model computes with: patterns of their names.
-    ignored_tensors = (r"rotary_emb\.inv_freq$",)
+    other_tensor_names = ()  # such tables that hold too, of other checkpoints of the same models
+    # Tensors that this model's checkpoints carry and it does not compute with, beside those that no model does:
+    # patterns of their names.
+    ignored_tensors = ()
+    tied_tensors = ("model.embed_tokens.weight", "lm_head.weight")  # by tie_word_embeddings
     # Checkpoints of a decoder alone, as embedding models are published, name its tensors without this.
     optional_prefix = "model."
 
@@ -184,10 +193,10 @@ class CausalLM(nn.Cell):
         self.model = Decoder(config, self.layer_class, self.norm)
         tied = config.tie_word_embeddings or not self.scores_vocabulary
         self.lm_head = self._head(config, tied)
+        names = TensorNames(self.tensor_names)
         if tied:
-            self.ignored_tensors = (*self.ignored_tensors, r"^lm_head\.weight$")
-        mtp_layers = range(config.num_hidden_layers, config.num_hidden_layers + config.mtp_layers)
-        self.ignored_tensors += tuple(rf"^model\.layers\.{layer}\..*" for layer in mtp_layers)
+            self.ignored_tensors += (rf"^{re.escape(names.of('lm_head', 'weight'))}$",)
+        self.tied = self.tied_tensors if config.tie_word_embeddings and self.scores_vocabulary else None
         self._place(config)
         self._create_parameters(hf_config)
         self._fuse_all_reduces(runtime)
@@ -218,8 +227,9 @@ class CausalLM(nn.Cell):
         same = stage.first and config.shard.head == config.shard.attention
         if not stage.last or tied and same:
             return None
-        source = "../model.embed_tokens.weight" if tied else "weight"  # a copy, of other rows or in another stage
-        return LMHead(config.vocab_size, config.hidden_size, config.shard.head, config.dtype, source)
+        # Where they are tied: a copy, of other rows or in another stage.
+        sources = ("../model.embed_tokens.weight", "weight") if tied else ()
+        return LMHead(config.vocab_size, config.hidden_size, config.shard.head, config.dtype, *sources)
 
     def _place(self, config):
         """Say what the layers of this stage are called in the checkpoint, and which cells other stages have."""
@@ -265,10 +275,13 @@ class CausalLM(nn.Cell):
         """What the loader has to know of this model's checkpoints, as its keywords."""
         return dict(
             names=self.tensor_names,
+            other_names=self.other_tensor_names,
             ignore=self.ignored_tensors,
             optional_prefix=self.optional_prefix,
             layer_renames=self.layer_renames,
             other_stages=self.other_stages,
+            layers=("model.layers", self.config.num_hidden_layers),
+            tied=self.tied,
         )
 
     def process_weights_after_loading(self):

@@ -8,7 +8,7 @@ import math
 from mindspore import nn
 
 from sglang.srt.layers_ms import Attention, Routing, ops
-from sglang.srt.layers_ms.expert_layouts import separate
+from sglang.srt.layers_ms.expert_layouts import MIXTRAL, separate
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, SandwichNormLayer
 from sglang.srt.models_ms.moe_config import MoeConfig, sized_mlp, sparse_moe_block
@@ -56,7 +56,7 @@ class ResidualMoe(nn.Cell):
 
 
 def grok_moe(config):
-    return sparse_moe_block(config, layouts=separate("w1", "w3", "w2"))
+    return sparse_moe_block(config, layouts=separate(*MIXTRAL))
 
 
 class Grok1Layer(SandwichNormLayer):

@@ -4,7 +4,7 @@ Reference: transformers/models/mixtral/modeling_mixtral.py.
 """
 
 from sglang.srt.layers_ms import Attention
-from sglang.srt.layers_ms.expert_layouts import separate
+from sglang.srt.layers_ms.expert_layouts import MIXTRAL, separate
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.moe_config import MoeConfig, sparse_moe_block
@@ -23,10 +23,11 @@ class MixtralConfig(MoeConfig):
 class MixtralLayer(PreNormLayer):
     def __init__(self, config, layer_id):
         attention = Attention(config, layer_id, window=config.windows[layer_id])
-        super().__init__(config, attention, sparse_moe_block(config, layouts=separate("w1", "w3", "w2")))
+        super().__init__(config, attention, sparse_moe_block(config, layouts=separate(*MIXTRAL)))
 
 
 class MixtralForCausalLM(CausalLM):
     config_class = MixtralConfig
     layer_class = MixtralLayer
     tensor_names = {"mlp": "block_sparse_moe"}
+    other_tensor_names = ({},)  # as transformers 5 holds them

@@ -72,8 +72,8 @@ class CorrectedRoutingConfig(SharedExpertsConfig):
     topk_group: int = key("topk_group", 1)
     norm_topk_prob: bool = key("norm_topk_prob", True)
     routed_scaling_factor: float = key("routed_scaling_factor", 1.0)
-    mtp_layers: int = key("num_nextn_predict_layers", 1, aliases=("num_mtp_layers",))
     expected = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
+    ignored = dict.fromkeys(("num_nextn_predict_layers", "num_mtp_layers"), "layers after the last are left out")
 
     @computed
     def routing(self) -> Routing:

@@ -21,8 +21,8 @@ from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
-from sglang.srt.model_executor_ms.runner.weights import with_quantization
-from sglang.srt.model_executor_ms.seams import batches
+from sglang.srt.model_executor_ms.runner.weights import with_own_head, with_quantization
+from sglang.srt.model_executor_ms.seams import batches, runner
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
@@ -70,9 +70,10 @@ class MindSporeForCausalLM(torch.nn.Module):
         generates = model_config.is_generation
         if not generates:
             network_class = embedding_class(network_class)
-        path = model_config.model_path
-        written = with_quantization(config.to_dict(), path, model_config.requested_quantization)
-        published = config_fixups.restored(written, path, model_config.revision)
+        folder, load_format = runner.noted_weights(model_config)
+        written = with_quantization(config.to_dict(), folder, model_config.requested_quantization)
+        written = with_own_head(written, network_class, folder, load_format)
+        published = config_fixups.restored(written, model_config.model_path, model_config.revision)
         self.network = network_class(published, runtime)
         self.expert_counter = eplb.ExpertCounter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
@@ -111,10 +112,10 @@ class MindSporeForCausalLM(torch.nn.Module):
         read = self.network.config
         return self.head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
 
-    def load_checkpoint(self, model_path: str, load_format: str, revision: str | None = None) -> None:
+    def load_checkpoint(self, model_path: str, load_format: str) -> None:
         """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
         wanted = self.network.checkpoint()
-        loader.load(self.network, model_path, load_format=load_format, revision=revision, **wanted)
+        loader.load(self.network, model_path, load_format=load_format, progress=self.runner is None, **wanted)
         if self.runner is not None:  # the weights of a server that runs were updated
             for parameter in self.network.get_parameters():
                 ops.renew(parameter)

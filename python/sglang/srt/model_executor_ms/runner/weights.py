@@ -13,6 +13,8 @@ from sglang.srt.model_executor_ms.seams import runner
 from sglang.srt.model_loader.loader import BaseModelLoader
 from sglang.srt.model_loader.utils import get_model_architecture, set_default_torch_dtype
 from sglang.srt.model_loader_ms.files import CheckpointError, locate
+from sglang.srt.model_loader_ms.loader import differ
+from sglang.srt.model_loader_ms.names import TensorNames
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,18 @@ def with_quantization(config: dict, folder: str | Path, asked: str | None) -> di
     return config
 
 
+def with_own_head(config: dict, model_class: type, folder: str | Path, load_format: str) -> dict:
+    """A model's config; untied, as transformers does it, where the checkpoint's head is not its embedding."""
+    tied = config.get("tie_word_embeddings", True) and model_class.scores_vocabulary
+    if not tied or load_format == "dummy":
+        return config
+    names = TensorNames(model_class.tensor_names, optional_prefix=model_class.optional_prefix)
+    if not differ(Path(folder), load_format, model_class.tied_tensors, names):
+        return config
+    logger.warning("the head of %s is not its embedding: tie_word_embeddings is taken for false", folder)
+    return config | {"tie_word_embeddings": False}
+
+
 class MindSporeModelLoader(BaseModelLoader):
     """Builds the model and lets it read its checkpoint: slices go straight into MindSpore's buffers."""
 
@@ -36,15 +50,15 @@ class MindSporeModelLoader(BaseModelLoader):
         raise NotImplementedError("the model downloads what it lacks when it is loaded")
 
     def load_model(self, *, model_config, device_config) -> torch.nn.Module:
+        load_format, folder = self.load_config.load_format.value, model_config.model_path
+        if load_format != "dummy":
+            folder = locate(folder, load_format, model_config.revision, self.load_config.download_dir)
+        runner.note_weights(model_config, str(folder), load_format)
         with set_default_torch_dtype(model_config.dtype), torch.device(device_config.device):
             model_class, _ = get_model_architecture(model_config)
             model = model_class(model_config)
         # SGLang reads it at each forward pass: these models fuse no shared experts with the others.
         model.shared_experts_config = resolve_shared_experts_config(model_class, model_config.hf_config, None)
-        load_format = self.load_config.load_format.value
-        folder = model_config.model_path
-        if load_format != "dummy":
-            folder = locate(folder, load_format, model_config.revision, self.load_config.download_dir)
         model.load_checkpoint(str(folder), load_format)
         return model.eval()
 

@@ -51,6 +51,17 @@ def leave_quantization_to_model(model_config) -> None:
     model_config.requested_quantization, model_config.quantization = model_config.quantization, None
 
 
+def note_weights(model_config, folder: str, load_format: str) -> None:
+    """Keep on SGLang's record of a model which folder it is loaded from at first, and in which format."""
+    model_config.weights_folder, model_config.weights_format = folder, load_format
+
+
+def noted_weights(model_config) -> tuple[str, str]:
+    """What note_weights kept; where it was not called: the model's path, and that nothing is read."""
+    folder = getattr(model_config, "weights_folder", model_config.model_path)
+    return folder, getattr(model_config, "weights_format", "dummy")
+
+
 def note_checkpoint(model_config, model_path: str) -> None:
     """Tell SGLang where the weights come from that the model has now."""
     model_config.model_path = model_path
