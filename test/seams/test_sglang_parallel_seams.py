@@ -19,10 +19,11 @@ from sglang.srt.layers.dp_attention import DpPaddingMode, memcpy_cpu
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.scheduler_components import idle_sleeper
+from sglang.srt.managers.scheduler_components.request_receiver import SchedulerRequestReceiver
 from sglang.srt.model_executor_ms.seams import batches, processes
 from sglang.srt.runtime_context import derive_attention_ranks
 from sglang.srt.server_args import ServerArgs
-from sglang.srt.utils import watchdog
+from sglang.srt.utils import point_to_point_pyobj, watchdog
 
 SECONDS = 2
 RUNNER = "srt.model_executor.model_runner"
@@ -52,6 +53,19 @@ def test_the_controller_keeps_its_processes_and_launches_replicas_by_these_metho
     assert_in_order(
         names(CONTROLLER, "DataParallelController.launch_tensor_parallel_group"), "scheduler_procs", "append"
     )
+
+
+def test_a_later_stage_is_sent_requests_when_the_one_before_has_handled_them_rank_by_rank():
+    """processes.receive_requests_with, agreement.AllOrNone"""
+    loop = names("srt.managers.scheduler_pp_mixin", "SchedulerPPMixin.event_loop_pp")
+    assert_in_order(loop, "ingest_requests", "is_last_rank", "_pp_send_pyobj_to_next_stage")
+    taken = names("srt.managers.scheduler", "Scheduler.ingest_requests")
+    assert_in_order(taken, "request_receiver", "recv_requests", "process_input_requests")
+    found = names("srt.managers.scheduler_components.request_receiver", "SchedulerRequestReceiver._pull_raw_reqs")
+    numbers = ("attn_dp_rank", "attn_cp_size", "attn_tp_size", "point_to_point_pyobj", "pp_rank", "tp_size")
+    assert_in_order(found, *numbers, "world_group", "cpu_group", "pp_rank", 1, "tp_size")
+    assert parameters(SchedulerRequestReceiver.recv_requests) == ["self", "local_reqs"]
+    assert parameters(point_to_point_pyobj) == ["data", "rank", "group", "src", "dst", "async_send"]
 
 
 def test_the_controller_hands_on_what_it_receives_as_we_do():

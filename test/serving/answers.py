@@ -9,7 +9,8 @@ import pytest
 import requests
 import torch
 from models.tiny import hugging_face, reference_logits
-from serving.conftest import left_of
+from safetensors.torch import load_file, save_file
+from serving.conftest import MODEL, left_of
 
 PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than windows and chunks
 
@@ -138,3 +139,46 @@ def leaving_nothing(servers, seconds: float):
         assert time.monotonic() < end, left
         time.sleep(0.1)
     assert not left_of(memory)
+
+
+def check_weights_are_taken_by_all_or_none(server, folder) -> None:
+    """New weights for the demo model; of the refused ones, what only some ranks need is missing, damaged or longer.
+
+    folder: an empty one, for them.
+    """
+    whole = load_file(f"{MODEL}/model.safetensors")
+    others = {name: -tensor if "down_proj" in name else tensor for name, tensor in whole.items()}
+    last = max(int(name.split(".")[2]) for name in whole if name.startswith("model.layers."))
+    faults = {
+        f"missing: model.layers.{last}.mlp.up_proj.weight": lambda t: t.pop(f"model.layers.{last}.mlp.up_proj.weight"),
+        "wrong shape: model.layers.0.input_layernorm.weight": lambda t: t.update(
+            {"model.layers.0.input_layernorm.weight": torch.ones(3)}
+        ),
+        f"unexpected: model.layers.{last}.extra": lambda t: t.update({f"model.layers.{last}.extra": torch.ones(3)}),
+    }
+    before = asked(server)
+    for number, (problem, break_one) in enumerate(faults.items()):
+        broken = dict(others)
+        break_one(broken)
+        refused = _update(server, folder / str(number), broken)
+        assert refused.status_code == 400
+        assert problem in refused.json()["message"]
+    refused = server.post("/update_weights_from_disk", {"model_path": str(folder / "nothing")})
+    assert refused.status_code == 400
+    assert "not a folder" in refused.json()["message"]
+    assert server.post("/flush_cache", {}).status_code == 200
+    assert _ids(asked(server)) == _ids(before)
+    assert _update(server, folder / "whole", others).json()["success"]
+    assert _ids(asked(server)) != _ids(before)
+    assert server.post("/update_weights_from_disk", {"model_path": MODEL}).json()["success"]
+    assert _ids(asked(server)) == _ids(before)
+
+
+def _ids(answers: list) -> list:
+    return [answer["output_ids"] for answer in answers]
+
+
+def _update(server, folder, tensors: dict):
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return server.post("/update_weights_from_disk", {"model_path": str(folder)})

@@ -10,6 +10,7 @@ from serving.answers import (
     check_a_killed_rank_ends,
     check_cut_off,
     check_many_at_once,
+    check_weights_are_taken_by_all_or_none,
     streaming,
 )
 from serving.warm import WarmServer, warm_up
@@ -49,6 +50,10 @@ def test_requests_are_shared_among_the_replicas(replicas, reference):
     before = prefills(replicas)
     check_many_at_once(replicas, reference)
     assert set(prefills(replicas)[len(before) :]) == {"0", "1"}
+
+
+def test_new_weights_are_taken_by_all_replicas_or_none(replicas, tmp_path):
+    check_weights_are_taken_by_all_or_none(replicas, tmp_path)
 
 
 def test_each_replica_stays_on_processors_of_its_own(replicas):

@@ -3,7 +3,13 @@
 import time
 
 import pytest
-from serving.answers import TEXTS, check_a_killed_rank_ends, check_many_at_once, check_server
+from serving.answers import (
+    TEXTS,
+    check_a_killed_rank_ends,
+    check_many_at_once,
+    check_server,
+    check_weights_are_taken_by_all_or_none,
+)
 from serving.conftest import Server
 
 SECONDS = 30
@@ -33,6 +39,10 @@ def test_each_stage_has_its_own_layers_only(stages):
     tensors = [int(line.split("weights: ")[1].split()[0]) for line in read]
     assert len(tensors) == 2
     assert all(count < 40 for count in tensors)
+
+
+def test_new_weights_are_taken_by_all_stages_or_none(stages, tmp_path):
+    check_weights_are_taken_by_all_or_none(stages, tmp_path)
 
 
 def test_idle_stages_sleep(stages):

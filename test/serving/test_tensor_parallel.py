@@ -6,7 +6,12 @@ import time
 
 import pytest
 import requests
-from serving.answers import check_a_killed_rank_ends, check_many_at_once, check_server
+from serving.answers import (
+    check_a_killed_rank_ends,
+    check_many_at_once,
+    check_server,
+    check_weights_are_taken_by_all_or_none,
+)
 from serving.conftest import Server
 
 SECONDS = 30
@@ -28,6 +33,10 @@ def test_tokens_and_prompt_logprobs_are_those_of_transformers(pair, reference):
 
 def test_many_requests_at_once(pair, reference):
     check_many_at_once(pair, reference)
+
+
+def test_new_weights_are_taken_by_all_ranks_or_none(pair, tmp_path):
+    check_weights_are_taken_by_all_or_none(pair, tmp_path)
 
 
 def test_each_rank_stays_on_processors_of_its_own(pair):

@@ -185,7 +185,7 @@ def _hook_replicas() -> None:
 @functools.cache
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.model_executor_ms import model_runner
-    from sglang.srt.model_executor_ms.parallel import dp_attention, groups, hosts, rank_status
+    from sglang.srt.model_executor_ms.parallel import agreement, dp_attention, groups, hosts, rank_status
     from sglang.srt.model_executor_ms.runner import (
         admission,
         device_layout_cache,
@@ -218,6 +218,7 @@ def _hook_scheduler(device: str) -> None:
         _hook_control()
         processes.run_scheduler_with(faults.serve_until_fault)
         processes.run_scheduler_with(rank_status.log_rank_states_on_error)
+        processes.receive_requests_with(agreement.receive_requests)
         processes.after_watchdog(rank_status.add_rank_states_to_watchdog)
     if device == "cpu":
         batches.hash_seeds_with(murmur_hash.murmur_hash32)

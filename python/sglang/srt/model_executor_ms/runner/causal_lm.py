@@ -13,6 +13,7 @@ from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.parallel import groups, hosts
+from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
 from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb
 from sglang.srt.model_executor_ms.runner.cpu_runner import WARM_UP
@@ -85,6 +86,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         # SGLang reads the layers.
         self.stage, self.start_layer, self.end_layer = stage, read.layer_range.start, read.layer_range.stop
         self.lm_head = self._head() if stage.last else None
+        self.update = AllOrNone(self.check_checkpoint)
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
 
     def _start_process(self, config, environment, allreduce_fusion) -> str:
@@ -112,10 +114,13 @@ class MindSporeForCausalLM(torch.nn.Module):
         read = self.network.config
         return self.head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
 
-    def load_checkpoint(self, model_path: str, load_format: str) -> None:
-        """Fill every parameter from a local checkpoint, or raise CheckpointError and change none."""
-        wanted = self.network.checkpoint()
-        loader.load(self.network, model_path, load_format=load_format, progress=self.runner is None, **wanted)
+    def check_checkpoint(self, model_path: str, load_format: str) -> loader.Plan:
+        """What this rank is to load of a checkpoint; CheckpointError if it does not fit. Nothing is changed."""
+        return loader.check(self.network, model_path, load_format=load_format, **self.network.checkpoint())
+
+    def load_checkpoint(self, plan: loader.Plan) -> None:
+        """Fill every parameter as `check_checkpoint` said."""
+        loader.execute(plan, progress=self.runner is None)
         if self.runner is not None:  # the weights of a server that runs were updated
             for parameter in self.network.get_parameters():
                 ops.renew(parameter)

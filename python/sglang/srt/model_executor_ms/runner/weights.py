@@ -12,7 +12,7 @@ from sglang.srt.model_executor.model_runner_components.weight_updater import Wei
 from sglang.srt.model_executor_ms.seams import runner
 from sglang.srt.model_loader.loader import BaseModelLoader
 from sglang.srt.model_loader.utils import get_model_architecture, set_default_torch_dtype
-from sglang.srt.model_loader_ms.files import CheckpointError, locate
+from sglang.srt.model_loader_ms.files import locate
 from sglang.srt.model_loader_ms.loader import differ
 from sglang.srt.model_loader_ms.names import TensorNames
 
@@ -59,7 +59,7 @@ class MindSporeModelLoader(BaseModelLoader):
             model = model_class(model_config)
         # SGLang reads it at each forward pass: these models fuse no shared experts with the others.
         model.shared_experts_config = resolve_shared_experts_config(model_class, model_config.hf_config, None)
-        model.load_checkpoint(str(folder), load_format)
+        model.load_checkpoint(model.check_checkpoint(str(folder), load_format))
         return model.eval()
 
 
@@ -74,12 +74,15 @@ class MindSporeWeightUpdater(WeightUpdater):
     __slots__ = ()
 
     def update_weights_from_disk(self, model_path, load_format, weight_name_filter=None, recapture_cuda_graph=False):
-        """-> (success, message). A checkpoint that does not fit changes nothing."""
+        """-> (success, message). A checkpoint that does not fit on some rank changes nothing on any."""
         model = self.get_model()
+        plan, problems = model.update.prepare(model_path, load_format)
+        if problems:
+            return False, "\n".join(problems)
         try:
-            model.load_checkpoint(model_path, load_format)
-        except CheckpointError as error:
-            return False, str(error)
+            model.load_checkpoint(plan)
+        except Exception as error:  # the files were there a moment ago: what is in memory now is of both
+            raise SystemExit(f"new weights were written in part, which cannot be served: {error}") from error
         runner.note_checkpoint(self.model_config, model_path)
         load_config = LoadConfig(load_format=load_format)
         self.update_model_fields(model, model_path=model_path, load_format=load_format, load_config=load_config)

@@ -47,6 +47,12 @@ def run_scheduler_with(hook: Callable) -> None:
     hooks.around(f"{SCHEDULER}.Scheduler.run_event_loop", hook)
 
 
+def receive_requests_with(hook: Callable) -> None:
+    """hook(original, receiver, ...) around what a scheduler gets its requests by, on each of its ranks."""
+    receiver = "sglang.srt.managers.scheduler_components.request_receiver.SchedulerRequestReceiver"
+    hooks.around(f"{receiver}.recv_requests", hook)
+
+
 def after_watchdog(hook: Callable) -> None:
     """hook(watchdog, ...) once a scheduler's watchdog is made; what it returns is the watchdog."""
     hooks.after(f"{SCHEDULER}.create_scheduler_watchdog", hook)
