@@ -15,7 +15,7 @@ from tiers import offenders
 from sglang.srt.arg_groups import overrides
 from sglang.srt.model_executor_ms import environment
 from sglang.srt.model_executor_ms.parallel import expert_parallel
-from sglang.srt.model_executor_ms.server import flags, framework, parallel_arguments
+from sglang.srt.model_executor_ms.server import flags, framework, model_config, parallel_arguments
 from sglang.srt.model_executor_ms.server.flag_support import LIMITED, REFUSED, SUPPORTED
 from sglang.srt.server_args import ServerArgs
 
@@ -191,13 +191,19 @@ def test_pooled_models_are_refused_in_stages_and_in_replicas_of_attention(tmp_pa
 
 def folder_of(tmp_path, **config):
     (tmp_path / "config.json").write_text(json.dumps(config))
-    return SimpleNamespace(model_path=str(tmp_path), revision=None, trust_remote_code=False)
+    return arguments_of(tmp_path)
+
+
+def arguments_of(path, overrides="{}"):
+    return SimpleNamespace(
+        model_path=str(path), revision=None, trust_remote_code=False, json_model_override_args=overrides
+    )
 
 
 def test_an_architecture_that_nobody_here_can_read_is_refused_before_sglang_reads_it(tmp_path):
     environment = folder_of(tmp_path, model_type="something_new", architectures=["SomethingNewForCausalLM"])
     with pytest.raises(framework.UnsupportedModel, match="SomethingNewForCausalLM.* is not supported .*Llama"):
-        framework.check_config_class(environment)
+        model_config.overrides(environment)
 
 
 def test_a_config_whose_class_comes_with_the_checkpoint_needs_trust(tmp_path):
@@ -205,9 +211,9 @@ def test_a_config_whose_class_comes_with_the_checkpoint_needs_trust(tmp_path):
     config = dict(model_type="internlm2", architectures=["InternLM2ForCausalLM"])
     environment = folder_of(tmp_path, **config, auto_map=auto_map)
     with pytest.raises(framework.UnsupportedModel, match="give --trust-remote-code"):
-        framework.check_config_class(environment)
+        model_config.overrides(environment)
     environment.trust_remote_code = True
-    framework.check_config_class(environment)
+    model_config.overrides(environment)
 
 
 @pytest.mark.parametrize("trusted", [True, False])
@@ -215,19 +221,15 @@ def test_a_model_type_that_nothing_reads_is_named(tmp_path, trusted):
     environment = folder_of(tmp_path, model_type="something_new", architectures=["LlamaForCausalLM"])
     environment.trust_remote_code = trusted
     with pytest.raises(framework.UnsupportedModel, match="'something_new' is neither beside it"):
-        framework.check_config_class(environment)
+        model_config.overrides(environment)
 
 
 @pytest.mark.parametrize("model_type", ["qwen3", "chatglm"])  # transformers' class, and SGLang's
 def test_configs_that_are_known_need_no_trust(tmp_path, model_type):
     auto_map = dict(AutoConfig="configuration_x.Config")
-    framework.check_config_class(
+    model_config.overrides(
         folder_of(tmp_path, model_type=model_type, architectures=["Qwen3ForCausalLM"], auto_map=auto_map)
     )
-
-
-def test_a_missing_config_is_for_sglang_to_say(tmp_path):
-    framework.check_config_class(SimpleNamespace(model_path=str(tmp_path), revision=None))
 
 
 def test_an_architecture_is_refused_before_sglang_adjusts_to_it(monkeypatch):

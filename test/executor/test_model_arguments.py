@@ -1,8 +1,10 @@
 """What SGLang makes of checkpoints and arguments, before any process starts, where it has ways of its own for them."""
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from models import pooled, tiny
@@ -53,6 +55,26 @@ SERVED = {  # variant of tiny.TINY -> what SGLang should take it for
     "baichuan-13b": dict(GROUPED, architecture="BaichuanForCausalLM"),  # model_max_length
     "dbrx": dict(GROUPED, architecture="DbrxForCausalLM"),
 }
+LINEAR = dict(type="linear", factor=3.0)
+NULLS = {  # key of Llama's config.json -> whether a model without it is served
+    "architectures": True,
+    "num_key_value_heads": True,
+    "head_dim": True,
+    "torch_dtype": True,
+    "dtype": True,
+    "rope_parameters": True,
+    "quantization_config": True,
+    "sliding_window": True,
+    "model_type": False,
+    "vocab_size": False,
+    "hidden_size": False,
+    "num_hidden_layers": False,
+    "num_attention_heads": False,
+    "max_position_embeddings": False,
+    "rms_norm_eps": False,
+    "hidden_act": False,
+    "tie_word_embeddings": False,
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +92,12 @@ def found(tmp_path_factory):
     (encoder / "1_Pooling").mkdir()
     (encoder / "1_Pooling/config.json").write_text(json.dumps(dict(pooling_mode_mean_tokens=True)))
     asked["mean"] = dict(model_path=str(encoder), is_embedding=True)
+    for key in NULLS:
+        asked[key] = dict(model_path=str(tiny.save("llama", folder("null"))))
+        config = Path(asked[key]["model_path"]) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {key: None}))
+    asked["shorter"] = asked["llama-linear"] | dict(json_model_override_args='{"rope_scaling": null}')
+    asked["longer"] = asked["gemma2"] | dict(json_model_override_args=json.dumps({"rope_scaling": LINEAR}))
     ended = subprocess.run(
         [sys.executable, "-c", RESOLVE],
         input="\n".join(map(json.dumps, asked.values())),
@@ -80,6 +108,19 @@ def found(tmp_path_factory):
     answers = [line.removeprefix("ANSWER") for line in ended.stdout.splitlines() if line.startswith("ANSWER")]
     assert len(answers) == len(asked), ended.stderr
     return dict(zip(asked, map(json.loads, answers), strict=True))
+
+
+@pytest.mark.parametrize("key", NULLS)
+def test_a_key_that_is_null_is_absent_or_named(found, key):
+    if NULLS[key]:
+        assert found[key] == GROUPED | dict(architecture="LlamaForCausalLM")
+    else:
+        assert re.search(rf"config\.json (cannot be read: .*|has no ){key}", found[key]["error"])
+
+
+def test_overrides_of_rotary_embeddings_change_the_context_as_in_config_json(found):
+    assert found["shorter"] == SERVED["llama-linear"] | dict(context=256)
+    assert found["longer"] == SERVED["gemma2"] | dict(context=3 * 256)
 
 
 @pytest.mark.parametrize("variant", SERVED)

@@ -73,9 +73,11 @@ def test_zero_and_false_are_values():
     assert read({"head_dim": 0}).head_dim == 0
 
 
-def test_the_first_name_with_a_value_counts():
+def test_a_key_may_be_given_by_any_of_its_names_and_by_several_with_the_same_value():
     assert read({"num_heads": None, "n_heads": 2}).heads == 2
-    assert read({"num_heads": 3, "n_heads": 2}).heads == 3
+    assert read({"num_heads": 2, "n_heads": 2}).heads == 2
+    with pytest.raises(UnsupportedConfig, match="gives num_heads = 3 and n_heads = 2, which are names of the same"):
+        read({"num_heads": 3, "n_heads": 2})
 
 
 def test_keys_of_sub_configs_have_dotted_names():

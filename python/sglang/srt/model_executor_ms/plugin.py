@@ -13,7 +13,13 @@ from sglang.srt.model_executor_ms.environment import Refusal
 from sglang.srt.model_executor_ms.npu import allocation, faults
 from sglang.srt.model_executor_ms.parallel import shared_files
 from sglang.srt.model_executor_ms.seams import arguments, processes
-from sglang.srt.model_executor_ms.server import framework, frameworks, parallel_arguments, request_validation
+from sglang.srt.model_executor_ms.server import (
+    framework,
+    frameworks,
+    model_config,
+    parallel_arguments,
+    request_validation,
+)
 
 SERVER = "sglang.srt.entrypoints.http_server"  # imported where requests come over HTTP
 SCHEDULER = "sglang.srt.managers.scheduler"  # not in benchmarks, which have a runner and nobody to answer
@@ -77,7 +83,11 @@ def _resolve_with_framework(original, server_args) -> None:
     with _telling(server_args):
         decided = frameworks.decide(server_args)
         decided.configure(server_args)
-        original(server_args)
+        try:
+            original(server_args)
+        except Exception as error:
+            decided.explain(server_args, error)
+            raise
         decided.verify(server_args)
 
 
@@ -243,6 +253,7 @@ MINDSPORE = frameworks.Framework(
     "mindspore",
     framework.unavailable,
     configure=_configure_mindspore,
+    explain=model_config.explain,
     verify=framework.verify,
     activate=_activate_mindspore,
 )

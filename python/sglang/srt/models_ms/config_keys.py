@@ -56,7 +56,7 @@ def key(name: str, default=REQUIRED, *, aliases=(), accepted=None, convert=None,
 
     default: of a key that is absent, null or empty: a value, or a function of the fields that are declared above.
         Without a default such a key is an error.
-    aliases: other names of the key. The first name that has a value counts.
+    aliases: other names of the key. Where several have a value, it must be the same.
     accepted: the values that are computed, or a function of the fields above; any other one is an error. None: all are.
     convert: function of the key's value -> the field's value. Defaults are not converted.
     null: what an explicit null means, where that differs from the key's absence.
@@ -135,6 +135,7 @@ class KeyedConfig:
         values, problems = SimpleNamespace(**given), []
         for name, declared in cls._declared():
             source, value = declared.given(hf)
+            problems += _two_values(declared, hf)
             if value is None and declared.default is REQUIRED:
                 problems.append(f"config.json has no {source!r}, which this architecture needs")
             elif value is None:
@@ -198,6 +199,17 @@ def _of_fields(value, fields: SimpleNamespace):
 def _not_accepted(name, value, accepted, fields) -> list[str]:
     accepted = _of_fields(accepted, fields)
     return [] if accepted in (None, REQUIRED) or value in accepted else [_not_supported(name, value, accepted)]
+
+
+def _two_values(declared: Key, hf: Mapping) -> list[str]:
+    """The problem of a key that is given by several of its names, with different values."""
+    given = {name: _look_up(hf, name) for name in declared.names}
+    given = {name: value for name, value in given.items() if value is not _ABSENT and not _is_empty(value)}
+    values = [value if declared.convert is None else declared.convert(value) for value in given.values()]
+    if any(isinstance(value, Mapping) or value == values[0] for value in values[1:]) or len(values) < 2:
+        return []
+    listed = " and ".join(f"{name} = {value!r}" for name, value in given.items())
+    return [f"config.json gives {listed}, which are names of the same: remove one"]
 
 
 def _look_up(hf, path: str):

@@ -7,7 +7,6 @@ import platform
 import socket
 
 from sglang.srt.model_executor_ms.environment import (
-    Refusal,
     add_up_in_one_order,
     hide_threads_of_mindspore,
     let_idle_torch_threads_sleep,
@@ -17,8 +16,10 @@ from sglang.srt.model_executor_ms.environment import (
     wait_for_no_cuda_dumps,
 )
 from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches, uses_eplb
+from sglang.srt.model_executor_ms.server import model_config
 from sglang.srt.model_executor_ms.server.accelerators import DEVICES, accelerator
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag, refuse_unsupported
+from sglang.srt.model_executor_ms.server.model_config import UnsupportedModel
 from sglang.srt.model_executor_ms.server.parallel_arguments import (
     adjusted_to_dispatch,
     bind_processes,
@@ -30,10 +31,6 @@ from sglang.srt.model_executor_ms.server.parallel_arguments import (
 logger = logging.getLogger(__name__)
 
 SOURCE = "--framework mindspore"  # of our decisions, in SGLang's log of them
-
-
-class UnsupportedModel(Refusal):
-    """The checkpoint is of a kind that --framework mindspore does not serve."""
 
 
 def unavailable() -> str | None:
@@ -60,7 +57,9 @@ def configure(server_args) -> None:
     read_environment()
     refuse_unsupported(server_args)
     if names_a_model(server_args):
-        check_config_class(server_args)
+        overrides = model_config.overrides(server_args)
+        if overrides is not None:
+            declare_resolution(server_args, SOURCE, json_model_override_args=overrides)
     device = server_args.device or _device_of_this_machine()
     if device == "npu":
         refuse_without_npu()
@@ -215,31 +214,6 @@ def verify(server_args) -> None:
 def names_a_model(view) -> bool:
     """Whether a server's arguments say which checkpoint it is to serve; SGLang can start with none."""
     return str(view.model_path).lower() not in ("none", "dummy")
-
-
-def check_config_class(arguments) -> None:
-    """UnsupportedModel where nothing that is installed can read the model's config.json, and why that is so.
-
-    transformers would raise, or ask at a terminal; where config.json cannot be had, SGLang says so.
-    """
-    from transformers import CONFIG_MAPPING, PretrainedConfig
-
-    from sglang.srt.models_ms.registry import MODELS, unknown
-    from sglang.srt.utils import hf_transformers_utils  # noqa: F401 - adds SGLang's classes to transformers' mapping
-
-    try:
-        written, _ = PretrainedConfig.get_config_dict(arguments.model_path, revision=arguments.revision)
-    except (OSError, ValueError):
-        return
-    architectures = written.get("architectures") or []
-    if not architectures or written.get("model_type") in CONFIG_MAPPING:
-        return
-    if not set(architectures) & set(MODELS):
-        raise UnsupportedModel(f"{arguments.model_path}: {unknown(architectures)}")
-    kind, own = written.get("model_type"), "AutoConfig" in written.get("auto_map", ())
-    how = "is beside it, as code: give --trust-remote-code" if own else "is neither beside it, nor installed"
-    if not arguments.trust_remote_code if own else kind:
-        raise UnsupportedModel(f"{arguments.model_path}: what reads config.json of model_type {kind!r} {how}")
 
 
 def check_architecture(model_config) -> None:

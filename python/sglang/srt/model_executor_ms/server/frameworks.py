@@ -37,6 +37,7 @@ class Framework:
     name: str
     unavailable: Callable[[], str | None]  # why it cannot serve on this machine, and what to do; None: it can
     configure: Callable[[object], None] = _nothing  # server_args, before SGLang resolves them; refuses what it lacks
+    explain: Callable[[object, Exception], None] = _nothing  # raises a Refusal in the place of SGLang's error meanwhile
     verify: Callable[[object], None] = _nothing  # server_args, after SGLang resolved them
     activate: Callable[[object, str], None] = _nothing  # server_args, role; in every process, before anything is built
     native: bool = False  # SGLang's own: asked for by name, SGLang runs as if this distribution were not there
