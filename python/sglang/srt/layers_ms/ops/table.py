@@ -121,13 +121,21 @@ class OperatorTable:
         """
         return None
 
+    def host_logits(self, weight: Tensor) -> Callable[[int, int, int], None] | None:
+        """What computes `logits` of rows in the host's memory: f(address of x [T, k], T, address of the result [T, n]).
+
+        Rows have the weight's dtype; the weight stays where it is. None where a table computes with tensors only, or
+        not with this weight.
+        """
+        return None
+
     def capture(
         self, run: Callable[[], tuple[Tensor, ...]], lasting: Sequence[Tensor]
     ) -> Callable[[], tuple[Tensor, ...]] | None:
         """Call `run` once, which runs a static graph, and record what it does -> a replay of that, or None.
 
-        `lasting`: the inputs, weights and caches of the graph; a replay reads and writes them where they are. Its
-        results lie in memory that the next replay overwrites. None where a table does not capture. The caller compares
+        `lasting`: the inputs, weights and caches of the graph; a replay reads and writes them where they are. All
+        replays leave their results in the same memory. None where a table does not capture. The caller compares
         results: a replay knows nothing of what operators did that are not the table's.
         """
         return None

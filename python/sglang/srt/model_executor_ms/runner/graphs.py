@@ -151,7 +151,7 @@ class StaticGraph(ForwardGraph):
 
     def __init__(self, model, k_caches, v_caches, layout: StepLayout, limits: Limits):
         super().__init__(model, k_caches, v_caches, layout)
-        self.limits, self.replay = limits, None
+        self.limits, self.replay, self.replayed = limits, None, ()
         sizes = {TOKENS: limits.tokens, REQUESTS: limits.requests, BLOCKS: limits.blocks}
         self.buffers = [[_buffer(entry.field, sizes) for entry in row] for row in (layout.inputs, layout.parameters)]
         inputs, self.lengths = ([as_tensor(buffer) for buffer in row] for row in self.buffers)
@@ -165,9 +165,10 @@ class StaticGraph(ForwardGraph):
         if self.replay is None:
             return super().run(inputs, step)
         self._fill(inputs, step)
-        hidden_states, aux = self._rows(self.replay(), step)
+        self.replay()
         # The next step overwrites them.
-        return GraphOutputs(hidden_states.clone(), tuple(state.clone() for state in aux))
+        hidden_states, *aux = (output[: step.host.num_tokens].clone() for output in self.replayed)
+        return GraphOutputs(hidden_states, tuple(aux))
 
     def capture(self, steps):
         self._fill(*steps[0])
@@ -175,7 +176,7 @@ class StaticGraph(ForwardGraph):
         lasting = [*parameters, *self.k_caches, *self.v_caches, *self.inputs, *self.lengths]
         replay = ops.capture(self._graph, lasting)
         if replay and all(self._agrees(replay, *step) for step in steps):
-            self.replay = replay
+            self.replay, self.replayed = replay, tuple(map(bridge.to_torch, replay()))
         return self.replay is not None
 
     def _agrees(self, replay, inputs, step):

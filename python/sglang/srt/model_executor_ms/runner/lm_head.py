@@ -19,16 +19,24 @@ class LMHead:
         """parameter: [vocab_size (padded), hidden_size]. soft_cap: logits -> cap * tanh(logits / cap), once scaled."""
         self.parameter, self.scale, self.soft_cap = parameter, scale, soft_cap
         self.weight = bridge.to_torch(parameter)  # LogitsProcessor looks at its dtype
+        self.host_logits = ops.host_logits(parameter)
         self.quant_method = self  # the LogitsProcessor calls its `apply` instead of multiplying by `weight`
 
     def bind(self) -> None:
         """Take the weight where it is now; called when graphs have run, and when weights were loaded anew."""
+        self.host_logits = ops.host_logits(self.parameter)
 
     def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states [T, hidden_size] times the weight -> float32 [T, vocab_size (padded)]."""
         if not len(hidden_states):  # of an idle replica of attention; an empty tensor has no memory to share
             return hidden_states.new_empty((0, self.parameter.shape[0]), dtype=torch.float32)
-        return bridge.to_torch(ops.logits(bridge.to_mindspore(hidden_states.contiguous()), self.parameter))
+        hidden_states = hidden_states.contiguous()
+        fits = hidden_states.dtype == self.weight.dtype and hidden_states.shape[1] == self.weight.shape[1]
+        if self.host_logits is None or not fits:  # ops.logits says what does not fit
+            return bridge.to_torch(ops.logits(bridge.to_mindspore(hidden_states), self.parameter))
+        logits = torch.empty((len(hidden_states), len(self.weight)), dtype=torch.float32)
+        self.host_logits(hidden_states.data_ptr(), len(hidden_states), logits.data_ptr())
+        return logits
 
     def apply(self, _lm_head, hidden_states: torch.Tensor, bias=None) -> torch.Tensor:
         """hidden_states [T, hidden_size] -> float32 logits [T, vocab_size (padded)]."""
