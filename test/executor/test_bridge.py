@@ -56,6 +56,11 @@ def test_mindspore_to_torch_keeps_shape_dtype_values_and_address(dtype, shape):
     np.testing.assert_array_equal(numbers(crossed), some(torch.float32, shape).numpy())
 
 
+def test_bools_of_a_device_are_refused_before_they_are_read_on_the_host():
+    with pytest.raises(bridge.BridgeError, match="a bool tensor on meta: .* cast it first"):
+        bridge.to_mindspore(torch.zeros(2, dtype=torch.bool, device="meta"))
+
+
 @one_a_dtype
 def test_a_write_of_torch_is_read_by_mindspore(dtype):
     tensor = torch.zeros(3, 5, dtype=dtype)

@@ -17,13 +17,20 @@ class BridgeError(Exception):
 
 
 def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
-    """A MindSpore tensor of the same memory, shape and dtype; BridgeError for a torch tensor that is not contiguous."""
+    """A MindSpore tensor of the same memory, shape and dtype.
+
+    BridgeError for a torch tensor that is not contiguous, and for one of bools that is on a device.
+    """
     if not tensor.is_contiguous():
         raise BridgeError(
             f"a torch tensor of shape {tuple(tensor.shape)} has strides {tensor.stride()}: call .contiguous() first"
         )
     tensor = tensor.detach()
     if tensor.dtype == torch.bool:  # DLPack in MindSpore 2.10 knows no bool
+        if tensor.device.type != "cpu":
+            raise BridgeError(
+                f"a bool tensor on {tensor.device}: MindSpore shares bools of the host only; cast it first"
+            )
         return ms.Tensor.from_numpy(tensor.numpy())
     return from_dlpack(dlpack.to_dlpack(tensor))
 
