@@ -1,5 +1,6 @@
 """The checks of first_run.py, as functions of a Card, in the place of which tests have one with faults."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import mindspore as ms
 import numpy as np
 import torch
-from mindspore import Tensor, nn
+from mindspore import Tensor, mutable, nn
 from operator_cases import CASES, Case
 
 from sglang.srt.layers_ms.ops.ascend import host, kernels
@@ -72,6 +73,7 @@ class Card:
         """Take the card as a server does, and half of its memory."""
         from sglang.srt.model_executor_ms.npu import mindspore_device
 
+        importlib.import_module("torch_npu")  # which older torch does not do by itself
         free, _ = torch.npu.mem_get_info()
         mindspore_device.start(0, f"{max(2.0, free / 2**31):.1f}GB")
 
@@ -85,7 +87,8 @@ class Card:
 
     def compiled(self, function):
         """As a function of a tuple and lengths."""
-        return Graph(function)
+        graph = Graph(function)
+        return lambda given, *lengths: graph(mutable(tuple(given)), *lengths)
 
     def compiled_of_parameters(self, function):
         graph = ParametersGraph(function)

@@ -15,6 +15,8 @@ from mindspore import Tensor
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.model_executor_ms.runner import device
 
+from .inference import LACKING
+
 FOLDER = Path(__file__).parents[2] / "benchmark/ascend"
 sys.path.insert(0, str(FOLDER))
 import first_checks  # noqa: E402
@@ -228,6 +230,33 @@ def test_a_310p_is_tried_with_its_own_caches_and_masks_and_without_what_it_lacks
     assert [mask is None for mask in masks] == [True, False]
     lacking = {"fused_attention", "mla_paged_attention", "multiply_heads", "quant_matmul", "grouped_quant_matmul"}
     assert not lacking & {name for name, _ in calls}
+
+
+@pytest.mark.parametrize("case", operator_cases.CASES, ids=lambda case: case.name)
+def test_cases_are_compiled_as_on_a_card_which_is_all_that_this_machine_lacks(monkeypatch, tmp_path, case):
+    monkeypatch.chdir(tmp_path)  # where MindSpore writes what it refuses
+    kernels.bind()
+    monkeypatch.setattr(kernels, "soc", lambda: "ascend910b")
+    try:
+        first_checks.computed(first_checks.Card("model"), case)
+    except (RuntimeError, TypeError, ValueError) as error:
+        assert LACKING.search(str(error)), error
+    finally:
+        monkeypatch.undo()
+        device.start("cpu", "ascend_reference")
+
+
+@pytest.mark.parametrize("graph", ["compiled", "compiled_of_parameters"])
+def test_graphs_of_inputs_are_compiled_as_on_a_card(monkeypatch, tmp_path, graph):
+    monkeypatch.chdir(tmp_path)
+    kernels.bind()
+    try:
+        given = tuple(Tensor(np.full(3, value, np.float32)) for value in (1, 2))
+        lengths = [Tensor(np.ones(1, np.int32))] * 2
+        found = getattr(first_checks.Card("model"), graph)(first_checks._doubled)(given, *lengths)
+        assert [one.asnumpy().tolist() for one in found] == [[2, 2, 2], [4, 4, 4]]
+    finally:
+        device.start("cpu", "ascend_reference")
 
 
 class EmptyRows(Played):

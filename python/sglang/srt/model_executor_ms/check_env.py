@@ -4,6 +4,7 @@ Exit code 0: all is there. 1: something is missing or does not fit. 3: all is th
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import sys
@@ -31,6 +32,7 @@ def crossing_error() -> str | None:
     from sglang.srt.model_executor_ms.npu.crossing import lost
 
     try:
+        importlib.import_module("torch_npu")  # which older torch does not do by itself
         mindspore_device.take_card(0)
         return lost("npu:0")
     except Exception as error:  # whatever torch_npu or MindSpore raise is the answer
