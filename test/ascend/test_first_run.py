@@ -1,10 +1,8 @@
 """benchmark/ascend/first_run.py on a card that is played, right and with each fault switched on in turn."""
 
 import functools
-import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -340,68 +338,6 @@ def test_graphs_that_were_kept_and_answer_otherwise_are_to_be_compiled_anew():
 def test_two_cards_are_tried_with_lccl_on_and_off_and_without_the_fused_kernel(wrong, word, avoid):
     found = verdict("two cards", Server(wrong))
     assert (found.word, found.avoid) == (word, avoid)
-
-
-# ---- processes, and the report ----
-
-PROCESSES = {
-    "fine": "print('first_run outcome: ' + {outcome!r})",
-    "crashes": "print('first_run outcome: ' + {outcome!r}); print('aicore error'); raise SystemExit(3)",
-    "hangs": "import time; print('waiting', flush=True); time.sleep(60)",
-    "silent": "pass",
-}
-
-
-def processed(kind, seconds=30):
-    outcome = json.dumps(dict(label="a way", right=True, found="1.0", needed=True, switch=""))
-    check = first_run.Check(kind, "Is it right?", None, avoid="--a-flag", environments=({"A": "b"},), seconds=seconds)
-    code = PROCESSES[kind].format(outcome=outcome)
-    return first_run.run(check, "model", lambda *_: [sys.executable, "-c", code])
-
-
-@pytest.mark.parametrize(
-    "kind, told",
-    [
-        ("crashes", "a process ended with 3, with A=b:"),
-        ("hangs", "a process did not end within 2 s"),
-        ("silent", "a process told nothing"),
-    ],
-)
-def test_a_check_that_gives_no_outcome_is_wrong_and_names_what_is_known_to_avoid_it(kind, told):
-    found = processed(kind, seconds=2 if kind == "hangs" else 30)
-    assert (found.word, found.avoid) == (first_run.WRONG, ["--a-flag"])
-    assert told in found.trouble and ("aicore error" in found.trouble) == (kind == "crashes")
-
-
-def test_the_report_has_each_verdict_what_avoids_a_fault_and_the_environment(tmp_path, capsys):
-    fine, wrong = processed("fine"), processed("crashes")
-    options = SimpleNamespace(model_path="model", report=tmp_path / "report.md")
-    verdicts = {"fine": fine, "crashes": wrong}
-    checks = [fine.check, wrong.check, first_run.Check("apart", "Two?", None, avoid="", cards=2)]
-    code = first_run.all_checks(checks, 1, "ok torch_npu", options, lambda check, model: verdicts[check.name])
-    report = options.report.read_text()
-    assert code == 1 and "-> --a-flag" in capsys.readouterr().out
-    assert "| fine | right |" in report and "| crashes | WRONG |" in report and "| apart | not run |" in report
-    assert "A server avoids what is wrong with: --a-flag" in report and "ok torch_npu" in report
-    assert "* a way: right: 1.0" in report and "aicore error" in report
-    assert first_run.all_checks(checks[:1], 1, "", options, lambda check, model: fine) == 0
-    assert "Nothing is to be avoided." in options.report.read_text()
-
-
-def test_each_check_is_run_by_its_name_in_a_process_that_prints_its_outcomes(monkeypatch, capsys):
-    monkeypatch.setattr(first_checks, "Card", lambda model: Played())
-    assert first_run.main(["--check", "weights"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    told = [first_run.Outcome(**json.loads(line.removeprefix(first_run.MARK))) for line in lines]
-    assert told == first_checks.weights(Played())
-    command = first_run.command_of(CHECKS["two cards"], "model")
-    assert command[1:] == [str(FOLDER / "first_run.py"), "--check", "two cards", "--model-path", "model"]
-
-
-def test_without_a_card_nothing_is_run_and_the_exit_code_is_that_of_check_env(monkeypatch, tmp_path):
-    monkeypatch.setattr(first_run.check_env, "check", lambda installed: ([], first_run.check_env.NO_NPU))
-    assert first_run.main(["--report", str(tmp_path / "report.md")]) == first_run.check_env.NO_NPU
-    assert not (tmp_path / "report.md").exists()
 
 
 def test_torch_and_the_played_card_share_memory():
