@@ -75,7 +75,9 @@ class Card:
 
         importlib.import_module("torch_npu")  # which older torch does not do by itself
         free, _ = torch.npu.mem_get_info()
-        mindspore_device.start(0, f"{max(2.0, free / 2**31):.1f}GB")
+        mindspore_device.take_card(0)
+        ms.runtime.set_memory(max_size=f"{max(2.0, free / 2**31):.1f}GB")
+        ms.set_context(mode=ms.PYNATIVE_MODE, jit_level="O0", infer_boost="on")
 
     def view(self, memory: np.ndarray, dtype):
         """A tensor of a host array's memory, as the loader makes it of bfloat16."""

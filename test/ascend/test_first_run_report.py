@@ -2,13 +2,29 @@
 
 import json
 import sys
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
+import mindspore as ms
 import pytest
+import torch
 
 from .test_first_run import CHECKS, FOLDER, Played, first_checks, first_run
 
 SECONDS = 3
+
+
+def test_a_card_is_taken_before_its_memory_is_capped_as_a_server_takes_it(monkeypatch):
+    done = []
+    monkeypatch.setitem(sys.modules, "torch_npu", ModuleType("torch_npu"))
+    monkeypatch.setattr(torch, "npu", SimpleNamespace(mem_get_info=lambda: (60 * 2**30, 64 * 2**30)), raising=False)
+    monkeypatch.setattr(ms, "set_device", lambda *given: done.append(given))
+    monkeypatch.setattr(ms.runtime, "set_memory", lambda **given: done.append(given))
+    monkeypatch.setattr(ms, "set_context", lambda **given: done.append(given))
+    first_checks.Card("model").start()
+    context = {"mode": ms.PYNATIVE_MODE, "jit_level": "O0", "infer_boost": "on"}
+    assert done == [("Ascend", 0), {"max_size": "30.0GB"}, context]
+
+
 PROCESSES = {
     "fine": "print('first_run outcome: ' + {outcome!r})",
     "crashes": "print('first_run outcome: ' + {outcome!r}); print('aicore error'); raise SystemExit(3)",
