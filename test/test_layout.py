@@ -40,6 +40,7 @@ TORCH = (
     "model_executor_ms",
     "model_loader_ms.checkpoint",
     "model_loader_ms.encoded",
+    "model_loader_ms.layouts",
 )
 HOOKS = "model_executor_ms.seams.hooks"
 # What is no object of SGLang's, and has an attribute set by somebody else: file, and name there.

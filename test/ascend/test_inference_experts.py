@@ -63,7 +63,9 @@ def test_experts_of_real_models_get_through_inference(model, ranks, dtype):
 
 
 def mixed_int8(x, weights, chosen, gate_up, gate_up_scale, down, down_scale):
-    return experts.quant_experts(x, gate_up, gate_up_scale, down, down_scale, weights, chosen, "silu", 1.0, 1.0)
+    gate_up, down = (gate_up, gate_up_scale, None, None), (down, down_scale, None, None)
+    held = ("int8", 0, "int8", 0, "int8")
+    return experts.quant_experts(x, *gate_up, *down, weights, chosen, "silu", 1.0, 1.0, *held)
 
 
 @pytest.mark.parametrize("ranks", [1, 8])

@@ -11,8 +11,7 @@ from mindspore import nn
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import Experts
 from sglang.srt.layers_ms.expert_layouts import fused, interleaved, stacked_by_rows
-from sglang.srt.layers_ms.quantization import MOE, create_parameters
-from sglang.srt.layers_ms.quantization.w8a8_int8 import w8a8_int8
+from sglang.srt.layers_ms.quantization import create_parameters
 from sglang.srt.model_loader_ms.checkpoint import selected
 from sglang.srt.model_loader_ms.loader import tensors_of
 
@@ -62,13 +61,6 @@ def test_ranks_that_are_sent_rows_compute_their_own_experts_of_them(partial_resu
     x = draw("x", (3, HIDDEN))
     total = sum(run(AllExperts(replace(shard, dispatch=True)), x) for shard in ranks(4, 4))
     close(total, all_experts(table, "separate"))
-
-
-@pytest.mark.parametrize("refused", [dict(dispatch=True), dict(physical_to_logical_map=((0, 1, 2, 3),))])
-def test_int8_experts_stay_where_all_ranks_see_all_rows(refused):
-    experts = AllExperts(Shard(0, 2, "ranks", 2, **refused)).experts
-    with pytest.raises(NotImplementedError, match="int8 experts .*--enable-eplb.*--moe-a2a-backend"):
-        experts.create_parameters(w8a8_int8(MOE))
 
 
 # Six places for four experts on two parts of the ranks: replicas on one part, on both, and experts out of order.

@@ -8,6 +8,7 @@ from sglang.srt.layers_ms import Experts, MergedColumnParallelLinear
 from sglang.srt.layers_ms.linear import ReplicatedLinear
 from sglang.srt.layers_ms.quantization import (
     DENSE,
+    HEAD,
     LINEAR,
     MOE,
     UnsupportedQuantization,
@@ -15,8 +16,8 @@ from sglang.srt.layers_ms.quantization import (
     formats,
     read,
 )
+from sglang.srt.layers_ms.quantization.quantized import QuantizedLinear, QuantizedMoE
 from sglang.srt.layers_ms.quantization.unquantized import UnquantizedLinear, UnquantizedMoE
-from sglang.srt.layers_ms.quantization.w8a8_int8 import W8A8Int8Linear, W8A8Int8MoE
 from sglang.srt.model_loader_ms.names import TensorNames
 
 SECONDS = 5
@@ -27,19 +28,51 @@ GROUP = {
     "weights": ROWS | {"strategy": "channel"},
     "input_activations": ROWS | {"strategy": "token", "dynamic": True},
 }
+W4 = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": 32}
+PACKED = {"quant_method": "compressed-tensors", "format": "pack-quantized"}
+
+
+def tensors_of(group):
+    return {"quant_method": "compressed-tensors", "config_groups": {"a": group}}
+
+
 REFUSED = {
-    "awq": ({"quant_method": "awq", "bits": 4}, r"'awq' is not supported, only \['compressed-tensors', 'fp8'"),
+    "a method of others": ({"quant_method": "hqq", "bits": 4}, r"'hqq' is not supported, only ..auto-round., .awq."),
     "no method": ({"bits": 4}, "None is not supported"),
-    "fp8 of whole matrices": ({"quant_method": "fp8"}, "weight_block_size of None"),
     "odd blocks": ({"quant_method": "fp8", "weight_block_size": ["a", 1]}, r"weight_block_size of \['a', 1\]"),
-    "no groups": ({"quant_method": "compressed-tensors"}, "without config_groups"),
-    "four bits": (
-        {"quant_method": "compressed-tensors", "config_groups": {"a": GROUP | {"weights": ROWS | {"num_bits": 4}}}},
-        "weights.num_bits 4, not 8; weights.strategy None, not 'channel'",
+    "float8 of another kind": ({"quant_method": "fp8", "fmt": "e5m2"}, "fp8: fmt 'e5m2', not 'e4m3'"),
+    "awq of three bits": ({"quant_method": "awq", "bits": 3}, "awq: bits 3, not 4"),
+    "awq in another order": ({"quant_method": "awq", "version": "gemv"}, "version 'gemv', not 'gemm'"),
+    "gptq of two bits": ({"quant_method": "gptq", "bits": 2}, "gptq: bits 2, not 4 or 8"),
+    "gptq for a kernel": ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
+    "gptq in odd groups": ({"quant_method": "gptq", "bits": 4, "group_size": 20}, "group_size 20, not -1 or a mult"),
+    "gptq of three bits in some layers": (
+        {"quant_method": "gptq", "bits": 4, "dynamic": {".*up_proj": {"bits": 3}}},
+        "gptq: bits 3, not 4 or 8",
     ),
+    "no groups": ({"quant_method": "compressed-tensors"}, "without config_groups"),
+    "sparse": (tensors_of(GROUP) | {"sparsity_config": {"format": "2:4"}}, "with a sparsity_config"),
+    "rotated": (tensors_of(GROUP) | {"transform_config": {"a": 1}}, "with a transform_config"),
+    "int8 in groups": (
+        tensors_of(GROUP | {"weights": ROWS | {"strategy": "group"}}),
+        "weights.strategy 'group', not 'channel' or 'tensor'",
+    ),
+    "activations without symmetry": (
+        tensors_of(GROUP | {"input_activations": ROWS | {"symmetric": False}}),
+        "input_activations.symmetric False, not True; input_activations.strategy None, not 'token'",
+    ),
+    "activations of eight bits with weights of four": (
+        PACKED | {"config_groups": {"a": GROUP | {"weights": W4}}},
+        r"pack-quantized with input_activations \{'num_bits': 8, 'type': 'int'\}",
+    ),
+    "nvfp4": (
+        tensors_of({"targets": ["Linear"], "format": "nvfp4-pack-quantized", "weights": W4 | {"type": "float"}}),
+        "format 'nvfp4-pack-quantized' with weights of 4 bits of type 'float'",
+    ),
+    "other classes": (tensors_of(GROUP | {"targets": ["Conv1d"]}), r"targets \['Conv1d'\], not 'Linear'"),
     "static": (
-        {"quant_method": "modelslim", "a.weight": "FLOAT", "model.b.weight": "W8A8"},
-        "model.b.weight is W8A8; W8A8_DYNAMIC and FLOAT",
+        {"quant_method": "modelslim", "a.weight": "FLOAT", "model.b.weight": "W4A4_DYNAMIC"},
+        "model.b.weight is W4A4_DYNAMIC; FLOAT, W8A16, W8A8, W8A8_DYNAMIC",
     ),
     "no description": ({"quant_method": "modelslim"}, "without quant_model_description.json"),
 }
@@ -66,25 +99,77 @@ SCHEMES = {
 @pytest.mark.parametrize("name", SCHEMES)
 def test_int8_is_for_the_layers_that_the_config_names(name):
     scheme = read(SCHEMES[name])
-    assert type(scheme.get_method(LINEAR, ["a.y_proj"])) is W8A8Int8Linear
-    assert type(scheme.get_method(MOE, ["a.y_proj"])) is W8A8Int8MoE
+    assert type(scheme.get_method(LINEAR, ["a.y_proj"])) is QuantizedLinear
+    assert type(scheme.get_method(MOE, ["a.y_proj"])) is QuantizedMoE
     assert type(scheme.get_method(LINEAR, ["a.x_proj"])) is UnquantizedLinear
     assert type(scheme.get_method(MOE, [])) is UnquantizedMoE  # tensors that are no Linear's in the checkpoint
-    assert scheme.get_method(DENSE, ["a.y_proj"]).encoding.format is formats.INT8_ROW
+    assert scheme.get_method(DENSE, ["a.y_proj"]).encoding.format == formats.INT8_ROW
     with pytest.raises(UnsupportedQuantization, match=r"quantizes a\.y_proj\.weight and not a\.x_proj\.weight"):
         scheme.get_method(LINEAR, ["a.x_proj", "a.y_proj"])
 
 
-def test_what_is_dequantized_when_it_is_loaded_has_the_methods_of_weights_that_are_not_quantized():
-    fp8 = read({"quant_method": "fp8", "weight_block_size": [16, 32]})
-    mxfp4 = read({"quant_method": "mxfp4"})
-    for scheme, form in ((fp8, "fp8_block"), (mxfp4, "mxfp4")):
-        for kind, layers in ((LINEAR, ["a"]), (MOE, [])):
-            method = scheme.get_method(kind, layers)
-            assert type(method) is {LINEAR: UnquantizedLinear, MOE: UnquantizedMoE}[kind]
-            assert method.encoding.format.name == form
-    assert fp8.get_method(LINEAR, ["a"]).encoding.format.block == (16, 32)
-    assert read(None).get_method(LINEAR, ["a"]).encoding is None
+def form_of(scheme, layer, kind=LINEAR):
+    """-> the format of a layer's method, None where it is not quantized; and how the checkpoint holds it."""
+    encoding = scheme.get_method(kind, [layer]).encoding
+    return (None, None) if encoding is None else (encoding.format, encoding)
+
+
+def test_experts_of_gpt_oss_are_held_as_mxfp4_and_nothing_else():
+    scheme = read({"quant_method": "mxfp4"})
+    assert scheme.get_method(MOE, []).encoding.format is formats.MXFP4
+    assert form_of(scheme, "a.q_proj") == (None, None) and read(None).get_method(LINEAR, ["a"]).encoding is None
+
+
+def test_float8_is_held_with_the_scales_that_config_json_says():
+    blocks = read({"quant_method": "fp8", "weight_block_size": [16, 32], "modules_to_not_convert": ["a.gate"]})
+    form, encoding = form_of(blocks, "a.up_proj")
+    assert (form.block, form.kind, encoding.scales) == ((16, 32), "e4m3", "_scale_inv")
+    assert form_of(blocks, "a.gate_up") == (None, None) == form_of(blocks, "lm_head", HEAD)
+    form, encoding = form_of(read({"quant_method": "fp8", "activation_scheme": "static"}), "a")
+    assert (form.block, encoding.scales) == ((1, 0), "_scale")
+
+
+def test_gptq_has_settings_for_some_layers():
+    found = {
+        "quant_method": "gptq",
+        "bits": 4,
+        "group_size": 64,
+        "sym": False,
+        "desc_act": True,
+        "dynamic": {
+            r"-:.*\.v_proj": {},
+            r"+:model\.layers\.1\.": {"bits": 8, "sym": True},
+            r".*\.2\.": {"group_size": -1},
+        },
+    }
+    scheme = read(found)
+    form, encoding = form_of(scheme, "model.layers.0.q_proj")
+    assert (form.bits, form.block, form.offset, encoding.ordered) == (4, (1, 64), "zero_point", True)
+    assert form_of(scheme, "model.layers.1.v_proj") == (None, None) == form_of(scheme, "lm_head", HEAD)
+    form, _ = form_of(scheme, "model.layers.1.q_proj")
+    assert (form.bits, form.kind, form.block, form.offset) == (8, "int8", (1, 64), "")
+    assert form_of(scheme, "model.layers.2.q_proj")[0].block == (1, 0)
+    head = read(found | {"lm_head": True, "modules_in_block_to_quantize": [["self_attn.q_proj"], ["mlp.up_proj"]]})
+    held = ("lm_head", "a.self_attn.q_proj", "a.mlp.up_proj", "a.self_attn.o_proj")
+    assert [form_of(head, layer)[0] is not None for layer in held] == [True, True, True, False]
+    assert form_of(head, "lm_head", HEAD)[0].kind == "int4"
+
+
+def test_groups_of_compressed_tensors_are_for_the_layers_that_they_target():
+    groups = {
+        "a": {"targets": ["Linear"], "weights": W4, "format": "pack-quantized"},
+        "b": GROUP | {"targets": [r"re:.*down_proj$"], "format": "int-quantized"},
+        "c": {"targets": ["x.o_proj"], "weights": {"num_bits": 8, "type": "float", "strategy": "tensor"}},
+    }
+    scheme = read({"quant_method": "compressed-tensors", "config_groups": groups, "ignore": ["lm_head"]}, "bfloat16")
+    form, _ = form_of(scheme, "x.q_proj")
+    assert (form.kind, form.block, form.scale, form.activations) == ("int4", (1, 32), "bfloat16", "float")
+    assert form_of(scheme, "x.down_proj")[0].activations == "int8"
+    assert form_of(scheme, "x.o_proj")[0].kind == "e4m3" and form_of(scheme, "lm_head", HEAD) == (None, None)
+    with pytest.raises(
+        UnsupportedQuantization, match=r"x\.q_proj\.weight as int4_group and x\.o_proj\.weight as fp8_row"
+    ):
+        scheme.get_method(LINEAR, ["x.q_proj", "x.o_proj"])
 
 
 class Layer(nn.Cell):

@@ -41,6 +41,7 @@ from sglang.srt.layers_ms import (
     ops,
 )
 from sglang.srt.layers_ms.cache_spec import cache_specs
+from sglang.srt.layers_ms.quantization import create_parameters
 from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.step import step_layout
@@ -146,6 +147,7 @@ def test_a_packed_mlp_is_the_separate_one(partial_results, size):
 @pytest.mark.parametrize("dtype", [ms.float32, ms.float16, ms.bfloat16], ids=str)
 def test_a_head_scales_its_rows_to_length_one(dtype):
     head = LMHead(VOCAB, HIDDEN, Shard(), dtype)
+    create_parameters(head)
     given = ms.Tensor(draw("weight", (VOCAB, HIDDEN))).astype(dtype)
     head.weight.host[:VOCAB] = (given.view(ms.int16) if dtype == ms.bfloat16 else given).asnumpy()
     head.scale_rows_to_one()

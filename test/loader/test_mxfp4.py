@@ -28,11 +28,18 @@ def quantized(generator, rows, columns):
     return torch.from_numpy(blocks), torch.from_numpy(scales), values
 
 
-def stacks_of(shard):
-    """gpt-oss's experts, as a checkpoint of MXFP4 fills them."""
+def stacks_of(shard, config=None):
+    """gpt-oss's experts."""
     experts = Experts(WIDTH, SIZE, EXPERTS, shard, ms.float32, layouts=interleaved)
-    create_parameters(experts, read({"quant_method": "mxfp4"}))
+    create_parameters(experts, read(config))
     return experts
+
+
+def decoded(codes, scales):
+    """What held codes stand for."""
+    low_first = np.stack([codes.host & 15, codes.host >> 4], -1).reshape(*codes.shape[:-1], -1)
+    width = low_first.shape[-1] // scales.shape[-1]
+    return np.float32(FOUR_BITS)[low_first] * np.repeat(2.0 ** (scales.host.astype(np.float32) - 127), width, -1)
 
 
 def test_a_checkpoint_of_four_bits_is_loaded_as_what_it_stands_for(tmp_path):
@@ -52,8 +59,17 @@ def test_a_checkpoint_of_four_bits_is_loaded_as_what_it_stands_for(tmp_path):
         (tmp_path / name).mkdir()
         save_file(tensors, tmp_path / name / "model.safetensors")
         for shard, own in ((Shard(), slice(0, SIZE)), (Shard(1, 2), slice(SIZE // 2, SIZE))):
-            stacks = stacks_of(shard)
+            stacks = stacks_of(shard, {"quant_method": "mxfp4"} if name == "quantized" else None)
             loader.load(stacks, tmp_path / name, progress=False)
-            np.testing.assert_array_equal(stacks.gate_up.host[:, 0], gate_up[:, :, ::2].swapaxes(1, 2)[:, own])
-            np.testing.assert_array_equal(stacks.gate_up.host[:, 1], gate_up[:, :, 1::2].swapaxes(1, 2)[:, own])
-            np.testing.assert_array_equal(stacks.down.host, down.swapaxes(1, 2)[:, :, own])
+            held = ["gate_up", "down"]
+            stands_for = {part: getattr(stacks, part).host for part in held}
+            if name == "quantized":
+                assert (
+                    stacks.gate_up.host.nbytes
+                    == stacks.gate_up.host.size
+                    == EXPERTS * 2 * len(range(SIZE)[own]) * WIDTH // 2
+                )
+                stands_for = {part: decoded(getattr(stacks, part), getattr(stacks, part + "_scale")) for part in held}
+            np.testing.assert_array_equal(stands_for["gate_up"][:, 0], gate_up[:, :, ::2].swapaxes(1, 2)[:, own])
+            np.testing.assert_array_equal(stands_for["gate_up"][:, 1], gate_up[:, :, 1::2].swapaxes(1, 2)[:, own])
+            np.testing.assert_array_equal(stands_for["down"], down.swapaxes(1, 2)[:, :, own])

@@ -101,7 +101,7 @@ class PagedModel:
         self.pool = pool_of(specs, getattr(torch, dtype), page_size, pool_class(specs))
         self.caches = KVCaches(self.pool, specs)
         self.graph, self.compiled = None, compiled or ops.capabilities().static_graphs
-        self.head = LMHead(self.network.head(), config.logit_scale, config.final_logit_softcapping)
+        self.head = LMHead(self.network, config.logit_scale, config.final_logit_softcapping)
 
     def forget(self) -> None:
         """Make the cache one that other requests have used."""

@@ -45,9 +45,8 @@ class Part:
         self.caches = KVCaches(self.pool, specs)
         self.graph = self._graph(compiled)
         self.captured = not compiled
-        parameter = self.network.head()
         scaled = (config.logit_scale, config.final_logit_softcapping)
-        self.head = None if parameter is None else LMHead(parameter, *scaled)
+        self.head = None if self.network.head() is None else LMHead(self.network, *scaled)
 
     def _graph(self, compiled):
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches

@@ -8,6 +8,7 @@ from models.tiny import save
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.quantization import LINEAR, LinearMethod, QuantizationConfig
+from sglang.srt.layers_ms.quantization.formats import F32, Encoding
 from sglang.srt.layers_ms.quantization.unquantized import unquantized
 from sglang.srt.model_loader_ms.weight_slice import parameter
 from sglang.srt.models_ms.llama import LlamaForCausalLM
@@ -73,11 +74,12 @@ def logits(table, tmp_path, monkeypatch):
     folder = save("llama-bias", tmp_path)
 
     def run(wrapper):
-        def method(kind):
+        def method(kind, _):
             plain = unquantized(kind)
             return wrapper(plain) if kind == LINEAR else plain
 
-        monkeypatch.setattr(LlamaForCausalLM, "quantization", lambda *_: QuantizationConfig("wrapped", method))
+        scheme = QuantizationConfig("wrapped", lambda layer: Encoding(F32), method=method)
+        monkeypatch.setattr(LlamaForCausalLM, "quantization", lambda *_: scheme)
         return mixed_batch(Requests(PagedModel(folder), 4), prompts())
 
     return run

@@ -6,7 +6,7 @@ import mindspore as ms
 import pytest
 import torch
 from models.harness import PagedModel, Requests, assert_logits_close
-from models.int8 import GROUP, reference, stated_logits, to_int8
+from models.int8 import reference, stated_logits, to_int8
 from models.test_logits import mixed_batch, prompts
 from models.tiny import TINY, save
 from safetensors.torch import load_file, save_file
@@ -111,7 +111,10 @@ def build(config):
 
 
 REFUSED = {
-    "static activations": ({"model.layers.1.mlp.up_proj.weight": "W8A8"}, "modelslim: model.layers.1.* is W8A8; W8A8_"),
+    "other bits": (
+        {"model.layers.1.mlp.up_proj.weight": "W4A4_DYNAMIC"},
+        "modelslim: model.layers.1.* is W4A4_DYNAMIC; FLOAT",
+    ),
     "half of a stack": ({"model.layers.1.mlp.up_proj.weight": "W8A8_DYNAMIC"}, "up_proj.weight and not .*gate_proj"),
 }
 
@@ -127,13 +130,6 @@ def test_some_int8_experts_of_a_layer_are_refused(table, tmp_path):
     folder, kinds = save("qwen3_moe", tmp_path), {"model.layers.1.mlp.experts.0.up_proj.weight": "W8A8_DYNAMIC"}
     with pytest.raises(UnsupportedConfig, match=r"experts.0.up_proj.weight and not .*experts.0.gate_proj.weight"):
         build(config(folder, quantization_config={"quant_method": "modelslim", **kinds}))
-
-
-def test_other_groups_of_compressed_tensors_are_refused(table, source):
-    group = GROUP | dict(weights=GROUP["weights"] | dict(num_bits=4))
-    found = dict(quant_method="compressed-tensors", config_groups={"group_0": group})
-    with pytest.raises(UnsupportedConfig, match="compressed-tensors: weights.num_bits 4, not 8"):
-        build(config(source, quantization_config=found))
 
 
 def test_layers_may_be_left_out_by_pattern(table, source):

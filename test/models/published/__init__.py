@@ -8,7 +8,8 @@ import json
 import math
 from pathlib import Path
 
-from models.published import layers
+import numpy as np
+from models.published import layers, quantized
 
 FOLDER = Path(__file__).parent
 REFUSED = FOLDER / "refused.json"  # of checkpoints that are not served
@@ -32,6 +33,7 @@ BESIDE = {
     "deepseek-ai/DeepSeek-V3.1": layers.predictor,
     "unsloth/DeepSeek-R1-BF16": layers.predictor,
     "zai-org/GLM-4.5-Air": layers.predictor,
+    "zai-org/GLM-4.5-Air-FP8": layers.predictor,
     "zai-org/GLM-4.6": layers.predictor,
 }
 WITHOUT_PREFIX = ("intfloat/e5-mistral-7b-instruct", "Qwen/Qwen3-Embedding-0.6B")
@@ -55,32 +57,8 @@ def tensors(name: str, config: dict) -> dict:
     if name in WITHOUT_PREFIX:
         found = {key.removeprefix("model."): shape for key, shape in found.items()}
     held = {key: (tuple(shape), "BF16") for key, shape in found.items()}
-    method = (config.get("quantization_config") or {}).get("quant_method")
-    return {"fp8": float8, "mxfp4": mxfp4}.get(method, lambda held: held)(held)
-
-
-def float8(held: dict) -> dict:
-    """Linear layers, but for gates and heads, in blocks of 128 x 128 with a factor each."""
-    found = {}
-    for name, (shape, dtype) in held.items():
-        whole = len(shape) == 1 or any(part in name for part in ("embed_tokens", "head", "mlp.gate.", "eh_proj"))
-        found[name] = (shape, dtype if whole else "F8_E4M3")
-        if not whole:
-            found[name + "_scale_inv"] = (tuple(math.ceil(size / 128) for size in shape), "F32")
-    return found
-
-
-def mxfp4(held: dict) -> dict:
-    """gpt-oss's experts: 16 bytes for 32 values, and a byte of scale; rows are what transformers has as columns."""
-    found = {}
-    for name, (shape, dtype) in held.items():
-        if name.endswith(("experts.gate_up_proj", "experts.down_proj")):
-            experts, width, rows = shape
-            found[name + "_blocks"] = ((experts, rows, width // 32, 16), "U8")
-            found[name + "_scales"] = ((experts, rows, width // 32), "U8")
-        else:
-            found[name] = (shape, dtype)
-    return found
+    method = config.get("quantization_config") or {}
+    return quantized.BY_METHOD.get(method.get("quant_method"), lambda held, _: held)(held, method)
 
 
 def write(name: str, folder: Path) -> dict:
@@ -103,15 +81,20 @@ CLASS = """from transformers import PretrainedConfig
 class {kind}(PretrainedConfig):
     model_type = "{model_type}"
 """
-SIZES = {"BF16": 2, "F32": 4, "U8": 1, "F8_E4M3": 1}
+SIZES = {"BF16": 2, "F16": 2, "F32": 4, "I32": 4, "I64": 8, "U8": 1, "F8_E4M3": 1}
 
 
 def _write_tensors(held: dict, path: Path) -> None:
+    """Zeros, but for tensors that say otherwise."""
     header, end = {}, 0
-    for name, (shape, dtype) in held.items():
+    for name, (shape, dtype, *_) in held.items():
         start, end = end, end + math.prod(shape) * SIZES[dtype]
         header[name] = dict(dtype=dtype, shape=shape, data_offsets=[start, end])
     text = json.dumps(header).encode()
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         file.truncate(8 + len(text) + end)
+        for name, (shape, dtype, *value) in held.items():
+            if value:
+                file.seek(8 + len(text) + header[name]["data_offsets"][0])
+                file.write(np.full(shape, value[0], {"I32": np.int32, "I64": np.int64}[dtype]).tobytes())

@@ -149,10 +149,4 @@ def _dbrx(written: dict) -> dict:
     return {key: value for key, value in written.items() if key != "rope_parameters"} | parts
 
 
-def _gpt_oss(written: dict) -> dict:
-    """As published, where its experts are MXFP4; those that are not are loaded the same way."""
-    kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]
-    return written | {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": kept}}
-
-
-PUBLISHED_CONFIGS = {"dbrx": _dbrx, "dbrx-plain": _dbrx, "gpt_oss": _gpt_oss}
+PUBLISHED_CONFIGS = {"dbrx": _dbrx, "dbrx-plain": _dbrx}

@@ -6,38 +6,46 @@ from mindspore import Type, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.quantization.base import EMBEDDING, HEAD, Matrix, MethodLayer
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
 
 
-class VocabParallelBase(nn.Cell):
-    """This rank's rows of a [vocab_size, hidden_size] matrix. Zeros pad it to equally many rows on all ranks."""
+def _matrix(vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, sources: tuple) -> tuple[Matrix, int]:
+    """This rank's rows of a [vocab_size, hidden_size] matrix, and its first one.
 
-    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, *sources: str):
+    Zeros pad it to equally many rows on all ranks. sources: names that it may have in the checkpoint, relative to its
+    cell.
+    """
+    rows = shard.padded_vocab(vocab_size) // shard.size
+    first = rows * shard.rank
+    read = slice(min(first, vocab_size), min(first + rows, vocab_size))
+    own, *others = (
+        (WeightSlice(source, (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size)),)
+        for source in sources
+    )
+    return Matrix((rows, hidden_size), dtype, own, others), first
+
+
+class VocabParallelEmbedding(nn.Cell):
+    """ids [T] -> rows [T, hidden_size], times `factor`."""
+
+    def __init__(self, vocab_size, hidden_size, shard, dtype, factor=1.0, *sources):
         """sources: names that the matrix may have in the checkpoint, relative to this cell; none: weight."""
         super().__init__()
-        rows = shard.padded_vocab(vocab_size) // shard.size
-        self.first = rows * shard.rank
-        read = slice(min(self.first, vocab_size), min(self.first + rows, vocab_size))
-        own, *others = (
-            [WeightSlice(source, (read, ALL), slice(0, read.stop - read.start), (vocab_size, hidden_size))]
-            for source in sources or ("weight",)
-        )
-        self.weight = parameter((rows, hidden_size), dtype, *own, alternatives=others)
+        matrix, self.first = _matrix(vocab_size, hidden_size, shard, dtype, sources or ("weight",))
+        self.weight = parameter(matrix.shape, dtype, *matrix.slices, alternatives=matrix.alternatives)
+        self.factor = factor
+        self.group = shard.group if shard.size > 1 else None
 
     def process_weights_after_loading(self):
         """Rearrange the loaded table for the operator table. Once after each load."""
         ops.prepack_embedding(self.weight)
 
-
-class VocabParallelEmbedding(VocabParallelBase):
-    """ids [T] -> rows [T, hidden_size], times `factor`."""
-
-    def __init__(self, vocab_size, hidden_size, shard, dtype, factor=1.0, *sources):
-        super().__init__(vocab_size, hidden_size, shard, dtype, *sources)
-        self.factor = factor
-        self.group = shard.group if shard.size > 1 else None
+    def logits(self, x):
+        """x [T, hidden_size] -> float32 [T, rows], of a model whose head this is. Called outside graphs."""
+        return ops.logits(x, self.weight)
 
     def construct(self, ids):
         rows = ops.embedding(ids, self.weight, self.first)
@@ -45,8 +53,24 @@ class VocabParallelEmbedding(VocabParallelBase):
         return rows if self.factor == 1.0 else ops.scale(rows, self.factor)
 
 
-class LMHead(VocabParallelBase):
-    """Holds the weight of the head. SGLang's LogitsProcessor computes the logits."""
+class LMHead(MethodLayer):
+    """The head that scores hidden states. SGLang's LogitsProcessor asks for the logits.
+
+    sources: names that the matrix may have in the checkpoint, relative to this cell; none: weight. Another one than its
+    own is never held as codes.
+    """
+
+    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, *sources: str):
+        super().__init__()
+        self.kind = EMBEDDING if sources else HEAD
+        self.matrix, self.first = _matrix(vocab_size, hidden_size, shard, dtype, sources or ("weight",))
+
+    def matrices(self):
+        return {"weight": self.matrix}
+
+    def logits(self, x):
+        """x [T, hidden_size] -> float32 [T, rows]. Called outside graphs."""
+        return self.method.logits(self, x)
 
     def scale_rows_to_one(self):
         """Give the loaded rows the length one. Before `process_weights_after_loading`. Yang et al., 2023 (Baichuan 2's

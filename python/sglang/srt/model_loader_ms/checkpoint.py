@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from sglang.srt.model_loader_ms.encoded import Values
+from sglang.srt.model_loader_ms.encoded import Part
 from sglang.srt.model_loader_ms.files import find
 
 _BLOCK = 8 << 20  # bytes copied at a time: bounds the pages of the files that are in memory
@@ -41,20 +41,22 @@ _SAFETENSORS_DTYPES = {
 
 
 class Stored(NamedTuple):
-    """One tensor of a checkpoint file, or the values that several of them stand for."""
+    """One tensor of a checkpoint file, or a part of what several of them encode."""
 
     shape: tuple
     dtype: str  # torch's name for it, or the file's own where torch has none
-    data: torch.Tensor | Values | None = None  # a view of `file`, or of values; None if torch has no such dtype
+    data: torch.Tensor | Part | None = (
+        None  # a view of `file`, or of what several tensors encode; None if torch has no such dtype
+    )
     file: mmap.mmap | None = None
 
     def nbytes(self, values: int) -> int:
         """Bytes that so many values take in the file."""
-        return self.data.nbytes(values) if isinstance(self.data, Values) else values * self.data.itemsize
+        return self.data.nbytes(values) if isinstance(self.data, Part) else values * self.data.itemsize
 
     def mapped(self, read: tuple) -> torch.Tensor:
         """The memory of the file that a part is read from."""
-        return self.data.stored(read) if isinstance(self.data, Values) else self.data[read]
+        return self.data.stored(read) if isinstance(self.data, Part) else self.data[read]
 
 
 class Checkpoint:

@@ -1,88 +1,195 @@
-"""Tensors that a checkpoint holds as codes and scales, read as the values that they stand for.
+"""Tensors that a checkpoint holds as codes and scales: read as these, or as the values that they stand for.
 
-Which tensors those are, and in which format, is what a weight slice says (layers_ms/quantization/formats.py).
+Which tensors those are, and in which format, is what a weight slice says (layers_ms/quantization/formats.py); how they
+hold it, a layout does (layouts).
 """
 
 import torch
 
-_EXPONENT_BIAS = 127  # of scales that are exponents
+from sglang.srt.model_loader_ms.layouts import LAYOUTS
+from sglang.srt.model_loader_ms.layouts.base import Layout, Misfit
 
 
-class Values:
-    """What codes [..., n, k] and scales stand for, float32; computed for the part that is asked for."""
+def part_name(name: str, encoding) -> str:
+    """What the part of an encoding that a slice reads is called among the tensors of a checkpoint."""
+    return name if encoding.part == "values" else f"{name} ({encoding.part})"
 
-    dtype = "float32"
 
-    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, encoding):
-        self.codes, self.scales = codes, scales
-        self.format, self.transposed = encoding.format, encoding.transposed
-        self.blocked = codes.ndim > scales.ndim  # [..., n, blocks, bytes of one]: the columns are two axes
-        *stack, rows, width = codes.flatten(-2).shape if self.blocked else codes.shape
-        columns = width * 8 // self.format.bits
-        self.matrix = (*stack, rows, columns)
-        self.shape = (*stack, columns, rows) if self.transposed else self.matrix
-        self._values = torch.tensor(self.format.values) if self.format.values else None
+def present(names, name: str, encoding) -> bool:
+    """Whether a checkpoint with these tensors has the tensor `name` encoded so."""
+    return LAYOUTS[encoding.layout].present(names, name, encoding)
+
+
+def keeps(stored: str, held: str) -> bool:
+    """Whether scales of one dtype are held in another one as they are, subnormal ones of float16 aside."""
+    return held != "bfloat16" or stored == held
+
+
+class Part:
+    """A tensor of what a layout gives; computed for the part of it that is asked for."""
+
+    def __init__(self, layout: Layout, encoding):
+        self.layout, self.encoding, self.format = layout, encoding, encoding.format
+        *self.stack, self.rows, self.columns = layout.matrix
 
     def __getitem__(self, read: tuple) -> torch.Tensor:
-        *stack, rows, columns = self._of_matrix(read)
-        scales = self._scales(tuple(stack), rows, columns)
-        values = self._decoded(self.codes[(*stack, rows)], columns)
-        values = torch.ldexp(values, scales) if self.format.scale == "exponent" else values * scales
-        return values.transpose(-1, -2) if self.transposed else values
+        raise NotImplementedError
 
     def stored(self, read: tuple) -> torch.Tensor:
         """The codes that are read for a part."""
-        *stack, rows, _ = self._of_matrix(read)
-        return self.codes[(*stack, rows)]
+        *stack, rows, _ = read
+        return self.layout.stored(tuple(stack), rows)
 
     def nbytes(self, values: int) -> int:
+        """Bytes that so many of them take in the file."""
+        return values
+
+
+class Values(Part):
+    """float32"""
+
+    dtype = "float32"
+
+    @property
+    def shape(self):
+        last = (self.columns, self.rows) if self.encoding.transposed else (self.rows, self.columns)
+        return (*self.stack, *last)
+
+    def __getitem__(self, read):
+        *stack, rows, columns = self._of_matrix(read)
+        values = self.layout.values(tuple(stack), rows, columns)
+        return values.transpose(-1, -2) if self.encoding.transposed else values
+
+    def stored(self, read):
+        return super().stored(self._of_matrix(read))
+
+    def nbytes(self, values):
         return self.format.nbytes(values)
 
     def _of_matrix(self, read: tuple) -> tuple:
-        return (*read[:-2], read[-1], read[-2]) if self.transposed else read
-
-    def _decoded(self, codes: torch.Tensor, columns: slice) -> torch.Tensor:
-        if self.format.bits == 4:
-            codes = torch.stack([codes & 15, codes >> 4], -1).flatten(-2)  # the low bits come first
-        codes = (codes.flatten(-2) if self.blocked else codes)[..., columns]
-        return codes.float() if self._values is None else self._values[codes.int()]
-
-    def _scales(self, stack: tuple, rows: slice, columns: slice) -> torch.Tensor:
-        """One for each value of the part."""
-        blocks = [
-            torch.arange(size)[part] // (width or size)
-            for size, part, width in zip(self.matrix[-2:], (rows, columns), self.format.block, strict=True)
-        ]
-        scales = self.scales[stack][..., blocks[0], :][..., blocks[1]]
-        return scales.int().sub(_EXPONENT_BIAS) if self.format.scale == "exponent" else scales.float()
+        return (*read[:-2], read[-1], read[-2]) if self.encoding.transposed else read
 
 
-def join(tensors: dict, encodings: dict) -> list[str]:
-    """Put values in the place of the tensors that encode them (name -> checkpoint.Stored).
+class Codes(Part):
+    """As they are held."""
 
-    encodings: name of the values -> their Encoding. A tensor that the checkpoint has as values stays as it is.
-    -> a line for each that does not fit.
+    @property
+    def dtype(self):
+        return "int8" if self.format.kind == "int8" else "uint8"
+
+    @property
+    def shape(self):
+        return (*self.stack, self.rows, self.format.nbytes(self.columns))
+
+    def __getitem__(self, read):
+        *stack, rows, octets = read
+        span, bits = range(self.shape[-1])[octets], self.format.bits
+        columns = slice(span.start * 8 // bits, span.stop * 8 // bits)
+        return self.layout.packed(tuple(stack), rows, columns)
+
+
+class Scales(Part):
+    """One for each `encoding.group` columns, of the dtype that the checkpoint has."""
+
+    def __init__(self, layout, encoding):
+        super().__init__(layout, encoding)
+        self._every = torch.arange(0, self.columns, encoding.group or self.columns)
+        if layout.order is not None:
+            self._every = layout.order[self._every]
+        self.shape = (*self.stack, self.rows, len(self._every))
+        self.dtype = str(self._of([slice(0, 0)] * len(self.stack), slice(0, 0), self._every).dtype)[len("torch.") :]
+
+    def _of(self, stack, rows, columns):
+        return self.layout.scales(tuple(stack), rows, columns)
+
+    def __getitem__(self, read):
+        *stack, rows, groups = read
+        return self._of(stack, rows, self._every[groups])
+
+    def stored(self, read):
+        return self.layout.stored((slice(0, 0),) * len(self.stack), slice(0, 0))  # nothing is given back
+
+
+class Offsets(Scales):
+    def _of(self, stack, rows, columns):
+        return self.layout.offsets(tuple(stack), rows, columns)
+
+
+class Order(Part):
+    """Of the columns as they are held, int32 [k]."""
+
+    dtype = "int32"
+
+    @property
+    def shape(self):
+        return (self.columns,)
+
+    def __getitem__(self, read):
+        order = self.layout.order
+        return (torch.arange(self.columns) if order is None else order)[read].int()
+
+    def stored(self, read):
+        return self.layout.stored((), slice(0, 0))  # small, and read with others: nothing is given back
+
+
+class Vector(Part):
+    """Of static activations, or of the bias with them."""
+
+    dtype = "float32"
+
+    @property
+    def shape(self):
+        return tuple(self.layout.vector(self.encoding.part).shape)
+
+    def __getitem__(self, read):
+        return self.layout.vector(self.encoding.part)[read]
+
+    def stored(self, read):
+        return self.layout.stored((), slice(0, 0))
+
+
+PARTS = {"values": Values, "codes": Codes, "scale": Scales, "offset": Offsets, "order": Order}
+PARTS |= dict.fromkeys(("input_scale", "input_offset", "bias"), Vector)
+
+
+def join(tensors: dict, encodings, lost=()) -> dict[str, str]:
+    """Put parts in the place of the tensors that encode them (name -> checkpoint.Stored).
+
+    encodings: (name, Encoding) of what is wanted. A tensor that the checkpoint has as values stays as it is. lost:
+    names of tensors of which it is known already that they cannot be read.
+    -> by the name of each part that there is not, what does not fit; "" where that is known.
     """
-    problems = [_join(tensors, name, encoding) for name, encoding in encodings.items()]
-    return [problem for problem in problems if problem]
+    problems, layouts = {}, {}
+    for name, encoding in dict.fromkeys(encodings):
+        if name not in layouts:
+            layouts[name] = _layout_or_problem(tensors, name, encoding, lost)
+        layout = layouts[name]
+        if isinstance(layout, str):
+            problems[part_name(name, encoding)] = layout
+        elif layout is not None:
+            part = PARTS[encoding.part](layout, encoding)
+            stored = layout.source._replace(shape=tuple(part.shape), dtype=part.dtype, data=part)
+            tensors[part_name(name, encoding)] = stored
+    return problems
 
 
-def _join(tensors: dict, name: str, encoding) -> str | None:
-    """-> what does not fit."""
-    form, codes = encoding.format, tensors.get(name + encoding.codes)
-    if codes is None or codes.dtype != form.dtype or codes.data is None:
+def _layout_or_problem(tensors: dict, name: str, encoding, lost) -> Layout | str | None:
+    """-> what does not fit, in the place of a layout."""
+    try:
+        return _layout(tensors, name, encoding)
+    except Misfit as error:
+        return "" if LAYOUTS[encoding.layout].codes_name(name, encoding) in lost else str(error)
+
+
+def _layout(tensors: dict, name: str, encoding) -> Layout | None:
+    """None: the tensor is there as values, or not at all."""
+    layout = LAYOUTS[encoding.layout]
+    if layout.present(tensors, name, encoding):
+        return layout(tensors, name, encoding)
+    if encoding.part == "values":
         return None
-    scales = tensors.pop(name + encoding.scales, None)
-    if scales is None:
-        return f"missing: {name}{encoding.scales}, the scales of {form.name} weights"
-    del tensors[name + encoding.codes]
-    values = Values(codes.data, scales.data, encoding) if len(codes.shape) > 1 else None
-    wanted = form.scales(values.matrix) if values else ()
-    if scales.shape != wanted:
-        block = " x ".join(str(width or "all") for width in form.block)
-        return (
-            f"wrong shape: {name}{encoding.scales} is {list(scales.shape)}, and {name}{encoding.codes} "
-            f"{list(codes.shape)} in blocks of {block} wants {list(wanted)}"
-        )
-    tensors[name] = codes._replace(shape=values.shape, dtype=values.dtype, data=values)
-    return None
+    codes, form = layout.codes_name(name, encoding), encoding.format
+    if codes in tensors:
+        raise Misfit(f"wrong dtype: {codes} is {tensors[codes].dtype}, and codes of {form.name} weights {form.dtype}")
+    instead = f"; there is {name}, {tensors[name].dtype}" if name in tensors else ""
+    raise Misfit(f"missing: {codes}, the codes of {form.name} weights{instead}")

@@ -126,7 +126,10 @@ def check(
     checkpoint = Checkpoint(folder, load_format)
     names = wanted.tensor_names(checkpoint.tensors)
     items = tensors_of(model, checkpoint.tensors, names)
-    wrong = encoded.join(checkpoint.tensors, {item.source: item.encoding for item in items if item.encoding})
+    coded = [(item.source, item.encoding) for item in items if item.encoding]
+    wrong = encoded.join(checkpoint.tensors, coded, checkpoint.lost)
+    checkpoint.lost.update(wrong)
+    items, wrong = [_of_part(item) for item in items], dict.fromkeys(filter(None, wrong.values()))
     ignored, unused = _left_over(checkpoint, items, wanted, names)
     problems = [*checkpoint.problems, *wrong, *_misfits(checkpoint, items), *_untied(checkpoint, wanted, names)]
     problems += [f"unexpected: {name}" for name in unused]
@@ -168,8 +171,8 @@ def _items(name: str, param, present: Mapping[str, Stored], names: TensorNames) 
     """Of a parameter."""
     cell, dtype = name.rpartition(".")[0], str(param.dtype).lower()
 
-    def stored(source: str, encoding) -> Stored | None:
-        return present.get(source) or (present.get(source + encoding.codes) if encoding else None)
+    def stored(source: str, encoding) -> bool:
+        return source in present or encoding is not None and encoded.present(present, source, encoding)
 
     def source(weight_slice: WeightSlice) -> str:
         try:
@@ -183,7 +186,7 @@ def _items(name: str, param, present: Mapping[str, Stored], names: TensorNames) 
 
     def has_shape(slices: Sequence[WeightSlice]) -> bool:
         first = slices[0]
-        found = present.get(source(first))
+        found = present.get(source(first)) if first.encoding is None else None
         return found is None or first.whole is None or tuple(first.whole) == found.shape
 
     layouts = [param.slices, *param.alternatives] if param.alternatives else []
@@ -195,6 +198,11 @@ def _items(name: str, param, present: Mapping[str, Stored], names: TensorNames) 
         host = host.swapaxes(-1, -2) if one.transposed else host
         items.append(LoadItem(source(one), one.read, one.whole, name, host, dtype, one.encoding))
     return items
+
+
+def _of_part(item: LoadItem) -> LoadItem:
+    """By the name of the part of an encoding that it reads."""
+    return item._replace(source=encoded.part_name(item.source, item.encoding)) if item.encoding else item
 
 
 def _misfits(checkpoint: Checkpoint, items: list[LoadItem]) -> list[str]:
@@ -212,6 +220,8 @@ def _misfit(item: LoadItem, stored) -> str | None:
     have = f"{item.source} is {stored.dtype} {list(stored.shape)}"
     if not convertible(stored.dtype, item.dtype):
         return f"wrong dtype: {have}, which cannot become {item.dtype} for {item.parameter}"
+    if item.encoding is not None and item.encoding.part == "scale" and not encoded.keeps(stored.dtype, item.dtype):
+        return f"wrong dtype: {have}, and config.json says that they are {item.dtype}"
     if item.whole is not None and stored.shape != tuple(item.whole):
         return f"wrong shape: {have}, the model needs {list(item.whole)}"
     if len(item.read) != len(stored.shape):

@@ -203,7 +203,8 @@ class CausalLM(nn.Cell):
 
     def quantization(self, hf_config: dict) -> QuantizationConfig:
         """Which method each layer has, by what config.json says. What wraps methods, as adapters do, overrides it."""
-        return read(hf_config.get("quantization_config"))
+        dtype = hf_config.get("dtype") or hf_config.get("torch_dtype") or ""
+        return read(hf_config.get("quantization_config"), str(dtype).removeprefix("torch."))
 
     def _create_parameters(self, hf_config: dict):
         try:
@@ -298,6 +299,10 @@ class CausalLM(nn.Cell):
         if not self.config.stage.last:
             return None
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def logits(self, x):
+        """x [T, hidden_size] -> float32 [T, vocab_size (padded)], of what `head` holds. Called outside graphs."""
+        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).logits(x)
 
     def construct(self, step):
         """A step, as runner/step.py describes it -> hidden states [T, hidden_size], and those of `set_aux_layers`."""

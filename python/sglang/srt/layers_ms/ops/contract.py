@@ -8,6 +8,8 @@ scores are float32 inside every operator; results have the dtype of the first ar
 
 from mindspore import Tensor
 
+from sglang.srt.layers_ms.ops.contract_quant import *  # noqa: F403 - of quantized weights
+
 
 def with_valid_rows(x: Tensor, step: dict):
     """x [T, ...], which a step begins with, as operators take it and pass it on.
@@ -35,12 +37,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
 
 
-def quant_linear(x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """As linear, of weights int8 [out, in] times scale float32 [out, 1], with x rounded to int8 as well.
+def take_columns(x: Tensor, order: Tensor) -> Tensor:
+    """x [T, n], order [n] -> [T, n]: column j is column order[j] of x."""
 
-    Each row of x is rounded to the 255 multiples of its largest absolute value / 127. Weight and scale are as they were
-    loaded. Dettmers et al., 2022 (LLM.int8, vector-wise).
-    """
+
+def concat_columns(x: Tensor, y: Tensor) -> Tensor:
+    """x [T, n], y [T, m] -> [T, n + m]."""
 
 
 def linear_fp32(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -210,27 +212,6 @@ def fused_experts(
     Activations: "silu", "gelu", "gelu_pytorch_tanh" and "clamped_silu", which is gate * sigmoid(alpha * gate) * (up +
     1) with gate at most limit and up within it (gpt-oss); no other one uses alpha and limit. The stacks have the E
     experts from `first` on, of `count` (None: of E); experts of a token that are not among them add nothing.
-    """
-
-
-def quant_experts(
-    x: Tensor,
-    gate_up: Tensor,
-    gate_up_scale: Tensor,
-    down: Tensor,
-    down_scale: Tensor,
-    weights: Tensor,
-    experts: Tensor,
-    activation: str,
-    alpha: float,
-    limit: float,
-    first: int = 0,
-    count: int | None = None,
-) -> Tensor:
-    """As fused_experts, of int8 stacks times factors of their rows: float32 [E, 2, n, 1] and [E, h, 1].
-
-    Rows of x, and of what is multiplied by down, are rounded to int8 as quant_linear's. The stacks are as
-    `prepack_quant_experts` leaves them.
     """
 
 

@@ -191,11 +191,11 @@ class OperatorTable:
     def check_mla_attention(self, rank: int, rope: int, nope: int, value: int) -> None:
         """As check_attention, of `mla_attention`: cached rows have rank + rope values, a head's keys nope + rope."""
 
-    def check_quant_linear(self) -> None:
-        """As check_attention, of `quant_linear`."""
+    def check_quant(self, kind: str, group: int, offset: str, activations: str, experts: bool, dtype) -> None:
+        """As check_attention, of `quant_linear` and `quant_logits`; or, `experts`, of `quant_experts`.
 
-    def check_quant_experts(self, dtype) -> None:
-        """As check_attention, of `quant_experts` of activations of `dtype`."""
+        kind, group, activations: theirs. offset: "", "zero_point" (uint8) or "min" (floating point). dtype: of x.
+        """
 
     def blockwise(self, window: int, soft_cap: float, sinks: bool, slopes: bool, mla: bool) -> bool:
         """Whether attention of such a layer is a loop, of as many rounds as the contexts of a step are long.
@@ -273,8 +273,13 @@ class OperatorTable:
     def prepack_experts(self, weight) -> None:
         """As prepack_linear, of a stack that `fused_experts` reads."""
 
-    def prepack_quant_experts(self, weight) -> None:
-        """As prepack_linear, of a stack that `quant_experts` reads."""
+    def prepack_quant(self, weight, scale, offset, kind: str, group: int) -> None:
+        """As prepack_linear, of codes, scales and offsets (or None) that `quant_linear`, `quant_logits` or
+        `quant_experts` reads; kind, group: theirs. Of a stack each matrix by itself: an expert stays one block of
+        memory."""
+
+    def prepack_quant_embedding(self, weight, scale, offset, kind: str, group: int) -> None:
+        """As prepack_quant, of a matrix that `quant_embedding` and `quant_logits` read."""
 
     def prepack_correction_bias(self, bias) -> None:
         """Prepare, in place, a bias that only `route` reads. It can be called on the result."""

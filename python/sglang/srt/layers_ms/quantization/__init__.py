@@ -6,6 +6,7 @@ so which layer has which method. Adding a method is one file, and a line of `sch
 
 from sglang.srt.layers_ms.quantization.base import (
     DENSE,
+    HEAD,
     LINEAR,
     MOE,
     LinearMethod,
@@ -14,11 +15,13 @@ from sglang.srt.layers_ms.quantization.base import (
     MethodLayer,
     MoEMethod,
 )
+from sglang.srt.layers_ms.quantization.config import UNQUANTIZED, QuantizationConfig, UnsupportedQuantization
 from sglang.srt.layers_ms.quantization.create import create_parameters
-from sglang.srt.layers_ms.quantization.schemes import UNQUANTIZED, QuantizationConfig, UnsupportedQuantization, read
+from sglang.srt.layers_ms.quantization.schemes import read
 
 __all__ = [
     "DENSE",
+    "HEAD",
     "LINEAR",
     "MOE",
     "UNQUANTIZED",

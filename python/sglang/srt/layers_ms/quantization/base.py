@@ -13,7 +13,8 @@ from sglang.srt.layers_ms.quantization.formats import Encoding
 from sglang.srt.model_loader_ms.weight_slice import parameter
 
 # Kinds of layers, as a scheme tells them apart.
-LINEAR, MOE = "linear", "moe"
+LINEAR, MOE, HEAD = "linear", "moe", "head"
+EMBEDDING = "embedding"  # a head that is a copy of the embedding: its values are loaded
 DENSE = "dense"  # is always multiplied in the dtype that is computed in: routers, gates, kv_b_proj
 
 
@@ -68,6 +69,14 @@ class LinearMethod(Method):
         None where there is no such operator.
         """
         return None
+
+
+class HeadMethod(Method):
+    """How a head multiplies."""
+
+    def logits(self, layer: nn.Cell, x):
+        """x [T, in] -> float32 [T, out]. Outside graphs."""
+        raise NotImplementedError
 
 
 class AllReduceNormMethod(Method):

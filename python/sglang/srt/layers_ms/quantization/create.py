@@ -3,7 +3,7 @@
 from mindspore import nn
 
 from sglang.srt.layers_ms.quantization.base import MethodLayer
-from sglang.srt.layers_ms.quantization.schemes import UNQUANTIZED, QuantizationConfig
+from sglang.srt.layers_ms.quantization.config import UNQUANTIZED, QuantizationConfig
 from sglang.srt.model_loader_ms.names import TensorNames
 
 _WEIGHT = ".weight"

@@ -1,22 +1,33 @@
 """How weights are held, as data: what a code stands for, which codes share a scale, what the other factor looks like.
 
-The loader and the methods read it here. The C++ operators have the same names in ops/cpu/src/formats.h.
+The loader and the methods read it here. What codes of four bits stand for, operators have as well (layers_ms/ops).
 """
 
 from typing import NamedTuple
 
+from sglang.srt.layers_ms.ops.codes import TABLES
+
 
 class WeightFormat(NamedTuple):
-    """A matrix [out, in] is codes [out, in * bits / 8 bytes], and a scale for each block of them, if there are any."""
+    """A matrix [out, in] is codes [out, in * bits / 8 bytes], and a scale for each block of them, if there are any.
+
+    A value is code * scale; with a zero point it is (code - offset) * scale, of codes that start at 0.
+    """
 
     name: str
     dtype: str  # of the tensor of codes; uint8 where a byte has several
     bits: int
-    values: tuple[float, ...] = ()  # what each code stands for; (): the number that it is
+    kind: str = ""  # what a code stands for, as ops.quant_linear names it; "": the number that it is
     block: tuple[int, int] = (1, 1)  # rows and columns that share a scale; 0: all of them
-    scale: str = ""  # "factor": a number; "exponent": a power of two, as its exponent plus 127; "": there is none
-    # The other factor of a product: "float": as it comes; "int8": each of its rows is rounded to int8 first.
+    scale: str = ""  # dtype of the scales in memory; uint8: powers of two, as their exponents plus 127; "": none
+    offset: str = ""  # "zero_point": uint8, one for each scale; "": there is none
+    # The other factor of a product, as ops.quant_linear names it: "float": as it comes; "int8": each row is rounded.
     activations: str = "float"
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What each code of four bits stands for; (): the number that it is."""
+        return TABLES.get(self.kind, ())
 
     def scales(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the scales of a matrix, or of a stack of matrices, of this shape."""
@@ -29,23 +40,26 @@ class WeightFormat(NamedTuple):
         return values * self.bits // 8
 
 
-# Of four bits: a sign, two bits of exponent, one of mantissa. Low bits come first. Open Compute Project, 2023.
-_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-E2M1 = _E2M1 + tuple(-value for value in _E2M1)
-
 F32 = WeightFormat("f32", "float32", 32)
 F16 = WeightFormat("f16", "float16", 16)
 BF16 = WeightFormat("bf16", "bfloat16", 16)
-INT8_ROW = WeightFormat("int8_row", "int8", 8, block=(1, 0), scale="factor", activations="int8")
-FP8_BLOCK = WeightFormat("fp8_block", "float8_e4m3fn", 8, block=(128, 128), scale="factor")
-MXFP4 = WeightFormat("mxfp4", "uint8", 4, values=E2M1, block=(1, 32), scale="exponent")
-FORMATS = {form.name: form for form in (F32, F16, BF16, INT8_ROW, FP8_BLOCK, MXFP4)}
+INT8_ROW = WeightFormat("int8_row", "int8", 8, "int8", block=(1, 0), scale="float32", activations="int8")
+INT8_GROUP = WeightFormat("int8_group", "int8", 8, "int8", block=(1, 128), scale="float16")
+INT4_GROUP = WeightFormat("int4_group", "uint8", 4, "int4", block=(1, 128), scale="float16")
+FP8_BLOCK = WeightFormat("fp8_block", "float8_e4m3fn", 8, "e4m3", block=(128, 128), scale="float32")
+MXFP4 = WeightFormat("mxfp4", "uint8", 4, "e2m1", block=(1, 32), scale="uint8")
+NF4 = WeightFormat("nf4", "uint8", 4, "nf4", block=(1, 64), scale="float32")
+FORMATS = {form.name: form for form in (F32, F16, BF16, INT8_ROW, INT8_GROUP, INT4_GROUP, FP8_BLOCK, MXFP4, NF4)}
 
 
 class Encoding(NamedTuple):
     """Which tensors of a checkpoint hold the values of the tensor NAME, and in which format."""
 
     format: WeightFormat
-    codes: str = ""  # they are in the tensor NAME + codes
-    scales: str = "_scale"  # and their scales in the tensor NAME + scales
+    layout: str = "plain"  # how the tensors hold them: model_loader_ms/layouts
+    codes: str = ""  # of the plain layout: they are in the tensor NAME + codes
+    scales: str = "_scale"  # of the plain layout: their scales are in the tensor NAME + scales
     transposed: bool = False  # NAME itself, in checkpoints that are not encoded, has the last two axes the other way
+    ordered: bool = False  # columns may be in any groups (act-order): they are held sorted by group
+    part: str = "values"  # what of it fills a parameter: also "codes", "scale", "offset", "order"
+    group: int = 0  # of the part "scale" or "offset": so many columns have one; 0: all

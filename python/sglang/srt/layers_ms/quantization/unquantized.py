@@ -3,9 +3,12 @@
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.quantization.base import (
     DENSE,
+    EMBEDDING,
+    HEAD,
     LINEAR,
     MOE,
     AllReduceNormMethod,
+    HeadMethod,
     LinearMethod,
     Method,
     MoEMethod,
@@ -35,6 +38,14 @@ class UnquantizedLinear(Unquantized, LinearMethod):
 
     def fused_with_norm(self):
         return AllReduceNormLinear(self.encoding)
+
+
+class UnquantizedHead(Unquantized, HeadMethod):
+    def process_weights_after_loading(self, layer):
+        ops.prepack_embedding(layer.weight)
+
+    def logits(self, layer, x):
+        return ops.logits(x, layer.weight)
 
 
 class AllReduceNormLinear(Unquantized, AllReduceNormMethod):
@@ -76,7 +87,13 @@ class UnquantizedMoE(Unquantized, MoEMethod):
             ops.put_experts(getattr(layer, name), moved[name])
 
 
-METHODS = {LINEAR: UnquantizedLinear, DENSE: UnquantizedLinear, MOE: UnquantizedMoE}
+METHODS = {
+    LINEAR: UnquantizedLinear,
+    DENSE: UnquantizedLinear,
+    MOE: UnquantizedMoE,
+    HEAD: UnquantizedHead,
+    EMBEDDING: UnquantizedHead,
+}
 
 
 def unquantized(kind: str, encoding: Encoding | None = None) -> Method:

@@ -112,7 +112,7 @@ class MindSporeForCausalLM(torch.nn.Module):
 
     def _head(self):
         read = self.network.config
-        return self.head_class(self.network.head(), read.logit_scale, read.final_logit_softcapping)
+        return self.head_class(self.network, read.logit_scale, read.final_logit_softcapping)
 
     def check_checkpoint(self, model_path: str, load_format: str) -> loader.Plan:
         """What this rank is to load of a checkpoint; CheckpointError if it does not fit. Nothing is changed."""

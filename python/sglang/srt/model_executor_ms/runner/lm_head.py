@@ -15,11 +15,11 @@ class LMHead:
     It scales and caps the logits too: on a CPU without SGLang's own engine, LogitsProcessor caps with a GPU's kernel.
     """
 
-    def __init__(self, parameter, scale: float = 1.0, soft_cap: float | None = None):
-        """parameter: [vocab_size (padded), hidden_size]. soft_cap: logits -> cap * tanh(logits / cap), once scaled."""
-        self.parameter, self.scale, self.soft_cap = parameter, scale, soft_cap
-        self.weight = bridge.to_torch(parameter)  # LogitsProcessor looks at its dtype
-        self.host_logits = ops.host_logits(parameter)
+    def __init__(self, network, scale: float = 1.0, soft_cap: float | None = None):
+        """network: a CausalLM. soft_cap: logits -> cap * tanh(logits / cap), once scaled."""
+        self.network, self.parameter, self.scale, self.soft_cap = network, network.head(), scale, soft_cap
+        self.weight = bridge.to_torch(self.parameter)  # LogitsProcessor looks at its dtype
+        self.host_logits = ops.host_logits(self.parameter)
         self.quant_method = self  # the LogitsProcessor calls its `apply` instead of multiplying by `weight`
 
     def bind(self) -> None:
@@ -33,7 +33,7 @@ class LMHead:
         hidden_states = hidden_states.contiguous()
         fits = hidden_states.dtype == self.weight.dtype and hidden_states.shape[1] == self.weight.shape[1]
         if self.host_logits is None or not fits:  # ops.logits says what does not fit
-            return bridge.to_torch(ops.logits(bridge.to_mindspore(hidden_states), self.parameter))
+            return bridge.to_torch(self.network.logits(bridge.to_mindspore(hidden_states)))
         logits = torch.empty((len(hidden_states), len(self.weight)), dtype=torch.float32)
         self.host_logits(hidden_states.data_ptr(), len(hidden_states), logits.data_ptr())
         return logits

@@ -26,6 +26,8 @@ def with_quantization(config: dict, folder: str | Path, asked: str | None) -> di
     described = Path(folder) / "quant_model_description.json"
     if described.is_file():
         return config | {"quantization_config": json.loads(described.read_text()) | {"quant_method": "modelslim"}}
+    if config.get("compression_config") and not config.get("quantization_config"):  # compressed-tensors' older name
+        return config | {"quantization_config": config["compression_config"] | {"quant_method": "compressed-tensors"}}
     if asked and not config.get("quantization_config"):
         return config | {"quantization_config": {"quant_method": asked}}
     return config

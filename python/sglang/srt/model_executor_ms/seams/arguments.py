@@ -59,7 +59,7 @@ def is_from_command_line(server_args) -> bool:
 def register_quantization_names() -> None:
     """Let SGLang know of methods that it has no kernels for on this machine, which it would call unknown.
 
-    The loader converts MXFP4; GPTQ is refused as other methods are.
+    What layers_ms/quantization reads, ours multiply.
     """
     from sglang.srt.layers import quantization
 

@@ -55,7 +55,11 @@ SUPPORTED = _names("""
 LIMITED = {
     "model_impl": ("auto", "mindspore"),
     "device": (None, "cpu", "npu"),
-    "quantization": (None, "w8a8_int8", "compressed-tensors", "modelslim"),
+    # fp8 is made of a checkpoint that is not quantized; the others say what a checkpoint is.
+    "quantization": (
+        *(None, "fp8", "awq", "gptq", "auto-round", "bitsandbytes", "compressed-tensors"),
+        *("w8a8_int8", "modelslim"),
+    ),
     "load_format": ("auto", "safetensors", "pt", "dummy"),
     "dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
     "kv_cache_dtype": ("auto",),

@@ -21,10 +21,29 @@ def linear(x, weight, bias):
     return y if bias is None else kernels.add(y, bias)
 
 
-def quant_linear(x, weight, scale, bias):
-    rounded, steps = kernels.dynamic_quant(x)
+def quant_linear(x, weight, scale, offset, input_scale, input_offset, bias, kind, group, activations):
+    rounded, steps = kernels.dynamic_quant(x)  # `check_quant` lets no other activations pass
     y = kernels.quant_matmul(rounded, weight, scale.reshape(-1), steps, x.dtype)
     return y if bias is None else kernels.add(y, bias)
+
+
+def quant_logits(x, weight, scale, offset, kind, group, activations):
+    return kernels.cast(
+        quant_linear(x, weight, scale, offset, None, None, None, kind, group, activations), mstype.float32
+    )
+
+
+def quant_embedding(ids, weight, scale, offset, like, kind, group, first):
+    rows = embedding(ids, kernels.cast(weight, like.dtype), first)
+    return kernels.mul(rows, embedding(ids, kernels.cast(scale, like.dtype), first))
+
+
+def take_columns(x, order):
+    return kernels.swap(kernels.gather(kernels.contiguous(kernels.swap(x)), order))
+
+
+def concat_columns(x, y):
+    return kernels.cat((x, y))
 
 
 @constexpr

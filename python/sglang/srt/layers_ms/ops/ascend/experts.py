@@ -138,7 +138,27 @@ def fused_experts(
 
 
 def quant_experts(
-    x, gate_up, gate_up_scale, down, down_scale, weights, experts, activation, alpha, limit, first=0, count=None
+    x,
+    gate_up,
+    gate_up_scale,
+    gate_up_offset,
+    gate_up_bias,
+    down,
+    down_scale,
+    down_offset,
+    down_bias,
+    weights,
+    experts,
+    activation,
+    alpha,
+    limit,
+    gate_up_kind,
+    gate_up_group,
+    down_kind,
+    down_group,
+    activations,
+    first=0,
+    count=None,
 ):
     held = gate_up.shape[0]  # as fused_experts'
     divided = count is not None and count != held

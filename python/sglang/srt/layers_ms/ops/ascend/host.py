@@ -116,17 +116,18 @@ def check_mla_attention(rank, rope, nope, value):
         raise NotImplementedError("MindSpore's latent attention on Ascend lacks: " + "; ".join(lacking))
 
 
-def check_quant_linear():
+def check_quant(kind, group, offset, activations, experts, dtype):
+    if (kind, group, offset, activations) != ("int8", 0, "", "int8"):
+        raise NotImplementedError(
+            f"weights of {kind} codes{f' in groups of {group}' if group else ''}, with {activations} activations: "
+            "MindSpore's kernels on Ascend multiply int8 rows with int8 activations"
+        )
     if profile().fractal:
         raise NotImplementedError(
             f"int8 weights: QuantBatchMatmul has no factor for each row of activations on {kernels.soc()}; "
             "give a checkpoint in float16"
         )
-
-
-def check_quant_experts(dtype):
-    check_quant_linear()
-    if dtype != mstype.bfloat16:
+    if experts and dtype != mstype.bfloat16:
         raise NotImplementedError(
             "int8 experts: GroupedMatmulV4 gives products of int8 in bfloat16; give --dtype bfloat16"
         )
@@ -218,5 +219,6 @@ def put_experts(stack, plain):
         stack.assign_value(kernels.format_cast(plain, kernels.NZ))
 
 
-def prepack_quant_experts(weight):
-    prepack_stack(weight)
+def prepack_quant(weight, scale, offset, kind, group):
+    if len(weight.shape) > 2:
+        prepack_stack(weight)

@@ -1,4 +1,4 @@
-"""Products: those outside graphs, and those of which there is no kernel."""
+"""What is multiplied outside graphs."""
 
 import ctypes
 
@@ -6,13 +6,6 @@ import numpy as np
 from mindspore import Tensor
 
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS, library
-from sglang.srt.layers_ms.ops.cpu.rows import paired, valid_rows, values
-from sglang.srt.layers_ms.ops.reference import dense as reference
-
-
-def quant_linear(x, weight, scale, bias):
-    return paired(reference.quant_linear(values(x), weight, scale, bias), valid_rows(x), x)
-
 
 library.mindspore_cpu_logits.argtypes = (ctypes.c_int, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 3)
 

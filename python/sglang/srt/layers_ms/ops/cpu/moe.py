@@ -1,8 +1,6 @@
 """Mixtures of experts: names as the numbers that the C++ operators know them by."""
 
 from sglang.srt.layers_ms.ops.cpu import stubs
-from sglang.srt.layers_ms.ops.cpu.rows import paired, valid_rows, values
-from sglang.srt.layers_ms.ops.reference import moe as reference
 
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3}  # as in src/experts.h
 
@@ -18,14 +16,6 @@ def fused_experts(
     stacks = (gate_up, gate_up_bias, down, down_bias)
     count = gate_up.shape[0] if count is None else count
     return stubs.fused_experts(x, *stacks, weights, experts, ACTIVATIONS[activation], first, count, alpha, limit)
-
-
-def quant_experts(
-    x, gate_up, gate_up_scale, down, down_scale, weights, experts, activation, alpha, limit, first=0, count=None
-):
-    stacks = (gate_up, gate_up_scale, down, down_scale)
-    chosen = (values(weights), values(experts), activation, alpha, limit, first, count)
-    return paired(reference.quant_experts(values(x), *stacks, *chosen), valid_rows(x), x)
 
 
 def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):

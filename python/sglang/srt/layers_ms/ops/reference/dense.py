@@ -5,8 +5,7 @@ Weights and activations are float32: MindSpore 2.10 has no bfloat16 arithmetic o
 
 import math
 
-from mindspore import Tensor, mint, ops
-from mindspore import dtype as mstype
+from mindspore import mint, ops
 
 from sglang.srt.layers_ms import ops as table
 
@@ -20,12 +19,6 @@ def embedding(ids, weight, first):
 def linear(x, weight, bias):
     # transpose_b: MindSpore 2.10 copies a transposed matrix, at every call, if it is given one.
     y = ops.MatMul(transpose_b=True)(x, weight)
-    return y if bias is None else y + bias
-
-
-def quant_linear(x, weight, scale, bias):
-    step = mint.maximum(mint.amax(mint.abs(x), -1, True), Tensor(1e-30, mstype.float32)) / 127.0
-    y = linear(mint.round(x / step), ops.cast(weight, mstype.float32), None) * step * scale.reshape(1, -1)
     return y if bias is None else y + bias
 
 

@@ -5,8 +5,8 @@ That wants memory: it is for few tokens and small experts, the oracle of other t
 
 import math
 
-from mindspore import Tensor, mint, ops
 from mindspore import dtype as mstype
+from mindspore import mint, ops
 
 
 def _limited(choice, groups, top_groups, group_top):
@@ -43,7 +43,7 @@ def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, a
     return places
 
 
-def _gated(gate, up, activation, alpha, limit):
+def gated(gate, up, activation, alpha, limit):
     if activation == "clamped_silu":
         gate, up = ops.minimum(gate, limit), ops.maximum(ops.minimum(up, limit), -limit)
         return gate * mint.sigmoid(alpha * gate) * (up + 1.0)
@@ -78,36 +78,10 @@ def fused_experts(
         inner = mint.matmul(_of(gate_up, chosen).reshape(-1, 2 * size, width), mint.unsqueeze(x, -1))
         inner = inner.reshape(-1, 2 * size)
         inner = inner if gate_up_bias is None else inner + _of(gate_up_bias, chosen)
-        inner = _gated(inner[:, :size], inner[:, size:], activation, alpha, limit)
+        inner = gated(inner[:, :size], inner[:, size:], activation, alpha, limit)
         found = mint.matmul(_of(down, chosen).reshape(-1, width, size), mint.unsqueeze(inner, -1)).reshape(-1, width)
         found = found if down_bias is None else found + _of(down_bias, chosen)
         total = total + found * weights[:, choice : choice + 1]
-    return total
-
-
-def _rounded(rows):
-    """-> rows as whole numbers of steps, and their steps [T, 1]."""
-    steps = mint.maximum(mint.amax(mint.abs(rows), -1, True), Tensor(1e-30, mstype.float32)) / 127.0
-    return mint.round(rows / steps), steps
-
-
-def quant_experts(
-    x, gate_up, gate_up_scale, down, down_scale, weights, experts, activation, alpha, limit, first=0, count=None
-):
-    held, _, size, width = gate_up.shape
-    gate_up, down = gate_up.astype(mstype.float32), down.astype(mstype.float32)
-    if count is not None and count != held:
-        experts, weights = _held(experts, weights, first, held)
-    # Of another table's router, rows without a token may name any expert; Gather looks at all.
-    experts = ops.clip_by_value(experts, 0, held - 1)
-    total, (rows, steps) = ops.zeros_like(x), _rounded(x)
-    for choice in range(experts.shape[1]):
-        chosen = experts[:, choice]
-        inner = mint.matmul(_of(gate_up, chosen).reshape(-1, 2 * size, width), mint.unsqueeze(rows, -1))
-        inner = inner.reshape(-1, 2 * size) * steps * _of(gate_up_scale, chosen)
-        inner, inner_steps = _rounded(_gated(inner[:, :size], inner[:, size:], activation, alpha, limit))
-        found = mint.matmul(_of(down, chosen).reshape(-1, width, size), mint.unsqueeze(inner, -1)).reshape(-1, width)
-        total = total + found * inner_steps * _of(down_scale, chosen) * weights[:, choice : choice + 1]
     return total
 
 

@@ -1,0 +1,17 @@
+"""What codes of four bits stand for, by their kind; operators and formats of weights have it from here."""
+
+# A sign, two bits of exponent, one of mantissa. Open Compute Project, 2023.
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+# Quantiles of a normal distribution. Dettmers et al., 2023 (QLoRA).
+_NF4 = """-1.0 -0.6961928009986877 -0.5250730514526367 -0.39491748809814453 -0.28444138169288635 -0.18477343022823334
+-0.09105003625154495 0.0 0.07958029955625534 0.16093020141124725 0.24611230194568634 0.33791524171829224
+0.44070982933044434 0.5626170039176941 0.7229568362236023 1.0"""
+_IQ4NL = "-127 -104 -83 -65 -49 -35 -22 -10 1 13 25 38 53 69 89 113"  # llama.cpp's
+
+TABLES = {
+    "int4": tuple(float(code - 8) for code in range(16)),
+    "uint4": tuple(map(float, range(16))),
+    "e2m1": _E2M1 + tuple(-value for value in _E2M1),
+    "nf4": tuple(map(float, _NF4.split())),
+    "iq4nl": tuple(map(float, _IQ4NL.split())),
+}

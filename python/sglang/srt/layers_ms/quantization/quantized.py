@@ -1,0 +1,240 @@
+"""Matrices that are held as codes and scales, and multiplied so; whatever the checkpoint's format.
+
+Of each matrix NAME of a layer there are NAME, the codes, NAME_scale, and where the format has them NAME_offset, the
+zero points, and weight_order, of the columns (act-order). ops.quant_linear says what they are.
+"""
+
+import functools
+import logging
+import math
+
+import mindspore as ms
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.quantization.base import MOE, HeadMethod, LinearMethod, Matrix, Method, MoEMethod
+from sglang.srt.layers_ms.quantization.formats import Encoding
+from sglang.srt.layers_ms.quantization.unquantized import unquantized
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
+
+logger = logging.getLogger(__name__)
+
+ALL, SCALE, OFFSET, ORDER = slice(None), "_scale", "_offset", "weight_order"
+LEAST_GROUP = 16  # columns: no operator knows less
+
+
+class Quantized(Method):
+    """encoding: how the checkpoint holds the matrices; its format is the parameters' too."""
+
+    def __init__(self, encoding: Encoding):
+        self.encoding, self.format = encoding, encoding.format
+
+    def parameters(self, layer):
+        found = {}
+        for name, matrix in layer.matrices().items():
+            found |= self._held(name, matrix)
+        return found
+
+    def _held(self, name: str, matrix: Matrix) -> dict[str, Matrix]:
+        """The parameters of a matrix."""
+        form, group = self.format, shared_columns(self.encoding, matrix)
+        *stack, rows, columns = matrix.shape
+        shapes = {
+            "codes": (*stack, rows, form.nbytes(columns)),
+            "scale": (*stack, rows, -(-columns // (group or columns or 1))),
+        }
+        found = {name: ("codes", ms.int8 if form.kind == "int8" else ms.uint8)}
+        found[name + SCALE] = ("scale", getattr(ms, form.scale))
+        if form.offset:
+            found[name + OFFSET] = ("offset", ms.uint8)
+        shapes["offset"] = shapes["scale"]
+        return {
+            held: _read_part(matrix, shapes[part], dtype, self.encoding._replace(part=part, group=group))
+            for held, (part, dtype) in found.items()
+        }
+
+    def check(self, layer) -> None:
+        """NotImplementedError where the operators cannot multiply this layer's matrices as they are held."""
+        form, offset = self.format, self.format.offset
+        for matrix in layer.matrices().values():
+            group = shared_columns(self.encoding, matrix)
+            ops.check_quant(form.kind, group, offset, form.activations, layer.kind == MOE, matrix.dtype)
+            if matrix.shape[-1] * form.bits % 8:
+                raise NotImplementedError(f"{form.name} weights with {matrix.shape[-1]} columns on a rank: odd")
+
+    def create_parameters(self, layer):
+        try:
+            self.check(layer)
+        except NotImplementedError as error:
+            if self.format.activations != "float":
+                raise
+            _say_once(f"{error}; they are dequantized when they are loaded")
+            layer.create_parameters(unquantized(layer.kind, self.encoding))
+            return
+        super().create_parameters(layer)
+        for name, matrix in layer.matrices().items():
+            setattr(layer, f"{name}_group", shared_columns(self.encoding, matrix))
+            setattr(layer, f"{name}_kind", self.format.kind)
+            if not self.format.offset:
+                setattr(layer, name + OFFSET, None)
+        layer.activation_format = self.format.activations
+
+    def process_weights_after_loading(self, layer):
+        for name in layer.matrices():
+            group = getattr(layer, f"{name}_group")
+            held = [getattr(layer, name + suffix) for suffix in ("", SCALE, OFFSET)]
+            ops.prepack_quant(*held, self.format.kind, group)
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    logger.warning(message)
+
+
+def _read_part(matrix: Matrix, shape: tuple[int, ...], dtype: ms.Type, encoding: Encoding) -> Matrix:
+    """Of a matrix, its codes, scales or zero points."""
+    alternatives = [[_part(one, encoding) for one in slices] for slices in matrix.alternatives]
+    return Matrix(shape, dtype, [_part(one, encoding) for one in matrix.slices], alternatives)
+
+
+def shared_columns(encoding: Encoding, matrix: Matrix) -> int:
+    """Of a rank's part of a matrix, how many columns have a scale; 0: all of them.
+
+    Ranks that have some of the columns may begin inside a group: then there are more groups, with the same scales.
+    """
+    width = encoding.format.block[1]
+    if not width:
+        return 0
+    shared = math.gcd(width, *(_columns(one).start for one in matrix.slices))
+    if shared % LEAST_GROUP:
+        raise NotImplementedError(
+            f"{encoding.format.name} weights in groups of {width} columns, of which a rank's begin at column "
+            f"{max(_columns(one).start for one in matrix.slices)}: give a --tp-size that divides them into groups of "
+            f"{LEAST_GROUP} or more"
+        )
+    return shared
+
+
+def _columns(one: WeightSlice) -> range:
+    """Of the matrix, those that a slice reads."""
+    axis = -2 if one.transposed else -1
+    return range(one.whole[axis])[one.read[axis]]
+
+
+def _part(one: WeightSlice, encoding: Encoding) -> WeightSlice:
+    """The slice of the codes, scales or zero points of a slice of a matrix."""
+    *stack, rows, _ = (*one.read[:-2], one.read[-1], one.read[-2]) if one.transposed else one.read
+    *stacked, height, width = (*one.whole[:-2], one.whole[-1], one.whole[-2]) if one.transposed else one.whole
+    columns, group = _columns(one), encoding.group or width or 1
+    if encoding.part == "codes":
+        held = slice(encoding.format.nbytes(columns.start), encoding.format.nbytes(columns.stop))
+        width = encoding.format.nbytes(width)
+    else:
+        held = slice(columns.start // group, -(-columns.stop // group))
+        width = -(-width // group)
+    return one._replace(read=(*stack, rows, held), whole=(*stacked, height, width), transposed=False, encoding=encoding)
+
+
+class QuantizedLinear(Quantized, LinearMethod):
+    def parameters(self, layer):
+        found = super().parameters(layer)
+        if self.encoding.ordered:
+            found[ORDER] = self._order(layer)
+        return found
+
+    def _order(self, layer) -> Matrix:
+        """A row for each of the checkpoint's matrices."""
+        (matrix,) = layer.matrices().values()
+        sources = list(dict.fromkeys(one.source for one in matrix.slices))
+        encoding, columns = self.encoding._replace(part="order"), matrix.shape[-1]
+        slices = [
+            WeightSlice(source, (ALL,), place, (columns,), encoding=encoding) for place, source in enumerate(sources)
+        ]
+        return Matrix((len(sources), columns), ms.int32, slices)
+
+    def check(self, layer):
+        super().check(layer)
+        (matrix,) = layer.matrices().values()
+        if self.encoding.ordered and any(len(_columns(one)) != one.whole[-1] for one in matrix.slices):
+            raise NotImplementedError(
+                "act-order (desc_act) with columns divided over ranks: their groups lie on other ranks"
+            )
+
+    def create_parameters(self, layer):
+        layer.order = layer.input_scale = layer.input_offset = None
+        super().create_parameters(layer)
+        if layer.method is self and self.encoding.ordered:
+            columns = layer.weight_order.shape[-1]
+            layer.order = parameter((columns,), ms.int32)
+
+    def process_weights_after_loading(self, layer):
+        super().process_weights_after_loading(layer)
+        if layer.order is not None:
+            orders = layer.weight_order.host
+            if (orders != orders[:1]).any():
+                names = [one.source for one in layer.weight_order.slices]
+                raise NotImplementedError(f"act-order of its own for each of {names}, which are multiplied as one")
+            layer.order.host[:] = orders[0]
+
+    def apply(self, layer, x, bias):
+        x = x if layer.order is None else ops.take_columns(x, layer.order)
+        return ops.quant_linear(
+            x,
+            layer.weight,
+            layer.weight_scale,
+            layer.weight_offset,
+            layer.input_scale,
+            layer.input_offset,
+            bias,
+            layer.weight_kind,
+            layer.weight_group,
+            layer.activation_format,
+        )
+
+
+class QuantizedMoE(Quantized, MoEMethod):
+    def check(self, layer):
+        super().check(layer)
+        if self.encoding.ordered:
+            raise NotImplementedError("experts with act-order (desc_act): each has columns in an order of its own")
+
+    def apply(self, layer, x, weights, experts):
+        return ops.quant_experts(
+            x,
+            layer.gate_up,
+            layer.gate_up_scale,
+            layer.gate_up_offset,
+            layer.gate_up_bias,
+            layer.down,
+            layer.down_scale,
+            layer.down_offset,
+            layer.down_bias,
+            weights,
+            experts,
+            layer.activation,
+            layer.alpha,
+            layer.limit,
+            layer.gate_up_kind,
+            layer.gate_up_group,
+            layer.down_kind,
+            layer.down_group,
+            layer.activation_format,
+            layer.first,
+            layer.count,
+        )
+
+    def movable(self, layer):
+        return {name: getattr(layer, name) for name in self.parameters(layer)}
+
+    def put(self, layer, moved):
+        """They were overwritten where they are."""
+
+
+class QuantizedHead(Quantized, HeadMethod):
+    def check(self, layer):
+        super().check(layer)
+        if self.encoding.ordered or self.format.activations != "float":
+            raise NotImplementedError("a head with act-order (desc_act), or whose activations are rounded")
+
+    def logits(self, layer, x):
+        held = (layer.weight, layer.weight_scale, layer.weight_offset)
+        return ops.quant_logits(x, *held, layer.weight_kind, layer.weight_group, layer.activation_format)

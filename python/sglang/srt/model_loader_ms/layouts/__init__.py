@@ -1,0 +1,25 @@
+"""How tensors of a checkpoint hold the codes and scales of a matrix; a file a layout, and a line here.
+
+Imports torch and nothing of the other rooms.
+"""
+
+from sglang.srt.model_loader_ms.layouts.awq import Awq
+from sglang.srt.model_loader_ms.layouts.bitsandbytes import NF4, Int8
+from sglang.srt.model_loader_ms.layouts.gptq import Gptq, GptqV1
+from sglang.srt.model_loader_ms.layouts.made import Float8Rows
+from sglang.srt.model_loader_ms.layouts.modelslim import ModelSlim, ModelSlimStatic
+from sglang.srt.model_loader_ms.layouts.packed import Packed
+from sglang.srt.model_loader_ms.layouts.plain import Plain
+
+LAYOUTS = {
+    "plain": Plain,
+    "awq": Awq,
+    "bitsandbytes": NF4,
+    "bitsandbytes_int8": Int8,
+    "float8_rows": Float8Rows,
+    "gptq": GptqV1,
+    "gptq_v2": Gptq,
+    "modelslim": ModelSlim,
+    "modelslim_static": ModelSlimStatic,
+    "packed": Packed,
+}
