@@ -15,8 +15,6 @@
 #include "scratch.h"
 #include "simd.h"
 
-#define ALWAYS_INLINE __attribute__((always_inline)) inline
-
 namespace KERNEL_ISA {
 
 constexpr int kGroup = 16;                 // columns in a register, and
@@ -130,7 +128,9 @@ inline void with_rows(int64_t count, F&& f) {
 enum class Start { bias, sum };  // what a product is added to: a bias (or nothing), or what y has
 
 // Groups of columns, of a block of W, that M rows meet together: as many as there are registers for the sums.
-constexpr int groups_at_once(int M, int W) { return W > 1 && M * W * kParts > kSums ? groups_at_once(M, W / 2) : W; }
+constexpr int groups_at_once(int M, int W, int sums = kSums) {
+  return W > 1 && M * W * kParts > sums ? groups_at_once(M, W / 2, sums) : W;
+}
 
 // y [M, n] = x [M, k] * a block of W * 16 columns; rows of x lie `stride` apart. `ahead`: memory to fetch meanwhile, of
 // every W cache lines the first `lines`.

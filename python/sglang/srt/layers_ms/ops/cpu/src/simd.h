@@ -3,14 +3,19 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#if defined(__AVX512BF16__)
+#if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
+
+#define ALWAYS_INLINE __attribute__((always_inline)) inline
 
 namespace KERNEL_ISA {
 
 typedef float f32x16 __attribute__((vector_size(64), aligned(4)));
 typedef uint32_t u32x16 __attribute__((vector_size(64), aligned(4)));
+typedef int32_t i32x16 __attribute__((vector_size(64), aligned(4)));
 typedef uint16_t u16x16 __attribute__((vector_size(32), aligned(2)));
 #if defined(__aarch64__)
 typedef __fp16 f16;  // C++ has _Float16 there from GCC 13 on
@@ -44,11 +49,36 @@ inline Lanes splat_lanes(float x) { return x - Lanes{}; }
 inline f32x16 load(const float* p) { return *reinterpret_cast<const f32x16*>(p); }
 
 inline f32x16 load(const bf16* p) {
-  u32x16 wide = __builtin_convertvector(*reinterpret_cast<const u16x16*>(p), u32x16) << 16;
-  return (f32x16)wide;
+#if defined(__AVX512F__)
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const u32x16 wide = (u32x16)_mm512_maskz_cvtepu16_epi32(0xffff, halves);
+#else
+  const u32x16 wide = __builtin_convertvector(*reinterpret_cast<const u16x16*>(p), u32x16);
+#endif
+  return (f32x16)(wide << 16);
 }
 
-inline f32x16 load(const f16* p) { return __builtin_convertvector(*reinterpret_cast<const f16x16*>(p), f32x16); }
+// GCC 12 converts each value of float16 by itself unless it is told how.
+#if defined(__F16C__)
+inline __m256 widen_halves(const f16* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline void narrow_halves(f16* p, __m256 x) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
+}
+#endif
+
+inline f32x16 load(const f16* p) {
+#if defined(__AVX512F__)
+  return (f32x16)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__F16C__)
+  typedef float f32x8 __attribute__((vector_size(32)));
+  const f32x8 low = (f32x8)widen_halves(p), high = (f32x8)widen_halves(p + 8);
+  return __builtin_shufflevector(low, high, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+  return __builtin_convertvector(*reinterpret_cast<const f16x16*>(p), f32x16);
+#endif
+}
 
 inline void store(float* p, f32x16 x) { *reinterpret_cast<f32x16*>(p) = x; }
 
@@ -68,16 +98,46 @@ inline void store(bf16* p, f32x16 x) {
 #endif
 }
 
-inline void store(f16* p, f32x16 x) { *reinterpret_cast<f16x16*>(p) = __builtin_convertvector(x, f16x16); }
+inline void store(f16* p, f32x16 x) {
+#if defined(__AVX512F__)
+  const __m256i halves = _mm512_maskz_cvtps_ph(0xffff, (__m512)x, _MM_FROUND_TO_NEAREST_INT);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), halves);
+#elif defined(__F16C__)
+  narrow_halves(p, (__m256)__builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7));
+  narrow_halves(p + 8, (__m256)__builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15));
+#else
+  *reinterpret_cast<f16x16*>(p) = __builtin_convertvector(x, f16x16);
+#endif
+}
 
 inline Lanes load_lanes(const float* p) { return *reinterpret_cast<const Lanes*>(p); }
-inline Lanes load_lanes(const f16* p) { return __builtin_convertvector(*reinterpret_cast<const HalfLanes*>(p), Lanes); }
+inline Lanes load_lanes(const f16* p) {
+#if defined(__AVX512F__)
+  return load(p);
+#elif defined(__F16C__)
+  return (Lanes)widen_halves(p);
+#else
+  return __builtin_convertvector(*reinterpret_cast<const HalfLanes*>(p), Lanes);
+#endif
+}
 inline Lanes load_lanes(const bf16* p) {
+#if defined(__AVX512F__)
+  return load(p);
+#else
   return (Lanes)(__builtin_convertvector(*reinterpret_cast<const ShortLanes*>(p), Bits) << 16);
+#endif
 }
 
 inline void store_lanes(float* p, Lanes x) { *reinterpret_cast<Lanes*>(p) = x; }
-inline void store_lanes(f16* p, Lanes x) { *reinterpret_cast<HalfLanes*>(p) = __builtin_convertvector(x, HalfLanes); }
+inline void store_lanes(f16* p, Lanes x) {
+#if defined(__AVX512F__)
+  store(p, x);
+#elif defined(__F16C__)
+  narrow_halves(p, (__m256)x);
+#else
+  *reinterpret_cast<HalfLanes*>(p) = __builtin_convertvector(x, HalfLanes);
+#endif
+}
 inline void store_lanes(bf16* p, Lanes x) {
 #if defined(__AVX512BF16__)
   store(p, x);
