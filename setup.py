@@ -20,13 +20,21 @@ SOURCES = "python/" + OPERATORS.replace(".", "/") + "/src"
 CXXFLAGS = ["-std=c++17", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
 X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
+# Of products with quantized weights.
+VNNI = [*AVX512, "-mavx512vnni"]
+QUANT_X86 = {**X86, "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"], "avx512_vnni": VNNI}
 # Compiled once each; library.cpp picks one when it is loaded.
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = X86 if ON_X86 else {"generic": []}
+QUANT_INSTRUCTION_SETS = QUANT_X86 if ON_X86 else {"generic": [], "dotprod": ["-march=armv8.2-a+dotprod"]}
 # (sources, folder of their objects, flags)
-COMMON = sorted({path.name for path in (ROOT / SOURCES).glob("*.cpp")} - {"isa.cpp", "onednn.cpp"})
+COMMON = sorted({path.name for path in (ROOT / SOURCES).glob("*.cpp")} - {"isa.cpp", "quant_isa.cpp", "onednn.cpp"})
 KERNELS = [(COMMON, "common", [])]
 KERNELS += [(["isa.cpp"], isa, [f"-DKERNEL_ISA={isa}", *flags]) for isa, flags in INSTRUCTION_SETS.items()]
+KERNELS += [
+    (["quant_isa.cpp"], f"quant_{isa}", [f"-DKERNEL_ISA={isa}", *flags])
+    for isa, flags in QUANT_INSTRUCTION_SETS.items()
+]
 ONEDNN_LIBRARY = f"{OPERATORS}.libmindspore_onednn"
 
 

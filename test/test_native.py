@@ -13,18 +13,23 @@ from tiers import SLOW
 SECONDS = 120, 240
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "python/sglang/srt/layers_ms/ops/cpu/src"
-COMMON = sorted(path for path in SOURCES.glob("*.cpp") if path.name not in ("isa.cpp", "onednn.cpp"))
+COMMON = sorted(path for path in SOURCES.glob("*.cpp") if path.name not in ("isa.cpp", "quant_isa.cpp", "onednn.cpp"))
 PROGRAM = ROOT / "test/native/operators.cpp"
 FLAGS = ["-std=c++17", "-g1", "-O1", "-Wall", "-Wno-psabi"]
 # As in setup.py.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
 X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
+VNNI = [*AVX512, "-mavx512vnni"]
+QUANT_X86 = {**X86, "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"], "avx512_vnni": VNNI}
+DOTPROD = {"generic": [], "dotprod": ["-march=armv8.2-a+dotprod"]}
 
 
-def build(compiler: str, isas: dict, flags: list, folder: Path) -> Path:
-    """Compile the operators and the program -> the program."""
+def build(compiler: str, isas: dict, quant_isas: dict, flags: list, folder: Path) -> Path:
+    """Compile the operators and the program -> the program. isas: instruction sets, and flags of their files."""
     units = [(source, source.stem, flags) for source in COMMON] + [(PROGRAM, "program", flags)]
-    units += [(SOURCES / "isa.cpp", isa, [f"-DKERNEL_ISA={isa}", *more]) for isa, more in isas.items()]
+    files = (("isa.cpp", "", isas), ("quant_isa.cpp", "quant_", quant_isas))
+    for file, prefix, sets in files:
+        units += [(SOURCES / file, prefix + isa, [f"-DKERNEL_ISA={isa}", *more]) for isa, more in sets.items()]
 
     def compile_one(unit):
         source, name, more = unit
@@ -47,18 +52,23 @@ def passes(command, **environment):
 
 
 # avx512 is avx2 in wider registers: with sanitizers it takes a minute more and finds nothing.
-@pytest.mark.parametrize("sanitized", ["avx2", pytest.param("avx2 avx512_bf16", marks=SLOW)])
+@pytest.mark.parametrize("sanitized", ["avx2", pytest.param("avx2 avx512_vnni avx512_bf16", marks=SLOW)])
 def test_operators_under_the_address_and_undefined_behaviour_sanitizers(tmp_path, sanitized):
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    isas = {isa: [*flags, *(sanitizers if isa in sanitized.split() else ["-O0"])] for isa, flags in X86.items()}
-    isas = isas if platform.machine() == "x86_64" else {"generic": sanitizers}
-    program = build("g++", isas, sanitizers, tmp_path)
-    assert ("avx2: " if "avx2" in isas else "generic: ") in passes([program, "3"])
+    on_x86 = platform.machine() == "x86_64"
+
+    def sets(of_x86, others):
+        plain = {isa: [*flags, *(sanitizers if isa in sanitized.split() else ["-O0"])] for isa, flags in of_x86.items()}
+        return plain if on_x86 else {isa: [*flags, *sanitizers] for isa, flags in others.items()}
+
+    program = build("g++", sets(X86, {"generic": []}), sets(QUANT_X86, DOTPROD), sanitizers, tmp_path)
+    assert ("avx2: " if on_x86 else "generic: ") in passes([program, "3"])
 
 
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no g++-aarch64-linux-gnu on this machine")
 def test_operators_compile_for_aarch64_and_run_in_an_emulator(tmp_path):
-    program = build("aarch64-linux-gnu-g++", {"generic": []}, ["-static"], tmp_path)
+    program = build("aarch64-linux-gnu-g++", {"generic": []}, DOTPROD, ["-static"], tmp_path)
     if not shutil.which("qemu-aarch64"):
         pytest.skip("compiled; no qemu-user on this machine to run it")
-    assert "generic: " in passes(["qemu-aarch64", program, "1"])
+    printed = passes(["qemu-aarch64", program, "1"])
+    assert "generic: " in printed and "dotprod: " in printed

@@ -13,49 +13,7 @@
 #include <string>
 #include <vector>
 
-extern "C" {
-#define OPERATOR(name) int name(int, void**, int*, int64_t**, const char**, void*, void*);
-OPERATOR(embedding)
-OPERATOR(linear)
-OPERATOR(rms_norm)
-OPERATOR(add_rms_norm)
-OPERATOR(layer_norm)
-OPERATOR(add)
-OPERATOR(scale)
-OPERATOR(qk_norm)
-OPERATOR(qk_sum_squares)
-OPERATOR(qk_rms_norm_tp)
-OPERATOR(silu_and_mul)
-OPERATOR(gelu_and_mul)
-OPERATOR(gelu_tanh_and_mul)
-OPERATOR(qkv_to_cache)
-OPERATOR(paged_attention)
-OPERATOR(route)
-OPERATOR(fused_experts)
-OPERATOR(add_gated)
-OPERATOR(clip)
-OPERATOR(mla_to_cache)
-OPERATOR(mla_attention)
-OPERATOR(dispatch_experts)
-OPERATOR(combine_experts)
-struct Range {
-  const void* start;
-  int64_t size;
-};
-const char* mindspore_cpu_isa();
-int mindspore_cpu_use(const char* isa);
-void mindspore_cpu_threads(int threads, const int* processors);
-void mindspore_cpu_prepack(int dtype, void* weight, int64_t n, int64_t k);
-void mindspore_cpu_unpack(int dtype, void* weight, int64_t n, int64_t k);
-void mindspore_cpu_logits(int dtype, const void* x, const void* weight, float* y, int64_t rows, int64_t k, int64_t n);
-void* mindspore_cpu_begin_recording(const Range* lasting, int64_t count);
-int mindspore_cpu_finish_recording(void* recording);
-int mindspore_cpu_replay(void* recording);
-void* mindspore_cpu_replayed(void* recording, const void* address);
-void mindspore_cpu_drop_recording(void* recording);
-int64_t mindspore_cpu_group_size(int ranks);
-int mindspore_cpu_join(void*, int rank, int ranks, const int* processes, double, int first, int here, void* exchange);
-}
+#include "library.h"
 
 namespace {
 
@@ -90,10 +48,12 @@ struct Array {
     for (int64_t length : this->shape) size *= length;
     bytes.reset(new char[size * width()]());
   }
-  int64_t width() const { return dtype == "float32" || dtype == "int32" ? 4 : 2; }
+  bool is_byte() const { return dtype == "int8" || dtype == "uint8"; }
+  int64_t width() const { return is_byte() ? 1 : dtype == "float32" || dtype == "int32" ? 4 : 2; }
   void set(int64_t i, double value) {
     const float f = static_cast<float>(value);
     if (dtype == "float32") std::memcpy(&bytes[i * 4], &f, 4);
+    if (is_byte()) bytes[i] = static_cast<char>(static_cast<int>(value));
     if (dtype == "int32") {
       const int32_t n = static_cast<int32_t>(value);
       std::memcpy(&bytes[i * 4], &n, 4);
@@ -112,6 +72,8 @@ struct Array {
   double get(int64_t i) const {
     float f = 0;
     if (dtype == "float32") std::memcpy(&f, &bytes[i * 4], 4);
+    if (dtype == "int8") return static_cast<int8_t>(bytes[i]);
+    if (dtype == "uint8") return static_cast<uint8_t>(bytes[i]);
     if (dtype == "int32") {
       int32_t n;
       std::memcpy(&n, &bytes[i * 4], 4);
@@ -557,6 +519,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 #include "dispatch.h"
 #include "steps.h"
 #include "experts.h"
+#include "quantized.h"
 #include "mla_operators.h"
 
 }  // namespace
@@ -565,13 +528,15 @@ int main(int count, char** arguments) {
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 20;
   mindspore_cpu_threads(3, nullptr);
   int tables = 0;
-  for (const char* isa : {"avx512_bf16", "avx512", "avx2", "generic"}) {
+  for (const char* isa : {"avx512_bf16", "avx512_vnni", "avx512", "avx2", "dotprod", "generic"}) {
     if (!mindspore_cpu_use(isa)) continue;
     ++tables;
     for (int round = 0; round < rounds; ++round)
       for (const std::string& dtype : kDtypes) {
         test_layer_norm(dtype), test_sums(dtype), test_qk_norm(dtype), test_qk_norm_of_ranks(dtype);
         test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
+        test_quant_linear(dtype), test_quant_replay(dtype), test_quant_embedding(dtype), test_columns(dtype),
+            test_quant_experts(dtype);
         test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype), test_dispatch(dtype);
         for (const std::string& cache_dtype : kDtypes) {
           test_attention(dtype, cache_dtype);

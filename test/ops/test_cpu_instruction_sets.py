@@ -16,7 +16,7 @@ LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # o
 QUERIES, LENGTHS = [1, 7, 1, 19], [30, 7, 3, 21]
 
 
-@pytest.fixture(params=["avx512_bf16", "avx512", "avx2"])
+@pytest.fixture(params=["avx512_bf16", "avx512_vnni", "avx512", "avx2"])
 def isa(request):
     device.start("cpu", "cpu")
     if not cpu.use(request.param):
@@ -98,6 +98,26 @@ def compare(isa, dtype, compute):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rowwise_operators_agree(isa, dtype, width, outputs):
     compare(isa, dtype, lambda: rows(dtype, width, outputs))
+
+
+INT8 = [("int8", 0, "int8"), ("int4", 0, "int8")]
+FORMATS = [("int4", 32, "float"), ("e2m1", 32, "float"), ("e4m3", 64, "float"), *INT8]
+
+
+def codes(dtype, kind, group, activations):
+    generator, bits = torch.Generator().manual_seed(0), 4 if kind in ("int4", "e2m1") else 8
+    drawn = torch.randint(0, 120, (70, 128 * bits // 8), generator=generator, dtype=torch.uint8)  # no NaN of e4m3
+    held = drawn.view(torch.int8) if kind == "int8" else drawn
+    weight, scale, x = tensors(held, draw(torch.float16, 70, 128 // (group or 128)), draw(dtype, 9, 128))
+    ops.prepack_quant(weight, scale, None, kind, group)
+    found = ops.quant_linear(x, weight, scale, None, None, None, None, kind, group, activations)
+    return [bridge.to_torch(found)]
+
+
+@pytest.mark.parametrize("form", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_with_codes_agree(isa, dtype, form):
+    compare(isa, dtype, lambda: codes(dtype, *form))
 
 
 @pytest.mark.parametrize("head_dim", [20, 64, 80, 96, 128, 256])

@@ -28,7 +28,7 @@ def definitions() -> str:
 
 
 def use(isa: str) -> bool:
-    """Compute with the kernels for avx512_bf16, avx512 or avx2 -> whether this processor has it. For comparison."""
+    """Compute with the kernels for avx512_bf16, avx512_vnni, avx512 or avx2 -> whether this processor has it."""
     return bool(library.mindspore_cpu_use(isa.encode()))
 
 

@@ -1,21 +1,28 @@
-"""Products with quantized weights, as the reference table computes them: no C++ operator does yet."""
+"""Quantized weights: kinds of codes and activations as the numbers that the C++ operators know them by."""
 
-from sglang.srt.layers_ms.ops.cpu.rows import paired, valid_rows, values
-from sglang.srt.layers_ms.ops.reference import quant as reference
+import ctypes
+import math
+
+import numpy as np
+from mindspore import Tensor
+from mindspore import dtype as mstype
+
+from sglang.srt.layers_ms.ops.cpu import stubs
+from sglang.srt.layers_ms.ops.cpu.library import FORMATS, library
+from sglang.srt.layers_ms.ops.cpu.moe import ACTIVATIONS
+
+# As in src/formats.h: enum Codes, enum Activations, enum Storage.
+KINDS = {"int4": 0, "uint4": 1, "e2m1": 2, "nf4": 3, "iq4nl": 4, "int8": 5, "uint8": 6, "e4m3": 7}
+ROWS = {"float": 0, "int8": 1, "int8_group": 2, "int8_static": 3}
+STORAGE = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2, mstype.uint8: 3}
+FOUR_BITS = ("int4", "uint4", "e2m1", "nf4", "iq4nl")
+INTEGERS = ("int4", "uint4", "int8", "uint8")
+GROUP_UNIT = 16  # columns; a group is so many, or a multiple
 
 
 def quant_linear(x, weight, scale, offset, input_scale, input_offset, bias, kind, group, activations):
-    held = (weight, scale, offset, input_scale, input_offset, bias)
-    return paired(reference.quant_linear(values(x), *held, kind, group, activations), valid_rows(x), x)
-
-
-def quant_logits(x, weight, scale, offset, kind, group, activations):
-    return reference.quant_logits(x, weight, scale, offset, kind, group, activations)
-
-
-def quant_embedding(ids, weight, scale, offset, like, kind, group, first):
-    rows = reference.quant_embedding(values(ids), weight, scale, offset, like, kind, group, first)
-    return paired(rows, valid_rows(ids), ids)
+    inputs = (x, weight, scale, offset, input_scale, input_offset, bias)
+    return stubs.quant_linear(*inputs, KINDS[kind], group, ROWS[activations])
 
 
 def quant_experts(
@@ -41,15 +48,63 @@ def quant_experts(
     first=0,
     count=None,
 ):
-    first_stack = (gate_up, gate_up_scale, gate_up_offset, gate_up_bias)
-    chosen = (down, down_scale, down_offset, down_bias, values(weights), values(experts), activation, alpha, limit)
-    formats = (gate_up_kind, gate_up_group, down_kind, down_group, activations, first, count)
-    return paired(reference.quant_experts(values(x), *first_stack, *chosen, *formats), valid_rows(x), x)
+    first_stacks = (gate_up, gate_up_scale, gate_up_offset, gate_up_bias)
+    stacks = (*first_stacks, down, down_scale, down_offset, down_bias)
+    formats = (KINDS[gate_up_kind], gate_up_group, KINDS[down_kind], down_group, ROWS[activations])
+    count = gate_up.shape[0] if count is None else count
+    return stubs.quant_experts(
+        x, *stacks, weights, experts, ACTIVATIONS[activation], first, count, *formats, alpha, limit
+    )
 
 
-def take_columns(x, order):
-    return paired(reference.take_columns(values(x), order), valid_rows(x), x)
+def quant_embedding(ids, weight, scale, offset, like, kind, group, first):
+    width = weight.shape[1] * (2 if kind in FOUR_BITS else 1)
+    return stubs.quant_embedding(ids, weight, scale, offset, like, width, KINDS[kind], group, first)
 
 
-def concat_columns(x, y):
-    return paired(reference.concat_columns(values(x), values(y)), valid_rows(x), x)
+def quant_logits(x, weight, scale, offset, kind, group, activations):
+    (tokens, width), vocab_size = x.shape, weight.shape[0]
+    if width != weight.shape[1] * (2 if kind in FOUR_BITS else 1):
+        raise ValueError(f"quant_logits: x is [{tokens}, {width}], the codes of {kind} are {weight.shape}")
+    found = Tensor.from_numpy(np.empty((tokens, vocab_size), np.float32))
+    library.mindspore_cpu_quant_logits(
+        FORMATS[x.dtype],
+        ROWS[activations],
+        KINDS[kind],
+        ctypes.c_int64(group),
+        _address(x),
+        *_matrix(weight, scale, offset),
+        _address(found),
+        *map(ctypes.c_int64, (tokens, width, vocab_size)),
+    )
+    return found
+
+
+def check_quant(kind, group, offset, activations, experts, dtype):
+    if kind not in KINDS:
+        raise NotImplementedError(f"codes of kind {kind!r}; the C++ operators know {', '.join(KINDS)}")
+    if group % GROUP_UNIT:
+        raise NotImplementedError(f"groups of {group} columns; the C++ operators take multiples of {GROUP_UNIT}")
+    if activations != "float" and kind not in INTEGERS:
+        raise NotImplementedError(f"rounded activations with codes of kind {kind}; they meet {', '.join(INTEGERS)}")
+
+
+def prepack_quant(weight, scale, offset, kind, group):
+    *stack, rows, columns = weight.shape
+    columns *= 2 if kind in FOUR_BITS else 1
+    sizes = map(ctypes.c_int64, (math.prod(stack), rows, columns, group))
+    library.mindspore_cpu_prepack_quant(KINDS[kind], *sizes, *_matrix(weight, scale, offset))
+
+
+def prepack_quant_embedding(weight, scale, offset, kind, group):
+    prepack_quant(weight, scale, offset, kind, group)
+
+
+def _address(tensor):
+    return None if tensor is None else ctypes.c_void_p(tensor.data_ptr())
+
+
+def _matrix(weight, scale, offset):
+    """The memory of a matrix's parts, and the dtypes of scales and offsets."""
+    offset_dtype = mstype.float32 if offset is None else offset.dtype
+    return _address(weight), _address(scale), STORAGE[scale.dtype], _address(offset), STORAGE[offset_dtype]

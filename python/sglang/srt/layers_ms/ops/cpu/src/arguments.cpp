@@ -12,6 +12,19 @@ int index_of(const char* dtype) {
   return -1;
 }
 
+struct Stored {  // which dtypes a part of a quantized weight may have
+  Kind kind;
+  const char* dtype;
+  Storage storage;
+};
+const Stored kStored[] = {
+    {Kind::Q, "int8", Storage::i8},       {Kind::Q, "uint8", Storage::u8},      {Kind::S, "float32", Storage::f32},
+    {Kind::S, "float16", Storage::f16},   {Kind::S, "bfloat16", Storage::bf16}, {Kind::S, "uint8", Storage::u8},
+    {Kind::O, "uint8", Storage::u8},      {Kind::O, "float32", Storage::f32},   {Kind::O, "float16", Storage::f16},
+    {Kind::O, "bfloat16", Storage::bf16}, {Kind::B, "float32", Storage::f32},   {Kind::B, "float16", Storage::f16},
+    {Kind::B, "bfloat16", Storage::bf16},
+};
+
 int format_of(const char* dtype) {
   for (const FormatTraits& format : kFormats)
     if (!std::strcmp(dtype, format.dtype)) return static_cast<int>(&format - kFormats);
@@ -22,6 +35,7 @@ int format_of(const char* dtype) {
 
 void Arguments::first_of_kind(const char* name, Kind kind) {
   const char* dtype = dtypes_[at_];
+  if (kind >= Kind::Q) return first_stored(name, kind);
   const int found = kind == Kind::W ? format_of(dtype) : index_of(dtype);
   if (found < 0) return fail("%s is %s; floating point wanted", name, dtype);
   dtypes_of_[static_cast<int>(kind)] = dtype;
@@ -29,6 +43,17 @@ void Arguments::first_of_kind(const char* name, Kind kind) {
     format_ = static_cast<Format>(found);
   else
     (kind == Kind::A ? activation_ : cache_) = static_cast<Dtype>(found);
+}
+
+void Arguments::first_stored(const char* name, Kind kind) {
+  const Kind part = kind == Kind::Q2 ? Kind::Q : kind == Kind::S2 ? Kind::S : kind == Kind::O2 ? Kind::O : kind;
+  for (const Stored& one : kStored) {
+    if (one.kind != part || !is(one.dtype)) continue;
+    dtypes_of_[static_cast<int>(kind)] = dtypes_[at_];
+    stored_[static_cast<int>(kind) - static_cast<int>(Kind::Q)] = one.storage;
+    return;
+  }
+  fail("%s is %s, which holds no part of a quantized matrix", name, dtypes_[at_]);
 }
 
 void Arguments::take_attributes(const char* name, const char* dtype, Attributes& of) {
@@ -98,6 +123,9 @@ void Arguments::finish(calls::Call& call) {
   call.dtype = activation_;
   call.cache_dtype = cache_;
   call.format = format_;
+  Storage* const types[] = {&call.codes_type,      &call.scale_type,      &call.offset_type,     &call.bias_type,
+                            &call.down_codes_type, &call.down_scale_type, &call.down_offset_type};
+  for (int i = 0; i < 7; ++i) *types[i] = stored_[i];
   const char *activations = dtypes_of_[static_cast<int>(Kind::A)], *weights = dtypes_of_[static_cast<int>(Kind::W)];
   check(!activations || !weights || traits(format_).activation == activation_,
         "weights of %s, which %s is not multiplied with", weights, activations);

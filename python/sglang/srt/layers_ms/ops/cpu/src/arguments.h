@@ -30,7 +30,7 @@ class Axis {
   int64_t value_;
 };
 
-enum class Kind { A, W, C, F32, I32 };  // types of operators.def
+enum class Kind { A, W, C, F32, I32, Q, S, O, B, Q2, S2, O2 };  // types of operators.def
 
 class Arguments {
  public:
@@ -51,9 +51,8 @@ class Arguments {
     }
     return data_[at_];
   }
-  void* optional(const char* name, Kind kind, std::initializer_list<Axis> axes) {    // null: it is not given
-    const bool given = at_ + 1 >= count_ || std::strcmp(dtypes_[at_ + 1], "int32");  // which no optional argument is
-    if (given) return tensor(name, kind, axes);
+  void* optional(const char* name, Kind kind, std::initializer_list<Axis> axes) {  // null: it is not given
+    if (at_ + 1 >= count_ || !is_nothing(at_ + 1)) return tensor(name, kind, axes);
     ++at_;
     return nullptr;
   }
@@ -94,6 +93,9 @@ class Arguments {
     lacking(name);
     return false;
   }
+  bool is_nothing(int at) const {  // int32 [1], which no optional argument is
+    return ranks_[at] == 1 && shapes_[at][0] == 1 && !std::strcmp(dtypes_[at], "int32");
+  }
   bool is(const char* dtype) const { return !std::strcmp(dtypes_[at_], dtype); }
   // Arguments of one kind are of one dtype: later ones are compared with the first.
   void check_kind(const char* name, Kind kind) {
@@ -111,6 +113,7 @@ class Arguments {
   }
   void take_leading(const char* what, int64_t count, int64_t& room);
   void first_of_kind(const char* name, Kind kind);
+  void first_stored(const char* name, Kind kind);
   void take_attributes(const char* name, const char* dtype, Attributes& of);
   // What is wrong with the argument that was taken last.
   void lacking(const char* name);
@@ -136,9 +139,10 @@ class Arguments {
   const char** dtypes_;
   const int32_t* valid_rows_ = nullptr;  // tokens, requests, and tokens of each replica of attention; null: all count
   int64_t replicas_ = 0;
-  const char* dtypes_of_[5] = {nullptr, nullptr, nullptr, "float32", "int32"};  // of enum Kind; null: none was taken
+  const char* dtypes_of_[12] = {nullptr, nullptr, nullptr, "float32", "int32"};  // of enum Kind; null: none was taken
   Dtype activation_{}, cache_{};
   Format format_{};
+  Storage stored_[7]{};             // of the kinds from Q on
   const int64_t* empty_ = nullptr;  // the axis whose size is 0
   Attributes integers_, numbers_;
   bool failed_ = false, finished_ = false;

@@ -10,7 +10,8 @@ constexpr size_t kAlignment = 64;
 Recording* open_recording = nullptr;
 
 int64_t bytes_of(const std::string& dtype, const std::vector<int64_t>& shape) {
-  int64_t size = dtype == "float32" || dtype == "int32" ? 4 : 2;
+  const bool is_byte = dtype == "int8" || dtype == "uint8" || dtype == "bool";
+  int64_t size = is_byte ? 1 : dtype == "float32" || dtype == "int32" ? 4 : 2;
   for (int64_t length : shape) size *= length;
   return size;
 }

@@ -3,6 +3,10 @@
 #include "product.h"
 #include "trace.h"
 
+void calls::take_columns::validate(Arguments& arguments) const {
+  arguments.check(within(order, size, size), "an order of other columns than %ld", size);
+}
+
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 namespace {

@@ -136,6 +136,29 @@ void scale_as(const calls::scale& a) {
 }
 
 template <typename T>
+void take_columns_as(const calls::take_columns& a) {
+  const T* x = in<T>(a.x);
+  T* y = out<T>(a.out);
+  over_rows(a.tokens, a.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row)
+      for (int64_t i = 0; i < a.size; ++i) y[row * a.size + i] = x[row * a.size + a.order[i]];
+  });
+}
+
+template <typename T>
+void concat_columns_as(const calls::concat_columns& a) {
+  const T *x = in<T>(a.x), *other = in<T>(a.y);
+  T* y = out<T>(a.out);
+  const int64_t width = a.size + a.other;
+  over_rows(a.tokens, width, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      std::copy_n(x + row * a.size, a.size, y + row * width);
+      std::copy_n(other + row * a.other, a.other, y + row * width + a.size);
+    }
+  });
+}
+
+template <typename T>
 void clip_as(const calls::clip& a) {
   const float limit = a.limit;
   const f32x16 high = splat(limit), low = splat(-limit);

@@ -124,8 +124,8 @@ inline Columns columns_of(int64_t block, int64_t n, int64_t k) {
 
 // y [rows, width of the columns] = x [rows, k] * these columns of w, + bias; rows of y are `stride` apart.
 template <typename T>
-inline void product(const T* x, const T* w, const T* bias, float* y, int64_t rows, int64_t k, int64_t stride,
-                    const Columns& c, const T* ahead) {
+inline void multiply_columns(const T* x, const T* w, const T* bias, float* y, int64_t rows, int64_t k, int64_t stride,
+                             const Columns& c, const T* ahead) {
   const T *block = w + c.first * k, *added = bias ? bias + c.first : nullptr;
   if (c.packed && c.width == kWide) return tiles<4>(rows, x, block, added, y, k, stride, ahead);
   if (c.packed) return tiles<1>(rows, x, block, added, y, k, stride);
@@ -134,7 +134,45 @@ inline void product(const T* x, const T* w, const T* bias, float* y, int64_t row
   });
 }
 
-inline f32x16 gated(const Experts& a, f32x16 gate, f32x16 up) {
+// The matrices that a mixture multiplies by.
+enum class Part { gate, up, down };
+
+// Stacks of matrices of the rows' dtype, or of another one.
+template <typename T, typename W>
+class PlainStacks {
+ public:
+  explicit PlainStacks(const Experts& a) : a_(a) {}
+
+  // Rows that are multiplied from now on: by gate and up, or by down.
+  void take(Part, const T* x, int64_t) { x_ = x; }
+  static int64_t blocks(int64_t n, int64_t k) { return column_blocks(n, k); }
+  static Columns columns(int64_t block, int64_t n, int64_t k) { return columns_of(block, n, k); }
+
+  // y [count, width of the columns] = `count` rows, from `row` on, times these columns of an expert's matrix, + its
+  // bias; rows of y are `stride` apart. fetch: the next columns will be multiplied after these.
+  void product(Part part, int64_t expert, int64_t row, int64_t count, const Columns& c, float* y, int64_t stride,
+               bool fetch) const {
+    const bool down = part == Part::down;
+    const int64_t n = down ? a_.width : a_.size, k = down ? a_.size : a_.width;
+    const int64_t matrix = down ? expert : expert * 2 + (part == Part::up);
+    const W* w = in<W>(down ? a_.down : a_.gate_up) + matrix * n * k;
+    const void* biases = down ? a_.down_bias : a_.gate_up_bias;
+    // Behind these columns of a gate are those of up, and behind those the next ones of the gate.
+    const W* next = w + (c.first + c.width) * k;
+    if (part == Part::gate) next = w + (n + c.first) * k;
+    if (part == Part::up) next -= n * k;
+    const bool fetches = count > kMostRows && (fetch || part == Part::gate);
+    multiply_columns(x_ + row * k, w, biases ? in<T>(biases) + matrix * n : nullptr, y, count, k, stride, c,
+                     fetches ? next : nullptr);
+  }
+
+ private:
+  const Experts& a_;
+  const T* x_ = nullptr;
+};
+
+template <typename Call>
+inline f32x16 gated(const Call& a, f32x16 gate, f32x16 up) {
   if (a.activation != kClamped) return activate(a.activation, gate) * up;
   const f32x16 limit = splat(a.limit);
   gate = gate > limit ? limit : gate;
@@ -143,12 +181,13 @@ inline f32x16 gated(const Experts& a, f32x16 gate, f32x16 up) {
   return activate(0, gate * a.alpha) / a.alpha * (up + 1.0f);  // gate * sigmoid(alpha * gate) * (up + 1)
 }
 
-// Some tokens, sorted by expert: a row for each expert of each token that is in the stacks. T: activations, W: weights.
-template <typename T, typename W>
+// Some tokens, sorted by expert: a row for each expert of each token that is in the stacks. T: of activations; Call:
+// the operator's arguments.
+template <typename T, typename Call, typename Stacks>
 class SortedTokens {
  public:
-  SortedTokens(const Experts& a, int64_t first, int64_t count)
-      : a_(a), first_(first), count_(count), row_of_(count * a.top_k, -1) {
+  SortedTokens(const Call& a, int64_t first, int64_t count)
+      : a_(a), stacks_(a), first_(first), count_(count), row_of_(count * a.top_k, -1) {
     const int64_t chosen = row_of_.size();
     std::vector<int64_t> next(a.experts + 1);
     for (int64_t i = 0; i < chosen; ++i)
@@ -171,14 +210,16 @@ class SortedTokens {
     inner_ = x_ + rows_ * a.width;
   }
 
-  static int64_t bytes_of_row(const Experts& a) { return a.width * (4 + sizeof(T)) + a.size * sizeof(T); }
+  static int64_t bytes_of_row(const Call& a) { return a.width * (4 + sizeof(T)) + a.size * sizeof(T); }
 
   void run() {
     over_rows(rows_, a_.width, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row)
         std::memcpy(x_ + row * a_.width, in<T>(a_.x) + token_of_[row] * a_.width, a_.width * sizeof(T));
     });
+    stacks_.take(Part::gate, x_, rows_);
     each_block(a_.size, a_.width, [&](const Piece& piece, int64_t block, bool fetch) { inner(piece, block, fetch); });
+    stacks_.take(Part::down, inner_, rows_);
     each_block(a_.width, a_.size, [&](const Piece& piece, int64_t block, bool fetch) { outer(piece, block, fetch); });
     over_rows(count_, a_.width * a_.top_k, [&](int64_t first, int64_t last) {
       for (int64_t token = first; token < last; ++token) combine(token);
@@ -200,7 +241,7 @@ class SortedTokens {
   // in use. Pieces of an expert share a block, which is still in the cache, and the last of them fetches the next one.
   template <typename F>
   void each_block(int64_t n, int64_t k, F&& f) {
-    const int64_t blocks = column_blocks(n, k), pieces = pieces_.size();
+    const int64_t blocks = Stacks::blocks(n, k), pieces = pieces_.size();
     const int64_t together = std::clamp<int64_t>(blocks * pieces / (4 * pool::threads()), 1, kTogether);
     struct Task {
       int64_t first_piece, last_piece, first_block, last_block;
@@ -222,18 +263,10 @@ class SortedTokens {
 
   // Gate and up of some columns, activated.
   void inner(const Piece& piece, int64_t block, bool fetch) {
-    const Columns c = columns_of(block, a_.size, a_.width);
-    const W* gate_weight = in<W>(a_.gate_up) + piece.expert * 2 * a_.size * a_.width;
-    const W* up_weight = gate_weight + a_.size * a_.width;
-    const T* x = x_ + piece.row * a_.width;
-    const T* gate_bias = a_.gate_up_bias ? in<T>(a_.gate_up_bias) + piece.expert * 2 * a_.size : nullptr;
-    const T* up_bias = gate_bias ? gate_bias + a_.size : nullptr;
+    const Columns c = Stacks::columns(block, a_.size, a_.width);
     alignas(64) float gate[kRowBlock * kWide], up[kRowBlock * kWide];
-    const bool fetches = piece.count > kMostRows;
-    const W* next = fetches && fetch ? gate_weight + (c.first + c.width) * a_.width : nullptr;
-    const W* up_block = fetches ? up_weight + c.first * a_.width : nullptr;
-    product(x, gate_weight, gate_bias, gate, piece.count, a_.width, kWide, c, up_block);
-    product(x, up_weight, up_bias, up, piece.count, a_.width, kWide, c, next);
+    stacks_.product(Part::gate, piece.expert, piece.row, piece.count, c, gate, kWide, fetch);
+    stacks_.product(Part::up, piece.expert, piece.row, piece.count, c, up, kWide, fetch);
     for (int64_t row = 0; row < piece.count; ++row) {
       const float *g = gate + row * kWide, *u = up + row * kWide;
       T* y = inner_ + (piece.row + row) * a_.size + c.first;
@@ -244,12 +277,9 @@ class SortedTokens {
   }
 
   void outer(const Piece& piece, int64_t block, bool fetch) {
-    const Columns c = columns_of(block, a_.width, a_.size);
-    const W* weight = in<W>(a_.down) + piece.expert * a_.width * a_.size;
-    const T* bias = a_.down_bias ? in<T>(a_.down_bias) + piece.expert * a_.width : nullptr;
-    const W* next = fetch && piece.count > kMostRows ? weight + (c.first + c.width) * a_.size : nullptr;
-    product(inner_ + piece.row * a_.size, weight, bias, found_ + piece.row * a_.width + c.first, piece.count, a_.size,
-            a_.width, c, next);
+    const Columns c = Stacks::columns(block, a_.width, a_.size);
+    float* y = found_ + piece.row * a_.width + c.first;
+    stacks_.product(Part::down, piece.expert, piece.row, piece.count, c, y, a_.width, fetch);
   }
 
   void combine(int64_t token) {
@@ -272,7 +302,8 @@ class SortedTokens {
         });
   }
 
-  const Experts& a_;
+  const Call& a_;
+  Stacks stacks_;
   int64_t first_, count_, rows_;
   std::vector<int64_t> row_of_, token_of_;  // the row of each expert of each token, or -1, and the token of each row
   std::vector<Piece> pieces_;               // at most kRowBlock rows of one expert, by expert
@@ -280,11 +311,16 @@ class SortedTokens {
   T *x_, *inner_;                           // [rows, width], [rows, size]
 };
 
+template <typename T, typename Stacks, typename Call>
+void mix_experts(const Call& a) {
+  using Tokens = SortedTokens<T, Call, Stacks>;
+  const int64_t most = std::max<int64_t>(1, kScratch / (a.top_k * Tokens::bytes_of_row(a)));
+  for (int64_t first = 0; first < a.tokens; first += most) Tokens(a, first, std::min(most, a.tokens - first)).run();
+}
+
 template <typename T, typename W>
 void fused_experts_as(const Experts& a) {
-  const int64_t most = std::max<int64_t>(1, kScratch / (a.top_k * SortedTokens<T, W>::bytes_of_row(a)));
-  for (int64_t first = 0; first < a.tokens; first += most)
-    SortedTokens<T, W>(a, first, std::min(most, a.tokens - first)).run();
+  mix_experts<T, PlainStacks<T, W>>(a);
 }
 
 template <typename T>

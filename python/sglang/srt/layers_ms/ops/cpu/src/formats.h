@@ -30,3 +30,34 @@ constexpr FormatTraits kFormats[] = {WEIGHT_FORMATS(ROW)};
 
 constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 constexpr const FormatTraits& traits(Format format) { return kFormats[static_cast<int>(format)]; }
+
+// What the codes of a quantized matrix stand for, and their bits: the contract's kinds, in the order of
+// ops/cpu/quant.py.
+#define CODES(ROW) \
+  ROW(int4, 4)     \
+  ROW(uint4, 4)    \
+  ROW(e2m1, 4)     \
+  ROW(nf4, 4)      \
+  ROW(iq4nl, 4)    \
+  ROW(int8, 8)     \
+  ROW(uint8, 8)    \
+  ROW(e4m3, 8)
+
+#define ROW(name, bits) name,
+enum class Codes { CODES(ROW) };
+#undef ROW
+#define ROW(name, bits) bits,
+constexpr int kCodeBits[] = {CODES(ROW)};
+#undef ROW
+constexpr int kCodes = sizeof(kCodeBits) / sizeof(int);
+constexpr int bits_of(Codes codes) { return kCodeBits[static_cast<int>(codes)]; }
+
+// How rows of activations meet such a matrix: as they are, or rounded to int8 by row, by 32 columns, or by a given
+// step.
+enum class Activations { floats, int8, int8_group, int8_static };
+
+// How numbers lie in memory: factors, offsets and biases of a quantized matrix. u8: a power of two, exponent + 127.
+enum class Storage { f32, f16, bf16, u8, i8 };
+constexpr int64_t size_of(Storage storage) {
+  return storage == Storage::f32 ? 4 : storage == Storage::f16 || storage == Storage::bf16 ? 2 : 1;
+}

@@ -1,51 +1,91 @@
-// Which of the kernels that isa.cpp was compiled to, once an instruction set, this processor had better run.
+// Which of the kernels that isa.cpp and quant_isa.cpp were compiled to, once an instruction set, this processor had
+// better run.
 #pragma once
 #include <cstring>
 
 #include "kernels.h"
+#include "quant_kernels.h"
+#if defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 #if defined(__x86_64__)
 #define ISAS(X) X(avx512_bf16) X(avx512) X(avx2)
+#define QUANT_ISAS(X) ISAS(X) X(avx512_vnni)
 #else
 #define ISAS(X) X(generic)
+#define QUANT_ISAS(X) ISAS(X) X(dotprod)
 #endif
 #define DECLARE(isa)            \
   namespace isa {               \
   extern const Kernels kernels; \
   }
 ISAS(DECLARE)
+#undef DECLARE
+#define DECLARE(isa)                       \
+  namespace isa {                          \
+  extern const QuantKernels quant_kernels; \
+  }
+QUANT_ISAS(DECLARE)
 
 namespace {
 
-bool runs(const Kernels& candidate) {
-#if defined(__x86_64__)
-  __builtin_cpu_init();
-  if (&candidate == &avx2::kernels) return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
-  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
-  return avx512 && (&candidate == &avx512::kernels || __builtin_cpu_supports("avx512bf16"));
-#else
-  return true;
-#endif
-}
+// Kernels of both files that a kind of processor runs.
+struct InstructionSet {
+  const char* name;
+  const Kernels* kernels;
+  const QuantKernels* quant_kernels;
+  bool (*runs)();
+};
 
-#define POINTER(isa) &isa::kernels,
-const Kernels* const tables[] = {ISAS(POINTER)};  // the best first
+#if defined(__x86_64__)
+
+#define HAS(feature) __builtin_cpu_supports(feature)
+
+bool has_avx512() { return HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512dq"); }
+bool has_vnni() { return has_avx512() && HAS("avx512vnni"); }
+bool has_bf16() { return has_vnni() && HAS("avx512bf16") && HAS("avx512vbmi"); }
+bool has_avx2() { return HAS("avx2") && HAS("fma"); }
+
+const InstructionSet kSets[] = {
+    // the best first
+    {"avx512_bf16", &avx512_bf16::kernels, &avx512_bf16::quant_kernels, has_bf16},
+    {"avx512_vnni", &avx512::kernels, &avx512_vnni::quant_kernels, has_vnni},
+    {"avx512", &avx512::kernels, &avx512::quant_kernels, has_avx512},
+    {"avx2", &avx2::kernels, &avx2::quant_kernels, has_avx2},
+};
 
 // Intel's processors (tried: Emerald Rapids) take two cycles for a dot product of bfloat16 pairs, in which they do four
 // multiplications and additions of float32: twice as many operations.
-bool better_in_float32(const Kernels& candidate) {
-#if defined(__x86_64__)
-  return &candidate == &avx512_bf16::kernels && __builtin_cpu_is("intel");
+bool better_in_float32(const InstructionSet& set) { return set.runs == has_bf16 && __builtin_cpu_is("intel"); }
+void know_processor() { __builtin_cpu_init(); }
+
+#else
+
+bool has_dotprod() {
+#if defined(__aarch64__)
+  return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
 #else
   return false;
 #endif
 }
+bool has_all() { return true; }
 
-// The table of this name that runs on this processor, or the best one if it is null; null if there is none.
-const Kernels* pick(const char* isa) {
-  for (const Kernels* table : tables)
-    if (runs(*table) && (isa ? !std::strcmp(isa, table->isa) : !better_in_float32(*table))) return table;
+const InstructionSet kSets[] = {
+    {"dotprod", &generic::kernels, &dotprod::quant_kernels, has_dotprod},
+    {"generic", &generic::kernels, &generic::quant_kernels, has_all},
+};
+
+bool better_in_float32(const InstructionSet&) { return false; }
+void know_processor() {}
+
+#endif
+
+// The set of this name that runs on this processor, or the best one if it is null; null if there is none.
+const InstructionSet* pick(const char* isa) {
+  know_processor();
+  for (const InstructionSet& set : kSets)
+    if (set.runs() && (isa ? !std::strcmp(isa, set.name) : !better_in_float32(set))) return &set;
   return nullptr;
 }
 

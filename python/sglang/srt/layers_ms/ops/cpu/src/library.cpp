@@ -10,7 +10,11 @@
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
-const Kernels* kernels = pick(nullptr);
+namespace {
+const InstructionSet* set = pick(nullptr);
+}
+const Kernels* kernels = set ? set->kernels : nullptr;
+const QuantKernels* quant_kernels = set ? set->quant_kernels : nullptr;
 
 // A line of text for each of operators.def, of which Python makes the functions that layers call.
 EXPORTED const char* mindspore_cpu_operators() {
@@ -21,13 +25,16 @@ EXPORTED const char* mindspore_cpu_operators() {
       ;
 }
 
-EXPORTED const char* mindspore_cpu_isa() { return kernels ? kernels->isa : ""; }
+EXPORTED const char* mindspore_cpu_isa() { return set ? set->name : ""; }
 
 // Computes with this instruction set from now on, if the processor has it -> whether it does.
 EXPORTED int mindspore_cpu_use(const char* isa) {
-  const Kernels* found = pick(isa);
-  if (found) kernels = found;
-  return found != nullptr;
+  const InstructionSet* found = pick(isa);
+  if (!found) return 0;
+  set = found;
+  kernels = found->kernels;
+  quant_kernels = found->quant_kernels;
+  return 1;
 }
 
 EXPORTED int mindspore_cpu_has_amx() {

@@ -25,8 +25,13 @@ enum class Purpose {
   head_v,
   latent,
   absorbed,
-  found
-};  // mla.h
+  found,  // mla.h
+  padded_block,
+  padded_rows,
+  rounded_rows,
+  row_steps,
+  row_sums  // quant_layout.h, quant_rows.h
+};
 template <Purpose purpose, typename T>
 inline T* scratch(int64_t size) {
   thread_local std::vector<T> memory;

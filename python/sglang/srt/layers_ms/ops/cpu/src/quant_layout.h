@@ -1,0 +1,167 @@
+// How quantized matrices lie in memory, so that one layout serves all instruction sets.
+//
+// Rows of the matrix, which are columns of the product, are taken 64 at a time; the last block may have fewer. A word
+// of 32 bits has 4 or 8 neighboring codes of a row, and a block is [k / 4 or 8][rows of the block] words: a load of 64
+// bytes has words of 16 rows. Within a word the codes are so ordered that its 16-bit halves have neighbors at each
+// shift:
+//   8 bits, from the lowest byte on: k 0, 2, 1, 3          4 bits, from the lowest nibble on: k 0, 2, 4, 6, 1, 3, 5, 7
+// Where the codes of a row are no whole number of words, the other bytes follow behind all words, as [bytes][rows].
+// int8 codes are kept plus 128: products of bytes want one factor without a sign. Scales and offsets of a block are
+// [groups][rows of the block].
+#pragma once
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "parallel.h"
+#include "quant_kernels.h"
+#include "scratch.h"
+#include "simd.h"
+
+namespace KERNEL_ISA {
+
+constexpr int64_t kBlock = 64;  // rows of a matrix that lie together
+
+inline int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
+inline int64_t codes_in_word(Codes kind) { return 32 / bits_of(kind); }
+
+inline uint32_t every_other(uint32_t word) {  // nibbles 0, 2, 4, 6
+  word &= 0x0f0f0f0fu;
+  word = (word | word >> 4) & 0x00ff00ffu;
+  return (word | word >> 8) & 0xffffu;
+}
+
+inline uint32_t ordered(uint32_t word, Codes kind) {
+  if (bits_of(kind) == 4) return every_other(word) | every_other(word >> 4) << 16;
+  const uint32_t swapped = (word & 0xff0000ffu) | (word >> 8 & 0xff00u) | (word << 8 & 0xff0000u);
+  return kind == Codes::int8 ? swapped ^ 0x80808080u : swapped;
+}
+
+// The code of column `i` of a packed word's.
+inline uint32_t code_in(uint32_t word, Codes kind, int64_t i) {
+  return bits_of(kind) == 4 ? word >> (i % 2 * 16 + i / 2 * 4) & 15 : word >> (i % 2 * 16 + i / 2 * 8) & 255;
+}
+
+inline int64_t row_bytes(const QuantMatrix& a) { return a.k * bits_of(a.kind) / 8; }
+
+inline uint32_t word_at(const uint8_t* from) {
+  uint32_t word;
+  std::memcpy(&word, from, 4);
+  return word;
+}
+
+// Word `i` of a row of a packed block of `rows` rows; the last one may end with zeros.
+inline uint32_t packed_word(const QuantMatrix& a, const uint8_t* block, int64_t rows, int64_t row, int64_t i) {
+  const int64_t whole = row_bytes(a) / 4, others = row_bytes(a) % 4;
+  if (i < whole) return word_at(block + (i * rows + row) * 4);
+  uint32_t word = 0;
+  for (int64_t j = 0; j < others; ++j) word |= uint32_t{block[(4 * whole + j) * rows + row]} << (8 * j);
+  return ordered(word, a.kind);
+}
+
+inline void pack_codes(const QuantMatrix& a, uint8_t* codes, int64_t rows) {
+  const int64_t bytes = row_bytes(a), whole = bytes / 4;
+  const std::vector<uint8_t> old(codes, codes + rows * bytes);
+  for (int64_t i = 0; i < whole; ++i)
+    for (int64_t row = 0; row < rows; ++row) {
+      const uint32_t word = ordered(word_at(old.data() + row * bytes + 4 * i), a.kind);
+      std::memcpy(codes + (i * rows + row) * 4, &word, 4);
+    }
+  for (int64_t i = 4 * whole; i < bytes; ++i)
+    for (int64_t row = 0; row < rows; ++row) codes[i * rows + row] = old[row * bytes + i];
+}
+
+template <typename T>
+void transpose(T* matrix, int64_t rows, int64_t columns) {
+  const std::vector<T> old(matrix, matrix + rows * columns);
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t column = 0; column < columns; ++column) matrix[column * rows + row] = old[row * columns + column];
+}
+
+inline void transpose(const void* matrix, Storage type, int64_t first, int64_t rows, int64_t columns) {
+  char* start = static_cast<char*>(const_cast<void*>(matrix)) + first * size_of(type);
+  if (size_of(type) == 4) return transpose(reinterpret_cast<uint32_t*>(start), rows, columns);
+  if (size_of(type) == 2) return transpose(reinterpret_cast<uint16_t*>(start), rows, columns);
+  transpose(reinterpret_cast<uint8_t*>(start), rows, columns);
+}
+
+inline void pack_matrix(const QuantMatrix& a) {
+  pool::each(blocks_of(a.n), [&](int64_t block) {
+    const int64_t first = block * kBlock, rows = std::min(kBlock, a.n - first);
+    pack_codes(a, const_cast<uint8_t*>(a.codes) + first * row_bytes(a), rows);
+    transpose(a.scale, a.scale_type, first * a.groups(), rows, a.groups());
+    if (a.offset) transpose(a.offset, a.offset_type, first * a.groups(), rows, a.groups());
+  });
+}
+
+typedef int32_t Ints __attribute__((vector_size(4 * kLanes), aligned(4)));
+
+ALWAYS_INLINE Ints load_bytes(const void* from, int64_t at) {
+  const uint8_t* bytes = static_cast<const uint8_t*>(from) + at;
+#if defined(__AVX512F__)
+  return (Ints)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+#elif defined(__AVX2__)
+  return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes)));
+#else
+  typedef uint8_t ByteLanes __attribute__((vector_size(kLanes), aligned(1)));
+  return __builtin_convertvector(*reinterpret_cast<const ByteLanes*>(bytes), Ints);
+#endif
+}
+
+// Powers of two, by their exponent + 127, from index `at` on.
+ALWAYS_INLINE Lanes load_powers(const void* from, int64_t at) {
+  const Bits exponent = (Bits)load_bytes(from, at);
+  const Bits special = (Bits)(exponent == 0) | (Bits)(exponent == 255);  // 2^-127, which is subnormal, and NaN
+  return (Lanes)(exponent << 23 | (special & 0x400000u));
+}
+
+inline float stored(const void* from, Storage type, int64_t at) {
+  switch (type) {
+    case Storage::f32: return static_cast<const float*>(from)[at];
+    case Storage::f16: return to_float(static_cast<const f16*>(from)[at]);
+    case Storage::bf16: return to_float(static_cast<const bf16*>(from)[at]);
+    case Storage::u8:
+    case Storage::i8: break;
+  }
+  const uint32_t exponent = static_cast<const uint8_t*>(from)[at];
+  const uint32_t bits = exponent << 23 | (exponent == 0 || exponent == 255 ? 0x400000u : 0u);
+  float found;
+  std::memcpy(&found, &bits, 4);
+  return found;
+}
+
+// A block with room for 64 rows of whole words: in its place, or where it has less a copy in memory of this thread.
+struct QuantBlock {
+  const uint8_t* codes;  // [k / 4 or 8][64] words
+  const void *scale, *offset;
+  int64_t width;  // rows of the matrix
+};
+
+inline const char* widened_rows(const char* from, int64_t count, int64_t width, int64_t size, char* to) {
+  for (int64_t i = 0; i < count; ++i) std::memcpy(to + i * kBlock * size, from + i * width * size, width * size);
+  return to;
+}
+
+inline QuantBlock block_of(const QuantMatrix& a, int64_t block) {
+  const int64_t first = block * kBlock, width = std::min(kBlock, a.n - first), groups = a.groups();
+  const int64_t whole = row_bytes(a) / 4, words = (row_bytes(a) + 3) / 4;
+  const uint8_t* codes = a.codes + first * row_bytes(a);
+  const char* scale = static_cast<const char*>(a.scale) + first * groups * size_of(a.scale_type);
+  const char* offset = static_cast<const char*>(a.offset);
+  if (offset) offset += first * groups * size_of(a.offset_type);
+  if (width < kBlock || whole < words) {
+    char* room = scratch<Purpose::padded_block, char>(kBlock * (4 * words + 8 * groups));
+    widened_rows(reinterpret_cast<const char*>(codes), whole, width, 4, room);
+    for (int64_t row = 0; whole < words && row < width; ++row) {
+      const uint32_t last = packed_word(a, codes, width, row, whole);
+      std::memcpy(room + (whole * kBlock + row) * 4, &last, 4);
+    }
+    codes = reinterpret_cast<const uint8_t*>(room);
+    room += kBlock * 4 * words;
+    scale = widened_rows(scale, groups, width, size_of(a.scale_type), room);
+    if (offset) offset = widened_rows(offset, groups, width, size_of(a.offset_type), room + kBlock * 4 * groups);
+  }
+  return {codes, scale, offset, width};
+}
+
+}  // namespace KERNEL_ISA

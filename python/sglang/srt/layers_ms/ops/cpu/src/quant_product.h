@@ -1,0 +1,312 @@
+// Products with quantized matrices.
+//
+// Rows of x meet 64 columns of the product at a time. Few rows meet codes that are decoded in registers, while memory
+// is read at its speed; more rows meet a part of the block that is decoded once, into the first cache. Sums of a group
+// of columns that share a factor are multiplied by it and added up in memory: kept in registers they would leave too
+// few.
+#pragma once
+#include "elementwise.h"
+#include "linear.h"
+#include "quant_rows.h"
+
+namespace KERNEL_ISA {
+
+// Bytes of operands that are decoded together, and how many rows are worth it: more the less there is to decoding.
+constexpr int64_t kDecodedBytes = 16384;
+constexpr int64_t rows_in_registers(int bits) { return bits == 4 ? 32 : kMostRows; }
+
+// Columns [first, last) of k of a block, whose codes or operands begin at `codes`.
+struct KRange {
+  int64_t first, last;
+  const uint8_t* codes;
+  float* carried;  // [rows][64]: sums of a group that ends in a later part; null: there is none
+};
+
+// `count` rows of some columns as they are multiplied, and how far apart they are then.
+template <typename Row, typename T>
+inline std::pair<const Row*, int64_t> rows_of(const T* x, int64_t count, int64_t stride, int64_t columns) {
+  if constexpr (std::is_same_v<T, Row>)
+    return {x, stride};
+  else {
+    const int64_t apart = (columns + kGroup - 1) / kGroup * kGroup;
+    float* wide = scratch<Purpose::wide_rows, float>(kMostRows * apart);
+    for (int64_t row = 0; row < count; ++row) widen(x + row * stride, wide + row * apart, columns);
+    return {wide, apart};
+  }
+}
+
+// Of some neighboring groups of columns: what their sums are multiplied by, and what is added for each unit of the sum
+// of a row's columns, or, where codes are integers, taken off them: [groups][64]. Converted together, before sums take
+// all registers.
+constexpr int64_t kFactors = 8;
+struct Factors {
+  alignas(64) float scale[kFactors * kBlock];
+  alignas(64) float offset[kFactors * kBlock];
+};
+
+template <typename F>
+__attribute__((noinline)) void each_lanes(int64_t count, F&& f) {
+  for (int64_t at = 0; at < count; at += kLanes) f(at);
+}
+
+inline void load_all(const void* from, Storage type, int64_t index, int64_t count, float* to) {
+  const auto copy = [&](auto* typed) {
+    each_lanes(count, [=](int64_t at) { store_lanes(to + at, load_lanes(typed + index + at)); });
+  };
+  switch (type) {
+    case Storage::f32: return copy(static_cast<const float*>(from));
+    case Storage::f16: return copy(static_cast<const f16*>(from));
+    case Storage::bf16: return copy(static_cast<const bf16*>(from));
+    case Storage::u8:
+    case Storage::i8: break;
+  }
+  each_lanes(count, [=](int64_t at) { store_lanes(to + at, load_powers(from, index + at)); });
+}
+
+// Adds up what the sums of groups of columns are worth. D: decoder.
+template <typename D>
+struct Finish {
+  const QuantMatrix& a;
+  const QuantBlock& block;
+  const PreparedRows& rows;
+  const bool centers = block.offset && a.offset_type == Storage::u8;
+  const bool adds = block.offset && !centers;
+
+  void load(int64_t group, Factors& to) const {
+    const int64_t index = group * kBlock, count = std::min(kFactors, a.groups() - group) * kBlock;
+    load_all(block.scale, a.scale_type, index, count, to.scale);
+    if (adds) load_all(block.offset, a.offset_type, index, count, to.offset);
+    if (!centers) return;
+    const float zero = static_cast<float>(zero_of(a.kind));
+    each_lanes(count, [=, &to](int64_t at) {
+      const Ints own = load_bytes(block.offset, index + at);
+      if constexpr (D::kInteger)
+        *reinterpret_cast<Ints*>(to.offset + at) = own - D::kTaken;
+      else
+        store_lanes(to.offset + at, (zero - __builtin_convertvector(own, Lanes)) * load_lanes(to.scale + at));
+    });
+  }
+
+  // sums [M][64], lanes `at` on, of which `part` has the sums at p; factors: of the group. row: the first of the M
+  // ones.
+  template <int M, int P>
+  ALWAYS_INLINE void add(const Factors& factors, int64_t factor, int64_t segment, int64_t at,
+                         const typename D::Sum (&part)[M][P], int p, int64_t row, float* sums) const {
+    const Lanes scale = load_lanes(factors.scale + factor + at);
+    const float* offset = factors.offset + factor + at;
+    const int64_t own = row * rows.segments + segment;
+    if constexpr (!D::kInteger) {
+      const float* of_rows = rows.sums + own;
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        Lanes total = load_lanes(sums + m * kBlock + at) + part[m][p] * scale;
+        if (block.offset) total += load_lanes(offset) * of_rows[m * rows.segments];
+        store_lanes(sums + m * kBlock + at, total);
+      }
+    } else {
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m) {
+        const int32_t of_row = rows.int_sums[own + m * rows.segments];
+        const float step = rows.steps[own + m * rows.segments];
+        Ints whole = part[m][p];
+        if (centers)
+          whole -= *reinterpret_cast<const Ints*>(offset) * of_row;
+        else
+          whole -= (zero_of(a.kind) - D::kTaken) * of_row;
+        Lanes total = load_lanes(sums + m * kBlock + at);
+        total += __builtin_convertvector(whole, Lanes) * (scale * step);
+        if (adds) total += load_lanes(offset) * (static_cast<float>(of_row) * step);
+        store_lanes(sums + m * kBlock + at, total);
+      }
+    }
+  }
+};
+
+// sums [M][64] += M rows, from `row` on, whose values of these columns begin at x, times a part of a block.
+template <int M, typename D>
+inline void meet(const D& d, const Finish<D>& finish, const typename D::Row* x, int64_t stride, int64_t row,
+                 const KRange& some, float* sums, float* carried) {
+  using Sum = typename D::Sum;
+  constexpr int G = groups_at_once(M, 4, D::kSums), P = G * kParts, kStep = D::kOperands * D::kPer;
+  // Whether values of x stay in registers for all columns, beside sums and tables. GCC 12 would not ask.
+  constexpr bool kShares = M == 1 || D::kOperands == 1 || M * (D::kOperands + P) + D::kTables + 5 <= kRegisters;
+  const int64_t segment = finish.rows.segment;
+  for (int first = 0; first < 4; first += G) {
+    const uint8_t* codes = some.codes + first * 4 * kGroup;
+    Factors factors;
+    int64_t loaded = 0;
+    for (int64_t from = some.first; from < some.last;) {
+      const int64_t end = (from / segment + 1) * segment, to = std::min(some.last, end);
+      const int64_t group = from / finish.a.group;
+      if (group >= loaded + kFactors || from == some.first) finish.load(loaded = group, factors);
+      Sum part[M][P] = {};
+      float* kept = carried ? carried + first * kGroup : nullptr;
+      if (carried && from % segment)
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+          for (int p = 0; p < P; ++p) part[m][p] = (Sum)load_lanes(kept + m * kBlock + p * kLanes);
+      for (int64_t i = from - some.first; i < to - some.first; i += kStep, codes += 4 * kBlock) {
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p) {
+          if (p % kParts == 0) __builtin_prefetch(codes + p * 4 * kLanes + kDistance, 0, 2);
+          const auto words = d.unpack(codes + p * 4 * kLanes);
+          const typename D::Row* own = x + i;
+          if (!kShares) asm volatile("" : "+r"(own));  // values of x are read again
+#pragma GCC unroll 8
+          for (int t = 0; t < D::kOperands; ++t) {
+            const typename D::Operand operand = d.operand(words, t);
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m) part[m][p] = D::add(part[m][p], operand, own + m * stride + t * D::kPer);
+          }
+        }
+      }
+      if (carried && to < end && to < finish.a.k)
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+          for (int p = 0; p < P; ++p) store_lanes(kept + m * kBlock + p * kLanes, (Lanes)part[m][p]);
+      else
+#pragma GCC unroll 16
+        for (int p = 0; p < P; ++p)
+          finish.add(factors, (group - loaded) * kBlock, from / segment, first * kGroup + p * kLanes, part, p, row,
+                     sums);
+      from = to;
+    }
+  }
+}
+
+// All rows, from `first` on, as many in each pass as in the others. Their columns of this part begin at x.
+template <typename D, typename T>
+inline void meet_all(const D& d, const Finish<D>& finish, const T* x, int64_t stride, int64_t first, int64_t rows,
+                     const KRange& part, float* sums) {
+  const int64_t count = (rows + kMostRows - 1) / kMostRows, width = part.last - part.first;
+  for (int64_t pass = 0, done = 0; pass < count; ++pass) {
+    const int64_t taken = rows / count + (pass < rows % count);
+    float* carried = part.carried ? part.carried + done * kBlock : nullptr;
+    const auto [row, apart] = rows_of<typename D::Row>(x + done * stride, taken, stride, width);
+    with_rows(taken, [&, row = row, apart = apart](auto m) {
+      meet<m.value>(d, finish, row, apart, first + done, part, sums + done * kBlock, carried);
+    });
+    done += taken;
+  }
+}
+
+// Columns [first, last) of a block's codes as operands, [k / kPer][64].
+template <typename D>
+inline void decode(const D& d, const uint8_t* codes, int64_t columns, uint32_t* to) {
+  constexpr int kStep = D::kOperands * D::kPer;
+  for (int64_t i = 0; i < columns; i += kStep, codes += 4 * kBlock, to += D::kOperands * kBlock)
+    for (int p = 0; p < kBlock / kLanes; ++p) {
+      if (p * kLanes % kGroup == 0) __builtin_prefetch(codes + p * 4 * kLanes + kDistance, 0, 2);
+      const auto words = d.unpack(codes + p * 4 * kLanes);
+#pragma GCC unroll 8
+      for (int t = 0; t < D::kOperands; ++t) {
+        const Bits operand = (Bits)d.operand(words, t);
+        *reinterpret_cast<Bits*>(to + t * kBlock + p * kLanes) = operand;
+      }
+    }
+}
+
+// sums [count][64] = rows of x, from `first` on, times a block. T: of the rows as they were prepared.
+template <typename D, typename T>
+void multiply_block(const QuantMatrix& a, const QuantBlock& block, const PreparedRows& rows, int64_t first,
+                    int64_t count, float* sums) {
+  const D d(a.kind);
+  const T* x = in<T>(rows.x) + first * rows.stride;
+  std::fill(sums, sums + count * kBlock, 0.0f);
+  if (D::kInteger || count <= rows_in_registers(D::kBits)) {
+    const KRange whole{0, a.k, block.codes, nullptr};
+    return meet_all(d, Finish<D>{a, block, rows}, x, rows.stride, first, count, whole, sums);
+  }
+  if constexpr (!D::kInteger) {
+    constexpr int64_t kRoom = kDecodedBytes / (4 * kBlock) * D::kPer;  // columns
+    const int64_t size = rows.segment < kRoom ? kRoom / rows.segment * rows.segment : kRoom;
+    alignas(64) uint32_t operands[kDecodedBytes / 4];
+    float carried[kRowBlock * kBlock];
+    for (int64_t from = 0; from < a.k; from += size) {
+      const int64_t to = std::min(a.k, from + size);
+      decode(d, block.codes + from * kBlock * D::kBits / 8, to - from, operands);
+      const KRange part{from, to, reinterpret_cast<const uint8_t*>(operands), carried};
+      using Known = Decoded<typename D::Row>;
+      const Finish<Known> finish{a, block, rows};
+      meet_all(Known(), finish, x + from, rows.stride, first, count, part, sums);
+    }
+  }
+}
+
+// How rows of one type meet codes of one kind.
+struct Meeting {
+  PreparedRows (*prepare)(const QuantProduct&, const void* x);
+  void (*multiply)(const QuantMatrix&, const QuantBlock&, const PreparedRows&, int64_t first, int64_t count,
+                   float* sums);
+};
+
+template <typename D, typename T>
+Meeting meeting() {
+  if constexpr (D::kInteger)
+    return {round_rows<D, T>, multiply_block<D, typename D::Row>};
+  else
+    return {rows_with_sums<T>, multiply_block<D, T>};
+}
+
+template <typename T>
+Meeting meeting_of(Codes kind, Activations activations) {
+  if (activations != Activations::floats)
+    return bits_of(kind) == 8 ? meeting<Integers<8>, T>() : meeting<Integers<4>, T>();
+#if defined(BF16_PAIRS)
+  if constexpr (std::is_same_v<T, bf16>) {  // in which all values but NF4's are exact
+    if (kind == Codes::e4m3) return meeting<BytePairs<true>, T>();
+    if (bits_of(kind) == 8) return meeting<BytePairs<false>, T>();
+    if (kind != Codes::nf4) return meeting<NibblePairs, T>();
+  }
+#endif
+  if (bits_of(kind) == 4) return meeting<NibbleLanes, T>();
+  if (kind == Codes::int8) return meeting<ByteLanesOf<Codes::int8>, T>();
+  return kind == Codes::uint8 ? meeting<ByteLanesOf<Codes::uint8>, T>() : meeting<ByteLanesOf<Codes::e4m3>, T>();
+}
+
+// y [count, width of the block] = sums + bias; rows of y are n apart.
+template <typename Y>
+inline void store_sums(const float* sums, int64_t count, int64_t width, const float* bias, Y* y, int64_t n) {
+  for (int64_t row = 0; row < count; ++row, sums += kBlock, y += n)
+    over(
+        width, [&](int64_t i) { store(y + i, load(sums + i) + load(bias + i)); },
+        [&](int64_t i) { y[i] = from_float<Y>(sums[i] + bias[i]); });
+}
+
+// What a block's columns are added to: zeros where there is no bias.
+struct BlockBias {
+  alignas(64) float values[kBlock] = {};
+  BlockBias(const void* bias, Storage type, int64_t first, int64_t width) {
+    for (int64_t i = 0; bias && i < width; ++i) values[i] = stored(bias, type, first + i);
+  }
+};
+
+template <typename Y>
+void quant_product(const QuantProduct& a, const Meeting& meeting, const PreparedRows& rows) {
+  Y* y = out<Y>(a.y);
+  const int64_t n = a.weight.n, blocks = blocks_of(n), row_blocks = (a.rows + kRowBlock - 1) / kRowBlock;
+  // As in linear.h: few rows take neighboring blocks in one task, many share a block.
+  const int64_t together = row_blocks > 1 ? 1 : std::clamp<int64_t>(blocks / (4 * pool::threads()), 1, kTogether);
+  pool::each((blocks + together - 1) / together * row_blocks, [&](int64_t task) {
+    const int64_t first = task % row_blocks * kRowBlock, count = std::min(kRowBlock, a.rows - first);
+    const int64_t from = task / row_blocks * together, to = std::min(blocks, from + together);
+    for (int64_t i = from; i < to; ++i) {
+      const QuantBlock block = block_of(a.weight, i);
+      const BlockBias bias(a.bias, a.bias_type, i * kBlock, block.width);
+      alignas(64) float sums[kRowBlock * kBlock];
+      meeting.multiply(a.weight, block, rows, first, count, sums);
+      store_sums(sums, count, block.width, bias.values, y + first * n + i * kBlock, n);
+    }
+  });
+}
+
+template <typename T>
+void quant_linear_as(const QuantProduct& a) {
+  const Meeting meeting = meeting_of<T>(a.weight.kind, a.activations);
+  const PreparedRows rows = meeting.prepare(a, a.x);
+  a.wide ? quant_product<float>(a, meeting, rows) : quant_product<T>(a, meeting, rows);
+}
+
+}  // namespace KERNEL_ISA
