@@ -72,6 +72,11 @@ def quantized(x, query_lens, seq_lens):
     return (kernels.quant_matmul(rounded, x[1], x[2], steps, x[0].dtype),)
 
 
+def statically_quantized(x, query_lens, seq_lens):
+    rounded = kernels.static_quant(kernels.cast(x[0], x[2].dtype), x[4], x[5])
+    return rounded, kernels.quant_matmul(rounded, x[1], x[2], x[3], x[0].dtype, x[6])
+
+
 def arithmetic(x, query_lens, seq_lens):
     total = kernels.add(x[0], x[1])
     return total, kernels.add_scaled(x[0], x[1], 0.3), kernels.mul(x[0], 2.5), kernels.clamp(total, -1.0, 1.0)
@@ -240,6 +245,15 @@ CASES = (
         (X, numbers(WIDTH, WIDTH, below=100, seed=26, dtype=I8), SCALES * 0.01),
         tolerance=2e-2,
         avoid="a checkpoint in float16 or bfloat16 instead of int8",
+        all_chips=False,
+    ),
+    Case(
+        "static_quant quant_matmul",
+        statically_quantized,
+        (X, numbers(WIDTH, WIDTH, below=100, seed=26, dtype=I8), SCALES * 0.01, np.full(TOKENS, 0.25, F32))
+        + (np.array([0.25], F32), np.array([3], F32), numbers(WIDTH, below=5000, seed=29)),
+        tolerance=2e-2,
+        avoid="a checkpoint whose activations have no static scales",
         all_chips=False,
     ),
     Case("add add_scaled mul clamp", arithmetic, (X, Y)),

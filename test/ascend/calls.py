@@ -277,9 +277,17 @@ CALLS = {
         {1: of(BF16, 3, 4)},
         {1: of(F16, 4, 3)},
     ),
+    dense.static_quant: (
+        (of(F32, 2, 3), of(F32, 1), of(F32, 1)),
+        {0: of(F16, 2, 3)},
+        {1: of(F16, 1)},
+        {2: of(F32, 3)},
+    ),
     dense.dynamic_quant: ((of(F16, 2, 3),), {0: of(F32, 2, 3)}),
     dense.quant_matmul: (
-        (of(I8, 2, 3), of(I8, 4, 3), of(F32, 4), of(F32, 2), F16),
+        (of(I8, 2, 3), of(I8, 4, 3), of(F32, 4), of(F32, 2), F16, ints(1, 2, 3, 4)),
+        {5: of(F32, 4)},
+        {5: ints(1, 2, 3)},
         {0: of(F16, 2, 3)},
         {1: of(F16, 4, 3)},
         {1: of(I8, 4, 2)},

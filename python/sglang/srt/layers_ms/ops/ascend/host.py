@@ -117,7 +117,7 @@ def check_mla_attention(rank, rope, nope, value):
 
 
 def check_quant(kind, group, offset, activations, experts, dtype):
-    if (kind, group, offset, activations) != ("int8", 0, "", "int8"):
+    if (kind, group, offset) != ("int8", 0, "") or activations not in ("int8", "int8_static"):
         raise NotImplementedError(
             f"weights of {kind} codes{f' in groups of {group}' if group else ''}, with {activations} activations: "
             "MindSpore's kernels on Ascend multiply int8 rows with int8 activations"

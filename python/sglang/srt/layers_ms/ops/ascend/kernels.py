@@ -8,6 +8,7 @@ functions of the same names and parameters in the place of all of them.
 import functools
 import inspect
 
+from mindspore import dtype as mstype
 from mindspore import mint, ops
 from mindspore.ops import auto_generate as generated
 
@@ -39,9 +40,17 @@ def dynamic_quant(x):
     return generated.DynamicQuantExt()(x, None)
 
 
-def quant_matmul(x, weight, scale, steps, dtype):
-    """x int8 [T, in] times weight int8 [out, in] transposed, times steps [T] and scale [out], float32 -> dtype."""
-    return generated.QuantBatchMatmul(False, True, dtype)(x, weight, scale, None, None, steps)
+def static_quant(x, scale, offset):
+    """x float32 [T, in] divided by scale [1], plus offset [1], float32 as well, rounded and clipped to int8."""
+    return generated.QuantV2()(x, mint.reciprocal(scale), offset, False, "ROUND", mstype.int8)
+
+
+def quant_matmul(x, weight, scale, steps, dtype, bias=None):
+    """x int8 [T, in] times weight int8 [out, in] transposed, times steps [T] and scale [out], float32 -> dtype.
+
+    bias int32 [out]: added to the products of integers.
+    """
+    return generated.QuantBatchMatmul(False, True, dtype)(x, weight, scale, None, bias, steps)
 
 
 def add(x, y):

@@ -73,7 +73,17 @@ def dynamic_quant(x):
         return tensor(np.rint(floats_ / steps[:, None]), mstype.int8), tensor(steps, mstype.float32)
 
 
-def quant_matmul(x, weight, scale, steps, dtype):
+def static_quant(x, scale, offset):
+    kernel = "QuantV2"
+    check(kernel, "x", x, (mstype.float32,), 2)
+    for name, given in (("scale", scale), ("offset", offset)):
+        check(kernel, name, given, (mstype.float32,), 1)
+        require(given.shape == (1,), kernel, f"{name} {given.shape}, not one number")
+    with np.errstate(invalid="ignore"):  # of padding
+        return tensor(np.clip(np.rint(values(x) / values(scale)) + values(offset), -128, 127), mstype.int8)
+
+
+def quant_matmul(x, weight, scale, steps, dtype, bias=None):
     kernel = "QuantBatchMatmul"
     check(kernel, "x", x, (mstype.int8,), 2)
     check(kernel, "weight", weight, (mstype.int8,), 2)
@@ -83,6 +93,10 @@ def quant_matmul(x, weight, scale, steps, dtype):
         require(len(given) == count, kernel, f"{name} {given.shape}, not {count}")
     require(dtype in HALVES, kernel, f"a result of {dtype}")
     sums = stored(x).astype(np.float64) @ stored(weight).astype(np.float64).T  # exact, as int32 is
+    if bias is not None:
+        check(kernel, "bias", bias, INTEGERS, 1)
+        require(len(bias) == len(weight), kernel, f"bias {bias.shape} of {len(weight)}")
+        sums = sums + stored(bias)
     return tensor((sums * values(steps)[:, None] * values(scale)).astype(np.float32), dtype)
 
 
