@@ -1,0 +1,144 @@
+"""Products with quantized weights: bytes a second beside what memory gives, and time beside bfloat16, by turns.
+
+python benchmark/bench_quant_products.py [--shape 8b] [--rows 1 8 256] [--rounds 5]
+
+Each round reads memory, and then multiplies the matrices of some layers in each format. What is told is the median of
+the rounds: GB/s of a format's codes, scales and offsets, their share of the reads of the same round, and how many times
+as fast as bfloat16 of the same round it is. Weights are random bits: no product depends on its values.
+"""
+
+import argparse
+import ctypes
+import math
+import time
+from statistics import median
+from typing import NamedTuple
+
+import mindspore
+import numpy as np
+import torch
+from peers import machine
+from roofline import best
+
+from sglang.srt.layers_ms.ops.cpu import quant
+from sglang.srt.layers_ms.ops.cpu.library import FORMATS, ISA, library
+from sglang.srt.model_executor_ms.environment import read_environment
+from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
+from sglang.srt.model_executor_ms.runner import device
+from sglang.srt.model_loader_ms.weight_slice import parameter
+
+# Rows and columns of the matrices of a layer, and layers whose weights no cache holds.
+SHAPES = {
+    "8b": ([(6144, 4096), (4096, 4096), (24576, 4096), (4096, 12288)], 2),
+    "0.6b": ([(4096, 1024), (1024, 2048), (6144, 1024), (1024, 3072)], 28),
+}
+
+
+class Form(NamedTuple):
+    """How weights are held: kind and group as in ops/contract.py, bytes of a scale, and of an offset."""
+
+    kind: str
+    group: int = 0
+    scale: str = "float32"
+    offset: str = ""
+    activations: str = "float"
+
+    def bytes_of(self, rows: int, columns: int) -> list[int]:
+        """Of codes, scales and offsets."""
+        groups = rows * (math.ceil(columns / self.group) if self.group else 1)
+        sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "": 0}
+        codes = rows * columns // (2 if self.kind in quant.FOUR_BITS else 1)
+        return [codes, groups * sizes[self.scale], groups * sizes[self.offset]]
+
+
+FORMS = {
+    "bf16": None,
+    "W8A8": Form("int8", activations="int8"),
+    "W8A16": Form("int8"),
+    "W4A16 g128": Form("int4", 128, "float16"),
+    "W4A16 g128 zero points": Form("int4", 128, "float16", "uint8"),
+    "W4A16 g32": Form("int4", 32, "float16"),
+    "MXFP4": Form("e2m1", 32, "uint8"),
+    "FP8 128x128": Form("e4m3", 128, "float32"),
+    "FP8 rows": Form("e4m3"),
+    "Q8_0 by int8": Form("int8", 32, "float16", activations="int8_group"),
+    "Q4_0 by int8": Form("int4", 32, "float16", activations="int8_group"),
+    "Q4_K by int8": Form("uint4", 32, "float16", "float16", "int8_group"),
+}
+
+
+def memory(size: int) -> np.ndarray:
+    """Random bytes in huge pages, as weights have them; of numbers whose products are finite."""
+    held = parameter((-(-size // 4096), 4096), mindspore.uint8)
+    drawn = np.random.default_rng(0).normal(0, 0.02, 1 << 20).astype(np.float16).view(np.uint8) & 0xBF
+    flat = held.host.reshape(-1)
+    for start in range(0, len(flat), len(drawn)):
+        flat[start : start + len(drawn)] = drawn[: len(flat) - start]
+    return flat[:size]
+
+
+class Products:
+    """The products of some rows with all matrices, in any of the formats."""
+
+    def __init__(self, shapes: list[tuple[int, int]], rows: int, weights: np.ndarray):
+        self.shapes, self.rows, self.weights = shapes, rows, weights
+        widest = max(columns for _, columns in shapes)
+        self.x = torch.randn(rows, widest).bfloat16()
+        self.y = np.empty((rows, max(outputs for outputs, _ in shapes)), np.float32)
+
+    def bytes_of(self, form: Form | None) -> int:
+        return sum(sum(form.bytes_of(*shape)) if form else 2 * math.prod(shape) for shape in self.shapes)
+
+    def run(self, form: Form | None) -> None:
+        bf16, at = FORMATS[mindspore.bfloat16], self.weights.ctypes.data
+        x, y = ctypes.c_void_p(self.x.data_ptr()), ctypes.c_void_p(self.y.ctypes.data)
+        for outputs, columns in self.shapes:
+            sizes = tuple(map(ctypes.c_int64, (self.rows, columns, outputs)))
+            if form is None:
+                library.mindspore_cpu_logits(bf16, x, ctypes.c_void_p(at), y, *sizes)
+                at += 2 * outputs * columns
+                continue
+            parts = []
+            for size in form.bytes_of(outputs, columns):
+                parts.append(ctypes.c_void_p(at) if size else None)
+                at += -(-size // 64) * 64
+            codes, scale, offset = parts
+            dtypes = [quant.STORAGE[getattr(mindspore, name or "float32")] for name in (form.scale, form.offset)]
+            matrix = (codes, scale, dtypes[0], offset, dtypes[1])
+            how = (bf16, quant.ROWS[form.activations], quant.KINDS[form.kind], ctypes.c_int64(form.group))
+            library.mindspore_cpu_quant_logits(*how, x, *matrix, y, *sizes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="8b")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 32, 256])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--formats", nargs="+", choices=FORMS, default=list(FORMS))
+    arguments = parser.parse_args()
+    device.start("cpu", "cpu", processors(read_environment()))
+    layer, layers = SHAPES[arguments.shape]
+    weights = memory(2 * layers * sum(map(math.prod, layer)) + (64 << 20))
+    numbers = torch.from_numpy(weights[: len(weights) // 8 * 8]).view(torch.int64)
+    print(f"{machine()}, {ISA}: layers of {arguments.shape}, medians of {arguments.rounds}")
+    for rows in arguments.rows:
+        products = Products(layer * layers, rows, weights)
+        seconds, shares = {name: [] for name in arguments.formats}, {name: [] for name in arguments.formats}
+        for _ in range(arguments.rounds):
+            speed = weights.nbytes / best(numbers.max, 2)
+            for name in arguments.formats:
+                began = time.perf_counter()
+                products.run(FORMS[name])
+                seconds[name].append(time.perf_counter() - began)
+                shares[name].append(products.bytes_of(FORMS[name]) / seconds[name][-1] / speed)
+        for name in arguments.formats:
+            took, beside = median(seconds[name]), seconds.get("bf16", seconds[name])
+            ratio = median(other / own for other, own in zip(beside, seconds[name], strict=True))
+            speed = products.bytes_of(FORMS[name]) / took / 1e9
+            share = 100 * median(shares[name])
+            told = f"{took * 1e3:8.2f} ms {speed:6.1f} GB/s {share:4.0f}% of reads {ratio:5.2f} x bf16"
+            print(f"rows {rows:4} {name:24} {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
