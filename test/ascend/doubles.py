@@ -358,21 +358,35 @@ class Scheduler:
         return self.batch(dict.fromkeys(rids, 1), decode=True)
 
 
-def runner(scheduler, buckets=(2, 4, 8), requests=10, model_input=INPUT_IDS, longest=None, attn_dp_size=1, aux=False):
-    """A runner over fake graphs, captured and sealed. Of hidden states that it begins with, the first is the id."""
+def runner(
+    scheduler,
+    buckets=(2, 4, 8),
+    requests=10,
+    model_input=INPUT_IDS,
+    longest=None,
+    attn_dp_size=1,
+    aux=False,
+    made_of=lambda fake, captured: fake,
+):
+    """A runner over fake graphs, captured and sealed. Of hidden states that it begins with, the first is the id.
+
+    made_of(fake, captured): the graph that it calls.
+    """
     cache, link, windows = {}, RecordingLink(), scheduler.full_to_swa is not None
 
     def graph(kind, captured=False):
-        return FakeGraph(cache, layout_of(kind, windows, model_input, attn_dp_size, captured), captured, aux)
+        layout = layout_of(kind, windows, model_input, attn_dp_size, captured)
+        return FakeGraph(cache, layout, captured, aux)
 
-    captured, graphs = graph(DECODE, captured=True), {kind: graph(kind) for kind in (DECODE, FRESH, CHUNK)}
+    fake, graphs = graph(DECODE, captured=True), {kind: graph(kind) for kind in (DECODE, FRESH, CHUNK)}
     tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10, scheduler.full_to_swa)
     config = RunnerConfig(parts, host_arrays, buckets, longest, attn_dp_size)
-    made = NPUGraphRunner(graphs, captured, link, UploadBuffer(link, 8192), tables, config)
+    given = {kind: made_of(one, False) for kind, one in graphs.items()}
+    made = NPUGraphRunner(given, made_of(fake, True), link, UploadBuffer(link, 8192), tables, config)
     with LEDGER.unwatched():
-        made.capture(pages=6)
-    captured.sealed = True
-    captured.window_cache.clear()
+        made.capture(pages=6, vocab_size=99)
+    fake.sealed, graphs[DECODE].calls = True, 0
+    fake.window_cache.clear()
     cache.clear()
     return made
 

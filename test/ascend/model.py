@@ -12,6 +12,7 @@ from sglang.srt.model_executor_ms.runner.graphs import Limits
 
 REQUESTS = 8
 PAGE = 16
+VOCABULARY = 100  # ids below it are in that of every model
 
 
 class NpuSteps:
@@ -24,7 +25,7 @@ class NpuSteps:
         self.page_size, self.req_to_token = page_size, torch.zeros(REQUESTS, SLOTS, dtype=torch.int32)
         link, limits = DeviceLink("cpu", OneOrder(), pin_memory=False), Limits(TOKENS, REQUESTS, SLOTS // page_size)
         self.runner = npu_runner(network, caches, limits, self.req_to_token, page_size, link, buckets)
-        self.runner.capture(SLOTS // page_size - 1)
+        self.runner.capture(SLOTS // page_size - 1, VOCABULARY)
         self.extends = None  # whether any of several attention replicas has more than single tokens
 
     def run(self, inputs, step):

@@ -288,18 +288,19 @@ def test_mindspore_may_take_what_is_free_where_it_has_the_caches():
 def test_a_card_is_taken_with_the_memory_that_caches_and_attention_replicas_want(monkeypatch, chip, replicas, cap):
     started, card = [], SimpleNamespace(mem_get_info=lambda: (43 * GB, 44 * GB), current_device=lambda: 3)
     monkeypatch.setattr(torch, "npu", card, raising=False)
-    monkeypatch.setattr(kernels, "soc", lambda: chip)
+    monkeypatch.setattr(kernels, "soc", lambda: started.append("chip") or chip)
     monkeypatch.setattr(start, "weights_on_card", lambda *_: 16 * GB)
     monkeypatch.setattr(start, "graph_cache", lambda *_: "folder")
     monkeypatch.setattr(eplb, "model_config_for_expert_location", lambda config: None)
-    device = dict(loads=lambda: None, start=lambda *given: started.append(given), keep_compiled_graphs=lambda _: None)
+    device = dict(loads=lambda: None, keep_compiled_graphs=lambda _: None)
+    device |= dict(start=started.append, limit_memory=started.append)
     for name, double in device.items():
         monkeypatch.setattr(mindspore_device, name, double)
     context = mock.MagicMock(nnodes=1, mem_fraction_static=0.8, attn_dp_size=replicas)
     for name in ("get_exec", "get_model", "get_parallel", "get_schedule", "get_server_args"):
         monkeypatch.setattr(runtime_context, name, lambda: context)
     start.take_card(mock.MagicMock(), (), False)
-    assert started == [(3, cap)]
+    assert started[0] == 3 and started[-1] == cap and set(started[1:-1]) == {"chip"}
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The two files that call a card's own interfaces, with fakes that note what is called: order and arguments."""
 
 import importlib
+import inspect
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms.cache_spec import FullAttentionSpec, SlidingWindowSpec
+from sglang.srt.layers_ms.ops.ascend import kernels_collectives
 from sglang.srt.layers_ms.ops.table import SingleBlock
 from sglang.srt.model_executor_ms.npu import build, mindspore_device, start
 from sglang.srt.model_executor_ms.parallel import groups, rendezvous
@@ -77,24 +79,37 @@ def test_an_event_that_is_refused_is_an_error_with_its_code(streams, acl):
 # ---- MindSpore ----
 
 
-def test_a_card_is_taken_before_its_memory_is_capped_and_kernels_are_chosen(calls, monkeypatch):
+def test_a_card_is_taken_and_kernels_are_chosen_and_its_memory_is_capped(calls, monkeypatch):
     monkeypatch.setattr(ms, "set_device", noting(calls, "device"))
     monkeypatch.setattr(ms.runtime, "set_memory", noting(calls, "memory"))
     monkeypatch.setattr(ms, "set_context", lambda **chosen: calls.append(("context", chosen)))
-    mindspore_device.start(3, "20.5GB")
-    assert calls[:2] == [("device", "Ascend", 3), ("memory", "20.5GB")]
-    assert calls[2][1] == {"mode": ms.PYNATIVE_MODE, "jit_level": "O0", "infer_boost": "on"}
+    mindspore_device.start(3)
+    mindspore_device.limit_memory("20.5GB")
+    context = {"mode": ms.PYNATIVE_MODE, "jit_level": "O0", "infer_boost": "on"}
+    assert calls == [("device", "Ascend", 3), ("context", context), ("memory", "20.5GB")]
 
 
-def test_capture_is_allowed_for_as_many_shapes_as_there_are_buckets(calls, monkeypatch):
-    monkeypatch.setenv("MS_DEV_RUNTIME_CONF", "")
-    monkeypatch.delenv("MS_DEV_RUNTIME_CONF")
+@pytest.mark.parametrize("skipped", [(), start.EXCHANGES])
+def test_copies_between_host_and_device_and_exchanges_of_replicas_are_not_captured(calls, monkeypatch, skipped):
     monkeypatch.setattr(ms.runtime, "set_kernel_launch_capture", noting(calls, "capture"))
-    mindspore_device.allow_capture(7)
-    import os
+    monkeypatch.setattr(mindspore_device, "_capture", [])
+    mindspore_device.allow_capture(skipped)
+    assert mindspore_device.captures()
+    assert calls == [("capture", True, ["MoveTo", *skipped])]
 
-    assert os.environ["MS_DEV_RUNTIME_CONF"] == "graph_capture_max_number:8"
-    assert calls == [("capture", True, mindspore_device.NOT_CAPTURED)]
+
+def test_capture_is_told_the_kernels_that_exchange_rows_by_their_primitives_names():
+    sources = "".join(map(inspect.getsource, (kernels_collectives.all_gather, kernels_collectives.reduce_scatter)))
+    assert all(f"ops.{name}(" in sources for name in start.EXCHANGES)
+
+
+@pytest.mark.parametrize("replicas, skipped", [(1, ()), (2, start.EXCHANGES)])
+def test_replicas_that_exchange_rows_capture_fewer_graphs_and_not_the_exchanges(calls, monkeypatch, replicas, skipped):
+    monkeypatch.setattr(mindspore_device, "allow_capture", noting(calls, "capture"))
+    monkeypatch.setattr(mindspore_device, "_capture", [])
+    assert start._allowed((1, 2), replicas > 1) == (1, 2) and calls == [("capture", skipped)]
+    split = start._split_by(Shard(0, 2, "tp", attn_dp_size=replicas))
+    assert split == (1, 1 + len(skipped))
 
 
 def test_what_torch_is_about_to_overwrite_is_waited_for(calls, monkeypatch):
@@ -213,7 +228,7 @@ def made(calls, monkeypatch):
     graph = SimpleNamespace(disable_cuda_graph=False, disable_decode_cuda_graph=False)
     graph.cuda_graph_config = SimpleNamespace(decode=SimpleNamespace(bs=[1, 2, 4, 8, 16]))
     monkeypatch.setattr("sglang.srt.runtime_context.get_exec", lambda: SimpleNamespace(graph=graph))
-    monkeypatch.setattr(start, "npu_runner", lambda *arguments: arguments[-1])
+    monkeypatch.setattr(start, "npu_runner", lambda *arguments: arguments[-2])
     monkeypatch.setattr(start, "compile_kinds", lambda *_: None)
     caches = SimpleNamespace(k_caches=(0,) * 3, pages=lambda: 16)
     limits = build.Limits(tokens=64, requests=6, blocks=4)
@@ -221,7 +236,7 @@ def made(calls, monkeypatch):
     def runner(first=True, blockwise=False, **flags):
         vars(graph).update(flags)
         cells = [("attention", SimpleNamespace(layer_id=0, cache_spec=FullAttentionSpec(2, 16, blockwise)))]
-        config = SimpleNamespace(shard=SimpleNamespace(attn_dp_size=1))
+        config = SimpleNamespace(shard=Shard())
         network = SimpleNamespace(cells_and_names=lambda: cells, config=config)
         return start.runner(network, caches, limits, torch.zeros(4, 4), 4, 99, first)
 

@@ -24,9 +24,6 @@ from ascend.doubles import (
 from ascend.doubles import runner as runner_of
 
 from sglang.srt.layers_ms.ops.metadata import TOKENS, Field
-from sglang.srt.model_executor_ms.npu.buckets import MAX_GRAPH_SEGMENTS, bucket_of, decode_buckets
-from sglang.srt.model_executor_ms.npu.build import compile_kinds
-from sglang.srt.model_executor_ms.npu.graph_runner import CaptureError
 from sglang.srt.model_executor_ms.npu.upload import ALIGNED, UploadBuffer, UploadTooLarge
 from sglang.srt.model_executor_ms.runner.step import GraphOutputs
 
@@ -47,76 +44,6 @@ def prefilled(made, scheduler, rids, length=PAGE - 1):
     for rid in rids:
         scheduler.start(rid, scheduler.random.integers(0, 99, length))
     check(made, scheduler.batch(dict.fromkeys(rids, length)))
-
-
-# ---- buckets ----
-
-
-def test_buckets_are_sglangs_list_up_to_the_most_requests_that_run():
-    assert decode_buckets([1, 2, 4, 8, 16], 100, 28) == (1, 2, 4, 8, 16)
-    assert decode_buckets([1, 2, 4, 8, 16], 6, 28) == (1, 2, 4, 6)
-    assert decode_buckets([8, 16], 3, 28) == (3,)
-
-
-def test_more_graphs_than_cann_holds_are_thinned_out_and_the_largest_stays():
-    wanted = list(range(1, 200))
-    layers = 99
-    found = decode_buckets(wanted, 1000, layers)
-    assert len(found) * (layers + 1) <= MAX_GRAPH_SEGMENTS
-    assert found[-1] == 199 and set(found) <= set(wanted)
-
-
-def test_a_step_takes_the_smallest_bucket_with_room():
-    assert [bucket_of((2, 4, 8), requests) for requests in (1, 2, 3, 8, 9)] == [2, 2, 4, 8, None]
-
-
-# ---- capture ----
-
-
-@pytest.mark.parametrize("windows", [0, 40])
-def test_compiling_leaves_sglangs_tables_as_they_were_and_the_buckets(windows):
-    scheduler, seen = Scheduler(windows=windows), []
-    made = runner(scheduler)
-    tables = [scheduler.req_to_token] + ([scheduler.full_to_swa] if windows else [])
-    for table in tables:
-        on_host(table)[...] = scheduler.random.integers(90, 99, table.shape)
-    before = [on_host(table).copy() for table in tables]
-
-    def graph(arrays):
-        seen.extend(on_host(pool["block_tables"]).copy() for pool in arrays["attn"].values())
-        return GraphOutputs(on_device(np.zeros((len(arrays["positions"]), scheduler.columns))))
-
-    made.graphs = {
-        kind: wrapped(of, functools.partial(lambda graph, arrays: graph(arrays), graph))
-        for kind, of in made.graphs.items()
-    }
-    compile_kinds(made, 6, PAGE, 99)
-    for table, values in zip(tables, before, strict=True):
-        np.testing.assert_array_equal(on_host(table), values)
-    assert made.buckets == (2, 4, 8)
-    assert seen and all(table.max() <= 6 for table in seen), "pages in which nothing is kept yet"
-
-
-def test_every_bucket_is_traced_captured_and_replayed_before_serving_the_largest_first():
-    made = runner(Scheduler(), buckets=(2, 4, 8))
-    assert [shapes[0] for shapes in made.captured.seen] == [(8,), (4,), (2,)]
-    assert {runs for runs, _ in made.captured.seen.values()} == {3}
-
-
-@pytest.mark.parametrize("wrong", [0, 1], ids=["hidden states", "auxiliary ones"])
-def test_a_replay_that_computes_something_else_is_an_error_that_names_the_bucket_and_the_way_out(wrong):
-    made = runner(Scheduler(), buckets=(2,))
-    honest, calls = made.captured, []
-
-    def forgetful(arrays):
-        calls.append(1)
-        outputs = list(honest(arrays))
-        outputs[wrong] = outputs[wrong] * 2.0 if not wrong else (outputs[wrong][0] * 2.0,)
-        return GraphOutputs(*outputs) if len(calls) == 3 else honest(arrays)
-
-    made.captured = wrapped(honest, forgetful)
-    with LEDGER.unwatched(), pytest.raises(CaptureError, match="for 2 requests .*--disable-decode-cuda-graph"):
-        made.capture(pages=1)
 
 
 # ---- steps ----
@@ -272,9 +199,8 @@ def test_a_later_stage_begins_with_what_is_passed_on():
     pass_on(scheduler.batch({"d": 2, "a": 1}, decode=False))
 
 
-@pytest.mark.parametrize("windows", [0, 40], ids=["one pool", "two pools"])
-@pytest.mark.parametrize("seed", range(4))
-def test_any_schedule_gives_every_token_its_own_context(seed, windows):
+def any_schedule(seed, windows, runner):
+    """Forty steps of requests that begin, go on and end as chance has it."""
     scheduler = Scheduler(seed, windows=windows)
     made, running, started = runner(scheduler), [], 0
     for _ in range(40):
@@ -296,6 +222,12 @@ def test_any_schedule_gives_every_token_its_own_context(seed, windows):
         for rid in done:
             running.remove(rid)
             scheduler.finish(rid)
+
+
+@pytest.mark.parametrize("windows", [0, 40], ids=["one pool", "two pools"])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_schedule_gives_every_token_its_own_context(seed, windows):
+    any_schedule(seed, windows, runner)
 
 
 def test_a_field_that_nobody_reads_goes_up_with_the_others(monkeypatch):

@@ -1,5 +1,7 @@
 """What the path asks of MindSpore that a CPU can answer: phases of inference, host lengths, views that last."""
 
+from types import SimpleNamespace
+
 import mindspore as ms
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.metadata import INPUT_IDS
 from sglang.srt.model_executor_ms.npu.mode_graph import INCREMENT, PREFILL, ModeGraph
 from sglang.srt.model_executor_ms.runner import device
-from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph, compilations
+from sglang.srt.model_executor_ms.runner.graphs import CapturedGraph, DynamicGraph, compilations
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, TorchLMHead
 from sglang.srt.model_executor_ms.runner.step import FIELDS, StepLayout
 
@@ -31,7 +33,8 @@ class Sum(nn.Cell):
 def graph(request):
     device.start("cpu", "reference")
     caches = tuple(ops.cache_view(*_cache(name)) for name in ("k", "v"))
-    return ModeGraph(DynamicGraph(Sum(), caches[:1], caches[1:], LAYOUT), captured=request.param)
+    graph_class = CapturedGraph if request.param else DynamicGraph
+    return ModeGraph(graph_class(Sum(), caches[:1], caches[1:], LAYOUT), captured=request.param)
 
 
 def _cache(name):
@@ -59,20 +62,24 @@ def test_one_graph_of_a_phase_serves_all_sizes_and_reads_what_its_inputs_hold_no
     assert compilations() == before
 
 
-def test_only_a_captured_graph_keeps_its_views(graph):
-    buffer = torch.arange(40, dtype=torch.int32)
-    graph.views.clear()
-    for _ in range(2):
-        graph(inputs(buffer, 2, 5))
-    assert len(graph.views) == (4 if graph.captured else 0)  # ids and the block table lie at one address here
+def test_what_a_captured_graph_reads_is_a_parameter_each(graph, monkeypatch):
+    """MindSpore captures no tuple of what it imports, and copies no element of one."""
+    received, call = [], nn.Cell.__call__
+    monkeypatch.setattr(DynamicGraph, "__call__", lambda cell, *given: received.append(given) or call(cell, *given))
+    graph(inputs(torch.arange(40, dtype=torch.int32), 2, 5))
+    tuples = [len(given) for given in received[0] if isinstance(given, tuple)]
+    # Lengths, inputs and the caches of one layer, which are no tuple of one either.
+    assert (len(received[0]) - len(tuples), tuples) == ((2 + 4, [2, 2]) if graph.captured else (2, [4, 2, 2]))
     assert graph.graph.phase == (INCREMENT if graph.captured else PREFILL)
 
 
 @pytest.mark.parametrize(("scale", "soft_cap"), [(1.0, None), (0.5, 3.0)])
 def test_logits_of_torchs_head_are_those_of_the_operators(graph, scale, soft_cap):
     weight = ms.Parameter(ms.Tensor(np.random.default_rng(0).normal(size=(11, 8)).astype(np.float32)))
+    weight.on_device = True  # as when it is loaded
     hidden = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32))
-    ours, torchs = (head(weight, scale, soft_cap) for head in (LMHead, TorchLMHead))
+    network = SimpleNamespace(head=lambda: weight, logits=lambda x: ops.logits(x, weight))
+    ours, torchs = (head(network, scale, soft_cap) for head in (LMHead, TorchLMHead))
     found = torchs.apply(torchs, hidden)
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, ours.apply(ours, hidden), rtol=1e-5, atol=1e-5)

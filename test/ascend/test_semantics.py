@@ -15,7 +15,7 @@ from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms.runner import device, graphs
 from sglang.srt.model_executor_ms.runner.step import step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
-from sglang.srt.model_loader_ms import loader
+from sglang.srt.model_loader_ms.weight_slice import restore_host
 
 from .model import PAGE, NpuModel
 
@@ -67,24 +67,6 @@ def test_padding_rows_change_neither_logits_nor_cache(checked, monkeypatch, tmp_
     assert sizes == [4]
     compare({name: np.concatenate([first[name], last[name]]) for name in last}, variant, ids, "float16")
     assert (model.pool.get_key_buffer(0)[:PAGE] == 7.0).all()
-
-
-@pytest.mark.parametrize("variant", ["qwen3@16", "qwen3_moe@16"])
-def test_weights_that_are_loaded_again_stay_where_captured_graphs_know_them(checked, tmp_path, variant):
-    ids, model = {"short": prompts()["short"]}, NpuModel(save(variant, tmp_path, "float16"), "float16", PAGE)
-    before = Requests(model, PAGE).step(ids)["short"]
-    parameters = list(model.network.get_parameters())
-    for parameter in parameters:  # to the card: what the loader fills is memory of the host from now on
-        parameter.assign_value(parameter.value().copy())
-    places = [parameter.data_ptr() for parameter in parameters]
-    for scale in (2.0, 1.0):
-        loader.load(model.network, tmp_path, progress=False, **model.network.checkpoint())
-        model.network.model.norm.weight.host[...] *= np.float16(scale)
-        for parameter in parameters:
-            ops.renew(parameter)
-        model.network.process_weights_after_loading()
-        np.testing.assert_allclose(Requests(model, PAGE).step(ids)["short"], scale * before, rtol=1e-2, atol=1e-3)
-    assert [parameter.data_ptr() for parameter in parameters] == places
 
 
 @pytest.mark.parametrize("more", [0, 1])
@@ -261,6 +243,7 @@ def test_a_310p_has_linear_weights_in_fractal_layout_and_vocabularies_row_by_row
     ] * 4 * layers
     compare(mixed_batch(Requests(model, PAGE), ids), "llama-tied@16", ids, "float16")
     gate_up = model.network.model.layers[0].mlp.gate_up_proj
+    restore_host(gate_up.weight)
     gate_up.weight.host[:] = 0.5  # as a second load would
     model.network.process_weights_after_loading()
     assert (gate_up.weight.asnumpy() == 0.5).all()

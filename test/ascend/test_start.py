@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.mem_cache import allocation as sglangs
 from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
@@ -19,6 +21,7 @@ from sglang.srt.model_executor_ms.npu import graph_cache as graph_cache_module
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.memory import GB, memory_cap, weights_on_card, with_redundant_experts
 from sglang.srt.model_executor_ms.parallel import rendezvous
+from sglang.srt.model_executor_ms.parallel.groups import all_agree
 from sglang.srt.model_executor_ms.runner.graphs import Limits
 from sglang.srt.model_executor_ms.server import framework
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
@@ -70,9 +73,13 @@ def test_a_cap_is_written_as_mindspore_wants_it():
     _check_memory_conf_valid(memory_cap(64 * GB, 60 * GB, 0.75, 123456789))
 
 
-def test_the_weights_of_a_rank_are_its_share_of_the_files(tmp_path):
-    (tmp_path / "model.safetensors").write_bytes(bytes(1000))
-    assert weights_on_card(tmp_path, "auto", 4) == 250
+def test_the_weights_of_a_rank_are_its_share_of_the_parameters_that_files_become(tmp_path):
+    float8, four_bits = torch.zeros(8, 100).to(torch.float8_e4m3fn), torch.zeros(3, 2, 16, dtype=torch.uint8)
+    tensors = {"a": torch.zeros(40, 10), "b": torch.zeros(50, dtype=torch.int8), "c": float8, "d_blocks": four_bits}
+    tensors["e.qweight"] = torch.zeros(5, 8, dtype=torch.int32)  # eight values in each
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert weights_on_card(tmp_path, "auto", 1) == 2 * 400 + 50 + 2 * 800 + 2 * 2 * 96 + 2 * 8 * 40
+    assert weights_on_card(tmp_path, "auto", 4, itemsize=4) == (4 * 400 + 50 + 4 * 800 + 4 * 2 * 96 + 4 * 8 * 40) // 4
     assert weights_on_card(tmp_path, "dummy", 4) is None
     assert weights_on_card("some/model-on-the-hub", "auto", 4) is None
     assert weights_on_card(tmp_path, "pt", 4) is None  # the loader says what is wrong
@@ -131,10 +138,11 @@ def test_decode_graphs_are_captured_where_they_can_be(monkeypatch, rounds, repli
     monkeypatch.setattr(start, "npu_runner", lambda *given: made.append(given) or "runner")
     monkeypatch.setattr(start, "compile_kinds", lambda *given: compiled.append(given))
     monkeypatch.setattr(kernels, "soc", lambda: chip)
-    network = SimpleNamespace(config=SimpleNamespace(shard=SimpleNamespace(attn_dp_size=replicas)))
+    shard = Shard(0, replicas, "tp", attn_dp_size=replicas)
+    network = SimpleNamespace(config=SimpleNamespace(shard=shard))
     caches, limits = SimpleNamespace(k_caches=[0] * 3, pages=lambda: 9), Limits(100, 30, 7)
     assert start.runner(network, caches, limits, torch.zeros(1), 16, 131, first) == "runner"
-    assert [given[-1] for given in made] == [wanted]
+    assert [given[-2:] for given in made] == [(wanted, all_agree if replicas > 1 else bool)]
     assert compiled == [("runner", 9, 16, 131)]
 
 

@@ -25,8 +25,7 @@ from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead
 from sglang.srt.model_executor_ms.runner.step import GraphOutputs, step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
-from sglang.srt.model_executor_ms.runner.weights import with_quantization
-from sglang.srt.model_loader_ms import loader
+from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights, with_quantization
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.utils.hf_transformers_utils import get_config, get_context_length
@@ -58,11 +57,11 @@ class _OnOwnCaches:
     def __call__(self, *arguments):
         # MindSpore 2.10: outside of a graph, an operator that writes torch's memory writes a copy of it.
         *arrays, k_caches, v_caches = arguments
-        k_own, v_own = ([Parameter(cache.value()) for cache in caches] for caches in (k_caches, v_caches))
-        found = self.construct(*arrays, k_own, v_own)
         # Latent attention writes k_caches only, and v_caches are the same memory: these first.
-        for cache, own in zip((*v_caches, *k_caches), (*v_own, *k_own), strict=True):
-            cache.copy_(own)
+        own = {id(cache): (cache, Parameter(cache.value())) for cache in (*v_caches, *k_caches)}
+        found = self.construct(*arrays, *([own[id(cache)][1] for cache in caches] for caches in (k_caches, v_caches)))
+        for cache, written in own.values():
+            cache.copy_(written)
         return found
 
 
@@ -94,8 +93,7 @@ class PagedModel:
         self.architecture = config.architectures[0]
         written = restored(with_quantization(config.to_dict(), folder, None), folder)
         self.network = network = model_class(config.architectures)(written, runtime)
-        loader.load(network, folder, progress=False, **network.checkpoint())
-        self.network.process_weights_after_loading()
+        load_weights(network, check_weights(network, folder), progress=False)
         self.config = config = self.network.config
         specs = cache_specs(network)
         self.pool = pool_of(specs, getattr(torch, dtype), page_size, pool_class(specs))

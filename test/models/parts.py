@@ -14,6 +14,7 @@ from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead
 from sglang.srt.model_executor_ms.runner.step import step_layout
+from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
@@ -22,13 +23,17 @@ from sglang.srt.utils.hf_transformers_utils import get_config, get_context_lengt
 
 def network_of(folder, stage: Stage, dtype="float32", shard: Shard | None = None):
     """The part of a checkpoint's model that a rank computes, loaded."""
+    network = built(folder, stage, dtype, shard)
+    loader.load(network, folder, progress=False, **network.checkpoint())
+    return network
+
+
+def built(folder, stage: Stage, dtype="float32", shard: Shard | None = None):
     config = get_config(str(folder), trust_remote_code=True)
     positions = get_context_length(config)
     computed = getattr(ms, ops.compute_dtype(dtype))
     runtime = Runtime(computed, positions, shard or Shard(), stage, max_prefill_tokens=TOKENS)
-    network = model_class(config.architectures)(config.to_dict(), runtime)
-    loader.load(network, folder, progress=False, **network.checkpoint())
-    return network
+    return model_class(config.architectures)(config.to_dict(), runtime)
 
 
 class Part:
@@ -37,8 +42,8 @@ class Part:
     page_size = 1
 
     def __init__(self, folder, stage: Stage, dtype="float32", shard: Shard | None = None, compiled=True):
-        self.network = network_of(folder, stage, dtype, shard)
-        self.network.process_weights_after_loading()
+        self.network = built(folder, stage, dtype, shard)
+        load_weights(self.network, check_weights(self.network, folder), progress=False)
         self.config = config = self.network.config
         specs = cache_specs(self.network)
         self.pool = pool_of(specs, getattr(torch, dtype), self.page_size, pool_class(specs))

@@ -73,6 +73,16 @@ def test_from_numpy_shares_memory(dtype):
     assert tensor.asnumpy()[1, 2] == 1
 
 
+def test_a_tensor_can_be_moved_and_keeps_its_bits():
+    """Its documentation says that it goes after 2.9; weights move to a card by it."""
+    tensor = Tensor.from_numpy(np.array([[0x3F80, -0x4000]], np.int16)).view(ms.bfloat16)
+    moved = tensor.move_to("CPU")
+    assert moved.dtype == ms.bfloat16
+    np.testing.assert_array_equal(moved.astype(ms.float32).asnumpy(), [[1.0, -2.0]])
+    with pytest.raises(ValueError, match="one of .*Ascend"):
+        tensor.move_to("npu")
+
+
 def test_view_reads_the_same_bits_as_another_dtype():
     array = np.array([[0x3F80, -0x4000]], np.int16)  # 1.0 and -2.0 as bfloat16
     tensor = Tensor.from_numpy(array).view(ms.bfloat16)

@@ -81,3 +81,4 @@ class LMHead(MethodLayer):
             length = np.maximum(np.sqrt((rows * rows).sum(-1, keepdims=True)), 1e-12)
             unit = ms.Tensor(rows / length).astype(dtype)
             host[start : start + 4096] = (unit.view(ms.int16) if dtype == ms.bfloat16 else unit).asnumpy()
+        ops.renew(self.weight)

@@ -35,13 +35,24 @@ def parameter(shape: tuple, dtype: ms.Type, *slices: WeightSlice, alternatives: 
     `slices`. The result has `slices`, `alternatives`, and `host`: its own storage as a writable numpy array, of int16
     where dtype is bfloat16, which numpy lacks.
     """
-    host = _zeros(shape, np.dtype("int16" if dtype == ms.bfloat16 else str(dtype).lower()))
+    host = _zeros(shape, _stored_dtype(dtype))
     # MindSpore 2.10: Parameter(tensor) copies the tensor, assign_value adopts it (test_weight_slice.py).
     param = ms.Parameter(ms.Tensor(np.zeros([1] * len(shape)), dtype), requires_grad=False)
     param.assign_value(ms.Tensor.from_numpy(host).view(dtype))
     param.param_info.parameter_shape = list(shape)
     param.host, param.slices, param.alternatives = host, slices, tuple(alternatives)
+    param.host_shape = tuple(shape)
     return param
+
+
+def restore_host(param: ms.Parameter) -> None:
+    """Let the loader fill a parameter whose `host` is gone: with zeros, as it was at the beginning."""
+    if not hasattr(param, "host"):
+        param.host = _zeros(param.host_shape, _stored_dtype(param.dtype))
+
+
+def _stored_dtype(dtype: ms.Type) -> np.dtype:
+    return np.dtype("int16" if dtype == ms.bfloat16 else str(dtype).lower())
 
 
 def _zeros(shape: tuple, dtype: np.dtype) -> np.ndarray:

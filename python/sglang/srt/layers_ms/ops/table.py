@@ -253,9 +253,16 @@ class OperatorTable:
     # ---- weights; those of a table that reads them as they are loaded stay so ----
 
     def renew(self, weight) -> None:
-        """Let operators read what the loader has put into `weight.host` anew; before it is packed again.
+        """Let operators read what the loader has put into `weight.host`; before it is packed.
 
-        For each parameter of a model that has run, where it stays in memory: captured graphs know its address.
+        A parameter that has moved to the device stays where it is: captured graphs know its address.
+        """
+
+    def move_to_device(self, weight) -> None:
+        """Give a parameter that was loaded and packed the memory in which operators read it, on a device that has some.
+
+        Where it has moved, nobody reads `weight.host` any more, until the loader fills it anew. At a later load the
+        parameter is where it was: `renew` and packing have written there.
         """
 
     def prepack_linear(self, weight) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 
 import torch
@@ -46,7 +46,7 @@ class ModeGraphs(dict):
     def make(self, forward_mode: str, captured: bool = False) -> ModeGraph:
         """A graph of its own, besides the one that is kept."""
         layout = self.layout(forward_mode, captured)
-        graph = dynamic_graph(self.network, self.caches.k_caches, self.caches.v_caches, layout)
+        graph = dynamic_graph(self.network, self.caches.k_caches, self.caches.v_caches, layout, captured)
         return ModeGraph(graph, captured, phase_of(host.decodes(forward_mode), captured, self.captures))
 
     def layout(self, forward_mode: str, captured: bool = False) -> StepLayout:
@@ -80,9 +80,19 @@ def capacity(layouts: Iterable[StepLayout], limits: Limits, requests: int, dp_si
 
 
 def npu_runner(
-    network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int, link: DeviceLink, buckets=()
+    network,
+    caches: KVCaches,
+    limits: Limits,
+    req_to_token: torch.Tensor,
+    page_size: int,
+    link: DeviceLink,
+    buckets=(),
+    agree: Callable[[bool], bool] = bool,
 ) -> NPUGraphRunner:
-    """req_to_token: SGLang's table of token slots. buckets: sizes of decode graphs to capture, none for no capture."""
+    """req_to_token: SGLang's table of token slots. buckets: sizes of decode graphs to capture, none for no capture.
+
+    agree: as RunnerConfig has it.
+    """
     graphs = ModeGraphs(network, caches, bool(buckets) or mindspore_device.captures())
     largest = max(limits.requests, *buckets) if buckets else limits.requests
     dp_size = network.config.shard.attn_dp_size
@@ -92,7 +102,7 @@ def npu_runner(
     captured = graphs.make(forward_mode, captured=True) if buckets else None
     layouts = [graphs.layout("", padded) for padded in (False, True)]  # of any forward mode
     upload = UploadBuffer(link, capacity(layouts, limits, largest, dp_size))
-    config = RunnerConfig(ops.split_by_forward_mode, host_arrays, tuple(buckets), longest, dp_size)
+    config = RunnerConfig(ops.split_by_forward_mode, host_arrays, tuple(buckets), longest, dp_size, agree)
     return NPUGraphRunner(graphs, captured, link, upload, tables, config)
 
 
@@ -116,8 +126,8 @@ def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size
     for table, values in zip(own, kept, strict=True):
         table.copy_(values)
     runner.buckets = buckets
-    runner.capture(pages)
-    logger.info("decode graphs captured: %s", list(buckets) or "none")
+    runner.capture(pages, vocab_size)
+    logger.info("decode graphs captured: %s", list(runner.buckets) or "none")
 
 
 def _batch(runner, query_lens, seq_lens, page_size):

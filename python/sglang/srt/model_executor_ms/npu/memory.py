@@ -1,11 +1,18 @@
 """Divides the memory of a card between MindSpore and torch. Neither knows what the other allocates."""
 
+import math
 from pathlib import Path
 
-from sglang.srt.model_loader_ms.files import CheckpointError, find
+import torch
+
+from sglang.srt.layers_ms.quantization.formats import FORMATS
+from sglang.srt.model_loader_ms.checkpoint import Checkpoint, Stored
+from sglang.srt.model_loader_ms.files import CheckpointError
 
 GB = 2**30
 LEAST = 2.0  # GB, the initial size of MindSpore's pool
+# Bits of a value in tensors of codes, of which the operators for Ascend hold the values; int32 is GPTQ's and AWQ's.
+CODES = {form.dtype: form.bits for form in FORMATS.values() if form.scale} | {"int32": 4}
 
 
 def memory_cap(total: int, free: int, fraction: float, weights: int | None, caches: bool = False) -> str:
@@ -24,12 +31,23 @@ def with_redundant_experts(weights: int | None, experts: int, redundant: int) ->
     return None if weights is None else weights * (experts + redundant) // experts
 
 
-def weights_on_card(folder: str | Path, load_format: str, ranks: int) -> int | None:
-    """Bytes of this rank's share of a checkpoint in a local folder; None if the size is not known yet."""
+def weights_on_card(folder: str | Path, load_format: str, ranks: int, itemsize: int = 2) -> int | None:
+    """Bytes of this rank's share of the parameters of a checkpoint in a local folder; None if not known yet.
+
+    itemsize: bytes of a value that is no integer, whatever the files hold of it.
+    """
     if load_format == "dummy" or not Path(folder).is_dir():
         return None
     try:
-        files = find(Path(folder), load_format).paths
+        tensors = Checkpoint(Path(folder), load_format).tensors
     except CheckpointError:
         return None  # the loader reports all problems
-    return sum(Path(file).stat().st_size for file in files if Path(file).exists()) // ranks
+    return sum(_held(stored, itemsize) for stored in tensors.values()) // ranks
+
+
+def _held(stored: Stored, itemsize: int) -> int:
+    """Bytes that a parameter takes for a tensor of a checkpoint."""
+    values = math.prod(stored.shape)
+    if stored.dtype in CODES:
+        values = values * getattr(torch, stored.dtype).itemsize * 8 // CODES[stored.dtype]
+    return values * (1 if stored.dtype == "int8" else itemsize)  # whose rows the kernels multiply as they are

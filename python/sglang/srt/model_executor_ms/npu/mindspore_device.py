@@ -1,5 +1,7 @@
 """MindSpore's interfaces for Ascend, which a CPU has not: the only file that calls them, imported with an NPU only."""
 
+from collections.abc import Sequence
+
 import mindspore as ms
 from mindspore import context
 from mindspore._c_expression import GroupOptions
@@ -22,12 +24,16 @@ def take_card(card: int) -> None:
     ms.set_device("Ascend", card)
 
 
-def start(card: int, memory: str) -> None:
-    """Take a card, with a cap of the memory pool such as 20.5GB, before the first operator of the process."""
-    ms.set_device("Ascend", card)
-    ms.runtime.set_memory(max_size=memory)
+def start(card: int) -> None:
+    """Take a card, before anything else asks MindSpore for what it is, or runs an operator."""
+    take_card(card)
     # infer_boost: kernels that read and write SGLang's paged cache, and captured graphs, exist only with it.
     ms.set_context(mode=ms.PYNATIVE_MODE, jit_level="O0", infer_boost="on")
+
+
+def limit_memory(most: str) -> None:
+    """Cap the memory pool, such as at 20.5GB, before the first operator of the process."""
+    ms.runtime.set_memory(max_size=most)
 
 
 def compute_deterministically() -> None:
@@ -40,7 +46,7 @@ def keep_compiled_graphs(folder: str) -> None:
     export({"MS_COMPILER_CACHE_ENABLE": "1", "MS_COMPILER_CACHE_PATH": folder})
 
 
-_capture: list[int] = []  # for how many shapes a graph of this process is captured
+_capture: list[bool] = []
 
 
 def captures() -> bool:
@@ -48,11 +54,13 @@ def captures() -> bool:
     return bool(_capture)
 
 
-def allow_capture(shapes: int) -> None:
-    """Let MindSpore capture graphs of the phase `increment`, for that many shapes. Before the first one is compiled."""
-    _capture.append(shapes)
-    export({"MS_DEV_RUNTIME_CONF": f"graph_capture_max_number:{shapes + 1}"})
-    ms.runtime.set_kernel_launch_capture(True, NOT_CAPTURED)
+def allow_capture(skipped: Sequence[str] = ()) -> None:
+    """Let MindSpore capture graphs of the phase `increment`. Before the first one is compiled.
+
+    skipped: primitives that are launched as they are, between what is captured.
+    """
+    _capture.append(True)
+    ms.runtime.set_kernel_launch_capture(True, [*NOT_CAPTURED, *skipped])
 
 
 def connect() -> None:

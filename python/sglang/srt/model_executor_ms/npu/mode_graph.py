@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 
 import numpy as np
-import torch
-from mindspore import Tensor
 
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.runner.graphs import DynamicGraph
@@ -24,26 +22,21 @@ def phase_of(decodes: bool, captured: bool, captures: bool) -> str:
 
 
 class ModeGraph:
-    """Calls a compiled graph. One that is captured keeps its views of inputs, which lie at the same addresses."""
+    """Calls a compiled graph.
+
+    Inputs are imported anew for each call: MindSpore's runtime gives a tensor that is a parameter memory of its own at
+    its first call, which would then be all that later calls read.
+    """
 
     def __init__(self, graph: DynamicGraph, captured: bool = False, phase: str | None = None):
         """phase: None: that of the captured graph, or of prompts."""
         graph.phase = phase or phase_of(False, captured, True)
         self.graph, self.layout, self.captured = graph, graph.layout, captured
-        self.views: dict[tuple, Tensor] = {}
 
     def __call__(self, arrays: Mapping) -> GraphOutputs:
         """arrays: as StepLayout.rows takes them, on the device, but for graph parameters, which are numpy arrays."""
         inputs, parameters = self.layout.rows(arrays)
         # Lengths stay on the host, in memory that the next step does not write: MindSpore copies them when it likes.
         lengths = (bridge.int32(np.array(array)) for array in parameters)
-        hidden_states, *aux = map(bridge.to_torch, self.graph.call(map(self._view, inputs), lengths))
+        hidden_states, *aux = map(bridge.to_torch, self.graph.call(map(bridge.to_mindspore, inputs), lengths))
         return GraphOutputs(hidden_states, tuple(aux))
-
-    def _view(self, tensor: torch.Tensor) -> Tensor:
-        if not self.captured:
-            return bridge.to_mindspore(tensor)
-        key = (tensor.data_ptr(), tuple(tensor.shape))
-        if key not in self.views:
-            self.views[key] = bridge.to_mindspore(tensor)
-        return self.views[key]

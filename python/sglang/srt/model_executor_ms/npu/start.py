@@ -3,13 +3,18 @@
 import logging
 
 from sglang.srt.layers_ms.ops.ascend import host, kernels
-from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
+from sglang.srt.model_executor_ms.npu.buckets import decode_buckets, most_graphs
 from sglang.srt.model_executor_ms.npu.build import blockwise, compile_kinds, npu_runner
 from sglang.srt.model_executor_ms.npu.graph_cache import graph_cache
 from sglang.srt.model_executor_ms.npu.link import DeviceLink, OneOrder
 from sglang.srt.model_executor_ms.npu.memory import memory_cap, weights_on_card, with_redundant_experts
+from sglang.srt.model_executor_ms.parallel import groups
 
 logger = logging.getLogger(__name__)
+
+# Kernels by which replicas of attention exchange rows, once each in a layer. vllm-mindspore leaves them out of what it
+# captures, as MindSpore cannot.
+EXCHANGES = ("AllGather", "ReduceScatter")
 
 
 class NpuUnavailable(RuntimeError):
@@ -34,9 +39,12 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
             f"MindSpore's Ascend backend does not load: {reason}\n"
             "`python -m sglang.srt.model_executor_ms.check_env` says what is missing"
         )
+    card = torch.npu.current_device()
+    mindspore_device.start(card)  # first: asking for the chip may start the default one
     model, schedule, parallel = get_model(), get_schedule(), get_parallel()
     check_nodes(parallel.nnodes)
-    weights = weights_on_card(model.model_path, model.load_format, parallel.tp_size * parallel.pp_size)
+    ranks, itemsize = parallel.tp_size * parallel.pp_size, torch.get_default_dtype().itemsize
+    weights = weights_on_card(model.model_path, model.load_format, ranks, itemsize)
     placed, redundant = eplb.model_config_for_expert_location(config), get_exec().moe.ep_num_redundant_experts
     if placed is not None:
         weights = with_redundant_experts(weights, placed.num_logical_experts, redundant)
@@ -44,8 +52,7 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
         weights = None  # of attention's each rank has more than its part, and how many they are is not known yet
     free, total = torch.npu.mem_get_info()
     cap = memory_cap(total, free, schedule.mem_fraction_static, weights, host.capabilities().fractal_weights)
-    card = torch.npu.current_device()
-    mindspore_device.start(card, cap)
+    mindspore_device.limit_memory(cap)
     sizes = (model.context_length, schedule.page_size, schedule.max_total_tokens, schedule.mem_fraction_static)
     rank = (
         parallel.tp_rank,
@@ -99,11 +106,12 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
     if rounds:
         block = host.capabilities().single_block
         longest, requests = block.max_context, min(requests, block.max_requests)
-    buckets = _buckets(requests, len(caches.k_caches)) if first else ()
+    shard = network.config.shard
+    buckets = _buckets(requests, most_graphs(len(caches.k_caches), *_split_by(shard))) if first else ()
     if buckets and not host.capabilities().captures:
         logger.info("%s captures no graphs: decode graphs run as they are", kernels.soc())
         buckets = ()
-    if buckets and rounds and network.config.shard.attn_dp_size > 1:
+    if buckets and rounds and shard.attn_dp_size > 1:
         logger.info("attention in rounds, of replicas that do not know each other's contexts, is not captured")
         buckets = ()
     elif buckets and rounds:
@@ -111,20 +119,26 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
     if not first:
         logger.warning("the key/value pool has moved: decode graphs run uncaptured from now on")
     elif buckets and link.device != "cpu":
-        buckets = _allowed(buckets)
-    made = npu_runner(network, caches, limits, req_to_token, page_size, link, buckets)
+        buckets = _allowed(buckets, shard.attn_dp_size > 1)
+    agree = groups.all_agree if shard.size > 1 else bool
+    made = npu_runner(network, caches, limits, req_to_token, page_size, link, buckets, agree)
     compile_kinds(made, caches.pages(), page_size, vocab_size)
     return made
 
 
-def _allowed(buckets):
+def _split_by(shard) -> tuple[int, int]:
+    """In how many groups of ranks a decode graph communicates, and how many kernels of a layer are not captured."""
+    return sum(len(ranks) > 1 for ranks in shard.groups.values()), 1 + (len(EXCHANGES) if shard.attn_dp_size > 1 else 0)
+
+
+def _allowed(buckets, exchanges):
     """MindSpore 2.10 captures one graph a process, which keeps the addresses of its caches: the first model's."""
     from sglang.srt.model_executor_ms.npu import mindspore_device
 
     if mindspore_device.captures():
         logger.warning("decode graphs of the process's second model run uncaptured: MindSpore captures one graph")
         return ()
-    mindspore_device.allow_capture(len(buckets))
+    mindspore_device.allow_capture(EXCHANGES if exchanges else ())
     return buckets
 
 
@@ -136,11 +150,11 @@ def _link(device):
     return DeviceLink(str(device), NpuStreams())
 
 
-def _buckets(requests, layers):
-    """The sizes of decode graphs that SGLang's flags ask for; none where they switch graphs off."""
+def _buckets(requests, fit):
+    """The sizes of decode graphs that SGLang's flags ask for, so many at most; none where they switch graphs off."""
     from sglang.srt.runtime_context import get_exec
 
     graph = get_exec().graph
     if graph.disable_cuda_graph or graph.disable_decode_cuda_graph or not graph.cuda_graph_config.decode.bs:
         return ()
-    return decode_buckets(graph.cuda_graph_config.decode.bs, requests, layers)
+    return decode_buckets(graph.cuda_graph_config.decode.bs, requests, fit)

@@ -57,6 +57,13 @@ def join_tensor_parallel(places: tuple[tuple[int, ...], ...] = (), join: Join = 
     return shard
 
 
+def all_agree(own: bool) -> bool:
+    """Whether all ranks that compute the same step say so; they call this at the same time."""
+    from sglang.srt.distributed import get_tp_group
+
+    return all(_gather(get_tp_group().cpu_group, own))
+
+
 def _gather_among(members: range, gather, value) -> list:
     values = gather(value)
     return [values[rank] for rank in members]

@@ -22,7 +22,7 @@ from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
-from sglang.srt.model_executor_ms.runner.weights import with_own_head, with_quantization
+from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights, with_own_head, with_quantization
 from sglang.srt.model_executor_ms.seams import batches, runner
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
@@ -116,17 +116,12 @@ class MindSporeForCausalLM(torch.nn.Module):
 
     def check_checkpoint(self, model_path: str, load_format: str) -> loader.Plan:
         """What this rank is to load of a checkpoint; CheckpointError if it does not fit. Nothing is changed."""
-        return loader.check(self.network, model_path, load_format=load_format, **self.network.checkpoint())
+        return check_weights(self.network, model_path, load_format)
 
     def load_checkpoint(self, plan: loader.Plan) -> None:
         """Fill every parameter as `check_checkpoint` said."""
-        loader.execute(plan, progress=self.runner is None)
-        if self.runner is not None:  # the weights of a server that runs were updated
-            for parameter in self.network.get_parameters():
-                ops.renew(parameter)
-        self.network.process_weights_after_loading()
-        if self.runner is not None:
-            self._bind_head()
+        load_weights(self.network, plan, progress=self.runner is None)
+        self._bind_head()
 
     @classmethod
     def get_model_config_for_expert_location(cls, hf_config):

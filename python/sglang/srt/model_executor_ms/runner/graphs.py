@@ -74,13 +74,16 @@ class ForwardGraph(nn.Cell):
     @ms.jit(fullgraph=True)  # without fullgraph MindSpore runs what it cannot compile in Python, silently
     def construct(self, inputs, q_seq_lens, batch_valid_length, key_caches, value_caches):
         # MindSpore 2.10 takes no dict of dynamic shapes, and compiles again at each call with a NamedTuple.
-        step = self._named(self.shared, inputs, q_seq_lens, batch_valid_length)
+        return self._forward(inputs, q_seq_lens, batch_valid_length, key_caches, value_caches)
+
+    def _forward(self, inputs, query_lens, seq_lens, k_caches, v_caches):
+        step = self._named(self.shared, inputs, query_lens, seq_lens)
         attn = {}
         for group, places in self.groups:
-            attn[group] = self._named(places, inputs, q_seq_lens, batch_valid_length)
+            attn[group] = self._named(places, inputs, query_lens, seq_lens)
         step["attn"] = attn
-        step["k_caches"] = key_caches
-        step["v_caches"] = value_caches
+        step["k_caches"] = k_caches
+        step["v_caches"] = v_caches
         return self.model(step)
 
     def outputs(self, inputs: ModelInputs, step: StepInputs) -> tuple[Tensor, ...]:
@@ -113,12 +116,19 @@ def _any_length(field: Field) -> Tensor:
     return Tensor(shape=shape, dtype=getattr(ms, field.dtype))
 
 
+def _never_alone(caches: tuple) -> tuple:
+    # MindSpore 2.10 for Ascend: what is imported and is the only element of a tuple it gives memory of its own.
+    return caches * 2 if len(caches) == 1 else caches
+
+
 class DynamicGraph(ForwardGraph):
     """Takes tensors of each step's own shape: dynamic axes are declared once, at the first step."""
 
+    compiled = True
+
     def __init__(self, model, k_caches, v_caches, layout):
-        super().__init__(model, k_caches, v_caches, layout)
-        self.declared = False
+        super().__init__(model, _never_alone(k_caches), _never_alone(v_caches), layout)
+        self.declared = not self.compiled
 
     def outputs(self, inputs, step):
         arrays = {**inputs, **step.arrays}
@@ -127,23 +137,43 @@ class DynamicGraph(ForwardGraph):
     def call(self, inputs: Iterable[Tensor], lengths: Iterable[Tensor]) -> tuple[Tensor, ...]:
         """As `outputs`, of tensors on any device in the order of StepLayout.inputs and of StepLayout.parameters."""
         if not self.declared:
-            self._declare()
-        return self(mutable(tuple(inputs)), *lengths, self.k_caches, self.v_caches)
+            entries = (self.layout.inputs, self.layout.parameters)
+            declared = ([_any_length(entry.field) for entry in row] for row in entries)
+            self.set_inputs(*self._arguments(*declared))
+            self.declared = True
+        return self(*self._arguments(inputs, lengths))
 
-    def _declare(self):
-        entries = (self.layout.inputs, self.layout.parameters)
-        inputs, lengths = ([_any_length(entry.field) for entry in row] for row in entries)
-        self.set_inputs(mutable(tuple(inputs)), *lengths, self.k_caches, self.v_caches)
-        self.declared = True
+    def _arguments(self, inputs: Iterable[Tensor], lengths: Iterable[Tensor]) -> tuple:
+        """Those of `construct`."""
+        return mutable(tuple(inputs)), *lengths, self.k_caches, self.v_caches
+
+
+class CapturedGraph(DynamicGraph):
+    """A graph that MindSpore's runtime for Ascend captures: each input is a parameter of its own.
+
+    MindSpore 2.10 captures no graph of which an element of a tuple is imported (GraphCaptureManager: "got a
+    non-contiguous memory layout tensor"). Of a parameter it makes a copy at each call, and leaves the tensor with the
+    copy: a tensor serves one call.
+    """
+
+    @ms.jit(fullgraph=True)
+    def construct(self, q_seq_lens, batch_valid_length, key_caches, value_caches, *inputs):
+        return self._forward(inputs, q_seq_lens, batch_valid_length, key_caches, value_caches)
+
+    def _arguments(self, inputs, lengths):
+        return *lengths, self.k_caches, self.v_caches, *inputs
 
 
 class UncompiledGraph(DynamicGraph):
     """Runs operator by operator, for a table whose operators look at values."""
 
-    construct = ForwardGraph.construct.__wrapped__
+    compiled, construct = False, ForwardGraph.construct.__wrapped__
 
-    def call(self, inputs, lengths):
-        return self(tuple(inputs), *lengths, self.k_caches, self.v_caches)
+
+class UncompiledCapturedGraph(CapturedGraph):
+    """The same, called as a captured graph is."""
+
+    compiled, construct = False, CapturedGraph.construct.__wrapped__
 
 
 class StaticGraph(ForwardGraph):
@@ -215,7 +245,11 @@ def forward_graph(model, k_caches: tuple, v_caches: tuple, limits: Limits, layou
     return dynamic_graph(model, k_caches, v_caches, layout)
 
 
-def dynamic_graph(model, k_caches: tuple, v_caches: tuple, layout: StepLayout) -> DynamicGraph:
-    """A graph for steps of one layout and any size, compiled if the operator table in use lets it be."""
-    graph_class = DynamicGraph if ops.capabilities().compiled else UncompiledGraph
-    return graph_class(model, k_caches, v_caches, layout)
+def dynamic_graph(model, k_caches: tuple, v_caches: tuple, layout: StepLayout, captured: bool = False) -> DynamicGraph:
+    """A graph for steps of one layout and any size, compiled if the operator table in use lets it be.
+
+    captured: whether it is to be captured.
+    """
+    compiled = ops.capabilities().compiled
+    graphs = (CapturedGraph, UncompiledCapturedGraph) if captured else (DynamicGraph, UncompiledGraph)
+    return graphs[0 if compiled else 1](model, k_caches, v_caches, layout)

@@ -18,12 +18,12 @@ class LMHead:
     def __init__(self, network, scale: float = 1.0, soft_cap: float | None = None):
         """network: a CausalLM. soft_cap: logits -> cap * tanh(logits / cap), once scaled."""
         self.network, self.parameter, self.scale, self.soft_cap = network, network.head(), scale, soft_cap
-        self.weight = bridge.to_torch(self.parameter)  # LogitsProcessor looks at its dtype
-        self.host_logits = ops.host_logits(self.parameter)
         self.quant_method = self  # the LogitsProcessor calls its `apply` instead of multiplying by `weight`
+        self.bind()
 
     def bind(self) -> None:
-        """Take the weight where it is now; called when graphs have run, and when weights were loaded anew."""
+        """Take the weight where it is now: called whenever weights were loaded, and when graphs have run."""
+        self.weight = bridge.to_torch(self.parameter)
         self.host_logits = ops.host_logits(self.parameter)
 
     def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -74,10 +74,11 @@ def gather_logits(processor, shard: Shard) -> None:
 class TorchLMHead(LMHead):
     """Lets torch multiply, on its own stream: beside the sampler nothing has to wait for MindSpore."""
 
+    weight = None
+
     def bind(self) -> None:
-        # MindSpore moves a parameter to the device when a graph reads it first: one that none reads is on the host.
-        weight = bridge.to_torch(self.parameter)
-        self.weight = weight if weight.device.type == "npu" else weight.to("npu")
+        if getattr(self.parameter, "on_device", False):  # once it is loaded: before, torch would keep the host's memory
+            super().bind()
 
     def multiply(self, hidden_states):
         return torch.nn.functional.linear(hidden_states.to(self.weight.dtype), self.weight).float()

@@ -8,13 +8,17 @@ import torch
 
 from sglang.srt.configs.load_config import LoadConfig
 from sglang.srt.layers.moe.utils import resolve_shared_experts_config
+from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor.model_runner_components.weight_updater import WeightUpdater
+from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.seams import runner
 from sglang.srt.model_loader.loader import BaseModelLoader
 from sglang.srt.model_loader.utils import get_model_architecture, set_default_torch_dtype
+from sglang.srt.model_loader_ms import loader
 from sglang.srt.model_loader_ms.files import locate
 from sglang.srt.model_loader_ms.loader import differ
 from sglang.srt.model_loader_ms.names import TensorNames
+from sglang.srt.model_loader_ms.weight_slice import restore_host
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,29 @@ def with_own_head(config: dict, model_class: type, folder: str | Path, load_form
     return config | {"tie_word_embeddings": False}
 
 
+def check_weights(network, source: str | Path, load_format: str = "auto") -> loader.Plan:
+    """What a network is to load of a checkpoint; CheckpointError if it does not fit. Nothing is changed."""
+    for parameter in network.get_parameters():
+        restore_host(parameter)  # with zeros, which take no memory before something is written there
+    return loader.check(network, source, load_format=load_format, **network.checkpoint())
+
+
+def load_weights(network, plan: loader.Plan, progress: bool = True) -> None:
+    """Fill every parameter as `check_weights` said, pack it, and give it memory of the device.
+
+    A network that runs goes on in the memory that its parameters have there.
+    """
+    parameters = list(network.get_parameters())
+    loader.execute(plan, progress)
+    for parameter in parameters:
+        ops.renew(parameter)
+    network.process_weights_after_loading()
+    for parameter in parameters:
+        if not parameter.slices:  # it was computed of others just now
+            ops.renew(parameter)
+        ops.move_to_device(parameter)
+
+
 class MindSporeModelLoader(BaseModelLoader):
     """Builds the model and lets it read its checkpoint: slices go straight into MindSpore's buffers."""
 
@@ -62,6 +89,7 @@ class MindSporeModelLoader(BaseModelLoader):
         # SGLang reads it at each forward pass: these models fuse no shared experts with the others.
         model.shared_experts_config = resolve_shared_experts_config(model_class, model_config.hf_config, None)
         model.load_checkpoint(model.check_checkpoint(str(folder), load_format))
+        device.synchronize(str(device_config.device).split(":")[0])  # SGLang measures the memory that is left next
         return model.eval()
 
 

@@ -188,9 +188,22 @@ def split_by_forward_mode(query_lens, seq_lens, together=False):
 
 
 def renew(weight):
+    value = Tensor.from_numpy(weight.host).view(weight.dtype)
+    if not getattr(weight, "on_device", False):
+        weight.assign_value(value)  # what was made of `host` before it was filled may be a copy on the card, of zeros
+        return
     fractal = profile().fractal and weight.ndim == 2 and weight.dtype != mstype.int32
     if weight.shape == weight.host.shape and not fractal:
-        weight.copy_(Tensor.from_numpy(weight.host).view(weight.dtype))  # of others, packing does it
+        weight.copy_(value)  # of others, packing does it
+
+
+def move_to_device(weight):
+    # Explicitly: MindSpore may move a tensor only when a graph reads it, and SGLang would make a cache in its place.
+    if not getattr(weight, "on_device", False):
+        weight.assign_value(kernels.to_device(weight))
+        weight.on_device = True
+    if weight.dtype != mstype.int32:  # tables, which the host writes from time to time
+        del weight.host
 
 
 def prepack_linear(weight):
@@ -198,6 +211,7 @@ def prepack_linear(weight):
         # The loader fills `host`, each time it loads; what the last load left in the weight is in NZ already.
         plain = Tensor.from_numpy(weight.host) if hasattr(weight, "host") else weight
         weight.assign_value(kernels.format_cast(plain, kernels.NZ))
+        weight.on_device = True
 
 
 def prepack_row_linear(weight):
@@ -208,6 +222,7 @@ def prepack_experts(weight):
     prepack_stack(weight)
     if profile().fractal:
         weight.assign_value(kernels.format_cast(weight, kernels.NZ))
+        weight.on_device = True
 
 
 def plain_experts(stack):

@@ -9,7 +9,7 @@ import functools
 import inspect
 
 from mindspore import dtype as mstype
-from mindspore import mint, ops
+from mindspore import get_context, mint, ops
 from mindspore.ops import auto_generate as generated
 
 from sglang.srt.layers_ms.ops.ascend.kernels_collectives import *  # noqa: F403 - kernels, as those below
@@ -193,6 +193,11 @@ def paged_attention(
 
 def zeros(shape, dtype):
     return mint.zeros(shape, dtype=dtype)
+
+
+def to_device(x):
+    """A tensor of the host in memory of the device's own, copied before this returns."""
+    return x.move_to(get_context("device_target"))
 
 
 def format_cast(x, layout):

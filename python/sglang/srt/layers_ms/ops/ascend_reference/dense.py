@@ -3,8 +3,8 @@
 import math
 
 import numpy as np
+from mindspore import Tensor, mint
 from mindspore import dtype as mstype
-from mindspore import mint
 
 from sglang.srt.layers_ms.ops.ascend_reference.memory import (
     FLOATS,
@@ -27,6 +27,15 @@ def soc():
 
 def zeros(shape, dtype):
     return tensor(np.zeros(shape, np.float32), dtype)
+
+
+def to_device(x):
+    """The host's memory is garbage afterwards, as it may be once it is freed; but for tables, which it keeps."""
+    host = stored(x)
+    copied = tensor(values(x), x.dtype) if x.dtype in FLOATS else Tensor.from_numpy(host.copy())
+    if x.dtype not in INTEGERS:
+        host.view(np.uint8)[...] = 0xFF
+    return copied
 
 
 def format_cast(x, layout):
