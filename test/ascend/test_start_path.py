@@ -16,7 +16,7 @@ from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.model_executor_ms import plugin
 from sglang.srt.model_executor_ms.environment import PLATFORM
 from sglang.srt.model_executor_ms.npu import causal_lm, mindspore_device, start
-from sglang.srt.model_executor_ms.npu.buckets import decode_buckets
+from sglang.srt.model_executor_ms.npu.buckets import decode_buckets, most_graphs
 from sglang.srt.model_executor_ms.server import framework
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 from sglang.srt.runtime_context import override_platform
@@ -58,13 +58,20 @@ def test_the_defaults_of_a_card_of_64_gigabytes(resolve):
     assert (view.sampling_backend, view.disable_custom_all_reduce, view.model_impl) == ("pytorch", True, "mindspore")
     sizes = view.cuda_graph_config.decode.bs
     assert sizes[0] == 1 and sizes[-1] == 64  # SGLang's list, although its own graphs are disabled
-    assert decode_buckets(sizes, 64, 36)[-1] == 64
+    assert decode_buckets(sizes, 64, most_graphs(36))[-1] == 64
 
 
 def test_the_defaults_of_a_card_of_32_gigabytes_and_of_four_ranks(resolve):
     small, wide = resolve(gigabytes=32), resolve(tp_size=4)
     assert (small.chunked_prefill_size, small.cuda_graph_config.decode.bs[-1]) == (4096, 16)
     assert wide.cuda_graph_config.decode.bs[-1] == 256
+
+
+def test_sglang_keeps_memory_for_captured_decode_graphs_although_its_own_are_disabled(resolve):
+    captured, uncaptured = resolve(tp_size=4), resolve(tp_size=4, disable_decode_cuda_graph=True)
+    kept = (uncaptured.mem_fraction_static - captured.mem_fraction_static) * 64 * 1024
+    # Megabytes; SGLang rounds the fraction to a thousandth.
+    assert kept == pytest.approx(framework.GRAPH_MB * captured.cuda_graph_config.decode.bs[-1], abs=66)
 
 
 @pytest.mark.parametrize("asked, found", [(None, 64), (32, 32)])

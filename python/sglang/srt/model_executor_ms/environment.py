@@ -25,6 +25,18 @@ INHERITED += ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
 CANN = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 NNAL = "ATB_HOME_PATH"
 
+NPU_SETTINGS = {
+    # MindSpore's own collectives, which it has on with infer_boost: one port a host for all servers, no cards of other
+    # hosts, a counter that a captured graph freezes.
+    "MS_ENABLE_LCCL": "off",
+    # Attention kernels of MindSpore's own, where it has those of CANN's ATB too: vllm-mindspore and sgl-mindspore never
+    # run the former, and pad decode graphs with rows without context.
+    "MS_INTERNAL_DISABLE_CUSTOM_KERNEL_LIST": "FlashAttentionScore,PagedAttention",
+    "PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python",  # MindSpore wants a newer protobuf than CANN's tools
+}
+# Collectives on the cores that compute: a captured one takes one stream. In graphs it is for the cards of one host.
+ONE_HOST_SETTINGS = {"HCCL_OP_EXPANSION_MODE": "AIV"}
+
 CPU_PLATFORM = "mindspore_cpu"  # the entry point of platform.py, in setup.py
 
 
@@ -187,6 +199,15 @@ def reach_hosts_by(interface: str | None, address: str) -> None:
         os.environ["SGLANG_HOST_IP"] = address
     if not os.environ.get("HCCL_SOCKET_IFNAME"):  # which counts less than HCCL_IF_IP
         export({"HCCL_IF_IP": address})
+
+
+def prepare_npu(hosts: int) -> None:
+    """Set what MindSpore, CANN and HCCL read of the environment when they start, in processes of this one.
+
+    Before any of them is imported, or torch makes a communicator. hosts: on which the ranks are. A setting that the
+    user made stays.
+    """
+    export(NPU_SETTINGS if hosts > 1 else NPU_SETTINGS | ONE_HOST_SETTINGS)
 
 
 def use_huge_pages() -> None:

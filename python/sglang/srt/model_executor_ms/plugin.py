@@ -138,6 +138,7 @@ def _hook_arguments() -> None:
     arguments.accept_deterministic_inference("mindspore")
     arguments.resolve_step_with("handle_npu_backends", framework.keep_attention_backend)
     arguments.resolve_step_with("handle_model_specific_adjustments", framework.adjust_to_model)
+    arguments.reserve_for_graphs_with(framework.reserve_for_graphs)
     arguments.accept_mindspore_on_any_device()
 
 

@@ -82,6 +82,11 @@ def resolve_step_with(step: str, hook: Callable) -> None:
     register_resolution_hook(step)(hook)
 
 
+def reserve_for_graphs_with(hook: Callable) -> None:
+    """hook(original, server_args) around the MB of a card that are kept for captured graphs."""
+    hooks.around("sglang.srt.arg_groups.memory_hook.reserve_for_graph_mb", hook)
+
+
 def accept_mindspore_on_any_device() -> None:
     """Let `model_impl` mindspore pass SGLang's check of the arguments, which asserts an NPU for it.
 

@@ -10,6 +10,7 @@ from sglang.srt.model_executor_ms.environment import (
     add_up_in_one_order,
     hide_threads_of_mindspore,
     let_idle_torch_threads_sleep,
+    prepare_npu,
     read_environment,
     select_cpu_platform,
     use_huge_pages,
@@ -63,6 +64,7 @@ def configure(server_args) -> None:
     device = server_args.device or _device_of_this_machine()
     if device == "npu":
         refuse_without_npu()
+        prepare_npu(server_args.nnodes)
     select_cpu_platform(device == "cpu" and accelerator() is None)
     let_idle_torch_threads_sleep()
     use_huge_pages()
@@ -88,6 +90,7 @@ def configure(server_args) -> None:
         declare_resolution(server_args, SOURCE, sleep_on_idle=True)
 
 
+# SGLang makes none of its own. Ours are for the decode sizes that its flags choose (npu/start.py).
 _NO_CUDA_GRAPHS = dict(cuda_graph_backend_decode="disabled", cuda_graph_backend_prefill="disabled")
 
 
@@ -161,6 +164,21 @@ def _has_large_heads(server_args) -> bool:
         return False
     model_config = model_config_of(server_args)
     return model_config.attention_arch != AttentionArch.MLA and model_config.head_dim * 128 > LARGEST_PAGE_OF_A_HEAD
+
+
+GRAPH_MB = 2  # for each request of the largest decode graph, as SGLang reserves for its own
+
+
+def reserve_for_graphs(original, server_args) -> float:
+    """Around SGLang's reserve_for_graph_mb: of a card what our captured decode graphs take, of which it knows none."""
+    from sglang.srt.arg_groups.overrides import resolving_view
+
+    view, reserved = resolving_view(server_args), original(server_args)
+    if view.model_impl != "mindspore" or view.device != "npu":
+        return reserved
+    if view.disable_cuda_graph or view.disable_decode_cuda_graph:
+        return reserved
+    return reserved + GRAPH_MB * view.cuda_graph_config.decode.max_bs
 
 
 def adjust_to_model(server_args, previous) -> None:
