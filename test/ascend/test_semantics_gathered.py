@@ -59,22 +59,25 @@ def test_pieces_and_blocks_of_a_mixed_batch(model_of, small_blocks, variant):
     compare(mixed_batch(Requests(model_of(variant), PAGE), ids), variant, ids)
 
 
-def test_what_a_token_sees_does_not_depend_on_its_rotary_position(model_of, small_blocks):
+def test_what_a_token_sees_does_not_depend_on_its_rotary_position(model_of, small_blocks, monkeypatch):
     """Of a model that turns nothing: all tokens at one position see what they see at their places."""
-    ids, found = prompts(), []
-    for rotary in (lambda places: None, np.zeros_like, lambda places: places + 11):
-        model = model_of("baichuan-13b@h96")
-        runner = model.graph.runner
-        made = runner.host_arrays
+    model, ids = model_of("baichuan-13b@h96"), prompts()
+    made, modes = model.graph.runner.host_arrays, set()
 
-        def shifted(step, rotary=rotary, made=made):
+    def answers(rotary):
+        def moved(step):
+            modes.add(step.forward_mode)
             return made(dataclasses.replace(step, rotary_positions=rotary(step.places)))
 
-        runner.host_arrays = shifted
-        found.append(mixed_batch(Requests(model, PAGE), ids))
-    for other in found[1:]:
-        for name, logits in found[0].items():
-            np.testing.assert_array_equal(other[name], logits)
+        monkeypatch.setattr(model.graph.runner, "host_arrays", moved)
+        requests = Requests(model, PAGE)
+        return mixed_batch(requests, ids) | {"on": requests.step({"long": ids["one"]})["long"]}
+
+    wanted = answers(lambda places: None)
+    for rotary in (np.zeros_like, lambda places: places + 11):
+        for name, logits in answers(rotary).items():
+            np.testing.assert_array_equal(logits, wanted[name])
+    assert modes == {host.FRESH, host.CHUNK, host.DECODE}
 
 
 @pytest.mark.parametrize("way", ["one_piece", "cached_prefix"])
