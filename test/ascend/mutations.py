@@ -1,0 +1,199 @@
+"""Faults that a first card would have shown, each as a change of the sources and the tests that fail with it.
+
+    python test/ascend/mutations.py            # makes each change in turn, runs its tests, and undoes it
+    python test/ascend/mutations.py frozen     # those whose names have this in them
+
+Exits with 1 where tests pass although the fault is back. Nothing else may change the sources meanwhile.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[2]
+EXECUTOR = "python/sglang/srt/model_executor_ms"
+ASCEND = "python/sglang/srt/layers_ms/ops/ascend"
+
+
+class Mutation(NamedTuple):
+    """A fault: in a file, `new` in the place of `old`, which is there once; and what is to fail."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: str  # arguments of pytest
+
+
+MUTATIONS = (
+    Mutation(
+        "frozen inputs of captured graphs",
+        f"{EXECUTOR}/npu/mode_graph.py",
+        "self.graph.call(map(bridge.to_mindspore, inputs), lengths)",
+        "self.graph.call([vars(self).setdefault((t.data_ptr(), t.shape), bridge.to_mindspore(t)) for t in inputs], "
+        "lengths)",
+        "test/ascend/test_imports.py",
+    ),
+    Mutation(
+        "a tuple of inputs in captured graphs",
+        f"{EXECUTOR}/runner/graphs.py",
+        "graphs = (CapturedGraph, UncompiledCapturedGraph) if captured else (DynamicGraph, UncompiledGraph)",
+        "graphs = (DynamicGraph, UncompiledGraph)",
+        "test/ascend/test_imports.py",
+    ),
+    Mutation(
+        "a copy of the cache of a stage with one layer",
+        f"{EXECUTOR}/runner/graphs.py",
+        "return caches * 2 if len(caches) == 1 else caches",
+        "return caches",
+        "test/ascend/test_imports.py",
+    ),
+    Mutation(
+        "captured graphs compared with equal inputs only",
+        f"{EXECUTOR}/npu/graph_runner.py",
+        "other = dict(vocab_size=vocab_size, other=True)",
+        "return True",
+        "test/ascend/test_imports.py -k goes_on_reading",
+    ),
+    Mutation(
+        "weights that SGLang does not see on the card",
+        f"{ASCEND}/host.py",
+        "weight.assign_value(kernels.to_device(weight))",
+        "weight.assign_value(weight.value().copy())",
+        "test/ascend/test_weights.py -k card_has",
+    ),
+    Mutation(
+        "weights as they were before they were loaded",
+        f"{ASCEND}/host.py",
+        "        weight.assign_value(value)  # what was made",
+        "        pass  # what was made",
+        "test/ascend/test_weights.py -k before_they_are_filled",
+    ),
+    Mutation(
+        "weights that stay on the host too",
+        f"{ASCEND}/host.py",
+        "        del weight.host\n",
+        "        pass\n",
+        "test/ascend/test_weights.py -k free",
+    ),
+    Mutation(
+        "a head that keeps its memory on the host",
+        f"{EXECUTOR}/runner/lm_head.py",
+        "        self.weight = bridge.to_torch(self.parameter)\n",
+        "        self.weight = self.weight if self.weight is not None else bridge.to_torch(self.parameter).clone()\n",
+        "test/ascend/test_weights.py -k free",
+    ),
+    Mutation(
+        "weights that are computed of others not computed anew",
+        f"{EXECUTOR}/runner/weights.py",
+        "if not parameter.slices:",
+        "if False:",
+        "test/ascend/test_weights.py -k again",
+    ),
+    Mutation(
+        "a cap by the bytes of files",
+        f"{EXECUTOR}/npu/memory.py",
+        'return values * (1 if stored.dtype == "int8" else itemsize)',
+        "return math.prod(stored.shape) * getattr(torch, stored.dtype).itemsize",
+        "test/ascend/test_weights.py -k card_has",
+    ),
+    Mutation(
+        "no memory kept for captured graphs",
+        f"{EXECUTOR}/server/framework.py",
+        "return reserved + GRAPH_MB * view.cuda_graph_config.decode.max_bs",
+        "return reserved",
+        "test/ascend/test_environment.py",
+    ),
+    Mutation(
+        "LCCL on",
+        f"{EXECUTOR}/environment.py",
+        '    "MS_ENABLE_LCCL": "off",\n',
+        "",
+        "test/ascend/test_environment.py",
+    ),
+    Mutation(
+        "MindSpore's own PagedAttention",
+        f"{EXECUTOR}/environment.py",
+        '    "MS_INTERNAL_DISABLE_CUSTOM_KERNEL_LIST": "FlashAttentionScore,PagedAttention",\n',
+        "",
+        "test/ascend/test_environment.py",
+    ),
+    Mutation(
+        "the environment set when arguments are resolved already",
+        f"{EXECUTOR}/server/framework.py",
+        "        prepare_npu(server_args.nnodes)\n",
+        "",
+        "test/ascend/test_environment.py",
+    ),
+    Mutation(
+        "AIV on several hosts",
+        f"{EXECUTOR}/environment.py",
+        "export(NPU_SETTINGS if hosts > 1 else NPU_SETTINGS | ONE_HOST_SETTINGS)",
+        "export(NPU_SETTINGS | ONE_HOST_SETTINGS)",
+        "test/ascend/test_environment.py",
+    ),
+    Mutation(
+        "as many graphs as segments fit, whatever they communicate",
+        f"{EXECUTOR}/npu/buckets.py",
+        "STREAMS, STREAMS_OF_GROUP, STREAMS_OF_SEGMENT_IN_GROUP = 1800, 40, 2",
+        "STREAMS, STREAMS_OF_GROUP, STREAMS_OF_SEGMENT_IN_GROUP = 2000, 0, 0",
+        "test/ascend/test_capture.py -k 'plans or segments'",
+    ),
+    Mutation(
+        "a failed capture ends the start",
+        f"{EXECUTOR}/npu/graph_runner.py",
+        "        except RuntimeError as error:\n",
+        "        except ZeroDivisionError as error:\n",
+        "test/ascend/test_capture.py -k captured_before",
+    ),
+    Mutation(
+        "a rank alone without a captured graph",
+        f"{EXECUTOR}/npu/graph_runner.py",
+        "if not self.agree(problem is None):",
+        "if problem is not None:",
+        "test/ascend/test_capture.py -k another_rank",
+    ),
+    Mutation(
+        "exchanges of replicas captured",
+        f"{EXECUTOR}/npu/start.py",
+        "mindspore_device.allow_capture(EXCHANGES if exchanges else ())",
+        "mindspore_device.allow_capture(())",
+        "test/ascend/test_device_calls.py -k replicas",
+    ),
+    Mutation(
+        "MindSpore asked for the chip before it has a card",
+        f"{EXECUTOR}/npu/start.py",
+        "    mindspore_device.start(card)  # first: asking for the chip may start the default one\n",
+        "    host.capabilities(), mindspore_device.start(card)\n",
+        "test/ascend/test_caches_310p.py -k a_card_is_taken",
+    ),
+    Mutation(
+        "masks by rotary positions in decode",
+        f"{ASCEND}/metadata.py",
+        "arrays = {LAST_PLACES.name: step.places}",
+        "arrays = {LAST_PLACES.name: step.places if step.rotary_positions is None else step.rotary_positions}",
+        "test/ascend/test_semantics_gathered.py -k rotary_position",
+    ),
+)
+
+
+def survives(mutation: Mutation) -> bool:
+    """Whether the tests of a mutation pass with it."""
+    path = ROOT / mutation.file
+    before = path.read_text(encoding="utf-8")
+    path.write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
+    try:
+        command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {mutation.tests}"
+        return subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, check=False).returncode != 1
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    chosen = [mutation for mutation in MUTATIONS if sys.argv[-1] in mutation.name or len(sys.argv) == 1]
+    alive = []
+    for mutation in chosen:
+        alive += [mutation.name] if survives(mutation) else []
+        print(f"{'SURVIVES' if mutation.name in alive else 'fails'}: {mutation.name}", flush=True)
+    sys.exit(bool(alive))
