@@ -19,6 +19,20 @@ SECONDS = 5
 NAMES = {
     "olmo3": "Olmo2ForCausalLM",  # as SGLang calls it
     "exaone4": "Exaone4ForCausalLM",
+    "cwm": "CwmForCausalLM",
+    "dots1": "Dots1ForCausalLM",
+    "ernie4_5": "Ernie4_5ForCausalLM",
+    "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
+    "exaone_moe": "ExaoneMoeForCausalLM",
+    "flex_olmo": "FlexOlmoForCausalLM",
+    "glm4_moe_lite": "Glm4MoeLiteForCausalLM",
+    "granitemoe": "GraniteMoeForCausalLM",
+    "granitemoeshared": "GraniteMoeSharedForCausalLM",
+    "minimax_m2": "MiniMaxM2ForCausalLM",
+    "seed_oss": "SeedOssForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "solar_open": "SolarOpenForCausalLM",
+    "vaultgemma": "VaultGemmaForCausalLM",
     "ministral": "MinistralForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
@@ -57,6 +71,8 @@ NAMES = {
 }
 SAME = {
     "BaiChuanForCausalLM": "BaichuanForCausalLM",
+    "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
+    "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
     "ChatGLMForConditionalGeneration": "ChatGLMModel",
     "Grok1ModelForCausalLM": "Grok1ForCausalLM",
     "LLaMAForCausalLM": "LlamaForCausalLM",
@@ -173,7 +189,7 @@ def test_values_are_those_of_the_config(variant):
     assert held == {name: tuple(given[name]) if name == "layer_types" else given[name] for name in names}
     longest = [given[key] for key in ("seq_length", "max_position_embeddings", "model_max_length") if key in given]
     assert config.max_positions == longest[0]
-    if "head_dim" not in given:  # Qwen2's class has no such key
+    if not {"head_dim", "qk_rope_head_dim"} & given.keys():  # Qwen2's class has no such key
         assert config.head_dim == given["hidden_size"] // given["num_attention_heads"]
 
 
@@ -334,9 +350,10 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
         ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),
         ("PhiMoEForCausalLM", "Phi3ForCausalLM"),
         ("OlmoForCausalLM", "Olmo2ForCausalLM"),
-        ("GraniteMoeHybridForCausalLM", "GraniteForCausalLM"),
+        ("GraniteMoeHybridForCausalLM", "GraniteMoeForCausalLM"),
         *((name, None) for name in ("ViTModel", "BertModel", "FalconForCausalLM", "MambaForCausalLM")),
-        *((name, None) for name in ("GPTJForCausalLM", "GPT2LMHeadModel", "MiniMaxM1ForCausalLM")),
+        *((name, None) for name in ("GPTJForCausalLM", "GPT2LMHeadModel")),
+        ("MiniMaxM1ForCausalLM", "MiniMaxM2ForCausalLM"),
     ],
 )
 def test_an_unknown_architecture_is_told_the_nearest(name, near):

@@ -123,7 +123,7 @@ GREEDY = [name for name in TINY if name in PLAIN or TINY[name]["model_type"] in 
 GREEDY = [("cpu", name) for name in GREEDY] + [("reference", name) for name in COMPILED if name in GREEDY]
 GREEDY = mostly_slow(GREEDY, lambda table, variant: table == "cpu" and variant in KINDS)
 # Their head is their scaled embedding: what was last is most likely next.
-REPEATING = ["gemma", "gemma2", "gemma3", "minicpm"]
+REPEATING = ["gemma", "gemma2", "gemma3", "minicpm", "vaultgemma"]
 
 
 def greedy(requests: Requests, ids: dict) -> dict:

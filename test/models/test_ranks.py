@@ -36,11 +36,19 @@ LAYOUTS = {
 DENSE = ["llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "stablelm", "cohere"]
 DENSE += ["cohere2", "granite", "olmo2", "glm", "glm4", "minicpm", "minicpm3", "internlm2", "internlm3", "qwen"]
 DENSE += ["exaone", "exaone4", "phi3", "chatglm", "baichuan", "baichuan-13b"]
+DENSE += ["seed_oss", "smollm3", "ernie4_5", "cwm", "vaultgemma"]
 EXPERTS = ["mixtral", "dbrx", "deepseek", "deepseek_v2", "deepseek_v3", "grok", "grok-residual", "gpt_oss"]
 EXPERTS += ["qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
+EXPERTS += ["dots1", "solar_open", "exaone_moe", "minimax_m2", "ernie4_5_moe", "flex_olmo", "granitemoe"]
+EXPERTS += ["granitemoeshared", "glm4_moe_lite"]
 VARIANTS = [f"{name}@ranks" for name in (*DENSE, *EXPERTS)]
 # Other names of an architecture: a checkpoint differs in that name.
-SAME = {"LLaMAForCausalLM": "LlamaForCausalLM", "ChatGLMForConditionalGeneration": "ChatGLMModel"}
+SAME = {
+    "LLaMAForCausalLM": "LlamaForCausalLM",
+    "ChatGLMForConditionalGeneration": "ChatGLMModel",
+    "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
+    "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
+}
 CASES = [(name, layout) for name in VARIANTS for layout in LAYOUTS if "EP" not in layout or name[:-6] in EXPERTS]
 KINDS = {  # of weights and of layers: in which layouts `make test` has them; all models are in "TP 2"
     "qwen3": LAYOUTS,

@@ -9,6 +9,7 @@ from models.harness import Requests, assert_logits_close
 from models.reference_models import reference_logits
 from models.reference_models import save as save_statement
 from models.tiny import TINY, save
+from models.tiny import reference_logits as transformers_logits
 from transformers import LlamaForCausalLM
 
 SECONDS = 2
@@ -42,3 +43,14 @@ def test_chatglm_is_also_known_by_the_name_that_its_fine_tuned_checkpoints_have(
         {"asked": IDS}
     )
     assert_logits_close(found, {"asked": reference_logits(config, IDS)}, 1e-4)
+
+
+@pytest.mark.parametrize(
+    "variant, architecture", [("ernie4_5", "Ernie4_5_ForCausalLM"), ("exaone_moe", "ExaoneMoEForCausalLM")]
+)
+def test_a_name_that_makers_or_sglang_write_otherwise_is_the_same_architecture(served, tmp_path, variant, architecture):
+    folder = save(variant, tmp_path)
+    config = json.loads((folder / "config.json").read_text()) | {"architectures": [architecture]}
+    (folder / "config.json").write_text(json.dumps(config))
+    found = Requests(served(folder, "transformers"), 4).step({"asked": IDS})
+    assert_logits_close(found, {"asked": transformers_logits(variant, IDS)}, 1e-4)

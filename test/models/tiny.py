@@ -98,7 +98,8 @@ def divisible(config: dict) -> dict:
     """With sizes that four ranks can divide, and experts that two can; two key/value heads stay."""
     sizes = dict(num_attention_heads=8, n_heads=8, hidden_size=96, d_model=96, kv_channels=12)
     sizes |= dict(num_experts=8, num_local_experts=8, n_routed_experts=8, moe_num_experts=8)
-    sizes |= dict(moe_intermediate_size=36, shared_expert_intermediate_size=52, ffn_hidden_size=36)
+    sizes |= dict(moe_intermediate_size=36, ffn_hidden_size=36)
+    sizes |= dict(shared_expert_intermediate_size=52, shared_intermediate_size=52)
     found = {key: sizes.get(key, value) for key, value in config.items()}
     if "intermediate_size" in config:
         found["intermediate_size"] = config["intermediate_size"] // 4 * 4

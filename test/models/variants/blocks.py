@@ -24,6 +24,16 @@ GRANITE = dict(
     logits_scaling=2.9,
 )
 OLMO2 = dict(COMMON, model_type="olmo2")
+SEED_OSS = dict(COMMON, model_type="seed_oss", head_dim=14, attention_bias=True)
+SMOLLM3 = dict(
+    COMMON,
+    model_type="smollm3",
+    pad_token_id=None,
+    num_hidden_layers=3,
+    no_rope_layer_interval=2,
+    tie_word_embeddings=False,
+)
+ERNIE4_5 = dict(COMMON, model_type="ernie4_5", head_dim=14, tie_word_embeddings=False)
 GLM = dict(COMMON, model_type="glm", head_dim=20, rope_parameters=PARTIAL, pad_token_id=None)
 GLM4 = dict(GLM, model_type="glm4")
 MINICPM = {key: value for key, value in COMMON.items() if key != "rope_parameters"} | dict(
@@ -52,6 +62,12 @@ VARIANTS = {
     "cohere-qk-norm": dict(COHERE, use_qk_norm=True, attention_bias=True, tie_word_embeddings=False),
     "granite": GRANITE,
     "granite-bias": dict(GRANITE, attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "seed_oss": SEED_OSS,
+    "seed_oss-bias": dict(SEED_OSS, attention_out_bias=True, mlp_bias=True),
+    "smollm3": SMOLLM3,
+    "smollm3-window": dict(SMOLLM3, no_rope_layers=[0, 1, 0], use_sliding_window=True, sliding_window=9),
+    "ernie4_5": ERNIE4_5,
+    "ernie4_5-bias": dict(ERNIE4_5, use_bias=True, tie_word_embeddings=True),
     "olmo2": OLMO2,
     "olmo2-bias": dict(OLMO2, attention_bias=True, num_key_value_heads=6, tie_word_embeddings=True),
     "glm": GLM,
@@ -61,4 +77,4 @@ VARIANTS = {
     "minicpm-untied": dict(MINICPM, tie_word_embeddings=False, num_key_value_heads=6),
     "glm4-no-bias": dict(GLM4, attention_bias=False, num_key_value_heads=1),
 }
-PLAIN = ["gemma", "stablelm", "cohere", "granite", "olmo2", "glm", "glm4", "minicpm"]
+PLAIN = ["gemma", "stablelm", "cohere", "granite", "seed_oss", "smollm3", "ernie4_5", "olmo2", "glm", "glm4", "minicpm"]

@@ -108,8 +108,79 @@ GLM4_MOE = dict(
     n_group=4,
     topk_group=2,
 )
+DEEPSEEKS_ROUTER = {
+    key: GLM4_MOE[key]
+    for key in ("moe_intermediate_size", "n_routed_experts", "num_experts_per_tok", "n_shared_experts")
+    + ("first_k_dense_replace", "norm_topk_prob", "routed_scaling_factor", "n_group", "topk_group")
+}
+DOTS1 = dict(
+    COMMON,
+    **DEEPSEEKS_ROUTER,
+    model_type="dots1",
+    num_hidden_layers=3,
+    head_dim=18,
+    sliding_window=9,
+    max_window_layers=2,
+)
+SOLAR_OPEN = {key: value for key, value in GLM4_MOE.items() if key not in ("first_k_dense_replace", "use_qk_norm")}
+SOLAR_OPEN |= dict(model_type="solar_open", num_hidden_layers=2, rope_parameters=COMMON["rope_parameters"])
+EXAONE_MOE = {
+    key: value for key, value in DEEPSEEKS_ROUTER.items() if key not in ("n_routed_experts", "n_shared_experts")
+}
+EXAONE_MOE |= dict(
+    COMMON,
+    model_type="exaone_moe",
+    num_hidden_layers=4,
+    head_dim=18,
+    num_experts=12,
+    num_shared_experts=2,
+    sliding_window=9,
+    sliding_window_pattern=4,
+)
+MINIMAX_M2 = dict(
+    COMMON,
+    model_type="minimax_m2",
+    head_dim=20,
+    intermediate_size=38,
+    num_local_experts=9,
+    num_experts_per_tok=3,
+    rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.6),
+)
+ERNIE4_5_MOE = dict(
+    COMMON,
+    model_type="ernie4_5_moe",
+    num_hidden_layers=4,
+    moe_intermediate_size=38,
+    moe_num_experts=9,
+    moe_k=3,
+    moe_num_shared_experts=2,
+    moe_layer_start_index=1,
+    moe_layer_end_index=2,
+    moe_layer_interval=1,
+    tie_word_embeddings=False,
+)
+FLEX_OLMO = dict(OLMOE, model_type="flex_olmo", pad_token_id=None)
+GRANITE_MOE = dict(
+    COMMON,
+    model_type="granitemoe",
+    intermediate_size=38,
+    num_local_experts=9,
+    num_experts_per_tok=3,
+    embedding_multiplier=3.7,
+    attention_multiplier=0.21,
+    residual_multiplier=0.43,
+    logits_scaling=2.9,
+)
 WINDOW = dict(use_sliding_window=True, sliding_window=9)
 VARIANTS = {
+    "dots1": DOTS1,
+    "solar_open": SOLAR_OPEN,
+    "exaone_moe": EXAONE_MOE,
+    "minimax_m2": MINIMAX_M2,
+    "ernie4_5_moe": ERNIE4_5_MOE,
+    "flex_olmo": FLEX_OLMO,
+    "granitemoe": GRANITE_MOE,
+    "granitemoeshared": dict(GRANITE_MOE, model_type="granitemoeshared", shared_intermediate_size=50),
     "mixtral": MIXTRAL,
     "mixtral-window": dict(MIXTRAL, sliding_window=9),
     "dbrx": DBRX,
@@ -139,6 +210,7 @@ VARIANTS = {
     ),
 }
 PLAIN = ["mixtral", "dbrx", "deepseek", "grok", "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
+PLAIN += ["dots1", "solar_open", "exaone_moe", "minimax_m2", "ernie4_5_moe", "flex_olmo", "granitemoeshared"]
 
 
 def _dbrx(written: dict) -> dict:

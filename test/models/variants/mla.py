@@ -24,6 +24,7 @@ EXPERTS = dict(
 )
 V2 = dict(LATENT, **EXPERTS, model_type="deepseek_v2", topk_method="group_limited_greedy")
 V3 = dict(LATENT, **EXPERTS, model_type="deepseek_v3")
+GLM4_MOE_LITE = dict(LATENT, **EXPERTS, model_type="glm4_moe_lite", num_hidden_layers=3)
 MINICPM3 = dict(LATENT, model_type="minicpm3", scale_emb=3, scale_depth=1.1, dim_model_base=40)
 YARN = dict(
     rope_type="yarn",
@@ -51,6 +52,7 @@ VARIANTS = {
     ),
     "deepseek_v3": V3,
     "deepseek_v3-one-group": dict(V3, **ONE_GROUP, rope_parameters=YARN, norm_topk_prob=False, rope_interleave=False),
+    "glm4_moe_lite": GLM4_MOE_LITE,
     "kimi_k2": dict(V3, **ONE_GROUP, rope_parameters=YARN),
     "minicpm3": dict(MINICPM3, tie_word_embeddings=False),
     "minicpm3-longrope": dict(MINICPM3, tie_word_embeddings=False, rope_parameters=LONGROPE),

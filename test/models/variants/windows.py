@@ -47,6 +47,8 @@ OLMO3 = dict(  # four layers: without layer_types, the last one has no window
     },
 )
 EXAONE4 = dict(COMMON, model_type="exaone4", head_dim=18, sliding_window=9, layer_types=[SLIDING, FULL])
+CWM = dict(COMMON, model_type="cwm", head_dim=14, num_hidden_layers=3, sliding_window=9)
+VAULTGEMMA = dict(GEMMA2, model_type="vaultgemma")
 LLAMA3 = rope("llama3", factor=6.0, low_freq_factor=1.3, high_freq_factor=3.5, original_max_position_embeddings=32)
 VARIANTS = {
     "mistral-window": dict(MISTRAL, sliding_window=3),
@@ -62,6 +64,8 @@ VARIANTS = {
         attention_bias=True,
         tie_word_embeddings=False,
     ),
+    "cwm": CWM,
+    "vaultgemma": VAULTGEMMA,
     "gemma3": GEMMA3,
     "gemma3-mqa": dict(GEMMA3, num_key_value_heads=1),
     "cohere2": COHERE2,
@@ -71,7 +75,7 @@ VARIANTS = {
     "exaone4-llama3": dict(EXAONE4, **LLAMA3),
     "exaone4-full": dict(EXAONE4, sliding_window=None, layer_types=[FULL] * 2, tie_word_embeddings=True),
 }
-PLAIN = ["ministral", "gemma2", "gemma3", "cohere2", "olmo3", "exaone4"]
+PLAIN = ["cwm", "vaultgemma", "ministral", "gemma2", "gemma3", "cohere2", "olmo3", "exaone4"]
 
 
 def _olmo3(written: dict) -> dict:

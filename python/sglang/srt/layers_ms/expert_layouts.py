@@ -93,8 +93,8 @@ def one_by_one(sizes: Sizes, gate: str, up: str, down: str, bias: bool = False) 
     return Layout(*matrices, gate_up("bias", (sizes.own,), inner[:1]), downs("bias", (added,), outer[:1]))
 
 
-def fused(sizes: Sizes, transposed: bool = False) -> Layout:
-    """Two tensors for all experts, as transformers holds them: gate_up_proj, gate first, and down_proj.
+def fused(sizes: Sizes, transposed: bool = False, names: tuple[str, str] = ("gate_up_proj", "down_proj")) -> Layout:
+    """Two tensors for all experts, as transformers holds them: gate and up, gate first, and down.
 
     transposed: [E, width, 2 * size] and [E, size, width], in the place of [E, 2 * size, width] and [E, width, size].
     """
@@ -106,19 +106,24 @@ def fused(sizes: Sizes, transposed: bool = False) -> Layout:
     whole = turned(sizes.experts, 2 * sizes.size, sizes.width)
     rows = [slice(part * sizes.size + start, part * sizes.size + stop) for part in (0, 1)]
     gate_up = tuple(
-        WeightSlice("gate_up_proj", turned(experts, own, ALL), (places, part), whole, transposed)
+        WeightSlice(names[0], turned(experts, own, ALL), (places, part), whole, transposed)
         for experts, places in sizes.runs()
         for part, own in enumerate(rows)
     )
     outer = turned(sizes.experts, sizes.width, sizes.size)
     down = tuple(
-        WeightSlice("down_proj", turned(experts, ALL, sizes.own), places, outer, transposed)
+        WeightSlice(names[1], turned(experts, ALL, sizes.own), places, outer, transposed)
         for experts, places in sizes.runs()
     )
     return Layout(gate_up, down)
 
 
 SEPARATE = separate(*USUAL)
+
+
+def granites(sizes):
+    """Two tensors for all experts under Granite's names, or any layout of others."""
+    return (fused(sizes, names=("input_linear.weight", "output_linear.weight")), *SEPARATE(sizes))
 
 
 def stacked_by_rows(sizes):

@@ -28,21 +28,25 @@ class Routing(NamedTuple):
     soft_cap: float = 0.0  # 0: none
 
 
+def correction_bias(source="e_score_correction_bias", axes=1) -> WeightSlice:
+    """Where a checkpoint has a Router's correction, relative to it: [count], or [1, count] with two axes."""
+    return WeightSlice(source, (ALL,) * axes, (None,) * (axes - 1) or ALL)
+
+
 class Router(Linear):
     """x [T, hidden_size] -> weights and experts of each token, [T, top_k] each. Logits are float32.
 
-    corrected: whether the checkpoint has e_score_correction_bias, which is added to scores where experts are chosen.
+    correction: the bias that is added to scores where experts are chosen, as `correction_bias` says; None: none.
     """
 
     kind = DENSE
 
-    def __init__(self, config, num_experts: int, routing: Routing, *, bias=False, corrected=False):
+    def __init__(self, config, num_experts: int, routing: Routing, *, bias=False, correction=None):
         whole = (num_experts, config.hidden_size)
         biases = [WeightSlice("bias", (ALL,))] if bias else ()
         super().__init__(whole, config.dtype, [WeightSlice("weight", (ALL, ALL), whole=whole)], biases)
         self.routing = routing
-        correction = WeightSlice("e_score_correction_bias", (ALL,))
-        self.correction = parameter((num_experts,), float32, correction) if corrected else None
+        self.correction = None if correction is None else parameter((num_experts,), float32, correction)
 
     def process_weights_after_loading(self):
         super().process_weights_after_loading()

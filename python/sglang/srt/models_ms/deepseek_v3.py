@@ -7,7 +7,7 @@ from sglang.srt.layers_ms import MLAAttention
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.mla_config import MLAConfig
-from sglang.srt.models_ms.moe_config import CorrectedRoutingConfig, mlp
+from sglang.srt.models_ms.moe_config import CORRECTION, CorrectedRoutingConfig, mlp
 
 
 class DeepseekV3Config(MLAConfig, CorrectedRoutingConfig):
@@ -17,7 +17,7 @@ class DeepseekV3Config(MLAConfig, CorrectedRoutingConfig):
 
 class DeepseekV3Layer(PreNormLayer):
     def __init__(self, config, layer_id):
-        super().__init__(config, MLAAttention(config, layer_id), mlp(config, layer_id, corrected=True))
+        super().__init__(config, MLAAttention(config, layer_id), mlp(config, layer_id, correction=CORRECTION))
 
 
 class DeepseekV3ForCausalLM(CausalLM):

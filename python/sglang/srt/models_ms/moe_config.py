@@ -4,7 +4,10 @@ import dataclasses
 
 from sglang.srt.layers_ms import Experts, GatedMLP, Router, Routing, SparseMoeBlock
 from sglang.srt.layers_ms.expert_layouts import SEPARATE
+from sglang.srt.layers_ms.moe import correction_bias
 from sglang.srt.models_ms.config import DecoderConfig, computed, key
+
+CORRECTION = correction_bias()  # beside the router's weight
 
 
 class MoeConfig(DecoderConfig):
@@ -88,14 +91,14 @@ class CorrectedRoutingConfig(SharedExpertsConfig):
         )
 
 
-def sized_mlp(config, size: int) -> GatedMLP:
-    """A plain MLP with the inner size `size`."""
-    return GatedMLP(dataclasses.replace(config, intermediate_size=size))
+def sized_mlp(config, size: int, **options) -> GatedMLP:
+    """A plain MLP with the inner size `size`; options: more of GatedMLP's."""
+    return GatedMLP(dataclasses.replace(config, intermediate_size=size), **options)
 
 
-def shared_mlp(config: MoeConfig) -> GatedMLP:
-    """The shared experts: one MLP."""
-    return sized_mlp(config.on(config.shard.moe), config.shared_intermediate_size)
+def shared_mlp(config: MoeConfig, **options) -> GatedMLP:
+    """The shared experts: one MLP; options: more of GatedMLP's."""
+    return sized_mlp(config.on(config.shard.moe), config.shared_intermediate_size, **options)
 
 
 def experts(config: MoeConfig, layouts=SEPARATE) -> Experts:
@@ -110,10 +113,10 @@ def experts(config: MoeConfig, layouts=SEPARATE) -> Experts:
     )
 
 
-def sparse_moe_block(config: MoeConfig, *, corrected=False, layouts=SEPARATE) -> SparseMoeBlock:
+def sparse_moe_block(config: MoeConfig, *, correction=None, layouts=SEPARATE, **shared_options) -> SparseMoeBlock:
     """The router and the experts of a layer, and its shared experts if the config has any."""
-    gate = Router(config, config.num_experts, config.routing, corrected=corrected)
-    shared = shared_mlp(config) if config.shared_intermediate_size else None
+    gate = Router(config, config.num_experts, config.routing, correction=correction)
+    shared = shared_mlp(config, **shared_options) if config.shared_intermediate_size else None
     return SparseMoeBlock(gate, experts(config, layouts), config.shard, shared)
 
 
