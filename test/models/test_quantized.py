@@ -1,0 +1,202 @@
+"""Checkpoints that other people's tools quantized give the logits that these tools' own code computes with them."""
+
+import json
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from models.harness import PagedModel, Requests, assert_logits_close
+from models.test_logits import mixed_batch
+from models.tiny import save
+from safetensors.torch import load_file, save_file
+from tiers import mostly_slow
+
+from sglang.srt.model_loader_ms import loader
+from sglang.srt.model_loader_ms.files import CheckpointError
+
+SECONDS = 20, 60
+
+FOLDER = Path(__file__).parent / "quantized"
+NAMES = sorted(json.loads((FOLDER / "makers.json").read_text()))
+ROUNDED = ("W8A8_static", "W8A8_static_asym")  # rows of activations, to int8
+# Of the largest logit. A value half way between two steps of int8 may be rounded to the other one.
+LIMIT, LIMIT_ROUNDED = 2e-3, 1e-2
+# auto-round's own model has what its codes stand for in bfloat16.
+LIMIT_BFLOAT16 = 8e-3
+CASES = [(table, name) for table in ("reference", "cpu") for name in NAMES]
+
+
+def stated(name):
+    """-> prompts, and their logits."""
+    found = np.load(FOLDER / name / "logits.npz")
+    requests = {key.partition(".")[0] for key in found}
+    return [{request: found[f"{request}.{what}"] for request in requests} for what in ("ids", "logits")]
+
+
+def limit(name):
+    if name in ROUNDED:
+        return LIMIT_ROUNDED
+    return LIMIT_BFLOAT16 if name.startswith(("gptq", "awq", "autoround")) else LIMIT
+
+
+def served(folder):
+    model = PagedModel(folder, compiled=False)
+    model.graph = model._graph()  # a step of operators that a table takes from the reference is not captured
+    return model
+
+
+@pytest.mark.parametrize("table, name", mostly_slow(CASES, lambda table, _: table == "cpu"), indirect=["table"])
+def test_logits_are_those_of_the_makers_code(table, name):
+    ids, wanted = stated(name)
+    model = served(FOLDER / name)
+    layer = model.network.model.layers[0]
+    assert layer.self_attn.qkv_proj.weight.dtype in (ms.uint8, ms.int8)
+    found = mixed_batch(Requests(model, 4), ids)
+    assert_logits_close(found, wanted, limit(name))
+
+
+@pytest.mark.parametrize("name", ["W4A16", "gptq_asym", "W8A8_static_asym"])
+def test_weights_are_replaced_where_they_are(table, name):
+    ids, wanted = stated(name)
+    model = served(FOLDER / name)
+    held = {parameter.name: parameter.data_ptr() for parameter in model.network.get_parameters()}
+    for parameter in model.network.get_parameters():
+        parameter.host.fill(0)
+    loader.load(model.network, FOLDER / name, progress=False, **model.network.checkpoint())
+    model.network.process_weights_after_loading()
+    assert held == {parameter.name: parameter.data_ptr() for parameter in model.network.get_parameters()}
+    found = mixed_batch(Requests(model, 4), ids)
+    assert_logits_close(found, wanted, limit(name))
+
+
+def damaged(name, folder, change):
+    tensors = load_file(FOLDER / name / "model.safetensors")
+    change(tensors)
+    (folder / "config.json").write_text((FOLDER / name / "config.json").read_text())
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def test_a_layer_that_is_not_quantized_although_the_config_says_so_is_named(table, tmp_path):
+    layer, plain = "model.layers.0.mlp.down_proj.", load_file(FOLDER / "W4A16" / "model.safetensors")
+
+    def change(tensors):
+        for name in [name for name in tensors if name.startswith(layer)]:
+            del tensors[name]
+        tensors[layer + "weight"] = plain["model.embed_tokens.weight"].clone()
+
+    with pytest.raises(CheckpointError, match=f"missing: {layer}weight_packed, .*there is {layer}weight, bfloat16"):
+        served(damaged("W4A16", tmp_path, change))
+
+
+def rewritten(name, folder, change):
+    """A fixture of the same values, with other tensors and settings: change(tensors, settings)."""
+    config = json.loads((FOLDER / name / "config.json").read_text())
+    tensors = load_file(FOLDER / name / "model.safetensors")
+    found = change(tensors, config["quantization_config"])
+    save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": found}))
+    return folder
+
+
+def second_version(tensors, settings):
+    """GPTQ's zero points as they are: one has been taken from each, in words."""
+    for name, words in tensors.items():
+        if name.endswith(".qzeros"):
+            words.copy_((words.long() + 0x11111111).int())
+    return settings | {"checkpoint_format": "gptq_v2"}
+
+
+def groups_in_another_order(tensors, settings):
+    for name in [name for name in tensors if name.endswith(".g_idx")]:
+        stem, groups = name.removesuffix("g_idx"), tensors[name]
+        order = torch.randperm(int(groups.max()) + 1, generator=torch.Generator().manual_seed(len(groups)))
+        tensors[name] = order.argsort()[groups.long()].int()
+        for part in ("scales", "qzeros"):
+            tensors[stem + part] = tensors[stem + part][order]
+    return settings | {"desc_act": True}
+
+
+def as_modelslim(tensors, settings):
+    """Static activations as ModelSlim has them: what the offset adds, and the product of the scales."""
+    found = {name: "FLOAT" for name in tensors if name.endswith(".weight")}
+    for name in [name for name in tensors if name.endswith(".weight_scale")]:
+        stem = name.removesuffix("weight_scale")
+        codes, offset = tensors[stem + "weight"], tensors.pop(stem + "input_zero_point").float()
+        tensors[stem + "deq_scale"] = (tensors[name].float() * tensors[stem + "input_scale"].float())[:, 0]
+        tensors[stem + "quant_bias"] = -(codes.int().sum(-1) * offset).int()
+        tensors[stem + "input_offset"], tensors[stem + "weight_offset"] = offset, torch.zeros(len(codes), 1)
+        found[stem + "weight"] = "W8A8"
+    return found | {"quant_method": "modelslim"}
+
+
+REWRITTEN = {
+    "zero points of the second version": ("gptq_asym", second_version),
+    "act-order": ("gptq_asym", groups_in_another_order),
+    "ModelSlim's static activations": ("W8A8_static_asym", as_modelslim),
+}
+
+
+@pytest.mark.parametrize("case", REWRITTEN)
+def test_other_ways_to_hold_the_same_give_the_same_logits(table, tmp_path, case):
+    name, change = REWRITTEN[case]
+    ids, wanted = stated(name)
+    found = mixed_batch(Requests(served(rewritten(name, tmp_path, change)), 4), ids)
+    assert_logits_close(found, wanted, limit(name))
+
+
+def test_float8_is_made_of_a_checkpoint_that_is_not_quantized(table, tmp_path):
+    """Rows within 1/16 of themselves, which is half of a step of e4m3; what is not multiplied as codes is as it was."""
+    folder = save("qwen3", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    down = served(folder).network.model.layers[0].mlp.down_proj
+    assert down.weight.dtype == ms.uint8
+    if table == "cpu":  # rearranged
+        return
+    codes = torch.from_numpy(down.weight.host).view(torch.float8_e4m3fn).float()
+    wanted = load_file(folder / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    found = codes * torch.from_numpy(down.weight_scale.host)
+    assert ((found - wanted).abs() <= wanted.abs() / 16 + wanted.abs().amax(-1, keepdim=True) / 448 / 1024).all()
+    assert (codes.abs().amax(-1) == 448).all()
+
+
+def test_a_head_may_be_quantized(table, tmp_path):
+    """Its logits are those of the values that it stands for."""
+    generator, found = torch.Generator().manual_seed(3), []
+    codes, scales = (
+        torch.randint(0, 256, (16, 160, 4), generator=generator, dtype=torch.uint8),
+        torch.rand(2, 160) + 0.5,
+    )
+    nibbles = torch.stack([codes & 15, codes >> 4], -1).permute(1, 0, 2, 3).reshape(160, 128).float()
+    values = (nibbles - 8) * scales.half().float().T.repeat_interleave(64, -1)
+
+    def held(tensors, settings):
+        tensors["lm_head.qweight"] = codes.view(torch.int32)[..., 0]
+        tensors["lm_head.scales"] = scales.half()
+        tensors["lm_head.qzeros"] = torch.full((2, 20), 0x77777777, dtype=torch.int32)
+        return settings | {"lm_head": True}
+
+    def plain(tensors, settings):
+        tensors["lm_head.weight"] = values
+        return settings
+
+    ids, _ = stated("gptq")
+    for number, change in enumerate((held, plain)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        rewritten("gptq", folder, change)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+        model = served(folder)
+        found.append(mixed_batch(Requests(model, 4), ids))
+        assert model.network.lm_head.weight.dtype == (ms.float32 if number else ms.uint8)
+    assert_logits_close(found[0], found[1], 1e-5)
+
+
+def test_every_fixture_says_what_made_it():
+    made = json.loads((FOLDER / "makers.json").read_text())
+    assert set(made) == {folder.name for folder in FOLDER.iterdir() if folder.is_dir()}
+    assert all(maker and version for maker, version in made.values())
