@@ -45,8 +45,10 @@ def assert_near(found, wanted):
 
 def test_engine_encodes_in_chunks_and_behind_cached_prefixes(tmp_path_factory):
     folder = checkpoint(tmp_path_factory, "MistralModel")
-    with Engine(folder, chunked_prefill_size=16) as engine:
+    with Engine(folder, chunked_prefill_size=16, max_total_tokens=96) as engine:
         for texts in (TEXTS, TEXTS, [TEXTS[2] + " w7"]):
+            with pytest.raises(ValueError, match="95 tokens"):  # it would wait for ever, and all behind it
+                engine.encode("w7 " * 95)
             found = engine.encode(texts)
             assert_near([one["embedding"] for one in found], answers("MistralModel", texts))
     assert found[0]["meta_info"]["prompt_tokens"] == 51
