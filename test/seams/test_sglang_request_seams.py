@@ -3,6 +3,7 @@
 A workaround's test is expected to fail: where it passes, with a later SGLang, the workaround can go.
 """
 
+import inspect
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from seams.contract import assert_in_order, names, parameters, works_around
 
 from sglang.srt.entrypoints.openai.protocol import CompletionRequest
+from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.model_executor_ms.seams import requests
 from sglang.srt.sampling.sampling_params import SamplingParams
@@ -72,3 +74,21 @@ def test_logprobs_become_part_of_an_answer_in_one_method():
     meta = {"output_token_logprobs": [1], "output_top_logprobs": [[1], [2]], "output_token_ids_logprobs": None}
     requests._trim(None, None, meta)
     assert meta == {"output_token_logprobs": [1], "output_top_logprobs": [[1]], "output_token_ids_logprobs": None}
+
+
+@pytest.mark.parametrize(
+    "parser, choice, active", [(None, "required", True), (None, "auto", False), ("x", "auto", False)]
+)
+def test_whether_an_answer_is_parsed_for_calls_is_asked_of_one_method(parser, choice, active):
+    """requests.parse_forced_calls"""
+    assert parameters(OpenAIServingChat._tool_call_parsing_active) == ["self", "request"]
+    serving = SimpleNamespace(tool_call_parser=parser, _effective_tools=lambda request: ["a tool"])
+    request = SimpleNamespace(tool_choice=choice, _response_parser_json_response_format=False)
+    assert requests._is_forced(False, serving, request) is active
+
+
+@works_around("reads forced calls with --tool-call-parser only: requests.parse_forced_calls")
+def test_forced_calls_are_read_without_a_parser():
+    active = inspect.unwrap(OpenAIServingChat._tool_call_parsing_active)
+    serving = SimpleNamespace(tool_call_parser=None, _effective_tools=lambda request: ["a tool"])
+    assert active(serving, SimpleNamespace(tool_choice="required", _response_parser_json_response_format=False))

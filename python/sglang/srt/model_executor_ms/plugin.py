@@ -158,6 +158,7 @@ def _hook_launcher() -> None:
     requests.accept_completions_of_no_tokens()
     requests.echo_logprobs_of_no_others()
     requests.trim_logprobs()
+    requests.parse_forced_calls()
     requests.seed_with(choices.own_seed)
     control.raise_refusals()
     control.update_one_at_a_time()

@@ -8,6 +8,7 @@ from sglang.srt.model_executor_ms.seams import hooks
 
 SERVER = "sglang.srt.entrypoints.http_server"
 COMPLETIONS = "sglang.srt.entrypoints.openai.serving_completions.OpenAIServingCompletion"
+CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 
@@ -69,6 +70,20 @@ def _convert(original, serving, request, *others, **more):
     asked, request = original(serving, request, *others, **more)
     asked.top_logprobs_num = int(asked.top_logprobs_num)
     return asked, request
+
+
+def parse_forced_calls() -> None:
+    """Answer with tool calls where a request forces one, also without --tool-call-parser.
+
+    SGLang 0.5.23 makes such a call JSON by a grammar, and needs no parser to read it, but leaves it in the text then.
+    """
+    hooks.after(f"{CHAT}._tool_call_parsing_active", _is_forced)
+
+
+def _is_forced(active, serving, request) -> bool:
+    forced = request.tool_choice == "required" or not isinstance(request.tool_choice, str | None)
+    own_format = serving.tool_call_parser or request._response_parser_json_response_format
+    return active or bool(forced and not own_format and serving._effective_tools(request))
 
 
 def trim_logprobs() -> None:
