@@ -71,9 +71,9 @@ def test_no_logprobs_beside_the_tokens_own_are_told_from_no_logprobs_by_their_tr
 def test_logprobs_become_part_of_an_answer_in_one_method():
     """requests.trim_logprobs"""
     assert parameters(TokenizerManager.add_logprob_to_meta_info)[:3] == ["self", "meta_info", "state"]
-    meta = {"output_token_logprobs": [1], "output_top_logprobs": [[1], [2]], "output_token_ids_logprobs": None}
+    meta = {"output_token_logprobs": [], "output_top_logprobs": [[1]], "output_token_ids_logprobs": [[2]]}
     requests._trim(None, None, meta)
-    assert meta == {"output_token_logprobs": [1], "output_top_logprobs": [[1]], "output_token_ids_logprobs": None}
+    assert meta == {"output_token_logprobs": [], "output_top_logprobs": [], "output_token_ids_logprobs": [[2]]}
 
 
 @pytest.mark.parametrize(

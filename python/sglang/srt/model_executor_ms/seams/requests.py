@@ -87,12 +87,14 @@ def _is_forced(active, serving, request) -> bool:
 
 
 def trim_logprobs() -> None:
-    """Give no alternatives to a token that an answer does not have: SGLang does for an answer of no tokens."""
+    """Give no alternatives to a token that an answer does not have: SGLang does for an answer of no tokens.
+
+    Logprobs of chosen tokens stay: /v1/score reads those of an answer of no tokens.
+    """
     hooks.after(f"{TOKENIZER}.add_logprob_to_meta_info", _trim)
 
 
 def _trim(_result, _tokenizer_manager, meta_info, *_, **__) -> None:
     tokens = len(meta_info["output_token_logprobs"])
-    for name in ("output_top_logprobs", "output_token_ids_logprobs"):
-        if len(meta_info.get(name) or ()) > tokens:
-            meta_info[name] = meta_info[name][:tokens]
+    if len(meta_info.get("output_top_logprobs") or ()) > tokens:
+        meta_info["output_top_logprobs"] = meta_info["output_top_logprobs"][:tokens]
