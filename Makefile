@@ -4,6 +4,7 @@ PORT ?= 30000
 MODEL ?= ms_example/demo_model
 PYTEST_ARGS ?=
 KITS_ARGS ?=
+SOAK_MINUTES ?= 10
 TEST_PROCESSES ?= 2
 # Without a limit SGLang's key/value pool takes most of the machine's memory.
 SERVE_ARGS ?= --max-total-tokens 32768
@@ -23,7 +24,7 @@ SITE_STAMP := $(VENV)/.site-packages-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test test-all test-fast test-sglang bench models-table speed-tables pictures site lint format wheel clean
+.PHONY: help install demo serve test test-all test-fast test-sglang soak bench models-table speed-tables pictures site lint format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -49,6 +50,9 @@ test-fast: $(STAMP)  ## the tests that start no server and build no wheel
 test-sglang: $(STAMP)  ## SGLang's own kits of tests against servers of ours on the demo model, beside the recorded outcomes
 	$(PIP) install --requirement requirements/test-sglang.txt
 	PYTHONPATH=test $(RUN) -m sglang_kits.run $(KITS_ARGS)
+
+soak: $(STAMP)  ## a mixed load on one server for SOAK_MINUTES (10); then nothing may be left behind
+	$(RUN) benchmark/soak.py --minutes $(SOAK_MINUTES)
 
 bench: $(STAMP)  ## prefill and decode of a 0.6B model of random weights, and how near the machine's limits they are
 	$(RUN) benchmark/roofline.py --cases 1:128:32 4:128:32 8:128:32 1:1024:0
