@@ -248,6 +248,11 @@ REFUSED = [
         dict(rope_parameters=dict(rope_type="linear", rope_theta=500.0, factor=2.0, short_factor=[1.0])),
         r"LlamaForCausalLM: rope_parameters has \['short_factor'\], which 'linear' does not use",
     ),
+    (
+        "llama",
+        dict(rope_parameters=dict(rope_type="linear", type="dynamic", rope_theta=500.0, factor=2.0)),
+        r"rope_type and type are \['dynamic', 'linear'\], which are names of the same",
+    ),
     *(
         ("llama", dict(rope_parameters=dict(rope_type=kind)), f"rope_type = '{kind}' needs .*'factor'")
         for kind in ("linear", "dynamic", "llama3")

@@ -35,8 +35,10 @@ def read_rope(config, layer_type: str | None = None) -> Rope:
     layer_type: of which kind of layers, where rope_parameters has an entry for each.
     """
     given = config.rope_parameters.get(layer_type) or config.rope_parameters
-    kind = given.get("rope_type") or given.get("type") or "default"
-    kind = OLDER_NAMES.get(kind, kind)
+    kinds = {OLDER_NAMES.get(kind, kind) for kind in map(given.get, ("rope_type", "type")) if kind}
+    if len(kinds) > 1:
+        raise UnsupportedConfig(f"rope_type and type are {sorted(kinds)}, which are names of the same: remove one")
+    kind = kinds.pop() if kinds else "default"
     if kind not in FREQUENCIES:
         raise UnsupportedConfig(f"rope_type = {kind!r} is not supported, only {sorted(FREQUENCIES)}")
     partial = given.get("partial_rotary_factor") or config.partial_rotary_factor

@@ -48,12 +48,25 @@ def explain(server_args, error: Exception) -> None:
     except Exception as again:
         if type(again) is not type(error):
             return
+        if isinstance(again, ValueError) and _is_read(server_args):
+            return  # SGLang's own sentence, of an argument that does not go with the config
         written = _written(server_args) or {}
         empty = [key for key, value in written.items() if value is None]
         reason = f"; keys without a value: {', '.join(empty)}" if empty else ""
         raise UnsupportedModel(
             f"{server_args.model_path}: config.json cannot be read: {_sentence(again)}{reason}"
         ) from error
+
+
+def _is_read(server_args) -> bool:
+    """Whether SGLang can read the config, whatever it makes of it."""
+    from sglang.srt.utils.hf_transformers_utils import get_config
+
+    try:
+        get_config(server_args.model_path, server_args.trust_remote_code, revision=server_args.revision)
+    except Exception:
+        return False
+    return True
 
 
 def _written(arguments) -> dict | None:
