@@ -24,7 +24,7 @@ class Imports:
 
     def __init__(self, monkeypatch):
         """From here on graphs are called as on a card."""
-        self.addresses, self.import_one, run = set(), bridge.to_mindspore, nn.Cell.__call__
+        self.addresses, self.import_one, run = {}, bridge.to_mindspore, nn.Cell.__call__
         self.captures, made = False, mode_graph.ModeGraph.__init__
         monkeypatch.setattr(bridge, "to_mindspore", self.to_mindspore)
 
@@ -44,7 +44,7 @@ class Imports:
         with LEDGER.unwatched():
             plain = tensor.as_subclass(type(tensor).__base__) if isinstance(tensor, DeviceTensor) else tensor
             found = self.import_one(plain)
-            self.addresses.add(plain.data_ptr())
+            self.addresses[plain.data_ptr()] = plain  # kept, so that no other tensor gets its address
             return found
 
     def is_imported(self, tensor) -> bool:

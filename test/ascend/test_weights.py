@@ -88,7 +88,7 @@ def test_parameters_that_have_memory_of_the_card_before_they_are_filled(monkeypa
         parameter.assign_value(parameter.value().copy())
         return parameter
 
-    for module in [module for module in sys.modules.values() if getattr(module, "parameter", None) is made]:
+    for module in [module for module in list(sys.modules.values()) if vars(module).get("parameter") is made]:
         monkeypatch.setattr(module, "parameter", copied)
     np.testing.assert_array_equal(logits(NpuModel(folder, "float16", PAGE)), wanted)
 

@@ -210,6 +210,7 @@ def _move(state, layout, places, meeting):
     import torch
 
     from sglang.srt.eplb.expert_location_updater import create_temp_buffers, update_expert_weights_single_layer
+    from sglang.srt.layers_ms import ops
     from sglang.srt.model_executor_ms.runner import eplb
 
     if not torch.distributed.is_initialized():
@@ -223,6 +224,7 @@ def _move(state, layout, places, meeting):
                 tensors, create_temp_buffers(tensors), before, list(places[layer]), **sizes, **ranks
             )
         experts.set_physical_experts(places[layer])
+        ops.renew(experts.logical_to_physical_map)
 
 
 def _replay(state, layout, steps, inputs, hidden_states):
