@@ -7,8 +7,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 import torch
+from distributed.pool import Layout, Pool
 from models.harness import PagedModel, Requests, assert_logits_close
 from models.test_logits import mixed_batch
+from models.test_ranks import LAYOUTS, PLACES, check
 from models.tiny import save
 from safetensors.torch import load_file, save_file
 from tiers import mostly_slow
@@ -16,7 +18,7 @@ from tiers import mostly_slow
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.model_loader_ms.files import CheckpointError
 
-SECONDS = 20, 60
+SECONDS = 45, 90
 
 FOLDER = Path(__file__).parent / "quantized"
 NAMES = sorted(json.loads((FOLDER / "makers.json").read_text()))
@@ -41,16 +43,10 @@ def limit(name):
     return LIMIT_BFLOAT16 if name.startswith(("gptq", "awq", "autoround")) else LIMIT
 
 
-def served(folder):
-    model = PagedModel(folder, compiled=False)
-    model.graph = model._graph()  # a step of operators that a table takes from the reference is not captured
-    return model
-
-
 @pytest.mark.parametrize("table, name", mostly_slow(CASES, lambda table, _: table == "cpu"), indirect=["table"])
 def test_logits_are_those_of_the_makers_code(table, name):
     ids, wanted = stated(name)
-    model = served(FOLDER / name)
+    model = PagedModel(FOLDER / name, compiled=False)
     layer = model.network.model.layers[0]
     assert layer.self_attn.qkv_proj.weight.dtype in (ms.uint8, ms.int8)
     found = mixed_batch(Requests(model, 4), ids)
@@ -60,7 +56,7 @@ def test_logits_are_those_of_the_makers_code(table, name):
 @pytest.mark.parametrize("name", ["W4A16", "gptq_asym", "W8A8_static_asym"])
 def test_weights_are_replaced_where_they_are(table, name):
     ids, wanted = stated(name)
-    model = served(FOLDER / name)
+    model = PagedModel(FOLDER / name, compiled=False)
     held = {parameter.name: parameter.data_ptr() for parameter in model.network.get_parameters()}
     for parameter in model.network.get_parameters():
         parameter.host.fill(0)
@@ -88,7 +84,7 @@ def test_a_layer_that_is_not_quantized_although_the_config_says_so_is_named(tabl
         tensors[layer + "weight"] = plain["model.embed_tokens.weight"].clone()
 
     with pytest.raises(CheckpointError, match=f"missing: {layer}weight_packed, .*there is {layer}weight, bfloat16"):
-        served(damaged("W4A16", tmp_path, change))
+        PagedModel(damaged("W4A16", tmp_path, change), compiled=False)
 
 
 def rewritten(name, folder, change):
@@ -143,7 +139,7 @@ REWRITTEN = {
 def test_other_ways_to_hold_the_same_give_the_same_logits(table, tmp_path, case):
     name, change = REWRITTEN[case]
     ids, wanted = stated(name)
-    found = mixed_batch(Requests(served(rewritten(name, tmp_path, change)), 4), ids)
+    found = mixed_batch(Requests(PagedModel(rewritten(name, tmp_path, change), compiled=False), 4), ids)
     assert_logits_close(found, wanted, limit(name))
 
 
@@ -152,7 +148,7 @@ def test_float8_is_made_of_a_checkpoint_that_is_not_quantized(table, tmp_path):
     folder = save("qwen3", tmp_path)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
-    down = served(folder).network.model.layers[0].mlp.down_proj
+    down = PagedModel(folder, compiled=False).network.model.layers[0].mlp.down_proj
     assert down.weight.dtype == ms.uint8
     if table == "cpu":  # rearranged
         return
@@ -190,10 +186,41 @@ def test_a_head_may_be_quantized(table, tmp_path):
         rewritten("gptq", folder, change)
         config = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-        model = served(folder)
+        model = PagedModel(folder, compiled=False)
         found.append(mixed_batch(Requests(model, 4), ids))
         assert model.network.lm_head.weight.dtype == (ms.float32 if number else ms.uint8)
     assert_logits_close(found[0], found[1], 1e-5)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = Pool(2)
+    yield pool
+    pool.close()
+
+
+RANKED = ["W4A16_ASYM", "FP8_BLOCK", "gptq_asym", "W8A8_static_asym", "nf4"]
+
+
+@pytest.mark.parametrize("name", mostly_slow(RANKED, lambda name: name in ("W4A16_ASYM", "W8A8_static_asym")))
+def test_ranks_say_what_one_process_says(pool, name):
+    steps, wanted = pool.alone(FOLDER / name)
+    check(pool.together(FOLDER / name, Layout(tp=2), steps), wanted)
+
+
+EXPERTS = ["EP 2", "EP 2 with replicas", "EP 2, dispatch"]
+
+
+@pytest.mark.parametrize("layout", mostly_slow(EXPERTS, lambda layout: "replicas" in layout))
+def test_quantized_experts_may_be_anywhere(pool, tmp_path, layout):
+    folder = save("qwen3_moe@ranks", tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    steps, wanted = pool.alone(folder)
+    check(pool.together(folder, LAYOUTS[layout], steps), wanted)
+    if LAYOUTS[layout].places:
+        pool.move(LAYOUTS[layout], PLACES[::-1], tmp_path / "meeting")
+        check(pool.again(LAYOUTS[layout], steps), wanted)
 
 
 def test_every_fixture_says_what_made_it():
