@@ -40,6 +40,7 @@ TORCH = (
     "model_executor_ms",
     "model_loader_ms.checkpoint",
     "model_loader_ms.encoded",
+    "model_loader_ms.gguf.tensors",
     "model_loader_ms.layouts",
 )
 HOOKS = "model_executor_ms.seams.hooks"
@@ -73,7 +74,7 @@ def written() -> list[Path]:
     """All files that somebody wrote; .json files are configurations and vocabularies of models."""
     inside = (path for folder in FOLDERS for path in (ROOT / folder).rglob("*"))
     files = [path for path in (*ROOT.glob("*"), *inside) if path.is_file()]
-    generated = re.compile(r"^\.git$|__pycache__|\.egg-info|\.(json|jinja|safetensors|npz|so|png)$")
+    generated = re.compile(r"^\.git$|__pycache__|\.egg-info|\.(json|jinja|safetensors|npz|gguf|so|png)$")
     return sorted(path for path in files if not generated.search(str(path.relative_to(ROOT))))
 
 

@@ -68,9 +68,9 @@ def test_weights_that_do_not_fit_change_nothing_and_every_misfit_is_named(engine
 
 
 def test_a_load_format_that_is_not_supported_is_named(engine):
-    success, message, _ = engine.update_weights_from_disk(MODEL, load_format="gguf")
+    success, message, _ = engine.update_weights_from_disk(MODEL, load_format="npz")
     assert not success
-    assert "'gguf' is not supported" in message
+    assert "'npz' is not supported" in message
 
 
 def test_weights_from_other_processes_are_refused_with_the_reason(engine):

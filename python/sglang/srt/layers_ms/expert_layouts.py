@@ -51,12 +51,17 @@ def separate(*names: str) -> Callable[[Sizes], tuple[Layout, ...]]:
     """Three matrices an expert, as most checkpoints have them: experts.3.gate_proj.weight.
 
     names: of gate, up and down, which most checkpoints of the model have. Those that other models have hold too, and
-    the layouts with all experts in two tensors.
+    the layouts with all experts in two or three tensors.
     """
     known = dict.fromkeys((names, USUAL, MIXTRAL))
 
     def layouts(sizes: Sizes):
-        return (*(one_by_one(sizes, *kind) for kind in known), fused(sizes), fused(sizes, transposed=True))
+        return (
+            *(one_by_one(sizes, *kind) for kind in known),
+            fused(sizes),
+            fused(sizes, transposed=True),
+            stacked(sizes),
+        )
 
     return layouts
 
@@ -118,6 +123,27 @@ def fused(sizes: Sizes, transposed: bool = False, names: tuple[str, str] = ("gat
     return Layout(gate_up, down)
 
 
+def stacked(sizes: Sizes) -> Layout:
+    """Three tensors for all experts, as GGUF files have them: gate_proj.weight, up_proj.weight and down_proj.weight."""
+    inner, outer = (sizes.experts, sizes.size, sizes.width), (sizes.experts, sizes.width, sizes.size)
+    gate_up = [
+        WeightSlice(f"{name}.weight", (experts, sizes.own, ALL), (places, part), inner)
+        for experts, places in sizes.runs()
+        for part, name in enumerate(("gate_proj", "up_proj"))
+    ]
+    down = [
+        WeightSlice("down_proj.weight", (experts, ALL, sizes.own), places, outer) for experts, places in sizes.runs()
+    ]
+    biases = [
+        WeightSlice(f"{name}.bias", (experts, sizes.own), (places, part), inner[:2])
+        for experts, places in sizes.runs()
+        for part, name in enumerate(("gate_proj", "up_proj"))
+    ]
+    added = [(NONE, NONE)] if sizes.own.start else sizes.runs()  # the first rank of an expert adds it
+    down_bias = [WeightSlice("down_proj.bias", (experts, ALL), (places,), outer[:2]) for experts, places in added]
+    return Layout(tuple(gate_up), tuple(down), tuple(biases), tuple(down_bias))
+
+
 SEPARATE = separate(*USUAL)
 
 
@@ -144,7 +170,7 @@ def stacked_by_rows(sizes):
 def interleaved(sizes):
     """Gate and up by turns in the columns of gate_up_proj; matrices are transposed. The same from MXFP4.
 
-    Or three matrices an expert, with biases, as some tools for quantization write them.
+    Or three matrices an expert, with biases, as some tools for quantization write them, or `stacked`.
     """
     start, stop, size = sizes.own.start, sizes.own.stop, sizes.size
     parts = [slice(2 * start + part, 2 * stop, 2) for part in (0, 1)]
@@ -166,4 +192,5 @@ def interleaved(sizes):
     ]
     runs = [(NONE, NONE)] if start else sizes.runs()  # the first rank of an expert adds it
     biases = [WeightSlice("down_proj_bias", (run, ALL), (places,), outer[::2]) for run, places in runs]
-    return Layout(tuple(gate_up), tuple(down), tuple(inner), tuple(biases)), one_by_one(sizes, *USUAL, bias=True)
+    layout = Layout(tuple(gate_up), tuple(down), tuple(inner), tuple(biases))
+    return layout, one_by_one(sizes, *USUAL, bias=True), stacked(sizes)

@@ -5,6 +5,7 @@ copied.
 """
 
 import json
+import logging
 import math
 import mmap
 import os
@@ -19,6 +20,12 @@ import torch
 
 from sglang.srt.model_loader_ms.encoded import Part
 from sglang.srt.model_loader_ms.files import find
+from sglang.srt.model_loader_ms.gguf.architectures import tensors_of
+from sglang.srt.model_loader_ms.gguf.header import GGUFError
+from sglang.srt.model_loader_ms.gguf.split import read_headers
+from sglang.srt.model_loader_ms.gguf.tensors import BlockValues, nbytes
+
+logger = logging.getLogger(__name__)
 
 _BLOCK = 8 << 20  # bytes copied at a time: bounds the pages of the files that are in memory
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it; the number is that of Linux
@@ -45,18 +52,17 @@ class Stored(NamedTuple):
 
     shape: tuple
     dtype: str  # torch's name for it, or the file's own where torch has none
-    data: torch.Tensor | Part | None = (
-        None  # a view of `file`, or of what several tensors encode; None if torch has no such dtype
-    )
+    # A view of `file`, or of what several tensors or blocks encode; None if torch has no such dtype.
+    data: torch.Tensor | Part | BlockValues | None = None
     file: mmap.mmap | None = None
 
     def nbytes(self, values: int) -> int:
         """Bytes that so many values take in the file."""
-        return self.data.nbytes(values) if isinstance(self.data, Part) else values * self.data.itemsize
+        return values * self.data.itemsize if isinstance(self.data, torch.Tensor) else self.data.nbytes(values)
 
     def mapped(self, read: tuple) -> torch.Tensor:
         """The memory of the file that a part is read from."""
-        return self.data.stored(read) if isinstance(self.data, Part) else self.data[read]
+        return self.data[read] if isinstance(self.data, torch.Tensor) else self.data.stored(read)
 
 
 class Checkpoint:
@@ -74,7 +80,7 @@ class Checkpoint:
             self._add(name, path)
 
     def _add(self, file: str, path: Path) -> None:
-        read = _read_safetensors if path.suffix == ".safetensors" else _read_torch
+        read = _READERS.get(path.suffix, _read_torch)
         try:
             tensors, cut_off = read(path)
         except FileNotFoundError:
@@ -265,6 +271,21 @@ def _stored(meta: torch.Tensor, data: mmap.mmap) -> Stored:
     if values is not None:
         values = values.as_strided(shape, meta.stride(), meta.storage_offset())
     return Stored(shape, dtype, values, data)
+
+
+def _read_gguf(path: Path) -> tuple[dict, list]:
+    """The tensors of a model in one GGUF file or in several, by their names in Hugging Face's checkpoints."""
+    try:
+        headers = read_headers(path)
+        size, values = nbytes(headers)
+        if values:
+            logger.info("GGUF: blocks of %.2f GB become %d million values of --dtype", size / 1e9, values // 10**6)
+        return {name: Stored(*tensor) for name, tensor in tensors_of(headers).items()}, []
+    except GGUFError as error:
+        raise _Unreadable(str(error).removeprefix(f"{path.name}: ")) from error
+
+
+_READERS = {".safetensors": _read_safetensors, ".gguf": _read_gguf}
 
 
 def _release(block: torch.Tensor, file: mmap.mmap) -> None:

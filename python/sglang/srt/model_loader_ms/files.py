@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from huggingface_hub import errors, snapshot_download
 
+from sglang.srt.model_loader_ms.gguf.split import parts
+
 logger = logging.getLogger(__name__)
 
 # As SGLang's --load-format reads them: the first pattern that matches any file wins.
@@ -16,6 +18,7 @@ PATTERNS = {
     "auto": ("*.safetensors", "*.bin", "*.pt"),
     "safetensors": ("*.safetensors",),
     "pt": ("*.bin", "*.pt"),
+    "gguf": ("*.gguf",),
 }
 # The names that transformers gives to weights, and looks for: one file, or the index of several.
 _NAMED = {
@@ -73,12 +76,14 @@ def locate(source: str | Path, load_format: str = "auto", revision: str | None =
     """
     patterns = _patterns(load_format)
     try:
-        if Path(source).is_dir():
+        if Path(source).is_dir() or is_gguf(source):
             return Path(source)
         if Path(source).exists():
             raise CheckpointError(f"{source} is a file; give the folder that holds config.json and the weights")
     except OSError as error:
         raise CheckpointError(f"{source} cannot be a folder: {error.strerror}") from error
+    if load_format == "gguf":
+        raise CheckpointError(f"{source} is neither a GGUF file nor a folder with one; a repository has several")
     wanted = dict(revision=revision, cache_dir=cache_dir)
     reason = "it holds no weight files"
     for online in (False, True):
@@ -96,14 +101,25 @@ def locate(source: str | Path, load_format: str = "auto", revision: str | None =
     )
 
 
+def is_gguf(source: str | Path) -> bool:
+    """Whether it is a GGUF file, which is a checkpoint by itself."""
+    return Path(source).suffix == ".gguf" and Path(source).is_file()
+
+
 def find(folder: Path, load_format: str) -> WeightFiles:
     """The weight files of a folder: those that transformers would load, or else whatever of the format is there.
 
     transformers loads what config.json names as transformers_weights, or model.safetensors, or the files that
     model.safetensors.index.json names, or the same of pytorch_model.bin. CheckpointError if there is none, or if the
     index cannot be read.
+
+    Of a GGUF file in the place of a folder that file, and of a folder of one such model its first file.
     """
     patterns = _patterns(load_format)
+    if is_gguf(folder):
+        return _one(folder.parent, folder.name)
+    if load_format == "gguf":
+        return _first_part(folder)
     searches = (_configured, _named, _others)
     for files in (search(folder, pattern) for search in searches for pattern in patterns):
         if files.files:
@@ -111,6 +127,20 @@ def find(folder: Path, load_format: str) -> WeightFiles:
     wanted, adapter = " or ".join(patterns), any(folder.glob(ADAPTER))
     more = "; there are weights of an adapter only, and a model is needed" if adapter else ""
     raise CheckpointError(f"{folder} holds no weights: load_format = {load_format!r} wants {wanted}{more}")
+
+
+def _first_part(folder: Path) -> WeightFiles:
+    """Of a folder's GGUF files the one that names the model. CheckpointError where they are several models', or none.
+
+    No name counts more than others: people have many such files in a folder.
+    """
+    paths = sorted(folder.glob("*.gguf"))
+    if not paths:
+        raise CheckpointError(f"{folder} holds no weights: load_format = 'gguf' wants *.gguf")
+    if set(paths) - set(parts(paths[0])):
+        names = ", ".join(path.name for path in paths)
+        raise CheckpointError(f"{folder} holds several GGUF models; name the file to load: {names}")
+    return _one(folder, paths[0].name)
 
 
 def _patterns(load_format: str) -> tuple:

@@ -58,9 +58,9 @@ LIMITED = {
     # fp8 is made of a checkpoint that is not quantized; the others say what a checkpoint is.
     "quantization": (
         *(None, "fp8", "awq", "gptq", "auto-round", "bitsandbytes", "compressed-tensors"),
-        *("w8a8_int8", "modelslim"),
+        *("w8a8_int8", "modelslim", "gguf"),
     ),
-    "load_format": ("auto", "safetensors", "pt", "dummy"),
+    "load_format": ("auto", "safetensors", "pt", "gguf", "dummy"),
     "dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
     "kv_cache_dtype": ("auto",),
     "attention_backend": (None, "mindspore"),

@@ -17,7 +17,7 @@ from sglang.srt.model_executor_ms.environment import (
     wait_for_no_cuda_dumps,
 )
 from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches, uses_eplb
-from sglang.srt.model_executor_ms.server import model_config
+from sglang.srt.model_executor_ms.server import gguf, model_config
 from sglang.srt.model_executor_ms.server.accelerators import DEVICES, accelerator
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag, refuse_unsupported
 from sglang.srt.model_executor_ms.server.model_config import UnsupportedModel
@@ -53,12 +53,13 @@ def _mindspore_wheel(machine: str) -> str:
 
 def configure(server_args) -> None:
     """Check environment and arguments, then decide what this backend decides, before SGLang resolves the rest."""
-    from sglang.srt.arg_groups.overrides import declare_resolution
+    from sglang.srt.arg_groups.overrides import declare_resolution, resolving_view
 
     read_environment()
     refuse_unsupported(server_args)
     if names_a_model(server_args):
-        overrides = model_config.overrides(server_args)
+        gguf.read(server_args)
+        overrides = model_config.overrides(resolving_view(server_args))
         if overrides is not None:
             declare_resolution(server_args, SOURCE, json_model_override_args=overrides)
     device = server_args.device or _device_of_this_machine()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from sglang.srt.model_executor_ms.environment import Refusal
-from sglang.srt.model_executor_ms.server import config_overrides, model_path
+from sglang.srt.model_executor_ms.server import config_overrides, gguf, model_path
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _written(arguments) -> dict | None:
 
     from sglang.srt.environ import envs
 
-    path = arguments.model_path
+    path = gguf.folder(arguments.model_path)
     elsewhere = "://" in path or path.endswith(".gguf") or envs.SGLANG_USE_MODELSCOPE.get()
     if elsewhere or Path(path).is_dir() and not (Path(path) / "config.json").is_file():
         return None
