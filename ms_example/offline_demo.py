@@ -2,7 +2,7 @@
 
     python ms_example/offline_demo.py [MODEL] [--prompt TEXT ...]
 
-With SGLANG_MS_PROFILE=1 (`make demo` sets it) the backend prints a line for each forward pass between start and result.
+With SGLANG_MS_PROFILE=1 the backend prints a line for each forward pass between start and result.
 """
 
 import argparse
