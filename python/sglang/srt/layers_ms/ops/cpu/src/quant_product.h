@@ -108,13 +108,14 @@ struct Finish {
       for (int m = 0; m < M; ++m) {
         const int32_t of_row = rows.int_sums[own + m * rows.segments];
         const float step = rows.steps[own + m * rows.segments];
-        Ints whole = part[m][p];
+        // Of a row with a NaN or an infinity the sum is any integer: it wraps, and the step is NaN.
+        Bits whole = (Bits)part[m][p];
         if (centers)
-          whole -= *reinterpret_cast<const Ints*>(offset) * of_row;
+          whole -= *reinterpret_cast<const Bits*>(offset) * static_cast<uint32_t>(of_row);
         else
-          whole -= (zero_of(a.kind) - D::kTaken) * of_row;
+          whole -= static_cast<uint32_t>(zero_of(a.kind) - D::kTaken) * static_cast<uint32_t>(of_row);
         Lanes total = load_lanes(sums + m * kBlock + at);
-        total += __builtin_convertvector(whole, Lanes) * (scale * step);
+        total += __builtin_convertvector((Ints)whole, Lanes) * (scale * step);
         if (adds) total += load_lanes(offset) * (static_cast<float>(of_row) * step);
         store_lanes(sums + m * kBlock + at, total);
       }
