@@ -526,10 +526,11 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 
 int main(int count, char** arguments) {
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 20;
+  const std::string only = count > 2 ? arguments[2] : "";  // an instruction set; none: all that this machine has
   mindspore_cpu_threads(3, nullptr);
   int tables = 0;
   for (const char* isa : {"avx512_bf16", "avx512_vnni", "avx512", "avx2", "dotprod", "generic"}) {
-    if (!mindspore_cpu_use(isa)) continue;
+    if ((!only.empty() && only != isa) || !mindspore_cpu_use(isa)) continue;
     ++tables;
     for (int round = 0; round < rounds; ++round)
       for (const std::string& dtype : kDtypes) {
