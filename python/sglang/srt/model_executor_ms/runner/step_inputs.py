@@ -56,6 +56,7 @@ def from_forward_batch(forward_batch, req_to_token, page_size: int, full_to_swa=
     longest = int(seq_lens.max(initial=0))
     width = -(-longest // page_size) * page_size
     table = req_to_token[forward_batch.req_pool_indices, :width].numpy()
-    dp_tokens = tuple(forward_batch.global_num_tokens_cpu or ())
+    counts = tuple(forward_batch.global_num_tokens_cpu or ())
+    dp_tokens = counts if len(counts) > 1 else ()  # SGLang counts for EPLB too, where there is one replica
     out_cache_loc = forward_batch.out_cache_loc.numpy()
     return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens)
