@@ -29,7 +29,7 @@ VARIANTS = [
     *("qwen3-tied@16", "qwen3-bias@32", "gemma@16", "gemma-legacy@16", "stablelm@h192", "stablelm-parallel@h192"),
     *("cohere@16", "cohere-qk-norm@16", "granite@16", "granite-bias@16", "olmo2@16", "olmo2-bias@16", "glm@32"),
     *("glm4@32", "glm4-no-bias@32", "minicpm@h96", "internlm2@h96", "internlm3@16", "exaone@h96", "phi3@h96"),
-    *("baichuan@h96", "qwen@h96", "chatglm@h192"),
+    *("baichuan@h96", "qwen@h96", "chatglm@h192", "seed_oss@16", "smollm3@16", "ernie4_5@16"),
 ]
 
 

@@ -13,6 +13,13 @@ SECONDS = 5
 ALL_WAYS = ["qwen3_moe@16", "deepseek_v3@16"]
 ONE_WAY = {
     "mixtral@16": "mixed_batch",
+    "solar_open@16": "mixed_batch",
+    "minimax_m2@80": "chunks",
+    "ernie4_5_moe@16": "one_piece",
+    "flex_olmo@h96": "mixed_batch",
+    "granitemoe@16": "mixed_batch",
+    "granitemoeshared@16": "chunks",
+    "glm4_moe_lite@16": "mixed_batch",
     "qwen2_moe@32": "one_piece",
     "glm4_moe@80": "chunks",
     "deepseek_v2@32": "cached_prefix",

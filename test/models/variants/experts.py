@@ -149,13 +149,13 @@ MINIMAX_M2 = dict(
 ERNIE4_5_MOE = dict(
     COMMON,
     model_type="ernie4_5_moe",
-    num_hidden_layers=4,
+    num_hidden_layers=3,
     moe_intermediate_size=38,
-    moe_num_experts=9,
+    moe_num_experts=7,
     moe_k=3,
     moe_num_shared_experts=2,
     moe_layer_start_index=1,
-    moe_layer_end_index=2,
+    moe_layer_end_index=1,
     moe_layer_interval=1,
     tie_word_embeddings=False,
 )

@@ -28,7 +28,7 @@ class Glm4MoeForCausalLM(CausalLM):
 
 class SolarOpenConfig(Glm4MoeConfig):
     intermediate_size: int = key("intermediate_size", 0)  # all layers have experts
-    expected = {"use_qk_norm": False}
+    qk_norm: bool = key("use_qk_norm", False, accepted=(False,))
     mtp_layers: int = 0
 
 
