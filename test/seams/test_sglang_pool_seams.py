@@ -6,6 +6,7 @@ import pytest
 import torch
 from seams.contract import Reached, assert_in_order, names, parameters, reached
 
+from sglang.srt.arg_groups import memory_hook
 from sglang.srt.hardware_backend.npu import allocator_npu
 from sglang.srt.mem_cache import allocation, kv_cache_configurator
 from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
@@ -75,3 +76,9 @@ def test_the_allocator_of_npus_uses_a_kernel_of_triton_for_few_pages_only():
     assert hasattr(allocator_npu.NPUPagedTokenToKVPoolAllocator, "alloc_extend")
     found = names("srt.hardware_backend.npu.allocator_npu", "NPUPagedTokenToKVPoolAllocator.alloc_extend")
     assert_in_order(found, 200, "int")
+
+
+def test_the_memory_that_is_kept_for_graphs_is_asked_for_in_mb_of_the_arguments():
+    """arguments.reserve_for_graphs_with"""
+    assert parameters(memory_hook.reserve_for_graph_mb) == ["server_args"]
+    assert "reserve_for_graph_mb" in names("srt.arg_groups.memory_hook", "handle_gpu_memory_settings")
