@@ -125,6 +125,13 @@ def check_a_killed_rank_ends(servers, seconds: float = 30, **more) -> None:
         check_cut_off(lines)
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # it ended between the two questions
+        return False
+
+
 @contextmanager
 def leaving_nothing(servers, seconds: float):
     """The nodes of one server end within so many seconds of this block, their processes and shared memory too."""
@@ -135,7 +142,7 @@ def leaving_nothing(servers, seconds: float):
     for server in servers:
         server.await_end(seconds)
     end = time.monotonic() + 5  # a signal takes a moment
-    while left := [rank for rank in ranks if rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE]:
+    while left := [rank for rank in ranks if _lives(rank)]:
         assert time.monotonic() < end, left
         time.sleep(0.1)
     assert not left_of(memory)
