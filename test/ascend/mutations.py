@@ -89,7 +89,7 @@ MUTATIONS = (
         f"{EXECUTOR}/runner/weights.py",
         "if not parameter.slices:",
         "if False:",
-        "test/ascend/test_weights.py -k again",
+        "test/ascend/test_weights.py -k before_they_are_filled",
     ),
     Mutation(
         "a cap by the bytes of files",
