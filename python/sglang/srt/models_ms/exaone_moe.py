@@ -8,7 +8,7 @@ from sglang.srt.layers_ms.moe import correction_bias
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.exaone4 import Exaone4Config
-from sglang.srt.models_ms.moe_config import CorrectedRoutingConfig, mlp
+from sglang.srt.models_ms.moe_config import CorrectedRoutingConfig, dense_by_type, mlp
 
 CORRECTION = correction_bias("../e_score_correction_bias")
 
@@ -21,8 +21,7 @@ class ExaoneMoeConfig(Exaone4Config, CorrectedRoutingConfig):
 
     @computed
     def dense_layers(self):
-        default = ["dense"] * self.first_k_dense_replace + ["sparse"] * self.num_hidden_layers
-        return frozenset(layer for layer, kind in enumerate(self.mlp_layer_types or default) if kind == "dense")
+        return dense_by_type(self.mlp_layer_types, self.first_k_dense_replace)
 
 
 class ExaoneMoeLayer(PreNormLayer):

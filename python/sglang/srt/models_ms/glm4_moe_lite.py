@@ -5,6 +5,7 @@ Reference: transformers/models/glm4_moe_lite/modeling_glm4_moe_lite.py.
 
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.deepseek_v3 import DeepseekV3Config, DeepseekV3ForCausalLM
+from sglang.srt.models_ms.moe_config import dense_by_type
 
 
 class Glm4MoeLiteConfig(DeepseekV3Config):
@@ -13,8 +14,7 @@ class Glm4MoeLiteConfig(DeepseekV3Config):
 
     @computed
     def dense_layers(self):
-        default = ["dense"] * self.first_k_dense_replace + ["sparse"] * self.num_hidden_layers
-        return frozenset(layer for layer, kind in enumerate(self.mlp_layer_types or default) if kind == "dense")
+        return dense_by_type(self.mlp_layer_types, self.first_k_dense_replace)
 
 
 class Glm4MoeLiteForCausalLM(DeepseekV3ForCausalLM):

@@ -91,6 +91,11 @@ class CorrectedRoutingConfig(SharedExpertsConfig):
         )
 
 
+def dense_by_type(kinds: tuple[str, ...], first_dense: int) -> frozenset[int]:
+    """The layers that mlp_layer_types calls dense; without it the first ones."""
+    return frozenset(layer for layer, kind in enumerate(kinds or ("dense",) * first_dense) if kind == "dense")
+
+
 def sized_mlp(config, size: int, **options) -> GatedMLP:
     """A plain MLP with the inner size `size`; options: more of GatedMLP's."""
     return GatedMLP(dataclasses.replace(config, intermediate_size=size), **options)
