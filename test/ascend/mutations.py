@@ -43,6 +43,20 @@ MUTATIONS = (
         "test/ascend/test_imports.py",
     ),
     Mutation(
+        "each input of uncaptured graphs a parameter, which is copied",
+        f"{EXECUTOR}/runner/graphs.py",
+        "graphs = (CapturedGraph, UncompiledCapturedGraph) if captured else (DynamicGraph, UncompiledGraph)",
+        "graphs = (CapturedGraph, UncompiledCapturedGraph)",
+        "test/ascend/test_imports.py -k no_input_copied",
+    ),
+    Mutation(
+        "a cap that gives each replica of attention a part of it",
+        f"{EXECUTOR}/npu/memory.py",
+        "(sum(held.values()) - experts) * attn_dp_size)",
+        "(sum(held.values()) - experts))",
+        "test/ascend/test_start.py -k belongs_to_no_expert",
+    ),
+    Mutation(
         "a copy of the cache of a stage with one layer",
         f"{EXECUTOR}/runner/graphs.py",
         "return caches * 2 if len(caches) == 1 else caches",

@@ -283,20 +283,21 @@ def test_mindspore_may_take_what_is_free_where_it_has_the_caches():
 
 
 @pytest.mark.parametrize(
-    "chip, replicas, cap", [("ascend310p", 1, "43.0GB"), ("ascend910b", 1, "25.6GB"), ("ascend910b", 2, "43.0GB")]
+    "chip, replicas, cap", [("ascend310p", 1, "43.0GB"), ("ascend910b", 1, "25.6GB"), ("ascend910b", 2, "42.4GB")]
 )
 def test_a_card_is_taken_with_the_memory_that_caches_and_attention_replicas_want(monkeypatch, chip, replicas, cap):
     started, card = [], SimpleNamespace(mem_get_info=lambda: (43 * GB, 44 * GB), current_device=lambda: 3)
     monkeypatch.setattr(torch, "npu", card, raising=False)
     monkeypatch.setattr(kernels, "soc", lambda: started.append("chip") or chip)
-    monkeypatch.setattr(start, "weights_on_card", lambda *_: 16 * GB)
+    monkeypatch.setattr(start, "weights_on_card", lambda *given: 16 * GB * given[-1])
     monkeypatch.setattr(start, "graph_cache", lambda *_: "folder")
     monkeypatch.setattr(eplb, "model_config_for_expert_location", lambda config: None)
     device = dict(loads=lambda: None, keep_compiled_graphs=lambda _: None)
     device |= dict(start=started.append, limit_memory=started.append)
     for name, double in device.items():
         monkeypatch.setattr(mindspore_device, name, double)
-    context = mock.MagicMock(nnodes=1, mem_fraction_static=0.8, attn_dp_size=replicas)
+    sizes = dict(tp_size=replicas, pp_size=1, attn_dp_size=replicas)
+    context = mock.MagicMock(nnodes=1, mem_fraction_static=0.8, **sizes)
     for name in ("get_exec", "get_model", "get_parallel", "get_schedule", "get_server_args"):
         monkeypatch.setattr(runtime_context, name, lambda: context)
     start.take_card(mock.MagicMock(), (), False)

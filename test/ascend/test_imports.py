@@ -103,6 +103,13 @@ def test_captured_steps_of_a_model_read_what_they_are_given(imports, tmp_path, v
     assert_logits_close(found, wanted, LIMITS["float16"])
 
 
+def test_uncaptured_steps_of_a_model_have_no_input_copied(imports, tmp_path):
+    model = NpuModel(save("qwen3@16", tmp_path, "float16"), "float16", MODEL_PAGE)
+    LEDGER.begin()
+    padded(model, prompts())
+    assert LEDGER[COPIES] == 0 and imports.addresses
+
+
 def test_a_stage_of_one_layer_writes_sglangs_cache(imports, tmp_path):
     model, ids = NpuStages(save("qwen3@16", tmp_path, "float16"), dtype="float16"), prompts()
     assert [len(stage.config.layer_range) for stage in model.stages] == [1, 1]

@@ -85,6 +85,12 @@ def test_the_weights_of_a_rank_are_its_share_of_the_parameters_that_files_become
     assert weights_on_card(tmp_path, "pt", 4) is None  # the loader says what is wrong
 
 
+def test_each_replica_of_attention_has_all_that_belongs_to_no_expert(tmp_path):
+    names = ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.experts.0.up_proj.weight")
+    save_file({name: torch.zeros(10, 40) for name in names}, tmp_path / "model.safetensors")
+    assert weights_on_card(tmp_path, "auto", 8, attn_dp_size=4) == 2 * 400 // 2 + 2 * 400 // 8
+
+
 def test_experts_with_a_second_place_take_their_share_of_the_card():
     assert with_redundant_experts(1000, 8, 2) == 1250
     assert with_redundant_experts(None, 8, 2) is None

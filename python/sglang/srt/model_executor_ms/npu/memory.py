@@ -11,6 +11,7 @@ from sglang.srt.model_loader_ms.files import CheckpointError
 
 GB = 2**30
 LEAST = 2.0  # GB, the initial size of MindSpore's pool
+EXPERTS = ".experts."  # in names of tensors that belong to a mixture's experts
 # Bits of a value in tensors of codes, of which the operators for Ascend hold the values; int32 is GPTQ's and AWQ's.
 CODES = {form.dtype: form.bits for form in FORMATS.values() if form.scale} | {"int32": 4}
 
@@ -31,10 +32,13 @@ def with_redundant_experts(weights: int | None, experts: int, redundant: int) ->
     return None if weights is None else weights * (experts + redundant) // experts
 
 
-def weights_on_card(folder: str | Path, load_format: str, ranks: int, itemsize: int = 2) -> int | None:
+def weights_on_card(
+    folder: str | Path, load_format: str, ranks: int, itemsize: int = 2, attn_dp_size: int = 1
+) -> int | None:
     """Bytes of this rank's share of the parameters of a checkpoint in a local folder; None if not known yet.
 
-    itemsize: bytes of a value that is no integer, whatever the files hold of it.
+    ranks: that divide the model, in stages too. itemsize: bytes of a value that is no integer, whatever the files hold
+    of it. attn_dp_size: each of so many replicas of attention has its own; what is no expert's counts as attention's.
     """
     if load_format == "dummy" or not Path(folder).is_dir():
         return None
@@ -42,7 +46,9 @@ def weights_on_card(folder: str | Path, load_format: str, ranks: int, itemsize: 
         tensors = Checkpoint(Path(folder), load_format).tensors
     except CheckpointError:
         return None  # the loader reports all problems
-    return sum(_held(stored, itemsize) for stored in tensors.values()) // ranks
+    held = {name: _held(stored, itemsize) for name, stored in tensors.items()}
+    experts = sum(size for name, size in held.items() if EXPERTS in name)
+    return (experts + (sum(held.values()) - experts) * attn_dp_size) // ranks
 
 
 def _held(stored: Stored, itemsize: int) -> int:
