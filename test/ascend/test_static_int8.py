@@ -3,14 +3,20 @@
 import mindspore as ms
 import numpy as np
 import pytest
+from models.harness import Requests, assert_logits_close
+from models.test_logits import mixed_batch
+from models.test_quantized import FOLDER, REWRITTEN, rewritten, stated
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend_reference.memory import tensor, values
 
+from .exact import compute_in_float32
 from .inference import lacking, like
+from .model import PAGE, NpuModel
 
-SECONDS = 1
+SECONDS = 4
+LIMIT = 2e-2  # of the largest logit: a value half way between two steps of int8 may be rounded to the other one
 RANDOM = np.random.default_rng(0)
 
 
@@ -29,6 +35,18 @@ def test_products_are_those_of_rounded_rows_and_the_offset_costs_no_precision(ch
     found = ops.quant_linear(x, *held, None, *inputs, ms.Tensor(bias), "int8", 0, "int8_static")
     assert found.dtype == dtype
     np.testing.assert_allclose(values(found), wanted, rtol=0, atol=limit * np.abs(wanted).max())
+
+
+@pytest.mark.parametrize("held", ["W8A8_static", "W8A8_static_asym", "ModelSlim's static activations"])
+def test_a_checkpoint_with_static_activations_gives_the_makers_logits(checked, monkeypatch, tmp_path, held):
+    """In float32: a row in float16 has one in twenty of its values rounded to another step of int8."""
+    compute_in_float32(monkeypatch.setattr)
+    name, change = REWRITTEN.get(held, (held, None))
+    folder = rewritten(name, tmp_path, change) if change else FOLDER / name
+    ids, wanted = stated(name)
+    model = NpuModel(folder, "float32", PAGE)
+    assert model.network.model.layers[0].self_attn.qkv_proj.weight.dtype == ms.int8
+    assert_logits_close(mixed_batch(Requests(model, PAGE), ids), wanted, LIMIT)
 
 
 def test_a_310p_has_no_int8(chip_310p):
