@@ -52,7 +52,7 @@ def test_rows_and_pages_of_other_sizes(chip_310p, tmp_path, variant, page_size):
 
 
 def test_layers_in_rounds_and_others_side_by_side(chip_310p, tmp_path, calls):
-    """Of a model whose layers have windows in part, which a 310P computes in rounds."""
+    """Of a model whose layers have windows in part, for which a 310P has blockwise attention."""
     ids, variant = prompts(), "qwen3-window@16"
     model = NpuModel(save(variant, tmp_path, "float16"), "float16")
     compare(mixed_batch(Requests(model, PAGE), ids), variant, ids)

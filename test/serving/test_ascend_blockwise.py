@@ -1,4 +1,4 @@
-"""Models whose attention an NPU computes in rounds, through SGLang's Engine on kernels that check what they get."""
+"""Models with blockwise attention on an NPU, through SGLang's Engine on kernels that check what they get."""
 
 import numpy as np
 import pytest

@@ -15,7 +15,10 @@ from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """Press et al., 2021: powers of two evenly spaced; where heads is no power of two, every other one between."""
+    """The slope of each head, a geometric series; counts that are no power of two add every other one of the next.
+
+    Press et al., 2021.
+    """
     whole = 2 ** math.floor(math.log2(heads))
     first = [2 ** (-8 * (i + 1) / whole) for i in range(whole)]
     return first + [2 ** (-4 * (2 * i + 1) / whole) for i in range(heads - whole)]
@@ -24,12 +27,12 @@ def alibi_slopes(heads: int) -> list[float]:
 class Attention(nn.Cell):
     """Causal attention of one layer: projection, optional query/key norm, rotary, cache write, attention, projection.
 
-    qk_norm: None, "head": each head of q and k is normalized, with one weight for all heads, before it is rotated, or a
-    cell that normalizes queries, keys and values (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: of "head", as
-    RMSNorm's. scale: of scores, head_dim ** -0.5 by default. rope: the config's by default; None: no rotation.
-    interleaved: neighboring dimensions are rotated against each other.
-    window: tokens that a token sees, itself included; 0: all before it. soft_cap: bound of scores; 0: none.
-    sinks: name of the checkpoint's tensor with a score for each head that draws attention to nothing, or None.
+    qk_norm: None; "head": RMSNorm of each head of q and k before the rotation, with one weight for all heads; or a cell
+    that normalizes queries, keys and values together (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: RMSNorm's, for
+    "head". scale: factor of scores, head_dim ** -0.5 by default. rope: the config's by default; None: no rotation.
+    interleaved: neighboring dimensions are rotated as a pair, not halves.
+    window: how many tokens a token sees, itself included; 0: all before it. soft_cap: bound of scores; 0: none.
+    sinks: the checkpoint's name of the sink score of each head (gpt-oss), or None.
     alibi: None, or the slope of each query head of the model (`alibi_slopes`). fused_qkv: as QKVParallelLinear's.
     """
 
@@ -84,11 +87,11 @@ class Attention(nn.Cell):
         self.qk_norm = None if qk_norm == "head" else qk_norm
 
     def output_proj(self) -> RowParallelLinear:
-        """The product that ends the block, see `before_output`."""
+        """The last product of the block; `before_output` is its input."""
         return self.o_proj
 
     def before_output(self, x, step):
-        """What `output_proj` multiplies: [T, H * D] of this rank's heads."""
+        """The input of `output_proj`: [T, H * D] of this rank's heads."""
         attn = step["attn"][self.cache_group]
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight

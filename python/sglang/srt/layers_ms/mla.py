@@ -1,4 +1,4 @@
-"""Multi-head latent attention: one row a token is cached, from which the keys and values of all heads are computed.
+"""Multi-head latent attention: each token caches one row, and the keys and values of all heads come from it.
 
 DeepSeek-AI, 2024 (DeepSeek-V2). Reference: transformers/models/deepseek_v2/modeling_deepseek_v2.py.
 """
@@ -14,11 +14,11 @@ from sglang.srt.layers_ms.rotary import Rope, rotary_tables, yarn_mscale
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
-MLA_NORM_EPS = 1e-6  # of the norms of compressed rows: published code has it whatever rms_norm_eps says
+MLA_NORM_EPS = 1e-6  # of the norms of latent rows: published code uses it and not rms_norm_eps
 
 
 def mla_scale(rope: Rope, head_dim: int) -> float:
-    """Factor on scores: that of the head size, and where positions are stretched by yarn its mscale, squared."""
+    """Factor of scores: head_dim ** -0.5, and with YaRN its mscale squared."""
     stretch = 1.0
     if rope.rope_type != "default" and rope.mscale_all_dim:
         stretch = yarn_mscale(rope.factor, rope.mscale_all_dim)
@@ -26,9 +26,9 @@ def mla_scale(rope: Rope, head_dim: int) -> float:
 
 
 class KVBProj(MethodLayer):
-    """Weights from cached rows to each head's keys and values; in checkpoints one matrix [H * (N + V), L].
+    """The weights that make each head's keys and values of latent rows; kv_b_proj [H * (N + V), L] in checkpoints.
 
-    They are multiplied with rows that are never rounded: a scheme says how they are read, not how they are held.
+    A quantized checkpoint's codes become values at load: latent rows are multiplied unrounded.
     """
 
     kind = DENSE
@@ -96,7 +96,7 @@ class MLAAttention(nn.Cell):
         self.o_proj = RowParallelLinear(width, hidden, bias, shard, dtype, "num_attention_heads * v_head_dim")
 
     def output_proj(self) -> RowParallelLinear:
-        """The product that ends the block, see `before_output`."""
+        """The last product of the block; `before_output` is its input."""
         return self.o_proj
 
     def queries(self, x):
@@ -105,7 +105,7 @@ class MLAAttention(nn.Cell):
         return self.q_proj(x)
 
     def before_output(self, x, step):
-        """What `output_proj` multiplies: [T, H * V] of this rank's heads."""
+        """The input of `output_proj`: [T, H * V] of this rank's heads."""
         attn = step["attn"][self.cache_group]
         q, cache = ops.mla_to_cache(
             self.queries(x),

@@ -60,12 +60,12 @@ class Router(Linear):
 class Experts(MethodLayer):
     """The weighted sum of act(gate) * up MLPs that a router chose for each token.
 
-    A rank has the share of them that `shard.experts` says; the sum of what the ranks make of a token is the result.
-    Where the shard dispatches, only the ranks that hold a token's experts are given it, and return what they make of
-    it. Where the shard says where experts are, `logical_to_physical_map` [count, 1 + most] has how many places each
-    expert has, and which; the tokens of a step take turns. `expert_counts` [places] counts how many went to each, until
-    it is cleared. activation, alpha, limit: as ops.fused_experts has them. layouts: what says where their matrices are
-    in a checkpoint; the first layout counts unless the checkpoint has another one's tensors.
+    A rank has the experts that `shard.experts` names, and computes its part of the sum; an all-reduce adds the parts.
+    With dispatch, a token is sent only to ranks that hold its experts, and their results return.
+    With EPLB, `logical_to_physical_map` [count, 1 + most] says which physical experts a logical one has, and
+    `expert_counts` [physical experts] counts their tokens until it is cleared.
+    activation, alpha, limit: as ops.fused_experts. layouts: where a checkpoint has the matrices; the first one is taken
+    unless the checkpoint has another one's tensors.
     """
 
     kind = MOE
@@ -121,11 +121,11 @@ class Experts(MethodLayer):
         return {name: self._stack(name) for name in ("gate_up", "down")}
 
     def biases(self) -> dict:
-        """Those parameters of which each expert has a row; none where experts have no biases."""
+        """The parameters with a row for each expert; none where experts have no biases."""
         return {"gate_up_bias": self.gate_up_bias, "down_bias": self.down_bias} if self.has_bias else {}
 
     def set_physical_experts(self, physical_to_logical: tuple[int, ...]) -> None:
-        """Send tokens to experts at these places of all ranks from now on, and load those of this rank's next time."""
+        """Send tokens to these physical experts of all ranks from now on, and load those of this rank next time."""
         self._locate(physical_to_logical)
         self.method.update_slices(self)
         for name, bias in self.biases().items():
@@ -135,20 +135,20 @@ class Experts(MethodLayer):
     def _locate(self, physical_to_logical: tuple[int, ...]) -> None:
         table = self.logical_to_physical_map.host
         table[...] = 0
-        for place, expert in enumerate(physical_to_logical):
+        for physical, expert in enumerate(physical_to_logical):
             table[expert, 0] += 1
-            table[expert, table[expert, 0]] = place
+            table[expert, table[expert, 0]] = physical
         self.sizes = self.sizes._replace(held=tuple(physical_to_logical[self.first : self.first + self.held]))
 
     def plain(self) -> dict:
-        """What has a row for each place of this rank, in layouts in which such a row is a block of memory.
+        """Tensors with a row for each physical expert of this rank, in which a row is one block of memory.
 
-        The parameters, or copies for `put`.
+        They are the parameters, or copies for `put`.
         """
         return {**self.method.movable(self), **self.biases()}
 
     def put(self, plain: dict) -> None:
-        """Hold what `plain` gave, in which experts were overwritten."""
+        """Take the tensors of `plain` back, once experts were overwritten in them."""
         self.method.put(self, plain)
 
     def construct(self, x, weights, experts, step):
@@ -164,9 +164,9 @@ class Experts(MethodLayer):
 
 
 class SparseMoeBlock(nn.Cell):
-    """x -> what the experts make of it that `gate`, a Router, chooses; plus shared_experts(x), if there are any.
+    """x -> the weighted sum of the experts that `gate`, a Router, chooses, plus shared_experts(x) if there are any.
 
-    The ranks of `shard` divide the experts, and those of shard.moe the shared ones, a GatedMLP.
+    The ranks of `shard` divide the experts. Those of shard.moe divide shared_experts, a GatedMLP.
     """
 
     def __init__(self, gate, experts, shard: Shard, shared_experts=None):
@@ -175,7 +175,7 @@ class SparseMoeBlock(nn.Cell):
         self.dp_gather_scatter = DPGatherScatter(shard.moe)
 
     def output_proj(self) -> None:
-        """It has none: what the ranks add up is no product."""
+        """None: the ranks add up sums over experts, not products."""
 
     def construct(self, x, step):
         x = self.dp_gather_scatter.gather(x, step)

@@ -1,4 +1,4 @@
-"""Norms, alone or after the residual addition before them, and those of queries and keys."""
+"""Norms: of hidden states, with or without the residual addition, and of queries and keys."""
 
 from mindspore import nn
 
@@ -11,7 +11,7 @@ ALL = slice(None)
 class RMSNorm(nn.Cell):
     """Root mean square norm over rows of `size` values, or over every group of `size` values of longer rows.
 
-    offset: added to the weight; 1 where a checkpoint holds weights less one, as Gemma's do.
+    offset: added to the weight. Gemma's checkpoints hold the weight minus one.
     """
 
     def __init__(self, size, eps, dtype, offset=0.0):
@@ -47,9 +47,9 @@ class LayerNorm(nn.Cell):
 
 
 class RowNorm(nn.Cell):
-    """RMS norm of all queries of a token together, and of all its keys: q_norm [H * D], k_norm [K * D].
+    """RMS norm over all query heads of a token together, and over all key heads: q_norm [H * D], k_norm [K * D].
 
-    Several ranks add up the squares of their heads first.
+    With tensor parallelism, an all-reduce adds up the squares of the ranks' heads first.
     """
 
     def __init__(self, config):
@@ -61,7 +61,7 @@ class RowNorm(nn.Cell):
         held, own = shard.kv_heads(kv_heads)
         self.k_weight = self._weight("k", kv_heads, own, config.dtype)
         self.kv_size = held * config.head_dim
-        # Of all ranks together: a key/value head that several of them hold counts as often.
+        # Of all ranks: a key/value head that several ranks hold counts once for each.
         self.q_count, self.k_count = heads * config.head_dim, held * shard.size * config.head_dim
 
     def _weight(self, name, heads, own, dtype):
@@ -78,10 +78,10 @@ class RowNorm(nn.Cell):
 
 
 class HeadNorms(nn.Cell):
-    """Layer norm without bias of each head of queries and keys, by a weight of its own.
+    """Layer norm without bias of each query and key head; each head has a weight of its own.
 
-    In the checkpoint q_norm.weight [H, D] and k_norm.weight [K, D], or where `names` is given one tensor [D] for each
-    head: names.format("q", head).
+    The checkpoint has q_norm.weight [H, D] and k_norm.weight [K, D], or with `names` one tensor [D] a head:
+    names.format("q", head).
     """
 
     def __init__(self, config, names=None):

@@ -218,13 +218,12 @@ def fused_experts(
 def to_physical_experts(
     experts: Tensor, logical_to_physical_map: Tensor, expert_counts: Tensor, step: dict, attn_dp_size: int
 ) -> Tensor:
-    """The place, among those of all ranks, to which each of the experts [T, k] int32 sends its token: [T, k] int32.
+    """The physical expert that computes each of the logical experts [T, k] int32 -> [T, k] int32.
 
-    logical_to_physical_map [E, 1 + most] int32: how many places each expert has, at least one, and which. Token t takes
-    the one of number t % places, as SGLang's dispatch `dynamic`: ranks that see the same tokens agree. Adds to
-    expert_counts [all places] int32, in place, how many tokens went to each; rows that are padding do not count: of
-    slot -1 in the step, or, where experts are those of the rows of several attention replicas, `attn_dp_size`, by the
-    step's metadata.
+    logical_to_physical_map [E, 1 + most] int32: how many physical experts each logical one has, at least one, and
+    which. Token t takes number t % that count, as SGLang's dispatch `dynamic`: ranks that see the same tokens agree.
+    Adds to expert_counts [physical experts] int32, in place, how many tokens went to each. Padding does not count: rows
+    of slot -1 in the step; with attention DP, `attn_dp_size`, as the step's metadata says.
     """
 
 
@@ -329,11 +328,10 @@ def dispatch_experts(
 ) -> tuple:
     """Send each row of x [T, n] to the ranks that have experts chosen for it -> rows, weights, experts, routes.
 
-    Rank r of the group has `held` places from r * held on; experts [T, k] are places, weights [T, k] float32.
-    Neighboring ranks are one of `attn_dp_size` replicas, with the same rows, which they send in turn. What this one,
-    `rank`, receives is [M, n], [M, k], [M, k]: the rows of all ranks that have an expert here, in an order that is the
-    table's. A table may give others too, and put rows without a meaning behind them. `routes` is what its
-    `combine_experts` wants.
+    Rank r of the group has `held` physical experts from r * held on. experts [T, k] are physical ones, weights [T, k]
+    float32. Neighboring ranks are one of `attn_dp_size` attention DP groups; they have the same rows and send them in
+    turn. `rank` receives [M, n], [M, k], [M, k]: the rows of all ranks that have an expert here, in the table's order.
+    A table may add other rows behind them, which nothing reads. `routes` is for the same table's `combine_experts`.
     Lepikhin et al., 2020 (GShard).
     """
 
@@ -341,7 +339,7 @@ def dispatch_experts(
 def combine_experts(y: Tensor, routes, step: dict, attn_dp_size: int, size: int, group: str) -> Tensor:
     """y of rows as `dispatch_experts` gave them -> [T, n]: the sum of what the ranks that got a row made of it.
 
-    Rows that another rank of the replica has sent are zeros: the sum over the replica's ranks has all rows.
+    Rows that another rank of the attention DP group has sent are zeros: the sum over that group has all rows.
     """
 
 

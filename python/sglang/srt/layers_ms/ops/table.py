@@ -198,7 +198,7 @@ class OperatorTable:
         """
 
     def blockwise(self, window: int, soft_cap: float, sinks: bool, slopes: bool, mla: bool) -> bool:
-        """Whether attention of such a layer is a loop, of as many rounds as the contexts of a step are long.
+        """Whether attention of such a layer is a loop over blocks of keys, more of them where contexts are longer.
 
         Such a graph cannot be captured: the number of its kernels changes. See `Capabilities.single_block`.
         """

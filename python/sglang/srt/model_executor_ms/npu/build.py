@@ -56,7 +56,7 @@ class ModeGraphs(dict):
 
 
 def blockwise(network) -> bool:
-    """Whether attention of a layer is in rounds: of steps whose contexts are longer there are more kernels."""
+    """Whether a layer has blockwise attention, which takes more kernels where contexts are longer."""
     return any(spec.blockwise for spec in cache_specs(network).values())
 
 

@@ -100,8 +100,8 @@ def check_nodes(nodes: int) -> None:
 def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     link = _link(req_to_token.device)
-    requests, rounds = limits.requests, blockwise(network)
-    if rounds:
+    requests, is_blockwise = limits.requests, blockwise(network)
+    if is_blockwise:
         block = host.capabilities().single_block
         longest, requests = block.max_context, min(requests, block.max_requests)
     shard = network.config.shard
@@ -109,11 +109,11 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
     if buckets and not host.capabilities().captures:
         logger.info("%s captures no graphs: decode graphs run as they are", kernels.soc())
         buckets = ()
-    if buckets and rounds and shard.attn_dp_size > 1:
-        logger.info("attention in rounds, of replicas that do not know each other's contexts, is not captured")
+    if buckets and is_blockwise and shard.attn_dp_size > 1:
+        logger.info("blockwise attention is not captured with attention DP: ranks do not know each other's contexts")
         buckets = ()
-    elif buckets and rounds:
-        logger.info("attention in rounds is captured for contexts of up to %d tokens, which take one round", longest)
+    elif buckets and is_blockwise:
+        logger.info("blockwise attention is captured for contexts of up to %d tokens, which are one block", longest)
     if not first:
         logger.warning("the key/value pool has moved: decode graphs run uncaptured from now on")
     elif buckets and link.device != "cpu":

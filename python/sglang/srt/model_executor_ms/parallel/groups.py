@@ -35,21 +35,28 @@ def join_on_cpus(names: dict[str, range], coordinator) -> None:
         hosts.join(name, [ranks[rank] for rank in members], functools.partial(_gather_among, members, gather))
 
 
-def join_tensor_parallel(places: tuple[tuple[int, ...], ...] = (), join: Join = join_on_cpus) -> Shard:
+def join_tensor_parallel(physical_to_logical_map: tuple[tuple[int, ...], ...] = (), join: Join = join_on_cpus) -> Shard:
     """The share of this rank; the ranks can add up and exchange their results from now on.
 
-    places: of experts, as Shard has them; join: as join_on_cpus, for the device that the ranks compute on.
+    physical_to_logical_map: as Shard has it; join: as join_on_cpus, for the device that the ranks compute on.
     """
     parallel = get_parallel()
     if parallel.tp_size == 1:
-        return Shard(physical_to_logical_map=places)
+        return Shard(physical_to_logical_map=physical_to_logical_map)
     from sglang.srt.distributed import get_tp_group
 
     coordinator = get_tp_group()
     attn_dp_size, dp_lm_head = parallel.attn_dp_size, parallel.enable_dp_lm_head
     dispatch = dispatches(get_exec().moe)
     shard = Shard(
-        parallel.tp_rank, parallel.tp_size, GROUP, parallel.ep_size, places, attn_dp_size, dp_lm_head, dispatch
+        parallel.tp_rank,
+        parallel.tp_size,
+        GROUP,
+        parallel.ep_size,
+        physical_to_logical_map,
+        attn_dp_size,
+        dp_lm_head,
+        dispatch,
     )
     new = {name: members for name, members in shard.groups.items() if (name, members) not in _joined}
     join(new, coordinator)

@@ -22,7 +22,7 @@ from sglang.srt.runtime_context import get_exec
 
 
 def model_config_for_expert_location(hf_config) -> ModelConfigForExpertLocation | None:
-    """What SGLang wants to know of a model's experts; None where it has none, or nobody asked for their places."""
+    """What SGLang wants to know of a model's experts; None where it has none, or no flag asks for EPLB."""
     config_class = model_class(hf_config.architectures).config_class
     if not uses_eplb(get_exec().moe) or not config_class.has_experts:
         return None
@@ -31,13 +31,13 @@ def model_config_for_expert_location(hf_config) -> ModelConfigForExpertLocation 
 
 
 def physical_to_logical_map() -> tuple[tuple[int, ...], ...]:
-    """Of each layer, the expert in each place of all ranks; () if they are in order."""
+    """Of each layer, the logical expert of each physical one; () if they are the same."""
     metadata = get_global_expert_location_metadata()
     return () if metadata is None else tuple(map(tuple, metadata.physical_to_logical_map_cpu.tolist()))
 
 
 def eplb_layers(network) -> dict[int, Experts]:
-    """The experts of each layer of this rank that has some with places."""
+    """The experts of each layer of this rank that are mapped to physical ones."""
     layers = zip(network.config.layer_range, network.model.layers, strict=True)
     cells = ((layer_id, cell) for layer_id, layer in layers for _, cell in layer.cells_and_names())
     return {
@@ -49,7 +49,7 @@ def eplb_layers(network) -> dict[int, Experts]:
 
 @contextmanager
 def movable_weights(experts: Experts) -> Iterator[list[torch.Tensor]]:
-    """What SGLang's updater moves meanwhile: tensors whose first axis is this rank's places."""
+    """What SGLang's updater moves meanwhile: tensors whose first axis is this rank's physical experts."""
     plain = experts.plain()
     moved = list(map(bridge.to_torch, plain.values()))
     # What is a copy is made in MindSpore's stream, overwritten in torch's, and read in MindSpore's.
@@ -60,7 +60,7 @@ def movable_weights(experts: Experts) -> Iterator[list[torch.Tensor]]:
 
 
 class ExpertCounter:
-    """Gives SGLang's recorder, after each pass, how many tokens went to each place of each layer.
+    """Gives SGLang's recorder, after each pass, how many tokens went to each physical expert of each layer.
 
     All of these numbers stay on the device, in the order of torch's current stream.
     """

@@ -57,7 +57,7 @@ def check_weights(network, source: str | Path, load_format: str = "auto") -> loa
 
 
 def load_weights(network, plan: loader.Plan, progress: bool = True) -> None:
-    """Fill every parameter as `check_weights` said, pack it, and give it memory of the device.
+    """Fill every parameter as `check_weights` said, rearrange it for the device, and move it there.
 
     A network that runs goes on in the memory that its parameters have there.
     """

@@ -44,7 +44,7 @@ def _wants_mask(forward_mode):
 
 @constexpr
 def plain_on_fractal(rank):
-    """Whether a cache of so many axes is in SGLang's layout on a chip that caches in NZ: of layers in rounds."""
+    """Whether a cache of `rank` axes is in SGLang's layout although the chip caches in NZ: blockwise attention's."""
     return rank == 4 and host.profile().fractal
 
 

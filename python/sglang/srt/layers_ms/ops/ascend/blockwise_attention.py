@@ -1,9 +1,9 @@
-"""Attention in rounds, over one block of keys after the other: with sinks, with slopes, and with bounded scores.
+"""Blockwise attention, one block of keys after the other: with sinks, with ALiBi slopes, and with capped scores.
 
-A round computes softmax over a block, and the logarithm of its sum, by which rounds are merged (Milakov and Gimelshein,
-2018). The first block ends with the last query of a piece, later ones are all before it. A block is fused attention,
-but where scores are bounded, or where a chip has no such kernel: there it is plain operators. A graph of the kind
-SINGLE_BLOCK has one block, of a size that does not change, and no loop.
+Each block gives its softmax and the logarithm of its sum, by which blocks are merged (Milakov and Gimelshein, 2018).
+The first block ends with the last of a piece's queries; later blocks are before it. A block is a fused kernel. Where
+scores are capped, or the chip has no such kernel, a block is plain operators. A graph of the forward mode SINGLE_BLOCK
+has one block of a fixed size, and no loop.
 """
 
 import numpy as np

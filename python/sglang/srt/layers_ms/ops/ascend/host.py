@@ -15,9 +15,7 @@ from sglang.srt.layers_ms.ops.table import Capabilities, SingleBlock
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
 # that decode each has one.
 FRESH, CHUNK, DECODE = "fresh", "chunk", "decode"
-SINGLE_BLOCK = (
-    "decode single block"  # as DECODE, with what would be attention in rounds in one round of SINGLE_BLOCK_KEYS
-)
+SINGLE_BLOCK = "decode single block"  # as DECODE; blockwise attention has one block, of SINGLE_BLOCK_KEYS keys
 PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
 LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
@@ -151,8 +149,8 @@ def cache_view(cache, name, page_size):
     _check_pages(head_dim, page_size)
     if profile().fractal and cache.size >= LARGEST_CACHE:
         raise NotImplementedError(
-            f"{name} of {cache.size} values: on {kernels.soc()} a layer in rounds has less than {LARGEST_CACHE}; "
-            f"give --max-total-tokens below {LARGEST_CACHE // (kv_heads * head_dim)}"
+            f"{name} of {cache.size} values: on {kernels.soc()} a layer with blockwise attention has less than "
+            f"{LARGEST_CACHE}; give --max-total-tokens below {LARGEST_CACHE // (kv_heads * head_dim)}"
         )
     return cache.view(-1, page_size, kv_heads, head_dim)
 

@@ -3,7 +3,7 @@
 Requests of one new token multiply their queries by the keys' weights and attend to the rows themselves. Others compute
 each head's keys and values: fresh ones from the rows of this step, those with a past from the pages that they hold.
 Values are as wide as keys there, padded with zeros, as both kernels want them. A chip that has no kernel for the rows
-themselves attends to them in rounds, all requests alike.
+themselves attends to them block by block, all requests alike.
 """
 
 from mindspore.ops import constexpr
