@@ -15,7 +15,7 @@ SERVE_ARGS ?= --max-total-tokens 32768
 RUN := $(VENV)/bin/python
 SIDE_BY_SIDE = $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
-REQUIREMENTS := $(addprefix requirements/,cpu.txt dev.txt no-deps.txt)
+REQUIREMENTS := $(addprefix requirements/,cpu.txt dev.txt no-deps.txt dev-no-deps.txt)
 ROOMS := $(wildcard python/sglang/srt/*_ms/__init__.py)
 CPP := $(wildcard $(addprefix python/sglang/srt/layers_ms/ops/cpu/src/*.,h cpp) $(addprefix test/native/*.,h cpp))
 NATIVE := $(wildcard python/sglang/srt/layers_ms/ops/*/src/*)
@@ -102,7 +102,7 @@ $(STAMP): $(PACKAGES_STAMP) setup.py pyproject.toml $(ROOMS) $(NATIVE) $(OPERATO
 $(PACKAGES_STAMP): $(REQUIREMENTS)
 	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --requirement requirements/cpu.txt --requirement requirements/dev.txt
-	$(PIP) install --no-deps --requirement requirements/no-deps.txt
+	$(PIP) install --no-deps --requirement requirements/no-deps.txt --requirement requirements/dev-no-deps.txt
 	touch $@
 
 $(MODEL_STAMP): $(PACKAGES_STAMP) requirements/model.txt

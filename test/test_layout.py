@@ -42,6 +42,7 @@ TORCH = (
     "model_loader_ms.encoded",
     "model_loader_ms.gguf.tensors",
     "model_loader_ms.layouts",
+    "model_loader_ms.lora",
 )
 HOOKS = "model_executor_ms.seams.hooks"
 # What is no object of SGLang's, and has an attribute set by somebody else: file, and name there.

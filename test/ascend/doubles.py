@@ -268,7 +268,8 @@ POSITIONS = Entry(FIELDS[0])
 
 def layout_of(kind, windows=False, model_input=INPUT_IDS, attn_dp_size=1, padded=False) -> StepLayout:
     """Of steps of the Ascend table."""
-    fields = (*FIELDS, *metadata.metadata_fields(kind, attn_dp_size, padded))
+    own = (field for field in FIELDS if not field.optional)
+    fields = (*own, *metadata.metadata_fields(kind, attn_dp_size, padded))
     return StepLayout((model_input,), fields, POOLS[windows], kind, padded)
 
 

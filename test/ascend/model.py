@@ -33,6 +33,7 @@ class NpuSteps:
         tables = torch.from_numpy(pool["block_tables"])
         self.req_to_token[: len(tables), : tables.shape[1] * self.page_size : self.page_size] = tables * self.page_size
         batch = batch_of(host.query_lens, host.seq_lens, pool["out_cache_loc"], "cpu", host.dp_tokens, self.extends)
+        batch.lora_slots = host.lora_slots
         inputs = {name: torch.as_tensor(array) for name, array in inputs.items()}
         return self.runner.run(inputs, self.runner.prepare(batch))
 
@@ -41,8 +42,11 @@ class NpuSteps:
 
 
 class NpuModel(PagedModel):
-    def __init__(self, folder, dtype, page_size=PAGE, buckets=()):
+    def __init__(self, folder, dtype, page_size=PAGE, buckets=(), change=None):
+        """change: called with the model before its graphs are made."""
         super().__init__(folder, dtype, page_size)
+        if change is not None:
+            change(self)
         self.graph = NpuSteps(self.network, self.caches, page_size, buckets)
 
     def forget(self):

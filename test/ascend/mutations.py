@@ -28,6 +28,27 @@ class Mutation(NamedTuple):
 
 MUTATIONS = (
     Mutation(
+        "adapters of all slots added to each row",
+        f"{ASCEND}/lora.py",
+        "kernels.where(own, kernels.contiguous(of_part), _zero(x.dtype))",
+        "kernels.contiguous(of_part)",
+        "test/ascend/test_lora.py",
+    ),
+    Mutation(
+        "adapters lost when weights come anew",
+        "python/sglang/srt/layers_ms/lora.py",
+        "leaves the adapters as they are.\n    process_weights_after_loading = renew\n",
+        "\n",
+        "test/ascend/test_lora.py",
+    ),
+    Mutation(
+        "padding of captured graphs with the first slot's adapter",
+        f"{EXECUTOR}/npu/inputs.py",
+        "slots = None if self.lora_slots is None else _padded(self.lora_slots, self.padded, -1)",
+        "slots = None if self.lora_slots is None else _padded(self.lora_slots, None, -1)",
+        "test/ascend/test_lora.py",
+    ),
+    Mutation(
         "frozen inputs of captured graphs",
         f"{EXECUTOR}/npu/mode_graph.py",
         "self.graph.call(map(bridge.to_mindspore, inputs), lengths)",

@@ -268,6 +268,7 @@ def test_a_pool_that_has_moved_gets_new_views_before_the_step_is_prepared(moved)
     model = SimpleNamespace(
         kv_caches=SimpleNamespace(stale=lambda: moved),
         _prepare=lambda pool: done.append(pool),
+        model_runner=SimpleNamespace(lora_manager=None),
         runner=SimpleNamespace(prepare=lambda batch: (batch, list(done))),
     )
     assert MindSporeForCausalLM.prepare(model, "batch", "pool") == ("batch", ["pool"] if moved else [])

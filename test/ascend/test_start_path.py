@@ -118,9 +118,13 @@ def asked_for(monkeypatch):
 def test_the_kernel_that_adds_up_in_no_order_is_not_used_then(asked_for, monkeypatch, deterministic):
     asked_for(deterministic)
     monkeypatch.setattr("sglang.srt.model_executor_ms.runner.causal_lm.hosts.stages_span", lambda: False)
+    adapters = SimpleNamespace(enable_lora=False)
+    monkeypatch.setattr("sglang.srt.model_executor_ms.runner.causal_lm.get_lora", lambda: adapters)
     model = object.__new__(causal_lm.NpuForCausalLM)
     assert model.fuses_allreduce(SimpleNamespace(allreduce_fusion=True)) is not deterministic
     assert not model.fuses_allreduce(SimpleNamespace(allreduce_fusion=False))
+    adapters.enable_lora = True  # which add to a product before it is summed
+    assert not model.fuses_allreduce(SimpleNamespace(allreduce_fusion=True))
 
 
 @pytest.mark.parametrize("deterministic", [False, True])

@@ -267,6 +267,7 @@ def _alone(state, folder, hidden_states):
     _load(state, folder, Layout(), 0)
     model, ids = _Recorded(state, hidden_states), prompts()
     requests, vocab_size = Requests(model, state.page_size), state.part.config.vocab_size
+    requests.lora_slots = {"long": 0, "one": 1}  # which only networks with adapters read
     requests.step({"long": ids["long"][:PROMPT_CHUNK], "short": ids["short"][:-1]})
     said = requests.step({"short": ids["short"][-1:], "one": ids["one"], "long": ids["long"][PROMPT_CHUNK:]})
     for _ in range(NEW_TOKENS):

@@ -360,10 +360,10 @@ def test_a_port_where_a_server_cannot_listen_is_refused():
 def test_a_server_with_a_refused_argument_ends_before_the_weights_are_looked_for(tmp_path):
     (tmp_path / "config.json").write_text((ROOT / "ms_example/demo_model/config.json").read_text())
     command = [sys.executable, "-m", "sglang.launch_server", "--model-path", str(tmp_path), "--device", "cpu"]
-    command += ["--framework", "mindspore", "--enable-lora", "--quantization", "mxfp8"]
+    command += ["--framework", "mindspore", "--enable-lora-overlap-loading", "--quantization", "mxfp8"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode != 0
-    assert "--enable-lora True: " in ended.stderr
+    assert "--enable-lora-overlap-loading True: " in ended.stderr
     assert "--quantization mxfp8: " in ended.stderr
     assert "\nerror: --framework mindspore does not support these arguments:\n" in ended.stderr
     assert "Traceback" not in ended.stderr

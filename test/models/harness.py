@@ -126,7 +126,7 @@ class PagedModel:
 
     def _graph(self) -> ForwardGraph:
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
-        layout = step_layout(self.network.model_inputs())
+        layout = step_layout(self.network.model_inputs(), optional=self.network.optional_fields)
         if not self.compiled:
             return Uncompiled(self.network, k_caches, v_caches, layout)
         limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
@@ -142,6 +142,7 @@ class Requests:
         self.free = list(np.random.default_rng(page_size).permutation(np.arange(1, SLOTS // page_size)))
         self.slots = {}  # request -> cache slots of its tokens and of the rest of its last page
         self.lengths = {}  # request -> tokens in the cache
+        self.lora_slots = {}  # request -> slot of its adapter
 
     def share(self, request: str, other: str, length: int) -> None:
         """Start a request on the first `length` cached tokens of another, a whole number of pages."""
@@ -160,7 +161,9 @@ class Requests:
         for row, request in zip(table, tokens, strict=True):
             row[: self.lengths[request]] = self.slots[request][: self.lengths[request]]
         query_lens = [len(ids) for ids in tokens.values()]
-        step = step_inputs(query_lens, lengths, np.concatenate(new_slots), table, self.page_size)
+        adapters = np.array([self.lora_slots.get(request, -1) for request in tokens], np.int32)
+        new = np.concatenate(new_slots)
+        step = step_inputs(query_lens, lengths, new, table, self.page_size, lora_slots=adapters)
         logits = self.model.logits(np.concatenate(list(tokens.values())), step)
         return dict(zip(tokens, np.split(logits, np.cumsum(query_lens)[:-1]), strict=True))
 

@@ -3,6 +3,7 @@
 import mindspore as ms
 import numpy as np
 import torch
+from models.adapters import with_adapters
 from models.harness import SLOTS, STALE, TOKENS, Uncompiled, UncompiledWithRoom, pool_of
 
 from sglang.srt.distributed_ms.shard import Shard
@@ -44,6 +45,7 @@ class Part:
     def __init__(self, folder, stage: Stage, dtype="float32", shard: Shard | None = None, compiled=True):
         self.network = built(folder, stage, dtype, shard)
         load_weights(self.network, check_weights(self.network, folder), progress=False)
+        with_adapters(self.network, folder)
         self.config = config = self.network.config
         specs = cache_specs(self.network)
         self.pool = pool_of(specs, getattr(torch, dtype), self.page_size, pool_class(specs))
@@ -55,7 +57,8 @@ class Part:
 
     def _graph(self, compiled):
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
-        layout = step_layout(self.network.model_inputs(), dp_size=self.config.shard.attn_dp_size)
+        dp_size, fields = self.config.shard.attn_dp_size, self.network.optional_fields
+        layout = step_layout(self.network.model_inputs(), dp_size=dp_size, optional=fields)
         limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
         if not compiled and self.config.shard.attn_dp_size > 1:  # whose tensors are as large, whatever each of them has
             return UncompiledWithRoom(self.network, k_caches, v_caches, layout, limits)

@@ -519,6 +519,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 #include "dispatch.h"
 #include "steps.h"
 #include "experts.h"
+#include "lora.h"
 #include "quantized.h"
 #include "mla_operators.h"
 
@@ -538,7 +539,8 @@ int main(int count, char** arguments) {
         test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
         test_quant_linear(dtype), test_quant_replay(dtype), test_quant_embedding(dtype), test_columns(dtype),
             test_quant_experts(dtype);
-        test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype), test_dispatch(dtype);
+        test_lora(dtype), test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype),
+            test_dispatch(dtype);
         for (const std::string& cache_dtype : kDtypes) {
           test_attention(dtype, cache_dtype);
           test_cache_write(dtype, cache_dtype);

@@ -95,7 +95,7 @@ class Attention(nn.Cell):
         attn = step["attn"][self.cache_group]
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
-        qkv = self.qkv_proj(x)
+        qkv = self.qkv_proj(x, step)
         q, k_cache, v_cache = ops.qkv_to_cache(
             qkv if self.qk_norm is None else self.qk_norm(qkv),
             q_norm,
@@ -126,4 +126,4 @@ class Attention(nn.Cell):
         )
 
     def construct(self, x, step):
-        return self.o_proj(self.before_output(x, step))
+        return self.o_proj(self.before_output(x, step), step)

@@ -36,7 +36,8 @@ class VocabParallelEmbedding(nn.Cell):
         super().__init__()
         matrix, self.first = _matrix(vocab_size, hidden_size, shard, dtype, sources or ("weight",))
         self.weight = parameter(matrix.shape, dtype, *matrix.slices, alternatives=matrix.alternatives)
-        self.factor = factor
+        self.matrix, self.factor = matrix, factor
+        self.lora = None  # what adapters add, lora.EmbeddingLoRA, where there are any
         self.group = shard.group if shard.size > 1 else None
 
     def process_weights_after_loading(self):
@@ -47,8 +48,9 @@ class VocabParallelEmbedding(nn.Cell):
         """x [T, hidden_size] -> float32 [T, rows], of a model whose head this is. Called outside graphs."""
         return ops.logits(x, self.weight)
 
-    def construct(self, ids):
+    def construct(self, ids, step=None):
         rows = ops.embedding(ids, self.weight, self.first)
+        rows = rows if self.lora is None else self.lora(rows, ids, step)
         rows = rows if self.group is None else ops.all_reduce(rows, self.group)
         return rows if self.factor == 1.0 else ops.scale(rows, self.factor)
 

@@ -31,12 +31,18 @@ class Linear(MethodLayer):
         super().__init__()
         self.matrix = Matrix(shape, dtype, tuple(weights))
         self.bias = parameter(shape[:1], dtype, *biases) if biases else None
+        self.lora = None  # what adapters add, lora.LoRA, where there are any
 
     def matrices(self):
         return {"weight": self.matrix}
 
-    def construct(self, x):
-        return self.method.apply(self, x, self.bias)
+    def product(self, x, step):
+        """What the matrix, and the adapters of the step's tokens, make of x. step: None outside of a decoder."""
+        y = self.method.apply(self, x, self.bias)
+        return y if self.lora is None else self.lora(y, x, step)
+
+    def construct(self, x, step=None):
+        return self.product(x, step)
 
 
 class ReplicatedLinear(Linear):
@@ -149,10 +155,10 @@ class RowParallelLinear(Linear):
         super().__init__((out_features, _length(columns)), dtype, [weight], biases)
         self.group = shard.group if shard.size > 1 else None
 
-    def partial(self, x):
+    def partial(self, x, step=None):
         """What this rank's columns make of x; the sum over the ranks is the result."""
-        return self.method.apply(self, x, self.bias)
+        return self.product(x, step)
 
-    def construct(self, x):
-        y = self.partial(x)
+    def construct(self, x, step=None):
+        y = self.partial(x, step)
         return y if self.group is None else ops.all_reduce(y, self.group)

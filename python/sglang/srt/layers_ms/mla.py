@@ -99,17 +99,17 @@ class MLAAttention(nn.Cell):
         """The last product of the block; `before_output` is its input."""
         return self.o_proj
 
-    def queries(self, x):
+    def queries(self, x, step):
         if self.compresses_queries:
-            return self.q_b_proj(self.q_a_layernorm.plain(self.q_a_proj(x)))
-        return self.q_proj(x)
+            return self.q_b_proj(self.q_a_layernorm.plain(self.q_a_proj(x, step)), step)
+        return self.q_proj(x, step)
 
     def before_output(self, x, step):
         """The input of `output_proj`: [T, H * V] of this rank's heads."""
         attn = step["attn"][self.cache_group]
         q, cache = ops.mla_to_cache(
-            self.queries(x),
-            self.kv_a_proj_with_mqa(x),
+            self.queries(x, step),
+            self.kv_a_proj_with_mqa(x, step),
             self.kv_a_layernorm.weight,
             self.kv_a_layernorm.eps,
             self.cos,
@@ -123,4 +123,4 @@ class MLAAttention(nn.Cell):
         return ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, attn, self.scale)
 
     def construct(self, x, step):
-        return self.o_proj(self.before_output(x, step))
+        return self.o_proj(self.before_output(x, step), step)

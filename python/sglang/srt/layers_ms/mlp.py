@@ -30,9 +30,9 @@ class GatedMLP(nn.Cell):
         self.down_proj = RowParallelLinear(size, hidden, bias, shard, dtype, "intermediate_size")
         self.dp_gather_scatter = DPGatherScatter(shard)
 
-    def partial(self, x):
+    def partial(self, x, step):
         """What this rank's share makes of x; the sum over the ranks is the result."""
-        return self.down_proj.partial(self.act_and_mul(self.gate_up_proj(x)))
+        return self.down_proj.partial(self.act_and_mul(self.gate_up_proj(x, step)), step)
 
     def output_proj(self) -> RowParallelLinear:
         """The product that ends the block, see `before_output`."""
@@ -40,7 +40,7 @@ class GatedMLP(nn.Cell):
 
     def before_output(self, x, step):
         """What `output_proj` multiplies."""
-        return self.act_and_mul(self.gate_up_proj(self.dp_gather_scatter.gather(x, step)))
+        return self.act_and_mul(self.gate_up_proj(self.dp_gather_scatter.gather(x, step), step))
 
     def construct(self, x, step):
-        return self.dp_gather_scatter.reduce_scatter(self.down_proj.partial(self.before_output(x, step)), step)
+        return self.dp_gather_scatter.reduce_scatter(self.down_proj.partial(self.before_output(x, step), step), step)

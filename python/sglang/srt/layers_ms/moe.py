@@ -182,5 +182,5 @@ class SparseMoeBlock(nn.Cell):
         weights, experts = self.gate(x)
         y = self.experts(x, weights, experts, step)
         if self.shared_experts is not None:
-            y = ops.add(y, self.shared_experts.partial(x), 1.0)
+            y = ops.add(y, self.shared_experts.partial(x, step), 1.0)
         return self.dp_gather_scatter.reduce_scatter(y, step)

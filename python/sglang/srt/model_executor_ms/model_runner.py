@@ -2,6 +2,7 @@
 
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor_ms.runner import cpu_runner, device, eplb, swa_pool
+from sglang.srt.model_executor_ms.runner.lora import lora_manager
 from sglang.srt.model_executor_ms.runner.sampler import HostSampler
 from sglang.srt.model_executor_ms.runner.weights import MindSporeWeightUpdater
 from sglang.srt.model_executor_ms.seams import runner
@@ -38,6 +39,10 @@ class MindSporeModelRunner(ModelRunner):
         super().init_cuda_graphs(capture_decode_cuda_graph)
         eplb.prepare(self)
         self.model.compile_graphs(self, step_runner(self.model.table))
+
+    def init_lora_manager(self):
+        """Give the model's layers room for adapters; before the key/value pool is sized."""
+        self.lora_manager = lora_manager(self)
 
     def init_weight_updater(self):
         self.weight_updater = MindSporeWeightUpdater(

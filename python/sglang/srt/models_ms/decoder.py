@@ -155,7 +155,7 @@ class Decoder(nn.Cell):
         """x, which the step begins with -> what leaves the norm, and what enters the layers of `aux_places`."""
         residual, aux = None, ()
         if self.begins_with == INPUT_IDS.name:
-            x = self.embed_tokens(x)
+            x = self.embed_tokens(x, step)
         if self.fused is not None:
             return (self.fused(x, residual, step),)
         for place, layer in enumerate(self.layers):
@@ -181,6 +181,7 @@ class CausalLM(nn.Cell):
     # Tensors that this model's checkpoints carry and it does not compute with, beside those that no model does:
     # patterns of their names.
     ignored_tensors = ()
+    optional_fields = ()  # names of optional fields of a step that its layers read
     tied_tensors = ("model.embed_tokens.weight", "lm_head.weight")  # by tie_word_embeddings
     # Checkpoints of a decoder alone, as embedding models are published, name its tensors without this.
     optional_prefix = "model."

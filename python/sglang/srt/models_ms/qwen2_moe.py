@@ -31,7 +31,7 @@ class Qwen2MoeSparseMoeBlock(SparseMoeBlock):
     def construct(self, x, step):
         x = self.dp_gather_scatter.gather(x, step)
         weights, chosen = self.gate(x)
-        shared = self.shared_expert.partial(x)
+        shared = self.shared_expert.partial(x, step)
         y = ops.add_gated(self.experts(x, weights, chosen, step), shared, self.shared_expert_gate(x))
         return self.dp_gather_scatter.reduce_scatter(y, step)
 

@@ -22,6 +22,7 @@ class HostStep:
     # [T] or [n, T] rows of the rotary tables; None: each token's place in its sequence. Masks never read them.
     rotary_positions: np.ndarray | None = None
     dp_tokens: tuple[int, ...] = ()  # T of each attention DP rank, this one's among them; (): there is one
+    lora_slots: np.ndarray | None = None  # [B] slot of each request's adapter, -1: none; None: of no request
     dp_padded: bool = False  # whether all DP ranks have as many rows as this one, padding included: a captured graph
 
     @property

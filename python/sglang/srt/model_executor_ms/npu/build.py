@@ -52,7 +52,8 @@ class ModeGraphs(dict):
     def layout(self, forward_mode: str, captured: bool = False) -> StepLayout:
         """Of the steps of one forward mode."""
         swa_pool, dp_size = self.caches.full_to_swa() is not None, self.network.config.shard.attn_dp_size
-        return step_layout(self.network.model_inputs(), swa_pool, forward_mode, dp_size, captured)
+        fields = self.network.optional_fields
+        return step_layout(self.network.model_inputs(), swa_pool, forward_mode, dp_size, captured, fields)
 
 
 def blockwise(network) -> bool:

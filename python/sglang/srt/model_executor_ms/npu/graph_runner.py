@@ -16,6 +16,7 @@ from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
 from sglang.srt.model_executor_ms.runner.step import GraphOutputs, ModelInputs, StepLayout
 from sglang.srt.model_executor_ms.runner.step_inputs import host_lengths
+from sglang.srt.model_executor_ms.seams import batches
 
 logger = logging.getLogger(__name__)
 
@@ -198,7 +199,8 @@ class NPUGraphRunner:
     def _sub_batch(self, forward_mode, rows, query_lens, seq_lens, forward_batch):
         bucket = self._bucket(forward_mode, seq_lens[rows], forward_batch)
         dp_tokens = tuple(forward_batch.global_num_tokens_cpu) if self.dp_size > 1 else ()
-        return sub_batch(forward_mode, rows, query_lens, seq_lens, bucket, dp_tokens)
+        slots = batches.lora_slots(forward_batch)
+        return sub_batch(forward_mode, rows, query_lens, seq_lens, bucket, dp_tokens, slots)
 
     def _bucket(self, forward_mode, seq_lens, forward_batch):
         """The size of the captured graph that computes them, or None. Of all replicas alike: they replay together."""

@@ -22,6 +22,7 @@ class SubBatch:
     rows: np.ndarray | None = None  # which requests of the step they are; None: all
     tokens: np.ndarray | None = None  # which tokens; None: all
     dp_tokens: tuple[int, ...] = ()  # tokens of each attention DP rank; (): there is one
+    lora_slots: np.ndarray | None = None  # [B], of these requests, as HostStep has it
 
     @property
     def size(self) -> int:
@@ -36,19 +37,24 @@ class SubBatch:
     def host_step(self, page_size: int) -> HostStep:
         """What the host knows of this run, with padding: requests of one row and no context."""
         lengths = _padded(self.query_lens, self.padded, 1), _padded(self.seq_lens, self.padded, 0)
-        return HostStep(*lengths, page_size, self.forward_mode, dp_tokens=self.dp_tokens, dp_padded=bool(self.bucket))
+        slots = None if self.lora_slots is None else _padded(self.lora_slots, self.padded, -1)
+        padded = dict(dp_tokens=self.dp_tokens, dp_padded=bool(self.bucket), lora_slots=slots)
+        return HostStep(*lengths, page_size, self.forward_mode, **padded)
 
 
-def sub_batch(forward_mode: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, dp_tokens=()) -> SubBatch:
-    """The requests `rows` of a step with lengths [B]; dp_tokens: of a step that is one run."""
-    own = (query_lens[rows], seq_lens[rows])
+def sub_batch(
+    forward_mode: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, dp_tokens=(), lora_slots=None
+) -> SubBatch:
+    """The requests `rows` of a step with lengths [B]; dp_tokens: of a step that is one run. lora_slots: of the step."""
+    own, slots = (query_lens[rows], seq_lens[rows]), None if lora_slots is None else lora_slots[rows]
     if len(rows) == len(query_lens):
-        return SubBatch(forward_mode, *own, bucket, dp_tokens=dp_tokens)
+        return SubBatch(forward_mode, *own, bucket, dp_tokens=dp_tokens, lora_slots=slots)
     ends = np.cumsum(query_lens, dtype=np.int32)
     firsts, lengths = (ends - query_lens)[rows], own[0]
     before = np.cumsum(lengths, dtype=np.int32) - lengths
     tokens = np.repeat(firsts - before, lengths) + np.arange(lengths.sum(), dtype=np.int32)
-    return SubBatch(forward_mode, *own, bucket, rows.astype(np.int32), tokens.astype(np.int32))
+    places = rows.astype(np.int32), tokens.astype(np.int32)
+    return SubBatch(forward_mode, *own, bucket, *places, lora_slots=slots)
 
 
 class StagedSubBatch:

@@ -32,7 +32,7 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
 
     from sglang.srt.model_executor_ms.npu import mindspore_device
     from sglang.srt.model_executor_ms.runner import eplb
-    from sglang.srt.runtime_context import get_exec, get_model, get_parallel, get_schedule, get_server_args
+    from sglang.srt.runtime_context import get_exec, get_lora, get_model, get_parallel, get_schedule, get_server_args
 
     if reason := mindspore_device.loads():
         raise NpuUnavailable(
@@ -48,6 +48,8 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
     placed, redundant = eplb.model_config_for_expert_location(config), get_exec().moe.ep_num_redundant_experts
     if placed is not None:
         weights = with_redundant_experts(weights, placed.num_logical_experts, redundant)
+    if get_lora().enable_lora:
+        weights = None  # the slots of adapters are MindSpore's too, and how large they are is not known yet
     free, total = torch.npu.mem_get_info()
     cap = memory_cap(total, free, schedule.mem_fraction_static, weights, host.capabilities().fractal_weights)
     mindspore_device.limit_memory(cap)
@@ -62,11 +64,19 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
     )
     rank += (parallel.attn_dp_size, parallel.enable_dp_lm_head, allreduce_fusion)
     pools = (get_server_args().disable_hybrid_swa_memory, schedule.swa_full_tokens_ratio)
-    experts = (placed is not None, redundant)
+    experts = (placed is not None, redundant, *adapters(get_lora()))
     versions = (mindspore.__version__, torch.__version__, torch.get_default_dtype())
     folder = graph_cache(config.to_json_string(), *sizes, *rank, *pools, *experts, *versions)
     mindspore_device.keep_compiled_graphs(str(folder))
     logger.info("NPU %d: MindSpore takes at most %s of its memory", card, cap)
+
+
+def adapters(lora) -> tuple:
+    """What of the arguments for adapters a graph depends on."""
+    if not lora.enable_lora:
+        return ()
+    paths = [one.lora_path for one in lora.lora_paths or ()]
+    return lora.max_loras_per_batch, lora.max_lora_rank, *sorted(lora.lora_target_modules or paths)
 
 
 def deterministic() -> bool:

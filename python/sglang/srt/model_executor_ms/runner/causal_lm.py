@@ -28,7 +28,7 @@ from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
-from sglang.srt.runtime_context import get_device, get_schedule
+from sglang.srt.runtime_context import get_device, get_lora, get_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ class MindSporeForCausalLM(torch.nn.Module):
 
     def fuses_allreduce(self, environment) -> bool:
         """Whether all-reduces may be computed with the norms behind them: that kernel is for the cards of one host."""
-        return environment.allreduce_fusion and not hosts.stages_span()
+        # Adapters add to a product before it is summed.
+        return environment.allreduce_fusion and not hosts.stages_span() and not get_lora().enable_lora
 
     def take_device(self, config, pp_layer_partition: tuple[int, ...], allreduce_fusion: bool) -> None:
         """Make ready what MindSpore computes on, before its first operator."""
@@ -158,6 +159,8 @@ class MindSporeForCausalLM(torch.nn.Module):
         """Prepare the step of a ForwardBatch that is about to run on SGLang's key/value pool."""
         if self.kv_caches.stale():
             self._prepare(pool)
+        if self.model_runner.lora_manager is not None:
+            self.model_runner.lora_manager.note_slots(forward_batch)
         return self.runner.prepare(forward_batch)
 
     @torch.no_grad()

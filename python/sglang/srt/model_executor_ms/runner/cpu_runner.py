@@ -32,7 +32,7 @@ class CpuGraphRunner:
     def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
         swa_pool, dp_size = caches.full_to_swa() is not None, network.config.shard.attn_dp_size
-        layout = step_layout(network.model_inputs(), swa_pool, dp_size=dp_size)
+        layout = step_layout(network.model_inputs(), swa_pool, dp_size=dp_size, optional=network.optional_fields)
         self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, layout)
         self.caches, self.req_to_token, self.page_size = caches, req_to_token, page_size
 

@@ -18,6 +18,7 @@ class LMHead:
     def __init__(self, network, scale: float = 1.0, soft_cap: float | None = None):
         """network: a CausalLM. soft_cap: logits -> cap * tanh(logits / cap), once scaled."""
         self.network, self.parameter, self.scale, self.soft_cap = network, network.head(), scale, soft_cap
+        self.lora = None  # what adapters add, where there are any
         self.quant_method = self  # the LogitsProcessor calls its `apply` instead of multiplying by `weight`
         self.bind()
 
@@ -25,6 +26,10 @@ class LMHead:
         """Take the weight where it is now: called whenever weights were loaded, and when graphs have run."""
         self.weight = bridge.to_torch(self.parameter)
         self.host_logits = ops.host_logits(self.parameter)
+
+    def take_adapters(self, adapters) -> None:
+        """Add what they add to logits from now on: a lora_head.HeadLoRA."""
+        self.lora = adapters
 
     def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states [T, hidden_size] times the weight -> float32 [T, vocab_size (padded)]."""
@@ -42,6 +47,8 @@ class LMHead:
         """hidden_states [T, hidden_size] -> float32 logits [T, vocab_size (padded)]."""
         assert bias is None, "no model of ours has a biased head"
         logits = self.multiply(hidden_states)
+        if self.lora is not None:
+            self.lora.add(logits, hidden_states)
         if self.scale != 1.0:
             logits.mul_(self.scale)
         if self.soft_cap:

@@ -21,8 +21,15 @@ def _rotary_positions(host: HostStep) -> np.ndarray:
     return host.places if host.rotary_positions is None else host.rotary_positions
 
 
+def _lora_slots(host: HostStep) -> np.ndarray:
+    if host.lora_slots is None:
+        return np.full(host.num_tokens, -1, np.int32)
+    return host.lora_slots[host.request_ids]
+
+
 FIELDS = (
     Field("positions", (TOKENS,), build=_rotary_positions),  # rows of the rotary tables
+    Field("lora_slots", (TOKENS,), build=_lora_slots, optional=True),  # of each token's adapter, -1: none
     # MindSpore's attention kernels for Ascend read lengths on the host, and find them by the names of parameters.
     Field("query_lens", (REQUESTS,), build=lambda host: host.query_lens, graph_parameter="q_seq_lens"),
     Field("seq_lens", (REQUESTS,), build=lambda host: host.seq_lens, graph_parameter="batch_valid_length"),

@@ -4,19 +4,30 @@ import numpy as np
 
 from sglang.srt.layers_ms.ops.metadata import FULL, SWA, HostStep
 from sglang.srt.model_executor_ms.runner.step import StepInputs, host_arrays
+from sglang.srt.model_executor_ms.seams import batches
 
 
 def step_inputs(
-    query_lens, seq_lens, out_cache_loc, token_table, page_size: int, full_to_swa=None, dp_tokens=(), positions=None
+    query_lens,
+    seq_lens,
+    out_cache_loc,
+    token_table,
+    page_size: int,
+    full_to_swa=None,
+    dp_tokens=(),
+    positions=None,
+    lora_slots=None,
 ) -> StepInputs:
     """Build the step from host arrays.
 
     query_lens, seq_lens [B]; out_cache_loc [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each
     request. full_to_swa: of each slot, the one in the pool of sliding windows, page by page; None: there is one pool.
-    dp_tokens, positions: as HostStep has them. B is 0 where a rank is idle beside others.
+    dp_tokens, positions, lora_slots: as HostStep has them. B is 0 where a rank is idle beside others.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
-    host = HostStep(query_lens, seq_lens, page_size, rotary_positions=positions, dp_tokens=dp_tokens)
+    host = HostStep(
+        query_lens, seq_lens, page_size, rotary_positions=positions, dp_tokens=dp_tokens, lora_slots=lora_slots
+    )
     blocks = -(-seq_lens // page_size)
     tables = np.asarray(token_table)[:, : host.num_blocks * page_size : page_size] // page_size
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
@@ -59,4 +70,5 @@ def from_forward_batch(forward_batch, req_to_token, page_size: int, full_to_swa=
     counts = tuple(forward_batch.global_num_tokens_cpu or ())
     dp_tokens = counts if len(counts) > 1 else ()  # SGLang counts for EPLB too, where there is one replica
     out_cache_loc = forward_batch.out_cache_loc.numpy()
-    return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens)
+    slots = batches.lora_slots(forward_batch)
+    return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens, lora_slots=slots)

@@ -23,6 +23,16 @@ def _prepare_unpadded(forward_batch, _model_runner) -> None:
     set_is_extend_in_batch(forward_batch.is_extend_in_batch)
 
 
+def note_lora_slots(forward_batch, slots) -> None:
+    """Keep the slot of each request's adapter, numpy [B] int32, with a ForwardBatch, for `lora_slots`."""
+    forward_batch.lora_slots = slots
+
+
+def lora_slots(forward_batch):
+    """What `note_lora_slots` kept; None where no request can have an adapter."""
+    return getattr(forward_batch, "lora_slots", None)
+
+
 def copy_tokens_on_cpu() -> None:
     """Copy tokens of attention's replicas without triton, as SGLang does where its own CPU engine is asked for."""
     from sglang.srt.layers.dp_attention import memcpy_cpu

@@ -49,6 +49,8 @@ SUPPORTED = _names("""
     ep_size ep_num_redundant_experts init_expert_location enable_eplb eplb_algorithm eplb_rebalance_num_iterations
     eplb_rebalance_layers_per_chunk expert_distribution_recorder_buffer_size
     pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode enable_mis
+    enable_lora max_lora_rank lora_target_modules lora_paths max_loaded_loras max_loras_per_batch lora_eviction_policy
+    lora_strict_loading lora_drain_wait_threshold
 """)
 
 # Arguments of which only these values are supported.
@@ -129,11 +131,10 @@ REFUSED = (
         """),
     ),
     (
-        "LoRA adapters are not supported yet",
+        "adapters are computed by this backend's own operators, and written into their slots between steps",
         _names("""
-            enable_lora enable_lora_overlap_loading max_lora_rank lora_target_modules lora_paths max_loaded_loras
-            max_loras_per_batch lora_eviction_policy lora_backend max_lora_chunk_size experts_shared_outer_loras
-            lora_use_virtual_experts lora_strict_loading lora_drain_wait_threshold
+            enable_lora_overlap_loading lora_backend max_lora_chunk_size experts_shared_outer_loras
+            lora_use_virtual_experts
         """),
     ),
     (

@@ -20,6 +20,7 @@ from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches, us
 from sglang.srt.model_executor_ms.server import gguf, model_config
 from sglang.srt.model_executor_ms.server.accelerators import DEVICES, accelerator
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag, refuse_unsupported
+from sglang.srt.model_executor_ms.server.lora_arguments import check_lora
 from sglang.srt.model_executor_ms.server.model_config import UnsupportedModel
 from sglang.srt.model_executor_ms.server.parallel_arguments import (
     adjusted_to_dispatch,
@@ -214,6 +215,7 @@ def verify(server_args) -> None:
     if view.use_ray and view.device == "npu":
         raise UnsupportedFlag("--use-ray with --device npu: SGLang asks Ray for GPUs, and selects CUDA devices")
     check_parallelism(view)
+    check_lora(view)
     check_expert_location(view)
     if dispatches(view):
         declare_resolution(server_args, SOURCE, **adjusted_to_dispatch(view))

@@ -72,6 +72,11 @@ def equal(x, y):
     return mint.eq(x, y)
 
 
+def where(mask, x, y):
+    """x where mask holds, else y; all three broadcast to each other."""
+    return mint.where(mask, x, y)
+
+
 def square_sum(x):
     """float32 [T, n] -> [T, 1]"""
     return mint.sum(mint.square(x), -1, True)

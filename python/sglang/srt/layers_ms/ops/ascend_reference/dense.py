@@ -142,6 +142,18 @@ def equal(x, y):
     return tensor(left == right, mstype.bool_)
 
 
+def where(mask, x, y):
+    kernel = "SelectV2"
+    check(kernel, "mask", mask, (mstype.bool_,))
+    check(kernel, "x", x, (*FLOATS, *INTEGERS))
+    check(kernel, "y", y, (x.dtype,))
+    try:
+        np.broadcast_shapes(mask.shape, x.shape, y.shape)
+    except ValueError as error:
+        raise ContractError(f"{kernel}: {mask.shape}, {x.shape} and {y.shape} do not broadcast") from error
+    return tensor(np.where(values(mask), values(x), values(y)), x.dtype)
+
+
 def square_sum(x):
     check("ReduceSum", "x", x, (mstype.float32,), 2)
     return tensor((values(x) ** 2).sum(-1, keepdims=True), x.dtype)

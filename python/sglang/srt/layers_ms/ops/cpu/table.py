@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from sglang.srt.layers_ms.ops.cpu import attention, collectives, dense, library, moe, quant, replay, rows, stubs
+from sglang.srt.layers_ms.ops.cpu import attention, collectives, dense, library, lora, moe, quant, replay, rows, stubs
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS
 from sglang.srt.layers_ms.ops.metadata import Field
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
@@ -28,7 +28,7 @@ _events = (_Event * 4096)()
 
 class CpuTable(
     ReferenceTable,
-    operators=(stubs, rows, dense, quant, attention, moe, collectives),
+    operators=(stubs, rows, dense, quant, lora, attention, moe, collectives),
     inherits=("linear_add_rms_norm",),
 ):
     """The operators of src/operators.def."""

@@ -4,11 +4,11 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
-from sglang.srt.layers_ms.ops.reference import attention, collectives, dense, metadata, mla, moe, quant
+from sglang.srt.layers_ms.ops.reference import attention, collectives, dense, lora, metadata, mla, moe, quant
 from sglang.srt.layers_ms.ops.table import Capabilities, OperatorTable
 
 
-class ReferenceTable(OperatorTable, operators=(dense, quant, attention, mla, moe, collectives, metadata)):
+class ReferenceTable(OperatorTable, operators=(dense, quant, lora, attention, mla, moe, collectives, metadata)):
     """Weights and activations are float32, whatever a user asks for. Computes on one rank."""
 
     capabilities = Capabilities(compute_dtypes=dict.fromkeys(("float32", "float16", "bfloat16"), "float32"))

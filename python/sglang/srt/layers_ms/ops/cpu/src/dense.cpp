@@ -7,6 +7,19 @@ void calls::take_columns::validate(Arguments& arguments) const {
   arguments.check(within(order, size, size), "an order of other columns than %ld", size);
 }
 
+void calls::add_lora::validate(Arguments& arguments) const {
+  int64_t columns = 0;
+  for (int64_t part = 0; part < parts_count; ++part) {
+    arguments.check(parts[part] >= 0, "a part of %d columns", parts[part]);
+    columns += parts[part];
+  }
+  arguments.check(columns == size, "parts of %ld columns of %ld", columns, size);
+  for (int64_t slot = 0; slot < max_loras; ++slot)
+    arguments.check(ranks[slot] >= 0 && ranks[slot] <= rank, "an adapter of rank %d of %ld", ranks[slot], rank);
+  for (int64_t row = 0; row < tokens; ++row)
+    arguments.check(slots[row] >= -1 && slots[row] < max_loras, "slot %d of %ld", slots[row], max_loras);
+}
+
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 namespace {

@@ -4,6 +4,7 @@
 #include "experts.h"
 #include "kernels.h"
 #include "linear.h"
+#include "lora.h"
 #include "mla.h"
 
 namespace KERNEL_ISA {

@@ -230,7 +230,7 @@ inline void tiles(int64_t rows, const T* x, const T* w, const T* bias, Y* y, int
 
 // found[M][4] = x[M] * four rows of a row-major matrix.
 template <int M, typename T>
-inline void dots(const T* x, const T* const (&w)[4], int64_t k, float (&found)[M][4]) {
+inline void dots_of_rows(const T* const (&x)[M], const T* const (&w)[4], int64_t k, float (&found)[M][4]) {
   int64_t i = 0;
   f32x16 total[M][4] = {};
 #if defined(__AVX512BF16__)
@@ -239,7 +239,7 @@ inline void dots(const T* x, const T* const (&w)[4], int64_t k, float (&found)[M
       __m512bh row[4];
       for (int r = 0; r < 4; ++r) row[r] = (__m512bh)_mm512_loadu_si512(w[r] + i);
       for (int m = 0; m < M; ++m) {
-        const __m512bh pairs = (__m512bh)_mm512_loadu_si512(x + m * k + i);
+        const __m512bh pairs = (__m512bh)_mm512_loadu_si512(x[m] + i);
         for (int r = 0; r < 4; ++r) total[m][r] = (f32x16)_mm512_dpbf16_ps((__m512)total[m][r], row[r], pairs);
       }
     }
@@ -248,12 +248,20 @@ inline void dots(const T* x, const T* const (&w)[4], int64_t k, float (&found)[M
     f32x16 row[4];
     for (int r = 0; r < 4; ++r) row[r] = load_some(w[r] + i);
     for (int m = 0; m < M; ++m)
-      for (int r = 0; r < 4; ++r) total[m][r] += row[r] * load_some(x + m * k + i);
+      for (int r = 0; r < 4; ++r) total[m][r] += row[r] * load_some(x[m] + i);
   };
   for (; i + 16 <= k; i += 16) add([](const T* p) { return load(p); });
   // A vector again: sums in another order would depend on how many rows are taken together.
   if (i < k) add([&](const T* p) { return load_part(p, k - i); });
   for (int m = 0; m < M; ++m) sums(total[m], found[m]);
+}
+
+// The same of rows that lie one after the other.
+template <int M, typename T>
+inline void dots(const T* x, const T* const (&w)[4], int64_t k, float (&found)[M][4]) {
+  const T* rows[M];
+  for (int m = 0; m < M; ++m) rows[m] = x + m * k;
+  dots_of_rows<M>(rows, w, k, found);
 }
 
 // keep(row, column, x[row] * row `column` of w) for the columns first to last.

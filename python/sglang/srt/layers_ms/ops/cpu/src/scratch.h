@@ -26,6 +26,7 @@ enum class Purpose {
   latent,
   absorbed,
   found,  // mla.h
+  lora,   // lora.h
   padded_block,
   padded_rows,
   rounded_rows,

@@ -1,0 +1,215 @@
+"""SGLang's LoRAManager and LoRAMemoryPool for a MindSpore model.
+
+Which adapters are loaded, which are in a slot, and which goes when another comes, SGLang decides. How they are read,
+which layers have room for them, and what a slot holds are this backend's.
+"""
+
+import numpy as np
+import torch
+
+from sglang.srt.layers_ms.lora import attach, attach_embedding, vocabulary_part
+from sglang.srt.lora.lora_manager import LoRAManager
+from sglang.srt.lora.mem_pool import LoRAMemoryPool
+from sglang.srt.lora.utils import get_normalized_target_modules
+from sglang.srt.model_executor_ms.runner import device
+from sglang.srt.model_executor_ms.runner.lora_head import HeadLoRA
+from sglang.srt.model_executor_ms.seams import batches
+from sglang.srt.model_loader_ms import lora
+from sglang.srt.model_loader_ms.loader import Wanted
+from sglang.srt.runtime_context import get_lora
+
+ALL = "all"
+
+
+class MindSporeLoRAMemoryPool(LoRAMemoryPool):
+    """Slots of adapters in the memory of the model's layers. A request without an adapter reads none."""
+
+    def __init__(self, layers, embeddings, heads, kind: str, **options):
+        """layers: LoRA cells; embeddings: EmbeddingLoRA cells; heads: of HeadLoRA. kind: of the device of all."""
+        self.layers, self.embeddings, self.heads, self.kind = layers, embeddings, heads, kind
+        super().__init__(**options)
+
+    def init_buffers(self, base_model):
+        """The layers have them."""
+
+    def can_support(self, config) -> bool:
+        """What an adapter has is looked at when its tensors are read: a config may name modules by a pattern."""
+        return True
+
+    def _write(self, buffer_id: int, adapter: lora.Adapter | None) -> None:
+        device.synchronize(self.kind)  # a step before may still read the slot
+        for layer in self.layers:
+            lora.put(layer, buffer_id, adapter)
+            layer.renew()
+        for embedding in self.embeddings:
+            lora.put_embedding(embedding, buffer_id, adapter)
+            embedding.renew()
+        for head in self.heads:
+            head.put(buffer_id, adapter)
+        device.synchronize(self.kind)
+
+    def load_lora_weight_to_buffer(self, uid, buffer_id, lora_adapter, *_modules):
+        if uid is not None:
+            self._write(buffer_id, lora_adapter)
+
+    def _clear_buffer_slot_for_base(self, buffer_id: int) -> None:
+        self._write(buffer_id, None)
+
+
+class MindSporeLoRAManager(LoRAManager):
+    """Adapters as MindSpore's model has them. ValueError where one that is asked for at start does not fit."""
+
+    def __init__(self, model, device: str, **options):
+        if next(model.parameters(), None) is None:  # of which SGLang asks the device
+            nothing = torch.nn.Parameter(torch.empty(0, device=device), requires_grad=False)
+            model.register_parameter("device_of_adapters", nothing)
+        self.network = model.network
+        super().__init__(base_model=model, **options)
+
+    # ---- adapters, as they are read ----
+
+    def _load_lora_adapter(self, lora_ref):
+        try:
+            lora.check_config(lora.read_config(lora.locate_adapter(lora_ref.lora_path)))
+        except lora.AdapterError as error:
+            return self.create_lora_update_result(False, f"{lora_ref.lora_path}: {error}")
+        return self._forgetting(lora_ref, super()._load_lora_adapter(lora_ref))
+
+    def _load_lora_adapter_from_tensors(self, lora_ref, tensors, config_dict, added_tokens_config=None):
+        try:
+            lora.check_config(config_dict)
+        except lora.AdapterError as error:
+            return self.create_lora_update_result(False, f"{lora_ref.lora_name}: {error}")
+        result = super()._load_lora_adapter_from_tensors(lora_ref, tensors, config_dict, added_tokens_config)
+        return self._forgetting(lora_ref, result)
+
+    def _forgetting(self, lora_ref, result):
+        if not result.success:
+            self.configs.pop(lora_ref.lora_id, None)
+        return result
+
+    def load_lora_weights(self, lora_ref):
+        folder = lora.locate_adapter(lora_ref.lora_path)
+        self._keep(lora_ref, lora.read_config(folder), lora.read_tensors(folder))
+
+    def load_lora_weights_from_tensors(self, lora_ref, tensors):
+        own = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}  # the sender may change its own
+        self._keep(lora_ref, self.configs[lora_ref.lora_id].hf_config, own)
+
+    def _keep(self, lora_ref, config, tensors):
+        try:
+            adapter = lora.adapter(config, tensors)
+            if hasattr(self, "layers"):
+                self._check(adapter)
+        except lora.AdapterError as error:
+            raise lora.AdapterError(f"{lora_ref.lora_path}: {error}") from error
+        self.loras[lora_ref.lora_id] = adapter
+
+    def _check(self, adapter):
+        names = self._names()
+        elsewhere = [f"{name}." for cell in self.network.other_stages for name in names.cells(cell)]
+        places = [*self.layers, *self.embeddings, *self.heads]
+        lora.check_fits(adapter, places, self.max_lora_rank, elsewhere)
+
+    def _names(self):
+        return Wanted(**self.network.checkpoint()).tensor_names()
+
+    # ---- layers with room for them ----
+
+    def init_lora_shapes(self, max_lora_rank=None, target_modules=None):
+        modules = {module for adapter in self.loras.values() for module in adapter.modules}
+        own = {module.rpartition(".")[2] for module in modules}
+        # As SGLang has it, one of matrices that are multiplied as one stands for all of them: q_proj for q, k and v.
+        self.target_modules = get_normalized_target_modules(target_modules or own)
+        self.max_lora_rank = max_lora_rank or max((adapter.rank for adapter in self.loras.values()), default=0)
+        self.lora_added_tokens_size = 0
+
+    def _detect_shared_outer_loras(self):
+        return False
+
+    def _wanted(self, parts) -> bool:
+        own = {name.rpartition(".")[2] for part in parts for name in part.names}
+        own |= get_normalized_target_modules(own)
+        return ALL in self.target_modules or not own.isdisjoint(self.target_modules)
+
+    def init_lora_modules(self):
+        self.lora_modules, self.embed_tokens_module, self.lm_head_module = [], None, None
+        sizes = self.max_loras_per_batch, self.max_lora_rank
+        self.layers = attach(self.network, self._names(), self._wanted, *sizes)
+        self.embeddings = attach_embedding(self.network, self._names(), self._wanted, *sizes)
+        self.heads = self._heads(*sizes)
+        if not (self.layers or self.embeddings or self.heads):
+            raise ValueError(f"--lora-target-modules {sorted(self.target_modules)}: the model has none of them")
+        for lora_id, adapter in self.loras.items():
+            try:
+                self._check(adapter)
+            except lora.AdapterError as error:
+                raise lora.AdapterError(f"{self.lora_refs[lora_id].lora_path}: {error}") from error
+
+    def _heads(self, max_loras: int, rank: int) -> list[HeadLoRA]:
+        head = self.base_model.lm_head
+        tied = self.network.lm_head is None
+        own = self.network.model.embed_tokens if tied else self.network.lm_head
+        if head is None or not hasattr(own, "matrix"):
+            return []
+        part = vocabulary_part("lm_head", own.matrix, self._names(), "weight")
+        if not self._wanted((part,)):
+            return []
+        found = HeadLoRA(part, own.matrix.shape[0], max_loras, rank, str(self.device))
+        head.take_adapters(found)
+        return [found]
+
+    def init_memory_pool(self):
+        self.memory_pool = MindSporeLoRAMemoryPool(
+            self.layers,
+            self.embeddings,
+            self.heads,
+            self.device.type,
+            base_hf_config=self.base_hf_config,
+            max_loras_per_batch=self.max_loras_per_batch,
+            dtype=self.dtype,
+            max_lora_rank=self.max_lora_rank,
+            target_modules=self.target_modules,
+            base_model=self.base_model,
+            eviction_policy=self.eviction_policy,
+            lora_added_tokens_size=self.lora_added_tokens_size,
+        )
+        self.fetch_new_loras({None})
+
+    def update_lora_info(self):
+        """The layers know their memory."""
+
+    # ---- each step ----
+
+    def prepare_lora_batch(self, forward_batch):
+        """SGLang makes another ForwardBatch of it before the step's inputs are made: see note_slots."""
+
+    def note_slots(self, forward_batch) -> None:
+        """Note the slot of each request's adapter with the ForwardBatch of which the step's inputs are made."""
+        slots = self.memory_pool.uid_to_buffer_id
+        found = [-1 if uid is None else slots[uid] for uid in forward_batch.lora_ids]
+        found = np.array(found, np.int32)
+        batches.note_lora_slots(forward_batch, found)
+        for head in self.heads:
+            head.begin(forward_batch, found)
+
+    def reset_lora_batch(self):
+        """An idle step has no requests."""
+
+
+def lora_manager(model_runner) -> MindSporeLoRAManager:
+    """What serves the adapters of a ModelRunner, whose model is loaded and not compiled yet."""
+    chosen = get_lora()
+    return MindSporeLoRAManager(
+        model_runner.model,
+        device=model_runner.device,
+        base_hf_config=model_runner.model_config.hf_config,
+        max_loras_per_batch=chosen.max_loras_per_batch,
+        load_config=model_runner.load_config,
+        dtype=model_runner.dtype,
+        server_args=model_runner.server_args,
+        lora_backend="triton",  # whose kernels are never called
+        max_lora_rank=chosen.max_lora_rank,
+        target_modules=chosen.lora_target_modules,
+        lora_paths=chosen.lora_paths,
+    )

@@ -1,0 +1,239 @@
+"""Low-rank adapters as PEFT saves them: read by the names of their tensors, and put where layers have them.
+
+PEFT's LoraConfig says what the keys of adapter_config.json mean. What of a folder is not used is an error.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors.torch
+import torch
+from huggingface_hub import snapshot_download
+
+from sglang.srt.model_loader_ms.leftovers import listed
+
+CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
+PREFIX = "base_model.model."
+_TENSOR = re.compile(
+    r"(?P<module>.+)\.lora_(?:(?P<factor>[AB])(\.default)?\.weight|embedding_(?P<of_ids>[AB])(\.default)?)"
+)
+_COPY = ".base_layer.weight"  # of the model's own embedding or head, as PEFT saves it beside factors for it
+# Keys of the config, and the values with which an adapter is what is served here; None: the key is not there.
+_SERVED = {
+    "peft_type": ("LORA",),
+    "bias": (None, "none"),
+    "init_lora_weights": (None, True, False, "gaussian", "eva", "orthogonal"),  # others change the model's own weights
+}
+_UNSERVED = (
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "fan_in_fan_out",
+    "alora_invocation_tokens",
+    "layer_replication",
+    "target_parameters",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+)
+
+
+class AdapterError(ValueError):
+    """An adapter is damaged, or is none that is served. The message names the key, the file or the tensors."""
+
+
+class LoRAFactors(NamedTuple):
+    """What is added to a matrix [out, in]: factor * b @ a. Of an embedding in are its ids."""
+
+    a: torch.Tensor  # [r, in]
+    b: torch.Tensor  # [out, r]
+    factor: float
+
+    @property
+    def rank(self) -> int:
+        return len(self.a)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter in memory. modules: name of a module of the model -> its factors."""
+
+    modules: Mapping[str, LoRAFactors]
+
+    @property
+    def rank(self) -> int:
+        """The largest of its modules."""
+        return max(one.rank for one in self.modules.values())
+
+
+def locate_adapter(path: str) -> Path:
+    """The folder of an adapter: itself, or its snapshot in the Hugging Face cache or hub. AdapterError."""
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        return Path(snapshot_download(path, allow_patterns=[CONFIG, *WEIGHTS, "added_tokens.json"]))
+    except Exception as error:  # of many kinds, for names that are none, and for a hub that is not reached
+        reason = str(error).strip().splitlines()[0]
+        raise AdapterError(f"{path} is no folder, and not to be had from the hub: {reason}") from error
+
+
+def read_config(folder: Path) -> dict:
+    """An adapter's adapter_config.json. AdapterError."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (OSError, ValueError) as error:
+        raise AdapterError(f"{folder / CONFIG} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise AdapterError(f"{folder / CONFIG} holds no object")
+    return config
+
+
+def check_config(config: Mapping) -> None:
+    """AdapterError, naming the key, where an adapter is none that is served."""
+    for key, served in _SERVED.items():
+        if config.get(key) not in served:
+            choices = ", ".join(str(one) for one in served if one is not None)
+            raise AdapterError(f"{CONFIG} has {key} {config.get(key)!r}: only {choices}")
+    for key in _UNSERVED:
+        if config.get(key):
+            raise AdapterError(f"{CONFIG} has {key} {config[key]!r}, which is not served")
+    for key in ("r", "lora_alpha", "target_modules"):
+        if config.get(key) is None:
+            raise AdapterError(f"{CONFIG} has no {key}")
+
+
+def read_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter's folder by name. AdapterError."""
+    path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
+    if path is None:
+        raise AdapterError(f"{folder} has neither {' nor '.join(WEIGHTS)}")
+    try:
+        if path.suffix == ".bin":
+            return torch.load(path, map_location="cpu", weights_only=True)
+        return safetensors.torch.load_file(path)
+    except Exception as error:  # safetensors and pickle have errors of their own
+        raise AdapterError(f"{path} cannot be read: {error}") from error
+
+
+def adapter(config: Mapping, tensors: Mapping[str, torch.Tensor]) -> Adapter:
+    """Pair an adapter's tensors. AdapterError names those that are no factors, lack their other one, or are damaged."""
+    check_config(config)
+    found, unused = {}, []
+    for name, tensor in tensors.items():
+        match = _TENSOR.fullmatch(name.removeprefix(PREFIX))
+        if match and tensor.dim() == 2 and tensor.is_floating_point():
+            found.setdefault(match["module"], {})[match["factor"] or match["of_ids"]] = tensor
+        elif not (name.endswith(_COPY) and _is_copy(name, tensor, tensors)):
+            unused.append(name)
+    if unused:
+        raise AdapterError(f"tensors that are no factors of a linear layer: {listed(unused)}")
+    if not found:
+        raise AdapterError("the adapter has no tensors")
+    return Adapter({module: _factors(module, pair, config) for module, pair in found.items()})
+
+
+def _is_copy(name: str, tensor: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> bool:
+    """Whether it is of a matrix that has factors and as many rows and columns as they say: PEFT trains none of it."""
+    of_ids = [tensors.get(name.removesuffix(_COPY) + f".lora_embedding_{factor}") for factor in "BA"]
+    own = [tensors.get(name.removesuffix(_COPY) + f".lora_{factor}.weight") for factor in "BA"]
+    pair = of_ids if of_ids[0] is not None else own
+    if None in [type(one) if one is not None else None for one in pair]:
+        return False
+    out, into = len(pair[0]), pair[1].shape[1]
+    return tuple(tensor.shape) == ((into, out) if pair is of_ids else (out, into))
+
+
+def _factors(module: str, pair: Mapping[str, torch.Tensor], config: Mapping) -> LoRAFactors:
+    if len(pair) == 1:
+        raise AdapterError(f"{module} has lora_{next(iter(pair))} alone, not both factors")
+    a, b = pair["A"], pair["B"]
+    rank = _of_module(config.get("rank_pattern"), module, config["r"])
+    if len(a) != rank or b.shape[1] != rank:
+        raise AdapterError(f"{module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}: {CONFIG} says rank {rank}")
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise AdapterError(f"{module} has values that are no finite numbers")
+    alpha = _of_module(config.get("alpha_pattern"), module, config["lora_alpha"])
+    return LoRAFactors(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def _of_module(pattern: Mapping | None, module: str, default):
+    """The value of the first key that matches the module's name, or the end of it behind a dot, as PEFT has it."""
+    for key, value in (pattern or {}).items():
+        if re.match(rf"(.*\.)?({key})$", module):
+            return value
+    return default
+
+
+def check_fits(loaded: Adapter, layers: Iterable, max_rank: int, elsewhere: Sequence[str] = ()) -> None:
+    """AdapterError where layers, LoRA cells, have no room for a module, or it has another shape than the model's.
+
+    elsewhere: what names of modules of other pipeline stages begin with.
+    """
+    wholes = {name: part.whole for layer in layers for part in layer.parts for name in part.names}
+    left = [one for one in loaded.modules if one not in wholes and not one.startswith(tuple(elsewhere))]
+    if left:
+        raise AdapterError(
+            f"modules of the adapter that the model does not have, or that no room was made for: {listed(left)}. "
+            "--lora-target-modules says for which ones there is room"
+        )
+    for module, (a, b, _) in loaded.modules.items():
+        if module not in wholes:
+            continue
+        rows, columns = wholes[module]
+        if (len(b), a.shape[1]) != (rows, columns):
+            raise AdapterError(
+                f"{module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}; the model's matrix is "
+                f"{[rows, columns]}"
+            )
+        if len(a) > max_rank:
+            raise AdapterError(f"{module} has rank {len(a)}, more than --max-lora-rank {max_rank}")
+
+
+def put_embedding(layer, slot: int, loaded: Adapter | None) -> None:
+    """As `put`, of an EmbeddingLoRA cell."""
+    (part,), (lora_b, ranks), table = layer.parts, map(torch.from_numpy, layer.hosts), layer.tables[slot]
+    plain, rank = torch.from_numpy(table.plain), table.plain.shape[1]
+    if plain.dtype == torch.int16:
+        plain, lora_b = plain.view(torch.bfloat16), lora_b.view(torch.bfloat16)
+    matrix = lora_b.view(-1, rank, part.width)[slot]
+    plain[:], matrix[:], ranks[slot] = 0, 0, 0
+    module = None if loaded is None else next(filter(None, map(loaded.modules.get, part.names)), None)
+    if module is not None:
+        ranks[slot] = module.rank
+        rows = module.a[:, part.columns].T
+        plain[: len(rows), : module.rank] = rows
+        matrix[: module.rank] = (module.b.float() * module.factor).T
+    table.renew()
+
+
+def put(layer, slot: int, loaded: Adapter | None) -> None:
+    """Write an adapter's factors for a layer, a LoRA cell, into its slot of the layer's memory of the host; None: none.
+
+    They count from the layer's `renew` on.
+    """
+    lora_a, lora_b, ranks = map(torch.from_numpy, layer.hosts)
+    if lora_a.dtype == torch.int16:
+        lora_a, lora_b = lora_a.view(torch.bfloat16), lora_b.view(torch.bfloat16)
+    _, max_loras, room, _ = lora_a.shape
+    ranks[slot], begin = 0, 0
+    for place, part in enumerate(layer.parts):
+        size = max_loras * room * part.width
+        matrix = lora_b[begin : begin + size].view(max_loras, room, part.width)[slot]
+        begin += size
+        lora_a[place, slot] = matrix[:] = 0
+        module = None if loaded is None else next(filter(None, map(loaded.modules.get, part.names)), None)
+        if module is None:
+            continue
+        rank = module.rank
+        lora_a[place, slot, :rank] = module.a[:, part.columns]
+        rows = torch.cat([module.b[rows] for rows in part.rows]).float() * module.factor
+        matrix[:rank] = rows.T
+        ranks[slot] = max(int(ranks[slot]), rank)
