@@ -30,9 +30,8 @@ sys.path.insert(0, str(TEST))  # as pytest does, pyproject.toml
 DTYPES = ("float32", "bfloat16")
 PAGE_SIZES = {"one_piece": 1, "chunks": 16, "cached_prefix": 4, "mixed_batch": 4}
 NEW_TOKENS = 8
-# MindSpore's stock products, which int8 weights have on a CPU, are not the same bits in every process where there are
-# experts: these models have none.
 INT8 = {"qwen2": ("w8a8_int8", "compressed-tensors", "modelslim"), "minicpm3": ("w8a8_int8",)}
+INT8 |= {"qwen3_moe": ("w8a8_int8",), "deepseek_v3": ("w8a8_int8",)}
 FLOAT8 = "deepseek_v3"
 # Of sizes that two and four ranks can divide; the layouts are those of test/models/test_ranks.py.
 RANKS = {"qwen3@ranks": ("TP 2", "TP 4", "PP 2", "attention DP 2"), "qwen2@ranks": ("TP 2",), "gemma2@ranks": ("TP 2",)}
@@ -91,11 +90,12 @@ def of_variant(variant: str, dtype: str, folder: Path) -> dict:
 
 
 def of_int8(variant: str, method: str, folder: Path) -> dict:
+    from models.harness import PagedModel
     from models.int8 import to_int8
     from models.tiny import save
 
     to_int8(save(variant, folder / "source"), folder / "int8", method)
-    return of_steps(uncompiled(folder / "int8"))
+    return of_steps(PagedModel(folder / "int8"))
 
 
 def of_float8(variant: str, folder: Path) -> dict:
@@ -105,15 +105,6 @@ def of_float8(variant: str, folder: Path) -> dict:
 
     to_float8(save(variant, folder / "source"), folder / "float8", folder / "products")
     return of_steps(PagedModel(folder / "float8", compiled=False))
-
-
-def uncompiled(folder: Path):
-    """A model some of whose operators the table leaves to the reference table, which captures no step."""
-    from models.harness import PagedModel
-
-    model = PagedModel(folder, compiled=False)
-    model.graph = model._graph()
-    return model
 
 
 def of_pooled(architecture: str, folder: Path) -> dict:
