@@ -4,6 +4,7 @@ A workaround's test is expected to fail: where it passes, with a later SGLang, t
 """
 
 import inspect
+import json
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from seams.contract import assert_in_order, names, parameters, works_around
 
-from sglang.srt.entrypoints.openai.protocol import CompletionRequest
+from sglang.srt.entrypoints.openai.protocol import CompletionRequest, Tool, ToolChoice, ToolChoiceFuncName
 from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
+from sglang.srt.function_call.function_call_parser import FunctionCallParser
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.model_executor_ms.seams import requests
 from sglang.srt.sampling.sampling_params import SamplingParams
@@ -92,3 +94,41 @@ def test_forced_calls_are_read_without_a_parser():
     active = inspect.unwrap(OpenAIServingChat._tool_call_parsing_active)
     serving = SimpleNamespace(tool_call_parser=None, _effective_tools=lambda request: ["a tool"])
     assert active(serving, SimpleNamespace(tool_choice="required", _response_parser_json_response_format=False))
+
+
+TOOL = Tool.model_validate(
+    {
+        "type": "function",
+        "function": {
+            "name": "weather",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        },
+    }
+)
+
+
+def constraint(choice, held):
+    """What a forced call may be, as SGLang has it and `held` to the schema."""
+    parser = FunctionCallParser([TOOL], "qwen25")
+    if held:
+        requests._constrain_arguments(parser, choice)
+    return json.dumps(inspect.unwrap(FunctionCallParser.get_structure_constraint)(parser, choice), default=str)
+
+
+@pytest.mark.parametrize("choice", ["required", ToolChoice(function=ToolChoiceFuncName(name="weather"))], ids=str)
+def test_arguments_of_a_forced_call_are_constrained_where_a_parser_has_a_format(choice):
+    """requests.hold_forced_calls_to_their_schema"""
+    assert parameters(FunctionCallParser.get_structure_constraint)[:2] == ["self", "tool_choice"]
+    assert "city" in constraint(choice, held=True)
+
+
+def test_arguments_are_left_alone_where_the_model_chooses():
+    parser = FunctionCallParser([TOOL], "qwen25")
+    before = parser.tool_strict_level
+    requests._constrain_arguments(parser, "auto")
+    assert parser.tool_strict_level == before
+
+
+@works_around("constrains a forced call's arguments for strict tools only: requests.hold_forced_calls_to_their_schema")
+def test_arguments_of_a_forced_call_are_constrained_by_sglang():
+    assert "city" in constraint("required", held=False)

@@ -159,6 +159,7 @@ def _hook_launcher() -> None:
     requests.echo_logprobs_of_no_others()
     requests.trim_logprobs()
     requests.parse_forced_calls()
+    requests.hold_forced_calls_to_their_schema()
     requests.seed_with(choices.own_seed)
     control.raise_refusals()
     control.update_one_at_a_time()

@@ -4,11 +4,13 @@ import copy
 import sys
 from collections.abc import Callable
 
+from sglang.srt.environ import ToolStrictLevel
 from sglang.srt.model_executor_ms.seams import hooks
 
 SERVER = "sglang.srt.entrypoints.http_server"
 COMPLETIONS = "sglang.srt.entrypoints.openai.serving_completions.OpenAIServingCompletion"
 CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
+CALLS = "sglang.srt.function_call.function_call_parser.FunctionCallParser"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 
@@ -84,6 +86,19 @@ def _is_forced(active, serving, request) -> bool:
     forced = request.tool_choice == "required" or not isinstance(request.tool_choice, str | None)
     own_format = serving.tool_call_parser or request._response_parser_json_response_format
     return active or bool(forced and not own_format and serving._effective_tools(request))
+
+
+def hold_forced_calls_to_their_schema() -> None:
+    """Let the arguments of a forced call fit the tool's schema with every --tool-call-parser.
+
+    In a model's own format SGLang 0.5.23 constrains only the arguments of tools that are `strict`.
+    """
+    hooks.before(f"{CALLS}.get_structure_constraint", _constrain_arguments)
+
+
+def _constrain_arguments(parser, tool_choice, *_, **__) -> None:
+    if tool_choice == "required" or not isinstance(tool_choice, str):
+        parser.tool_strict_level = ToolStrictLevel.PARAMETER
 
 
 def trim_logprobs() -> None:
