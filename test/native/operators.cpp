@@ -522,6 +522,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 #include "lora.h"
 #include "quantized.h"
 #include "mla_operators.h"
+#include "state_operators.h"
 
 }  // namespace
 
@@ -541,7 +542,9 @@ int main(int count, char** arguments) {
             test_quant_experts(dtype);
         test_lora(dtype), test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype),
             test_dispatch(dtype);
+        test_recurrent_states(dtype), test_gates(dtype);
         for (const std::string& cache_dtype : kDtypes) {
+          test_causal_conv(dtype, cache_dtype);
           test_attention(dtype, cache_dtype);
           test_cache_write(dtype, cache_dtype);
           test_latent_write(dtype, cache_dtype), test_mla_attention(dtype, cache_dtype);

@@ -23,6 +23,7 @@ class HostStep:
     rotary_positions: np.ndarray | None = None
     dp_tokens: tuple[int, ...] = ()  # T of each attention DP rank, this one's among them; (): there is one
     lora_slots: np.ndarray | None = None  # [B] slot of each request's adapter, -1: none; None: of no request
+    state_slots: np.ndarray | None = None  # [B] where each request keeps the states of layers; None: there are none
     dp_padded: bool = False  # whether all DP ranks have as many rows as this one, padding included: a captured graph
 
     @property

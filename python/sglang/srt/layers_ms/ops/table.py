@@ -242,6 +242,10 @@ class OperatorTable:
         Dtypes: float32, float16, bfloat16. Raises NotImplementedError for a size of pages that the table cannot read.
         """
 
+    def state_view(self, state: Tensor, name: str) -> Tensor:
+        """As cache_view, of the states of one layer, [slots, ...]: convolutions', or recurrent ones."""
+        return state
+
     def device_layout_cache(self, shape: tuple, dtype, blockwise: bool, page_size: int) -> Callable[[], Tensor] | None:
         """What makes a layer's key or value cache, [slots, K, D] of dtype, filled with zeros, in the place of SGLang.
 

@@ -155,6 +155,10 @@ def cache_view(cache, name, page_size):
     return cache.view(-1, page_size, kv_heads, head_dim)
 
 
+def state_view(state, name):
+    return state
+
+
 def device_layout_cache(shape, dtype, blockwise, page_size):
     if blockwise or not profile().fractal:
         return None

@@ -10,7 +10,19 @@ import math
 
 import numpy as np
 
-from sglang.srt.layers_ms.ops.cpu import attention, collectives, dense, library, lora, moe, quant, replay, rows, stubs
+from sglang.srt.layers_ms.ops.cpu import (
+    attention,
+    collectives,
+    dense,
+    library,
+    lora,
+    moe,
+    quant,
+    replay,
+    rows,
+    states,
+    stubs,
+)
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS
 from sglang.srt.layers_ms.ops.metadata import Field
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
@@ -28,7 +40,7 @@ _events = (_Event * 4096)()
 
 class CpuTable(
     ReferenceTable,
-    operators=(stubs, rows, dense, quant, lora, attention, moe, collectives),
+    operators=(stubs, rows, dense, quant, lora, attention, moe, states, collectives),
     inherits=("linear_add_rms_norm",),
 ):
     """The operators of src/operators.def."""
@@ -73,6 +85,9 @@ class CpuTable(
 
     def cache_view(self, cache, name, page_size):
         return cache
+
+    def state_view(self, state, name):
+        return state
 
     def metadata_fields(self, forward_mode="", dp_size=1, dp_padded=False):
         replicas = dp_size if dp_size > 1 else 0

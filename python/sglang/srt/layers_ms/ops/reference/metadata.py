@@ -18,6 +18,8 @@ def metadata_fields(forward_mode="", dp_size=1, dp_padded=False):
     return (
         Field("query_rows", (REQUESTS, "queries")),  # packed row of each request's n-th query
         Field("query_places", (REQUESTS, "queries")),  # and its place in the sequence
+        Field("query_numbers", ("queries",)),  # 0, 1, ...
+        Field("request_numbers", (REQUESTS,)),
         Field("token_rows", (TOKENS,)),  # place of each packed row in that square
         Field("context_places", ("context",)),  # of the longest context, rounded up to pages
         Field("page_size", (1,)),
@@ -32,6 +34,8 @@ def build_metadata(step):
     arrays = {
         "query_rows": rows,
         "query_places": step.places[rows],
+        "query_numbers": np.arange(longest),
+        "request_numbers": np.arange(len(step.query_lens)),
         "token_rows": packed,
         "context_places": np.arange(step.num_blocks * step.page_size),
         "page_size": np.array([step.page_size]),

@@ -4,11 +4,13 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
-from sglang.srt.layers_ms.ops.reference import attention, collectives, dense, lora, metadata, mla, moe, quant
+from sglang.srt.layers_ms.ops.reference import attention, collectives, dense, lora, metadata, mla, moe, quant, states
 from sglang.srt.layers_ms.ops.table import Capabilities, OperatorTable
 
+OPERATORS = (dense, quant, lora, attention, mla, moe, states, collectives, metadata)
 
-class ReferenceTable(OperatorTable, operators=(dense, quant, lora, attention, mla, moe, collectives, metadata)):
+
+class ReferenceTable(OperatorTable, operators=OPERATORS):
     """Weights and activations are float32, whatever a user asks for. Computes on one rank."""
 
     capabilities = Capabilities(compute_dtypes=dict.fromkeys(("float32", "float16", "bfloat16"), "float32"))
@@ -17,7 +19,10 @@ class ReferenceTable(OperatorTable, operators=(dense, quant, lora, attention, ml
         """MindSpore has threads of its own."""
 
     def cache_view(self, cache, name, page_size):
-        flat = cache.view(cache.shape[0], -1)
+        return self.state_view(cache, name)
+
+    def state_view(self, state, name):
+        flat = state.view(state.shape[0], -1)
         if flat.dtype == mstype.bfloat16:
             flat = flat.view(mstype.int16)
         parameter = Parameter(Tensor(np.zeros(1, np.float32)), name=name, requires_grad=False)

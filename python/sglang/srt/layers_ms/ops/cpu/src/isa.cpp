@@ -6,6 +6,8 @@
 #include "linear.h"
 #include "lora.h"
 #include "mla.h"
+#include "recurrent.h"
+#include "states.h"
 
 namespace KERNEL_ISA {
 namespace {

@@ -31,7 +31,10 @@ enum class Purpose {
   padded_rows,
   rounded_rows,
   row_steps,
-  row_sums  // quant_layout.h, quant_rows.h
+  row_sums,  // quant_layout.h, quant_rows.h
+  state_keys,
+  state_gates,  // recurrent.h
+  gated_row     // states.h
 };
 template <Purpose purpose, typename T>
 inline T* scratch(int64_t size) {

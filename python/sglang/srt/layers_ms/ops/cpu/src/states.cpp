@@ -1,0 +1,22 @@
+// Layers with a state: what the values of their arguments must be.
+#include "operators.h"
+
+namespace {
+
+// Every request has tokens and a slot.
+template <typename Call>
+void check_states(Arguments& arguments, const Call& a) {
+  int64_t queries = 0;
+  for (int64_t i = 0; i < a.requests && !arguments.failed(); ++i) {
+    arguments.check(a.query_lens[i] > 0, "request %ld has %d tokens", i, a.query_lens[i]);
+    queries += a.query_lens[i];
+  }
+  arguments.check(queries == a.tokens, "the requests have %ld tokens, the step %ld", queries, a.tokens);
+  arguments.check(within(a.state_slots, a.requests, a.slots), "a slot is none of the %ld of states", a.slots);
+}
+
+}  // namespace
+
+void calls::causal_conv::validate(Arguments& arguments) const { check_states(arguments, *this); }
+void calls::gated_delta::validate(Arguments& arguments) const { check_states(arguments, *this); }
+void calls::state_space::validate(Arguments& arguments) const { check_states(arguments, *this); }

@@ -1,0 +1,290 @@
+"""Operators of layers with a state, for every table, against torch's convolution and transformers' delta rules."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from mindspore import mutable, nn
+from ops.numpy_reference import call, draw, tensor
+from torch.nn import functional
+from transformers.models.mamba2 import modeling_mamba2 as mamba2
+from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.metadata import HostStep
+from sglang.srt.model_executor_ms.runner import bridge
+
+SECONDS = 40
+pytestmark = pytest.mark.usefixtures("table")
+SLOTS = 9
+LENGTHS = [1, 70, 2, 150, 5]  # tokens of each request of a step
+LIMITS = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
+
+
+def dynamic(tensor):
+    """Any number of packed rows; of integers, any shape."""
+    shape = [None] * tensor.ndim if tensor.dtype == ms.int32 else [None, *tensor.shape[1:]]
+    return ms.Tensor(shape=shape, dtype=tensor.dtype)
+
+
+class Operator(nn.Cell):
+    """One operator in a graph, with constants of its own."""
+
+    def __init__(self, operator, names, weights, more):
+        super().__init__()
+        self.operator, self.names, self.weights, self.more = operator, tuple(names), weights, more
+
+    @ms.jit(fullgraph=True)
+    def construct(self, packed, arrays, states):
+        step = {}
+        for place in range(len(self.names)):
+            step[self.names[place]] = arrays[place]
+        return self.operator(*packed, *self.weights, states[0], step, *self.more)
+
+
+class Layer:
+    """An operator with weights, and the states of its requests in torch's memory."""
+
+    def __init__(self, operator, weights, state: torch.Tensor, *more):
+        self.state, self.network = state, None
+        self.arguments = operator, [None if one is None else tensor(one) for one in weights], more
+        view = ops.state_view(bridge.to_mindspore(state), "state")
+        self.states = mutable((view, view))  # MindSpore gives what is alone in a tuple memory of its own
+
+    def __call__(self, lengths, slots, *packed: torch.Tensor) -> torch.Tensor:
+        """Rows of so many tokens of each request, whose states are in these slots."""
+        lengths, slots = np.asarray(lengths, np.int32), np.asarray(slots, np.int32)
+        host = HostStep(lengths, lengths, 1, state_slots=slots)
+        arrays = {"state_slots": slots, "query_lens": lengths} | ops.build_metadata(host)
+        arrays = {name: ms.Tensor(array) for name, array in arrays.items()}
+        given = [mutable(tuple(map(tensor, packed))), mutable(tuple(arrays.values()))]
+        if self.network is None:
+            operator, weights, more = self.arguments
+            self.network = Operator(operator, arrays, weights, more)
+            if not ops.capabilities().static_graphs:
+                self.network.set_inputs(*(mutable(tuple(map(dynamic, one))) for one in given), self.states)
+        return bridge.to_torch(self.network(*given, self.states)).float().clone()
+
+
+def normal(*shape, seed=0, scale=1.0, dtype=torch.float32):
+    return torch.from_numpy(draw(*shape, seed=seed, scale=scale)).to(dtype)
+
+
+def pieces(rows, lengths=LENGTHS):
+    return rows.split(list(lengths))
+
+
+def close(found, wanted, limit):
+    torch.testing.assert_close(found, wanted, rtol=0, atol=limit * float(wanted.abs().max()))
+
+
+def convolved(x, weight, bias, before):
+    """torch's, of rows [n, C] behind the earlier values [C, K - 1]; and what is left of them."""
+    rows = torch.cat([before.float(), x.float().T], 1)
+    y = functional.conv1d(rows[None], weight.float(), None if bias is None else bias.float(), groups=len(rows))
+    return y[0].T, rows[:, rows.shape[1] - before.shape[1] :]
+
+
+def conv_layer(operator, channels, width, biased, dtype):
+    """The layer, its weights and bias, and its states as they were."""
+    weight = normal(channels, 1, width, seed=1, dtype=dtype)
+    bias = normal(channels, seed=2, dtype=dtype) if biased else None
+    state = normal(SLOTS, channels, width - 1, seed=3, dtype=dtype)
+    given = state.clone()
+    computed = getattr(ms, ops.compute_dtype(str(dtype).removeprefix("torch.")))
+    weights = [None if one is None else one.to(getattr(torch, str(computed).lower())) for one in (weight, bias)]
+    return Layer(operator, weights, state), weight, bias, given
+
+
+def as_computed(x, dtype):
+    return x.to(getattr(torch, ops.compute_dtype(str(dtype).removeprefix("torch."))))
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("channels, width, biased", [(21, 4, False), (32, 3, True), (70, 2, False)])
+@pytest.mark.parametrize("gated", [False, True])
+def test_a_convolution_goes_on_from_each_requests_state_and_leaves_the_next_one(channels, width, biased, gated, dtype):
+    operator = ops.short_conv if gated else ops.causal_conv
+    layer, weight, bias, given = conv_layer(operator, channels, width, biased, dtype)
+    x, slots = normal(sum(LENGTHS), channels * (3 if gated else 1), seed=4, dtype=dtype), [3, 8, 1, 5, 2]
+    found = layer(LENGTHS, slots, as_computed(x, dtype))
+    for rows, answer, slot in zip(pieces(x), pieces(found), slots, strict=True):
+        if gated:
+            before, after, values = rows.chunk(3, 1)
+            y, left = convolved(before * values, weight, bias, given[slot])  # in the dtype, as states are
+            close(answer, after.float() * y, LIMITS[dtype])
+        else:
+            y, left = convolved(rows, weight, bias, given[slot])
+            close(answer, functional.silu(y), LIMITS[dtype])
+        torch.testing.assert_close(layer.state[slot].float(), left, rtol=0, atol=LIMITS[dtype])
+    untouched = [slot for slot in range(SLOTS) if slot not in slots]
+    torch.testing.assert_close(layer.state[untouched], given[untouched], rtol=0, atol=0)
+
+
+def in_chunks(layer, rows, cuts, slot=4):
+    """The rows of one request, in pieces of so many tokens."""
+    starts = np.cumsum([0, *cuts])
+    ends = zip(starts[:-1], starts[1:], strict=True)
+    found = [layer([end - start], [slot], *(one[start:end] for one in rows)) for start, end in ends]
+    return torch.cat(found)
+
+
+CUTS = [[40], [1] * 40, [3, 1, 17, 2, 16, 1], [39, 1]]
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_chunks_of_any_cut_are_convolved_as_one_piece(table, dtype):
+    answers, states = [], []
+    for cuts in CUTS:
+        layer, *_ = conv_layer(ops.short_conv, 21, 4, True, dtype)
+        answers.append(in_chunks(layer, [as_computed(normal(40, 63, seed=4, dtype=dtype), dtype)], cuts))
+        states.append(layer.state[4])
+    limit = 0 if table == "cpu" else 1e-6
+    for answer, state in zip(answers[1:], states[1:], strict=True):
+        torch.testing.assert_close(answer, answers[0], rtol=0, atol=limit)
+        torch.testing.assert_close(state, states[0], rtol=0, atol=limit)
+
+
+SIZES = [(2, 6, 10, 14), (1, 1, 16, 3), (2, 4, 32, 8)]  # key heads, value heads, and the size of each
+
+
+def delta_layer(keys, values, key_size, value_size):
+    a_log, dt_bias = normal(values, seed=1), normal(values, seed=2)
+    state = normal(SLOTS, values, value_size, key_size, seed=3)
+    return Layer(ops.gated_delta, [a_log, dt_bias], state, key_size), a_log, dt_bias, state.clone()
+
+
+def delta_inputs(keys, values, key_size, value_size, tokens, dtype=torch.float32):
+    x = normal(tokens, 2 * keys * key_size + values * value_size, seed=4, dtype=dtype)
+    return x, normal(tokens, 2 * values, seed=5, dtype=dtype)
+
+
+def delta(function, sizes, x, gates, a_log, dt_bias, before):
+    """transformers' rule for the rows of one request -> (answers, the state behind them, [H, V, K])."""
+    keys, values, key_size, value_size = sizes
+    q, k, v = x.float().split([keys * key_size, keys * key_size, values * value_size], 1)
+    heads = [one.reshape(1, len(x), keys, key_size).repeat_interleave(values // keys, 2) for one in (q, k)]
+    b, a = gates.float().chunk(2, 1)
+    g = -a_log.exp() * functional.softplus(a + dt_bias)
+    y, left = function(
+        *heads,
+        v.reshape(1, len(x), values, value_size),
+        g=g[None],
+        beta=b.sigmoid()[None],
+        initial_state=before.transpose(1, 2)[None].clone(),
+        output_final_state=True,
+        use_qk_l2norm_in_kernel=True,
+    )
+    return y.reshape(len(x), -1), left[0].transpose(1, 2)
+
+
+RULES = [qwen3_next.torch_recurrent_gated_delta_rule, qwen3_next.torch_chunk_gated_delta_rule]
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_the_delta_rule_goes_on_from_each_requests_state_and_leaves_the_next_one(sizes, dtype):
+    layer, a_log, dt_bias, given = delta_layer(*sizes)
+    (x, gates), slots = delta_inputs(*sizes, sum(LENGTHS), dtype), [3, 8, 1, 5, 2]
+    found = layer(LENGTHS, slots, as_computed(x, dtype), as_computed(gates, dtype))
+    requests = zip(pieces(x), pieces(gates), pieces(found), slots, strict=True)
+    for number, (rows, gate, answer, slot) in enumerate(requests):
+        y, left = delta(RULES[number % 2], sizes, rows, gate, a_log, dt_bias, given[slot])
+        close(answer, y, LIMITS[dtype])
+        close(layer.state[slot], left, 2 * LIMITS[torch.float32])
+    untouched = [slot for slot in range(SLOTS) if slot not in slots]
+    torch.testing.assert_close(layer.state[untouched], given[untouched], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_chunks_of_any_cut_follow_the_delta_rule_as_one_piece(table, sizes):
+    answers, states = [], []
+    for cuts in CUTS:
+        layer, *_ = delta_layer(*sizes)
+        answers.append(in_chunks(layer, delta_inputs(*sizes, 40), cuts))
+        states.append(layer.state[4])
+    limit = 0 if table == "cpu" else 1e-5
+    for answer, state in zip(answers[1:], states[1:], strict=True):
+        torch.testing.assert_close(answer, answers[0], rtol=0, atol=limit)
+        torch.testing.assert_close(state, states[0], rtol=0, atol=limit)
+
+
+SPACES = [(2, 6, 10, 14), (1, 1, 3, 16), (2, 4, 8, 32)]  # groups, heads, values of each, size of a state
+LOW, HIGH = 0.3, 2.1  # of a step
+
+
+def space_layer(groups, heads, values, size):
+    a_log, skip, dt_bias = (normal(heads, seed=seed) for seed in (1, 2, 6))
+    state = normal(SLOTS, heads, values, size, seed=3)
+    return Layer(ops.state_space, [a_log, skip, dt_bias], state, size, LOW, HIGH), a_log, skip, dt_bias, state.clone()
+
+
+def space_inputs(groups, heads, values, size, tokens, dtype=torch.float32):
+    x = normal(tokens, heads * values + 2 * groups * size, seed=4, dtype=dtype)
+    return x, normal(tokens, heads, seed=5, dtype=dtype)
+
+
+def spaced(sizes, x, dt, a_log, skip, dt_bias, before):
+    """transformers' scan of one request -> (answers, the state behind them, [H, P, N])."""
+    groups, heads, values, size = sizes
+    v, b, c = x.float().split([heads * values, groups * size, groups * size], 1)
+    y, left = mamba2.mamba2_chunk_scan(
+        v.reshape(1, len(x), heads, values),
+        dt.float()[None],
+        -a_log.exp(),
+        b.reshape(1, len(x), groups, size),
+        c.reshape(1, len(x), groups, size),
+        chunk_size=16,
+        D=skip,
+        dt_bias=dt_bias,
+        dt_softplus=True,
+        dt_limit=(LOW, HIGH),
+        initial_states=before[None],
+        return_final_states=True,
+    )
+    return y.reshape(len(x), -1), left[0]
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("sizes", SPACES)
+def test_a_state_space_goes_on_from_each_requests_state_and_leaves_the_next_one(sizes, dtype):
+    layer, *weights, given = space_layer(*sizes)
+    (x, dt), slots = space_inputs(*sizes, sum(LENGTHS), dtype), [3, 8, 1, 5, 2]
+    found = layer(LENGTHS, slots, as_computed(x, dtype), as_computed(dt, dtype))
+    for rows, width, answer, slot in zip(pieces(x), pieces(dt), pieces(found), slots, strict=True):
+        y, left = spaced(sizes, rows, width, *weights, given[slot])
+        close(answer, y, LIMITS[dtype])
+        close(layer.state[slot], left, LIMITS[torch.float32])
+
+
+@pytest.mark.parametrize("sizes", SPACES)
+def test_chunks_of_any_cut_pass_a_state_space_as_one_piece(table, sizes):
+    answers, states = [], []
+    for cuts in CUTS:
+        layer, *_ = space_layer(*sizes)
+        answers.append(in_chunks(layer, space_inputs(*sizes, 40), cuts))
+        states.append(layer.state[4])
+    limit = 0 if table == "cpu" else 1e-4
+    for answer, state in zip(answers[1:], states[1:], strict=True):
+        torch.testing.assert_close(answer, answers[0], rtol=0, atol=limit)
+        torch.testing.assert_close(state, states[0], rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("groups, gate_first", [(1, False), (3, True)])
+def test_a_norm_is_gated_behind_it_or_before(groups, gate_first):
+    size, eps = 21, 3e-3
+    x, gate, weight = draw(5, 3 * size), draw(5, 3 * size, seed=1), draw(groups * size, seed=2)
+    for activation, act in (("silu", functional.silu), ("sigmoid", torch.sigmoid)):
+        found = call(ops.gated_norm, [x, gate], [weight], (eps, size, activation, gate_first))
+        rows, factor = torch.from_numpy(x).double(), act(torch.from_numpy(gate).double())
+        rows = rows * factor if gate_first else rows
+        norm = rows.reshape(5, 3, size) * torch.rsqrt(rows.reshape(5, 3, size).square().mean(-1, keepdim=True) + eps)
+        wanted = norm.reshape(5, -1) * torch.from_numpy(weight).tile(3 // groups)
+        wanted = wanted if gate_first else wanted * factor
+        close(torch.from_numpy(found.asnumpy()), wanted.float(), 1e-5)
+
+
+def test_a_gate_is_a_sigmoid():
+    x, gate = draw(5, 38), draw(5, 38, seed=1)
+    found = call(ops.sigmoid_gate, [x, gate])
+    close(torch.from_numpy(found.asnumpy()), torch.from_numpy(x) * torch.from_numpy(gate).sigmoid(), 1e-6)
