@@ -22,7 +22,7 @@ CHAPTERS = {
     "Ascend NPUs": "ascend/install ascend/several_hosts ascend/expectations ascend/operators",
     "Develop": "architecture testing adding_a_model adding_an_operator adding_a_quantization adding_a_device",
     "Internals": "internals/step internals/capture internals/cpu_kernels internals/weights internals/parallel "
-    "internals/experts internals/swa internals/mla internals/npu",
+    "internals/experts internals/swa internals/states internals/mla internals/npu",
 }
 
 

@@ -247,6 +247,13 @@ class _Recorded:
         self.state, self.hidden_states = state, hidden_states
         self.steps, self.rows = [], []
 
+    @property
+    def keeps_states(self):
+        return self.state.part.caches.states is not None
+
+    def start_state(self, slot, source=None):
+        assert source is None, "ranks begin with states of nothing"
+
     def forget(self):
         self.state.part.forget()
 

@@ -13,6 +13,7 @@ import pytest
 from tiers import offenders
 
 from sglang.srt.arg_groups import overrides
+from sglang.srt.configs import hybrid_arch
 from sglang.srt.model_executor_ms import environment
 from sglang.srt.model_executor_ms.parallel import expert_parallel
 from sglang.srt.model_executor_ms.server import flags, framework, model_config, parallel_arguments
@@ -249,6 +250,7 @@ def test_nothing_but_the_dtype_of_mxfp4_is_adjusted_to_a_model(monkeypatch, quan
     config = SimpleNamespace(architectures=["GptOssForCausalLM"])
     model = SimpleNamespace(model_path="here", hf_config=config, quantization=quantization)
     monkeypatch.setattr(overrides, "model_config_of", lambda server_args: model)
+    monkeypatch.setattr(hybrid_arch, "mambaish_config", lambda model_config: None)
     server_args = ServerArgs(model_path="here", model_impl="mindspore", dtype=dtype)
     framework.adjust_to_model(server_args, lambda server_args: pytest.fail("adjusted for SGLang's kernels"))
     assert overrides.resolving_view(server_args).dtype == adjusted

@@ -8,9 +8,10 @@ import pytest
 import torch
 from mindspore import Parameter
 
+from sglang.srt.environ import envs
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.cache_spec import MLASpec, cache_specs
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
+from sglang.srt.layers_ms.cache_spec import MLASpec, cache_specs, state_specs
+from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool, MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.model_executor_ms.runner.config_fixups import restored
 from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
 from sglang.srt.model_executor_ms.runner.graphs import (
@@ -21,27 +22,34 @@ from sglang.srt.model_executor_ms.runner.graphs import (
     as_tensor,
     forward_graph,
 )
-from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead
 from sglang.srt.model_executor_ms.runner.step import GraphOutputs, step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights, with_quantization
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
+from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils.hf_transformers_utils import get_config, get_context_length
 
 SLOTS = 1024  # of the pool, for any page size that divides it
 TOKENS = 200  # of the largest step
+REQUESTS = 8  # that have states
 STALE = 100.0  # what a used cache may hold where nobody should look
 
 
 def pool_of(specs, dtype: torch.dtype, page_size: int, made=MHATokenToKVPool):
-    """The pool that SGLang makes for layers of one kind. made: its class where there are keys and values."""
+    """The pool that SGLang makes for layers of one kind. made: its class where there are keys and values.
+
+    Other layers between them have room too, of which nobody knows; None where there are no such layers.
+    """
+    if not specs:
+        return None
     shared = dict(
         size=SLOTS - page_size,
         page_size=page_size,
         dtype=dtype,
-        layer_num=len(specs),
+        layer_num=max(specs) - min(specs) + 1,
         start_layer=min(specs),
         end_layer=max(specs) + 1,
         device="cpu",
@@ -51,6 +59,27 @@ def pool_of(specs, dtype: torch.dtype, page_size: int, made=MHATokenToKVPool):
     if isinstance(spec, MLASpec):
         return MLATokenToKVPool(kv_lora_rank=spec.kv_lora_rank, qk_rope_head_dim=spec.qk_rope_head_dim, **shared)
     return made(head_num=spec.num_kv_heads, head_dim=spec.head_dim, **shared)
+
+
+def states_of(config, specs, dtype: torch.dtype, ranks: int = 1) -> StatePool | None:
+    """The states that SGLang makes for REQUESTS requests of a model, of SGLang's config; None: layers have none."""
+    if not specs:
+        return None
+    sizes = dict(attn_tp_size=ranks, tp_size=ranks, enable_cp_tp_group_sharing=False)
+    with envs.SGLANG_MAMBA_CONV_DTYPE.override(str(dtype).removeprefix("torch.")), get_parallel().override(**sizes):
+        params = config.mamba2_cache_params
+    pool = HybridReqToTokenPool(
+        size=REQUESTS,
+        mamba_size=REQUESTS,
+        mamba_spec_state_size=0,
+        max_context_len=SLOTS,
+        device="cpu",
+        enable_memory_saver=False,
+        cache_params=params,
+        mamba_layer_ids=list(specs),
+        enable_mamba_extra_buffer=False,
+    )
+    return StatePool(pool, specs)
 
 
 class _OnOwnCaches:
@@ -79,6 +108,25 @@ class UncompiledWithRoom(_OnOwnCaches, StaticGraph):
         return self(inputs, *lengths, self.k_caches, self.v_caches)
 
 
+def captured(graph, caches: KVCaches, inputs, step) -> bool:
+    """Capture a graph with a step that is still to come: the states of its requests stay as they are."""
+    states = [*caches.states.convs.values(), *caches.states.recurrent.values()] if caches.states else []
+    before = [state.clone() for state in states]
+
+    def forget():
+        for state, kept in zip(states, before, strict=True):
+            state.copy_(kept)
+
+    return graph.capture([(inputs, step)], forget)
+
+
+def start_state(caches: KVCaches, slot: int, source: int | None) -> None:
+    """As SGLang does before a request's first step: zeros, or what is kept of a prefix."""
+    states = [*caches.states.convs.values(), *caches.states.recurrent.values()] if caches.states else []
+    for state in states:
+        state[slot] = 0 if source is None else state[source]
+
+
 class PagedModel:
     """A checkpoint on a pool of SLOTS tokens.
 
@@ -87,7 +135,7 @@ class PagedModel:
 
     def __init__(self, folder: Path, dtype: str = "float32", page_size: int = 1, compiled: bool = True):
         """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
-        config = get_config(str(folder), trust_remote_code=True)
+        of_sglang = config = get_config(str(folder), trust_remote_code=True)
         computed, longest = getattr(ms, ops.compute_dtype(dtype)), get_context_length(config)
         runtime = Runtime(dtype=computed, max_positions=longest, max_prefill_tokens=TOKENS)
         self.architecture = config.architectures[0]
@@ -97,16 +145,22 @@ class PagedModel:
         self.config = config = self.network.config
         specs = cache_specs(network)
         self.pool = pool_of(specs, getattr(torch, dtype), page_size, pool_class(specs))
-        self.caches = KVCaches(self.pool, specs)
+        states = states_of(of_sglang, state_specs(network), getattr(torch, dtype))
+        self.caches = KVCaches(self.pool, specs, states=states)
+        self.keeps_states = states is not None
         self.graph, self.compiled = None, compiled or ops.capabilities().static_graphs
         self.head = LMHead(self.network, config.logit_scale, config.final_logit_softcapping)
 
     def forget(self) -> None:
         """Make the cache one that other requests have used."""
-        for layer in range(self.config.num_hidden_layers):
+        for layer in self.caches.specs:
             self.pool.get_key_buffer(layer).fill_(STALE)
             if self.caches.specs[layer].separate_values:
                 self.pool.get_value_buffer(layer).fill_(-STALE)
+
+    def start_state(self, slot: int, source: int | None = None) -> None:
+        """Make the states in a slot those of a request that begins, or of the one in another slot."""
+        start_state(self.caches, slot, source)
 
     def logits(self, ids, step) -> np.ndarray:
         """ids [T] -> float32 [T, vocab_size]."""
@@ -121,12 +175,13 @@ class PagedModel:
         """All that the graph computes of what a step begins with."""
         if self.graph is None:
             self.graph = self._graph()
-            assert self.graph.capture([(inputs, step)]) == ops.capabilities().static_graphs
+            assert captured(self.graph, self.caches, inputs, step) == ops.capabilities().static_graphs
         return self.graph.run(inputs, step)
 
     def _graph(self) -> ForwardGraph:
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
-        layout = step_layout(self.network.model_inputs(), optional=self.network.optional_fields)
+        optional = (*self.network.optional_fields, *self.caches.optional_fields)
+        layout = step_layout(self.network.model_inputs(), optional=optional)
         if not self.compiled:
             return Uncompiled(self.network, k_caches, v_caches, layout)
         limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
@@ -140,14 +195,18 @@ class Requests:
         model.forget()
         self.model, self.page_size = model, page_size
         self.free = list(np.random.default_rng(page_size).permutation(np.arange(1, SLOTS // page_size)))
+        self.keeps_states = getattr(model, "keeps_states", False)
+        self.states = {}  # request -> the slot of its states
         self.slots = {}  # request -> cache slots of its tokens and of the rest of its last page
         self.lengths = {}  # request -> tokens in the cache
         self.lora_slots = {}  # request -> slot of its adapter
 
     def share(self, request: str, other: str, length: int) -> None:
-        """Start a request on the first `length` cached tokens of another, a whole number of pages."""
+        """Start a request on all cached tokens of another, `length` of them, a whole number of pages."""
+        assert not self.keeps_states or self.lengths[other] == length, "states are those of the last token"
         assert length % self.page_size == 0, f"{length} tokens are no whole number of pages of {self.page_size}"
         self.slots[request], self.lengths[request] = list(self.slots[other][:length]), length
+        self._begin(request, self.states.get(other))
 
     def step(self, tokens: dict) -> dict:
         """Run one step that appends tokens to requests: {request: ids} -> {request: logits of these tokens}."""
@@ -161,13 +220,21 @@ class Requests:
         for row, request in zip(table, tokens, strict=True):
             row[: self.lengths[request]] = self.slots[request][: self.lengths[request]]
         query_lens = [len(ids) for ids in tokens.values()]
+        states = np.array([self.states[request] for request in tokens], np.int32) if self.keeps_states else None
         adapters = np.array([self.lora_slots.get(request, -1) for request in tokens], np.int32)
-        new = np.concatenate(new_slots)
-        step = step_inputs(query_lens, lengths, new, table, self.page_size, lora_slots=adapters)
+        new, beside = np.concatenate(new_slots), dict(lora_slots=adapters, state_slots=states)
+        step = step_inputs(query_lens, lengths, new, table, self.page_size, **beside)
         logits = self.model.logits(np.concatenate(list(tokens.values())), step)
         return dict(zip(tokens, np.split(logits, np.cumsum(query_lens)[:-1]), strict=True))
 
+    def _begin(self, request: str, source: int | None = None) -> None:
+        if self.keeps_states:
+            self.states[request] = REQUESTS - len(self.states)
+            self.model.start_state(self.states[request], source)
+
     def _grow(self, request: str, count: int) -> None:
+        if request not in self.lengths:
+            self._begin(request)
         slots = self.slots.setdefault(request, [])
         self.lengths[request] = self.lengths.get(request, 0) + count
         while len(slots) < self.lengths[request]:

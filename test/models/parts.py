@@ -4,12 +4,22 @@ import mindspore as ms
 import numpy as np
 import torch
 from models.adapters import with_adapters
-from models.harness import SLOTS, STALE, TOKENS, Uncompiled, UncompiledWithRoom, pool_of
+from models.harness import (
+    SLOTS,
+    STALE,
+    TOKENS,
+    Uncompiled,
+    UncompiledWithRoom,
+    captured,
+    pool_of,
+    start_state,
+    states_of,
+)
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.distributed_ms.stage import Stage
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.cache_spec import cache_specs
+from sglang.srt.layers_ms.cache_spec import cache_specs, state_specs
 from sglang.srt.model_executor_ms.runner.device_layout_cache import pool_class
 from sglang.srt.model_executor_ms.runner.graphs import Limits, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
@@ -49,7 +59,10 @@ class Part:
         self.config = config = self.network.config
         specs = cache_specs(self.network)
         self.pool = pool_of(specs, getattr(torch, dtype), self.page_size, pool_class(specs))
-        self.caches = KVCaches(self.pool, specs)
+        of_sglang = get_config(str(folder), trust_remote_code=True)
+        ranks = config.shard.attention.size
+        states = states_of(of_sglang, state_specs(self.network), getattr(torch, dtype), ranks)
+        self.caches = KVCaches(self.pool, specs, states=states)
         self.graph = self._graph(compiled)
         self.captured = not compiled
         scaled = (config.logit_scale, config.final_logit_softcapping)
@@ -57,8 +70,9 @@ class Part:
 
     def _graph(self, compiled):
         k_caches, v_caches = self.caches.k_caches, self.caches.v_caches
-        dp_size, fields = self.config.shard.attn_dp_size, self.network.optional_fields
-        layout = step_layout(self.network.model_inputs(), dp_size=dp_size, optional=fields)
+        shared = dict(dp_size=self.config.shard.attn_dp_size)
+        shared["optional"] = (*self.network.optional_fields, *self.caches.optional_fields)
+        layout = step_layout(self.network.model_inputs(), **shared)
         limits = Limits(tokens=TOKENS, requests=8, blocks=SLOTS)
         if not compiled and self.config.shard.attn_dp_size > 1:  # whose tensors are as large, whatever each of them has
             return UncompiledWithRoom(self.network, k_caches, v_caches, layout, limits)
@@ -68,15 +82,16 @@ class Part:
 
     def forget(self):
         """Make the cache one that other requests have used."""
-        for layer in self.config.layer_range:
+        for layer in self.caches.specs:
             self.pool.get_key_buffer(layer).fill_(STALE)
+        self.caches.forget_states()
 
     def run(self, inputs, step) -> torch.Tensor:
         """ids [T], or what the stage before gave -> hidden states [T, hidden_size]."""
         (field,) = self.network.model_inputs()
         inputs = {field.name: inputs}
         if not self.captured:
-            assert self.graph.capture([(inputs, step)]) == ops.capabilities().static_graphs
+            assert captured(self.graph, self.caches, inputs, step) == ops.capabilities().static_graphs
             self.captured = True
         return self.graph.run(inputs, step).hidden_states
 
@@ -93,10 +108,15 @@ class StagedModel:
     def __init__(self, folder, count=2, dtype="float32"):
         self.stages = [self.part_class(folder, Stage(rank, count), dtype) for rank in range(count)]
         self.config, self.head = self.stages[-1].config, self.stages[-1].head
+        self.keeps_states = any(stage.caches.states for stage in self.stages)
 
     def forget(self):
         for stage in self.stages:
             stage.forget()
+
+    def start_state(self, slot, source=None):
+        for stage in self.stages:
+            start_state(stage.caches, slot, source)
 
     def logits(self, ids, step):
         begun = np.asarray(ids)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from models.harness import PagedModel, Requests
 from models.tiny import COMMON, save
-from tiers import SLOW
+from tiers import SLOW, mostly_slow
 
-SECONDS = 7, 35
+SECONDS = 8, 40
 NEW_TOKENS = 12
 PROMPT = 120  # and decoding goes past 128 keys, which attention takes together
 
@@ -63,3 +63,22 @@ def test_an_answer_is_the_same_in_every_batch_and_after_a_cache_hit(model, promp
     np.testing.assert_array_equal(found.argmax(-1), alone.argmax(-1))
     if table == "cpu":
         np.testing.assert_array_equal(found, alone)
+
+
+CUTS = ([40], [8, 32], [17, 23], [24, 8, 8])  # attention of fewer rows adds up in another order
+
+
+@pytest.mark.parametrize("table", ["cpu"], indirect=True)
+@pytest.mark.parametrize(
+    "variant", mostly_slow(["lfm2", "qwen3_5", "granitemoehybrid"], lambda name: name == "qwen3_5")
+)
+def test_chunks_leave_the_same_states_to_the_last_bit(table, tmp_path, prompt, variant):
+    model, found = PagedModel(save(variant, tmp_path, "bfloat16"), "bfloat16"), []
+    for cuts in CUTS:
+        requests, ends = Requests(model, 4), np.cumsum(cuts)
+        parts = [
+            requests.step({"asked": prompt[end - cut : end]})["asked"] for cut, end in zip(cuts, ends, strict=True)
+        ]
+        found.append(np.concatenate(parts))
+    for logits in found[1:]:
+        np.testing.assert_array_equal(logits, found[0])

@@ -27,6 +27,13 @@ NAMES = {
     "flex_olmo": "FlexOlmoForCausalLM",
     "glm4_moe_lite": "Glm4MoeLiteForCausalLM",
     "granitemoe": "GraniteMoeForCausalLM",
+    "falcon_h1": "FalconH1ForCausalLM",
+    "granitemoehybrid": "GraniteMoeHybridForCausalLM",
+    "lfm2": "Lfm2ForCausalLM",
+    "lfm2_moe": "Lfm2MoeForCausalLM",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
+    "qwen3_next": "Qwen3NextForCausalLM",
     "granitemoeshared": "GraniteMoeSharedForCausalLM",
     "minimax_m2": "MiniMaxM2ForCausalLM",
     "seed_oss": "SeedOssForCausalLM",
@@ -348,15 +355,13 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
     [
         ("Qwen2AudioLMHeadModel", "Qwen2ForCausalLM"),
         ("Qwen2VLForConditionalGeneration", "Qwen2ForCausalLM"),
-        ("Qwen3NextForCausalLM", "Qwen3ForCausalLM"),
         ("DeepseekV32ForCausalLM", "DeepseekV3ForCausalLM"),
         ("Llama4ForConditionalGeneration", "LlamaForCausalLM"),
         ("LlamaModel", "LlamaForCausalLM"),
         ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),
         ("PhiMoEForCausalLM", "Phi3ForCausalLM"),
         ("OlmoForCausalLM", "Olmo2ForCausalLM"),
-        ("GraniteMoeHybridForCausalLM", "GraniteMoeForCausalLM"),
-        *((name, None) for name in ("ViTModel", "BertModel", "FalconForCausalLM", "MambaForCausalLM")),
+        *((name, None) for name in ("ViTModel", "BertModel", "RwkvForCausalLM", "MambaForCausalLM")),
         *((name, None) for name in ("GPTJForCausalLM", "GPT2LMHeadModel")),
         ("MiniMaxM1ForCausalLM", "MiniMaxM2ForCausalLM"),
     ],
@@ -366,7 +371,7 @@ def test_an_unknown_architecture_is_told_the_nearest(name, near):
 
 
 def test_an_unknown_decoder_without_a_relative_is_told_the_plain_one():
-    assert "the plain decoder is LlamaForCausalLM" in unknown(["FalconForCausalLM"])
+    assert "the plain decoder is LlamaForCausalLM" in unknown(["RwkvForCausalLM"])
     assert "plain" not in unknown(["BertModel"])
     assert "plain" not in unknown(["OlmoForCausalLM"])
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from models.harness import Requests, assert_logits_close
 from models.tiny import ARCHITECTURES, COMMON, COMPILED, KINDS, PLAIN, TINY, reference_logits
-from models.variants import blocks, experts, layouts, windows
+from models.variants import blocks, experts, layouts, states, windows
 from tiers import mostly_slow
 
 SECONDS = 130, 730
@@ -37,12 +37,12 @@ def chunks(requests: Requests, ids: dict) -> dict:
 
 
 def cached_prefix(requests: Requests, ids: dict) -> dict:
-    """The long request on pages that another one filled; the logits of the prefix are the other one's."""
+    """The long request on pages that another one filled, which goes on with other tokens in the same step."""
     length = 48
-    first = requests.step({"other": np.concatenate([ids["long"][:length], ids["short"]])})["other"]
+    first = requests.step({"other": ids["long"][:length]})["other"]
     requests.share("long", "other", length)
-    rest = requests.step({"short": ids["short"], "long": ids["long"][length:]})
-    return {"short": rest["short"], "long": np.concatenate([first[:length], rest["long"]])}
+    rest = requests.step({"other": ids["short"], "short": ids["short"], "long": ids["long"][length:]})
+    return {"short": rest["short"], "long": np.concatenate([first, rest["long"]])}
 
 
 def mixed_batch(requests: Requests, ids: dict) -> dict:
@@ -87,7 +87,7 @@ def test_prompt_logits_equal_hugging_face(paged_model, variant, way, page_size):
     assert_logits_close(found, wanted, LIMITS["float32"])
 
 
-HALF = [*ARCHITECTURES, *windows.PLAIN, *blocks.PLAIN, "minicpm3", "qwen3-tied", *layouts.PLAIN]
+HALF = [*ARCHITECTURES, *windows.PLAIN, *blocks.PLAIN, "minicpm3", "qwen3-tied", *layouts.PLAIN, *states.DENSE]
 # The reference table computes in float32 whatever the dtype: what it adds, the two kinds of caches of the dtype, is the
 # same for all.
 HALF = [("reference", variant) for variant in ("llama", "deepseek_v3")] + [("cpu", variant) for variant in HALF]
@@ -103,7 +103,9 @@ def test_a_checkpoint_and_cache_of_half_precision_stay_within_bounds(paged_model
     assert_logits_close(found, wanted, LIMITS[dtype])
 
 
-EXPERTS = mostly_slow([("cpu", variant) for variant in experts.PLAIN], lambda table, variant: variant in KINDS)
+EXPERTS = mostly_slow(
+    [("cpu", variant) for variant in (*experts.PLAIN, *states.MOE)], lambda table, variant: variant in KINDS
+)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -28,6 +28,14 @@ NOT_HELD = {
     *("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM", "FlexOlmoForCausalLM", "Glm4MoeLiteForCausalLM"),
     *("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM", "MiniMaxM2ForCausalLM", "SeedOssForCausalLM"),
     *("SmolLM3ForCausalLM", "SolarOpenForCausalLM", "VaultGemmaForCausalLM"),
+    *(
+        "FalconH1ForCausalLM",
+        "GraniteMoeHybridForCausalLM",
+        "Lfm2MoeForCausalLM",
+        "Qwen3NextForCausalLM",
+        "Qwen3_5ForCausalLM",
+        "Qwen3_5MoeForCausalLM",
+    ),
 }
 UNPUBLISHED = {  # names that SGLang has for what others publish, or that nobody was found to publish
     "ChatGLMForConditionalGeneration",

@@ -41,6 +41,10 @@ EXPERTS = ["mixtral", "dbrx", "deepseek", "deepseek_v2", "deepseek_v3", "grok", 
 EXPERTS += ["qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
 EXPERTS += ["dots1", "solar_open", "exaone_moe", "minimax_m2", "ernie4_5_moe", "flex_olmo", "granitemoe"]
 EXPERTS += ["granitemoeshared", "glm4_moe_lite"]
+DENSE += ["lfm2", "qwen3_5", "falcon_h1"]
+EXPERTS += ["granitemoehybrid-experts", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
+ONE_RANK = ["granitemoehybrid-experts", "falcon_h1"]  # in a stage
+STATES = [*ONE_RANK, "lfm2", "qwen3_5", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]  # in no attention DP
 VARIANTS = [f"{name}@ranks" for name in (*DENSE, *EXPERTS)]
 # Other names of an architecture: a checkpoint differs in that name.
 SAME = {
@@ -50,6 +54,8 @@ SAME = {
     "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
 }
 CASES = [(name, layout) for name in VARIANTS for layout in LAYOUTS if "EP" not in layout or name[:-6] in EXPERTS]
+CASES = [(name, layout) for name, layout in CASES if "DP" not in layout or name[:-6] not in STATES]
+CASES = [(name, layout) for name, layout in CASES if layout == "PP 2" or name[:-6] not in ONE_RANK]
 KINDS = {  # of weights and of layers: in which layouts `make test` has them; all models are in "TP 2"
     "qwen3": LAYOUTS,
     "qwen3_moe": LAYOUTS,
@@ -58,6 +64,8 @@ KINDS = {  # of weights and of layers: in which layouts `make test` has them; al
     "olmo2": ("TP 4",),  # norms over the heads of all ranks
     "gemma2": ("PP 2", "attention DP 2"),
     "chatglm": ("TP 4", "PP 2"),
+    "granitemoehybrid-experts": ("PP 2",),
+    "qwen3_next": ("TP 4", "PP 2"),
 }
 
 

@@ -11,9 +11,10 @@ import math
 from pathlib import Path
 
 import torch
+import transformers
 from models import reference_models
-from models.variants import COMMON, blocks, experts, layouts, mla, rope, windows
-from transformers import AutoConfig, AutoModelForCausalLM
+from models.variants import COMMON, blocks, experts, layouts, mla, rope, states, windows
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 LLAMA, MISTRAL, QWEN2, QWEN3 = (
     dict(COMMON, model_type="llama"),
@@ -21,6 +22,7 @@ LLAMA, MISTRAL, QWEN2, QWEN3 = (
     dict(COMMON, model_type="qwen2"),
     dict(COMMON, model_type="qwen3", head_dim=18),
 )
+CORRECTIONS = ("e_score_correction_bias", "expert_bias")  # buffers of routers
 YARN = rope("yarn", factor=5.0, original_max_position_embeddings=40, beta_fast=6.0, beta_slow=0.5)
 TINY = {
     "llama": dict(LLAMA),
@@ -53,17 +55,20 @@ TINY = {
     **mla.VARIANTS,
     **windows.VARIANTS,
     **layouts.VARIANTS,
+    **states.VARIANTS,
 }
 # What makers publish of a variant's config.json, where transformers writes it in another way.
 PUBLISHED_CONFIGS = {**experts.PUBLISHED_CONFIGS, **mla.PUBLISHED_CONFIGS, **windows.PUBLISHED_CONFIGS}
+PUBLISHED_CONFIGS |= states.PUBLISHED_CONFIGS
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
 # What the reference table computes as a graph, which takes it seconds a model; of the others it runs the operators one
 # by one. test/ops compiles each of them, and the CPU's table compiles every variant.
 COMPILED = [*ARCHITECTURES, "baichuan-13b", "cohere-qk-norm", "deepseek_v3", "gemma2", "gpt_oss"]
 # One of each kind, for which `make test` does what `make test-all` does for all: norms of queries and keys; biases;
-# ALiBi; packed projections; a parallel residual; windows and soft caps; sinks; experts; latent attention.
+# ALiBi; packed projections; a parallel residual; windows and soft caps; sinks; experts; latent attention; states.
 KINDS = ["qwen3", "qwen2", "baichuan-13b", "chatglm", "cohere-qk-norm", "gemma2", "gpt_oss", "qwen3_moe", "deepseek_v3"]
-PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN, *windows.PLAIN]
+KINDS += ["qwen3_5"]
+PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN, *windows.PLAIN, *states.PLAIN]
 
 
 def described(name: str) -> dict:
@@ -100,6 +105,7 @@ def divisible(config: dict) -> dict:
     sizes |= dict(num_experts=8, num_local_experts=8, n_routed_experts=8, moe_num_experts=8)
     sizes |= dict(moe_intermediate_size=36, ffn_hidden_size=36)
     sizes |= dict(shared_expert_intermediate_size=52, shared_intermediate_size=52)
+    sizes |= dict(linear_num_key_heads=4, linear_num_value_heads=8, mamba_n_heads=8, mamba_d_head=24, mamba_d_ssm=192)
     found = {key: sizes.get(key, value) for key, value in config.items()}
     if "intermediate_size" in config:
         found["intermediate_size"] = config["intermediate_size"] // 4 * 4
@@ -116,15 +122,23 @@ def randomize(name: str, parameter: torch.Tensor) -> None:
     parameter.copy_(torch.randn(parameter.shape) * gain)
 
 
+def config_of(described: dict):
+    """transformers' config. SGLang has classes of its own for some models, from which transformers makes none."""
+    if described["model_type"] in states.SGLANGS:
+        model_type = described.pop("model_type")
+        return getattr(transformers, CONFIG_MAPPING._mapping[model_type])(**described)
+    return AutoConfig.for_model(**described)
+
+
 @functools.cache
 def hugging_face(name: str, dtype: str = "float32"):
     """Hugging Face's model of a variant, computing in float32 with weights rounded to `dtype`."""
-    config = AutoConfig.for_model(**copy.deepcopy(described(name)))  # classes write into rope_parameters
+    config = config_of(copy.deepcopy(described(name)))  # classes write into rope_parameters
     torch.manual_seed(len(name))
     eager = dict(attn_implementation="eager", experts_implementation="eager")  # grouped products want even sizes
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager).eval()
     with torch.no_grad():
-        corrections = [named for named in model.named_buffers() if "e_score_correction_bias" in named[0]]
+        corrections = [named for named in model.named_buffers() if named[0].endswith(CORRECTIONS)]
         for parameter_name, parameter in [*model.named_parameters(), *corrections]:
             randomize(parameter_name, parameter)
             parameter.copy_(parameter.to(getattr(torch, dtype)))

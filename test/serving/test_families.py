@@ -31,9 +31,11 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "Ernie4_5_MoeForCausalLM": ["ernie4_5_moe"],
     "ExaoneMoEForCausalLM": ["exaone_moe"],
     "ExaoneMoeForCausalLM": ["exaone_moe"],
+    "FalconH1ForCausalLM": ["falcon_h1"],
     "FlexOlmoForCausalLM": ["flex_olmo"],
     "Glm4MoeLiteForCausalLM": ["glm4_moe_lite"],
     "GraniteMoeForCausalLM": ["granitemoe"],
+    "GraniteMoeHybridForCausalLM": ["granitemoehybrid-experts"],
     "GraniteMoeSharedForCausalLM": ["granitemoeshared"],
     "MiniMaxM2ForCausalLM": ["minimax_m2"],
     "SeedOssForCausalLM": ["seed_oss"],
@@ -59,6 +61,8 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "InternLM2ForCausalLM": ["internlm2"],
     "InternLM3ForCausalLM": ["internlm3"],
     "LLaMAForCausalLM": ["llama-mha"],
+    "Lfm2ForCausalLM": ["lfm2-bias"],
+    "Lfm2MoeForCausalLM": ["lfm2_moe"],
     "LlamaForCausalLM": ["llama3"],
     "MiniCPM3ForCausalLM": ["minicpm3-longrope"],
     "MiniCPMForCausalLM": ["minicpm"],
@@ -72,12 +76,16 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "Qwen2ForCausalLM": ["qwen2-yarn"],
     "Qwen2MoeForCausalLM": ["qwen2_moe"],
     "Qwen3ForCausalLM": ["qwen3-tied"],
+    "Qwen3NextForCausalLM": ["qwen3_next"],
+    "Qwen3_5ForCausalLM": ["qwen3_5"],
+    "Qwen3_5MoeForCausalLM": ["qwen3_5_moe"],
     "Qwen3MoeForCausalLM": ["qwen3_moe"],
     "StableLmForCausalLM": ["stablelm-parallel"],
 }
 CASES = [(architecture, variant) for architecture, variants in GENERATING.items() for variant in variants]
 # Of each kind of config and cache one: test_logits.py has all of them step by step.
 KINDS = ["baichuan-13b", "chatglm", "deepseek_v3", "gemma3", "gpt_oss", "internlm2", "llama3", "phi3-long"]
+KINDS += ["qwen3_next"]
 POOLED_KINDS = ["Qwen3Model", "LlamaForSequenceClassificationWithNormal_Weights"]
 PROMPTS = [[1, 2, 3], list(range(20, 70))]
 GREEDY = dict(temperature=0, max_new_tokens=8, ignore_eos=True)

@@ -49,6 +49,25 @@ def mixtral(config):
     return model(config, layer)
 
 
+def lfm2(config):
+    hidden, q, kv, head = sizes(config)
+    size = config["block_ff_dim"] * 2 // 3
+
+    def layer(number):
+        found = norms(config, "operator_norm", "ffn_norm")
+        found |= weights("feed_forward.", w1=(size, hidden), w2=(hidden, size), w3=(size, hidden))
+        if number not in config["full_attn_idxs"]:
+            found["conv.conv.weight"] = (hidden, 1, config["conv_L_cache"])
+            return found | weights("conv.", in_proj=(3 * hidden, hidden), out_proj=(hidden, hidden))
+        found |= weights("self_attn.", q_proj=(q, hidden), k_proj=(kv, hidden), v_proj=(kv, hidden))
+        found |= weights("self_attn.", out_proj=(hidden, q), q_layernorm=(head,), k_layernorm=(head,))
+        return found
+
+    found = model(config, layer, tied=True)
+    del found["model.norm.weight"]
+    return found | norms(config, "model.embedding_norm")
+
+
 def grok(config):
     names = ("pre_attn_norm", "post_attn_norm", "pre_moe_norm", "post_moe_norm")
     found = {key: shape for key, shape in mixtral(config).items() if "layernorm" not in key}
@@ -356,6 +375,7 @@ ARCHITECTURES = dict(
     InternLM2ForRewardModel=internlm2_reward,
     InternLM3ForCausalLM=llama,
     LLaMAForCausalLM=llama,
+    Lfm2ForCausalLM=lfm2,
     LlamaForCausalLM=llama,
     LlamaForSequenceClassification=classifier,
     LlamaForSequenceClassificationWithNormal_Weights=urm,

@@ -4,6 +4,7 @@ This room imports layers_ms.ops, model_loader_ms.weight_slice and distributed_ms
 """
 
 from sglang.srt.layers_ms.attention import Attention
+from sglang.srt.layers_ms.delta_net import DeltaHeads, GatedDeltaNet, packed_projections, separate_projections
 from sglang.srt.layers_ms.dp_gather_scatter import DPGatherScatter
 from sglang.srt.layers_ms.embedding import LMHead, VocabParallelEmbedding
 from sglang.srt.layers_ms.linear import (
@@ -15,20 +16,26 @@ from sglang.srt.layers_ms.linear import (
     concatenated,
     interleaved_by_group,
 )
+from sglang.srt.layers_ms.mamba2 import Mamba2, Mamba2Sizes
 from sglang.srt.layers_ms.mla import MLAAttention
 from sglang.srt.layers_ms.mlp import GatedMLP
 from sglang.srt.layers_ms.moe import Experts, Router, Routing, SparseMoeBlock
 from sglang.srt.layers_ms.norm import HeadNorms, LayerNorm, RMSNorm, RowNorm
+from sglang.srt.layers_ms.short_conv import ShortConv
 
 __all__ = [
     "Attention",
     "ColumnParallelLinear",
     "DPGatherScatter",
+    "DeltaHeads",
     "Experts",
+    "GatedDeltaNet",
     "GatedMLP",
     "HeadNorms",
     "LMHead",
     "MLAAttention",
+    "Mamba2",
+    "Mamba2Sizes",
     "LayerNorm",
     "Linear",
     "SparseMoeBlock",
@@ -38,8 +45,11 @@ __all__ = [
     "Routing",
     "RowNorm",
     "RowParallelLinear",
+    "ShortConv",
     "VocabParallelEmbedding",
     "interleaved_by_group",
     "MergedColumnParallelLinear",
     "concatenated",
+    "packed_projections",
+    "separate_projections",
 ]

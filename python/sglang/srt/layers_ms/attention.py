@@ -8,7 +8,7 @@ from mindspore import Tensor, nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.cache_spec import FullAttentionSpec, SlidingWindowSpec
-from sglang.srt.layers_ms.linear import QKVParallelLinear, RowParallelLinear
+from sglang.srt.layers_ms.linear import AttentionGate, QKVParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
 from sglang.srt.layers_ms.rotary import rotary_tables
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
@@ -33,7 +33,8 @@ class Attention(nn.Cell):
     interleaved: neighboring dimensions are rotated as a pair, not halves.
     window: how many tokens a token sees, itself included; 0: all before it. soft_cap: bound of scores; 0: none.
     sinks: the checkpoint's name of the sink score of each head (gpt-oss), or None.
-    alibi: None, or the slope of each query head of the model (`alibi_slopes`). fused_qkv: as QKVParallelLinear's.
+    alibi: None, or the slope of each query head of the model (`alibi_slopes`). fused_qkv, gated: as QKVParallelLinear
+    has them.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Attention(nn.Cell):
         sinks=None,
         alibi=None,
         fused_qkv=None,
+        gated=False,
     ):
         super().__init__()
         self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
@@ -61,8 +63,10 @@ class Attention(nn.Cell):
         shard, dtype = config.shard.attention, config.dtype
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.qkv_proj = QKVParallelLinear(
-            config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype, fused_qkv
+            config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype, fused_qkv, gated
         )
+        gate = (config.hidden_size, heads, config.head_dim, qkv_bias, shard, dtype)
+        self.gate_proj = AttentionGate(*gate) if gated else None
         self.o_proj = RowParallelLinear(
             heads * config.head_dim, config.hidden_size, out_bias, shard, dtype, "num_attention_heads * head_dim"
         )
@@ -111,7 +115,7 @@ class Attention(nn.Cell):
             self.num_kv_heads,
             self.head_dim,
         )
-        return ops.paged_attention(
+        y = ops.paged_attention(
             q,
             k_cache,
             v_cache,
@@ -124,6 +128,7 @@ class Attention(nn.Cell):
             self.sinks,
             self.slopes,
         )
+        return y if self.gate_proj is None else ops.sigmoid_gate(y, self.gate_proj(x))
 
     def construct(self, x, step):
         return self.o_proj(self.before_output(x, step), step)

@@ -1,4 +1,5 @@
-"""What a layer caches of each token. Groups of caches, views of SGLang's pools and the pools' classes derive from it.
+"""What a layer caches, of each token or of each request. Groups of caches, views of SGLang's pools and the pools'
+classes derive from it.
 
 A layer that caches has a `cache_spec`, its number in the model as `layer_id`, and as `cache_index` its place among the
 caches that a graph is given, which the decoder counts. To cache something else: a spec here, and a layer that has it.
@@ -56,14 +57,32 @@ class MLASpec:
         return 1, self.kv_lora_rank + self.qk_rope_head_dim
 
 
+@dataclass(frozen=True)
+class StateSpec:
+    """What a request keeps of all its tokens together, of a size that does not grow."""
+
+    conv: tuple[int, int]  # channels, of this rank, and how many earlier values of each a convolution reads
+    recurrent: tuple[int, ...] = ()  # axes of a recurrent state; (): there is none
+
+
 CacheSpec = FullAttentionSpec | MLASpec
 
 
 def caching_layers(network: nn.Cell) -> Iterator[nn.Cell]:
-    """The cells of a network that have a `cache_spec`, in the order of its layers."""
-    return (cell for _, cell in network.cells_and_names() if hasattr(cell, "cache_spec"))
+    """The cells of a network that have a `cache_spec`, in the order of its layers: of tokens first, then of states."""
+    cells = [cell for _, cell in network.cells_and_names() if hasattr(cell, "cache_spec")]
+    return iter(sorted(cells, key=lambda cell: isinstance(cell.cache_spec, StateSpec)))
 
 
 def cache_specs(network: nn.Cell) -> dict[int, CacheSpec]:
-    """What each layer that this rank holds caches: number of the layer in the model -> spec."""
-    return {cell.layer_id: cell.cache_spec for cell in caching_layers(network)}
+    """What each layer that this rank holds caches of each token: number of the layer in the model -> spec."""
+    return {layer: spec for layer, spec in _specs(network) if not isinstance(spec, StateSpec)}
+
+
+def state_specs(network: nn.Cell) -> dict[int, StateSpec]:
+    """As cache_specs, what they keep of each request."""
+    return {layer: spec for layer, spec in _specs(network) if isinstance(spec, StateSpec)}
+
+
+def _specs(network: nn.Cell) -> Iterator[tuple]:
+    return ((cell.layer_id, cell.cache_spec) for cell in caching_layers(network))

@@ -97,15 +97,19 @@ class QKVParallelLinear(ColumnParallelLinear):
     """Query, key and value projection in one product: x [T, hidden_size] -> [T, (H + 2 K) * D] of this rank's heads.
 
     Key/value heads are replicated where ranks outnumber them. fused_qkv: None where the checkpoint has q_proj, k_proj
-    and v_proj; for one matrix, qkv_proj, the order of its heads, `concatenated` or `interleaved_by_group`.
+    and v_proj; for one matrix, qkv_proj, the order of its heads, `concatenated` or `interleaved_by_group`. gated:
+    whether q_proj has behind each query head its gate, which is `AttentionGate`'s.
     """
 
-    def __init__(self, hidden_size, num_heads, num_kv_heads, head_dim, bias, shard: Shard, dtype, fused_qkv=None):
+    def __init__(
+        self, hidden_size, num_heads, num_kv_heads, head_dim, bias, shard: Shard, dtype, fused_qkv=None, gated=False
+    ):
         heads = shard.slice(num_heads, "num_attention_heads")
         local_kv_heads, kv_heads = shard.kv_heads(num_kv_heads)
         if fused_qkv is None:
+            queries = _gates_between(num_heads, heads, 0) if gated else [("q_proj", num_heads, heads)]
             parts = [
-                ("q_proj", num_heads, heads),
+                *queries,
                 ("k_proj", num_kv_heads, kv_heads),
                 ("v_proj", num_kv_heads, kv_heads),
             ]
@@ -118,6 +122,29 @@ class QKVParallelLinear(ColumnParallelLinear):
         ]
         super().__init__(hidden_size, rows, bias, dtype)
         self.num_kv_heads, self.query_heads = local_kv_heads, heads
+
+
+class AttentionGate(ColumnParallelLinear):
+    """What attention is multiplied by, once through a sigmoid: x [T, hidden_size] -> [T, H * D] of this rank's heads.
+
+    q_proj has the rows of each head's gate behind those of its queries.
+    """
+
+    def __init__(self, hidden_size, num_heads, head_dim, bias, shard: Shard, dtype):
+        heads = shard.slice(num_heads, "num_attention_heads")
+        parts = _gates_between(num_heads, heads, 1)
+        rows = [
+            (name, whole * head_dim, slice(held.start * head_dim, held.stop * head_dim)) for name, whole, held in parts
+        ]
+        super().__init__(hidden_size, rows, bias, dtype)
+
+
+def _gates_between(num_heads: int, heads: slice, place: int) -> list:
+    """Where q_proj has heads in the order query, gate, query, ...: the queries (place 0) or gates (1) of heads."""
+    return [
+        ("q_proj", 2 * num_heads, slice(2 * head + place, 2 * head + place + 1))
+        for head in range(heads.start, heads.stop)
+    ]
 
 
 def concatenated(heads: int, kv_heads: int) -> tuple:

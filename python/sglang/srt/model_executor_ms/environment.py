@@ -201,6 +201,14 @@ def reach_hosts_by(interface: str | None, address: str) -> None:
         export({"HCCL_IF_IP": address})
 
 
+def keep_convolution_states_in(dtype: str) -> None:
+    """Let SGLang make the states of convolutions of this dtype, in its pools of this process.
+
+    Theirs is bfloat16, whatever --dtype says. One that the user set stays.
+    """
+    export({"SGLANG_MAMBA_CONV_DTYPE": dtype})
+
+
 def prepare_npu(hosts: int) -> None:
     """Set what MindSpore, CANN and HCCL read of the environment when they start, in processes of this one.
 

@@ -1,6 +1,7 @@
 """The small dispatch: which class runs the model for this framework and device, or an error that lists them."""
 
 from sglang.srt.model_executor.model_runner import ModelRunner
+from sglang.srt.model_executor_ms.environment import keep_convolution_states_in
 from sglang.srt.model_executor_ms.runner import cpu_runner, device, eplb, swa_pool
 from sglang.srt.model_executor_ms.runner.lora import lora_manager
 from sglang.srt.model_executor_ms.runner.sampler import HostSampler
@@ -24,6 +25,7 @@ class MindSporeModelRunner(ModelRunner):
         """Load weights without SGLang's layers for quantized ones: the model's own read config.json."""
         runner.leave_quantization_to_model(self.model_config)
         super().load_model()
+        keep_convolution_states_in(str(self.model_config.dtype).removeprefix("torch."))  # pools are made later
         swa_pool.divide_pool(self)
         if self.device == "cpu":
             self.sampler = HostSampler()

@@ -215,6 +215,7 @@ def _hook_scheduler(device: str) -> None:
     parallel.share_no_bars()
     parallel.make_queue_with(shared_files.make_queue)
     runner.register_attention_backend("mindspore", model_runner.attention_backend)
+    runner.keep_attention_backend()
     runner.register_model(model_runner.model_class(device))
     runner.replace_runner(model_runner.runner_for("mindspore", device))
     runner.replace_loader(weights.get_model_loader)

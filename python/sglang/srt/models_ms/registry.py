@@ -53,6 +53,7 @@ MODELS = {  # sorted by name
     "ExaoneForCausalLM": Model("exaone", "EXAONE 3, 3.5"),
     "ExaoneMoEForCausalLM": Model("exaone_moe", "as SGLang names it", class_name="ExaoneMoeForCausalLM"),
     "ExaoneMoeForCausalLM": Model("exaone_moe", "K-EXAONE", "experts, sigmoid router with a bias, sliding windows"),
+    "FalconH1ForCausalLM": Model("falcon_h1", "Falcon-H1", "attention beside Mamba-2, multipliers"),
     "FlexOlmoForCausalLM": Model("flex_olmo", "FlexOlmo", "experts, norms after"),
     "Gemma2ForCausalLM": Model("gemma2", "Gemma 2", "alternating sliding windows, soft caps, norms before and after"),
     "Gemma2ForSequenceClassification": Model("pooled", "Skywork-Reward-Gemma-2", "scores", task=CLASSIFY),
@@ -67,12 +68,15 @@ MODELS = {  # sorted by name
     ),
     "GraniteForCausalLM": Model("granite", "Granite 3.x", "multipliers"),
     "GraniteMoeForCausalLM": Model("granite_moe", "Granite 3 MoE, PowerMoE", "experts, multipliers"),
+    "GraniteMoeHybridForCausalLM": Model("granite_hybrid", "Granite 4", "Mamba-2, multipliers, experts or none"),
     "GraniteMoeSharedForCausalLM": Model("granite_moe", "Granite MoE with a shared MLP", "experts, multipliers"),
     "Grok1ForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
     "Grok1ModelForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers", class_name="Grok1ForCausalLM"),
     "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "fused wqkv, dynamic NTK"),
     "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward", task=REWARD),
     "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
+    "Lfm2ForCausalLM": Model("lfm2", "LFM2, LFM2.5", "short convolutions"),
+    "Lfm2MoeForCausalLM": Model("lfm2_moe", "LFM2-8B-A1B", "short convolutions, experts, routing bias"),
     "LlamaEmbeddingModel": Model("pooled", "Llama as an encoder, SGLang's name", "embedding", task=EMBED),
     "LlamaForCausalLM": Model("llama", "Llama 1, 2, 3.x and checkpoints of its shape", "biases, scaled rotary"),
     "LLaMAForCausalLM": Model("llama", "Llama 1 as first converted", class_name="LlamaForCausalLM"),
@@ -103,6 +107,10 @@ MODELS = {  # sorted by name
     "Qwen2MoeForCausalLM": Model(
         "qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", "experts, gated shared expert, sliding windows"
     ),
+    "Qwen3_5ForCausalLM": Model("qwen3_5", "Qwen3.5, dense, its text", "gated delta nets, gated attention"),
+    "Qwen3_5MoeForCausalLM": Model(
+        "qwen3_5", "Qwen3.5 with experts, its text", "gated delta nets, gated attention, experts"
+    ),
     "Qwen3ForCausalLM": Model("qwen3", "Qwen3, the demo model", "query/key norm, sliding windows"),
     "Qwen3ForRewardModel": Model("pooled", "rewards in the shape of Qwen2.5-Math-RM", "reward", task=REWARD),
     "Qwen3ForSequenceClassification": Model("pooled", "Skywork-Reward-V2-Qwen3, rerankers", "scores", task=CLASSIFY),
@@ -110,6 +118,7 @@ MODELS = {  # sorted by name
     "Qwen3MoeForCausalLM": Model(
         "qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts, sliding windows"
     ),
+    "Qwen3NextForCausalLM": Model("qwen3_next", "Qwen3-Next-80B-A3B", "gated delta nets, gated attention, experts"),
     "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "fused weights, biases"),
     "SeedOssForCausalLM": Model("seed_oss", "Seed-OSS-36B", "biases"),
     "SmolLM3ForCausalLM": Model("smollm3", "SmolLM3-3B", "layers without rotary embedding"),

@@ -8,7 +8,7 @@ import torch
 
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import Experts, ops
-from sglang.srt.layers_ms.cache_spec import cache_specs
+from sglang.srt.layers_ms.cache_spec import cache_specs, state_specs
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor_ms.environment import read_environment
@@ -18,7 +18,7 @@ from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
 from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb
 from sglang.srt.model_executor_ms.runner.cpu_runner import WARM_UP
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
-from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
@@ -145,8 +145,12 @@ class MindSporeForCausalLM(torch.nn.Module):
 
     def _prepare(self, pool, first: bool = False) -> None:
         model_runner, limits = self.model_runner, _limits(self.model_runner)
-        self.kv_caches = KVCaches(pool, cache_specs(self.network), model_runner.is_hybrid_swa)
-        common = (self.network, self.kv_caches, limits, model_runner.req_to_token_pool.req_to_token)
+        requests, specs = model_runner.req_to_token_pool, state_specs(self.network)
+        states = StatePool(requests, specs) if specs else None
+        self.kv_caches = KVCaches(pool, cache_specs(self.network), model_runner.is_hybrid_swa, states)
+        if states and first:
+            logger.info("states of requests: %d slots, %.2f GB", states.slots, states.memory() / 1e9)
+        common = (self.network, self.kv_caches, limits, requests.req_to_token)
         self.runner = self.make_runner(*common, model_runner.page_size, self.config.vocab_size, first)
         self.expert_counter.bind()
         self._bind_head()

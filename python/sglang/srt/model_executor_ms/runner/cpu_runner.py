@@ -22,7 +22,7 @@ WARM_UP = (("prefill", (3, 2), (3, 2)), ("cached prefix", (2,), (5,)), ("decode"
 def runner(network, caches: KVCaches, limits: Limits, req_to_token, page_size: int, vocab_size: int, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     made = CpuGraphRunner(network, caches, limits, req_to_token, page_size)
-    made.warm_up(_warm_up_steps(page_size, network, caches.full_to_swa() is not None))
+    made.warm_up(_warm_up_steps(page_size, network, caches))
     return made
 
 
@@ -32,7 +32,8 @@ class CpuGraphRunner:
     def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
         swa_pool, dp_size = caches.full_to_swa() is not None, network.config.shard.attn_dp_size
-        layout = step_layout(network.model_inputs(), swa_pool, dp_size=dp_size, optional=network.optional_fields)
+        optional = (*network.optional_fields, *caches.optional_fields)
+        layout = step_layout(network.model_inputs(), swa_pool, dp_size=dp_size, optional=optional)
         self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, layout)
         self.caches, self.req_to_token, self.page_size = caches, req_to_token, page_size
 
@@ -41,14 +42,15 @@ class CpuGraphRunner:
         for inputs, step in (bar := tqdm(steps, desc="Compiling MindSpore graphs")):
             self.graph.run(inputs, step)
             bar.set_postfix(graphs=compilations())
-        captured = self.graph.capture(steps)
+        captured = self.graph.capture(steps, self.caches.forget_states)
         logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
 
     def prepare(self, forward_batch) -> StepInputs:
         """What the step of a ForwardBatch needs, made before the pass."""
         full_to_swa = self.caches.full_to_swa()
         full_to_swa = None if full_to_swa is None else full_to_swa.numpy()
-        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, full_to_swa)
+        states = self.caches.slots_of_requests()
+        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, full_to_swa, states)
 
     def run(self, inputs: ModelInputs, step: StepInputs) -> GraphOutputs:
         """inputs: what the model begins with, for T tokens."""
@@ -59,7 +61,7 @@ def _on_host(array: torch.Tensor) -> np.ndarray | torch.Tensor:
     return array if array.is_floating_point() else array.to(torch.int32).numpy()
 
 
-def _warm_up_steps(page_size: int, network, hybrid: bool) -> list[Step]:
+def _warm_up_steps(page_size: int, network, caches: KVCaches) -> list[Step]:
     """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
     generator = np.random.default_rng(0)
     steps, dp_size = [], network.config.shard.attn_dp_size
@@ -67,8 +69,10 @@ def _warm_up_steps(page_size: int, network, hybrid: bool) -> list[Step]:
         dp_tokens = (sum(query_lens),) * dp_size if dp_size > 1 else ()  # all replicas run the same steps
         table, slots = first_pages(query_lens, seq_lens, page_size)
         inputs = {field.name: _some(field, len(slots), network, generator) for field in network.model_inputs()}
-        full_to_swa = np.arange(table.max() + 1) if hybrid else None
-        steps.append((inputs, step_inputs(query_lens, seq_lens, slots, table, page_size, full_to_swa, dp_tokens)))
+        full_to_swa = None if caches.full_to_swa() is None else np.arange(table.max() + 1)
+        common = (query_lens, seq_lens, slots, table, page_size, full_to_swa, dp_tokens)
+        states = np.arange(1, len(query_lens) + 1, dtype=np.int32) if caches.states else None
+        steps.append((inputs, step_inputs(*common, state_slots=states)))
     return steps
 
 

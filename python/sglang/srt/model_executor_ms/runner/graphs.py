@@ -1,6 +1,6 @@
 """The compiled forward pass: one graph for every batch, in the way that the operator table wants it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import mindspore as ms
@@ -94,10 +94,10 @@ class ForwardGraph(nn.Cell):
         """One step of T tokens."""
         return self._rows(self.outputs(inputs, step), step)
 
-    def capture(self, steps: Sequence[Step]) -> bool:
+    def capture(self, steps: Sequence[Step], forget: Callable[[], None] = lambda: None) -> bool:
         """Let `run` do what the graph does without MindSpore's runtime, if that gives equal results for all `steps`.
 
-        -> whether it does so.
+        forget: undoes what a step leaves in the states of requests. -> whether it does so.
         """
         return False
 
@@ -200,17 +200,20 @@ class StaticGraph(ForwardGraph):
         hidden_states, *aux = (output[: step.host.num_tokens].clone() for output in self.replayed)
         return GraphOutputs(hidden_states, tuple(aux))
 
-    def capture(self, steps):
+    def capture(self, steps, forget=lambda: None):
         self._fill(*steps[0])
         parameters = [parameter for _, parameter in self.model.parameters_and_names()]
         lasting = [*parameters, *self.k_caches, *self.v_caches, *self.inputs, *self.lengths]
         replay = ops.capture(self._graph, lasting)
-        if replay and all(self._agrees(replay, *step) for step in steps):
+        if replay and all(self._agrees(replay, forget, *step) for step in steps):
             self.replay, self.replayed = replay, tuple(map(bridge.to_torch, replay()))
+        forget()
         return self.replay is not None
 
-    def _agrees(self, replay, inputs, step):
+    def _agrees(self, replay, forget, inputs, step):
+        forget()
         expected = super().run(inputs, step)
+        forget()
         replayed = self._rows(replay(), step)
         pairs = zip((expected[0], *expected[1]), (replayed[0], *replayed[1]), strict=True)
         return all(torch.equal(one, other) for one, other in pairs)

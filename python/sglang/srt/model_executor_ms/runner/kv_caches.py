@@ -1,30 +1,47 @@
-"""Views of SGLang's key/value pool for the graphs: the same memory, one view a layer."""
+"""Views of SGLang's key/value pool, and of its pool of states, for the graphs: the same memory, one view a layer."""
 
 from collections.abc import Mapping
 
 import torch
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.cache_spec import CacheSpec
+from sglang.srt.layers_ms.cache_spec import CacheSpec, StateSpec
 from sglang.srt.model_executor_ms.runner import bridge, device_layout_cache
 
 
 class KVCaches:
     """Views of a pool's buffers, each [slots, K, D], made once; or what the table makes where they have no memory.
 
-    A layer whose spec has no values of its own, [slots, 1, L + R], is shown in k_caches and in v_caches.
+    A layer whose spec has no values of its own, [slots, 1, L + R], is shown in k_caches and in v_caches. Behind the
+    caches of tokens are states: of convolutions in k_caches, recurrent ones in v_caches, or where there are none the
+    same.
     """
 
-    def __init__(self, pool, specs: Mapping[int, CacheSpec], swa_pool: bool = False):
+    def __init__(self, pool, specs: Mapping[int, CacheSpec], swa_pool: bool = False, states: "StatePool | None" = None):
         """pool: SGLang's, of float32, float16 or bfloat16. specs: of each layer that it has buffers of, in order.
 
-        swa_pool: whether it is SGLang's SWAKVPool, which has fewer slots for layers with a window. ValueError for a
-        pool whose rows are not those of the specs.
+        swa_pool: whether it is SGLang's SWAKVPool, which has fewer slots for layers with a window. states: None where
+        no layer has any. ValueError for a pool whose rows are not those of the specs.
         """
-        self.pool, self.specs, self.swa_pool = pool, specs, swa_pool
+        self.pool, self.specs, self.swa_pool, self.states = pool, specs, swa_pool, states
         self._address = self._first_address()
-        self.k_caches = tuple(self._view(layer, "k_cache") for layer in specs)
-        self.v_caches = tuple(self._view(layer, "v_cache") for layer in specs)
+        convs, recurrent = states.views() if states else ((), ())
+        self.k_caches = (*(self._view(layer, "k_cache") for layer in specs), *convs)
+        self.v_caches = (*(self._view(layer, "v_cache") for layer in specs), *recurrent)
+
+    @property
+    def optional_fields(self) -> tuple[str, ...]:
+        """Fields of a step that only models with such caches read."""
+        return ("state_slots",) if self.states else ()
+
+    def slots_of_requests(self) -> torch.Tensor | None:
+        """Of each row of SGLang's table of requests, the slot of its states, int32; None: no layer has any."""
+        return self.states.slots_of_requests if self.states else None
+
+    def forget_states(self) -> None:
+        """Make all states those of requests that begin."""
+        if self.states:
+            self.states.clear()
 
     def full_to_swa(self) -> torch.Tensor | None:
         """Of each slot, the one in the pool of layers with a window, int64 on the device; None: there is one pool.
@@ -43,7 +60,7 @@ class KVCaches:
         return self._address != self._first_address()
 
     def _first_address(self) -> int:
-        return self.pool.get_key_buffer(next(iter(self.specs))).data_ptr()
+        return self.pool.get_key_buffer(next(iter(self.specs))).data_ptr() if self.specs else 0
 
     def _view(self, layer: int, name: str):
         spec = self.specs[layer]
@@ -54,3 +71,43 @@ class KVCaches:
         if buffer.is_meta:
             return device_layout_cache.maker(buffer, spec.blockwise, self.pool.page_size)()
         return ops.cache_view(bridge.to_mindspore(buffer), f"{name}_{layer}", self.pool.page_size)
+
+
+class StatePool:
+    """SGLang's slots of states: of each layer with a state, memory [slots, ...]."""
+
+    def __init__(self, pool, specs: Mapping[int, StateSpec]):
+        """pool: SGLang's HybridReqToTokenPool. specs: of each layer that it has states of, in order."""
+        self.slots_of_requests = pool.req_index_to_mamba_index_mapping
+        self.slots = pool.mamba_pool.size  # the spare first one is not counted
+        held = {layer: pool.mamba2_layer_cache(layer) for layer in specs}
+        self.specs, self.convs = specs, {layer: one.conv[0] for layer, one in held.items()}
+        self.recurrent = {layer: held[layer].temporal for layer, spec in specs.items() if spec.recurrent}
+        for layer, spec in specs.items():
+            self._check(layer, "a convolution's state", self.convs[layer], spec.conv)
+            if spec.recurrent:
+                self._check(layer, "a recurrent state", self.recurrent[layer], spec.recurrent)
+
+    @staticmethod
+    def _check(layer: int, what: str, state: torch.Tensor, wanted: tuple) -> None:
+        if tuple(state.shape[1:]) != wanted:
+            raise ValueError(f"layer {layer} has {what} of {wanted}; in the pool it has {tuple(state.shape[1:])}")
+
+    def views(self) -> tuple[tuple, tuple]:
+        """What graphs are given of each layer: the states of its convolution, and its recurrent ones or the same."""
+        convs = {layer: _state_view(state, f"conv_state_{layer}") for layer, state in self.convs.items()}
+        others = {layer: _state_view(state, f"recurrent_state_{layer}") for layer, state in self.recurrent.items()}
+        return tuple(convs.values()), tuple((convs | others).values())
+
+    def memory(self) -> int:
+        """Bytes of all slots."""
+        return sum(state.nbytes for state in (*self.convs.values(), *self.recurrent.values()))
+
+    def clear(self) -> None:
+        """Make all states those of requests that begin."""
+        for state in (*self.convs.values(), *self.recurrent.values()):
+            state.zero_()
+
+
+def _state_view(state: torch.Tensor, name: str):
+    return ops.state_view(bridge.to_mindspore(state), name)

@@ -35,6 +35,7 @@ FIELDS = (
     Field("seq_lens", (REQUESTS,), build=lambda host: host.seq_lens, graph_parameter="batch_valid_length"),
     Field("out_cache_loc", (TOKENS,), per_group=True),  # cache slot that receives a token's key and value
     Field("block_tables", (REQUESTS, BLOCKS), per_group=True),  # cache pages of each request in order
+    Field("state_slots", (REQUESTS,), build=lambda host: host.state_slots, optional=True),
 )
 
 

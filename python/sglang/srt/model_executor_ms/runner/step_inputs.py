@@ -17,17 +17,17 @@ def step_inputs(
     dp_tokens=(),
     positions=None,
     lora_slots=None,
+    state_slots=None,
 ) -> StepInputs:
     """Build the step from host arrays.
 
     query_lens, seq_lens [B]; out_cache_loc [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each
     request. full_to_swa: of each slot, the one in the pool of sliding windows, page by page; None: there is one pool.
-    dp_tokens, positions, lora_slots: as HostStep has them. B is 0 where a rank is idle beside others.
+    dp_tokens, positions, lora_slots, state_slots: as HostStep has them. B is 0 where a rank is idle beside others.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
-    host = HostStep(
-        query_lens, seq_lens, page_size, rotary_positions=positions, dp_tokens=dp_tokens, lora_slots=lora_slots
-    )
+    slots = dict(lora_slots=lora_slots, state_slots=state_slots)
+    host = HostStep(query_lens, seq_lens, page_size, rotary_positions=positions, dp_tokens=dp_tokens, **slots)
     blocks = -(-seq_lens // page_size)
     tables = np.asarray(token_table)[:, : host.num_blocks * page_size : page_size] // page_size
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
@@ -58,10 +58,13 @@ def host_lengths(forward_batch) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(forward_batch.extend_seq_lens_cpu, np.int32), seq_lens
 
 
-def from_forward_batch(forward_batch, req_to_token, page_size: int, full_to_swa=None) -> StepInputs:
+def from_forward_batch(
+    forward_batch, req_to_token, page_size: int, full_to_swa=None, slots_of_requests=None
+) -> StepInputs:
     """SGLang's ForwardBatch -> StepInputs, from its host mirrors (`*_cpu`): lengths are never read from a device.
 
-    full_to_swa: as step_inputs'.
+    full_to_swa: as step_inputs'. slots_of_requests: of each row of req_to_token, the slot of its request's states;
+    None: there are none.
     """
     query_lens, seq_lens = host_lengths(forward_batch)
     longest = int(seq_lens.max(initial=0))
@@ -70,5 +73,6 @@ def from_forward_batch(forward_batch, req_to_token, page_size: int, full_to_swa=
     counts = tuple(forward_batch.global_num_tokens_cpu or ())
     dp_tokens = counts if len(counts) > 1 else ()  # SGLang counts for EPLB too, where there is one replica
     out_cache_loc = forward_batch.out_cache_loc.numpy()
-    slots = batches.lora_slots(forward_batch)
-    return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens, lora_slots=slots)
+    states = None if slots_of_requests is None else slots_of_requests[forward_batch.req_pool_indices].numpy()
+    slots = dict(lora_slots=batches.lora_slots(forward_batch), state_slots=states)
+    return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens, **slots)

@@ -29,6 +29,14 @@ def register_attention_backend(name: str, factory: Callable) -> None:
     attention_registry.register_attention_backend(name)(factory)
 
 
+def keep_attention_backend() -> None:
+    """Leave the attention backend as it is for models with other layers than attention.
+
+    SGLang puts one around it that computes those layers with its own kernels.
+    """
+    hooks.replace("sglang.srt.layers.attention.attention_registry.attn_backend_wrapper", lambda _runner, full: full)
+
+
 def register_model(model_class: type) -> None:
     """Let SGLang's registry of models know this model, by the name to which SGLang turns every architecture.
 

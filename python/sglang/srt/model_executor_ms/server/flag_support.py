@@ -51,6 +51,7 @@ SUPPORTED = _names("""
     pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode enable_mis
     enable_lora max_lora_rank lora_target_modules lora_paths max_loaded_loras max_loras_per_batch lora_eviction_policy
     lora_strict_loading lora_drain_wait_threshold
+    max_mamba_cache_size mamba_full_memory_ratio mamba_max_states_per_path
 """)
 
 # Arguments of which only these values are supported.
@@ -79,12 +80,16 @@ LIMITED = {
     "ep_dispatch_algorithm": (None, "dynamic"),
     "expert_distribution_recorder_mode": (None, "stat", "per_pass"),
     "boundary_reduction": ("auto", "rs+rsv"),
+    "mamba_radix_cache_strategy": ("auto", "no_buffer"),
+    "mamba_ssm_dtype": (None, "float32"),
 }
 
 # Why only these, where the values do not say it.
 REASONS = {
     "moe_a2a_backend": "others name libraries of one device for what deepep asks for, which this backend does itself",
     "deepep_mode": "there is one dispatch for steps of any size",
+    "mamba_radix_cache_strategy": "states are kept where a prompt, a chunk of one, or an answer ends",
+    "mamba_ssm_dtype": "recurrent states are float32",
     "ep_dispatch_algorithm": "ranks that see the same tokens must choose the same place of an expert",
 }
 
@@ -201,11 +206,10 @@ REFUSED = (
         _names("flashinfer_mla_disable_ragged disable_chunked_prefix_cache enable_linker_mla_dedup"),
     ),
     (
-        "state-space and linear-attention models are not supported yet",
+        "it is about kernels or caches of states that this backend does not have",
         _names("""
-            max_mamba_cache_size mamba_full_memory_ratio mamba_backend mamba_ssm_dtype mamba_max_states_per_path
-            enable_mamba_cache_stochastic_rounding mamba_cache_philox_rounds mamba_radix_cache_strategy
-            uses_mamba_radix_cache mamba_track_interval enable_int8_mamba_checkpoint int8_mamba_ckpt_size
+            mamba_backend enable_mamba_cache_stochastic_rounding mamba_cache_philox_rounds uses_mamba_radix_cache
+            mamba_track_interval enable_int8_mamba_checkpoint int8_mamba_ckpt_size
             linear_attn_backend linear_attn_decode_backend linear_attn_prefill_backend linear_attn_verify_backend
             enable_linear_replayssm linear_replayssm_cache_len enable_linear_replayssm_spec
         """),

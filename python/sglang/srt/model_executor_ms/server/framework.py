@@ -17,7 +17,7 @@ from sglang.srt.model_executor_ms.environment import (
     wait_for_no_cuda_dumps,
 )
 from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches, uses_eplb
-from sglang.srt.model_executor_ms.server import gguf, model_config
+from sglang.srt.model_executor_ms.server import gguf, model_config, states
 from sglang.srt.model_executor_ms.server.accelerators import DEVICES, accelerator
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag, refuse_unsupported
 from sglang.srt.model_executor_ms.server.lora_arguments import check_lora
@@ -198,6 +198,8 @@ def adjust_to_model(server_args, previous) -> None:
     elif names_a_model(view):
         model_config = model_config_of(server_args)
         check_architecture(model_config)
+        if adjusted := states.adjusted(view, model_config):
+            declare_resolution(server_args, SOURCE, **adjusted)
         if view.dtype == "auto" and model_config.quantization == "mxfp4":
             declare_resolution(server_args, SOURCE, dtype="bfloat16")
 

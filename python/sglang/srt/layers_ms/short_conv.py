@@ -1,0 +1,56 @@
+"""A short convolution between two gates, as LFM2 has in the place of attention."""
+
+from mindspore import nn
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.cache_spec import StateSpec
+from sglang.srt.layers_ms.linear import MergedColumnParallelLinear, RowParallelLinear
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
+
+ALL = slice(None)
+
+
+class CausalConv(nn.Cell):
+    """Weights of a convolution of `channels` by itself, each with `width` values of its own, as torch's Conv1d's.
+
+    rows: of each part of the channels, which this rank has; their order is the checkpoint's.
+    """
+
+    def __init__(self, channels: int, width: int, bias: bool, rows: list[slice], dtype):
+        super().__init__()
+        weights, biases, start = [], [], 0
+        for part in rows:
+            into = slice(start, start + part.stop - part.start)
+            weights.append(WeightSlice("weight", (part, ALL, ALL), into, (channels, 1, width)))
+            biases.append(WeightSlice("bias", (part,), into, (channels,)))
+            start = into.stop
+        self.weight = parameter((start, 1, width), dtype, *weights)
+        self.bias = parameter((start,), dtype, *biases) if bias else None
+        self.state = (start, width - 1)  # of a request
+
+
+class ShortConv(nn.Cell):
+    """out(C * conv(B * X)), of the gates B, C and the values X that one projection makes."""
+
+    def __init__(self, config, layer_id, width: int, bias: bool):
+        """width: tokens that a token is made of, itself included."""
+        super().__init__()
+        hidden, shard, dtype = config.hidden_size, config.shard.attention, config.dtype
+        self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
+        parts = ["B", "C", "X"]
+        self.in_proj = MergedColumnParallelLinear(hidden, parts, hidden, bias, shard, dtype, fused="in_proj")
+        self.conv = CausalConv(hidden, width, bias, [shard.slice(hidden, "hidden_size")], dtype)
+        self.out_proj = RowParallelLinear(hidden, hidden, bias, shard, dtype, "hidden_size")
+        self.cache_spec = StateSpec(self.conv.state)
+
+    def output_proj(self) -> RowParallelLinear:
+        """The product that ends the block, see `before_output`."""
+        return self.out_proj
+
+    def before_output(self, x, step):
+        """What `output_proj` multiplies."""
+        state = step["k_caches"][self.cache_index]
+        return ops.short_conv(self.in_proj(x), self.conv.weight, self.conv.bias, state, step)
+
+    def construct(self, x, step):
+        return self.out_proj(self.before_output(x, step))

@@ -1,0 +1,122 @@
+"""Slots of states: what a server's arguments become, and what a step is given of SGLang's pool."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from sglang.srt.configs import hybrid_arch
+from sglang.srt.layers_ms.cache_spec import StateSpec
+from sglang.srt.model_executor_ms.runner.device import start
+from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
+from sglang.srt.model_executor_ms.runner.step import step_layout
+from sglang.srt.model_executor_ms.runner.step_inputs import from_forward_batch
+from sglang.srt.model_executor_ms.server import states
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+
+SECONDS = 3
+DEFAULTS = dict(
+    device="cpu",
+    page_size=None,
+    attn_dp_size=1,
+    dp_size=1,
+    disable_radix_cache=False,
+    max_mamba_cache_size=None,
+    mamba_full_memory_ratio=0.9,
+    max_running_requests=None,
+)
+
+
+@pytest.fixture
+def adjusted(monkeypatch):
+    """Function of arguments that are not the default -> what they become for a model with states."""
+    monkeypatch.setattr(hybrid_arch, "mambaish_config", lambda model_config: model_config)
+    return lambda has_states=True, **given: states.adjusted(
+        SimpleNamespace(**DEFAULTS | given), SimpleNamespace() if has_states else None
+    )
+
+
+def test_the_radix_cache_keeps_states_without_a_buffer_and_without_overlap(adjusted):
+    wanted = dict(page_size=1, mamba_radix_cache_strategy="no_buffer", disable_overlap_schedule=True)
+    assert adjusted() == wanted | dict(uses_mamba_radix_cache=True, max_mamba_cache_size=96)
+
+
+def test_other_models_are_left_alone(adjusted):
+    assert adjusted(has_states=False, page_size=16, device="npu") == {}
+
+
+@pytest.mark.parametrize(
+    "given, slots",
+    [
+        (dict(max_running_requests=4), 12),
+        (dict(max_running_requests=1000), 96),
+        (dict(disable_radix_cache=True), 32),
+        (dict(disable_radix_cache=True, max_running_requests=5), 5),
+        (dict(dp_size=2, max_running_requests=4), 24),
+    ],
+)
+def test_a_default_number_of_slots_is_for_as_many_requests_as_may_run(adjusted, given, slots):
+    assert adjusted(**given)["max_mamba_cache_size"] == slots
+
+
+@pytest.mark.parametrize("given", [dict(max_mamba_cache_size=7), dict(mamba_full_memory_ratio=0.2)])
+def test_a_number_or_a_share_of_memory_that_was_given_stays(adjusted, given):
+    assert "max_mamba_cache_size" not in adjusted(**given)
+
+
+@pytest.mark.parametrize("given", [dict(device="npu"), dict(page_size=16), dict(attn_dp_size=2)])
+def test_what_is_not_served_is_refused_by_name(adjusted, given):
+    (name,) = given
+    with pytest.raises(UnsupportedFlag, match="--" + name.replace("_", "-")):
+        adjusted(**given)
+
+
+def request_pool():
+    layers = {
+        layer: SimpleNamespace(conv=[torch.full((4, 6, 2), layer)], temporal=torch.full((4, 2, 3, 5), float(layer)))
+        for layer in (1, 3)
+    }
+    mapping = torch.tensor([0, 3, 1, 2], dtype=torch.int32)
+    pool = SimpleNamespace(size=3)
+    return SimpleNamespace(
+        req_index_to_mamba_index_mapping=mapping, mamba_pool=pool, mamba2_layer_cache=layers.__getitem__
+    )
+
+
+SPEC = StateSpec((6, 2), (2, 3, 5))
+
+
+def test_a_graph_is_given_the_states_of_each_layer_and_a_step_the_slot_of_each_request():
+    start("cpu", "cpu")
+    caches = KVCaches(None, {}, states=StatePool(request_pool(), {1: SPEC, 3: SPEC}))
+    assert [cache.shape for cache in (*caches.k_caches, *caches.v_caches)] == [(4, 6, 2)] * 2 + [(4, 2, 3, 5)] * 2
+    assert not caches.stale()
+    batch = SimpleNamespace(
+        forward_mode=SimpleNamespace(is_decode_or_idle=lambda: True),
+        seq_lens_cpu=torch.tensor([4, 2]),
+        req_pool_indices=torch.tensor([3, 1]),
+        global_num_tokens_cpu=None,
+        out_cache_loc=torch.tensor([5, 6]),
+    )
+    table = torch.arange(16, dtype=torch.int32).reshape(4, 4)
+    step = from_forward_batch(batch, table, 1, None, caches.slots_of_requests())
+    np.testing.assert_array_equal(step.arrays["state_slots"], [2, 3])
+    assert "state_slots" in [entry.field.name for entry in step_layout(optional=("state_slots",)).inputs]
+    assert "state_slots" not in [entry.field.name for entry in step_layout().inputs]
+    assert "state_slots" not in from_forward_batch(batch, table, 1).arrays
+
+
+@pytest.mark.parametrize("spec", [StateSpec((6, 3)), StateSpec((6, 2), (2, 5, 3))])
+def test_a_pool_of_other_states_is_an_error(spec):
+    with pytest.raises(ValueError, match="layer 1 has"):
+        StatePool(request_pool(), {1: spec})
+
+
+def test_states_are_forgotten_where_they_are():
+    pool = request_pool()
+    held = StatePool(pool, {1: SPEC, 3: SPEC})
+    held.clear()
+    assert not pool.mamba2_layer_cache(3).conv[0].any()
+    assert not pool.mamba2_layer_cache(3).temporal.any()
+    assert held.memory() == 2 * 4 * (6 * 2 * 8 + 30 * 4)

@@ -1,0 +1,147 @@
+"""Layers that keep a state of each request: convolutions, and recurrent ones."""
+
+from models.variants import COMMON
+
+CONV, FULL = "conv", "full_attention"
+LFM2 = {key: value for key, value in COMMON.items() if key not in ("rms_norm_eps", "tie_word_embeddings")} | dict(
+    model_type="lfm2",
+    norm_eps=3e-3,
+    num_hidden_layers=4,
+    layer_types=[CONV, FULL, CONV, CONV],
+    conv_L_cache=3,
+    block_auto_adjust_ff_dim=False,
+    tie_word_embeddings=True,
+)
+DELTA = dict(
+    COMMON,
+    num_hidden_layers=4,
+    head_dim=12,
+    layer_types=["linear_attention", FULL, "linear_attention", FULL],
+    linear_conv_kernel_dim=4,
+    linear_key_head_dim=10,
+    linear_value_head_dim=14,
+    linear_num_key_heads=2,
+    linear_num_value_heads=6,
+    rope_parameters=dict(rope_type="default", rope_theta=500.0, partial_rotary_factor=0.5),
+)
+EXPERTS = dict(
+    num_experts=7,
+    num_experts_per_tok=3,
+    moe_intermediate_size=34,
+    shared_expert_intermediate_size=50,
+    norm_topk_prob=True,
+)
+GRANITE = dict(
+    COMMON,
+    model_type="granitemoehybrid",
+    num_hidden_layers=4,
+    layer_types=["linear_attention", FULL, "linear_attention", FULL],
+    embedding_multiplier=3.3,
+    logits_scaling=2.7,
+    residual_multiplier=0.7,
+    attention_multiplier=0.4,
+    num_local_experts=0,
+    num_experts_per_tok=0,
+    shared_intermediate_size=58,
+    position_embedding_type="rope",
+    mamba_n_heads=6,
+    mamba_n_groups=2,
+    mamba_d_state=18,
+    mamba_d_head=20,
+    mamba_d_conv=4,
+    mamba_expand=2,
+    mamba_chunk_size=16,
+)
+LFM2_MOE = {key: value for key, value in LFM2.items() if not key.startswith("block_")} | dict(
+    model_type="lfm2_moe",
+    num_dense_layers=1,
+    num_experts=7,
+    num_experts_per_tok=3,
+    moe_intermediate_size=34,
+    routed_scaling_factor=1.7,
+)
+FALCON = dict(
+    COMMON,
+    model_type="falcon_h1",
+    mamba_d_ssm=84,
+    mamba_n_heads=6,
+    mamba_d_head=14,
+    mamba_n_groups=2,
+    mamba_d_state=18,
+    mamba_d_conv=4,
+    mamba_chunk_size=16,
+    embedding_multiplier=3.3,
+    lm_head_multiplier=0.4,
+    attention_in_multiplier=0.7,
+    attention_out_multiplier=1.3,
+    key_multiplier=0.6,
+    ssm_in_multiplier=1.2,
+    ssm_out_multiplier=0.8,
+    ssm_multipliers=[0.9, 1.1, 0.7, 1.2, 0.6],
+    mlp_multipliers=[0.8, 1.4],
+)
+VARIANTS = {
+    "falcon_h1": FALCON,
+    "falcon_h1-norm": dict(
+        FALCON,
+        mamba_rms_norm=True,
+        mamba_norm_before_gate=False,
+        mamba_conv_bias=False,
+        ssm_multipliers=[1.0] * 5,
+        tie_word_embeddings=True,
+    ),
+    "lfm2_moe": LFM2_MOE,
+    "lfm2_moe-plain": dict(LFM2_MOE, use_expert_bias=False, norm_topk_prob=False),
+    "granitemoehybrid": GRANITE,
+    "granitemoehybrid-experts": dict(
+        GRANITE,
+        num_local_experts=5,
+        num_experts_per_tok=2,
+        position_embedding_type="nope",
+        mamba_conv_bias=False,
+        mamba_proj_bias=True,
+        time_step_limit=[0.3, 2.1],
+        tie_word_embeddings=True,
+    ),
+    "qwen3_next": dict(DELTA, model_type="qwen3_next", **EXPERTS),
+    "qwen3_next-dense": dict(DELTA, model_type="qwen3_next", **EXPERTS, mlp_only_layers=[1], attention_bias=True),
+    "qwen3_5": dict(DELTA, model_type="qwen3_5_text", tie_word_embeddings=True),
+    "qwen3_5_moe": dict(DELTA, model_type="qwen3_5_moe_text", **EXPERTS),
+    "lfm2": LFM2,
+    # The size of its MLP is 2 * 76 / 3 * 1.3, rounded up: 72.
+    "lfm2-bias": dict(
+        LFM2,
+        conv_bias=True,
+        conv_L_cache=4,
+        block_auto_adjust_ff_dim=True,
+        block_ffn_dim_multiplier=1.3,
+        block_multiple_of=8,
+        layer_types=[FULL, CONV, CONV, FULL],
+        tie_word_embeddings=False,
+    ),
+}
+DENSE = ["falcon_h1", "granitemoehybrid", "lfm2", "qwen3_5"]
+MOE = ["lfm2_moe", "qwen3_next", "qwen3_5_moe"]
+PLAIN = [*DENSE, *MOE]
+
+
+def _by_interval(written: dict) -> dict:
+    """One layer in so many has attention; SGLang reads nothing else."""
+    return {key: value for key, value in written.items() if key != "layer_types"} | {"full_attention_interval": 2}
+
+
+def _qwen3_next(written: dict) -> dict:
+    """Rotary values beside the others, where SGLang looks for them."""
+    rope = written.pop("rope_parameters")
+    return _by_interval(written) | {key: value for key, value in rope.items() if key != "rope_type"}
+
+
+def _falcon_h1(written: dict) -> dict:
+    return written | {"rope_theta": written.pop("rope_parameters")["rope_theta"]}
+
+
+# Model types of which SGLang has configs that are not made of transformers' own.
+SGLANGS = ("falcon_h1", "granitemoehybrid", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+PUBLISHED_CONFIGS = dict.fromkeys(("qwen3_5", "qwen3_5_moe"), _by_interval)
+PUBLISHED_CONFIGS |= dict.fromkeys(("falcon_h1", "falcon_h1-norm"), _falcon_h1)
+PUBLISHED_CONFIGS |= dict.fromkeys(("qwen3_next", "qwen3_next-dense"), _qwen3_next)

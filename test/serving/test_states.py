@@ -1,0 +1,80 @@
+"""Models whose layers keep a state of each request, through SGLang's Engine: slots of states come and go with requests.
+
+What prompts in chunks and a cached prefix give is test_families.py's.
+"""
+
+import asyncio
+
+import numpy as np
+import pytest
+from models.tiny import COMMON, hugging_face, reference_logits, save
+from serving.test_families import assert_answers, assert_served
+from tiers import mostly_slow
+
+SECONDS = 25, 60
+SLOTS = 6  # of states: two requests run at a time, the others wait
+GENERATOR = np.random.default_rng(3)
+
+
+def prompts(count, *lengths):
+    return [GENERATOR.integers(0, COMMON["vocab_size"], lengths[i % len(lengths)]).tolist() for i in range(count)]
+
+
+def greedy(tokens, **more):
+    return dict(temperature=0, max_new_tokens=tokens, **more)
+
+
+@pytest.fixture
+def started(start_engine, tmp_path):
+    """Function of a variant and arguments -> an engine with few slots."""
+
+    def start(variant, **arguments):
+        sizes = dict(max_mamba_cache_size=SLOTS, max_running_requests=8)
+        return start_engine(save(variant, tmp_path), skip_tokenizer_init=True, **sizes | arguments)
+
+    return start
+
+
+VARIANTS = mostly_slow(["lfm2", "qwen3_5", "granitemoehybrid"], lambda variant: variant == "lfm2")
+
+
+async def begin_and_abort(engine, prompt):
+    asked = dict(input_ids=prompt, sampling_params=greedy(150, ignore_eos=True), stream=True)
+    async for _ in await engine.async_generate(**asked):
+        engine.tokenizer_manager.abort_request(abort_all=True)
+        break
+    await asyncio.sleep(0.5)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forty_requests_take_turns_on_six_slots_also_after_aborts(started, variant):
+    engine = started(variant)
+    for prompt in prompts(3, 50):
+        engine.loop.run_until_complete(begin_and_abort(engine, prompt))
+    asked = prompts(40, 3, 29, 1, 45, 16)
+    answers = engine.generate(input_ids=asked, sampling_params=greedy(8, ignore_eos=True), return_logprob=True)
+    for prompt, answer in zip(asked, answers, strict=True):
+        assert_answers(variant, prompt, answer)
+    # What one of the last ones has left is behind a prefix of this one's.
+    longer = [*asked[-2], *answers[-2]["output_ids"][:-1], 7, 8]
+    (again,) = engine.generate(input_ids=[longer], sampling_params=greedy(8, ignore_eos=True), return_logprob=True)
+    assert again["meta_info"]["cached_tokens"] == len(longer) - 2
+    assert_answers(variant, longer, again)
+
+
+def test_requests_that_are_retracted_begin_again_with_a_state_of_nothing(started):
+    tight = dict(max_total_tokens=192, max_mamba_cache_size=24, schedule_conservativeness=0.01)
+    engine = started("lfm2", **tight)
+    asked, end = prompts(8, 20), hugging_face("lfm2").config.eos_token_id
+    # Not ignore_eos: SGLang reserves the whole length of such a request, and then retracts none.
+    answers = engine.generate(input_ids=asked, sampling_params=greedy(60, logit_bias={str(end): -100}))
+    assert any(answer["meta_info"]["num_retractions"] for answer in answers)
+    for prompt, answer in zip(asked, answers, strict=True):
+        logits = reference_logits("lfm2", [*prompt, *answer["output_ids"]])[len(prompt) - 1 : -1].copy()
+        logits[:, end] -= 100
+        np.testing.assert_array_equal(answer["output_ids"], logits.argmax(-1))
+
+
+@pytest.mark.parametrize("arguments", mostly_slow([dict(tp_size=2), dict(pp_size=2)], lambda given: "tp_size" in given))
+def test_ranks_and_stages_have_states_of_their_own(started, arguments):
+    assert_served(started("qwen3_5", **arguments), "qwen3_5")
