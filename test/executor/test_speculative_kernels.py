@@ -1,0 +1,191 @@
+"""The kernels of speculative decoding against SGLang's own, and sampled verification against a plain statement."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from sglang.srt.model_executor_ms.runner import spec_kernels, spec_sampling
+
+SECONDS = 15
+ORACLE = Path(__file__).with_name("speculative_oracle.py")
+QLEN_ONLY = 1  # of SGLang's TreeMaskMode
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory):
+    file = tmp_path_factory.mktemp("oracle") / "found.pt"
+    environment = os.environ | {"TRITON_INTERPRET": "1", "TORCHDYNAMO_DISABLE": "1"}
+    ended = subprocess.run([sys.executable, ORACLE, file], env=environment, capture_output=True, text=True, timeout=280)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return torch.load(file)
+
+
+def assert_equal(found, wanted):
+    for name, value in wanted.items():
+        assert found[name].dtype == value.dtype, name
+        torch.testing.assert_close(found[name], value, rtol=0, atol=0, msg=f"{name}: {found[name]}, not {value}")
+
+
+def blank(outputs):
+    """Of what a kernel wrote, buffers as SGLang makes them before."""
+    filled = {"tree_mask": 1, "retrieve": -1, "accept_index": -1}
+    return {name: torch.full_like(value, filled.get(name, 0)) for name, value in outputs.items()}
+
+
+def built(given, mode, outputs):
+    topk, steps, n, _ = given["sizes"]
+    spec_kernels.build_tree(
+        given["parents"], given["chosen"], given["lengths"], outputs["tree_mask"], outputs["positions"],
+        *outputs["retrieve"], topk, steps, n, mode,
+    )  # fmt: skip
+    return outputs
+
+
+def test_trees_are_those_of_sglangs_kernels(oracle):
+    assert len(oracle["trees"]) >= 60
+    for case in oracle["trees"]:
+        assert_equal(built(case["given"], spec_kernels.FULL_MASK, blank(case["tree"])), case["tree"])
+        small = blank(case["tree"]) | {"tree_mask": torch.ones_like(case["given"]["masks"])}
+        assert_equal(built(case["given"], QLEN_ONLY, small), case["tree"] | {"tree_mask": case["given"]["masks"]})
+
+
+def test_what_is_accepted_is_what_sglangs_kernel_accepts(oracle):
+    accepted = set()
+    for case in oracle["trees"]:
+        found, given, links = blank(case["verified"]), case["given"], case["tree"]["retrieve"]
+        spec_kernels.verify_tree_greedy(*found.values(), given["candidates"], *links, given["targets"])
+        assert_equal(found, case["verified"])
+        accepted.update(found["accept_token_num"].tolist())
+    assert accepted >= {0, 1, 2}
+
+
+def test_trees_of_masks_are_those_of_sglangs_kernel(oracle):
+    for case in oracle["trees"]:
+        found, given = blank(case["again"]), case["given"]
+        _, _, n, requests = given["sizes"]
+        spec_kernels.reconstruct_tree(
+            given["masks"], given["lengths"], found["positions"], *found["retrieve"], requests, n
+        )
+        assert_equal(found, case["again"])
+
+
+def test_slots_are_those_of_sglangs_kernels(oracle):
+    given, wanted = oracle["slots"]
+    found, rows, starts = blank(wanted), given["rows"], given["starts"]
+    spec_kernels.draft_cache_locs(rows, given["table"], starts, found["drafted"], 2, 3, positions=found["positions"])
+    found["extended"] = spec_kernels.extend_cache_locs(rows, given["table"], starts, starts + 4, 3, 4, "cpu")
+    spec_kernels.front_cache_locs(given["counts"], found["extended"], found["front"])
+    found["noted"] = given["table"].clone()
+    spec_kernels.write_req_to_token(rows, found["noted"], starts, given["ends"], given["fresh"], 3)
+    spec_kernels.bonus_tokens(given["tokens"], given["lengths"], found["bonus"], 4, 3)
+    spec_kernels.accept_cache_locs(given["index"], found["extended"], found["accepted"], 9)
+    assert_equal(found, wanted)
+
+
+# ---- sampled verification ----
+
+# A root with children 1 and 2, of which the first has the child 3; and a chain. Drafted tokens of each.
+TREES = {
+    "tree": (torch.tensor([[1, 3, -1, -1]]), torch.tensor([[-1, 2, -1, -1]]), torch.tensor([[0, 4, 1, 2]])),
+    "chain": (torch.tensor([[1, 2, 3, -1]]), torch.full((1, 4), -1), torch.tensor([[0, 4, 1, 2]])),
+}
+DRAWS = 8_000
+
+
+def distributions(seed, peak):
+    generator = np.random.default_rng(seed)
+    return torch.from_numpy(generator.dirichlet(np.full(6, peak), (1, 4)).astype(np.float32))
+
+
+def verified(tree, probs, coins, final, **thresholds):
+    children, siblings, tokens = TREES[tree]
+    predicts, path = torch.zeros(4, dtype=torch.int32), torch.full((1, 4), -1, dtype=torch.int32)
+    count = torch.zeros(1, dtype=torch.int32)
+    spec_kernels.verify_tree_sampling(
+        predicts=predicts, accept_index=path, accept_token_num=count, candidates=tokens,
+        retrive_index=torch.arange(4)[None], retrive_next_token=children, retrive_next_sibling=siblings,
+        uniform_samples=coins, uniform_samples_for_final_sampling=final, target_probs=probs,
+        draft_probs=torch.zeros_like(probs), **thresholds,
+    )  # fmt: skip
+    nodes = path[0, : int(count) + 1].tolist()
+    return [int(predicts[node]) for node in nodes], nodes
+
+
+@pytest.mark.parametrize("tree", TREES)
+@pytest.mark.parametrize(("seed", "peak"), [(0, 1.0), (1, 0.3), (2, 5.0)])
+def test_the_first_token_is_distributed_as_without_drafts(tree, seed, peak):
+    probs, generator = distributions(seed, peak), torch.Generator().manual_seed(seed)
+    coins, final = torch.rand(DRAWS, 1, 4, generator=generator), torch.rand(DRAWS, 1, generator=generator)
+    first = np.bincount([verified(tree, probs, *pair)[0][0] for pair in zip(coins, final, strict=True)], minlength=6)
+    wanted = probs[0, 0].double().numpy()
+    assert stats.chisquare(first, wanted / wanted.sum() * DRAWS).pvalue > 0.01
+
+
+def test_coins_decide_what_is_accepted_and_drawn():
+    probs = torch.tensor([[[0.1, 0.2, 0.3, 0.0, 0.4, 0.0], [0.5, 0.0, 0.25, 0.25, 0, 0], [1.0, 0, 0, 0, 0, 0]]])
+    probs = torch.cat([probs, probs[:, :1]], 1)
+    coins = torch.tensor([[0.39, 0.24, 0.9, 0.9]])
+    # The root's first child, token 4, has 0.4 > 0.39; its child, token 2, 0.25 > 0.24; then nothing is left to verify.
+    assert verified("tree", probs, coins, torch.tensor([0.35])) == ([4, 2, 2], [0, 1, 3])
+    # 0.4 < 0.41 refuses it, and 0.4 + 0.2 accepts its sibling, token 1, which has no child.
+    coins[0, 0] = 0.41
+    assert verified("tree", probs, coins, torch.tensor([0.5])) == ([1, 0], [0, 2])
+    # Both are refused: what is left of 0.1, 0.3 and nothing for the drafted ones; 0.3 of 0.4 is token 2.
+    coins[0, 0] = 0.61
+    assert verified("tree", probs, coins, torch.tensor([0.3])) == ([2], [0])
+    assert verified("tree", probs, coins, torch.tensor([0.2])) == ([0], [0])
+    # Thresholds let them in.
+    assert verified("tree", probs, coins, torch.tensor([0.2]), threshold_single=0.4)[1][1] == 1
+    assert verified("tree", probs, coins, torch.tensor([0.2]), threshold_acc=0.6)[1][1] == 1
+
+
+def softmaxed(scale, size=5000):
+    values = np.random.default_rng(7).standard_normal((3, size)).astype(np.float32) * scale
+    return torch.from_numpy(values).softmax(-1)
+
+
+@pytest.mark.parametrize("scale", [0.1, 1.0, 6.0])
+def test_the_largest_probabilities_are_kept_as_by_a_sort(scale):
+    probs = softmaxed(scale)
+    ordered, places = probs.sort(-1, descending=True)
+    for k in (1, 2, 40, 4999, 5000, 1 << 30):
+        found = spec_sampling.top_k_renorm(probs, torch.full((3,), k))
+        wanted = torch.zeros_like(probs).scatter(1, places[:, :k], ordered[:, :k])
+        torch.testing.assert_close(found, wanted / wanted.sum(-1, keepdim=True))
+        assert (found > 0).sum(-1).tolist() == [min(k, 5000)] * 3
+    for p in (0.05, 0.5, 0.95, 0.999, 1.0):
+        found = spec_sampling.top_p_renorm(probs, torch.full((3,), p))
+        before = ordered.double().cumsum(-1) - ordered
+        wanted = torch.zeros_like(probs).scatter(1, places, torch.where(before < p, ordered, 0))
+        torch.testing.assert_close(found, wanted / wanted.sum(-1, keepdim=True))
+
+
+def test_equal_probabilities_are_kept_together_and_one_is_the_first():
+    probs = torch.tensor([[0.2, 0.3, 0.3, 0.2]])
+    assert spec_sampling.top_k_renorm(probs, torch.tensor([1])).tolist() == [[0, 1, 0, 0]]
+    assert spec_sampling.top_k_renorm(probs, torch.tensor([3])).gt(0).tolist() == [[True] * 4]
+    assert spec_sampling.top_p_renorm(probs, torch.tensor([0.4])).tolist() == [[0, 0.5, 0.5, 0]]
+
+
+def test_a_coin_beyond_what_rounding_left_draws_a_possible_token():
+    assert spec_sampling.draw(np.float32([0, 1, 0]), [], np.nextafter(1, 0)) == 1
+    assert spec_sampling.draw(np.float32([0.5, 0.5, 0]), [0], 0.0) == 1
+
+
+def test_of_a_tree_of_n_grams_the_longest_path_is_the_chain():
+    from types import SimpleNamespace
+
+    #      0 -> 1 -> 3 -> 4, 0 -> 2, and padding below the root
+    parents = [[-1, 0, 0, 1, 3], [-1, 0, 0, 0, 0]]
+    masks = np.stack([spec_kernels._ancestors(one) for one in parents])
+    tokens = np.array([[9, 5, 6, 7, 8], [3, 4, 0, 0, 0]])
+    worker, batch = SimpleNamespace(draft_token_num=5), SimpleNamespace(reqs=[None, None])
+    found, causal = spec_kernels.deepest_path(lambda *_: (tokens.reshape(-1), masks.reshape(-1)), worker, batch)
+    assert found.tolist() == [9, 5, 7, 8, 0, 3, 4, 0, 0, 0]
+    assert (causal.reshape(2, 5, 5) == np.tri(5, dtype=bool)).all()
