@@ -149,7 +149,9 @@ class PagedModel:
         self.caches = KVCaches(self.pool, specs, states=states)
         self.keeps_states = states is not None
         self.graph, self.compiled = None, compiled or ops.capabilities().static_graphs
-        self.head = LMHead(self.network, config.logit_scale, config.final_logit_softcapping)
+        self.head = None
+        if self.network.head() is not None:  # a draft's may be its target's
+            self.head = LMHead(self.network, config.logit_scale, config.final_logit_softcapping)
 
     def forget(self) -> None:
         """Make the cache one that other requests have used."""

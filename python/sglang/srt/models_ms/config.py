@@ -27,6 +27,7 @@ class Runtime:
     stage: Stage = field(default_factory=Stage)
     allreduce_fusion: bool = True  # whether all-reduces may be fused into the norms that follow
     max_prefill_tokens: int = 0  # of one step; 0: as many as the longest context
+    draft_tokens: int = 0  # of speculative decoding, that a step computes beyond the longest context
 
     def cast_like_activations(self, value: float) -> float:
         """The value rounded to the activations' dtype. Some models were trained with factors rounded like this."""
@@ -107,7 +108,7 @@ class DecoderConfig(KeyedConfig):
 
         The Ascend kernel takes a table of T rows for one row per token.
         """
-        return max(self.max_positions, self.runtime.max_prefill_tokens) + 1
+        return max(self.max_positions + self.runtime.draft_tokens, self.runtime.max_prefill_tokens) + 1
 
     @property
     def layer_range(self) -> range:

@@ -126,6 +126,12 @@ MODELS = {  # sorted by name
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
     "VaultGemmaForCausalLM": Model("gemma2", "VaultGemma", "alternating sliding windows, soft caps"),
 }
+# Drafts of speculative decoding, which are no models to be served.
+DRAFTS = {
+    "LlamaForCausalLMEagle": Model("eagle", "EAGLE 1 and 2 for Llama and its like", "target's head"),
+    "LlamaForCausalLMEagle3": Model("eagle", "EAGLE3 for any target", "head of its own vocabulary"),
+    "Qwen2ForCausalLMEagle": Model("eagle", "EAGLE for Qwen2", "target's head"),
+}
 PLAIN = "LlamaForCausalLM"
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.
@@ -146,8 +152,8 @@ class UnknownArchitecture(Exception):
 def model_class(architectures: list[str]) -> type:
     """The class of the first architecture that is known; UnknownArchitecture, listing the known ones, if none is."""
     for architecture in architectures:
-        if architecture in MODELS:
-            model = MODELS[architecture]
+        model = MODELS.get(architecture) or DRAFTS.get(architecture)
+        if model is not None:
             module = importlib.import_module(f"{__package__}.{model.module}")
             return getattr(module, model.class_name or architecture)
     raise UnknownArchitecture(unknown(architectures))

@@ -1,0 +1,66 @@
+"""Drafts of EAGLE against a transcription in torch."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from models import drafts
+from models.harness import PagedModel
+from safetensors.torch import load_file
+
+from sglang.srt.distributed_ms.shard import Shard
+from sglang.srt.layers_ms import VocabParallelEmbedding
+from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_executor_ms.runner.step_inputs import first_pages, step_inputs
+from sglang.srt.models_ms.eagle import TARGET_HIDDEN
+
+SECONDS = 15
+TOKENS = 11
+
+
+class Draft:
+    def __init__(self, folder):
+        self.folder, self.model = folder, PagedModel(folder)
+        config = self.model.config
+        self.embedding = torch.randn(config.vocab_size, config.hidden_size, generator=torch.Generator().manual_seed(1))
+        cell = VocabParallelEmbedding(config.vocab_size, config.hidden_size, Shard(), ms.float32)
+        cell.weight.host[: config.vocab_size] = self.embedding.numpy()
+        cell.process_weights_after_loading()
+        self.model.network.share_embedding(cell)
+
+    def run(self, ids, features, lengths):
+        """Steps of a request until it has so many tokens, one after another -> their rows together."""
+        rows, before = [], 0
+        for length in lengths:
+            table, slots = first_pages([length - before], [length], 1)
+            inputs = {"input_ids": ids[before:length].astype(np.int32), TARGET_HIDDEN: features[before:length]}
+            rows.append(self.model.outputs(inputs, step_inputs([length - before], [length], slots, table, 1)))
+            before = length
+        scored = torch.cat([row.hidden_states for row in rows])
+        return scored, torch.cat(
+            [row.aux_hidden_states[0] if row.aux_hidden_states else row.hidden_states for row in rows]
+        )
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.parametrize("config", [drafts.EAGLE3, drafts.EAGLE], ids=["EAGLE3", "EAGLE"])
+def test_a_draft_gives_what_the_transcription_gives(config, tmp_path):
+    draft = Draft(drafts.save(tmp_path / "draft", config))
+    generator = torch.Generator().manual_seed(2)
+    wide = 3 if config is drafts.EAGLE3 else 1
+    given = torch.randn(TOKENS, config["hidden_size"] * wide, generator=generator)
+    features = given
+    if wide > 1:
+        features = bridge.to_torch(draft.model.network.project(bridge.to_mindspore(given)))
+    ids = np.arange(TOKENS) * 7 % config["vocab_size"]
+    wanted = drafts.outputs(draft.folder, draft.embedding[ids], given)
+    for found, value in zip(draft.run(ids, features, (6, 7, TOKENS)), wanted, strict=True):
+        torch.testing.assert_close(found, value, atol=1e-4, rtol=1e-4)
+
+
+def test_tokens_of_a_smaller_vocabulary_are_told_apart(tmp_path):
+    folder = drafts.save(tmp_path / "draft", drafts.EAGLE3)
+    network = PagedModel(folder).network
+    tensors = load_file(folder / "model.safetensors")
+    tokens = network.offsets.d2t.asnumpy() + np.arange(drafts.EAGLE3["draft_vocab_size"])
+    assert tokens.tolist() == np.flatnonzero(tensors["t2d"]).tolist()
