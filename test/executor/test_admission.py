@@ -12,6 +12,7 @@ from sglang.srt.managers.schedule_policy import PrefillAdder
 from sglang.srt.mem_cache.allocator.swa import SWATokenToKVPoolAllocator
 from sglang.srt.mem_cache.prefill_budget import PrefillBudget, SWAPrefillBudget
 from sglang.srt.model_executor_ms.runner import admission
+from sglang.srt.speculative.spec_info import SpeculativeAlgorithm
 
 SECONDS = 10
 
@@ -84,6 +85,7 @@ def scheduler_of(case):
         token_to_kv_pool_allocator=pool,
         sliding_window_size=case.window,
         chunked_prefill_size=case.chunk,
+        spec_algorithm=SpeculativeAlgorithm.NONE,
     )
 
 

@@ -25,6 +25,7 @@ DEFAULTS = dict(
     max_mamba_cache_size=None,
     mamba_full_memory_ratio=0.9,
     max_running_requests=None,
+    speculative_algorithm=None,
 )
 
 
@@ -65,7 +66,9 @@ def test_a_number_or_a_share_of_memory_that_was_given_stays(adjusted, given):
     assert "max_mamba_cache_size" not in adjusted(**given)
 
 
-@pytest.mark.parametrize("given", [dict(device="npu"), dict(page_size=16), dict(attn_dp_size=2)])
+@pytest.mark.parametrize(
+    "given", [dict(device="npu"), dict(page_size=16), dict(attn_dp_size=2), dict(speculative_algorithm="NGRAM")]
+)
 def test_what_is_not_served_is_refused_by_name(adjusted, given):
     (name,) = given
     with pytest.raises(UnsupportedFlag, match="--" + name.replace("_", "-")):

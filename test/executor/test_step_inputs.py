@@ -1,5 +1,6 @@
 """StepInputs against a slow statement of every field, token by token."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -159,3 +160,18 @@ def test_rotary_positions_are_given_and_places_are_not():
     step = step_inputs([3, 2], [9, 5], [6, 7, 8, 35, 36], table, 4, positions=shared)
     assert step.arrays["positions"] is shared
     assert step.host.places.tolist() == [6, 7, 8, 3, 4]
+
+
+@settings(deadline=None)
+@given(batch=batches(), drafts=st.integers(1, 9))
+def test_a_verify_step_has_its_drafts_behind_what_sglang_counts(batch, drafts):
+    requests, page_size, _, spare = batch
+    requests = [(drafts, cached + 1) for _, cached in requests]
+    counts = [-(-sum(request) // page_size) for request in requests]
+    ends = np.cumsum([1, *counts])
+    pages = [list(range(first, last)) for first, last in pairwise(ends)]
+    wanted, table = slowly(requests, page_size, pages), token_table(requests, page_size, pages, spare)
+    given = forward_batch(requests, wanted, list(range(len(requests))), ForwardMode.DECODE)
+    given.forward_mode, given.spec_info = ForwardMode.TARGET_VERIFY, SimpleNamespace(draft_token_num=drafts)
+    given.seq_lens_cpu = given.seq_lens_cpu - drafts
+    check(from_forward_batch(given, torch.from_numpy(table), page_size), wanted)

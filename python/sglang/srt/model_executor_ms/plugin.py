@@ -118,6 +118,8 @@ def _activate_mindspore(server_args, role: str) -> None:
     view = resolving_view(server_args)
     if role == "scheduler":
         _hook_scheduler(view.device)
+        if view.speculative_algorithm:
+            _hook_speculation()
         if view.use_ray and view.device == "cpu":
             parallel_arguments.bind_processes(view)  # those of this host; the launcher may be on another one
             _hook_actor()
@@ -242,6 +244,28 @@ def _hook_scheduler(device: str) -> None:
         memory.make_allocator_with(allocation.paged_allocator)
         memory.find_last_slots_with(allocation.last_slots)
         memory.support_triton_with(allocation.support_triton)
+
+
+@functools.cache
+def _hook_speculation() -> None:
+    from sglang.srt.model_executor_ms.runner import draft_steps, spec_kernels, spec_sampling
+    from sglang.srt.model_executor_ms.seams import memory, speculation
+
+    speculation.assign_cache_locs_with(
+        spec_kernels.draft_cache_locs,
+        spec_kernels.extend_cache_locs,
+        spec_kernels.front_cache_locs,
+        spec_kernels.write_req_to_token,
+    )
+    speculation.take_accepted_with(spec_kernels.bonus_tokens, spec_kernels.accept_cache_locs)
+    speculation.verify_with(spec_kernels.build_tree, spec_kernels.verify_tree_greedy)
+    speculation.sample_with(spec_kernels.verify_tree_sampling, spec_sampling.top_k_renorm, spec_sampling.top_p_renorm)
+    speculation.move_accepted_with(spec_kernels.move_cache)
+    speculation.select_drafts_uncompiled()
+    speculation.attend_drafts_with(draft_steps.decode_backend, draft_steps.extend_backend)
+    speculation.look_up_with(spec_kernels.deepest_path, spec_kernels.reconstruct_tree)
+    speculation.mask_drafts_only()
+    memory.find_last_slots_with(allocation.last_slots)
 
 
 def _hook_control() -> None:

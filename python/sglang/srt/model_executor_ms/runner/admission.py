@@ -6,6 +6,8 @@ pool less a few tokens. What is between the two would wait for ever, and all req
 
 import logging
 
+from sglang.srt.mem_cache.allocation_sizing import get_alloc_reserve_per_decode
+
 logger = logging.getLogger(__name__)
 
 LEAST = 8  # tokens of a request, with its answer
@@ -21,7 +23,7 @@ def longest_request(scheduler) -> int:
     cache = scheduler.tree_cache
     # Without a radix cache SGLang reserves whole pages for what was generated before a request was retracted.
     without_radix = getattr(cache, "disable", True)
-    found = capacity - (2 * page if without_radix else page)
+    found = capacity - (2 * page if without_radix else page) - -(-_drafts(scheduler) // page) * page
     window_pool = _window_pool(scheduler)
     if window_pool is not None:
         window = scheduler.sliding_window_size or 0
@@ -33,6 +35,11 @@ def longest_request(scheduler) -> int:
             f"at least {4 * page + LEAST}" + (f" (windows have {window_pool})" if window_pool is not None else "")
         )
     return found
+
+
+def _drafts(scheduler) -> int:
+    """Slots that a decoding request has beside its tokens, for what speculative decoding drafts."""
+    return 0 if scheduler.spec_algorithm.is_none() else get_alloc_reserve_per_decode()
 
 
 def _window_pool(scheduler) -> int | None:

@@ -17,6 +17,7 @@ from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
 from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb
 from sglang.srt.model_executor_ms.runner.cpu_runner import WARM_UP
+from sglang.srt.model_executor_ms.runner.drafts import EagleModel
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
@@ -28,14 +29,14 @@ from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
-from sglang.srt.runtime_context import get_device, get_lora, get_schedule
+from sglang.srt.runtime_context import get_device, get_lora, get_schedule, get_spec
 
 logger = logging.getLogger(__name__)
 
 PP_HIDDEN_STATES = "hidden_states"  # SGLang sends what it is given from stage to stage, by name
 
 
-class MindSporeForCausalLM(torch.nn.Module):
+class MindSporeForCausalLM(EagleModel):
     """A MindSpore model behind the interface that SGLang's ModelRunner expects of a torch one.
 
     What another device than a CPU does otherwise, a subclass says.
@@ -65,7 +66,8 @@ class MindSporeForCausalLM(torch.nn.Module):
         shard = groups.join_tensor_parallel(eplb.physical_to_logical_map(), self.join)
         stage = groups.pipeline_stage(environment.pp_layer_partition)
         begun = _max_prefill_tokens(positions)
-        runtime = Runtime(getattr(ms, computed), positions, shard, stage, allreduce_fusion, begun)
+        drafts = _draft_tokens()
+        runtime = Runtime(getattr(ms, computed), positions, shard, stage, allreduce_fusion, begun, drafts)
         self.config = config
         network_class = model_class(config.architectures)
         generates = model_config.is_generation
@@ -79,13 +81,13 @@ class MindSporeForCausalLM(torch.nn.Module):
         self.expert_counter = eplb.ExpertCounter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
-        self.logits_processor = LogitsProcessor(config)
+        self.logits_processor = LogitsProcessor(self.vocabulary(config))
         batches.leave_cap_to_head(self.logits_processor)
         gather_logits(self.logits_processor, shard.head)
         read = self.network.config
         # SGLang reads the layers.
         self.stage, self.start_layer, self.end_layer = stage, read.layer_range.start, read.layer_range.stop
-        self.lm_head = self._head() if stage.last else None
+        self.lm_head = self._head() if self.network.head() is not None else None
         self.update = AllOrNone(self.check_checkpoint)
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
 
@@ -123,6 +125,7 @@ class MindSporeForCausalLM(torch.nn.Module):
         """Fill every parameter as `check_checkpoint` said."""
         load_weights(self.network, plan, progress=self.runner is None)
         self._bind_head()
+        self.note_token_map()
 
     @classmethod
     def get_model_config_for_expert_location(cls, hf_config):
@@ -182,6 +185,8 @@ class MindSporeForCausalLM(torch.nn.Module):
         inputs = {"input_ids": input_ids}
         if not self.stage.first:
             inputs = {PP_HIDDEN_STATES: pp_proxy_tensors[PP_HIDDEN_STATES]}
+        if self.is_draft:
+            inputs |= self.features(forward_batch)
         with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):
             self.expert_counter.begin_pass()
             with self.profile.phase("graph"):
@@ -202,13 +207,18 @@ def _max_prefill_tokens(context: int) -> int:
     return chunk if chunk > 0 else max(schedule.max_prefill_tokens, context)
 
 
+def _draft_tokens() -> int:
+    """Tokens that a verify step computes of each request; 0 without speculative decoding."""
+    return get_spec().speculative_num_draft_tokens or 0
+
+
 def _limits(model_runner) -> Limits:
-    """The largest step that SGLang schedules: tokens of prompts beside every decoding request.
+    """The largest step that SGLang schedules: tokens of prompts beside every decoding request, or every one's drafts.
 
     With room for the steps of WARM_UP, where that is less.
     """
-    context = model_runner.model_config.context_len
+    context, drafts = model_runner.model_config.context_len, _draft_tokens()
     prefill = _max_prefill_tokens(context)
     requests = max(model_runner.max_running_requests, *(len(queries) for _, queries, _ in WARM_UP))
-    tokens = max(prefill + requests, *(sum(queries) for _, queries, _ in WARM_UP))
-    return Limits(tokens, requests, -(-context // model_runner.page_size) + 1)
+    tokens = max(prefill + requests, requests * drafts, *(sum(queries) for _, queries, _ in WARM_UP))
+    return Limits(tokens, requests, -(-(context + drafts) // model_runner.page_size) + 1)

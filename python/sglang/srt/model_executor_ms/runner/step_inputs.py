@@ -55,6 +55,9 @@ def host_lengths(forward_batch) -> tuple[np.ndarray, np.ndarray]:
     seq_lens = forward_batch.seq_lens_cpu.numpy().astype(np.int32)
     if forward_batch.forward_mode.is_decode_or_idle():
         return np.ones(len(seq_lens), np.int32), seq_lens
+    if forward_batch.forward_mode.is_target_verify():  # SGLang's lengths are those before the drafts
+        drafts = np.int32(forward_batch.spec_info.draft_token_num)
+        return np.full(len(seq_lens), drafts), seq_lens + drafts
     return np.asarray(forward_batch.extend_seq_lens_cpu, np.int32), seq_lens
 
 

@@ -104,8 +104,13 @@ class MindSporeWeightUpdater(WeightUpdater):
     __slots__ = ()
 
     def update_weights_from_disk(self, model_path, load_format, weight_name_filter=None, recapture_cuda_graph=False):
-        """-> (success, message). A checkpoint that does not fit on some rank changes nothing on any."""
+        """-> (success, message). A checkpoint that does not fit on some rank changes nothing on any.
+
+        SGLang asks a draft too, for the checkpoint of its target: a draft keeps its own weights.
+        """
         model = self.get_model()
+        if self.get_model_runner().is_draft_worker:
+            return True, "The draft model keeps its weights."
         plan, problems = model.update.prepare(model_path, load_format)
         if problems:
             return False, "\n".join(problems)

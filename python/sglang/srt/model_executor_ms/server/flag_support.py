@@ -52,6 +52,11 @@ SUPPORTED = _names("""
     enable_lora max_lora_rank lora_target_modules lora_paths max_loaded_loras max_loras_per_batch lora_eviction_policy
     lora_strict_loading lora_drain_wait_threshold
     max_mamba_cache_size mamba_full_memory_ratio mamba_max_states_per_path
+    speculative_draft_model_path speculative_draft_model_revision speculative_num_steps speculative_num_draft_tokens
+    speculative_accept_threshold_single speculative_accept_threshold_acc speculative_attention_mode
+    speculative_ngram_min_bfs_breadth speculative_ngram_max_bfs_breadth speculative_ngram_match_type
+    speculative_ngram_max_trie_depth speculative_ngram_capacity speculative_ngram_external_corpus_path
+    speculative_ngram_external_sam_budget speculative_ngram_external_corpus_max_tokens
 """)
 
 # Arguments of which only these values are supported.
@@ -82,6 +87,9 @@ LIMITED = {
     "boundary_reduction": ("auto", "rs+rsv"),
     "mamba_radix_cache_strategy": ("auto", "no_buffer"),
     "mamba_ssm_dtype": (None, "float32"),
+    "speculative_algorithm": (None, "NGRAM", "STANDALONE", "EAGLE", "EAGLE3", "NEXTN"),
+    "speculative_eagle_topk": (None, 1),
+    "speculative_draft_load_format": (None, "auto", "safetensors", "pt", "dummy"),
 }
 
 # Why only these, where the values do not say it.
@@ -91,6 +99,8 @@ REASONS = {
     "mamba_radix_cache_strategy": "states are kept where a prompt, a chunk of one, or an answer ends",
     "mamba_ssm_dtype": "recurrent states are float32",
     "ep_dispatch_algorithm": "ranks that see the same tokens must choose the same place of an expert",
+    "speculative_algorithm": "others draft with what is not computed yet",
+    "speculative_eagle_topk": "drafts are verified as a chain; trees are not supported yet",
 }
 
 _PARALLEL = (
@@ -143,21 +153,17 @@ REFUSED = (
         """),
     ),
     (
-        "speculative decoding is not supported yet",
+        "this kind of speculative decoding is not supported yet",
         _names("""
-            speculative_algorithm uno_lora_path speculative_draft_model_path speculative_draft_model_revision
-            speculative_draft_load_format speculative_num_steps speculative_eagle_topk speculative_num_draft_tokens
+            uno_lora_path
             speculative_dflash_block_size speculative_dspark_block_size speculative_dspark_sps_table_path
             speculative_dspark_confidence_sts_path speculative_dspark_align_verify_tokens_to_graph_tier
-            speculative_accept_threshold_single speculative_accept_threshold_acc speculative_use_rejection_sampling
-            speculative_token_map speculative_attention_mode speculative_draft_attention_backend
+            speculative_use_rejection_sampling
+            speculative_token_map speculative_draft_attention_backend
             speculative_dsa_topk_backend speculative_draft_kv_cache_dtype speculative_draft_window_size
             speculative_moe_runner_backend speculative_moe_a2a_backend speculative_enable_w4a4_mxfp4_megamoe
             speculative_draft_model_quantization _speculative_draft_quantization_explicitly_set
             enable_multi_layer_eagle speculative_adaptive speculative_adaptive_config spec_trace_dir
-            speculative_ngram_min_bfs_breadth speculative_ngram_max_bfs_breadth speculative_ngram_match_type
-            speculative_ngram_max_trie_depth speculative_ngram_capacity speculative_ngram_external_corpus_path
-            speculative_ngram_external_sam_budget speculative_ngram_external_corpus_max_tokens
             speculative_domino_candidate_pool_size speculative_boundary_reduction speculative_use_block_verification
             speculative_draft_sink_size decoupled_spec_bind_endpoint decoupled_spec_connect_endpoints
             decoupled_spec_rank decoupled_spec_role enable_return_aux_hidden_states aux_hidden_state_capture

@@ -29,6 +29,7 @@ from sglang.srt.model_executor_ms.server.parallel_arguments import (
     check_hosts,
     check_parallelism,
 )
+from sglang.srt.model_executor_ms.server.speculation import check_speculation
 
 logger = logging.getLogger(__name__)
 
@@ -231,6 +232,7 @@ def verify(server_args) -> None:
     if names_a_model(view):
         experts = uses_eplb(view) or dispatches(view)
         check_model(model_config_of(server_args), view.pp_size, experts, view.attn_dp_size)
+        check_speculation(server_args, model_config_of(server_args), experts)
     hide_threads_of_mindspore()
 
 

@@ -46,6 +46,10 @@ def _refuse(view) -> None:
         problems.append(f"--device {view.device}: layers with a state are computed on CPUs only so far")
     if view.page_size not in (None, 1):
         problems.append(f"--page-size {view.page_size}: a model whose layers have a state wants pages of one token")
+    if view.speculative_algorithm:
+        problems.append(
+            f"--speculative-algorithm {view.speculative_algorithm}: the state after refused drafts cannot be taken back"
+        )
     if view.attn_dp_size > 1:
         problems.append(f"--attn-dp-size {view.attn_dp_size}: not supported yet for a model whose layers have a state")
     if problems:

@@ -1,0 +1,71 @@
+"""What SGLang's EAGLE workers ask of a target and of its draft: hidden states out and in, one embedding, one head."""
+
+import numpy as np
+import torch
+
+from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.models_ms.eagle import TARGET_HIDDEN, DraftForCausalLM
+
+
+class Shared:
+    """What a target hands to its draft through SGLang, which looks at its device only."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, cell):
+        self.cell = cell
+
+
+class EagleModel(torch.nn.Module):
+    """Base of the model that SGLang calls, with what only speculative decoding calls."""
+
+    network = lm_head = hot_token_id = None
+    load_lm_head_from_target = False  # an EAGLE3 draft has a head of its own
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether it drafts from hidden states of a target."""
+        return isinstance(self.network, DraftForCausalLM)
+
+    def vocabulary(self, config):
+        """A config for the LogitsProcessor, with as many tokens as the head scores."""
+        size = getattr(self.network.config, "draft_vocab_size", config.vocab_size)
+        if size == config.vocab_size:
+            return config
+        return type(config).from_dict(config.to_dict() | {"vocab_size": size})
+
+    # ---- a target ----
+
+    def get_embed_and_head(self) -> tuple[Shared, Shared]:
+        return Shared(self.network.model.embed_tokens), Shared(self.lm_head)
+
+    def set_eagle3_layers_to_capture(self, layer_ids: list[int] | None = None) -> None:
+        """layer_ids: the layers after which the sum goes out; None: SGLang's default, three of them."""
+        layers = self.network.config.num_hidden_layers
+        wanted = [2, layers // 2, layers - 3] if layer_ids is None else [layer + 1 for layer in layer_ids]
+        self.network.set_aux_layers(wanted)
+
+    # ---- a draft ----
+
+    def set_embed(self, embed: Shared) -> None:
+        self.network.share_embedding(embed.cell)
+
+    def set_embed_and_head(self, embed: Shared, head: Shared) -> None:
+        self.set_embed(embed)
+        self.lm_head = head.cell  # the target's LMHead, with its weight
+
+    def note_token_map(self) -> None:
+        """Once a draft is loaded: which token of the target each of its own is."""
+        if self.is_draft and self.network.offsets is not None:
+            offsets = self.network.offsets.d2t.asnumpy()
+            self.hot_token_id = torch.from_numpy(offsets + np.arange(len(offsets)))
+
+    def features(self, forward_batch) -> dict:
+        """What a draft's step begins with beside ids: the hidden states that SGLang hands on.
+
+        Those of several layers of the target are one row here; those of a draft step are the draft's own.
+        """
+        rows = forward_batch.spec_info.hidden_states
+        if rows.shape[1] != self.network.config.hidden_size:
+            rows = bridge.to_torch(self.network.project(bridge.to_mindspore(rows.contiguous())))
+        return {TARGET_HIDDEN: rows}

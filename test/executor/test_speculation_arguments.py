@@ -1,0 +1,101 @@
+"""What goes with no speculative decoding, and drafts that cannot draft, are refused before weights load."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from models import drafts
+from models.tiny import TINY, save
+from serving.conftest import MODEL
+
+from sglang.srt.model_executor_ms.server import speculation
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+from sglang.srt.server_args import ServerArgs
+
+SECONDS = 5
+GOOD = dict(
+    speculative_algorithm="NGRAM", device="cpu", is_embedding=False, pp_size=1, attn_dp_size=1,
+    speculative_draft_model_path=None, speculative_draft_model_revision=None, trust_remote_code=False,
+    speculative_eagle_topk=1, enable_lora=None, lora_paths=None,
+)  # fmt: skip
+
+
+@pytest.fixture
+def check(monkeypatch):
+    def check(target=None, experts=False, **changed):
+        view = SimpleNamespace(**GOOD | changed)
+        monkeypatch.setattr("sglang.srt.arg_groups.overrides.resolving_view", lambda _: view)
+        speculation.check_speculation(ServerArgs(model_path=MODEL), target, experts)
+
+    return check
+
+
+def test_no_speculation_and_n_grams_pass(check, monkeypatch):
+    monkeypatch.setattr(shutil, "which", str)
+    check()
+    check(speculative_algorithm=None, device="npu", pp_size=2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        (dict(device="npu"), "--device npu"),
+        (dict(is_embedding=True), "--is-embedding"),
+        (dict(pp_size=2), "--pp-size 2"),
+        (dict(enable_lora=True), "--enable-lora"),
+        (dict(attn_dp_size=2), "--attn-dp-size 2"),
+        (dict(experts=True), "where experts are placed"),
+        (dict(speculative_algorithm="STANDALONE"), "--speculative-draft-model-path"),
+        (dict(speculative_algorithm="EAGLE", speculative_eagle_topk=4), "give --speculative-num-steps 3"),
+    ],
+)
+def test_what_goes_with_no_speculation_is_named(check, monkeypatch, changed, named):
+    monkeypatch.setattr(shutil, "which", str)
+    with pytest.raises(UnsupportedFlag, match=named):
+        check(**changed)
+
+
+def test_a_missing_compiler_is_named(check, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "ninja" else name)
+    with pytest.raises(UnsupportedFlag, match="ninja is not on PATH"):
+        check()
+
+
+def draft(tmp_path, variant, **changed):
+    folder = save(variant, tmp_path / f"{variant}{len(list(tmp_path.iterdir()))}")  # SGLang remembers what it has read
+    config = json.loads((folder / "config.json").read_text()) | changed
+    (folder / "config.json").write_text(json.dumps(config))
+    return dict(speculative_algorithm="STANDALONE", speculative_draft_model_path=str(folder))
+
+
+def test_a_draft_of_other_tokens_or_of_an_unknown_kind_is_refused(check, tmp_path):
+    target = SimpleNamespace(vocab_size=TINY["qwen3"]["vocab_size"], model_path="target")
+    check(target, **draft(tmp_path, "qwen3"))
+    with pytest.raises(UnsupportedFlag, match="has 77 tokens, and target"):
+        check(target, **draft(tmp_path, "qwen3", vocab_size=77))
+    with pytest.raises(UnsupportedFlag, match="NoSuchModel"):
+        check(target, **draft(tmp_path, "qwen3", architectures=["NoSuchModel"]))
+
+
+def test_a_draft_that_sglang_takes_for_a_layer_of_eagle_is_refused(check, tmp_path):
+    found = draft(tmp_path, "qwen3_moe")
+    target = SimpleNamespace(vocab_size=TINY["qwen3_moe"]["vocab_size"], model_path="target")
+    with pytest.raises(UnsupportedFlag, match="Qwen3MoeForCausalLMMTP"):
+        check(target, **found)
+
+
+def test_a_draft_of_eagle_is_one_that_is_computed_and_as_wide_as_the_target(check, tmp_path):
+    folder = drafts.save(tmp_path / "draft", drafts.EAGLE3)
+    asked = dict(speculative_algorithm="EAGLE3", speculative_draft_model_path=str(folder))
+    sizes = {name: drafts.EAGLE3[name] for name in ("vocab_size", "hidden_size")} | dict(num_hidden_layers=12)
+    check(SimpleNamespace(**sizes, model_path="target"), **asked)
+    with pytest.raises(UnsupportedFlag, match=r"enters the layers \[2, 3, 3\] of 6"):
+        check(SimpleNamespace(**sizes | dict(num_hidden_layers=6), model_path="target"), **asked)
+    with pytest.raises(UnsupportedFlag, match="reads 48 values of a token, and target has 64"):
+        check(SimpleNamespace(**sizes | dict(hidden_size=64), model_path="target"), **asked)
+    with pytest.raises(UnsupportedFlag, match="is Qwen3ForCausalLM; drafts that are computed: "):
+        check(
+            SimpleNamespace(**sizes, model_path="target"),
+            **asked | draft(tmp_path, "qwen3") | dict(speculative_algorithm="EAGLE3"),
+        )

@@ -1,0 +1,151 @@
+"""What we rely on in SGLang 0.5.23 in speculative decoding. A lost hook there gives wrong tokens without an error."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from seams.contract import assert_in_order, names, parameters
+
+from sglang.kernels.ops.sampling import renorm
+from sglang.kernels.ops.speculative import cache_locs, eagle, spec_tree, verify_sampling
+from sglang.srt.mem_cache import allocation, memory_pool
+from sglang.srt.model_executor_ms.runner import draft_steps, spec_kernels, spec_sampling
+from sglang.srt.sampling.penaltylib import repetition_penalty
+from sglang.srt.speculative import eagle_utils, spec_utils
+from sglang.srt.speculative.draft_utils import DraftBackendFactory
+
+SECONDS = 15
+COMMON, EAGLE, NGRAM = (
+    f"srt.speculative.{name}" for name in ("eagle_worker_common", "eagle_worker_v2", "ngram_worker")
+)
+
+# ---- kernels ----
+
+REPLACED = [
+    (cache_locs.assign_draft_cache_locs_contiguous_func, spec_kernels.draft_cache_locs),
+    (cache_locs.assign_extend_cache_locs_func, spec_kernels.extend_cache_locs),
+    (cache_locs.fill_front_out_cache_loc_func, spec_kernels.front_cache_locs),
+    (allocation.assign_req_to_token_pool_func, spec_kernels.write_req_to_token),
+    (eagle.fill_bonus_tokens_func, spec_kernels.bonus_tokens),
+    (eagle.fill_accept_out_cache_loc_func, spec_kernels.accept_cache_locs),
+    (spec_tree.build_tree_kernel_efficient_func, spec_kernels.build_tree),
+    (spec_tree.verify_tree_greedy_func, spec_kernels.verify_tree_greedy),
+]
+
+
+@pytest.mark.parametrize(("theirs", "ours"), REPLACED)
+def test_a_kernel_is_called_by_its_place_and_its_names(theirs, ours):
+    """speculation.assign_cache_locs_with, speculation.take_accepted_with, speculation.verify_with"""
+    wanted, found = parameters(theirs), parameters(ours)
+    assert len(found) == len(wanted)
+    called = names(COMMON) + names(EAGLE) + names(NGRAM) + names("srt.speculative.eagle_utils")
+    renamed = {name for name, own in zip(wanted, found, strict=True) if name != own}
+    assert not renamed & set(called) or ours in (spec_kernels.accept_cache_locs, spec_kernels.write_req_to_token)
+
+
+def test_a_sampling_step_calls_three_names_that_are_none_here():
+    """speculation.sample_with"""
+    found = names("srt.speculative.eagle_utils", "eagle_sample")
+    assert_in_order(found, "tree_speculative_sampling_target_only", "top_k_renorm_prob", "top_p_renorm_prob")
+    for name in parameters(spec_kernels.verify_tree_sampling):
+        assert name in found, name
+    modules = (verify_sampling, eagle_utils, renorm)
+    for name in ("tree_speculative_sampling_target_only", "top_k_renorm_prob", "top_p_renorm_prob"):
+        assert any(hasattr(module, name) for module in modules), name
+    assert parameters(spec_sampling.top_k_renorm)[0] == "probs"
+
+
+def test_accepted_tokens_are_moved_by_a_method_of_the_pool():
+    """speculation.move_accepted_with"""
+    for pool in (memory_pool.MHATokenToKVPool, memory_pool.MLATokenToKVPool):
+        assert parameters(pool.move_kv_cache) == ["self", "tgt_loc", "src_loc"]
+    pools = "srt.mem_cache.memory_pool"
+    made = names(pools, "MHATokenToKVPool.__init__")
+    assert_in_order(made, "use_native_move_kv_cache", "_init_kv_copy_and_warmup", "_kv_copy_config")
+    assert "use_native_move_kv_cache" in names(pools, "MHATokenToKVPool._move_kv_cache_impl")
+
+
+def test_what_torch_would_compile_is_beneath():
+    """speculation.select_drafts_uncompiled"""
+    for function in (spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties):
+        assert callable(getattr(function, "_torchdynamo_orig_callable", function))
+    assert "_select_top_k_tokens_later" in names("srt.speculative.spec_utils", "select_top_k_tokens")
+
+
+# ---- drafts ----
+
+
+def test_a_drafts_backends_come_from_one_factory():
+    """speculation.attend_drafts_with"""
+    assert {"draft_model_runner", "topk", "speculative_num_steps"} <= set(parameters(DraftBackendFactory.__init__))
+    found = names(EAGLE, "EagleDraftWorker.init_attention_backend")
+    assert_in_order(found, "DraftBackendFactory", "create_decode_backend", "create_draft_extend_backend")
+    steps = names(EAGLE, "EagleDraftWorker.draft_forward")
+    assert_in_order(steps, "per_step_draft_out_cache_loc", "attn_backends", "forward")
+    assert hasattr(draft_steps.DraftSteps, "needs_cpu_seq_lens")
+
+
+def test_masks_of_drafts_are_made_in_the_mode_that_one_function_says():
+    """speculation.mask_drafts_only"""
+    assert spec_tree.TreeMaskMode.FULL_MASK == spec_kernels.FULL_MASK
+    assert names(EAGLE).count("default_tree_mask_mode") >= 1
+
+
+def test_a_verify_step_says_its_tokens_and_has_the_lengths_before():
+    """step_inputs.host_lengths"""
+    found = names("srt.speculative.eagle_utils", "eagle_prepare_for_verify")
+    assert_in_order(found, "draft_token_num", "TARGET_VERIFY", "init_new")
+    assert "draft_token_num" in names("srt.speculative.ngram_info", "NgramVerifyInput.__init__")
+
+
+def test_n_grams_are_looked_up_in_one_method():
+    """speculation.look_up_with; compiled code, since the worker cannot be imported without sgl_kernel"""
+    found = names(NGRAM, "NGRAMWorker._prepare_for_speculative_decoding")
+    assert_in_order(found, "USE_FULL_MASK", "_prepare_draft_tokens", "reconstruct_indices_from_tree_mask_func")
+    assert "sgl_kernel.speculative" in names("kernels.ops.speculative.reconstruct_tree")
+
+
+HOOKED = """
+import json, sys
+from sglang.srt.plugins import load_plugins
+load_plugins()
+from sglang.srt.model_executor_ms import plugin
+plugin._hook_speculation()
+from sglang.kernels.ops.speculative import cache_locs, eagle, spec_tree
+from sglang.srt.mem_cache import allocation, memory_pool
+from sglang.srt.sampling.penaltylib import repetition_penalty
+from sglang.srt.speculative import eagle_utils, eagle_worker_v2, eagle_worker_common, ngram_worker, spec_utils
+used = [
+    eagle_worker_common.assign_draft_cache_locs_contiguous_func, ngram_worker.assign_extend_cache_locs_func,
+    spec_utils.fill_front_out_cache_loc_func, spec_utils.assign_req_to_token_pool_func, eagle.fill_bonus_tokens_func,
+    spec_utils.fill_accept_out_cache_loc_func, eagle_utils.build_tree_kernel_efficient_func,
+    eagle_utils.verify_tree_greedy_func, eagle_utils.tree_speculative_sampling_target_only,
+    eagle_utils.top_k_renorm_prob, eagle_utils.top_p_renorm_prob, allocation.get_last_loc,
+    ngram_worker.reconstruct_indices_from_tree_mask_func, cache_locs.assign_extend_cache_locs_func,
+    spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties,
+]
+found = dict(
+    used={f"{function.__module__}.{function.__name__}": hasattr(function, "__wrapped__") for function in used},
+    mode=int(eagle_worker_v2.default_tree_mask_mode()),
+    full_mask=ngram_worker.USE_FULL_MASK,
+    around=[hasattr(method, "__wrapped__") for method in (
+        ngram_worker.NGRAMWorker._prepare_draft_tokens, memory_pool.MHATokenToKVPool.move_kv_cache,
+        memory_pool.MLATokenToKVPool.move_kv_cache,
+    )],
+)
+print("ANSWER" + json.dumps(found))
+"""
+
+
+def test_every_hook_is_where_it_is_called():
+    """speculation.verify_with, and all others: a rename in SGLang would leave a function of its own in its place"""
+    ended = subprocess.run([sys.executable, "-c", HOOKED], capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    (line,) = [line for line in ended.stdout.splitlines() if line.startswith("ANSWER")]
+    found = json.loads(line.removeprefix("ANSWER"))
+    # What is hooked keeps the name of what it replaces.
+    assert all(hooked or "_ms." in name for name, hooked in found["used"].items()), found["used"]
+    assert len(found["used"]) >= 15
+    assert found["mode"] == int(spec_tree.TreeMaskMode.QLEN_ONLY) and not found["full_mask"]
+    assert all(found["around"])

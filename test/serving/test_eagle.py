@@ -1,0 +1,83 @@
+"""EAGLE and EAGLE3: drafts that read hidden states change no greedy token, and are accepted as often as computed."""
+
+import json
+from itertools import zip_longest
+from pathlib import Path
+
+import torch
+from models import drafts
+from safetensors.torch import load_file, save_file
+from serving.conftest import MODEL
+from serving.test_speculation import CHAIN, PROMPTS, greedy, ids_of
+
+SECONDS = 22
+CONFIG = json.loads((Path(MODEL) / "config.json").read_text())
+SAME = (
+    "hidden_size",
+    "vocab_size",
+    "head_dim",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+)
+SIZES = {name: CONFIG[name] for name in SAME}
+
+
+def test_a_random_draft_of_eagle3_changes_no_token(start_engine, reference, tmp_path):
+    layers = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": [1, 2, 4]}}
+    draft = drafts.save(tmp_path / "draft", drafts.EAGLE3 | SIZES | layers | dict(draft_vocab_size=512))
+    arguments = dict(speculative_algorithm="EAGLE3", speculative_draft_model_path=str(draft), **CHAIN)
+    engine = start_engine(MODEL, max_total_tokens=2048, **arguments)
+    prompts = [reference.tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    answers = engine.generate(input_ids=prompts, sampling_params=greedy(24, ignore_eos=False))
+    assert ids_of(answers) == [reference.greedy(ids, 24) for ids in prompts]
+
+
+@torch.no_grad()
+def fitted(reference, folder):
+    """A draft of EAGLE that is only its `fc`: the least squares of the next hidden state of a text."""
+    drafts.save(folder, drafts.EAGLE | SIZES)
+    ids = reference.tokenizer((Path(MODEL) / "heldout.txt").read_text())["input_ids"][:1500]
+    hidden, table = reference.hidden_states(ids), reference.model.model.embed_tokens.weight
+    rows = torch.cat([table[torch.tensor(ids[1:])], hidden[:-1], torch.ones(len(ids) - 1, 1)], -1)
+    fc = torch.linalg.lstsq(rows, hidden[1:]).solution
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("layers.0.self_attn.o_proj.weight", "layers.0.mlp.down_proj.weight"):
+        tensors[name] = torch.zeros_like(tensors[name])
+    tensors["fc.weight"], tensors["fc.bias"] = fc[:-1].T.contiguous(), fc[-1].contiguous()
+    save_file(tensors, folder / "model.safetensors")
+    return tensors
+
+
+@torch.no_grad()
+def histogram(reference, fc, ids, answer):
+    """How often 0, 1, 2 and 3 drafts are accepted on the way through the target's own answer."""
+    whole, table = ids + answer, reference.model.model.embed_tokens.weight
+    hidden, found, place = reference.hidden_states(whole), [0] * 4, len(ids)
+    while place + 1 < len(whole):
+        token, state, count = whole[place], hidden[place - 1], 0
+        for wanted in whole[place + 1 : place + 4]:
+            state = fc["fc.weight"] @ torch.cat([table[token], state]) + fc["fc.bias"]
+            token = int((reference.model.lm_head.weight @ state).argmax())
+            if token != wanted:
+                break
+            count += 1
+        found[count] += 1
+        place += count + 1
+    return found
+
+
+def test_drafts_of_eagle_are_accepted_as_computed(start_engine, reference, tmp_path):
+    fc = fitted(reference, tmp_path / "draft")
+    arguments = dict(speculative_algorithm="EAGLE", speculative_draft_model_path=str(tmp_path / "draft"), **CHAIN)
+    engine, accepted = start_engine(MODEL, max_total_tokens=2048, page_size=16, **arguments), 0
+    for prompt in PROMPTS[:4]:
+        ids = reference.tokenizer(prompt)["input_ids"]
+        found = engine.generate(input_ids=ids, sampling_params=greedy(64, ignore_eos=False))
+        assert found["output_ids"] == reference.greedy(ids, 64)
+        counts = found["meta_info"]["spec_correct_drafts_histogram"]
+        wanted = histogram(reference, fc, ids, found["output_ids"])
+        # The last step may accept tokens beyond the answer.
+        assert sum(abs(one - other) for one, other in zip_longest(counts, wanted, fillvalue=0)) <= 2, (counts, wanted)
+        accepted += sum(count * times for count, times in enumerate(counts))
+    assert accepted > 8
