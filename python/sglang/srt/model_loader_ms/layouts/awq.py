@@ -6,7 +6,8 @@ NAME.scales [groups, n].
 
 import torch
 
-from sglang.srt.model_loader_ms.layouts.base import Layout, Misfit, unpacked
+from sglang.srt.model_loader_ms.layouts.base import unpacked
+from sglang.srt.model_loader_ms.layouts.qweight import QWeight
 
 _PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # of each of eight rows in a word
 
@@ -17,23 +18,12 @@ def _rows(words: torch.Tensor) -> torch.Tensor:
     return codes.flatten(-2).T
 
 
-class Awq(Layout):
-    @classmethod
-    def tensor(cls, name, suffix):
-        return name.removesuffix(".weight") + suffix
-
-    @classmethod
-    def codes_name(cls, name, encoding):
-        return cls.tensor(name, ".qweight")
-
+class Awq(QWeight):
     def open(self):
-        self._words = words = self.take(".qweight", dtypes=("int32",))
-        if words.ndim != 2:
-            raise Misfit(f"wrong shape: {self.tensor(self.name, '.qweight')} is {list(words.shape)}, no matrix")
+        self._words = words = self.take_words()
         matrix = rows, columns = words.shape[1] * 8, words.shape[0]
-        count, beside = self.format.scales(matrix)[1], self.tensor(self.name, ".qweight")
-        self._scales = self.take(".scales", (count, rows), beside=beside).T
-        self._zeros = _rows(self.take(".qzeros", (count, rows // 8), ("int32",), beside))
+        self._scales, zeros = self.take_factors(rows, columns)
+        self._zeros = _rows(zeros)
         self._width = self.format.block[1] or columns
         return matrix
 

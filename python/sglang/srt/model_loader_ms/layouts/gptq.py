@@ -6,33 +6,22 @@ NAME.scales [groups, n], and NAME.g_idx int32 [k]. Codes start at 0; the low bit
 
 import torch
 
-from sglang.srt.model_loader_ms.layouts.base import Layout, Misfit, canonical, unpacked
+from sglang.srt.model_loader_ms.layouts.base import Misfit, canonical, unpacked
+from sglang.srt.model_loader_ms.layouts.qweight import QWeight
 
 _MIDDLE = {4: 8, 8: 128}  # the zero point of a checkpoint that is symmetric
 _ONES = {4: 0x11111111, 8: 0x01010101}
 
 
-class Gptq(Layout):
+class Gptq(QWeight):
     """Version 2, whose zero points are what they are."""
 
-    @classmethod
-    def tensor(cls, name, suffix):
-        return name.removesuffix(".weight") + suffix
-
-    @classmethod
-    def codes_name(cls, name, encoding):
-        return cls.tensor(name, ".qweight")
-
     def open(self):
-        bits, ints = self.format.bits, ("int32",)
-        self._words = words = self.take(".qweight", dtypes=ints)
-        if words.ndim != 2:
-            raise Misfit(f"wrong shape: {self.tensor(self.name, '.qweight')} is {list(words.shape)}, no matrix")
+        bits = self.format.bits
+        self._words = words = self.take_words()
         rows, columns = words.shape[1], words.shape[0] * 32 // bits
         self._of_columns = self._groups(columns)
-        count, beside = self.format.scales((rows, columns))[1], self.tensor(self.name, ".qweight")
-        self._scales = self.take(".scales", (count, rows), beside=beside).T
-        zeros = self.take(".qzeros", (count, rows * bits // 32), ints, beside)
+        self._scales, zeros = self.take_factors(rows, columns)
         self._zeros = unpacked(self.read_zeros(zeros, bits), bits).T
         if not self.format.offset and (self._zeros != _MIDDLE[bits]).any():
             raise Misfit(f"{self.tensor(self.name, '.qzeros')}: not all are {_MIDDLE[bits]}, as config.json's sym says")
