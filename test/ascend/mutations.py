@@ -6,25 +6,14 @@
 Exits with 1 where tests pass although the fault is back. Nothing else may change the sources meanwhile.
 """
 
-import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent.parent))  # test/, as pytest has it
+from mutating import Mutation, run
+
 EXECUTOR = "python/sglang/srt/model_executor_ms"
 ASCEND = "python/sglang/srt/layers_ms/ops/ascend"
-
-
-class Mutation(NamedTuple):
-    """A fault: in a file, `new` in the place of `old`, which is there once; and what is to fail."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: str  # arguments of pytest
-
 
 MUTATIONS = (
     Mutation(
@@ -212,23 +201,5 @@ MUTATIONS = (
     ),
 )
 
-
-def survives(mutation: Mutation) -> bool:
-    """Whether the tests of a mutation pass with it."""
-    path = ROOT / mutation.file
-    before = path.read_text(encoding="utf-8")
-    path.write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
-    try:
-        command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {mutation.tests}"
-        return subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, check=False).returncode != 1
-    finally:
-        path.write_text(before, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    chosen = [mutation for mutation in MUTATIONS if sys.argv[-1] in mutation.name or len(sys.argv) == 1]
-    alive = []
-    for mutation in chosen:
-        alive += [mutation.name] if survives(mutation) else []
-        print(f"{'SURVIVES' if mutation.name in alive else 'fails'}: {mutation.name}", flush=True)
-    sys.exit(bool(alive))
+    run(MUTATIONS)

@@ -6,25 +6,14 @@
 Exits with 1 where tests pass although the fault is back. Nothing else may change the sources meanwhile.
 """
 
-import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
 
-ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(Path(__file__).parent.parent))  # test/, as pytest has it
+from mutating import Mutation, run
+
 EXECUTOR = "python/sglang/srt/model_executor_ms"
 ASCEND = "python/sglang/srt/layers_ms/ops/ascend"
-
-
-class Mutation(NamedTuple):
-    """A fault: in a file, `new` in the place of `old`, which is there once; and what is to fail."""
-
-    name: str
-    file: str
-    old: str
-    new: str
-    tests: str  # arguments of pytest
-
 
 MUTATIONS = (
     Mutation(
@@ -120,20 +109,5 @@ MUTATIONS = (
     ),
 )
 
-
-def fails(mutation: Mutation) -> bool:
-    """Whether the tests of a mutation fail with it."""
-    path = ROOT / mutation.file
-    before = path.read_text(encoding="utf-8")
-    path.write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
-    try:
-        command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {mutation.tests}"
-        return subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, check=False).returncode == 1
-    finally:
-        path.write_text(before, encoding="utf-8")
-
-
 if __name__ == "__main__":
-    found = {one.name: fails(one) for one in MUTATIONS if len(sys.argv) == 1 or sys.argv[1] in one.name}
-    print("\n".join(f"{'fails' if failed else 'SURVIVES'}: {name}" for name, failed in found.items()))
-    sys.exit(not all(found.values()))
+    run(MUTATIONS)

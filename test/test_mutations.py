@@ -1,0 +1,11 @@
+"""The faults of each list of mutations can still be made: what one changes is there, once, and so are its tests."""
+
+from ascend import mutations, mutations_chips
+from mutating import Mutation
+from tiers import offenders
+
+SECONDS = 1
+
+
+def test_each_fault_can_be_made():
+    assert offenders(Mutation.check, [*mutations.MUTATIONS, *mutations_chips.MUTATIONS]) == []
