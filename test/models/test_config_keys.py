@@ -144,3 +144,13 @@ def test_a_field_of_a_common_base_does_not_win_over_a_nearer_one():
     with pytest.raises(TypeError, match="Both.heads: list the base class Nested, which has it, first"):
         type("Both", (First, Nested), {})
     assert type("Both", (Nested, First), {}).keys()["attn.heads"]
+
+
+def test_a_default_that_asks_for_a_later_field_is_an_error_that_names_it():
+    class Early(KeyedConfig):
+        first: int = key("first", lambda config: config.second)
+        second: int = key("second", 2)
+
+    assert Early.read({"first": 1}).first == 1
+    with pytest.raises(TypeError, match=r"Early.first: its default asks for a field that is not declared above it"):
+        Early.read({})

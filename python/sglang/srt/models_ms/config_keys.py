@@ -99,7 +99,10 @@ class KeyedConfig:
         """
         values, problems = cls._read_fields(hf, given)
         problems += [*cls._unexpected(hf), *cls._unknown(hf)]
-        if all(one.name in values or one.default is not MISSING for one in fields(cls)):
+        lacking = [one.name for one in fields(cls) if one.name not in values and one.default is MISSING]
+        if lacking and not problems:
+            raise TypeError(f"{cls.__name__}.{lacking[0]}: its default asks for a field that is not declared above it")
+        if not lacking:
             config = cls(**values)
             problems += config._refused()
         if problems:
