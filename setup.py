@@ -19,7 +19,11 @@ OPERATORS = "sglang.srt.layers_ms.ops.cpu"
 SOURCES = "python/" + OPERATORS.replace(".", "/") + "/src"
 CXXFLAGS = ["-std=c++17", "-g0", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wno-psabi"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
-X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
+X86 = {
+    "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vbmi"],
+    "avx512": AVX512,
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+}
 # Of products with quantized weights.
 VNNI = [*AVX512, "-mavx512vnni"]
 QUANT_X86 = {**X86, "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"], "avx512_vnni": VNNI}

@@ -18,7 +18,11 @@ PROGRAM = ROOT / "test/native/operators.cpp"
 FLAGS = ["-std=c++17", "-g1", "-O1", "-Wall", "-Wno-psabi"]
 # As in setup.py.
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c"]
-X86 = {"avx512_bf16": [*AVX512, "-mavx512bf16"], "avx512": AVX512, "avx2": ["-mavx2", "-mfma", "-mf16c"]}
+X86 = {
+    "avx512_bf16": [*AVX512, "-mavx512bf16", "-mavx512vbmi"],
+    "avx512": AVX512,
+    "avx2": ["-mavx2", "-mfma", "-mf16c"],
+}
 VNNI = [*AVX512, "-mavx512vnni"]
 QUANT_X86 = {**X86, "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"], "avx512_vnni": VNNI}
 DOTPROD = {"generic": [], "dotprod": ["-march=armv8.2-a+dotprod"]}

@@ -89,6 +89,11 @@ def test_the_sampler_of_npus_can_be_chosen_on_an_npu_only(resolve):
         framework.verify(ServerArgs(model_path="none", device="cpu", sampling_backend="ascend"))
 
 
+def test_a_float8_cache_is_refused_with_the_reason():
+    with pytest.raises(UnsupportedFlag, match="--kv-cache-dtype fp8_e4m3 with --device npu: .* dtype of queries only"):
+        framework.verify(ServerArgs(model_path="none", device="npu", kv_cache_dtype="fp8_e4m3"))
+
+
 def test_deterministic_inference_is_served_with_sums_of_hccl_in_one_order(resolve):
     view = resolve(enable_deterministic_inference=True)
     assert view.attention_backend == "mindspore" and view.sampling_backend == "pytorch"

@@ -133,18 +133,28 @@ class PagedModel:
     compiled: at its first step; otherwise a table that has no static graphs runs its operators one by one.
     """
 
-    def __init__(self, folder: Path, dtype: str = "float32", page_size: int = 1, compiled: bool = True):
+    def __init__(
+        self,
+        folder: Path,
+        dtype: str = "float32",
+        page_size: int = 1,
+        compiled: bool = True,
+        kv_cache_dtype: str = "auto",
+    ):
         """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
         of_sglang = config = get_config(str(folder), trust_remote_code=True)
         computed, longest = getattr(ms, ops.compute_dtype(dtype)), get_context_length(config)
-        runtime = Runtime(dtype=computed, max_positions=longest, max_prefill_tokens=TOKENS)
+        runtime = Runtime(
+            dtype=computed, max_positions=longest, max_prefill_tokens=TOKENS, kv_cache_dtype=kv_cache_dtype
+        )
         self.architecture = config.architectures[0]
         written = restored(with_quantization(config.to_dict(), folder, None), folder)
         self.network = network = model_class(config.architectures)(written, runtime)
         load_weights(network, check_weights(network, folder), progress=False)
         self.config = config = self.network.config
         specs = cache_specs(network)
-        self.pool = pool_of(specs, getattr(torch, dtype), page_size, pool_class(specs))
+        held = {"auto": getattr(torch, dtype), "fp8_e4m3": torch.uint8}[kv_cache_dtype]
+        self.pool = pool_of(specs, held, page_size, pool_class(specs))
         states = states_of(of_sglang, state_specs(network), getattr(torch, dtype))
         self.caches = KVCaches(self.pool, specs, states=states)
         self.keeps_states = states is not None
@@ -158,7 +168,8 @@ class PagedModel:
         for layer in self.caches.specs:
             self.pool.get_key_buffer(layer).fill_(STALE)
             if self.caches.specs[layer].separate_values:
-                self.pool.get_value_buffer(layer).fill_(-STALE)
+                values = self.pool.get_value_buffer(layer)
+                values.fill_(-STALE if values.dtype.is_signed else STALE)
 
     def start_state(self, slot: int, source: int | None = None) -> None:
         """Make the states in a slot those of a request that begins, or of the one in another slot."""

@@ -34,8 +34,7 @@ void test_latent_write(const std::string& dtype, const std::string& cache_dtype)
     for (int64_t j = 0; j < is.rank; ++j) squares += std::pow(kv.get(token * width + j), 2);
     return kv.get(token * width + d) / std::sqrt(squares / is.rank + 1e-5) * norm.get(d);
   };
-  close(cache, cache.size, row, kLimits[index_of(dtype)] > kLimits[index_of(cache_dtype)] ? dtype : cache_dtype,
-        "rows");
+  close(cache, cache.size, row, limit_of_writes(dtype, cache_dtype), "rows");
   Array far = ints(std::vector<int64_t>(tokens, slots + positions));
   auto refused = [&](int argument, Array* bad, const std::string& what) {
     std::vector<Array*> changed = arguments;
@@ -113,7 +112,7 @@ void test_mla_attention(const std::string& dtype, const std::string& cache_dtype
     if (!(off <= worst)) worst = off;
   }
   // What is between the products is rounded: several times the limit of one.
-  const double limit = 4 * std::max(kLimits[index_of(dtype)], kLimits[index_of(cache_dtype)]);
+  const double limit = 4 * limit_of_reads(dtype, cache_dtype);
   expect(worst <= limit * largest, "mla_attention " + dtype + ", cache " + cache_dtype + " off by " +
                                        std::to_string(worst) + " of " + std::to_string(largest));
   Array outside("int32", table.shape), no_queries = ints(batch.query_lens),

@@ -29,12 +29,28 @@ int checks = 0, failures = 0;
 const std::string kDtypes[] = {"float32", "float16", "bfloat16"};
 const double kLimits[] = {2e-6, 2e-3, 1.6e-2};  // of the largest value
 
+// Of caches: float8 is given as bytes, whose values are those of e4m3fn.
+const std::string kCaches[] = {"float32", "float16", "bfloat16", "float8"};
+
 double uniform(double low, double high) { return std::uniform_real_distribution<double>(low, high)(generator); }
 int64_t any(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(generator); }
 int index_of(const std::string& dtype) {
   for (int i = 0; i < 3; ++i)
     if (kDtypes[i] == dtype) return i;
   return -1;
+}
+// Of what is read of a cache, whose values are exact, and of what is written to it.
+double limit_of_reads(const std::string& dtype, const std::string& cache) {
+  return cache == "float8" ? kLimits[index_of(dtype)] : std::max(kLimits[index_of(dtype)], kLimits[index_of(cache)]);
+}
+double limit_of_writes(const std::string& dtype, const std::string& cache) {
+  return cache == "float8" ? 0.0625 + kLimits[index_of(dtype)] : limit_of_reads(dtype, cache);
+}
+
+double float8_value(int code) {
+  const int exponent = code >> 3 & 15, mantissa = code & 7;
+  const double size = exponent ? std::ldexp(8 + mantissa, exponent - 10) : std::ldexp(mantissa, -9);
+  return code & 128 ? -size : size;
 }
 
 // Values of one dtype; `exact` is what they are, in double.
@@ -43,8 +59,10 @@ struct Array {
   Shape shape;
   int64_t size = 1;
   std::unique_ptr<char[]> bytes;
+  bool is_float8;
 
-  Array(std::string dtype, Shape shape) : dtype(std::move(dtype)), shape(std::move(shape)) {
+  Array(std::string name, Shape shape)
+      : dtype(name == "float8" ? "uint8" : name), shape(std::move(shape)), is_float8(name == "float8") {
     for (int64_t length : this->shape) size *= length;
     bytes.reset(new char[size * width()]());
   }
@@ -53,6 +71,14 @@ struct Array {
   void set(int64_t i, double value) {
     const float f = static_cast<float>(value);
     if (dtype == "float32") std::memcpy(&bytes[i * 4], &f, 4);
+    if (is_float8) {
+      int nearest = 0;
+      for (int code = 0; code < 256; ++code)
+        if (code % 128 != 127 && std::fabs(float8_value(code) - value) < std::fabs(float8_value(nearest) - value))
+          nearest = code;
+      bytes[i] = static_cast<char>(nearest);
+      return;
+    }
     if (is_byte()) bytes[i] = static_cast<char>(static_cast<int>(value));
     if (dtype == "int32") {
       const int32_t n = static_cast<int32_t>(value);
@@ -71,6 +97,7 @@ struct Array {
   }
   double get(int64_t i) const {
     float f = 0;
+    if (is_float8) return float8_value(static_cast<uint8_t>(bytes[i]));
     if (dtype == "float32") std::memcpy(&f, &bytes[i * 4], 4);
     if (dtype == "int8") return static_cast<int8_t>(bytes[i]);
     if (dtype == "uint8") return static_cast<uint8_t>(bytes[i]);
@@ -142,7 +169,7 @@ void expect(bool holds, const std::string& what) {
 }
 
 // found[i] is wanted(i) for the first `count`, within the limit of a dtype.
-void close(const Array& found, int64_t count, const std::function<double(int64_t)>& wanted, const std::string& dtype,
+void close(const Array& found, int64_t count, const std::function<double(int64_t)>& wanted, double limit,
            const std::string& what) {
   double largest = 1e-3, worst = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -150,7 +177,11 @@ void close(const Array& found, int64_t count, const std::function<double(int64_t
     largest = std::max(largest, std::fabs(want));
     worst = std::isfinite(have) ? std::max(worst, std::fabs(have - want)) : INFINITY;
   }
-  expect(worst <= kLimits[index_of(dtype)] * largest, what + " " + dtype + ": off by " + std::to_string(worst));
+  expect(worst <= limit * largest, what + " " + found.dtype + ": off by " + std::to_string(worst));
+}
+void close(const Array& found, int64_t count, const std::function<double(int64_t)>& wanted, const std::string& dtype,
+           const std::string& what) {
+  close(found, count, wanted, kLimits[index_of(dtype)], what);
 }
 
 void test_linear(const std::string& dtype) {
@@ -389,8 +420,10 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   Array options = ints({features.window});
   rows_count(batch.tokens, requests);
   Array *sink = features.sinks ? &sinks : &nothing, *slope = features.slopes ? &slopes : &nothing;
-  const std::vector<Array*> arguments{&q,    &k,   &v,    &table,   &query_lens, &seq_lens,
-                                      &page, sink, slope, &options, &factors,    &out};
+  const double k_scale = k.is_float8 ? 0.7 : 1, v_scale = k.is_float8 ? 1.3 : 1;
+  Array scales = numbers({k_scale, v_scale}), *scale_pair = k.is_float8 ? &scales : &nothing;
+  const std::vector<Array*> arguments{&q,   &k,    &v,         &table,   &query_lens, &seq_lens, &page,
+                                      sink, slope, scale_pair, &options, &factors,    &out};
   expect(call(paged_attention, arguments) == 0, "paged_attention");
   int64_t token = 0, worst_row = -1;
   double worst = 0;
@@ -407,7 +440,7 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
           double score = 0;
           for (int64_t d = 0; d < heads.size; ++d)
             score += q.get((token * all + head) * heads.size + d) * k.get(at + d);
-          weight[j] = features.score(score * scale, slopes.get(head), seen - 1 - j);
+          weight[j] = features.score(score * scale * k_scale, slopes.get(head), seen - 1 - j);
           most = std::max(most, weight[j]);
         }
         double sum = features.sinks ? std::exp(sinks.get(head) - most) : 0;
@@ -415,12 +448,12 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
         for (int64_t d = 0; d < heads.size; ++d) {
           double wanted = 0;
           for (int64_t j = 0; j < seen; ++j)
-            wanted += weight[j] / sum * v.get((batch.slot(request, j) * heads.kv + kv) * heads.size + d);
+            wanted += v_scale * weight[j] / sum * v.get((batch.slot(request, j) * heads.kv + kv) * heads.size + d);
           const double off = std::fabs(out.get((token * all + head) * heads.size + d) - wanted);
           if (!(off <= worst)) worst = off, worst_row = token;
         }
       }
-  const double limit = std::max(kLimits[index_of(dtype)], kLimits[index_of(cache_dtype)]);
+  const double limit = v_scale * limit_of_reads(dtype, cache_dtype);
   expect(worst <= limit, "paged_attention " + dtype + ", cache " + cache_dtype + ", head size " +
                              std::to_string(heads.size) + ": token " + std::to_string(worst_row) + " off by " +
                              std::to_string(worst));
@@ -440,10 +473,11 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   refused(4, &no_queries, "a request without queries");
   refused(5, &too_long, "a length past the table");
   Array behind = ints({-1}), of_less("float32", {all + 1}), halves("float16", {all}), many = ints({0, 0}),
-        one = number(0);
-  refused(10, &one, "a scale without a soft cap");
-  refused(9, &behind, "a window before the first key");
-  refused(9, &many, "too many options");
+        one = number(0), three = numbers({1, 1, 1});
+  refused(11, &one, "a scale without a soft cap");
+  refused(10, &behind, "a window before the first key");
+  refused(10, &many, "too many options");
+  refused(9, &three, "scales of more than keys and values");
   refused(7, &of_less, "sinks of other heads");
   refused(7, &halves, "sinks of half precision");
   all_rows_count();
@@ -463,6 +497,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
   qkv.fill(), q_norm.fill(0.5, 1.5), k_norm.fill(0.5, 1.5), cos.fill(), sin.fill();
   for (int64_t i = 0; i < tokens; ++i) place.set(i, any(0, positions - 1)), slot.set(i, slots - 1 - i);
   auto given = [](bool is, Array& array) { return is ? &array : &nothing; };
+  Array scales = numbers({0.7, 1.3});
   const std::vector<Array*> arguments{&qkv,
                                       given(normed, q_norm),
                                       given(normed, k_norm),
@@ -472,6 +507,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
                                       &k,
                                       &v,
                                       &slot,
+                                      given(k.is_float8, scales),
                                       &order,
                                       &epsilon,
                                       &q};
@@ -493,15 +529,14 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
                                                  : scaled(d) * cos.get(row) + scaled(d - apart) * sin.get(row);
   };
   close(q, q.size, [&](int64_t i) { return wanted(i / (all * size), i / size % all, i % size); }, dtype, "queries");
-  const std::string coarser = kLimits[index_of(dtype)] > kLimits[index_of(cache_dtype)] ? dtype : cache_dtype;
   auto token_of = [&](int64_t i) { return slots - 1 - i / (heads.kv * size); };
   auto written = [&](const Array& cache, int64_t first, bool rotated, const std::string& what) {
     auto want = [&](int64_t i) -> double {
       const int64_t token = token_of(i), head = first + i / size % heads.kv, d = i % size;
       if (token >= tokens) return 0;  // a slot that nobody was given
-      return rotated ? wanted(token, head, d) : in(token, head, d);
+      return (rotated ? wanted(token, head, d) : in(token, head, d)) / (k.is_float8 ? scales.get(!rotated) : 1);
     };
-    close(cache, cache.size, want, coarser, what);
+    close(cache, cache.size, want, limit_of_writes(dtype, cache_dtype), what);
   };
   written(k, all, true, "keys");
   written(v, all + heads.kv, false, "values");
@@ -543,8 +578,8 @@ int main(int count, char** arguments) {
         test_lora(dtype), test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype),
             test_dispatch(dtype);
         test_recurrent_states(dtype), test_gates(dtype);
-        for (const std::string& cache_dtype : kDtypes) {
-          test_causal_conv(dtype, cache_dtype);
+        for (const std::string& cache_dtype : kDtypes) test_causal_conv(dtype, cache_dtype);
+        for (const std::string& cache_dtype : kCaches) {
           test_attention(dtype, cache_dtype);
           test_cache_write(dtype, cache_dtype);
           test_latent_write(dtype, cache_dtype), test_mla_attention(dtype, cache_dtype);

@@ -106,7 +106,7 @@ class Case:
 
     def wanted(self):
         """-> queries, rows that are written, and attention, as numpy says."""
-        heads, nope, rope, value, rank = self.sizes
+        heads, nope, rope, _, rank = self.sizes
         positions = self.positions
         q = self.q.reshape(-1, heads, nope + rope).copy()
         q[..., nope:] = self.turned(q[..., nope:], positions)
@@ -115,6 +115,11 @@ class Case:
         rows = np.concatenate([latent, self.turned(key, positions)], -1)
         cache = self.before[:, 0].copy()
         cache[self.slots] = rows
+        return q.reshape(self.q.shape), rows, self.attention(q, cache)
+
+    def attention(self, q, cache):
+        """Of queries [T, H, N + R] over rows of the cache [slots, L + R]."""
+        heads, _, _, value, rank = self.sizes
         found, start = [], 0
         for row, new, length in zip(self.table, self.queries, self.lengths, strict=True):
             for i in range(new):
@@ -124,7 +129,7 @@ class Case:
                     weights = np.exp(keys @ q[start + i, head] * SCALE)
                     found.append(weights / weights.sum() @ context[:, :rank] @ self.w_uv[head].T)
             start += new
-        return q.reshape(self.q.shape), rows, np.stack(found).reshape(-1, heads * value)
+        return np.stack(found).reshape(-1, heads * value)
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=str)

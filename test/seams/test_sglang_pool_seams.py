@@ -11,7 +11,7 @@ from sglang.srt.hardware_backend.npu import allocator_npu
 from sglang.srt.mem_cache import allocation, kv_cache_configurator
 from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
-from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
+from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.utils.common import support_triton
 
 SECONDS = 1
@@ -50,6 +50,18 @@ def test_a_pool_makes_its_buffers_on_the_device_that_it_names_and_counts_them_by
     assert all(buffer.is_meta and buffer.shape == (64, 2, 16) for buffer in (*pool.k_buffer, *pool.v_buffer))
     assert pool.get_kv_size_bytes() == (2 * 64 * 2 * 16 * 2,) * 2
     assert pool.get_key_buffer(1).data_ptr() == 0
+
+
+@pytest.mark.parametrize("made", [MHATokenToKVPool, MLATokenToKVPool])
+def test_a_pool_of_bytes_has_a_byte_a_value_and_one_of_float8_is_not_for_every_cpu(made):
+    """MindSporeModelRunner.configure_kv_cache_dtype"""
+    sizes = dict(head_num=2, head_dim=16) if made is MHATokenToKVPool else dict(kv_lora_rank=24, qk_rope_head_dim=8)
+    pool = made(48, page_size=16, dtype=torch.uint8, layer_num=2, device="cpu", enable_memory_saver=False, **sizes)
+    assert pool.get_key_buffer(1).dtype == torch.uint8 and pool.get_key_buffer(1)[0].numel() == 32
+    assert "kv_cache_dtype" in names("srt.model_executor.model_runner", "ModelRunner.configure_kv_cache_dtype")
+    told = names("srt.mem_cache.kv_cache_configurator", "KVCacheConfigurator.configure")
+    assert "CPU FP8 KV cache requires Intel AMX support." in told
+    assert "CPU FP8 KV cache is only supported for MHA." in told
 
 
 def test_an_allocator_without_triton_hands_out_pages_with_torch(monkeypatch):

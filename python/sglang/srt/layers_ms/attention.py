@@ -8,6 +8,7 @@ from mindspore import Tensor, nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.cache_spec import FullAttentionSpec, SlidingWindowSpec
+from sglang.srt.layers_ms.kv_scales import FP8_E4M3, KVScales
 from sglang.srt.layers_ms.linear import AttentionGate, QKVParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
 from sglang.srt.layers_ms.rotary import rotary_tables
@@ -86,6 +87,7 @@ class Attention(nn.Cell):
         cached = (self.num_kv_heads, self.head_dim, ops.blockwise(*features, mla=False))
         self.cache_spec = SlidingWindowSpec(*cached, self.window) if self.window else FullAttentionSpec(*cached)
         self.cache_group = self.cache_spec.group
+        self.kv_scales = KVScales() if config.kv_cache_dtype == FP8_E4M3 else None
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm
@@ -99,6 +101,7 @@ class Attention(nn.Cell):
         attn = step["attn"][self.cache_group]
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
+        kv_scales = None if self.kv_scales is None else self.kv_scales.scales
         qkv = self.qkv_proj(x, step)
         q, k_cache, v_cache = ops.qkv_to_cache(
             qkv if self.qk_norm is None else self.qk_norm(qkv),
@@ -114,6 +117,7 @@ class Attention(nn.Cell):
             attn,
             self.num_kv_heads,
             self.head_dim,
+            kv_scales,
         )
         y = ops.paged_attention(
             q,
@@ -127,6 +131,7 @@ class Attention(nn.Cell):
             self.soft_cap,
             self.sinks,
             self.slopes,
+            kv_scales,
         )
         return y if self.gate_proj is None else ops.sigmoid_gate(y, self.gate_proj(x))
 

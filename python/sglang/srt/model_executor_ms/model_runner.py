@@ -1,5 +1,7 @@
 """The small dispatch: which class runs the model for this framework and device, or an error that lists them."""
 
+import torch
+
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor_ms.environment import keep_convolution_states_in
 from sglang.srt.model_executor_ms.runner import cpu_runner, device, eplb, swa_pool
@@ -29,6 +31,12 @@ class MindSporeModelRunner(ModelRunner):
         swa_pool.divide_pool(self)
         if self.device == "cpu":
             self.sampler = HostSampler()
+
+    def configure_kv_cache_dtype(self):
+        """Ask SGLang for a pool of bytes: its pool of float8 is for CPUs with AMX, for its own backend, not for MLA."""
+        super().configure_kv_cache_dtype()
+        if self.kv_cache_dtype == torch.float8_e4m3fn:
+            self.kv_cache_dtype = torch.uint8
 
     def check_quantized_moe_compatibility(self):
         """SGLang wants whole blocks of float8 weights in a rank; the loader converts them, and Shard checks sizes."""

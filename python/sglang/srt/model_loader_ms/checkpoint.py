@@ -122,7 +122,12 @@ def selected(shape: tuple, read: tuple) -> tuple:
 
 def copy(stored: Stored, read: tuple, host: np.ndarray, dtype: str) -> Iterator[int]:
     """Copy the part `read` into `host`, of the same shape, as `dtype`; yields the bytes of every block read."""
-    target, first = _torch_view(host, dtype), range(stored.shape[0])[read[0]]
+    target = _torch_view(host, dtype)
+    if not stored.shape:  # a single number
+        target.copy_(stored.data)
+        yield stored.nbytes(1)
+        return
+    first = range(stored.shape[0])[read[0]]
     rows = max(1, _BLOCK * len(first) // max(1, stored.nbytes(host.size)))
     for start in range(0, len(first), rows):
         block = first[start : start + rows]

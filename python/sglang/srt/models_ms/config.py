@@ -28,6 +28,7 @@ class Runtime:
     allreduce_fusion: bool = True  # whether all-reduces may be fused into the norms that follow
     max_prefill_tokens: int = 0  # of one step; 0: as many as the longest context
     draft_tokens: int = 0  # of speculative decoding, that a step computes beyond the longest context
+    kv_cache_dtype: str = "auto"  # SGLang's name; "auto": as dtype
 
     def cast_like_activations(self, value: float) -> float:
         """The value rounded to the activations' dtype. Some models were trained with factors rounded like this."""
@@ -88,6 +89,10 @@ class DecoderConfig(KeyedConfig):
     @property
     def dtype(self) -> ms.Type:
         return self.runtime.dtype
+
+    @property
+    def kv_cache_dtype(self) -> str:
+        return self.runtime.kv_cache_dtype
 
     @property
     def shard(self) -> Shard:

@@ -131,6 +131,7 @@ def qkv_to_cache(
     step: dict,
     kv_heads: int,
     head_dim: int,
+    kv_scales: Tensor | None = None,
 ) -> tuple:
     """Turn qkv [T, (H + 2 K) * D] into queries [T, H * D], and keys and values at the step's slots [T] of the caches.
 
@@ -139,8 +140,10 @@ def qkv_to_cache(
     them against one of the second (neox order), or where interleaved neighbors against each other (GPT-J order). The
     others pass through; without cos and sin all do. Su et al., 2021 (RoFormer).
 
-    The caches, from `cache_view`, are written in place, in their dtype. Returns the queries, and what attention must be
-    given in the place of the two caches: that it reads this is what orders the read after the write.
+    The caches, from `cache_view`, are written in place, in their dtype. Those of float8 (e4m3fn, as uint8) hold keys
+    divided by kv_scales[0] and values by kv_scales[1], float32 [2], none larger than 448. Micikevicius et al., 2022.
+    Returns the queries, and what attention must be given in the place of the two caches: that it reads this is what
+    orders the read after the write.
     """
 
 
@@ -156,14 +159,15 @@ def paged_attention(
     soft_cap: float = 0.0,
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
+    kv_scales: Tensor | None = None,
 ) -> Tensor:
     """Causal attention of q [T, H * D] over the cached keys of each token's request -> [T, H * D].
 
-    k_cache and v_cache are as `qkv_to_cache` returned them. A token sees the keys at places 0 to its own, inclusive, of
-    its request, whatever its rotary position; with a window only the last `window` of them, and what lies before every
-    window has no effect. `step` is what the layer's group of caches reads: lengths, slots and pages, what
-    `metadata_fields` names, and as `forward_mode` the name that `split_by_forward_mode` gave. Head h reads key/value
-    head h // (H / K).
+    k_cache and v_cache are as `qkv_to_cache` returned them; what they hold is multiplied by kv_scales. A token sees
+    the keys at places 0 to its own, inclusive, of its request, whatever its rotary position; with a window only the
+    last `window` of them, and what lies before every window has no effect. `step` is what the layer's group of caches
+    reads: lengths, slots and pages, what `metadata_fields` names, and as `forward_mode` the name that
+    `split_by_forward_mode` gave. Head h reads key/value head h // (H / K).
 
     A score is scale * q.k; with a soft cap, soft_cap * tanh(score / soft_cap) (Gemma 2); with slopes [H] float32, plus
     slope * (the key's place - the query's) (Press et al., 2021, ALiBi). sinks [H] float32: one more score for each

@@ -40,6 +40,7 @@ class Capabilities:
     device: str = "cpu"  # in messages
     # The dtype that a user asks for -> the one that weights and activations have. None is less exact.
     compute_dtypes: Mapping[str, str] = field(default_factory=dict)
+    kv_cache_dtypes: tuple[str, ...] = ("auto",)  # SGLang's names, that attention reads; "auto": as queries
     compiled: bool = True  # whether graphs are compiled; else operators run one by one, and can look at values
     static_graphs: bool = False  # whether graphs have one shape; the step says how much of it counts
     captures: bool = True  # whether the device can capture decode graphs
@@ -162,6 +163,15 @@ class OperatorTable:
             device, dtypes = self.capabilities.device, " or ".join(possible)
             raise NotImplementedError(f"dtype {dtype}: {device} computes in {dtypes}; give --dtype")
         return possible[dtype]
+
+    def check_kv_cache_dtype(self, dtype: str) -> None:
+        """NotImplementedError where attention does not read a cache of this dtype, SGLang's name."""
+        possible = self.capabilities.kv_cache_dtypes
+        if dtype not in possible:
+            raise NotImplementedError(
+                f"--kv-cache-dtype {dtype}: the operators for {self.capabilities.device} read keys and values of "
+                f"{' or '.join(possible)} only"
+            )
 
     def supports_all_reduce_norm_fusion(self, ranks: int) -> bool:
         """Whether a sum over so many ranks of one host, and the norm behind it, are left to `linear_add_rms_norm`.

@@ -15,7 +15,7 @@ from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.parallel import groups, hosts
 from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
-from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb
+from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb, kv_scales
 from sglang.srt.model_executor_ms.runner.cpu_runner import WARM_UP
 from sglang.srt.model_executor_ms.runner.drafts import EagleModel
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
@@ -29,7 +29,7 @@ from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
-from sglang.srt.runtime_context import get_device, get_lora, get_schedule, get_spec
+from sglang.srt.runtime_context import get_device, get_lora, get_model, get_schedule, get_spec
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,9 @@ class MindSporeForCausalLM(EagleModel):
         shard = groups.join_tensor_parallel(eplb.physical_to_logical_map(), self.join)
         stage = groups.pipeline_stage(environment.pp_layer_partition)
         begun = _max_prefill_tokens(positions)
-        drafts = _draft_tokens()
-        runtime = Runtime(getattr(ms, computed), positions, shard, stage, allreduce_fusion, begun, drafts)
+        drafts, cache_dtype = _draft_tokens(), get_model().kv_cache_dtype
+        ops.check_kv_cache_dtype(cache_dtype)
+        runtime = Runtime(getattr(ms, computed), positions, shard, stage, allreduce_fusion, begun, drafts, cache_dtype)
         self.config = config
         network_class = model_class(config.architectures)
         generates = model_config.is_generation
@@ -126,6 +127,11 @@ class MindSporeForCausalLM(EagleModel):
         load_weights(self.network, plan, progress=self.runner is None)
         self._bind_head()
         self.note_token_map()
+
+    def load_kv_cache_scales(self, path: str) -> None:
+        """SGLang asks for it where --quantization-param-path says which scales the float8 cache has."""
+        shard = self.network.config.shard
+        kv_scales.give(self.network, kv_scales.read(path, self.config, shard.size)[shard.rank])
 
     @classmethod
     def get_model_config_for_expert_location(cls, hf_config):

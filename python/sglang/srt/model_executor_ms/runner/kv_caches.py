@@ -18,10 +18,11 @@ class KVCaches:
     """
 
     def __init__(self, pool, specs: Mapping[int, CacheSpec], swa_pool: bool = False, states: "StatePool | None" = None):
-        """pool: SGLang's, of float32, float16 or bfloat16. specs: of each layer that it has buffers of, in order.
+        """pool: SGLang's, of float32, float16 or bfloat16, or of bytes, which are float8.
 
-        swa_pool: whether it is SGLang's SWAKVPool, which has fewer slots for layers with a window. states: None where
-        no layer has any. ValueError for a pool whose rows are not those of the specs.
+        specs: of each layer that it has buffers of, in order. swa_pool: whether it is SGLang's SWAKVPool, which has
+        fewer slots for layers with a window. states: None where no layer has any. ValueError for a pool whose rows are
+        not those of the specs.
         """
         self.pool, self.specs, self.swa_pool, self.states = pool, specs, swa_pool, states
         self._address = self._first_address()

@@ -13,6 +13,7 @@ def _names(text: str) -> frozenset[str]:
 # it makes no difference what computes the forward pass.
 SUPPORTED = _names("""
     model_path trust_remote_code context_length revision model_config_parser json_model_override_args download_dir
+    quantization_param_path
     delete_ckpt_after_loading mem_fraction_static max_running_requests max_queued_requests max_total_tokens
     chunked_prefill_size prefill_decode_interval prefill_decode_interval_min_bs max_prefill_tokens prefill_max_requests
     schedule_policy enable_priority_scheduling disable_priority_preemption default_priority_value
@@ -70,7 +71,7 @@ LIMITED = {
     ),
     "load_format": ("auto", "safetensors", "pt", "gguf", "dummy"),
     "dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
-    "kv_cache_dtype": ("auto",),
+    "kv_cache_dtype": ("auto", "fp8_e4m3"),
     "attention_backend": (None, "mindspore"),
     "prefill_attention_backend": (None, "mindspore"),
     "decode_attention_backend": (None, "mindspore"),
@@ -94,6 +95,7 @@ LIMITED = {
 
 # Why only these, where the values do not say it.
 REASONS = {
+    "kv_cache_dtype": "caches are of the dtype of activations, or of float8 with one scale for the keys of a layer",
     "moe_a2a_backend": "others name libraries of one device for what deepep asks for, which this backend does itself",
     "deepep_mode": "there is one dispatch for steps of any size",
     "mamba_radix_cache_strategy": "states are kept where a prompt, a chunk of one, or an answer ends",
@@ -106,7 +108,7 @@ REASONS = {
 _PARALLEL = (
     "of parallelism --tp-size, --ep-size, --pp-size, --dp-size, --attn-dp-size and --nnodes are supported so far"
 )
-_QUANTIZED = "quantized weights and caches are not supported yet"
+_QUANTIZED = "checkpoints say how they are quantized, and are multiplied by this backend's own operators"
 _READS_ITSELF = "checkpoints are read by this backend's own loader, which has no such setting"
 _OTHER_KERNELS = "it chooses among torch's kernels, which do not run here"
 _OTHER_GRAPHS = (
@@ -140,7 +142,7 @@ REFUSED = (
     (
         _QUANTIZED,
         _names("""
-            quantization_param_path modelopt_quant modelopt_checkpoint_restore_path
+            modelopt_quant modelopt_checkpoint_restore_path
             modelopt_checkpoint_save_path modelopt_export_path quantize_and_serve rl_quant_profile
             fp8_gemm_runner_backend fp4_gemm_runner_backend prefill_kv_cache_dequant_dtype
         """),

@@ -226,13 +226,23 @@ def verify(server_args) -> None:
         add_up_in_one_order()
     if view.sampling_backend == "ascend" and view.device != "npu":
         raise UnsupportedFlag(f"--sampling-backend ascend is a kernel of torch_npu's, and --device is {view.device}")
+    if view.kv_cache_dtype != "auto" and view.device == "npu":
+        raise UnsupportedFlag(
+            f"--kv-cache-dtype {view.kv_cache_dtype} with --device npu: MindSpore's attention kernels read keys and "
+            "values there in the dtype of queries only; --device cpu reads float8"
+        )
     chosen = set(attention_backends_of(view))
     if chosen != {"mindspore"}:
         raise UnsupportedFlag(f"SGLang chose the attention backends {sorted(map(str, chosen))}, not mindspore")
     if names_a_model(view):
         experts = uses_eplb(view) or dispatches(view)
-        check_model(model_config_of(server_args), view.pp_size, experts, view.attn_dp_size)
-        check_speculation(server_args, model_config_of(server_args), experts)
+        model = model_config_of(server_args)
+        check_model(model, view.pp_size, experts, view.attn_dp_size)
+        check_speculation(server_args, model, experts)
+        if view.quantization_param_path is not None:
+            from sglang.srt.model_executor_ms.runner import kv_scales
+
+            kv_scales.check(view.quantization_param_path, view.kv_cache_dtype, model.hf_config, view.tp_size)
     hide_threads_of_mindspore()
 
 

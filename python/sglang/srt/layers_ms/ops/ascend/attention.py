@@ -99,6 +99,7 @@ def qkv_to_cache(
     step,
     kv_heads,
     head_dim,
+    kv_scales=None,
 ):
     kv_size = kv_heads * head_dim
     q, k, v = kernels.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size))
@@ -138,6 +139,7 @@ def paged_attention(
     soft_cap=0.0,
     sinks=None,
     slopes=None,
+    kv_scales=None,
 ):
     (k_cache, k), (v_cache, v) = k_cache, v_cache
     way = _way(window, soft_cap, sinks is not None, slopes is not None)

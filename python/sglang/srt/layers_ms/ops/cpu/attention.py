@@ -17,8 +17,9 @@ def qkv_to_cache(
     step,
     kv_heads,
     head_dim,
+    kv_scales=None,
 ):
-    places = (step["positions"], k_cache, v_cache, step["out_cache_loc"])
+    places = (step["positions"], k_cache, v_cache, step["out_cache_loc"], kv_scales)
     q = stubs.qkv_to_cache(qkv, q_norm, k_norm, cos, sin, *places, interleaved, eps, offset)
     return q, k_cache, v_cache
 
@@ -35,9 +36,10 @@ def paged_attention(
     soft_cap=0.0,
     sinks=None,
     slopes=None,
+    kv_scales=None,
 ):
     requests = (step["block_tables"], step["query_lens"], step["seq_lens"], step["page_size"])
-    return stubs.paged_attention(q, k_cache, v_cache, *requests, sinks, slopes, window, scale, soft_cap)
+    return stubs.paged_attention(q, k_cache, v_cache, *requests, sinks, slopes, kv_scales, window, scale, soft_cap)
 
 
 def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):

@@ -46,7 +46,9 @@ class CpuTable(
     """The operators of src/operators.def."""
 
     capabilities = Capabilities(
-        compute_dtypes={str(dtype).lower(): str(dtype).lower() for dtype in FORMATS}, static_graphs=True
+        compute_dtypes={str(dtype).lower(): str(dtype).lower() for dtype in FORMATS},
+        kv_cache_dtypes=("auto", "fp8_e4m3"),
+        static_graphs=True,
     )
 
     def start(self, processors):

@@ -82,6 +82,7 @@ def qkv_to_cache(
     step,
     kv_heads,
     head_dim,
+    kv_scales=None,
 ):
     q, k, v = _split(qkv, kv_heads * head_dim)
     if q_norm is not None:
@@ -118,6 +119,7 @@ def paged_attention(
     soft_cap=0.0,
     sinks=None,
     slopes=None,
+    kv_scales=None,
 ):
     query_rows, key_positions, slots = step["query_rows"], step["context_places"], context_slots(step)
     keys = _context(k_cache, slots, kv_heads, head_dim)

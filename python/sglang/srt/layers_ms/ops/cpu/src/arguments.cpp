@@ -4,10 +4,10 @@
 
 namespace {
 
-const char* const kDtypes[] = {"float32", "float16", "bfloat16"};  // of enum Dtype
+const char* const kDtypes[] = {"float32", "float16", "bfloat16", "uint8"};  // of enum Dtype
 
-int index_of(const char* dtype) {
-  for (int i = 0; i < 3; ++i)
+int index_of(const char* dtype, bool of_cache) {
+  for (int i = 0; i < (of_cache ? 4 : 3); ++i)
     if (!std::strcmp(dtype, kDtypes[i])) return i;
   return -1;
 }
@@ -36,7 +36,7 @@ int format_of(const char* dtype) {
 void Arguments::first_of_kind(const char* name, Kind kind) {
   const char* dtype = dtypes_[at_];
   if (kind >= Kind::Q) return first_stored(name, kind);
-  const int found = kind == Kind::W ? format_of(dtype) : index_of(dtype);
+  const int found = kind == Kind::W ? format_of(dtype) : index_of(dtype, kind == Kind::C);
   if (found < 0) return fail("%s is %s; floating point wanted", name, dtype);
   dtypes_of_[static_cast<int>(kind)] = dtype;
   if (kind == Kind::W)

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "float8.h"
 #include "kernels.h"
 #include "parallel.h"
 #include "simd.h"
@@ -360,14 +361,18 @@ inline void rotate(float* head, const float* cos, const float* sin, int64_t half
 }
 
 template <typename To>
-inline void narrow(const float* from, To* to, int64_t size) {
-  over(size, [&](int64_t i) { store(to + i, load(from + i)); }, [&](int64_t i) { to[i] = from_float<To>(from[i]); });
+inline void narrow(const float* from, To* to, int64_t size, float factor = 1.0f) {
+  over(
+      size, [&](int64_t i) { store(to + i, load(from + i) * factor); },
+      [&](int64_t i) { to[i] = from_float<To>(from[i] * factor); });
 }
 
 template <typename T, typename C>
 void qkv_to_cache_as(const calls::qkv_to_cache& a) {
   const RMS rms{a.eps, a.offset};
   const int64_t columns = (a.heads + 2 * a.kv_heads) * a.head_dim;
+  const float k_factor = a.kv_scales ? 1.0f / a.kv_scales[0] : 1.0f;
+  const float v_factor = a.kv_scales ? 1.0f / a.kv_scales[1] : 1.0f;
   over_rows(a.tokens, columns, [&](int64_t first, int64_t last) {
     std::vector<float> head(a.head_dim + 16);
     for (int64_t row = first; row < last; ++row) {
@@ -383,11 +388,11 @@ void qkv_to_cache_as(const calls::qkv_to_cache& a) {
         if (i < a.heads)
           narrow(head.data(), q + i * a.head_dim, a.head_dim);
         else
-          narrow(head.data(), k + (i - a.heads) * a.head_dim, a.head_dim);
+          narrow(head.data(), k + (i - a.heads) * a.head_dim, a.head_dim, k_factor);
       }
       over(
-          a.kv_heads * a.head_dim, [&](int64_t i) { store(v + i, load(from + i)); },
-          [&](int64_t i) { v[i] = from_float<C>(to_float(from[i])); });
+          a.kv_heads * a.head_dim, [&](int64_t i) { store(v + i, load(from + i) * v_factor); },
+          [&](int64_t i) { v[i] = from_float<C>(to_float(from[i]) * v_factor); });
     }
   });
 }

@@ -5,7 +5,7 @@
 #pragma once
 #include <cstdint>
 
-enum class Dtype { f32, f16, bf16 };
+enum class Dtype { f32, f16, bf16, e4m3 };  // the last of caches only
 
 // name, MindSpore's name of its dtype, type of its blocks in a kernel, values a block, bytes a block, and the Dtype and
 // type of the activations that it is multiplied with.
@@ -28,7 +28,7 @@ struct FormatTraits {
 constexpr FormatTraits kFormats[] = {WEIGHT_FORMATS(ROW)};
 #undef ROW
 
-constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : dtype == Dtype::e4m3 ? 1 : 2; }
 constexpr const FormatTraits& traits(Format format) { return kFormats[static_cast<int>(format)]; }
 
 // What the codes of a quantized matrix stand for, and their bits: the contract's kinds, in the order of

@@ -19,7 +19,15 @@ void with(Dtype dtype, F&& f) {
     case Dtype::f32: return f(static_cast<float*>(nullptr));
     case Dtype::f16: return f(static_cast<f16*>(nullptr));
     case Dtype::bf16: return f(static_cast<bf16*>(nullptr));
+    case Dtype::e4m3: break;  // of caches only
   }
+}
+
+// The same of a cache's.
+template <typename F>
+void with_cache(Dtype dtype, F&& f) {
+  if (dtype == Dtype::e4m3) return f(static_cast<e4m3*>(nullptr));
+  with(dtype, f);
 }
 
 // The same of a format's blocks, and of the activations that they are multiplied with.
@@ -62,10 +70,11 @@ void sum(Dtype dtype, const void* const* rows, int count, void* y, int64_t size)
 #define BY_FORMAT(name) with(a.format, [&](auto* w, auto*) { name##_as<TYPE(w)>(a); });
 #define BY_ACTIVATION_AND_FORMAT(name) with(a.format, [&](auto* w, auto* t) { name##_as<TYPE(t), TYPE(w)>(a); });
 #define BY_ACTIVATION_AND_CACHE(name) \
-  with(a.dtype, [&](auto* t) { with(a.cache_dtype, [&](auto* c) { name##_as<TYPE(t), TYPE(c)>(a); }); });
-#define BY_ACTIVATION_FORMAT_AND_CACHE(name) \
-  with(a.format,                             \
-       [&](auto* w, auto* t) { with(a.cache_dtype, [&](auto* c) { name##_as<TYPE(t), TYPE(w), TYPE(c)>(a); }); });
+  with(a.dtype, [&](auto* t) { with_cache(a.cache_dtype, [&](auto* c) { name##_as<TYPE(t), TYPE(c)>(a); }); });
+#define BY_ACTIVATION_FORMAT_AND_CACHE(name)                                              \
+  with(a.format, [&](auto* w, auto* t) {                                                  \
+    with_cache(a.cache_dtype, [&](auto* c) { name##_as<TYPE(t), TYPE(w), TYPE(c)>(a); }); \
+  });
 #define PLAIN(name) name##_as(a);
 
 #define KERNEL(name, types, ...) \

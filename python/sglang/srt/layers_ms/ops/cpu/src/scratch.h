@@ -18,7 +18,8 @@ enum class Purpose {
   weights,
   k,
   v,
-  line,  // attention.h
+  line,
+  codes,  // attention.h
   head_in,
   head_out,
   head_k,
