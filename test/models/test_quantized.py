@@ -11,9 +11,10 @@ from distributed.pool import Layout, Pool
 from models.harness import PagedModel, Requests, assert_logits_close
 from models.test_logits import mixed_batch
 from models.test_ranks import LAYOUTS, PLACES, check
-from models.tiny import save
+from models.tiny import described, save
 from safetensors.torch import load_file, save_file
 from tiers import mostly_slow
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sglang.srt.model_loader_ms import loader
 from sglang.srt.model_loader_ms.files import CheckpointError
@@ -208,14 +209,42 @@ def test_ranks_say_what_one_process_says(pool, name):
     check(pool.together(FOLDER / name, Layout(tp=2), steps), wanted)
 
 
-EXPERTS = ["EP 2", "EP 2 with replicas", "EP 2, dispatch"]
-
-
-@pytest.mark.parametrize("layout", mostly_slow(EXPERTS, lambda layout: "replicas" in layout))
-def test_quantized_experts_may_be_anywhere(pool, tmp_path, layout):
-    folder = save("qwen3_moe@ranks", tmp_path)
+def float8_experts(folder):
+    """An expert a tensor, of float8 rows that are made when they are loaded."""
+    save("qwen3_moe@ranks", folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    return folder
+
+
+def mxfp4_experts(folder):
+    """All experts a tensor, in four bits, with biases: gpt-oss, of random codes."""
+    config = AutoConfig.for_model(**described("gpt_oss@ranks") | {"intermediate_size": 64})
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    tensors, generator = load_file(folder / "model.safetensors"), torch.Generator().manual_seed(1)
+    for name in [name for name in tensors if name.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        experts, columns, rows = tensors.pop(name).shape
+        groups = (experts, rows, columns // 32)
+        tensors[name + "_blocks"] = torch.randint(0, 256, (*groups, 16), generator=generator, dtype=torch.uint8)
+        tensors[name + "_scales"] = torch.randint(120, 124, groups, generator=generator, dtype=torch.uint8)
+    for name, bias in tensors.items():
+        if name.endswith("proj_bias"):
+            bias.normal_(generator=generator)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "mxfp4"}}))
+    return folder
+
+
+LAYOUTS_OF_EXPERTS = ["EP 2", "EP 2 with replicas", "EP 2, dispatch", "PP 2"]
+EXPERTS = [(kind, layout) for kind in (float8_experts, mxfp4_experts) for layout in LAYOUTS_OF_EXPERTS]
+QUICK = [(float8_experts, "PP 2"), (mxfp4_experts, "EP 2 with replicas")]
+
+
+@pytest.mark.parametrize("kind, layout", mostly_slow(EXPERTS, lambda *case: case in QUICK))
+def test_quantized_experts_may_be_anywhere(pool, tmp_path, kind, layout):
+    folder = kind(tmp_path / "model")
     steps, wanted = pool.alone(folder)
     check(pool.together(folder, LAYOUTS[layout], steps), wanted)
     if LAYOUTS[layout].places:
