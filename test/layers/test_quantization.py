@@ -67,7 +67,7 @@ REFUSED = {
     ),
     "nvfp4": (
         tensors_of({"targets": ["Linear"], "format": "nvfp4-pack-quantized", "weights": W4 | {"type": "float"}}),
-        "format 'nvfp4-pack-quantized' with weights of 4 bits of type 'float'",
+        "format 'nvfp4-pack-quantized': NVFP4 is not computed",
     ),
     "other classes": (tensors_of(GROUP | {"targets": ["Conv1d"]}), r"targets \['Conv1d'\], not 'Linear'"),
     "static": (

@@ -47,6 +47,10 @@ def _encoding(group: dict, form: str | None, dtype: str) -> Encoding:
     kind, bits = weights.get("type"), weights.get("num_bits")
     if (kind, bits) == ("float", 8):
         return _float8(weights)
+    if "nvfp4" in (form or ""):
+        raise UnsupportedQuantization(
+            f"{NAME}: format {form!r}: NVFP4 is not computed; of four bits, MXFP4 and int4 are"
+        )
     if (kind, bits) == ("float", 4) and form == "mxfp4-pack-quantized":
         return Encoding(MXFP4, codes="_packed")
     if form == "pack-quantized" and kind == "int" and bits in (4, 8):

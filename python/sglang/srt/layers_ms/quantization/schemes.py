@@ -27,6 +27,9 @@ READERS = {
     "w8a8_int8": w8a8_int8.read,
 }
 
+# What SGLang calls formats that nothing here computes, where the name does not say it.
+KNOWN = {"modelopt_fp4": "NVFP4", "modelopt_fp8": "ModelOpt's float8", "petit_nvfp4": "NVFP4"}
+
 
 def read(found: dict | None, dtype: str = "") -> QuantizationConfig:
     """The scheme of config.json's quantization_config; UnsupportedQuantization, naming it, if none computes it.
@@ -37,5 +40,6 @@ def read(found: dict | None, dtype: str = "") -> QuantizationConfig:
         return UNQUANTIZED
     method = found.get("quant_method")
     if method not in READERS:
-        raise UnsupportedQuantization(f"quant_method {method!r} is not supported, only {sorted(READERS)}")
+        known = f" ({KNOWN[method]})" if method in KNOWN else ""
+        raise UnsupportedQuantization(f"quant_method {method!r}{known} is not supported, only {sorted(READERS)}")
     return READERS[method](found, dtype)
