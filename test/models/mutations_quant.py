@@ -1,0 +1,173 @@
+"""Faults of quantized weights and caches, each as a change of the sources and the tests that fail with it.
+
+    python test/models/mutations_quant.py           # makes each change in turn, runs its tests, and undoes it
+    python test/models/mutations_quant.py cache     # those whose names have this in them
+
+Exits with 1 where tests pass although the fault is back. Nothing else may change the sources meanwhile.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))  # test/, as pytest has it
+from mutating import Mutation, run
+
+EXECUTOR = "python/sglang/srt/model_executor_ms"
+LAYERS = "python/sglang/srt/layers_ms"
+LOADER = "python/sglang/srt/model_loader_ms"
+LAYOUT_TESTS = "test/loader/test_layouts.py"
+READER_TESTS = "test/layers/test_quantization.py"
+
+MUTATIONS = (
+    Mutation(
+        "zero points of GPTQ's first version as they are stored",
+        f"{LOADER}/layouts/gptq.py",
+        "return (words.long() + _ONES[bits]).to(torch.int32)",
+        "return words",
+        f"{LAYOUT_TESTS} -k values",
+    ),
+    Mutation(
+        "zero points of GPTQ's first version without carries",
+        f"{LOADER}/layouts/gptq.py",
+        "return (words.long() + _ONES[bits]).to(torch.int32)",
+        "return ((words & (_ONES[bits] * 7)) + _ONES[bits] | words & ~(_ONES[bits] * 7) & -1).to(torch.int32)",
+        f"{LAYOUT_TESTS} -k values",
+    ),
+    Mutation(
+        "zero points of a symmetric checkpoint not looked at",
+        f"{LOADER}/layouts/gptq.py",
+        "if not self.format.offset and (self._zeros != _MIDDLE[bits]).any():",
+        "if False:",
+        f"{LAYOUT_TESTS} -k what_does_not_fit",
+    ),
+    Mutation(
+        "columns in another order than config.json says",
+        f"{LOADER}/layouts/gptq.py",
+        "elif not torch.equal(found, in_order):",
+        "elif False:",
+        f"{LAYOUT_TESTS} -k what_does_not_fit",
+    ),
+    Mutation(
+        "columns of act-order as they are stored",
+        f"{LOADER}/layouts/base.py",
+        "wanted = columns if self.order is None else self.order[columns]",
+        "wanted = columns",
+        f"{LAYOUT_TESTS} -k held_by_groups",
+    ),
+    Mutation(
+        "act-order forgotten by the product",
+        f"{LAYERS}/quantization/quantized.py",
+        "x = x if layer.order is None else ops.take_columns(x, layer.order)",
+        "x = x",
+        "test/models/test_quantized.py -k act-order",
+    ),
+    Mutation(
+        "rows of AWQ in the order of bits",
+        f"{LOADER}/layouts/awq.py",
+        "_PLACES = [0, 4, 1, 5, 2, 6, 3, 7]",
+        "_PLACES = [0, 1, 2, 3, 4, 5, 6, 7]",
+        f"{LAYOUT_TESTS} -k values",
+    ),
+    Mutation(
+        "words of a wrong number of axes",
+        f"{LOADER}/layouts/base.py",
+        "if shape is not None and stored.shape != tuple(shape):",
+        "if False:",
+        f"{LAYOUT_TESTS} -k what_does_not_fit",
+    ),
+    Mutation(
+        "eight bits that start at zero",
+        f"{LOADER}/layouts/base.py",
+        "return codes if bits == 4 else (codes ^ 128).view(torch.int8)",
+        "return codes if bits == 4 else codes.view(torch.int8)",
+        f"{LAYOUT_TESTS} -k values",
+    ),
+    Mutation(
+        "a matrix of another shape than the checkpoint says",
+        f"{LOADER}/layouts/packed.py",
+        "if shape != matrix:",
+        "if False:",
+        f"{LAYOUT_TESTS} -k what_does_not_fit",
+    ),
+    Mutation(
+        "matrices of several formats multiplied as one",
+        f"{LAYERS}/quantization/config.py",
+        "if self.encoding(other) != encoding:",
+        "if False:",
+        READER_TESTS,
+    ),
+    Mutation(
+        "W4A8 taken for W4A16",
+        f"{LAYERS}/quantization/compressed_tensors.py",
+        "        _refuse_inputs(inputs, form)\n",
+        "",
+        f"{READER_TESTS} -k refused_by_name",
+    ),
+    Mutation(
+        "NVFP4 without its name",
+        f"{LAYERS}/quantization/compressed_tensors.py",
+        'if "nvfp4" in (form or ""):',
+        "if False:",
+        f"{READER_TESTS} -k nvfp4",
+    ),
+    Mutation(
+        "values of a key that nothing computes",
+        f"{LAYERS}/quantization/config.py",
+        "if found.get(key, values[0]) not in values",
+        "if False",
+        f"{READER_TESTS} -k refused_by_name",
+    ),
+    Mutation(
+        "what the offset of static activations adds left out",
+        f"{LAYERS}/quantization/static.py",
+        "layer.static_bias.host[:] = own - moved",
+        "layer.static_bias.host[:] = own",
+        "test/models/test_quantized.py -k 'makers_code and static_asym and cpu'",
+    ),
+    Mutation(
+        "groups of a rank that begins inside one",
+        f"{LAYERS}/quantization/quantized.py",
+        "shared = math.gcd(width, *(_columns(one).start for one in matrix.slices))",
+        "shared = width",
+        "test/models/test_quantized.py -k 'one_process and nf4 or one_process and W4A16_ASYM' -m ''",
+    ),
+    Mutation(
+        "scales of a cache left as they were by a checkpoint without them",
+        f"{LAYERS}/kv_scales.py",
+        "            loaded.host[:] = 0.0  # the next one may have none\n",
+        "",
+        "test/models/test_float8_cache.py -k forgotten",
+    ),
+    Mutation(
+        "scales of a cache that are not looked for",
+        f"{LAYERS}/kv_scales.py",
+        "self.given or (found if found > 0.0 else 1.0)",
+        "1.0",
+        "test/models/test_float8_cache.py -k forgotten",
+    ),
+    Mutation(
+        "a cache in float8 on an NPU",
+        f"{EXECUTOR}/server/framework.py",
+        'if view.kv_cache_dtype != "auto" and view.device == "npu":',
+        "if False:",
+        "test/ascend/test_start_path.py -k float8",
+    ),
+    Mutation(
+        "scales of a cache for another number of ranks",
+        f"{EXECUTOR}/runner/kv_scales.py",
+        '"tp_size": ranks}',
+        '"tp_size": 2}',
+        "test/serving/test_quantized.py -k other_models",
+    ),
+    Mutation(
+        "scales of a cache that nothing reads",
+        f"{EXECUTOR}/runner/kv_scales.py",
+        "    if kv_cache_dtype != FP8_E4M3:\n",
+        "    if False:\n",
+        "test/serving/test_quantized.py -k nothing_would_read",
+    ),
+)
+
+
+if __name__ == "__main__":
+    run(MUTATIONS)
