@@ -12,7 +12,7 @@ def start(model, **arguments):
         framework="mindspore",
         device="cpu",
         dtype="bfloat16",
-        max_total_tokens=20480,
+        max_total_tokens=40960,
         max_running_requests=32,
         disable_radix_cache=True,
         skip_tokenizer_init=True,

@@ -1,0 +1,53 @@
+"""A model in quantized formats beside its own bfloat16: engines take turns at each case; medians, and the ratio.
+
+python benchmark/bench_quantized.py --shape 8b-cut --schemes W8A8 W4A16 --cases 1:128:32 8:128:32 1:1024:0
+
+Checkpoints are random, of --shape, and quantized to the nearest codes (quantized_checkpoint.py). All engines are this
+backend. "fp8 cache" is the bfloat16 checkpoint with --kv-cache-dtype fp8_e4m3. Prefill and decode are in tokens a
+second; memory is the most that an engine and its children held while it loaded and served.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from peers import CACHE, ENGINES, Engine, Session, machine, measure
+from quantized_checkpoint import SCHEMES, write_quantized
+from random_checkpoint import SHAPES, write_checkpoint
+
+BF16, FLOAT8_CACHE = "bf16", "fp8 cache"
+CASES = "1:128:32 8:128:32 1:1024:0"
+ENGINES[FLOAT8_CACHE] = Engine("float8_cache.py")
+
+
+def folder_of(name: str, shape: str) -> Path:
+    """The checkpoint of a scheme, made on first use."""
+    source = write_checkpoint(shape, CACHE / shape)
+    return write_quantized(name, source, CACHE / f"{shape}-{name}") if name in SCHEMES else source
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="8b-cut")
+    parser.add_argument("--schemes", nargs="+", choices=[*SCHEMES, FLOAT8_CACHE], default=list(SCHEMES))
+    parser.add_argument("--cases", nargs="+", default=CASES.split(), help="batch:input:output; output 0 is prefill")
+    parser.add_argument("--repetitions", type=int, default=3, help="of each case, by turns")
+    arguments = parser.parse_args()
+    names = [BF16, *arguments.schemes]
+    sessions = [
+        Session(name if name in ENGINES else "sglang-mindspore", sys.executable, folder_of(name, arguments.shape))
+        for name in names
+    ]
+    print(f"{machine()}: {arguments.shape}, medians of {arguments.repetitions}", flush=True)
+    for case in arguments.cases:
+        found = measure(sessions, case, arguments.repetitions)
+        for name, figures in zip(names, found, strict=True):
+            for figure, speed in figures.items():
+                print(f"{name:12} {figure}: {speed:8.1f} {speed / found[0][figure]:5.2f} x {BF16}", flush=True)
+    for name, session in zip(names, sessions, strict=True):
+        print(f"{name:12} {json.dumps(session.close())}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
