@@ -77,7 +77,7 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "Qwen2MoeForCausalLM": ["qwen2_moe"],
     "Qwen3ForCausalLM": ["qwen3-tied"],
     "Qwen3NextForCausalLM": ["qwen3_next"],
-    "Qwen3_5ForCausalLM": ["qwen3_5"],
+    "Qwen3_5ForCausalLM": ["qwen3_5-tied"],
     "Qwen3_5MoeForCausalLM": ["qwen3_5_moe"],
     "Qwen3MoeForCausalLM": ["qwen3_moe"],
     "StableLmForCausalLM": ["stablelm-parallel"],

@@ -105,7 +105,8 @@ VARIANTS = {
     ),
     "qwen3_next": dict(DELTA, model_type="qwen3_next", **EXPERTS),
     "qwen3_next-dense": dict(DELTA, model_type="qwen3_next", **EXPERTS, mlp_only_layers=[1], attention_bias=True),
-    "qwen3_5": dict(DELTA, model_type="qwen3_5_text", tie_word_embeddings=True),
+    "qwen3_5": dict(DELTA, model_type="qwen3_5_text"),
+    "qwen3_5-tied": dict(DELTA, model_type="qwen3_5_text", tie_word_embeddings=True),
     "qwen3_5_moe": dict(DELTA, model_type="qwen3_5_moe_text", **EXPERTS),
     "lfm2": LFM2,
     # The size of its MLP is 2 * 76 / 3 * 1.3, rounded up: 72.
@@ -142,6 +143,6 @@ def _falcon_h1(written: dict) -> dict:
 
 # Model types of which SGLang has configs that are not made of transformers' own.
 SGLANGS = ("falcon_h1", "granitemoehybrid", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
-PUBLISHED_CONFIGS = dict.fromkeys(("qwen3_5", "qwen3_5_moe"), _by_interval)
+PUBLISHED_CONFIGS = dict.fromkeys(("qwen3_5", "qwen3_5-tied", "qwen3_5_moe"), _by_interval)
 PUBLISHED_CONFIGS |= dict.fromkeys(("falcon_h1", "falcon_h1-norm"), _falcon_h1)
 PUBLISHED_CONFIGS |= dict.fromkeys(("qwen3_next", "qwen3_next-dense"), _qwen3_next)
