@@ -152,6 +152,11 @@ def fused(x, query_lens, seq_lens):
     return causal, lse, band, single
 
 
+def towers(x, query_lens, seq_lens):
+    attended = kernels.segment_attention(x[0], x[1], x[2], 0.25, (5, TOKENS))
+    return attended, kernels.choose_rows(kernels.equal(x[5], 0).reshape(-1, 1), x[3], x[4])
+
+
 def stacks(x, query_lens, seq_lens):
     return kernels.multiply_stacks(x[0], x[1], True), kernels.multiply_stacks(x[0], x[2], False), kernels.turn(x[3])
 
@@ -297,6 +302,13 @@ CASES = (
             draw(1, HEADS, 1, FUSED_KEYS, seed=34),
         ),
         avoid="--framework torch for models with sliding windows, sinks or ALiBi",
+        all_chips=False,
+    ),
+    Case(
+        "segment_attention choose_rows",
+        towers,
+        (*(draw(TOKENS, HEADS, HEAD, seed=seed) for seed in (36, 37, 38)), X, Y, numbers(TOKENS, below=2, seed=39)),
+        avoid="--framework torch for models that see",
         all_chips=False,
     ),
     Case(

@@ -226,7 +226,14 @@ def test_a_310p_is_tried_with_its_own_caches_and_masks_and_without_what_it_lacks
     assert found.word == first_run.RIGHT, found.wrong
     masks = [arguments[10] for name, arguments in calls if name == "paged_attention"]
     assert [mask is None for mask in masks] == [True, False]
-    lacking = {"fused_attention", "mla_paged_attention", "multiply_heads", "quant_matmul", "grouped_quant_matmul"}
+    lacking = {
+        "segment_attention",
+        "fused_attention",
+        "mla_paged_attention",
+        "multiply_heads",
+        "quant_matmul",
+        "grouped_quant_matmul",
+    }
     assert not lacking & {name for name, _ in calls}
 
 

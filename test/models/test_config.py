@@ -108,7 +108,7 @@ def read(hf_config):
 
 def test_every_architecture_has_variants():
     assert set(NAMES) == {given["model_type"] for given in TINY.values()}
-    assert {*NAMES.values(), *SAME} == {name for name, model in MODELS.items() if model.generates}
+    assert {*NAMES.values(), *SAME} == {name for name, model in MODELS.items() if model.generates and not model.sees}
 
 
 @pytest.mark.parametrize("variant", TINY)
@@ -248,7 +248,7 @@ REFUSED = [
     (
         "llama",
         dict(rope_parameters=None, rope_scaling=dict(type="mrope", mrope_section=[1, 2])),
-        "LlamaForCausalLM: rope_type = 'mrope' is not supported",
+        r"LlamaForCausalLM: mrope_section = \[1, 2\] are no three parts of 5 pairs",
     ),
     (
         "llama",
@@ -354,7 +354,7 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
     "name, near",
     [
         ("Qwen2AudioLMHeadModel", "Qwen2ForCausalLM"),
-        ("Qwen2VLForConditionalGeneration", "Qwen2ForCausalLM"),
+        ("Qwen2AudioForConditionalGeneration", "Qwen2ForCausalLM"),
         ("DeepseekV32ForCausalLM", "DeepseekV3ForCausalLM"),
         ("Llama4ForConditionalGeneration", "LlamaForCausalLM"),
         ("LlamaModel", "LlamaForCausalLM"),

@@ -38,6 +38,11 @@ OPERATOR(gated_norm)
 OPERATOR(sigmoid_gate)
 OPERATOR(dispatch_experts)
 OPERATOR(combine_experts)
+OPERATOR(activate)
+OPERATOR(segment_attention)
+OPERATOR(take_rows)
+OPERATOR(put_rows)
+OPERATOR(mrope)
 struct Range {
   const void* start;
   int64_t size;

@@ -558,6 +558,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 #include "quantized.h"
 #include "mla_operators.h"
 #include "state_operators.h"
+#include "vision_operators.h"
 
 }  // namespace
 
@@ -575,6 +576,7 @@ int main(int count, char** arguments) {
         test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
         test_quant_linear(dtype), test_quant_replay(dtype), test_quant_embedding(dtype), test_columns(dtype),
             test_quant_experts(dtype);
+        test_activate(dtype), test_rows_by_index(dtype), test_segment_attention(dtype), test_mrope(dtype);
         test_lora(dtype), test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_experts(dtype),
             test_dispatch(dtype);
         test_recurrent_states(dtype), test_gates(dtype);

@@ -3,6 +3,7 @@
 A workaround's test is expected to fail: where it passes, with a later SGLang, the workaround can go.
 """
 
+import asyncio
 import inspect
 import json
 import subprocess
@@ -51,6 +52,43 @@ def test_a_completion_of_no_tokens_is_accepted_once_its_check_is_replaced(monkey
     assert read[0].validate_python(asked | dict(max_tokens=0)).max_tokens == 0
     with pytest.raises(ValidationError, match="max_tokens is 0 or more"):
         read[0].validate_python(asked | dict(max_tokens=-1))
+
+
+def test_what_a_request_shows_is_read_where_it_is_tokenized():
+    """requests.refuse_media_with"""
+    assert parameters(TokenizerManager._tokenize_one_request) == ["self", "obj"]
+    assert inspect.iscoroutinefunction(TokenizerManager._tokenize_one_request)
+    assert "process_mm_data_async" in names(MANAGER, "TokenizerManager._tokenize_one_request")
+
+
+@pytest.mark.parametrize("shows, raised", [(True, ValueError), (False, RuntimeError)])
+def test_what_cannot_be_read_is_the_clients_fault_if_there_is_something_to_read(monkeypatch, shows, raised):
+    """requests.refuse_media_with"""
+    hooked = []
+    monkeypatch.setattr(requests.hooks, "around", lambda target, hook: hooked.append(hook))
+    requests.refuse_media_with(lambda error: f"unreadable: {error}", None)
+
+    async def broken(_manager, _asked):
+        raise RuntimeError("no PNG")
+
+    asked = SimpleNamespace(contains_mm_input=lambda: shows)
+    with pytest.raises(raised, match="unreadable: no PNG" if shows else "^no PNG"):
+        asyncio.run(hooked[0](broken, None, asked))
+
+
+def test_what_sglang_makes_of_what_a_request_shows_is_checked(monkeypatch):
+    """requests.refuse_media_with"""
+    hooked, seen = [], []
+    monkeypatch.setattr(requests.hooks, "around", lambda target, hook: hooked.append(hook))
+    requests.refuse_media_with(str, lambda asked, items: seen.append((asked, items)))
+
+    async def tokenize(_manager, asked):
+        return SimpleNamespace(mm_inputs=asked)
+
+    shown = SimpleNamespace(mm_items=["image"])
+    assert asyncio.run(hooked[0](tokenize, None, shown)).mm_inputs is shown
+    asyncio.run(hooked[0](tokenize, None, None))
+    assert seen == [(shown, ["image"])]
 
 
 def test_no_logprobs_beside_the_tokens_own_are_told_from_no_logprobs_by_their_truth():

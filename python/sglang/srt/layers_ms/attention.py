@@ -11,7 +11,7 @@ from sglang.srt.layers_ms.cache_spec import FullAttentionSpec, SlidingWindowSpec
 from sglang.srt.layers_ms.kv_scales import FP8_E4M3, KVScales
 from sglang.srt.layers_ms.linear import AttentionGate, QKVParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.norm import RMSNorm
-from sglang.srt.layers_ms.rotary import rotary_tables
+from sglang.srt.layers_ms.rotary import mrope_axes, rotary_tables
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 
@@ -75,6 +75,8 @@ class Attention(nn.Cell):
         rope = config.rope if rope is ... else rope
         tables = (None, None) if rope is None else rotary_tables(rope, config.max_positions, dtype, config.rotary_rows)
         self.cos, self.sin = tables
+        # Which of three positions turns each pair; None: a token has one.
+        self.axes = None if rope is None or not rope.mrope_section else Tensor(mrope_axes(rope))
         self.window = window if window < config.max_positions else 0
         self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
         self.sinks = None
@@ -103,14 +105,19 @@ class Attention(nn.Cell):
         k_norm = None if self.k_norm is None else self.k_norm.weight
         kv_scales = None if self.kv_scales is None else self.kv_scales.scales
         qkv = self.qkv_proj(x, step)
+        cos, sin = self.cos, self.sin
+        if self.axes is not None:
+            heads = (self.num_kv_heads, self.head_dim)
+            qkv = ops.mrope(qkv, q_norm, k_norm, self.eps, cos, sin, self.axes, attn, *heads)
+            q_norm = k_norm = cos = sin = None
         q, k_cache, v_cache = ops.qkv_to_cache(
             qkv if self.qk_norm is None else self.qk_norm(qkv),
             q_norm,
             k_norm,
             self.eps,
             self.offset,
-            self.cos,
-            self.sin,
+            cos,
+            sin,
             self.interleaved,
             step["k_caches"][self.cache_index],
             step["v_caches"][self.cache_index],

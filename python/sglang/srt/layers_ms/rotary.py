@@ -37,6 +37,8 @@ class Rope:
     short_mscale: float | None = None
     long_mscale: float | None = None
     longest: int = 0  # served context length, in tokens
+    mrope_section: tuple = ()  # how many pairs each of three positions turns; (): a token has one position
+    mrope_interleaved: bool = False  # whether the three take turns, and the first has what is left
 
 
 def _exponents(rope):
@@ -145,3 +147,13 @@ def _tables(rope, max_positions, dtype, rows, laid_out):
     frequencies, attention_factor = inverse_frequencies(replace(rope, longest=max_positions))
     angles = np.outer(np.arange(max(max_positions, rows)), frequencies)
     return laid_out(*((turn(angles) * attention_factor).astype(np.float32) for turn in (np.cos, np.sin)), dtype)
+
+
+def mrope_axes(rope: Rope) -> np.ndarray:
+    """Which of a token's three positions turns each pair: int32 [rotary_dim / 2]."""
+    if not rope.mrope_interleaved:
+        return np.repeat(np.arange(3, dtype=np.int32), rope.mrope_section)
+    axes = np.zeros(rope.rotary_dim // 2, np.int32)
+    for axis in (1, 2):
+        axes[axis : 3 * rope.mrope_section[axis] : 3] = axis
+    return axes

@@ -19,7 +19,8 @@ PARTITION = "SGLANG_PP_LAYER_PARTITION"
 THREADS = "OMP_NUM_THREADS"
 # What a rank that is not started by its launcher is given of that one's environment.
 INHERITED = (OPERATOR_TABLE, PROFILE, ALLREDUCE_FUSION, TRACES, PLATFORM, PARTITION, THREADS)
-INHERITED += ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
+PROCESSORS = "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE"  # SGLang's own: where more processors of images are
+INHERITED += ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE", PROCESSORS)
 
 # Set by CANN's and NNAL's set_env.sh.
 CANN = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
@@ -38,6 +39,7 @@ NPU_SETTINGS = {
 ONE_HOST_SETTINGS = {"HCCL_OP_EXPANSION_MODE": "AIV"}
 
 CPU_PLATFORM = "mindspore_cpu"  # the entry point of platform.py, in setup.py
+OWN_PROCESSORS = "sglang.srt.model_executor_ms.processors"
 
 
 class Refusal(Exception):
@@ -231,8 +233,20 @@ def select_cpu_platform(wanted: bool) -> None:
 
     A platform that the user selected stays.
     """
-    selected = os.environ.get(PLATFORM)
+    _select(PLATFORM, CPU_PLATFORM, wanted)
+
+
+def select_image_processors(wanted: bool) -> None:
+    """Let the processes started from here on use the processors of `processors/` too, or SGLang's own alone again.
+
+    A package that the user selected stays.
+    """
+    _select(PROCESSORS, OWN_PROCESSORS, wanted)
+
+
+def _select(name: str, own: str, wanted: bool) -> None:
+    selected = os.environ.get(name)
     if wanted and not selected:
-        os.environ[PLATFORM] = CPU_PLATFORM
-    elif not wanted and selected == CPU_PLATFORM:
-        del os.environ[PLATFORM]
+        os.environ[name] = own
+    elif not wanted and selected == own:
+        del os.environ[name]

@@ -163,6 +163,7 @@ def _hook_launcher() -> None:
     requests.parse_forced_calls()
     requests.hold_forced_calls_to_their_schema()
     requests.seed_with(choices.own_seed)
+    requests.refuse_media_with(request_validation.unreadable, request_validation.check_media)
     control.raise_refusals()
     control.update_one_at_a_time()
     control.answer_errors_with(control_requests.answer_error, ValueError, AssertionError, OSError)

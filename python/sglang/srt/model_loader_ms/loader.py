@@ -196,6 +196,7 @@ def _items(name: str, param, present: Mapping[str, Stored], names: TensorNames) 
     for one in found:
         host = param.host[one.rows]
         host = host.swapaxes(-1, -2) if one.transposed else host
+        host = host if one.filled_as is None else host.reshape(one.filled_as)
         items.append(LoadItem(source(one), one.read, one.whole, name, host, dtype, one.encoding))
     return items
 

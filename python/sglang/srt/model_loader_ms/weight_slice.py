@@ -26,6 +26,8 @@ class WeightSlice(NamedTuple):
     # How the checkpoint may hold the tensor: an Encoding of layers_ms/quantization/formats.py, which names the tensors
     # in its place. The parameter gets the values that they stand for. None: as values.
     encoding: tuple | None = None
+    # The shape of the rows while the loader fills them, where the checkpoint's tensor has more axes: a convolution's.
+    filled_as: tuple | None = None
 
 
 def parameter(shape: tuple, dtype: ms.Type, *slices: WeightSlice, alternatives: Sequence[tuple] = ()) -> ms.Parameter:

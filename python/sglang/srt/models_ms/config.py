@@ -29,6 +29,7 @@ class Runtime:
     max_prefill_tokens: int = 0  # of one step; 0: as many as the longest context
     draft_tokens: int = 0  # of speculative decoding, that a step computes beyond the longest context
     kv_cache_dtype: str = "auto"  # SGLang's name; "auto": as dtype
+    towers: bool = True  # of a model that sees: whether it does, or serves text alone
 
     def cast_like_activations(self, value: float) -> float:
         """The value rounded to the activations' dtype. Some models were trained with factors rounded like this."""
@@ -113,7 +114,9 @@ class DecoderConfig(KeyedConfig):
 
         The Ascend kernel takes a table of T rows for one row per token.
         """
-        return max(self.max_positions + self.runtime.draft_tokens, self.runtime.max_prefill_tokens) + 1
+        rows = max(self.max_positions + self.runtime.draft_tokens, self.runtime.max_prefill_tokens)
+        # A video's positions in time may be beyond its tokens.
+        return 1 + (max(rows, self.max_position_embeddings) if self.rope and self.rope.mrope_section else rows)
 
     @property
     def layer_range(self) -> range:

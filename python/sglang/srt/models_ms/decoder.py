@@ -17,6 +17,11 @@ from sglang.srt.models_ms.config import DecoderConfig, Runtime, UnsupportedConfi
 
 logger = logging.getLogger(__name__)
 
+MEDIA_MASK = Field("media_mask", (TOKENS,))  # 0: the token is embedded, else its row of MEDIA_ROWS takes its place
+MEDIA_ROWS = "media_rows"
+# Positions of a token, where it has three: in time, and in an image's height and width.
+MROPE = tuple(Field(name, (TOKENS,)) for name in ("mrope_t", "mrope_h", "mrope_w"))
+
 
 def rms_norm(config):
     """The norm of most decoders, over rows of hidden_size values."""
@@ -118,6 +123,9 @@ class Decoder(nn.Cell):
         self.embed_tokens = self.norm = self.fused = None
         # Which field the first layer's input is made of, and before which layers that are held the sum goes out too.
         self.begins_with, self.aux_places = INPUT_IDS.name if config.stage.first else "hidden_states", ()
+        # Whether a step begins with rows too that take the place of embedded tokens, and with which that are added
+        # to what the first layers give.
+        self.takes_media, self.deepstack = False, ()
         if config.stage.first:
             self.embed_tokens = VocabParallelEmbedding(
                 config.vocab_size,
@@ -133,12 +141,18 @@ class Decoder(nn.Cell):
         if config.stage.last:
             self.norm = norm(config)
 
+    def take_media(self, deepstack: int) -> None:
+        """Begin with rows too that take the place of tokens; deepstack: after how many layers others are added."""
+        if deepstack > len(self.layers):
+            raise UnsupportedConfig(f"rows are added after {deepstack} layers, and the first stage has fewer")
+        self.takes_media, self.deepstack = True, tuple(f"deepstack_{layer}" for layer in range(deepstack))
+
     def fuse_all_reduces(self) -> int:
         """Compute products, sums over the ranks and norms as one where that is possible -> how many are.
 
         Once, when the methods of all layers are known and no weights are loaded yet.
         """
-        if any(type(layer).construct is not PreNormLayer.construct for layer in self.layers):
+        if self.deepstack or any(type(layer).construct is not PreNormLayer.construct for layer in self.layers):
             return 0  # other orders have other things between a sum and a norm
         norms, blocks = zip(*itertools.chain(*(layer.blocks() for layer in self.layers)), strict=True)
         column = PreNormBlocks(norms, blocks, self.norm)
@@ -156,12 +170,16 @@ class Decoder(nn.Cell):
         residual, aux = None, ()
         if self.begins_with == INPUT_IDS.name:
             x = self.embed_tokens(x, step)
+        if self.takes_media:
+            x = ops.put_rows(x, step[MEDIA_ROWS], step[MEDIA_MASK.name])
         if self.fused is not None:
             return (self.fused(x, residual, step),)
         for place, layer in enumerate(self.layers):
             if place in self.aux_places:
                 aux = aux + (x if residual is None else ops.add(x, residual, 1.0),)
             x, residual = layer(x, residual, step)
+            if place < len(self.deepstack):
+                x = ops.add(x, step[self.deepstack[place]], 1.0)
         if len(self.layers) in self.aux_places:
             aux = aux + (ops.add(x, residual, 1.0),)
         if self.norm is None:
@@ -189,7 +207,7 @@ class CausalLM(nn.Cell):
     def __init__(self, hf_config: dict, runtime: Runtime):
         """Build the model of a Hugging Face config, parameters still zero; UnsupportedConfig if it cannot be."""
         super().__init__()
-        config = self.config_class.read(hf_config, runtime=runtime)
+        config = self.config_class.read(self.decoder_config(hf_config), runtime=runtime)
         self.config = config
         self.model = Decoder(config, self.layer_class, self.norm)
         tied = config.tie_word_embeddings or not self.scores_vocabulary
@@ -199,8 +217,17 @@ class CausalLM(nn.Cell):
             self.ignored_tensors += (rf"^{re.escape(names.of('lm_head', 'weight'))}$",)
         self.tied = self.tied_tensors if config.tie_word_embeddings and self.scores_vocabulary else None
         self._place(config)
+        self.add_towers(hf_config, runtime)
         self._create_parameters(hf_config)
         self._fuse_all_reduces(runtime)
+
+    @staticmethod
+    def decoder_config(hf_config: dict) -> dict:
+        """What of config.json is the decoder's: all of it, but of models that take more than text."""
+        return hf_config
+
+    def add_towers(self, hf_config: dict, runtime: Runtime) -> None:
+        """Add the cells that make rows of what is no text, before parameters are created."""
 
     def quantization(self, hf_config: dict) -> QuantizationConfig:
         """Which method each layer has, by what config.json says. What wraps methods, as adapters do, overrides it."""
@@ -246,10 +273,17 @@ class CausalLM(nn.Cell):
 
     def model_inputs(self) -> tuple[Field, ...]:
         """What a step of this model begins with: ids, or of a later stage the hidden states of the one before."""
-        if self.model.begins_with == INPUT_IDS.name:
-            return (INPUT_IDS,)
-        dtype = str(self.config.dtype).lower()
-        return (Field(self.model.begins_with, (TOKENS, self.config.hidden_size), dtype),)
+        dtype, width = str(self.config.dtype).lower(), self.config.hidden_size
+        if self.model.begins_with != INPUT_IDS.name:
+            return (Field(self.model.begins_with, (TOKENS, width), dtype), *self._positions())
+        media = (MEDIA_ROWS, *self.model.deepstack) if self.model.takes_media else ()
+        media = tuple(Field(name, (TOKENS, width), dtype) for name in media)
+        media = (MEDIA_MASK, *media) if media else ()
+        return (INPUT_IDS, *media, *self._positions())
+
+    def _positions(self) -> tuple[Field, ...]:
+        rope = self.config.rope
+        return MROPE if rope is not None and rope.mrope_section else ()
 
     def take_embeddings(self) -> None:
         """Begin with `input_embeds` [T, hidden_size], as embed_tokens gives them, in the place of ids.

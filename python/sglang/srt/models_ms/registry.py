@@ -5,10 +5,12 @@ The table of docs/models.md is made of these lines: run `make models-table` afte
 
 import importlib
 import os.path
+from collections.abc import Mapping
 from string import digits
 from typing import NamedTuple
 
 GENERATE, EMBED, CLASSIFY, REWARD = "generate", "embed", "classify", "reward"  # tasks
+SEE = "see"  # generates, from images too
 
 
 class Model(NamedTuple):
@@ -21,7 +23,12 @@ class Model(NamedTuple):
     @property
     def generates(self) -> bool:
         """Whether it can generate text. All can be pooled."""
-        return self.task == GENERATE
+        return self.task in (GENERATE, SEE)
+
+    @property
+    def sees(self) -> bool:
+        """Whether it takes images too: a family of multimodal.py, with a decoder that config.json names."""
+        return self.task == SEE
 
     @property
     def has_scores(self) -> bool:
@@ -58,6 +65,9 @@ MODELS = {  # sorted by name
     "Gemma2ForCausalLM": Model("gemma2", "Gemma 2", "alternating sliding windows, soft caps, norms before and after"),
     "Gemma2ForSequenceClassification": Model("pooled", "Skywork-Reward-Gemma-2", "scores", task=CLASSIFY),
     "Gemma3ForCausalLM": Model("gemma3", "Gemma 3, text", "sliding windows in five of six layers, two rotary tables"),
+    "Gemma3ForConditionalGeneration": Model(
+        "gemma3_vl", "Gemma 3 4B, 12B, 27B, text alone", "as Gemma3ForCausalLM", task=SEE
+    ),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
     "Glm4ForCausalLM": Model("glm4", "GLM-4-0414", "norms before and after, interleaved partial rotary"),
     "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, sigmoid router with a bias"),
@@ -75,6 +85,9 @@ MODELS = {  # sorted by name
     "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "fused wqkv, dynamic NTK"),
     "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward", task=REWARD),
     "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
+    "InternVLForConditionalGeneration": Model(
+        "internvl", "InternVL 2.5, 3, as transformers names them", "images in tiles; Qwen2, Llama, Qwen3", task=SEE
+    ),
     "Lfm2ForCausalLM": Model("lfm2", "LFM2, LFM2.5", "short convolutions"),
     "Lfm2MoeForCausalLM": Model("lfm2_moe", "LFM2-8B-A1B", "short convolutions, experts, routing bias"),
     "LlamaEmbeddingModel": Model("pooled", "Llama as an encoder, SGLang's name", "embedding", task=EMBED),
@@ -88,10 +101,17 @@ MODELS = {  # sorted by name
         "pooled", "URM-LLaMa", "scores, weighted by a gate", task=CLASSIFY
     ),
     "LlamaModel": Model("pooled", "Llama as an encoder", "embedding", task=EMBED),
+    "LlavaForConditionalGeneration": Model("llava", "LLaVA 1.5", "CLIP's tower; Llama, Mistral, Qwen2", task=SEE),
+    "LlavaNextForConditionalGeneration": Model(
+        "llava_next", "LLaVA 1.6", "as LLaVA 1.5, images in tiles; Llama, Mistral, Qwen2", task=SEE
+    ),
     "MiniCPM3ForCausalLM": Model("minicpm3", "MiniCPM3", "MLA, multipliers"),
     "MiniCPMForCausalLM": Model("minicpm", "MiniCPM 1, 2 and 4 without sparse attention", "multipliers"),
     "MiniMaxM2ForCausalLM": Model("minimax_m2", "MiniMax-M2, M2.1, M2.5", "experts, sigmoid router with a bias"),
     "MinistralForCausalLM": Model("mistral", "Ministral", "alternating sliding windows"),
+    "Mistral3ForConditionalGeneration": Model(
+        "mistral3", "Mistral Small 3.1, 3.2", "Pixtral's tower, images of any size", task=SEE
+    ),
     "MistralForCausalLM": Model("mistral", "Mistral, Mistral NeMo", "sliding window"),
     "MistralModel": Model("pooled", "e5-mistral, Linq-Embed, SFR-Embedding", "embedding", task=EMBED),
     "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts, sliding window"),
@@ -103,9 +123,15 @@ MODELS = {  # sorted by name
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN, sliding windows"),
     "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward", task=REWARD),
     "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores", task=CLASSIFY),
+    "Qwen2_5_VLForConditionalGeneration": Model(
+        "qwen2_vl", "Qwen2.5-VL", "tower with windows, images of any size, frames of videos, mrope", task=SEE
+    ),
     "Qwen2Model": Model("pooled", "Qwen2 as an encoder", "embedding", task=EMBED),
     "Qwen2MoeForCausalLM": Model(
         "qwen2_moe", "Qwen1.5-MoE, Qwen2-57B-A14B", "experts, gated shared expert, sliding windows"
+    ),
+    "Qwen2VLForConditionalGeneration": Model(
+        "qwen2_vl", "Qwen2-VL", "images of any size, frames of videos, mrope", task=SEE
     ),
     "Qwen3_5ForCausalLM": Model("qwen3_5", "Qwen3.5, dense, its text", "gated delta nets, gated attention"),
     "Qwen3_5MoeForCausalLM": Model(
@@ -119,6 +145,12 @@ MODELS = {  # sorted by name
         "qwen3_moe", "Qwen3-30B-A3B, Qwen3-235B-A22B, Qwen3-Coder", "experts, sliding windows"
     ),
     "Qwen3NextForCausalLM": Model("qwen3_next", "Qwen3-Next-80B-A3B", "gated delta nets, gated attention, experts"),
+    "Qwen3VLForConditionalGeneration": Model(
+        "qwen3_vl", "Qwen3-VL", "images of any size, frames of videos, mrope, deepstack", task=SEE
+    ),
+    "Qwen3VLMoeForConditionalGeneration": Model(
+        "qwen3_vl", "Qwen3-VL-30B-A3B, Qwen3-VL-235B-A22B", "as Qwen3-VL, experts", task=SEE
+    ),
     "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "fused weights, biases"),
     "SeedOssForCausalLM": Model("seed_oss", "Seed-OSS-36B", "biases"),
     "SmolLM3ForCausalLM": Model("smollm3", "SmolLM3-3B", "layers without rotary embedding"),
@@ -149,13 +181,33 @@ class UnknownArchitecture(Exception):
     """No file of this room computes the checkpoint's architecture."""
 
 
-def model_class(architectures: list[str]) -> type:
-    """The class of the first architecture that is known; UnknownArchitecture, listing the known ones, if none is."""
+DECODERS = {  # model_type of a text_config -> the architecture that computes it
+    "gemma3_text": "Gemma3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen2_5_vl_text": "Qwen2ForCausalLM",
+    "qwen2_vl_text": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "qwen3_vl_moe_text": "Qwen3MoeForCausalLM",
+    "qwen3_vl_text": "Qwen3ForCausalLM",
+}
+
+
+def model_class(architectures: list[str], hf_config: Mapping | None = None) -> type:
+    """The class of the first architecture that is known; UnknownArchitecture, listing the known ones, if none is.
+
+    hf_config: what names the decoder of a model that sees; without it such a model has the usual one.
+    """
     for architecture in architectures:
         model = MODELS.get(architecture) or DRAFTS.get(architecture)
         if model is not None:
             module = importlib.import_module(f"{__package__}.{model.module}")
-            return getattr(module, model.class_name or architecture)
+            found = getattr(module, model.class_name or architecture)
+            if not model.sees:
+                return found
+            multimodal = importlib.import_module(f"{__package__}.multimodal")
+            return multimodal.on_decoder(found, hf_config, lambda kind: model_class([DECODERS[kind]]))
     raise UnknownArchitecture(unknown(architectures))
 
 

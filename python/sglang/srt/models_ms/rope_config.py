@@ -17,8 +17,11 @@ SCALING = {
     "attention_factor",
     "mscale",
     "mscale_all_dim",
+    "mrope_section",
+    "mrope_interleaved",
 }
 LONGROPE = {"short_factor", "long_factor", "short_mscale", "long_mscale"}
+LISTS = ("short_factor", "long_factor")
 IGNORED = {"finetuned": "provenance"}
 NEEDED = {  # rope_type -> keys without a default
     "linear": ("factor",),
@@ -26,7 +29,7 @@ NEEDED = {  # rope_type -> keys without a default
     "llama3": ("factor", "low_freq_factor", "high_freq_factor"),
     "longrope": ("short_factor", "long_factor"),
 }
-OLDER_NAMES = {"su": "longrope"}
+OLDER_NAMES = {"su": "longrope", "mrope": "default"}
 
 
 def read_rope(config, layer_type: str | None = None) -> Rope:
@@ -45,7 +48,7 @@ def read_rope(config, layer_type: str | None = None) -> Rope:
     rotary_dim = int(config.head_dim * partial)
     used = SCALING | LONGROPE if kind == "longrope" else SCALING
     values = {name: given[name] for name in used if given.get(name) is not None}
-    values |= {name: tuple(values[name]) for name in ("short_factor", "long_factor") if name in values}
+    values |= {name: tuple(values[name]) for name in (*LISTS, "mrope_section") if name in values}
     problems = [*_wrong_keys(kind, given, used), *_wrong_sizes(config.head_dim, partial, rotary_dim, values)]
     if problems:
         raise UnsupportedConfig(*problems)
@@ -72,6 +75,11 @@ def _wrong_sizes(head_dim, partial, rotary_dim, values) -> Iterator[str]:
             f"{rotary_dim} of head_dim = {head_dim} dimensions are rotated (partial_rotary_factor = {partial}); "
             "pairs need an even number"
         )
-    factors = {name: len(values[name]) for name in ("short_factor", "long_factor") if name in values}
+    sections = values.get("mrope_section")
+    if sections and (len(sections) != 3 or sum(sections) != rotary_dim // 2):
+        yield f"mrope_section = {list(sections)} are no three parts of {rotary_dim // 2} pairs"
+    if sections and rotary_dim != head_dim:
+        yield f"mrope_section goes with heads that are rotated as a whole, and {rotary_dim} of {head_dim} are"
+    factors = {name: len(values[name]) for name in LISTS if name in values}
     if set(factors.values()) - {rotary_dim // 2}:
         yield f"{factors} factors, and {rotary_dim // 2} pairs that are rotated"

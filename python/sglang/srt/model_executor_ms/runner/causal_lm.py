@@ -21,6 +21,7 @@ from sglang.srt.model_executor_ms.runner.drafts import EagleModel
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
+from sglang.srt.model_executor_ms.runner.media import MediaInputs
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights, with_own_head, with_quantization
@@ -36,7 +37,7 @@ logger = logging.getLogger(__name__)
 PP_HIDDEN_STATES = "hidden_states"  # SGLang sends what it is given from stage to stage, by name
 
 
-class MindSporeForCausalLM(EagleModel):
+class MindSporeForCausalLM(MediaInputs, EagleModel):
     """A MindSpore model behind the interface that SGLang's ModelRunner expects of a torch one.
 
     What another device than a CPU does otherwise, a subclass says.
@@ -68,9 +69,10 @@ class MindSporeForCausalLM(EagleModel):
         begun = _max_prefill_tokens(positions)
         drafts, cache_dtype = _draft_tokens(), get_model().kv_cache_dtype
         ops.check_kv_cache_dtype(cache_dtype)
-        runtime = Runtime(getattr(ms, computed), positions, shard, stage, allreduce_fusion, begun, drafts, cache_dtype)
-        self.config = config
-        network_class = model_class(config.architectures)
+        served = (begun, drafts, cache_dtype, model_config.is_multimodal)
+        runtime = Runtime(getattr(ms, computed), positions, shard, stage, allreduce_fusion, *served)
+        self.config = model_config.hf_text_config
+        network_class = model_class(config.architectures, config.to_dict())
         generates = model_config.is_generation
         if not generates:
             network_class = embedding_class(network_class)
@@ -82,7 +84,7 @@ class MindSporeForCausalLM(EagleModel):
         self.expert_counter = eplb.ExpertCounter(self.network)
         self.pooling = None if generates else LastTokenPooling(self.network)
         self.profile = ForwardProfile(environment.profile, environment.traces)
-        self.logits_processor = LogitsProcessor(self.vocabulary(config))
+        self.logits_processor = LogitsProcessor(self.vocabulary(self.config))
         batches.leave_cap_to_head(self.logits_processor)
         gather_logits(self.logits_processor, shard.head)
         read = self.network.config
@@ -191,6 +193,11 @@ class MindSporeForCausalLM(EagleModel):
         inputs = {"input_ids": input_ids}
         if not self.stage.first:
             inputs = {PP_HIDDEN_STATES: pp_proxy_tensors[PP_HIDDEN_STATES]}
+        elif self.sees:
+            with self.profile.phase("media"):
+                inputs |= self.media_inputs(input_ids, forward_batch)
+        self.clamp_placeholders(input_ids, forward_batch)
+        inputs |= self.mrope_inputs(positions, forward_batch)
         if self.is_draft:
             inputs |= self.features(forward_batch)
         with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):

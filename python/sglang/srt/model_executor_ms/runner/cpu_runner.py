@@ -79,5 +79,6 @@ def _warm_up_steps(page_size: int, network, caches: KVCaches) -> list[Step]:
 def _some(field, tokens, network, generator):
     """What a step of so many tokens may begin with."""
     if field.dtype == "int32":
-        return generator.integers(0, network.config.vocab_size, tokens, np.int32)
+        most = min(network.config.vocab_size, network.config.max_positions)  # ids, or positions
+        return generator.integers(0, most, tokens, np.int32)
     return torch.from_numpy(generator.standard_normal((tokens, *field.axes[1:]))).to(getattr(torch, field.dtype))

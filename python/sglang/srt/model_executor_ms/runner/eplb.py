@@ -23,10 +23,10 @@ from sglang.srt.runtime_context import get_exec
 
 def model_config_for_expert_location(hf_config) -> ModelConfigForExpertLocation | None:
     """What SGLang wants to know of a model's experts; None where it has none, or no flag asks for EPLB."""
-    config_class = model_class(hf_config.architectures).config_class
-    if not uses_eplb(get_exec().moe) or not config_class.has_experts:
+    kind = model_class(hf_config.architectures)
+    if not uses_eplb(get_exec().moe) or not kind.config_class.has_experts:
         return None
-    config = config_class.read(hf_config.to_dict(), runtime=Runtime())
+    config = kind.config_class.read(kind.decoder_config(hf_config.to_dict()), runtime=Runtime())
     return ModelConfigForExpertLocation(config.num_hidden_layers, config.num_experts, config.routing.groups)
 
 

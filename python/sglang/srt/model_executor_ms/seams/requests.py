@@ -2,7 +2,7 @@
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sglang.srt.environ import ToolStrictLevel
 from sglang.srt.model_executor_ms.seams import hooks
@@ -27,6 +27,29 @@ def seed_with(seed_of: Callable[..., int | None]) -> None:
             tokenized.sampling_params.sampling_seed = seed
 
     hooks.before(f"{TOKENIZER}._send_one_request", before)
+
+
+def refuse_media_with(explain: Callable[[Exception], str], check: Callable[[object, Sequence], None]) -> None:
+    """Answer with 400 and explain(error) where what a request shows cannot be read; SGLang does for ValueError only.
+
+    check(asked, items): raises ValueError for what SGLang has made of it, an item an image.
+    """
+
+    async def tokenize(original, tokenizer_manager, asked, *others, **more):
+        try:
+            tokenized = await original(tokenizer_manager, asked, *others, **more)
+            made = getattr(tokenized, "mm_inputs", None)
+            if made is not None:
+                check(asked, made.mm_items)
+            return tokenized
+        except ValueError:
+            raise
+        except Exception as error:  # whatever libraries of images and videos, and servers of them, come up with
+            if not asked.contains_mm_input():
+                raise
+            raise ValueError(explain(error)) from error
+
+    hooks.around(f"{TOKENIZER}._tokenize_one_request", tokenize)
 
 
 def accept_completions_of_no_tokens() -> None:

@@ -58,6 +58,9 @@ SUPPORTED = _names("""
     speculative_ngram_min_bfs_breadth speculative_ngram_max_bfs_breadth speculative_ngram_match_type
     speculative_ngram_max_trie_depth speculative_ngram_capacity speculative_ngram_external_corpus_path
     speculative_ngram_external_sam_budget speculative_ngram_external_corpus_max_tokens
+    enable_multimodal enable_broadcast_mm_inputs_process mm_process_config mm_processor_worker_num mm_io_worker_num
+    allowed_media_domains media_url_max_file_size_mb mm_preprocess_cache_size_mb trust_mm_content_hashes
+    limit_mm_data_per_request image_processor_backend disable_fast_image_processor
 """)
 
 # Arguments of which only these values are supported.
@@ -91,6 +94,9 @@ LIMITED = {
     "speculative_algorithm": (None, "NGRAM", "STANDALONE", "EAGLE", "EAGLE3", "NEXTN"),
     "speculative_eagle_topk": (None, 1),
     "speculative_draft_load_format": (None, "auto", "safetensors", "pt", "dummy"),
+    "mm_feature_transport": (None, "cpu"),
+    "mm_attention_backend": (None,),
+    "mm_enable_dp_encoder": (None, False),
 }
 
 # Why only these, where the values do not say it.
@@ -100,6 +106,9 @@ REASONS = {
     "deepep_mode": "there is one dispatch for steps of any size",
     "mamba_radix_cache_strategy": "states are kept where a prompt, a chunk of one, or an answer ends",
     "mamba_ssm_dtype": "recurrent states are float32",
+    "mm_feature_transport": "others hand on the memory of a CUDA device",
+    "mm_attention_backend": "towers attend by this backend's own operators",
+    "mm_enable_dp_encoder": "ranks divide the heads of a tower",
     "ep_dispatch_algorithm": "ranks that see the same tokens must choose the same place of an expert",
     "speculative_algorithm": "others draft with what is not computed yet",
     "speculative_eagle_topk": "drafts are verified as a chain; trees are not supported yet",
@@ -174,16 +183,12 @@ REFUSED = (
         """),
     ),
     (
-        "multimodal models are not supported yet",
+        "towers are computed by this backend's own operators, each rank's for its own requests",
         _names("""
-            enable_multimodal mm_enable_dp_encoder mm_attention_backend enable_broadcast_mm_inputs_process
-            enable_prefix_mm_cache mm_process_config mm_processor_worker_num mm_io_worker_num allowed_media_domains
-            media_url_max_file_size_mb mm_preprocess_cache_size_mb trust_mm_content_hashes limit_mm_data_per_request
-            enable_mm_global_cache image_processor_backend mm_global_cache_backend disable_fast_image_processor
-            mm_feature_transport asr_max_buffer_seconds asr_max_concurrent_sessions
-            enable_precise_embedding_interpolation
+            enable_prefix_mm_cache enable_mm_global_cache mm_global_cache_backend enable_precise_embedding_interpolation
         """),
     ),
+    ("models that hear are not supported yet", _names("asr_max_buffer_seconds asr_max_concurrent_sessions")),
     (
         "tokens come to experts, and are multiplied, by this backend's own operators",
         _names("""

@@ -13,6 +13,7 @@ from sglang.srt.model_executor_ms.environment import (
     prepare_npu,
     read_environment,
     select_cpu_platform,
+    select_image_processors,
     use_huge_pages,
     wait_for_no_cuda_dumps,
 )
@@ -69,6 +70,7 @@ def configure(server_args) -> None:
         refuse_without_npu()
         prepare_npu(server_args.nnodes)
     select_cpu_platform(device == "cpu" and accelerator() is None)
+    select_image_processors(True)
     let_idle_torch_threads_sleep()
     use_huge_pages()
     wait_for_no_cuda_dumps()
@@ -243,6 +245,10 @@ def verify(server_args) -> None:
             from sglang.srt.model_executor_ms.runner import kv_scales
 
             kv_scales.check(view.quantization_param_path, view.kv_cache_dtype, model.hf_config, view.tp_size)
+        refused = [flag for flag in ("enable_lora", "speculative_algorithm") if getattr(view, flag)]
+        if refused and model.is_multimodal:
+            flags = ", ".join("--" + flag.replace("_", "-") for flag in refused)
+            raise UnsupportedModel(f"{view.model_path}: it takes images, and {flags} is for models of text so far")
     hide_threads_of_mindspore()
 
 
@@ -283,8 +289,11 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
         problems.append("it has no experts that arguments could place or count, or send tokens to")
     if attn_dp_size > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --attn-dp-size {attn_dp_size} is for models that generate text")
-    if model_config.is_multimodal:
-        problems.append("it is multimodal")
+    if model_config.is_multimodal and not getattr(model_class(known), "modalities", ()):
+        alone = "; without --enable-multimodal its text is served" if MODELS[known[0]].sees else ""
+        problems.append(f"it is multimodal{alone}")
+    if MODELS[known[0]].sees and not model_config.is_generation:
+        problems.append("it is multimodal, and --is-embedding is for models of text")
     if problems:
         raise UnsupportedModel(f"{model_config.model_path}: not supported yet by {SOURCE}: {'; '.join(problems)}")
 

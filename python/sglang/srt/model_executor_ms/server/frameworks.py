@@ -10,7 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 
-from sglang.srt.model_executor_ms.environment import Refusal, read_environment, select_cpu_platform
+from sglang.srt.model_executor_ms.environment import (
+    Refusal,
+    read_environment,
+    select_cpu_platform,
+    select_image_processors,
+)
 from sglang.srt.model_executor_ms.seams import arguments
 from sglang.srt.model_executor_ms.server.accelerators import accelerator
 
@@ -55,7 +60,9 @@ def _torch_unavailable() -> str | None:
 
 
 def _leave_sglang_alone(_server_args) -> None:
-    select_cpu_platform(False)  # a server of another framework may have been started from this process before
+    # A server of another framework may have been started from this process before.
+    select_cpu_platform(False)
+    select_image_processors(False)
 
 
 TORCH = Framework("torch", _torch_unavailable, configure=_leave_sglang_alone, native=True)

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 SOURCE = "--framework mindspore"
 TENSORS = ("input_embeds", "positional_embed_overrides")
+MEDIA = ("image_data", "video_data", "audio_data")
 
 
 def check_request(tokenizer_manager, request, input_ids) -> None:
@@ -24,6 +25,10 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
     vocab_size = tokenizer_manager.model_config.vocab_size
     given = [name for name in TENSORS if _of(request, name) is not None]
     problems = [f"{name} is not supported by {SOURCE}: give text or input_ids" for name in given]
+    if tokenizer_manager.mm_processor is None:
+        problems += [
+            f"{name} is given, and this server takes text only" for name in MEDIA if _count(_of(request, name))
+        ]
     if not problems and not input_ids:
         problems.append("The prompt has no tokens: give text or input_ids with at least one")
     problems += _token_problems("input_ids", input_ids, vocab_size)
@@ -32,6 +37,26 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
     if problems:
         raise ValueError("; ".join(problems))
     _leave_out_stop_tokens(request.sampling_params, vocab_size)
+
+
+def unreadable(error: Exception) -> str:
+    """Why a request with images or videos is refused that nothing could read."""
+    return f"An image or a video of the request cannot be read: {type(error).__name__}: {error}"
+
+
+def check_media(request, items) -> None:
+    """Raise ValueError where a prompt has fewer places for images than there are: SGLang would leave some out.
+
+    items: what SGLang has made of them, one an image.
+    """
+    given, shown = _count(_of(request, "image_data")), sum(item.is_image() for item in items)
+    if given > shown:
+        raise ValueError(f"The prompt has places for {shown} images, and image_data has {given}")
+
+
+def _count(media) -> int:
+    """How much is given: SGLang keeps lists of nothing too."""
+    return sum(map(_count, media)) if isinstance(media, list) else int(media is not None)
 
 
 def _of(request, name):

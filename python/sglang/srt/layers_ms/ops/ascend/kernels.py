@@ -15,6 +15,7 @@ from mindspore.ops import auto_generate as generated
 from sglang.srt.layers_ms.ops.ascend.kernels_collectives import *  # noqa: F403 - kernels, as those below
 from sglang.srt.layers_ms.ops.ascend.kernels_experts import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_mla import *  # noqa: F403
+from sglang.srt.layers_ms.ops.ascend.kernels_vision import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_windows import *  # noqa: F403
 
 ND, NZ = 2, 29  # the plain and the fractal layout of matrices, in MindSpore's numbering of formats

@@ -4,10 +4,21 @@ kernels.py calls MindSpore, each kernel in one thin function; the other files wr
 else. ascend_reference puts other kernels in their place, which check what they are given.
 """
 
-from sglang.srt.layers_ms.ops.ascend import attention, collectives, dense, experts, host, lora, metadata, mla, stacks
+from sglang.srt.layers_ms.ops.ascend import (
+    attention,
+    collectives,
+    dense,
+    experts,
+    host,
+    lora,
+    metadata,
+    mla,
+    stacks,
+    vision,
+)
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
 
-OPERATORS = (dense, lora, attention, mla, experts, collectives, host, metadata, stacks)
+OPERATORS = (dense, lora, attention, mla, experts, collectives, host, metadata, stacks, vision)
 
 
 class AscendTable(ReferenceTable, operators=OPERATORS, inherits=()):

@@ -22,6 +22,7 @@ from sglang.srt.layers_ms.ops.cpu import (
     rows,
     states,
     stubs,
+    vision,
 )
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS
 from sglang.srt.layers_ms.ops.metadata import Field
@@ -40,7 +41,7 @@ _events = (_Event * 4096)()
 
 class CpuTable(
     ReferenceTable,
-    operators=(stubs, rows, dense, quant, lora, attention, moe, states, collectives),
+    operators=(stubs, rows, dense, quant, lora, attention, moe, states, collectives, vision),
     inherits=("linear_add_rms_norm",),
 ):
     """The operators of src/operators.def."""

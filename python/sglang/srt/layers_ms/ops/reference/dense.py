@@ -76,11 +76,15 @@ def gelu_and_mul(gate_up):
     return gate * 0.5 * (1.0 + ops.erf(gate * math.sqrt(0.5))) * up
 
 
+def gelu_tanh(x):
+    inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
+    # 0.5 * (1 + tanh(inner)), which MindSpore 2.10's tanh gives with errors of 1e-4.
+    return x * mint.sigmoid(2.0 * inner)
+
+
 def gelu_tanh_and_mul(gate_up):
     gate, up = mint.chunk(gate_up, 2, -1)
-    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate * gate * gate)
-    # 0.5 * (1 + tanh(inner)), which MindSpore 2.10's tanh gives with errors of 1e-4.
-    return gate * mint.sigmoid(2.0 * inner) * up
+    return gelu_tanh(gate) * up
 
 
 def logits(x, weight):

@@ -4,10 +4,21 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
-from sglang.srt.layers_ms.ops.reference import attention, collectives, dense, lora, metadata, mla, moe, quant, states
+from sglang.srt.layers_ms.ops.reference import (
+    attention,
+    collectives,
+    dense,
+    lora,
+    metadata,
+    mla,
+    moe,
+    quant,
+    states,
+    vision,
+)
 from sglang.srt.layers_ms.ops.table import Capabilities, OperatorTable
 
-OPERATORS = (dense, quant, lora, attention, mla, moe, states, collectives, metadata)
+OPERATORS = (dense, quant, lora, attention, mla, moe, states, collectives, metadata, vision)
 
 
 class ReferenceTable(OperatorTable, operators=OPERATORS):

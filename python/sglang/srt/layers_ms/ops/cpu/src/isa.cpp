@@ -8,6 +8,7 @@
 #include "mla.h"
 #include "recurrent.h"
 #include "states.h"
+#include "vision.h"
 
 namespace KERNEL_ISA {
 namespace {

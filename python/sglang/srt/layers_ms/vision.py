@@ -1,0 +1,145 @@
+"""Blocks of vision towers. Rows are patches of images; segments of rows, as images are, attend within themselves.
+
+Towers run operator by operator, outside graphs: images have any size. What differs from image to image comes as indices
+that numpy makes on the host.
+"""
+
+import math
+
+import mindspore as ms
+import numpy as np
+from mindspore import nn
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.linear import (
+    ColumnParallelLinear,
+    Linear,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
+from sglang.srt.layers_ms.mlp import ACTIVATIONS as GATED
+from sglang.srt.layers_ms.quantization.base import DENSE
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
+
+ALL = slice(None)
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "quick_gelu")  # of ops.activate
+
+
+class PatchEmbedding(Linear):
+    """A convolution whose stride is its kernel's size: patches [P, channels * size] -> [P, hidden_size].
+
+    kernel: the axes of a patch in the checkpoint's tensor, channels first, such as (3, 14, 14).
+    """
+
+    def __init__(self, kernel: tuple[int, ...], hidden_size: int, bias: bool, dtype):
+        whole = (hidden_size, *kernel)
+        weight = WeightSlice("weight", (ALL,) * len(whole), whole=whole, filled_as=whole)
+        biases = [WeightSlice("bias", (ALL,), whole=(hidden_size,))] if bias else ()
+        super().__init__((hidden_size, math.prod(kernel)), dtype, [weight], biases)
+        self.kind = DENSE
+
+
+class Table(nn.Cell):
+    """Rows [N, hidden_size] that are added where indices say so: positions, a class token."""
+
+    def __init__(self, rows: int, hidden_size: int, dtype, name: str = "weight", shape: tuple[int, ...] = ()):
+        """name: of the tensor, relative to this cell; shape: which it has there, (): that of the table."""
+        super().__init__()
+        shape = shape or (rows, hidden_size)
+        piece = WeightSlice(name, (ALL,) * len(shape), whole=shape, filled_as=shape)
+        self.weight = parameter((rows, hidden_size), dtype, piece)
+
+    def construct(self, rows):
+        """rows [P], -1: nothing -> [P, hidden_size]."""
+        return ops.take_rows(self.weight, rows)
+
+
+class HostTable(nn.Cell):
+    """Rows [N, hidden_size] that numpy computes with on the host: positions that are stretched over each image."""
+
+    def __init__(self, rows: int, hidden_size: int, dtype):
+        super().__init__()
+        shape = (rows, hidden_size)
+        self.weight = parameter(shape, dtype, WeightSlice("weight", (ALL, ALL), whole=shape))
+        self.table = None  # float32, once it is loaded
+
+    def process_weights_after_loading(self):
+        """Keep a copy, which a device's parameter has not."""
+        self.table = _wide(self.weight).copy()
+
+
+def _wide(weight) -> np.ndarray:
+    """What the loader has put into a parameter, in float32."""
+    if weight.dtype != ms.bfloat16:
+        return weight.host.astype(np.float32)
+    return (weight.host.view(np.uint16).astype(np.uint32) << 16).view(np.float32)  # numpy has its bits
+
+
+def scale_outputs(layer: Linear, factors: Table) -> None:
+    """Multiply what a layer gives by a factor a column, of a table of one row. Between loading and packing it."""
+    for weight in (layer.weight, layer.bias):
+        if weight is not None:
+            scale = _wide(factors.weight).reshape(-1, *[1] * (weight.ndim - 1))
+            scaled = ms.Tensor(_wide(weight) * scale).astype(weight.dtype)
+            weight.host[...] = (scaled.view(ms.int16) if weight.dtype == ms.bfloat16 else scaled).asnumpy()
+            ops.renew(weight)
+
+
+class VisionAttention(nn.Cell):
+    """Attention of all rows of a segment to each other; heads are divided among the ranks.
+
+    out: what the checkpoint calls the last matrix; out_bias: None: as `bias`. fused_qkv: as QKVParallelLinear's.
+    """
+
+    def __init__(self, config, *, bias=True, out="out_proj", out_bias=None, fused_qkv=None):
+        super().__init__()
+        heads, head_dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
+        shard, dtype = config.shard.attention, config.dtype
+        self.qkv_proj = QKVParallelLinear(config.hidden_size, heads, heads, head_dim, bias, shard, dtype, fused_qkv)
+        own = self.qkv_proj.query_heads
+        self.heads, self.scale = own.stop - own.start, head_dim**-0.5
+        self.out = out
+        out_bias = bias if out_bias is None else out_bias
+        last = RowParallelLinear(heads * head_dim, config.hidden_size, out_bias, shard, dtype, "vision heads")
+        setattr(self, out, last)
+
+    def construct(self, x, bounds, cos=None, sin=None):
+        """x [P, hidden_size], bounds [S + 1], cos and sin float32 [P, head_dim / 2] -> [P, hidden_size]."""
+        found = ops.segment_attention(self.qkv_proj(x), cos, sin, bounds, self.heads, self.scale)
+        return getattr(self, self.out)(found)
+
+
+class VisionMLP(nn.Cell):
+    """fc2(act(fc1(x))); names: of the two matrices in the checkpoint."""
+
+    def __init__(self, config, names=("fc1", "fc2")):
+        super().__init__()
+        shard, dtype, inner = config.shard.attention, config.dtype, config.intermediate_size
+        first, self.kind, self.names = names[0], config.hidden_act, names
+        self.up = ColumnParallelLinear(config.hidden_size, [(first, inner, shard.slice(inner, first))], True, dtype)
+        setattr(self, names[1], RowParallelLinear(inner, config.hidden_size, True, shard, dtype, names[1]))
+
+    def construct(self, x):
+        return getattr(self, self.names[1])(ops.activate(self.up(x), self.kind))
+
+
+class GatedVisionMLP(nn.Cell):
+    """down_proj(act(gate_proj(x)) * up_proj(x)), gate and up in one product."""
+
+    def __init__(self, config, bias=True):
+        super().__init__()
+        self.act_and_mul = getattr(ops, GATED[config.hidden_act])
+        hidden, inner, shard, dtype = config.hidden_size, config.intermediate_size, config.shard.attention, config.dtype
+        self.gate_up = MergedColumnParallelLinear(hidden, ["gate_proj", "up_proj"], inner, bias, shard, dtype)
+        self.down_proj = RowParallelLinear(inner, hidden, bias, shard, dtype, "intermediate_size of the tower")
+
+    def construct(self, x):
+        return self.down_proj(self.act_and_mul(self.gate_up(x)))
+
+
+def linear(in_features: int, out_features: int, bias: bool, dtype) -> Linear:
+    """A matrix, with a bias or without, that every rank has."""
+    whole = (out_features, in_features)
+    biases = [WeightSlice("bias", (ALL,), whole=(out_features,))] if bias else ()
+    return Linear(whole, dtype, [WeightSlice("weight", (ALL, ALL), whole=whole)], biases)

@@ -1,0 +1,77 @@
+"""LLaVA 1.5 and 1.6 through transformers' own processors.
+
+SGLang 0.5.23's processor for LLaVA 1.5 does not say where images are in the prompt, and has no `shutdown`. For 1.6 it
+has none.
+"""
+
+from itertools import accumulate
+
+from sglang.srt.managers.schedule_batch import MultimodalProcessorOutput
+from sglang.srt.models_ms.vision import anyres
+from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor, MultimodalSpecialTokens
+
+
+def named(architecture: str) -> type:
+    """What SGLang finds a processor by: a class of this name. It would be torch's model, which nobody runs here."""
+    return type(architecture, (), {})
+
+
+class LlavaProcessor(BaseMultimodalProcessor):
+    """Images, each in the place of one placeholder."""
+
+    models = [named("LlavaForConditionalGeneration")]
+
+    def __init__(self, hf_config, server_args, _processor, *args, **kwargs):
+        super().__init__(hf_config, server_args, _processor, *args, **kwargs)
+        self.mm_tokens = MultimodalSpecialTokens(
+            image_token=_processor.image_token, image_token_id=hf_config.image_token_id
+        ).build(_processor)
+
+    @property
+    def side(self) -> int:
+        """Patches of a tile, in height and in width."""
+        vision = self.hf_config.vision_config
+        return vision.image_size // vision.patch_size
+
+    def tokens_of_images(self, made) -> list[int]:
+        """How many tokens each image has, of what transformers' processor made."""
+        with_class = self.hf_config.vision_feature_select_strategy == "full"
+        return [self.side**2 + with_class] * len(made["pixel_values"])
+
+    def collect_mm_items_from_processor_output(self, data_dict, modality=None):
+        """As SGLang's, and where each image is: images may follow each other without a token between them."""
+        items = super().collect_mm_items_from_processor_output(data_dict, modality)
+        if "input_ids" in data_dict and "pixel_values" in data_dict:
+            for item in items:
+                item.set("offsets", self._offsets(data_dict))
+        return items
+
+    def _offsets(self, made) -> list[tuple[int, int]]:
+        """First and last place of each image."""
+        places = (made["input_ids"].flatten() == self.mm_tokens.image_token_id).nonzero().flatten().tolist()
+        counts = self.tokens_of_images(made)
+        if sum(counts) != len(places):
+            raise ValueError(f"the prompt has {len(places)} image tokens, and its images have {sum(counts)}")
+        ends = list(accumulate(counts))
+        return [(places[end - count], places[end - 1]) for end, count in zip(ends, counts, strict=True)]
+
+    async def process_mm_data_async(self, image_data, input_text, request_obj, *args, **kwargs):
+        """As SGLang asks for it: a prompt with its images -> ids with all placeholders, and the images."""
+        loaded = await self.load_mm_data(
+            prompt=input_text, image_data=image_data, multimodal_tokens=self.mm_tokens, discard_alpha_channel=True
+        )
+        items, input_ids, _ = await self.process_and_combine_mm_data_async(loaded, self.mm_tokens)
+        return MultimodalProcessorOutput(
+            input_ids=input_ids.tolist(), mm_items=items, im_token_id=self.mm_tokens.image_token_id
+        )
+
+
+class LlavaNextProcessor(LlavaProcessor):
+    """Images in tiles: as many tokens as their shape asks for."""
+
+    models = [named("LlavaNextForConditionalGeneration")]
+
+    def tokens_of_images(self, made) -> list[int]:
+        possible, tile = self.hf_config.image_grid_pinpoints, self.hf_config.vision_config.image_size
+        sizes = made["image_sizes"].reshape(-1, 2).tolist()
+        return [len(anyres.rows(size, possible, tile, self.side)) for size in sizes]

@@ -1,0 +1,98 @@
+"""Decoders that see: a vision tower makes rows of images, which take the place of placeholder tokens.
+
+A family says what its tower and projector are, and how an image becomes their inputs. The decoder is any of ours, by
+the model_type of config.json's text_config.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from sglang.srt.models_ms.config import KeyedConfig, Runtime, UnsupportedConfig
+from sglang.srt.models_ms.ignored_keys import IGNORED
+
+IMAGE, VIDEO = "image", "video"  # modalities, by SGLang's names
+# Keys beside text_config that are the decoder's, where they are given.
+OF_DECODER = ("tie_word_embeddings", "quantization_config", "architectures")
+
+
+class VisionInputs(NamedTuple):
+    """What a tower is given of one image, made by numpy on the host."""
+
+    patches: np.ndarray  # float32 [P, values of a patch]
+    indices: tuple[np.ndarray, ...]  # int32, or float32 of angles; as `vision` takes them
+    positions: np.ndarray | None = None  # float32 [P, width of the tower], what is added to patches
+
+
+class TowerConfig(KeyedConfig):
+    """Of config.json's vision_config, or of what is beside it. The server's settings are the decoder's."""
+
+    runtime: Runtime
+    ignored = {**IGNORED, "id2label": "names of classes"}
+
+    @property
+    def dtype(self):
+        return self.runtime.dtype
+
+    @property
+    def shard(self):
+        return self.runtime.shard
+
+
+class Multimodal:
+    """Before a decoder's class (`on_decoder`). Families fill in what is below."""
+
+    modalities = (IMAGE,)
+    decoders = ()  # model_type of text_config: those that are published, the usual one first
+    towers = ()  # names of the cells, which only the first stage of a pipeline has
+    deepstack = 0  # of how many layers a tower makes rows too, which are added after the decoder's first layers
+    optional_prefix = ""
+
+    @staticmethod
+    def decoder_config(hf_config):
+        text = hf_config["text_config"]
+        return text | {name: hf_config[name] for name in OF_DECODER if name in hf_config}
+
+    @staticmethod
+    def own_config(hf_config: Mapping) -> dict:
+        """What of config.json is not the decoder's. SGLang copies the decoder's keys beside the others."""
+        text = hf_config["text_config"]
+        return {name: value for name, value in hf_config.items() if name not in text or name == "architectures"}
+
+    def add_towers(self, hf_config, runtime):
+        if self.config.stage.first and runtime.towers and self.modalities:
+            self.make_towers(hf_config, runtime)
+            self.model.take_media(self.deepstack)
+            return
+        self.other_stages += list(self.towers)
+        self.modalities = ()
+
+    def make_towers(self, hf_config: dict, runtime: Runtime) -> None:
+        """Add the cells of `towers`."""
+        raise NotImplementedError
+
+    def vision_inputs(self, feature: np.ndarray, modality: str, known: Mapping[str, np.ndarray]) -> VisionInputs:
+        """What `vision` is given of one image, from what its processor made of it. known: whatever else it made."""
+        raise NotImplementedError
+
+    def vision(self, patches, *indices):
+        """Patches in the model's dtype [P, n] -> rows [tokens, hidden_size * (1 + deepstack)]. Called outside graphs.
+
+        indices: positions first, where `vision_inputs` made some.
+        """
+        raise NotImplementedError
+
+
+def on_decoder(family: type, hf_config: Mapping | None, decoder_class) -> type:
+    """The class of a family's model with the decoder that config.json names, or its usual one.
+
+    decoder_class: function of a model_type -> the class of its decoder.
+    """
+    text = (hf_config or {}).get("text_config") or {}
+    kind = text.get("model_type") or family.decoders[0]
+    if kind not in family.decoders:
+        raise UnsupportedConfig(
+            f"{family.__name__}: text_config.model_type = {kind!r} is not supported, only {list(family.decoders)}"
+        )
+    return type(family.__name__, (family, decoder_class(kind)), {})

@@ -1,0 +1,51 @@
+"""What requests may show: places in the prompt for all images, and nothing to a model of text."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from sglang.srt import runtime_context
+from sglang.srt.managers.io_struct import GenerateReqInput
+from sglang.srt.model_executor_ms.server.request_validation import check_media, check_request, unreadable
+
+SECONDS = 1
+
+
+@pytest.fixture
+def check(monkeypatch):
+    """Function of a request and whether the server takes images: refuses it, or not."""
+    monkeypatch.setattr(runtime_context, "get_model", lambda: SimpleNamespace(model_impl="mindspore"))
+
+    def checked(request, sees):
+        config, processor = SimpleNamespace(vocab_size=9), object() if sees else None
+        check_request(SimpleNamespace(is_generation=True, model_config=config, mm_processor=processor), request, [1])
+
+    return checked
+
+
+def asking(**shown):
+    return GenerateReqInput(text="a", sampling_params={}, **shown)
+
+
+@pytest.mark.parametrize("name", ["image_data", "video_data", "audio_data"])
+def test_a_model_of_text_is_shown_nothing(check, name):
+    with pytest.raises(ValueError, match=f"{name} is given, and this server takes text only"):
+        check(asking(**{name: ["a.png"]}), sees=False)
+    check(asking(**{name: ["a.png"]}), sees=True)
+
+
+@pytest.mark.parametrize("nothing", [None, [], [None], [[None]]])
+def test_what_sglang_keeps_of_no_images_is_nothing(check, nothing):
+    check(asking(image_data=nothing), sees=False)
+
+
+@pytest.mark.parametrize("given, places", [(1, 1), (2, 2), (0, 0)])
+def test_every_image_has_a_place(given, places):
+    items = [SimpleNamespace(is_image=lambda: True)] * places
+    check_media(asking(image_data=["a.png"] * given), [*items, SimpleNamespace(is_image=lambda: False)])
+    with pytest.raises(ValueError, match=f"places for {places} images, and image_data has {places + 1}"):
+        check_media(asking(image_data=[["a.png"] * (places + 1)]), items)
+
+
+def test_why_an_image_cannot_be_read_is_said():
+    assert unreadable(OSError("truncated")) == "An image or a video of the request cannot be read: OSError: truncated"

@@ -1,0 +1,94 @@
+"""Towers and projectors against transformers: the same image must make the same rows."""
+
+import mindspore as ms
+import numpy as np
+import pytest
+import torch
+from models import vision_models
+from models.results import PROPERTY
+from safetensors.torch import load_file, save_file
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
+from sglang.srt.model_executor_ms.runner.media import MediaInputs
+from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights
+from sglang.srt.models_ms.config import Runtime
+from sglang.srt.models_ms.registry import model_class
+from sglang.srt.utils.hf_transformers_utils import get_config
+
+SECONDS = 12
+
+
+class Seeing(MediaInputs):
+    """A model whose tower alone is asked."""
+
+    def __init__(self, folder, dtype="float32"):
+        config = get_config(str(folder), trust_remote_code=False)
+        computed = getattr(ms, ops.compute_dtype(dtype))
+        runtime = Runtime(computed, max_positions=config.text_config.max_position_embeddings)
+        self.network = model_class(config.architectures, config.to_dict())(config.to_dict(), runtime)
+        load_weights(self.network, check_weights(self.network, folder), progress=False)
+
+
+def item(modality, pixel_values, **known):
+    """As SGLang has it of what a processor made."""
+    return MultimodalDataItem(modality=modality, feature=pixel_values, model_specific_data=known)
+
+
+@torch.no_grad()
+def rows_of(features, made):
+    """What transformers makes of one image or video; beside it what is added after the decoder's first layers."""
+    found = features(**made, return_dict=True)
+    deep = [layer[0] for layer in getattr(found, "deepstack_features", None) or ()]
+    return torch.cat([found.pooler_output[0], *deep], 1)
+
+
+@pytest.mark.parametrize("kind", vision_models.KINDS)
+def test_rows_of_an_image_are_transformers(table, request, tmp_path, kind):
+    model, processor = vision_models.hugging_face(kind)
+    request.node.user_properties.append((PROPERTY, [type(model).__name__, "transformers"]))
+    seeing = Seeing(vision_models.save(kind, tmp_path))
+    images = [vision_models.image(1), vision_models.image(2, 140, 84)]
+    made = [processor.image_processor([one], return_tensors="pt") for one in images]
+    wanted = [rows_of(model.get_image_features, one) for one in made]
+    found = seeing.get_image_feature([item(Modality.IMAGE, **one) for one in made])
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(one.numpy(), other.numpy(), atol=1e-4 * float(other.abs().max()))
+
+
+# Of the largest value; towers of transformers in bfloat16 are off by as much.
+BFLOAT16 = 0.06
+
+
+@pytest.mark.parametrize("kind", ["internvl", "qwen3_vl"])  # whose weights or positions the host computes with
+def test_rows_in_bfloat16_are_near(table, tmp_path, kind):
+    model, processor = vision_models.hugging_face(kind)
+    made = processor.image_processor([vision_models.image(1)], return_tensors="pt")
+    wanted = rows_of(model.get_image_features, made)
+    (found,) = Seeing(vision_models.save(kind, tmp_path), "bfloat16").get_image_feature([item(Modality.IMAGE, **made)])
+    error = (found.float() - wanted).abs().max() / wanted.abs().max()
+    assert error < BFLOAT16
+
+
+@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+def test_rows_of_a_videos_frames_are_transformers(table, tmp_path, kind):
+    model, processor = vision_models.hugging_face(kind)
+    seeing = Seeing(vision_models.save(kind, tmp_path))
+    frames = np.stack([np.asarray(vision_models.image(seed, 84, 56)) for seed in range(4)])
+    made = processor.video_processor([frames], return_tensors="pt", do_sample_frames=False)
+    wanted = rows_of(model.get_video_features, made)
+    pixels = made.pop("pixel_values_videos")
+    (found,) = seeing.get_video_feature([item(Modality.VIDEO, pixels, **made)])
+    np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-4 * float(wanted.abs().max()))
+
+
+def test_a_checkpoint_with_published_names_of_tensors_is_the_same(table, tmp_path):
+    kind, pixels = "llava", torch.randn(1, 3, vision_models.SIZE, vision_models.SIZE)
+    (tmp_path / "published").mkdir()
+    folder = vision_models.save(kind, tmp_path / "saved")
+    published = vision_models.save(kind, tmp_path / "published")
+    tensors = load_file(published / "model.safetensors")
+    renamed = {name.replace("vision_tower.", "vision_tower.vision_model."): one for name, one in tensors.items()}
+    save_file(renamed, published / "model.safetensors", {"format": "pt"})
+    one, other = (Seeing(path).get_image_feature([item(Modality.IMAGE, pixels)])[0] for path in (folder, published))
+    assert torch.equal(one, other)

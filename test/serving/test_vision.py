@@ -1,0 +1,188 @@
+"""Models that see through SGLang's Engine, against transformers' generate: images in chunks, cached, beside text."""
+
+import base64
+import io
+
+import numpy as np
+import openai
+import pytest
+from models import vision_models
+from models.results import SERVED
+from PIL import Image
+from tiers import mostly_slow
+
+from sglang.srt.models_ms.registry import MODELS
+
+SECONDS = 30, 170
+TOKENS = 8
+ARCHITECTURES = {
+    "InternVLForConditionalGeneration": "internvl",
+    "LlavaForConditionalGeneration": "llava",
+    "LlavaNextForConditionalGeneration": "llava_next",
+    "Mistral3ForConditionalGeneration": "mistral3",
+    "Qwen2VLForConditionalGeneration": "qwen2_vl",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
+    "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
+}
+
+
+KINDS = ("LlavaForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration")  # without and with mrope
+TEXT_ALONE = {"Gemma3ForConditionalGeneration": "gemma3"}
+
+
+def encoded(image, kind: str = "PNG", cut: int | None = None, **options) -> str:
+    """As HTTP requests have it; cut: after so many bytes."""
+    kept = io.BytesIO()
+    image.save(kept, kind, **options)
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(kept.getvalue()[:cut]).decode()
+
+
+NOISE = vision_models.image(4, 140, 84)
+UNREADABLE = {
+    "no image": "data:image/png;base64," + base64.b64encode(b"no image").decode(),
+    "no base64": "data:image/png;base64,@@@@",
+    "nothing": "",
+    "half a PNG": encoded(NOISE, cut=300),
+    "half a JPEG": encoded(NOISE, "JPEG", cut=300),
+    "half a WebP": encoded(NOISE, "WEBP", cut=60),
+    "a server that does not answer": "http://127.0.0.1:9/x.png",
+    "a file that is not there": "/nowhere/x.png",
+}
+BLANK = Image.new("P", (60, 60))
+READABLE = {
+    "one pixel": encoded(Image.new("RGB", (1, 1))),
+    "RGBA": encoded(Image.new("RGBA", (60, 60), (1, 2, 3, 4))),
+    "16 bits": encoded(Image.new("I;16", (60, 60))),
+    "an animation": encoded(
+        Image.new("P", (60, 60)), "GIF", save_all=True, append_images=[Image.new("P", (60, 60), 3)]
+    ),
+}
+
+
+PROMPTS = {
+    "none": ("What is it?", []),
+    "one": ("Look: {0} What is it?", [vision_models.image(1)]),
+    "two": ("First {0}{0} which one?", [vision_models.image(2, 140, 84), vision_models.image(3)]),
+}
+
+
+def prompt_of(kind, name):
+    prompt, images = PROMPTS[name]
+    return (prompt.format(vision_models.placeholder(kind)) if images else prompt), images
+
+
+def ask(engine, kind, names, **more):
+    prompts, images = zip(*(prompt_of(kind, name) for name in names), strict=True)
+    greedy = dict(temperature=0, max_new_tokens=TOKENS, ignore_eos=True) | more
+    given = [[encoded(one) for one in own] for own in images] if any(images) else None
+    return engine.generate(prompt=list(prompts), image_data=given, sampling_params=greedy, return_logprob=True)
+
+
+def assert_answers(kind, name, answer):
+    prompt, images = prompt_of(kind, name)
+    tokens, logprobs = vision_models.reference(kind, prompt, images, TOKENS)
+    assert answer["output_ids"] == tokens
+    found = [logprob for logprob, *_ in answer["meta_info"]["output_token_logprobs"]]
+    np.testing.assert_allclose(found, logprobs[np.arange(TOKENS), tokens], atol=1e-4)
+
+
+@pytest.fixture
+def serves(request):
+    """Function of an architecture: notes that this test serves it."""
+    return lambda architecture: request.node.user_properties.append((SERVED, architecture))
+
+
+@pytest.mark.parametrize("architecture", mostly_slow(ARCHITECTURES, lambda name: name in KINDS))
+def test_answers_about_images_are_transformers(start_engine, serves, tmp_path, architecture):
+    serves(architecture)
+    kind = ARCHITECTURES[architecture]
+    # Chunks of 8 tokens: images, of 16 tokens and more, come in several of them.
+    engine = start_engine(vision_models.save(kind, tmp_path), chunked_prefill_size=8)
+    for name, answer in zip(PROMPTS, ask(engine, kind, PROMPTS), strict=True):  # text beside images, in one batch
+        assert_answers(kind, name, answer)
+    (again,) = ask(engine, kind, ["two"])
+    assert again["meta_info"]["cached_tokens"] == again["meta_info"]["prompt_tokens"] - 1
+    assert_answers(kind, "two", again)
+    engine.flush_cache()
+    for answer in ask(engine, kind, ["one"], n=2):
+        assert_answers(kind, "one", answer)
+
+
+def test_every_architecture_that_sees_is_served_by_one_of_these_tests():
+    assert {*ARCHITECTURES, *TEXT_ALONE} == {name for name, model in MODELS.items() if model.sees}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("architecture", TEXT_ALONE)
+def test_text_of_a_model_whose_images_are_not_served(start_engine, serves, tmp_path, architecture):
+    serves(architecture)
+    kind = TEXT_ALONE[architecture]
+    engine = start_engine(vision_models.save(kind, tmp_path))
+    (answer,) = ask(engine, kind, ["none"])
+    assert_answers(kind, "none", answer)
+
+
+@pytest.mark.slow
+def test_text_alone_of_a_model_that_sees(start_engine, tmp_path):
+    kind, alone = "qwen2_5_vl", '{"language_model_only": true}'
+    engine = start_engine(vision_models.save(kind, tmp_path), json_model_override_args=alone)
+    (answer,) = ask(engine, kind, ["none"])
+    assert_answers(kind, "none", answer)
+
+
+@pytest.mark.slow
+def test_two_ranks_divide_the_heads_of_a_tower(start_engine, tmp_path):
+    kind = "llava"
+    engine = start_engine(vision_models.save(kind, tmp_path), tp_size=2)
+    (answer,) = ask(engine, kind, ["two"])
+    assert_answers(kind, "two", answer)
+
+
+@pytest.mark.slow
+def test_the_first_stage_of_two_has_the_tower(start_engine, tmp_path):
+    kind = "qwen2_5_vl"
+    engine = start_engine(vision_models.save(kind, tmp_path), pp_size=2)
+    (answer,) = ask(engine, kind, ["two"])
+    assert_answers(kind, "two", answer)
+
+
+ROUNDING = 0.05  # of logprobs, in float16
+
+
+@pytest.mark.parametrize("kind", mostly_slow(vision_models.ON_NPU, lambda kind: kind == "llava@16"))
+def test_the_path_of_an_npu_gives_the_same_answers_up_to_rounding(monkeypatch, start_engine, tmp_path, kind):
+    monkeypatch.setenv("SGLANG_MS_OPS", "ascend_reference")
+    sizes = dict(page_size=16, chunked_prefill_size=16, max_total_tokens=2048)
+    engine = start_engine(vision_models.save(kind, tmp_path), dtype="float16", **sizes)
+    for name, answer in zip(PROMPTS, ask(engine, kind, PROMPTS), strict=True):
+        tokens, logprobs = vision_models.reference(kind, *prompt_of(kind, name), TOKENS)
+        found = [logprob for logprob, *_ in answer["meta_info"]["output_token_logprobs"]]
+        same = np.equal(answer["output_ids"], tokens)
+        compared = TOKENS if same.all() else int(same.argmin()) + 1  # the first other token is about as likely
+        for place in range(compared):
+            assert abs(found[place] - logprobs[place, tokens[place]]) < ROUNDING, (name, place)
+        assert compared > 1 or abs(found[0] - logprobs[0].max()) < ROUNDING
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llava", "qwen2_5_vl"])
+def test_images_that_cannot_be_read_cost_their_request_only(serve, tmp_path, kind):
+    server = serve(vision_models.save(kind, tmp_path), "--limit-mm-data-per-request", '{"image": 2}')
+    prompt, good = f"a {vision_models.placeholder(kind)} b", encoded(NOISE)
+
+    def status(images, text=prompt):
+        body = dict(text=text, image_data=images, sampling_params=dict(max_new_tokens=2, temperature=0))
+        return server.post("/generate", body).status_code
+
+    found = {name: status([image]) for name, image in (UNREADABLE | READABLE).items()}
+    found |= {"two for one": status([good] * 2), "three": status([good] * 3, prompt * 3), "good": status([good])}
+    wanted = dict.fromkeys([*UNREADABLE, "two for one", "three"], 400) | dict.fromkeys([*READABLE, "good"], 200)
+    assert found == wanted
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
+    content = [dict(type="image_url", image_url=dict(url=good)), dict(type="text", text=" What is it?")]
+    asked = dict(model="m", messages=[dict(role="user", content=content)], max_tokens=4, temperature=0)
+    answers = [client.chat.completions.create(**asked) for _ in range(2)]
+    assert answers[0].usage.prompt_tokens > 20
+    assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
+    assert server.post("/flush_cache").status_code == 200
