@@ -18,7 +18,7 @@ myst_heading_anchors = 4  # as lint.py makes them
 nitpicky = True
 
 CHAPTERS = {
-    "Use": "serving models quantization lora features parallel troubleshooting benchmarks",
+    "Use": "serving models quantization lora features parallel fleet troubleshooting benchmarks",
     "Ascend NPUs": "ascend/install ascend/several_hosts ascend/expectations ascend/operators",
     "Develop": "architecture testing adding_a_model adding_an_operator adding_a_quantization adding_a_device",
     "Internals": "internals/step internals/capture internals/cpu_kernels internals/weights internals/parallel "

@@ -24,7 +24,9 @@ from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.mem_cache import kv_cache_configurator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.model_executor_ms.npu.memory import GB, weights_on_card
+from sglang.srt.model_executor_ms.parallel import agreement
 from sglang.srt.model_executor_ms.runner.lm_head import TorchLMHead
+from sglang.srt.model_executor_ms.runner.named_weights import NamedWeights
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights
 from sglang.srt.model_loader_ms import weight_slice
 from sglang.srt.model_loader_ms.files import CheckpointError
@@ -74,6 +76,30 @@ def test_weights_that_are_loaded_again_are_served_from_where_the_old_ones_were(t
         np.testing.assert_array_equal(logits(model), right)
     assert [parameter.data_ptr() for parameter in parameters] == places
     assert not [parameter.name for parameter in parameters if hasattr(parameter, "host")]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_trainers_tensors_are_served_from_where_the_old_weights_were(monkeypatch, tmp_path, variant):
+    """In buckets that part what one parameter has; what is not given is fetched from the card."""
+    alone = SimpleNamespace(pp_rank=0, pp_size=1, tp_size=1, attn_tp_rank=0, attn_cp_rank=0)
+    monkeypatch.setattr(agreement, "get_parallel", lambda: alone)
+    first, second = save(variant, tmp_path / "first", "float16"), save(variant, tmp_path / "second", "float16")
+    tensors = load_file(second / "model.safetensors")
+    changed = {name: (weight.flip(0) if weight.ndim > 1 else weight) for name, weight in tensors.items()}
+    save_file(changed, second / "model.safetensors", {"format": "pt"})
+    model, other = (NpuModel(folder, "float16", PAGE) for folder in (first, second))
+    before, wanted = logits(model), logits(other)
+    parameters = list(model.network.get_parameters())
+    places = [parameter.data_ptr() for parameter in parameters]
+    weights, items = NamedWeights(model.network, lambda: None), list(changed.items())
+    for start in range(3):
+        assert weights.update(lambda start=start: items[start::3]) == (True, "Success")
+    np.testing.assert_array_equal(logits(model), wanted)
+    assert [parameter.data_ptr() for parameter in parameters] == places
+    assert not [parameter.name for parameter in parameters if hasattr(parameter, "host")]
+    assert weights.update(lambda: [("nothing", torch.ones(1))]) == (False, "unexpected: nothing")
+    assert weights.update(lambda: load_file(first / "model.safetensors").items())[0]
+    np.testing.assert_array_equal(logits(model), before)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

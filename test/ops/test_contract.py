@@ -11,6 +11,7 @@ from ops.numpy_reference import ACTIVATIONS, EPS, call, close, draw, embedded, n
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_loader_ms.weight_slice import parameter
 
 SECONDS = 15
 pytestmark = pytest.mark.usefixtures("table")
@@ -54,6 +55,16 @@ def test_logits_are_the_product_with_the_transposed_weight(rows, width, vocab_si
         again = np.full((rows, vocab_size), np.nan, np.float32)
         compute(x.ctypes.data, rows, again.ctypes.data)
         np.testing.assert_array_equal(again, found.asnumpy())
+
+
+@pytest.mark.parametrize("undo", ["unpack_linear", "unpack_row_linear", "unpack_embedding", "unpack_experts"])
+@pytest.mark.parametrize("shape", [(131, 60), (64, 7), (3, 70, 10)])
+def test_what_was_packed_is_as_it_was_loaded_once_it_is_unpacked(undo, shape):
+    weight, values = parameter(shape, ms.float32), draw(*shape)
+    weight.host[:] = values
+    getattr(ops, undo.replace("unpack", "prepack"))(weight)
+    getattr(ops, undo)(weight)
+    np.testing.assert_array_equal(weight.host, values)
 
 
 @pytest.mark.parametrize("rows, width, size", [(1, 60, 60), (7, 60, 60), (5, 60, 10)])

@@ -43,7 +43,7 @@ def test_every_operator_is_tested_beside_this_file_for_every_table():
     # of a step is in test/executor, and how weights come to a device in test/ascend.
     collectives = {"all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "receive"}
     collectives |= {"dispatch_experts", "combine_experts"}
-    assert untested == {*collectives, "start", "metadata_fields", "move_to_device"}
+    assert untested == {*collectives, "start", "metadata_fields", "move_to_device", "fetch"}
 
 
 def test_an_operator_called_before_select_says_so():

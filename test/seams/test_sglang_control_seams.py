@@ -8,14 +8,18 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 from seams.contract import assert_in_order, names, parameters, works_around
+from torch.multiprocessing import reductions
 
 from sglang.srt.managers import io_struct
 from sglang.srt.managers.communicator import FanOutCommunicator
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.scheduler_components import profiler_manager
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
+from sglang.srt.managers.tp_worker import BaseTpWorker
 from sglang.srt.model_executor_ms.seams import control
+from sglang.srt.utils import MultiprocessingSerializer, patch_torch
 from sglang.utils import TypeBasedDispatcher
 
 SECONDS = 6
@@ -134,3 +138,39 @@ def test_updates_of_weights_wait_for_each_other():
         return await asyncio.gather(*(control._in_turn(update, manager, number) for number in range(3)))
 
     assert asyncio.run(ask()) == [0, 1, 2]
+
+
+# ---- weights ----
+
+
+def test_tensors_of_a_request_are_read_by_a_method_of_the_worker():
+    """control.read_tensors_with"""
+    assert parameters(BaseTpWorker.deserialize_own_rank) == ["self", "serialized_named_tensors"]
+    updates = names("srt.managers.scheduler_components.weight_updater", "SchedulerWeightUpdaterManager")
+    assert_in_order(updates, "deserialize_own_rank", "serialized_named_tensors", "update_weights_from_tensor")
+
+
+@works_around("changes how torch sends tensors, and cannot send those of a CPU then: plugin._hook_tensors")
+def test_tensors_of_a_cpu_are_sent_after_others():
+    kept = {name: getattr(reductions, name) for name in ("reduce_tensor", "rebuild_cuda_tensor")}
+    try:
+        patch_torch.monkey_patch_torch_reductions()
+        try:
+            sent = MultiprocessingSerializer.serialize(torch.ones(2))
+        except IndexError:
+            sent = None
+        assert sent
+    finally:
+        for name, function in kept.items():
+            setattr(reductions, name, function)
+        vars(reductions).pop("_reduce_tensor_original", None)
+        reductions.init_reductions()
+
+
+@works_around("turns round and round while it is paused: control.sleep_until_asked")
+def test_a_paused_scheduler_sleeps():
+    for loop in ("event_loop_normal", "event_loop_overlap"):
+        found = names(SCHEDULER, f"Scheduler.{loop}")
+        assert_in_order(found, "_engine_paused", "_record_scheduler_state_for_paused_engine")
+    paused = names(SCHEDULER, "Scheduler._record_scheduler_state_for_paused_engine")
+    assert "maybe_sleep_on_idle" in paused or "idle_sleeper" in paused

@@ -28,9 +28,10 @@ from sglang.srt.model_executor.model_runner_components import (
     weight_updater,
 )
 from sglang.srt.model_executor.model_runner_components.weight_exporter import WeightExporter
-from sglang.srt.model_executor_ms.runner.weights import MindSporeWeightUpdater
+from sglang.srt.model_executor_ms.runner.weights import MindSporeWeightExporter, MindSporeWeightUpdater
 from sglang.srt.model_executor_ms.seams import runner
 from sglang.srt.model_loader import loader, utils
+from sglang.srt.utils.weight_checker import WeightChecker
 
 RUNNER = "srt.model_executor.model_runner"
 
@@ -92,7 +93,28 @@ def test_a_model_says_why_its_weights_are_not_exported():
     exporter = WeightExporter(tp_rank=0, tp_size=1, gpu_id=0, get_model_path=str, get_model=lambda: model)
     with pytest.raises(RuntimeError, match="no export"):
         exporter.save_remote_model("somewhere")
-    assert exporter.get_weights_by_name("lm_head.weight") is None
+
+
+def test_single_weights_are_handed_out_by_the_exporter_and_checked_by_the_checker():
+    """MindSporeWeightExporter, MindSporeWeightChecker"""
+    fields = {one.name for one in dataclasses.fields(WeightExporter) if one.default_factory is dataclasses.MISSING}
+    assert fields == set(parameters(MindSporeWeightExporter.__init__)) - {"self", "_weights_send_group"}
+    assert parameters(WeightExporter.get_weights_by_name)[1:] == ["name", "truncate_size"]
+    made = names(RUNNER, "ModelRunner.__init__")
+    assert_in_order(made, "_weight_checker", "init_weight_updater", "init_weight_exporter")
+    assert parameters(WeightChecker._compare) == ["self", "allow_quant_error", "skip_tensor_list"]
+    held = {"_snapshot_tensors", "_snapshot_arena", "_skip_compare_names"}
+    assert held <= set(names("srt.utils.weight_checker", "WeightChecker._compare"))
+    assert {"_model_state", "_get_model"} <= set(names("srt.utils.weight_checker", "WeightChecker._compute_checksum"))
+
+
+def test_updates_are_those_of_the_updater_whose_answers_are_sent():
+    """MindSporeWeightUpdater"""
+    manager = names("srt.managers.scheduler_components.weight_updater", "SchedulerWeightUpdaterManager")
+    assert_in_order(manager, "receive_weights_from_distributed", "load_weights_from_distributed")
+    for name in ("begin_weight_update", "end_weight_update", "load_weights_from_distributed"):
+        own, theirs = (getattr(one, name) for one in (MindSporeWeightUpdater, weight_updater.WeightUpdater))
+        assert parameters(own) == parameters(theirs), name
 
 
 def test_the_weight_updater_has_these_fields_and_methods():

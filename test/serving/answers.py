@@ -12,6 +12,8 @@ from models.tiny import hugging_face, reference_logits
 from safetensors.torch import load_file, save_file
 from serving.conftest import MODEL, left_of
 
+from sglang.srt.utils import MultiprocessingSerializer
+
 PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than windows and chunks
 
 
@@ -179,6 +181,47 @@ def check_weights_are_taken_by_all_or_none(server, folder) -> None:
     assert _ids(asked(server)) != _ids(before)
     assert server.post("/update_weights_from_disk", {"model_path": MODEL}).json()["success"]
     assert _ids(asked(server)) == _ids(before)
+
+
+def check_tensors_are_taken_by_all_or_none(server, ranks: int) -> None:
+    """From a process that SGLang knows nothing of, over HTTP; each of its ranks has a payload."""
+
+    def update(payloads) -> dict:
+        assert server.post("/begin_weight_update", {}).json()["success"]
+        found = server.post(
+            "/update_weights_from_tensor", {"serialized_named_tensors": payloads, "weight_version": "7"}
+        )
+        assert server.post("/end_weight_update", {}).json()["success"]
+        return found.json()
+
+    def payload(tensors: dict) -> str:
+        return MultiprocessingSerializer.serialize(list(tensors.items()), output_str=True)
+
+    strategy = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")  # the other one asks for a secret of the parent's
+    try:
+        whole = load_file(f"{MODEL}/model.safetensors")
+        others = {name: -tensor if "down_proj" in name else tensor for name, tensor in whole.items()}
+        last = max(int(name.split(".")[2]) for name in whole if name.startswith("model.layers."))
+        longer = {f"model.layers.{last}.input_layernorm.weight": torch.ones(3)}
+        before = asked(server)
+        for broken, problem in (
+            ([payload(others | longer) for _ in range(ranks)], "wrong shape: " + next(iter(longer))),
+            ([payload(others | {f"{last}.extra": torch.ones(3)}) for _ in range(ranks)], f"unexpected: {last}.extra"),
+            ([payload(others) for _ in range(ranks - 1)] + ["AAAA"], "the tensors cannot be read"),
+        ):
+            found = update(broken)
+            assert not found["success"] and problem in found["message"], found
+        assert server.post("/flush_cache", {}).status_code == 200
+        assert _ids(asked(server)) == _ids(before)
+        assert update([payload(others) for _ in range(ranks)]) == {"success": True, "message": "Success"}
+        changed = asked(server)
+        assert _ids(changed) != _ids(before)
+        assert {one["meta_info"]["weight_version"] for one in changed} == {"7"}
+        assert update([payload(whole) for _ in range(ranks)])["success"]
+        assert _ids(asked(server)) == _ids(before)
+    finally:
+        torch.multiprocessing.set_sharing_strategy(strategy)
 
 
 def _ids(answers: list) -> list:

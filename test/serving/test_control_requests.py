@@ -39,9 +39,8 @@ REFUSED = {
     "a profile whose name is a path": ("/start_profile", {"profile_id": "../../x"}),
     "a profile whose name is too long": ("/start_profile", {"profile_prefix": LONG}),
     "a profile from a step that is too large": ("/start_profile", {"start_step": 10**30}),
-    "weights of a name": ("/get_weights_by_name", {"name": "model.embed_tokens.weight"}),
-    "weights of a name that is none": ("/get_weights_by_name", {"name": "wat", "truncate_size": -1}),
-    "a checksum of weights": ("/weights_checker", {"action": "checksum"}),
+    "weights of a name that is none": ("/get_weights_by_name", {"name": "wat"}),
+    "fewer rows of weights than one": ("/get_weights_by_name", {"name": "model.norm.weight", "truncate_size": -1}),
     "a check that is none": ("/weights_checker", {"action": "wat"}),
     "weights of another group": (
         "/init_weights_update_group",
@@ -80,6 +79,8 @@ GOOD = {
     "the end of no pause": ("/continue_generation", {}),
     "the end of a session that was not opened": ("/close_session", {"session_id": "wat"}),
     "frozen garbage": ("/freeze_gc", None),
+    "weights of a name": ("/get_weights_by_name", {"name": "model.embed_tokens.weight"}),
+    "a checksum of weights": ("/weights_checker", {"action": "checksum"}),
 }
 
 

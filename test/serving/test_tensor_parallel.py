@@ -6,13 +6,16 @@ import time
 
 import pytest
 import requests
+import torch
+from safetensors.torch import load_file
 from serving.answers import (
     check_a_killed_rank_ends,
     check_many_at_once,
     check_server,
+    check_tensors_are_taken_by_all_or_none,
     check_weights_are_taken_by_all_or_none,
 )
-from serving.conftest import Server
+from serving.conftest import MODEL, Server
 
 SECONDS = 30
 
@@ -37,6 +40,15 @@ def test_many_requests_at_once(pair, reference):
 
 def test_new_weights_are_taken_by_all_ranks_or_none(pair, tmp_path):
     check_weights_are_taken_by_all_or_none(pair, tmp_path)
+
+
+def test_a_trainers_tensors_are_taken_by_all_or_none(pair):
+    check_tensors_are_taken_by_all_or_none(pair, ranks=2)
+    for name, tensor in list(load_file(f"{MODEL}/model.safetensors").items())[:12]:
+        found = pair.post("/get_weights_by_name", {"name": name, "truncate_size": 10**6}).json()
+        assert torch.equal(torch.tensor(found), tensor.float()), name
+    sums = pair.post("/weights_checker", {"action": "checksum"}).json()["ranks"]
+    assert [one["parallelism_info"][0]["tp_rank"] for one in sums] == [0, 1]
 
 
 def test_each_rank_stays_on_processors_of_its_own(pair):

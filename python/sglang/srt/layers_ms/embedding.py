@@ -44,6 +44,12 @@ class VocabParallelEmbedding(nn.Cell):
         """Rearrange the loaded table for the operator table. Once after each load."""
         ops.prepack_embedding(self.weight)
 
+    can_unpack = True
+
+    def unpack_weights(self):
+        """As MethodLayer.unpack_weights."""
+        ops.unpack_embedding(self.weight)
+
     def logits(self, x):
         """x [T, hidden_size] -> float32 [T, rows], of a model whose head this is. Called outside graphs."""
         return ops.logits(x, self.weight)
@@ -64,6 +70,7 @@ class LMHead(MethodLayer):
 
     def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, *sources: str):
         super().__init__()
+        self.unit_rows = False  # whether loaded rows are given the length one
         self.kind = EMBEDDING if sources else HEAD
         self.matrix, self.first = _matrix(vocab_size, hidden_size, shard, dtype, sources or ("weight",))
 
@@ -74,9 +81,17 @@ class LMHead(MethodLayer):
         """x [T, hidden_size] -> float32 [T, rows]. Called outside graphs."""
         return self.method.logits(self, x)
 
+    def process_weights_after_loading(self):
+        if self.unit_rows:
+            self.scale_rows_to_one()
+        super().process_weights_after_loading()
+
+    @property
+    def can_unpack(self):
+        return super().can_unpack and not self.unit_rows
+
     def scale_rows_to_one(self):
-        """Give the loaded rows the length one. Before `process_weights_after_loading`. Yang et al., 2023 (Baichuan 2's
-        NormHead)."""
+        """Give the loaded rows the length one. Before they are packed. Yang et al., 2023 (Baichuan 2's NormHead)."""
         host, dtype = self.weight.host, self.weight.dtype
         for start in range(0, len(host), 4096):  # rows: bounds the memory that float32 copies take
             rows = ms.Tensor.from_numpy(host[start : start + 4096]).view(dtype).astype(ms.float32).asnumpy()

@@ -22,6 +22,12 @@ class ScoreLinear(nn.Cell):
         """Rearrange the loaded weight for the operators. Once after each load."""
         ops.prepack_linear(self.weight)
 
+    can_unpack = True
+
+    def unpack_weights(self):
+        """As MethodLayer.unpack_weights."""
+        ops.unpack_linear(self.weight)
+
     def construct(self, x):
         scores = ops.logits(x, self.weight)
         return scores if self.bias is None else scores + self.bias

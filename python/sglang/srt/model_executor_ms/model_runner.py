@@ -4,10 +4,9 @@ import torch
 
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor_ms.environment import keep_convolution_states_in
-from sglang.srt.model_executor_ms.runner import cpu_runner, device, eplb, swa_pool
+from sglang.srt.model_executor_ms.runner import cpu_runner, device, eplb, swa_pool, weights
 from sglang.srt.model_executor_ms.runner.lora import lora_manager
 from sglang.srt.model_executor_ms.runner.sampler import HostSampler
-from sglang.srt.model_executor_ms.runner.weights import MindSporeWeightUpdater
 from sglang.srt.model_executor_ms.seams import runner
 from sglang.srt.model_executor_ms.server.accelerators import DEVICES
 from sglang.srt.runtime_context import get_model, get_parallel
@@ -55,7 +54,7 @@ class MindSporeModelRunner(ModelRunner):
         self.lora_manager = lora_manager(self)
 
     def init_weight_updater(self):
-        self.weight_updater = MindSporeWeightUpdater(
+        self.weight_updater = weights.MindSporeWeightUpdater(
             tp_rank=get_parallel().tp_rank,
             device=self.device,
             gpu_id=self.gpu_id,
@@ -67,8 +66,13 @@ class MindSporeModelRunner(ModelRunner):
             get_model_runner=lambda: self,
         )
 
-    def check_weights(self, action, *_args, **_kwargs):
-        raise NotImplementedError(f"check_weights {action}: it reads torch parameters, and the model's are MindSpore's")
+    def init_weight_exporter(self):
+        parallel, config = get_parallel(), self.model_config
+        sizes = dict(tp_rank=parallel.tp_rank, tp_size=parallel.tp_size, gpu_id=self.gpu_id)
+        self.weight_exporter = weights.MindSporeWeightExporter(
+            **sizes, get_model_path=lambda: config.model_path, get_model=lambda: self.model
+        )
+        self._weight_checker = weights.MindSporeWeightChecker(get_model=lambda: self.model)
 
 
 RUNNERS = {("mindspore", name): MindSporeModelRunner for name in DEVICES}

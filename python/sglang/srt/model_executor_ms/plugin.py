@@ -128,6 +128,8 @@ def _activate_mindspore(server_args, role: str) -> None:
             with _telling(server_args):
                 framework.refuse_taken_port(view.host, view.port)
         _hook_launcher()
+        if view.device == "cpu":
+            _hook_tensors()
         if view.use_ray and view.device == "cpu":
             _hook_ray()
     elif role == "dp_controller":
@@ -171,6 +173,13 @@ def _hook_launcher() -> None:
     processes.after_ports(shared_files.note)
     processes.before_kill(shared_files.remove)
     processes.after_launch(dp_watchdog.watch_only_process)
+
+
+@functools.cache
+def _hook_tensors() -> None:
+    from sglang.srt.model_executor_ms.seams import control
+
+    control.send_tensors_of_cpus()
 
 
 @functools.cache
@@ -275,6 +284,8 @@ def _hook_control() -> None:
 
     control.handle_with(functools.partial(control_requests.answer, faults.explain))
     control.take_in_with(functools.partial(control_requests.take_in, faults.explain))
+    control.read_tensors_with(control_requests.read_tensors)
+    control.while_paused(control.sleep_until_asked)
     control.profile_with(functools.partial(control_requests.keep_serving, faults.explain))
 
 

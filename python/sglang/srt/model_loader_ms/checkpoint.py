@@ -122,7 +122,7 @@ def selected(shape: tuple, read: tuple) -> tuple:
 
 def copy(stored: Stored, read: tuple, host: np.ndarray, dtype: str) -> Iterator[int]:
     """Copy the part `read` into `host`, of the same shape, as `dtype`; yields the bytes of every block read."""
-    target = _torch_view(host, dtype)
+    target = torch_view(host, dtype)
     if not stored.shape:  # a single number
         target.copy_(stored.data)
         yield stored.nbytes(1)
@@ -161,12 +161,13 @@ def is_zero(stored: Stored) -> bool:
 
 def randomize(host: np.ndarray, dtype: str, seed: int) -> None:
     """Fill a buffer with small random numbers, the same ones for the same seed; integers stay as they are."""
-    target = _torch_view(host, dtype)
+    target = torch_view(host, dtype)
     if target.is_floating_point():
         target.uniform_(-1e-3, 1e-3, generator=torch.Generator().manual_seed(seed))
 
 
-def _torch_view(host: np.ndarray, dtype: str) -> torch.Tensor:
+def torch_view(host: np.ndarray, dtype: str) -> torch.Tensor:
+    """The memory of a buffer, int16 standing for bfloat16, as a tensor of `dtype`."""
     return torch.from_numpy(host).view(getattr(torch, dtype))
 
 

@@ -130,8 +130,9 @@ def check(
     wrong = encoded.join(checkpoint.tensors, coded, checkpoint.lost)
     checkpoint.lost.update(wrong)
     items, wrong = [_of_part(item) for item in items], dict.fromkeys(filter(None, wrong.values()))
-    ignored, unused = _left_over(checkpoint, items, wanted, names)
-    problems = [*checkpoint.problems, *wrong, *_misfits(checkpoint, items), *_untied(checkpoint, wanted, names)]
+    ignored, unused = left_over(checkpoint.tensors, items, wanted, names)
+    problems = [*checkpoint.problems, *wrong, *_misfits(checkpoint, items)]
+    problems += untied(checkpoint.tensors, wanted, names)
     problems += [f"unexpected: {name}" for name in unused]
     if problems:
         raise _does_not_fit(model, folder, problems)
@@ -210,14 +211,15 @@ def _misfits(checkpoint: Checkpoint, items: list[LoadItem]) -> list[str]:
     problems = []
     for item in items:
         if item.source in checkpoint.tensors:
-            problems.append(_misfit(item, checkpoint.tensors[item.source]))
+            problems.append(misfit(item, checkpoint.tensors[item.source]))
         elif item.source not in checkpoint.lost:
             file = checkpoint.index.get(item.source)
             problems.append(f"missing: {item.source}" + (f", which the index puts into {file}" if file else ""))
     return list(dict.fromkeys(filter(None, problems)))
 
 
-def _misfit(item: LoadItem, stored) -> str | None:
+def misfit(item: LoadItem, stored) -> str | None:
+    """Why a tensor cannot fill what it is for; None: it can."""
     have = f"{item.source} is {stored.dtype} {list(stored.shape)}"
     if not convertible(stored.dtype, item.dtype):
         return f"wrong dtype: {have}, which cannot become {item.dtype} for {item.parameter}"
@@ -234,8 +236,8 @@ def _misfit(item: LoadItem, stored) -> str | None:
     return None
 
 
-def _left_over(
-    checkpoint: Checkpoint, items: list[LoadItem], wanted: Wanted, names: TensorNames
+def left_over(
+    tensors: Mapping[str, Stored], items: list[LoadItem], wanted: Wanted, names: TensorNames
 ) -> tuple[list[str], list[str]]:
     """Names of tensors that no parameter wants: those that change nothing, and those of which that is not known."""
     may_be_there = [re.compile(f"(?:{pattern})$") for pattern in wanted.ignore]
@@ -243,19 +245,19 @@ def _left_over(
     layers, count = wanted.layers or ("", 0)
     columns = [name + "." for name in names.cells(layers)] if layers else []
     ignored, unused = [], []
-    for name in checkpoint.tensors.keys() - {item.source for item in items}:
+    for name in tensors.keys() - {item.source for item in items}:
         if name.startswith(other_stages):
             continue
         allowed = any(pattern.search(name) for pattern in may_be_there)
         allowed |= any(is_beyond(name, column, count) for column in columns)
-        allowed = allowed or is_harmless(name) or name.endswith(".bias") and is_zero(checkpoint.tensors[name])
+        allowed = allowed or is_harmless(name) or name.endswith(".bias") and is_zero(tensors[name])
         (ignored if allowed else unused).append(name)
     return sorted(ignored), sorted(unused)
 
 
-def _untied(checkpoint: Checkpoint, wanted: Wanted, names: TensorNames) -> list[str]:
-    """The problem of a checkpoint that has a tensor and its copy, and they differ."""
-    pair = _different(checkpoint, wanted.tied, names) if wanted.tied else None
+def untied(tensors: Mapping[str, Stored], wanted: Wanted, names: TensorNames) -> list[str]:
+    """The problem of tensors among which are one and its copy, and they differ."""
+    pair = _different(tensors, wanted.tied, names) if wanted.tied else None
     if pair is None:
         return []
     return [f"not tied: {pair[1]} differs from {pair[0]}, which this model uses in its place (tie_word_embeddings)"]
@@ -263,16 +265,16 @@ def _untied(checkpoint: Checkpoint, wanted: Wanted, names: TensorNames) -> list[
 
 def differ(folder: Path, load_format: str, pair: tuple[str, str], names: TensorNames) -> bool:
     """Whether a checkpoint has both of two tensors of a model, with different values. names: what it calls them."""
-    return _different(Checkpoint(folder, load_format), pair, names) is not None
+    return _different(Checkpoint(folder, load_format).tensors, pair, names) is not None
 
 
-def _different(checkpoint: Checkpoint, pair: tuple[str, str], names: TensorNames) -> list[str] | None:
+def _different(tensors: Mapping[str, Stored], pair: tuple[str, str], names: TensorNames) -> list[str] | None:
     """What the checkpoint calls the two; None unless it has both, and they differ."""
-    known = [[one for one in names.all_of("", name) if one in checkpoint.tensors] for name in pair]
+    known = [[one for one in names.all_of("", name) if one in tensors] for name in pair]
     if not all(known):
         return None
     found = [one[0] for one in known]
-    return None if same(*(checkpoint.tensors[name] for name in found)) else found
+    return None if same(*(tensors[name] for name in found)) else found
 
 
 def _does_not_fit(model: nn.Cell, folder: Path, problems: list[str]) -> CheckpointError:
@@ -295,12 +297,13 @@ def _copy(checkpoint: Checkpoint, items: list[LoadItem], progress: bool) -> int:
         ThreadPoolExecutor(READERS) as readers,
     ):
         items = sorted(items, key=lambda item: order[item.source])
-        for read in readers.map(lambda item: _copy_one(checkpoint.tensors[item.source], item), items):
+        for read in readers.map(lambda item: copy_item(checkpoint.tensors[item.source], item), items):
             bar.update(read)
     return total
 
 
-def _copy_one(stored, item: LoadItem) -> int:
+def copy_item(stored: Stored, item: LoadItem) -> int:
+    """Fill what a tensor is for with its part -> the bytes read."""
     return sum(copy(stored, item.read, item.host, item.dtype))
 
 

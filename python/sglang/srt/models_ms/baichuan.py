@@ -39,7 +39,7 @@ class BaichuanForCausalLM(CausalLM):
     layer_class = BaichuanLayer
     tensor_names = {"self_attn.qkv_proj": "self_attn.W_pack"}
 
-    def process_weights_after_loading(self):
-        if self.config.unit_head and self.lm_head is not None:
-            self.lm_head.scale_rows_to_one()
-        super().process_weights_after_loading()
+    def __init__(self, hf_config, runtime):
+        super().__init__(hf_config, runtime)
+        if self.lm_head is not None:
+            self.lm_head.unit_rows = self.config.unit_head

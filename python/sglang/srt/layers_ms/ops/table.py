@@ -279,6 +279,9 @@ class OperatorTable:
         parameter is where it was: `renew` and packing have written there.
         """
 
+    def fetch(self, weight) -> None:
+        """Let `weight.host` have what operators read, in their layout, if it has not: move_to_device the other way."""
+
     def prepack_linear(self, weight) -> None:
         """Rearrange, in place, a matrix that only `linear`, `linear_fp32` and `logits` read, into their layout.
 
@@ -293,6 +296,18 @@ class OperatorTable:
 
     def prepack_experts(self, weight) -> None:
         """As prepack_linear, of a stack that `fused_experts` reads."""
+
+    def unpack_linear(self, weight) -> None:
+        """Undo prepack_linear: `weight.host`, which has been fetched, is as it was loaded."""
+
+    def unpack_row_linear(self, weight) -> None:
+        """Undo prepack_row_linear, as unpack_linear."""
+
+    def unpack_embedding(self, weight) -> None:
+        """Undo prepack_embedding, as unpack_linear."""
+
+    def unpack_experts(self, weight) -> None:
+        """Undo prepack_experts, as unpack_linear."""
 
     def prepack_quant(self, weight, scale, offset, kind: str, group: int) -> None:
         """As prepack_linear, of codes, scales and offsets (or None) that `quant_linear`, `quant_logits` or

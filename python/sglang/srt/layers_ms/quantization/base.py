@@ -37,7 +37,12 @@ class Matrix(NamedTuple):
 
 
 class Method:
-    """How a layer holds its matrices."""
+    """How a layer holds its matrices.
+
+    can_unpack: whether they can be as they were loaded again, so that some of them are loaded anew.
+    """
+
+    can_unpack = False
 
     def parameters(self, layer: nn.Cell) -> dict[str, Matrix]:
         """Name, shape, dtype and sources of each parameter that holds a layer's matrices."""
@@ -54,6 +59,10 @@ class Method:
 
     def process_weights_after_loading(self, layer: nn.Cell) -> None:
         """Rearrange them, in place, as the operators like them. Once after each load."""
+
+    def unpack_weights(self, layer: nn.Cell) -> None:
+        """Undo `process_weights_after_loading`. Only where `can_unpack`."""
+        raise NotImplementedError
 
 
 class LinearMethod(Method):
@@ -132,3 +141,12 @@ class MethodLayer(nn.Cell):
     def process_weights_after_loading(self) -> None:
         """Rearrange the loaded weights for the operators. Once after each load."""
         self.method.process_weights_after_loading(self)
+
+    @property
+    def can_unpack(self) -> bool:
+        """Whether `unpack_weights` can be called."""
+        return self.method.can_unpack
+
+    def unpack_weights(self) -> None:
+        """Let `host` of the matrices, which has been fetched, be as it was loaded."""
+        self.method.unpack_weights(self)

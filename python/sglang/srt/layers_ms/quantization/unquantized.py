@@ -22,6 +22,8 @@ class Unquantized(Method):
     encoding: how a checkpoint may hold them instead. Then what is loaded are the values that it stands for.
     """
 
+    can_unpack = True
+
     def __init__(self, encoding: Encoding | None = None):
         self.encoding = encoding
 
@@ -32,6 +34,10 @@ class Unquantized(Method):
 class UnquantizedLinear(Unquantized, LinearMethod):
     def process_weights_after_loading(self, layer):
         ops.prepack_linear(layer.weight)
+
+    def unpack_weights(self, layer):
+        for name in layer.matrices():
+            ops.unpack_linear(getattr(layer, name))
 
     def apply(self, layer, x, bias):
         return ops.linear(x, layer.weight, bias)
@@ -44,6 +50,9 @@ class UnquantizedHead(Unquantized, HeadMethod):
     def process_weights_after_loading(self, layer):
         ops.prepack_embedding(layer.weight)
 
+    def unpack_weights(self, layer):
+        ops.unpack_embedding(layer.weight)
+
     def logits(self, layer, x):
         return ops.logits(x, layer.weight)
 
@@ -51,6 +60,9 @@ class UnquantizedHead(Unquantized, HeadMethod):
 class AllReduceNormLinear(Unquantized, AllReduceNormMethod):
     def process_weights_after_loading(self, layer):
         ops.prepack_row_linear(layer.weight)
+
+    def unpack_weights(self, layer):
+        ops.unpack_row_linear(layer.weight)
 
     def apply_norm(self, layer, x, residual, norm, forward_mode):
         return ops.linear_add_rms_norm(
@@ -62,6 +74,10 @@ class UnquantizedMoE(Unquantized, MoEMethod):
     def process_weights_after_loading(self, layer):
         ops.prepack_experts(layer.gate_up)
         ops.prepack_experts(layer.down)
+
+    def unpack_weights(self, layer):
+        ops.unpack_experts(layer.gate_up)
+        ops.unpack_experts(layer.down)
 
     def apply(self, layer, x, weights, experts):
         return ops.fused_experts(

@@ -22,6 +22,7 @@ from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.media import MediaInputs
+from sglang.srt.model_executor_ms.runner.named_weights import NamedWeights
 from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights, with_own_head, with_quantization
@@ -46,7 +47,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
     join = staticmethod(groups.join_on_cpus)
     head_class = LMHead
     # SGLang's WeightExporter refuses with it.
-    _weight_export_error = "--framework mindspore does not export weights: they are MindSpore's, not torch parameters"
+    _weight_export_error = "--framework mindspore does not export models: they are MindSpore's, not torch parameters"
 
     process_table = None  # the operator table of the process, once its first model has started MindSpore
 
@@ -92,6 +93,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         self.stage, self.start_layer, self.end_layer = stage, read.layer_range.start, read.layer_range.stop
         self.lm_head = self._head() if self.network.head() is not None else None
         self.update = AllOrNone(self.check_checkpoint)
+        self.weights = NamedWeights(self.network, self._bind_head)
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
 
     def _start_process(self, config, environment, allreduce_fusion) -> str:

@@ -1,5 +1,6 @@
 """SGLang's way to a model's weights, at start and while serving, led to the MindSpore model's own loader."""
 
+import contextlib
 import json
 import logging
 from pathlib import Path
@@ -9,20 +10,27 @@ import torch
 from sglang.srt.configs.load_config import LoadConfig
 from sglang.srt.layers.moe.utils import resolve_shared_experts_config
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor.model_runner_components.weight_updater import WeightUpdater
+from sglang.srt.model_executor.model_runner_components.weight_exporter import WeightExporter
+from sglang.srt.model_executor.model_runner_components.weight_updater import LocalSerializedTensor, WeightUpdater
 from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.seams import runner
 from sglang.srt.model_loader.loader import BaseModelLoader
 from sglang.srt.model_loader.utils import get_model_architecture, set_default_torch_dtype
 from sglang.srt.model_loader_ms import loader
-from sglang.srt.model_loader_ms.files import locate
+from sglang.srt.model_loader_ms.files import CheckpointError, locate
 from sglang.srt.model_loader_ms.loader import differ
 from sglang.srt.model_loader_ms.names import TensorNames
 from sglang.srt.model_loader_ms.weight_slice import restore_host
+from sglang.srt.runtime_context import get_parallel
+from sglang.srt.utils.weight_checker import WeightChecker
+from sglang.srt.weight_sync.tensor_bucket import FlattenedTensorBucket
 
 logger = logging.getLogger(__name__)
 
-_ONLY_FROM_DISK = "--framework mindspore updates weights from disk only (update_weights_from_disk)"
+_NO_IPC = "--framework mindspore takes weights by tensors, from a group of processes, or from disk; not by CUDA IPC"
+_DRAFT = "The draft model keeps its weights."
+# A later stage gets a request when the one before has done it: too late to refuse, and after another group's members.
+_NO_STAGES = "with --pp-size weights are updated from disk only (update_weights_from_disk)"
 
 
 def with_quantization(config: dict, folder: str | Path, asked: str | None) -> dict:
@@ -99,7 +107,7 @@ def get_model_loader(load_config: LoadConfig, model_config=None) -> MindSporeMod
 
 
 class MindSporeWeightUpdater(WeightUpdater):
-    """Updates the weights of a serving model from disk; everything else is refused with a reason."""
+    """Updates the weights of a serving model, all of what is given on all ranks, or nothing on any."""
 
     __slots__ = ()
 
@@ -110,27 +118,109 @@ class MindSporeWeightUpdater(WeightUpdater):
         """
         model = self.get_model()
         if self.get_model_runner().is_draft_worker:
-            return True, "The draft model keeps its weights."
+            return True, _DRAFT
         plan, problems = model.update.prepare(model_path, load_format)
         if problems:
             return False, "\n".join(problems)
-        try:
+        with _written_whole():
             model.load_checkpoint(plan)
-        except Exception as error:  # the files were there a moment ago: what is in memory now is of both
-            raise SystemExit(f"new weights were written in part, which cannot be served: {error}") from error
         runner.note_checkpoint(self.model_config, model_path)
         load_config = LoadConfig(load_format=load_format)
         self.update_model_fields(model, model_path=model_path, load_format=load_format, load_config=load_config)
         return True, "Succeeded to update model weights."
 
-    def init_weights_update_group(self, *_args, **_kwargs):
-        return False, _ONLY_FROM_DISK
+    def init_weights_update_group(
+        self, master_address, master_port, rank_offset, world_size, group_name, backend="nccl"
+    ):
+        """Join a trainer's group -> (success, message). A rank waits until all others have joined."""
+        usable = "hccl" if self.device.startswith("npu") else "gloo"
+        if backend != usable:
+            return False, f"backend is {backend!r}: on {self.device} a group is of backend {usable!r}"
+        if get_parallel().pp_size > 1:
+            return False, _NO_STAGES
+        return super().init_weights_update_group(
+            master_address, master_port, rank_offset, world_size, group_name, backend
+        )
+
+    def begin_weight_update(self):
+        """Nothing is restored: every bucket leaves weights that can be served."""
+
+    def end_weight_update(self, *, run_post_load):
+        """Nothing is left to do."""
 
     def load_weights_from_distributed(self, named_tensors):
-        return False, _ONLY_FROM_DISK
+        return self._update(lambda: named_tensors)
 
     def update_weights_from_tensor(self, named_tensors, load_format=None):
-        return False, _ONLY_FROM_DISK
+        """named_tensors: (name, tensor)s, or with load_format flattened_bucket one tensor and what is where in it."""
+        read = _READERS.get(load_format)
+        if read is None:
+            return False, f"load_format is {load_format!r}: tensors come by name (null), or in a flattened_bucket"
+        return self._update(lambda: read(named_tensors))
 
     def update_weights_from_ipc(self, recv_req):
-        return False, _ONLY_FROM_DISK
+        return False, _NO_IPC
+
+    def _update(self, read):
+        if get_parallel().pp_size > 1:
+            return False, _NO_STAGES
+        if self.get_model_runner().is_draft_worker:
+            return True, _DRAFT
+        with _written_whole():
+            return self.get_model().weights.update(read)
+
+
+@contextlib.contextmanager
+def _written_whole():
+    try:
+        yield
+    except Exception as error:  # all was checked a moment ago: what is in memory now is of both
+        raise SystemExit(f"new weights were written in part, which cannot be served: {error}") from error
+
+
+def _of_names(named_tensors):
+    tp_rank = get_parallel().tp_rank
+    for name, tensor in named_tensors:
+        yield name, tensor.get(tp_rank) if isinstance(tensor, LocalSerializedTensor) else tensor
+
+
+def _of_bucket(bucket):
+    described = FlattenedTensorBucket(flattened_tensor=bucket["flattened_tensor"], metadata=bucket["metadata"])
+    return described.reconstruct_tensors()
+
+
+_READERS = {None: _of_names, "flattened_bucket": _of_bucket}
+
+
+class MindSporeWeightExporter(WeightExporter):
+    """Hands out single tensors; whole models are not exported."""
+
+    __slots__ = ()
+
+    def get_weights_by_name(self, name, truncate_size=100):
+        """The first rows of a checkpoint's tensor, in float32. CheckpointError, which names it, if it is not there."""
+        if get_parallel().pp_size > 1:
+            raise CheckpointError("with --pp-size a stage has some of the weights only: they are not handed out")
+        return self.get_model().weights.read(name, truncate_size).float().tolist()
+
+
+class MindSporeWeightChecker(WeightChecker):
+    """SGLang's checks, of the tensors of a checkpoint that parameters hold."""
+
+    def handle(self, *arguments, **options):
+        with self._get_model().weights.plain() as self.held:
+            return super().handle(*arguments, **options)
+
+    def _model_state(self):
+        yield from self.held
+
+    def _compare(self, *, allow_quant_error=False, skip_tensor_list=None):
+        """SGLang compares on a GPU. allow_quant_error: of what is held as it was loaded there is none."""
+        if self._snapshot_tensors is None:
+            raise ValueError("there is no snapshot to compare with")
+        skipped, before = self._skip_compare_names(skip_tensor_list), self._snapshot_tensors
+        held = [(name, now) for name, now in self._model_state() if name not in skipped]
+        differ = [name for name, now in held if not torch.equal(now, before[name])]
+        if differ:
+            raise ValueError(f"these weights differ from the snapshot: {', '.join(differ)}")
+        self._snapshot_tensors = self._snapshot_arena = None

@@ -17,6 +17,7 @@ SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 COMMUNICATOR = "sglang.srt.managers.communicator.FanOutCommunicator.__call__"
 PROFILER = "sglang.srt.managers.scheduler_components.profiler_manager.SchedulerProfilerManager"
+WORKER = "sglang.srt.managers.tp_worker.BaseTpWorker"
 SERVER = "sglang.srt.entrypoints.http_server"
 # Requests for answers; what is wrong with one of these is for other checks.
 WORK = (
@@ -83,6 +84,29 @@ def end_request(scheduler, request, message: str, status: int) -> None:
 def profile_with(hook: Callable) -> None:
     """hook(original, profiler, batch) around what a scheduler's profiler does before each step."""
     hooks.around(f"{PROFILER}._profile_batch_predicate", hook)
+
+
+def read_tensors_with(hook: Callable) -> None:
+    """hook(original, worker, payloads) around how a rank reads the tensors of a request."""
+    hooks.around(WORKER + ".deserialize_own_rank", hook)
+
+
+def send_tensors_of_cpus() -> None:
+    """Let tensors of a CPU be sent to other processes once SGLang has sent or received some.
+
+    SGLang 0.5.23 changes how torch sends tensors, for those of a GPU, and fails with the others.
+    """
+    hooks.replace("sglang.srt.utils.patch_torch.monkey_patch_torch_reductions", lambda: None)
+
+
+def while_paused(hook: Callable) -> None:
+    """hook(result, scheduler) in each turn of the loop of a scheduler that is paused."""
+    hooks.after(f"{SCHEDULER}._record_scheduler_state_for_paused_engine", hook)
+
+
+def sleep_until_asked(_result, scheduler) -> None:
+    """For `while_paused`: as a scheduler that is idle."""
+    scheduler.maybe_sleep_on_idle()
 
 
 def drop_profile(profiler) -> None:

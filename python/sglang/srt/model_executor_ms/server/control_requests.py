@@ -21,19 +21,14 @@ SOURCE = "--framework mindspore"
 ACTIVITIES = ("CPU", "GPU")
 MAX_SLEEP = 60  # seconds before each step, with /slow_down
 MAX_NAME = 100  # characters of a part of a trace's file name
-UPDATES = f"{SOURCE} updates weights from disk only: /update_weights_from_disk"
 NO_SAVER = f"{SOURCE} does not release memory while it serves: there is no --enable-memory-saver"
-NO_TENSORS = f"{SOURCE}: the model's parameters are MindSpore's, laid out for its kernels, and are not handed out"
+NO_MODELS = f"{SOURCE}: the model's parameters are MindSpore's, laid out for its kernels, and are not sent as a whole"
 # Not served with any value: the reason is the answer.
 REFUSED = {
     io_struct.ReleaseMemoryOccupationReqInput: NO_SAVER,
     io_struct.ResumeMemoryOccupationReqInput: NO_SAVER,
-    io_struct.GetWeightsByNameReqInput: NO_TENSORS,
-    io_struct.InitWeightsSendGroupForRemoteInstanceReqInput: NO_TENSORS,
-    io_struct.SendWeightsToRemoteInstanceReqInput: NO_TENSORS,
-    io_struct.UpdateWeightsFromTensorReqInput: UPDATES,
-    io_struct.UpdateWeightsFromDistributedReqInput: UPDATES,
-    io_struct.UpdateWeightsFromIPCReqInput: UPDATES,
+    io_struct.InitWeightsSendGroupForRemoteInstanceReqInput: NO_MODELS,
+    io_struct.SendWeightsToRemoteInstanceReqInput: NO_MODELS,
 }
 
 
@@ -61,6 +56,8 @@ def check(scheduler, request) -> None:
         raise ValueError(reason)
     if isinstance(request, io_struct.SlowDownReqInput):
         _check_sleep(request.forward_sleep_time)
+    elif isinstance(request, io_struct.GetWeightsByNameReqInput) and request.truncate_size < 1:
+        raise ValueError(f"truncate_size is {request.truncate_size}: it is the number of rows, 1 or more")
     elif isinstance(request, io_struct.ProfileReq) and request.req_type == io_struct.ProfileReqType.START_PROFILE:
         _check_profile(request)
         if scheduler.profiler_manager.profile_in_progress:
@@ -117,6 +114,27 @@ def take_in(explain_fault: Callable[[BaseException], str | None], original, sche
         control.end_request(
             scheduler, request, f"the request cannot be scheduled: {error or type(error).__name__}", 500
         )
+
+
+class Unreadable:
+    """In the place of a rank's tensors that cannot be read: whoever looks into them gets the error."""
+
+    def __init__(self, error: Exception):
+        self.error = error
+
+    def __iter__(self):
+        raise self.error
+
+    def __getitem__(self, _key):
+        raise self.error
+
+
+def read_tensors(original, worker, *arguments):
+    """Around how a rank reads the tensors of a request: if it fails, the others wait for it all the same."""
+    try:
+        return original(worker, *arguments)
+    except Exception as error:
+        return Unreadable(error)
 
 
 def keep_serving(explain_fault: Callable[[BaseException], str | None], original, profiler, batch) -> None:

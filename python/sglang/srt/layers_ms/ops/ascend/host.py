@@ -9,7 +9,7 @@ from mindspore import Tensor
 from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend.stacks import prepack_matrix, prepack_stack
+from sglang.srt.layers_ms.ops.ascend.stacks import prepack_matrix, prepack_stack, unpack_matrix, unpack_stack
 from sglang.srt.layers_ms.ops.table import Capabilities, SingleBlock
 
 # Kinds of steps, a graph each. A fresh request has no token in the cache yet, and two or more in the step; of requests
@@ -194,8 +194,7 @@ def renew(weight):
     if not getattr(weight, "on_device", False):
         weight.assign_value(value)  # what was made of `host` before it was filled may be a copy on the card, of zeros
         return
-    fractal = profile().fractal and weight.ndim == 2 and weight.dtype != mstype.int32
-    if weight.shape == weight.host.shape and not fractal:
+    if weight.shape == weight.host.shape and not getattr(weight, "in_nz", False):
         weight.copy_(value)  # of others, packing does it
 
 
@@ -208,12 +207,28 @@ def move_to_device(weight):
         del weight.host
 
 
+def fetch(weight):
+    if not getattr(weight, "on_device", False) or weight.dtype == mstype.int32:
+        return
+    plain = kernels.format_cast(weight, kernels.ND) if getattr(weight, "in_nz", False) else weight
+    found = (plain.view(mstype.int16) if weight.dtype == mstype.bfloat16 else plain).asnumpy()
+    weight.host.reshape(-1)[:] = found.reshape(-1)
+
+
+def unpack_row_linear(weight):
+    unpack_matrix(weight)
+
+
+def unpack_experts(weight):
+    unpack_stack(weight)
+
+
 def prepack_linear(weight):
     if profile().fractal and weight.ndim == 2:
         # The loader fills `host`, each time it loads; what the last load left in the weight is in NZ already.
         plain = Tensor.from_numpy(weight.host) if hasattr(weight, "host") else weight
         weight.assign_value(kernels.format_cast(plain, kernels.NZ))
-        weight.on_device = True
+        weight.on_device = weight.in_nz = True
 
 
 def prepack_row_linear(weight):
@@ -224,7 +239,7 @@ def prepack_experts(weight):
     prepack_stack(weight)
     if profile().fractal:
         weight.assign_value(kernels.format_cast(weight, kernels.NZ))
-        weight.on_device = True
+        weight.on_device = weight.in_nz = True
 
 
 def plain_experts(stack):

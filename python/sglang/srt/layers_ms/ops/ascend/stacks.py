@@ -31,6 +31,24 @@ def prepack_matrix(weight) -> None:
     _put(weight, turned)
 
 
+def unpack_stack(weight) -> None:
+    """Undo prepack_stack: `weight.host` has the stack as it was loaded, in its shape."""
+    host = weight.host
+    _turn_back(host.reshape(host.shape[0], -1, host.shape[-1]))
+
+
+def unpack_matrix(weight) -> None:
+    """Undo prepack_matrix, as unpack_stack."""
+    _turn_back(weight.host[None])
+
+
+def _turn_back(stack: np.ndarray) -> None:
+    """[E, out, in], in whose memory each matrix is turned."""
+    count, rows, columns = stack.shape
+    for matrix, turned in zip(stack, stack.reshape(count, columns, rows), strict=True):
+        matrix[:] = turned.T.copy()
+
+
 def _turned(host: np.ndarray) -> np.ndarray:
     """In the same memory."""
     count, columns = host.shape[0], host.shape[-1]

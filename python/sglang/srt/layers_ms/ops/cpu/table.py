@@ -70,12 +70,7 @@ class CpuTable(
         return found
 
     def prepack_linear(self, weight):
-        *stack, rows, columns = weight.shape
-        size = rows * columns * weight.itemsize
-        for matrix in range(math.prod(stack)):
-            storage = ctypes.c_void_p(weight.data_ptr() + matrix * size)
-            shape = (ctypes.c_int64(rows), ctypes.c_int64(columns))
-            _library.mindspore_cpu_prepack(FORMATS[weight.dtype], storage, *shape)
+        _rearrange(_library.mindspore_cpu_prepack, weight)
 
     def prepack_row_linear(self, weight):
         self.prepack_linear(weight)
@@ -85,6 +80,18 @@ class CpuTable(
 
     def prepack_experts(self, weight):
         self.prepack_linear(weight)
+
+    def unpack_linear(self, weight):
+        _rearrange(_library.mindspore_cpu_unpack, weight)
+
+    def unpack_row_linear(self, weight):
+        self.unpack_linear(weight)
+
+    def unpack_embedding(self, weight):
+        self.unpack_linear(weight)
+
+    def unpack_experts(self, weight):
+        self.unpack_linear(weight)
 
     def cache_view(self, cache, name, page_size):
         return cache
@@ -99,3 +106,12 @@ class CpuTable(
     def build_metadata(self, step):
         counts = [step.num_tokens, len(step.seq_lens), *step.dp_tokens]
         return {"page_size": np.array([step.page_size], np.int32), rows.FIELD: np.array(counts, np.int32)}
+
+
+def _rearrange(function, weight) -> None:
+    """Each matrix of a stack, by a function of the library, in place."""
+    *stack, rows, columns = weight.shape
+    size = rows * columns * weight.itemsize
+    for matrix in range(math.prod(stack)):
+        storage = ctypes.c_void_p(weight.data_ptr() + matrix * size)
+        function(FORMATS[weight.dtype], storage, ctypes.c_int64(rows), ctypes.c_int64(columns))
