@@ -48,7 +48,7 @@ inline e4m3 from_float<e4m3>(float x) {
   return codes[0];
 }
 
-#if defined(__AVX512VBMI__) && defined(__AVX512BF16__)
+#if defined(__AVX512BF16__)
 
 // What codes without their signs stand for in bfloat16: lower and upper bytes.
 struct Float8Bytes {
@@ -77,14 +77,6 @@ inline void widen_codes(const e4m3* from, bf16* to, int64_t size) {
     _mm512_mask_storeu_epi16(to + i, static_cast<__mmask32>(there), _mm512_unpacklo_epi8(low, whole));
     if (left > 32) _mm512_mask_storeu_epi16(to + i + 32, there >> 32, _mm512_unpackhi_epi8(low, whole));
   }
-}
-
-#elif defined(__AVX512BF16__)
-
-inline void widen_codes(const e4m3* from, bf16* to, int64_t size) {
-  int64_t i = 0;
-  for (; i + 16 <= size; i += 16) store(to + i, load(from + i));
-  for (; i < size; ++i) to[i] = from_float<bf16>(to_float(from[i]));
 }
 
 #endif
