@@ -94,9 +94,11 @@ def test_files_of_other_models_and_ranks_are_refused_by_name(tmp_path, scales, c
         kv_scales.check(path, "fp8_e4m3", config, 1)
 
 
-def test_files_that_nothing_would_read_are_refused(tmp_path):
+def test_files_that_nothing_or_two_models_would_read_are_refused(tmp_path):
     path, config = scales_file(tmp_path, [SCALES]), AutoConfig.from_pretrained(FOLDER / NAME)
     with pytest.raises(kv_scales.WrongScales, match="give --kv-cache-dtype fp8_e4m3"):
         kv_scales.check(path, "auto", config, 1)
+    with pytest.raises(kv_scales.WrongScales, match="and some/draft has a cache too: leave it out"):
+        kv_scales.check(path, "fp8_e4m3", config, 1, "some/draft")
     with pytest.raises(kv_scales.WrongScales, match="No such file"):
         kv_scales.check(path + "x", "fp8_e4m3", config, 1)

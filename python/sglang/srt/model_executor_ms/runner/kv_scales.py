@@ -39,10 +39,12 @@ def read(path: str, config, ranks: int) -> dict[int, dict[int, float]]:
     return found
 
 
-def check(path: str, kv_cache_dtype: str, config, ranks: int) -> None:
-    """WrongScales where the file cannot be used, or nothing would read it."""
+def check(path: str, kv_cache_dtype: str, config, ranks: int, draft_model: str | None = None) -> None:
+    """WrongScales where the file cannot be used, or nothing would read it. draft_model: which drafts, if any."""
     if kv_cache_dtype != FP8_E4M3:
         raise WrongScales(f"{FLAG} {path}: has scales of a cache in float8: give --kv-cache-dtype {FP8_E4M3}, or none")
+    if draft_model is not None:
+        raise WrongScales(f"{FLAG} {path}: has scales of one model, and {draft_model} has a cache too: leave it out")
     read(path, config, ranks)
 
 

@@ -244,7 +244,8 @@ def verify(server_args) -> None:
         if view.quantization_param_path is not None:
             from sglang.srt.model_executor_ms.runner import kv_scales
 
-            kv_scales.check(view.quantization_param_path, view.kv_cache_dtype, model.hf_config, view.tp_size)
+            cache = (view.quantization_param_path, view.kv_cache_dtype)
+            kv_scales.check(*cache, model.hf_config, view.tp_size, view.speculative_draft_model_path)
         refused = [flag for flag in ("enable_lora", "speculative_algorithm") if getattr(view, flag)]
         if refused and model.is_multimodal:
             flags = ", ".join("--" + flag.replace("_", "-") for flag in refused)
