@@ -67,6 +67,17 @@ def test_what_was_packed_is_as_it_was_loaded_once_it_is_unpacked(undo, shape):
     np.testing.assert_array_equal(weight.host, values)
 
 
+def test_rows_of_memory_are_copied_to_other_rows():
+    source, target, numbers = draw(70, 4000), draw(90, 5000, seed=1), np.array([4, 69, 0], np.int64)
+    wanted, places = target.copy(), np.array([89, 3, 4], np.int64)
+    wanted[places, :3000] = source[numbers, :3000]
+    rows = [ops.Rows(one.ctypes.data, one.strides[0], which) for one, which in ((target, places), (source, numbers))]
+    ops.copy_rows(*rows, 3000 * 4)
+    np.testing.assert_array_equal(target, wanted)
+    with pytest.raises(ValueError, match="2 rows are to fill 3"):
+        ops.copy_rows(rows[0], rows[1]._replace(numbers=numbers[:2]), 8)
+
+
 @pytest.mark.parametrize("rows, width, size", [(1, 60, 60), (7, 60, 60), (5, 60, 10)])
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_rms_norm_normalizes_every_group(rows, width, size, scale):

@@ -1,10 +1,13 @@
 """What we rely on in SGLang 0.5.23 where the operator table has the caches, and where a chip has no Triton."""
 
+import inspect
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
-from seams.contract import Reached, assert_in_order, names, parameters, reached
+from seams.contract import Reached, assert_in_order, names, parameters, reached, works_around
 
 from sglang.srt.arg_groups import memory_hook
 from sglang.srt.hardware_backend.npu import allocator_npu
@@ -12,9 +15,11 @@ from sglang.srt.mem_cache import allocation, kv_cache_configurator
 from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
+from sglang.srt.mem_cache.pool_host.base import HostKVCache
+from sglang.srt.model_executor_ms.runner import host_pools
 from sglang.srt.utils.common import support_triton
 
-SECONDS = 1
+SECONDS = 8
 
 
 def test_a_pools_class_is_chosen_when_the_model_is_there():
@@ -94,3 +99,30 @@ def test_the_memory_that_is_kept_for_graphs_is_asked_for_in_mb_of_the_arguments(
     """arguments.reserve_for_graphs_with"""
     assert parameters(memory_hook.reserve_for_graph_mb) == ["server_args"]
     assert "reserve_for_graph_mb" in names("srt.arg_groups.memory_hook", "handle_gpu_memory_settings")
+
+
+# ---- pools of the host ----
+
+
+@works_around("copies pages by kernels of a GPU only: memory.copy_pages_with")
+def test_pages_are_copied_without_a_gpu():
+    """By functions that the pools' modules name, and do not have."""
+    for module in ("mha", "mla"):
+        assert {copy.__name__ for copy in host_pools.COPIES} <= set(names(f"srt.mem_cache.pool_host.{module}"))
+    code = (
+        "from sglang.srt.mem_cache.pool_host import mha; import sys; sys.exit(not hasattr(mha, 'transfer_kv_direct'))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_pool_of_the_host_is_made_with_keywords_and_has_a_tag_of_its_format():
+    """memory.make_host_pools_with, memory.tag_pages"""
+    made = inspect.signature(inspect.unwrap(HostKVCache.__init__)).parameters
+    assert "pin_memory" in made and all(one.kind is one.KEYWORD_ONLY for name, one in made.items() if name != "self")
+    assert HostKVCache.storage_format_tag is None
+    assert "storage_format_tag" in names("srt.managers.cache_controller", "storage_model_name")
+
+
+@works_around("builds what names stored pages in the first request: memory.build_page_hashes")
+def test_what_names_stored_pages_is_built_before_a_server_is_ready():
+    assert "_load_native_hash_module" in names("srt.managers.scheduler", "Scheduler.__init__")

@@ -216,6 +216,7 @@ def _hook_scheduler(device: str) -> None:
         device_layout_cache,
         end_tokens,
         hidden_states,
+        host_pools,
         murmur_hash,
         weights,
     )
@@ -250,6 +251,8 @@ def _hook_scheduler(device: str) -> None:
         batches.hash_seeds_with(murmur_hash.murmur_hash32)
         batches.copy_tokens_on_cpu()
         runner.replace_cpu_padding(groups.skip_tp_padding)
+        memory.make_host_pools_with(host_pools.make_pool)
+        memory.copy_pages_with(host_pools.COPIES)
     if device.startswith("npu"):
         memory.make_allocator_with(allocation.paged_allocator)
         memory.find_last_slots_with(allocation.last_slots)

@@ -5,6 +5,7 @@ layers call; its methods are called on the host. What a table does not have it i
 says that it takes as it is, so that nothing falls back unseen.
 """
 
+import ctypes
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,20 @@ class SingleBlock(NamedTuple):
     forward_mode: str
     max_context: int  # tokens
     max_requests: int
+
+
+class Rows(NamedTuple):
+    """Rows of memory of the host."""
+
+    address: int  # of row 0
+    stride: int  # bytes from a row to the next one
+    numbers: np.ndarray  # int64: of which rows
+
+
+def check_rows(target: Rows, source: Rows) -> None:
+    """ValueError if there are not as many rows of one as of the other."""
+    if len(target.numbers) != len(source.numbers):
+        raise ValueError(f"{len(source.numbers)} rows are to fill {len(target.numbers)}")
 
 
 @dataclass(frozen=True)
@@ -263,6 +278,12 @@ class OperatorTable:
         it. What makes it raises NotImplementedError for sizes that it cannot lay out.
         """
         return None
+
+    def copy_rows(self, target: Rows, source: Rows, size: int) -> None:
+        """Copy rows of `size` bytes from memory of the host to memory of the host. ValueError: not as many of both."""
+        check_rows(target, source)
+        for to, origin in zip(target.numbers, source.numbers, strict=True):
+            ctypes.memmove(target.address + int(to) * target.stride, source.address + int(origin) * source.stride, size)
 
     # ---- weights; those of a table that reads them as they are loaded stay so ----
 

@@ -1,6 +1,6 @@
 """SGLang's key/value pools, and what hands out their slots."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from sglang.srt.model_executor_ms.seams import hooks
 
@@ -28,3 +28,29 @@ def find_last_slots_with(find: Callable) -> None:
 def support_triton_with(hook: Callable) -> None:
     """hook(original, backend) around the question whether there is triton."""
     hooks.around("sglang.srt.utils.common.support_triton", hook)
+
+
+def make_host_pools_with(hook: Callable) -> None:
+    """hook(original, pool, ...) around the making of a pool of the host (HiCache)."""
+    hooks.around("sglang.srt.mem_cache.pool_host.base.HostKVCache.__init__", hook)
+
+
+def tag_pages(pool, tag: str) -> None:
+    """Have what stores pages of a pool of the host keep them under names with this tag."""
+    pool.storage_format_tag = tag
+
+
+def copy_pages_with(copies: Iterable[Callable]) -> None:
+    """Functions of these names between a pool and its pool of the host, where SGLang has none: without a GPU."""
+    from sglang.srt.mem_cache.pool_host import mha, mla
+
+    for module in (mha, mla):
+        for copy in copies:
+            setattr(module, copy.__name__, copy)
+
+
+def build_page_hashes() -> None:
+    """Build the extension that names stored pages, which SGLang does in the first request. RuntimeError if it fails."""
+    from sglang.srt.mem_cache.cpp_utils.native_hash import get_native_hash
+
+    get_native_hash([1], None)

@@ -23,6 +23,11 @@ MAX_SLEEP = 60  # seconds before each step, with /slow_down
 MAX_NAME = 100  # characters of a part of a trace's file name
 NO_SAVER = f"{SOURCE} does not release memory while it serves: there is no --enable-memory-saver"
 NO_MODELS = f"{SOURCE}: the model's parameters are MindSpore's, laid out for its kernels, and are not sent as a whole"
+UPDATES = (
+    io_struct.UpdateWeightFromDiskReqInput,
+    io_struct.UpdateWeightsFromTensorReqInput,
+    io_struct.UpdateWeightsFromDistributedReqInput,
+)
 # Not served with any value: the reason is the answer.
 REFUSED = {
     io_struct.ReleaseMemoryOccupationReqInput: NO_SAVER,
@@ -56,6 +61,10 @@ def check(scheduler, request) -> None:
         raise ValueError(reason)
     if isinstance(request, io_struct.SlowDownReqInput):
         _check_sleep(request.forward_sleep_time)
+    elif isinstance(request, UPDATES) and scheduler.enable_hicache_storage:
+        raise ValueError(
+            "stored pages are of the weights that are served now: detach the storage (--hicache-storage-backend)"
+        )
     elif isinstance(request, io_struct.GetWeightsByNameReqInput) and request.truncate_size < 1:
         raise ValueError(f"truncate_size is {request.truncate_size}: it is the number of rows, 1 or more")
     elif isinstance(request, io_struct.ProfileReq) and request.req_type == io_struct.ProfileReqType.START_PROFILE:

@@ -61,6 +61,9 @@ SUPPORTED = _names("""
     enable_multimodal enable_broadcast_mm_inputs_process mm_process_config mm_processor_worker_num mm_io_worker_num
     allowed_media_domains media_url_max_file_size_mb mm_preprocess_cache_size_mb trust_mm_content_hashes
     limit_mm_data_per_request image_processor_backend disable_fast_image_processor
+    enable_hierarchical_cache hicache_ratio hicache_size hicache_host_memory_fraction hicache_storage_prefetch_policy
+    hicache_storage_backend_extra_config hicache_storage_prefetch_retry_poll_interval
+    hicache_storage_prefetch_retry_max_attempts
 """)
 
 # Arguments of which only these values are supported.
@@ -88,6 +91,11 @@ LIMITED = {
     # SGLang's other ways to choose among an expert's places differ between ranks that see the same tokens.
     "ep_dispatch_algorithm": (None, "dynamic"),
     "expert_distribution_recorder_mode": (None, "stat", "per_pass"),
+    "hicache_io_backend": ("kernel", "direct"),  # SGLang's default is kernel; either is this backend's own copy
+    "hicache_mem_layout": ("layer_first", "page_first", "page_first_direct"),
+    "hicache_write_policy": ("write_through", "write_through_selective"),
+    "hicache_host_memory_mode": ("cache",),
+    "hicache_storage_backend": (None, "file"),
     "boundary_reduction": ("auto", "rs+rsv"),
     "mamba_radix_cache_strategy": ("auto", "no_buffer"),
     "mamba_ssm_dtype": (None, "float32"),
@@ -241,13 +249,9 @@ REFUSED = (
         """),
     ),
     (
-        "caches outside the device's key/value pool are not supported yet",
+        "of caches outside the device's key/value pool, HiCache is supported so far (--enable-hierarchical-cache)",
         _names("""
             enable_page_major_kv_layout enable_unified_memory enable_session_radix_cache radix_cache_backend
-            enable_hierarchical_cache hicache_host_memory_mode hicache_ratio hicache_size hicache_write_policy
-            hicache_io_backend hicache_mem_layout hicache_storage_backend hicache_storage_prefetch_policy
-            hicache_storage_backend_extra_config hicache_storage_prefetch_retry_poll_interval
-            hicache_storage_prefetch_retry_max_attempts hicache_host_memory_fraction
             enable_unified_cache_external_linker unified_cache_external_linker_backend
             unified_cache_external_linker_config enable_lmcache lmcache_config_file enable_flexkv flexkv_config_file
             prefill_only_disable_kv_cache

@@ -21,6 +21,7 @@ from sglang.srt.model_executor_ms.parallel.expert_parallel import dispatches, us
 from sglang.srt.model_executor_ms.server import gguf, model_config, states
 from sglang.srt.model_executor_ms.server.accelerators import DEVICES, accelerator
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag, refuse_unsupported
+from sglang.srt.model_executor_ms.server.fleet_arguments import check_fleet
 from sglang.srt.model_executor_ms.server.lora_arguments import check_lora
 from sglang.srt.model_executor_ms.server.model_config import UnsupportedModel
 from sglang.srt.model_executor_ms.server.parallel_arguments import (
@@ -92,7 +93,8 @@ def configure(server_args) -> None:
     if device == "cpu":
         bind_processes(server_args)
         # An idle scheduler polls without a pause otherwise, on a core that others could compute with.
-        declare_resolution(server_args, SOURCE, sleep_on_idle=True)
+        # What copies to pools of the host is ours (host_pools.py), and has the names of what is not a GPU's kernel.
+        declare_resolution(server_args, SOURCE, sleep_on_idle=True, hicache_io_backend="direct")
 
 
 # SGLang makes none of its own. Ours are for the decode sizes that its flags choose (npu/start.py).
@@ -219,6 +221,7 @@ def verify(server_args) -> None:
     view = resolving_view(server_args)
     if view.use_ray and view.device == "npu":
         raise UnsupportedFlag("--use-ray with --device npu: SGLang asks Ray for GPUs, and selects CUDA devices")
+    check_fleet(view)
     check_parallelism(view)
     check_lora(view)
     check_expert_location(view)

@@ -52,5 +52,7 @@ def _refuse(view) -> None:
         )
     if view.attn_dp_size > 1:
         problems.append(f"--attn-dp-size {view.attn_dp_size}: not supported yet for a model whose layers have a state")
+    if view.enable_hierarchical_cache:
+        problems.append("--enable-hierarchical-cache: not supported yet for a model whose layers have a state")
     if problems:
         raise UnsupportedFlag("\n".join(problems))

@@ -27,9 +27,16 @@ from sglang.srt.layers_ms.ops.cpu import (
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS
 from sglang.srt.layers_ms.ops.metadata import Field
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
-from sglang.srt.layers_ms.ops.table import Capabilities
+from sglang.srt.layers_ms.ops.table import Capabilities, check_rows
 
 _library = library.library
+
+
+_ROWS = ctypes.POINTER(ctypes.c_int64)
+_library.mindspore_cpu_copy_rows.argtypes = [
+    *(ctypes.c_void_p, ctypes.c_int64, _ROWS) * 2,
+    *(ctypes.c_int64, ctypes.c_int64),
+]
 
 
 class _Event(ctypes.Structure):  # as in src/trace.h
@@ -68,6 +75,15 @@ class CpuTable(
         while count := _library.mindspore_cpu_take_events(_events, ctypes.c_int64(len(_events))):
             found += [(event.op.decode(), event.start, event.duration) for event in _events[:count]]
         return found
+
+    def copy_rows(self, target, source, size):
+        check_rows(target, source)
+        places = [
+            part
+            for rows in (target, source)
+            for part in (rows.address, rows.stride, rows.numbers.ctypes.data_as(_ROWS))
+        ]
+        _library.mindspore_cpu_copy_rows(*places, len(target.numbers), size)
 
     def prepack_linear(self, weight):
         _rearrange(_library.mindspore_cpu_prepack, weight)

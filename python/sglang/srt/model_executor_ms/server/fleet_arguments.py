@@ -1,0 +1,30 @@
+"""Arguments of a server among others, and of what outlives its steps: which of them can be served here."""
+
+from sglang.srt.model_executor_ms.seams import memory
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+
+
+def check_fleet(view) -> None:
+    """UnsupportedFlag, before any process is started."""
+    _check_host_cache(view)
+
+
+def _check_host_cache(view) -> None:
+    """UnsupportedFlag where a cache of the host is asked for and cannot be; builds what a storage behind it wants."""
+    if not view.enable_hierarchical_cache:
+        return
+    if view.device != "cpu":
+        raise UnsupportedFlag(f"--enable-hierarchical-cache is served on CPUs only, and --device is {view.device}")
+    if view.speculative_algorithm or view.kv_cache_dtype != "auto":
+        raise UnsupportedFlag(
+            "--enable-hierarchical-cache with --speculative-algorithm or --kv-cache-dtype: not tried together yet"
+        )
+    if view.hicache_storage_backend:
+        try:
+            memory.build_page_hashes()
+        except RuntimeError as error:
+            raise UnsupportedFlag(
+                f"--hicache-storage-backend {view.hicache_storage_backend}: the C++ extension by which SGLang names "
+                f"stored pages cannot be built: {error.__cause__ or error}. It wants g++, ninja and OpenSSL's headers: "
+                "apt install g++ ninja-build libssl-dev"
+            ) from error
