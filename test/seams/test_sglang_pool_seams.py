@@ -17,6 +17,8 @@ from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.mem_cache.pool_host.base import HostKVCache
 from sglang.srt.model_executor_ms.runner import host_pools
+from sglang.srt.model_executor_ms.runner.host_memory_saver import HostMemorySaver
+from sglang.srt.utils import torch_memory_saver_adapter
 from sglang.srt.utils.common import support_triton
 
 SECONDS = 8
@@ -126,3 +128,12 @@ def test_a_pool_of_the_host_is_made_with_keywords_and_has_a_tag_of_its_format():
 @works_around("builds what names stored pages in the first request: memory.build_page_hashes")
 def test_what_names_stored_pages_is_built_before_a_server_is_ready():
     assert "_load_native_hash_module" in names("srt.managers.scheduler", "Scheduler.__init__")
+
+
+def test_memory_of_a_sleeping_server_is_released_by_an_adapter_of_one_maker():
+    """memory.make_memory_saver_with, HostMemorySaver"""
+    adapter = torch_memory_saver_adapter.TorchMemorySaverAdapter
+    assert parameters(adapter.create) == ["enable"]
+    wanted = {name for name, value in vars(adapter).items() if callable(value) or isinstance(value, property)}
+    assert {name for name in wanted if name[0] != "_"} - {"create"} <= set(dir(HostMemorySaver))
+    assert "memory_saver_adapter" in names("srt.managers.scheduler", "Scheduler.init_weight_updater")

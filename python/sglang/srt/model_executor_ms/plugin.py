@@ -116,6 +116,8 @@ def _activate_mindspore(server_args, role: str) -> None:
     _hook_arguments()
     _hook_messages()
     view = resolving_view(server_args)
+    if view.device == "cpu":
+        _hook_memory_saver()
     if role == "scheduler":
         _hook_scheduler(view.device)
         if view.speculative_algorithm:
@@ -173,6 +175,14 @@ def _hook_launcher() -> None:
     processes.after_ports(shared_files.note)
     processes.before_kill(shared_files.remove)
     processes.after_launch(dp_watchdog.watch_only_process)
+
+
+@functools.cache
+def _hook_memory_saver() -> None:
+    from sglang.srt.model_executor_ms.runner import host_memory_saver
+    from sglang.srt.model_executor_ms.seams import memory
+
+    memory.make_memory_saver_with(host_memory_saver.create)
 
 
 @functools.cache

@@ -6,6 +6,7 @@ import weakref
 import mindspore as ms
 import torch
 
+from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE, GPU_MEMORY_TYPE_WEIGHTS
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.layers_ms.cache_spec import cache_specs, state_specs
@@ -19,6 +20,7 @@ from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb, kv_
 from sglang.srt.model_executor_ms.runner.cpu_runner import WARM_UP
 from sglang.srt.model_executor_ms.runner.drafts import EagleModel
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
+from sglang.srt.model_executor_ms.runner.host_memory_saver import HostMemorySaver
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.media import MediaInputs
@@ -154,6 +156,8 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         """
         self.model_runner, self.make_runner = weakref.proxy(model_runner), make_runner
         self._prepare(model_runner.token_to_kv_pool, first=True)
+        HostMemorySaver.register(GPU_MEMORY_TYPE_KV_CACHE, lambda: self.kv_caches.memory())
+        HostMemorySaver.register(GPU_MEMORY_TYPE_WEIGHTS, self.weights.memory)
         logger.info("MindSpore graphs compiled before serving: %d", compilations())
 
     def _prepare(self, pool, first: bool = False) -> None:

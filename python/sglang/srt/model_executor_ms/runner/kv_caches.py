@@ -60,6 +60,12 @@ class KVCaches:
         """Whether the pool was released or resized since the views were made."""
         return self._address != self._first_address()
 
+    def memory(self) -> list[tuple[int, int]]:
+        """Address and bytes of each buffer of the pool."""
+        keys = [self.pool.get_key_buffer(layer) for layer in self.specs]
+        values = [self.pool.get_value_buffer(layer) for layer, spec in self.specs.items() if spec.separate_values]
+        return [(buffer.data_ptr(), buffer.nbytes) for buffer in (*keys, *values)]
+
     def _first_address(self) -> int:
         return self.pool.get_key_buffer(next(iter(self.specs))).data_ptr() if self.specs else 0
 

@@ -111,6 +111,11 @@ class NamedWeights:
             yield list(by_name.items())
         self.written()
 
+    def memory(self) -> list[tuple[int, int]]:
+        """Address and bytes of each parameter that is loaded."""
+        loaded = [parameter for parameter in self.network.get_parameters() if parameter.slices]
+        return [(parameter.data_ptr(), parameter.nbytes) for parameter in loaded]
+
     # ---- cells and parameters ----
 
     def _owners(self) -> dict:

@@ -54,3 +54,8 @@ def build_page_hashes() -> None:
     from sglang.srt.mem_cache.cpp_utils.native_hash import get_native_hash
 
     get_native_hash([1], None)
+
+
+def make_memory_saver_with(hook: Callable) -> None:
+    """hook(original, enable) around the making of what releases memory of a server that sleeps."""
+    hooks.around("sglang.srt.utils.torch_memory_saver_adapter.TorchMemorySaverAdapter.create", hook)

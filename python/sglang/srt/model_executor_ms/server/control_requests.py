@@ -12,6 +12,7 @@ from pathlib import Path
 
 from fastapi.responses import ORJSONResponse
 
+from sglang.srt.constants import GPU_MEMORY_ALL_TYPES
 from sglang.srt.managers import io_struct
 from sglang.srt.model_executor_ms.seams import control
 
@@ -21,8 +22,9 @@ SOURCE = "--framework mindspore"
 ACTIVITIES = ("CPU", "GPU")
 MAX_SLEEP = 60  # seconds before each step, with /slow_down
 MAX_NAME = 100  # characters of a part of a trace's file name
-NO_SAVER = f"{SOURCE} does not release memory while it serves: there is no --enable-memory-saver"
+NO_SAVER = f"{SOURCE}: memory is released with --enable-memory-saver only, on CPUs"
 NO_MODELS = f"{SOURCE}: the model's parameters are MindSpore's, laid out for its kernels, and are not sent as a whole"
+SLEEP = (io_struct.ReleaseMemoryOccupationReqInput, io_struct.ResumeMemoryOccupationReqInput)
 UPDATES = (
     io_struct.UpdateWeightFromDiskReqInput,
     io_struct.UpdateWeightsFromTensorReqInput,
@@ -30,8 +32,6 @@ UPDATES = (
 )
 # Not served with any value: the reason is the answer.
 REFUSED = {
-    io_struct.ReleaseMemoryOccupationReqInput: NO_SAVER,
-    io_struct.ResumeMemoryOccupationReqInput: NO_SAVER,
     io_struct.InitWeightsSendGroupForRemoteInstanceReqInput: NO_MODELS,
     io_struct.SendWeightsToRemoteInstanceReqInput: NO_MODELS,
 }
@@ -61,6 +61,8 @@ def check(scheduler, request) -> None:
         raise ValueError(reason)
     if isinstance(request, io_struct.SlowDownReqInput):
         _check_sleep(request.forward_sleep_time)
+    elif isinstance(request, SLEEP):
+        _check_sleep_of_memory(scheduler, request)
     elif isinstance(request, UPDATES) and scheduler.enable_hicache_storage:
         raise ValueError(
             "stored pages are of the weights that are served now: detach the storage (--hicache-storage-backend)"
@@ -80,6 +82,18 @@ def _of_state(request) -> str:
 def _check_sleep(seconds: float | None) -> None:
     if seconds is not None and not (math.isfinite(seconds) and seconds <= MAX_SLEEP):
         raise ValueError(f"forward_sleep_time is {seconds}: it is at most {MAX_SLEEP} seconds; null ends it")
+
+
+def _check_sleep_of_memory(scheduler, request) -> None:
+    if not scheduler.memory_saver_adapter.enabled:
+        raise ValueError(NO_SAVER)
+    strange = sorted(set(request.tags or ()) - set(GPU_MEMORY_ALL_TYPES))
+    if strange:
+        raise ValueError(f"tags are {strange}: there are {', '.join(GPU_MEMORY_ALL_TYPES)}")
+    released = scheduler.weight_updater.offload_tags
+    asked = set(request.tags or GPU_MEMORY_ALL_TYPES)
+    if isinstance(request, io_struct.ResumeMemoryOccupationReqInput) and asked - released:
+        raise ValueError(f"{sorted(asked - released)} cannot be resumed: it was not released")
 
 
 def _check_profile(request) -> None:

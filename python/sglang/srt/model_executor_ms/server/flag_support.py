@@ -61,6 +61,7 @@ SUPPORTED = _names("""
     enable_multimodal enable_broadcast_mm_inputs_process mm_process_config mm_processor_worker_num mm_io_worker_num
     allowed_media_domains media_url_max_file_size_mb mm_preprocess_cache_size_mb trust_mm_content_hashes
     limit_mm_data_per_request image_processor_backend disable_fast_image_processor
+    enable_memory_saver enable_weights_cpu_backup
     enable_hierarchical_cache hicache_ratio hicache_size hicache_host_memory_fraction hicache_storage_prefetch_policy
     hicache_storage_backend_extra_config hicache_storage_prefetch_retry_poll_interval
     hicache_storage_prefetch_retry_max_attempts
@@ -258,10 +259,10 @@ REFUSED = (
         """),
     ),
     (
-        "weights stay on the device: offloading and releasing memory are not supported yet",
+        "weights stay on the device: offloading is not supported yet",
         _names("""
             cpu_offload_gb offload_group_size offload_num_in_group offload_prefetch_step offload_mode
-            ple_offload_embedding ple_offload_backend ple_offload_dir enable_memory_saver enable_weights_cpu_backup
+            ple_offload_embedding ple_offload_backend ple_offload_dir
         """),
     ),
     (

@@ -7,6 +7,13 @@ from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 def check_fleet(view) -> None:
     """UnsupportedFlag, before any process is started."""
     _check_host_cache(view)
+    if view.enable_memory_saver and view.device != "cpu":
+        raise UnsupportedFlag(
+            f"--enable-memory-saver is served on CPUs only, and --device is {view.device}: captured graphs know "
+            "addresses, which a device does not keep for memory that it takes back"
+        )
+    if view.enable_memory_saver and view.speculative_algorithm:
+        raise UnsupportedFlag("--enable-memory-saver with --speculative-algorithm: not tried together yet")
 
 
 def _check_host_cache(view) -> None:
