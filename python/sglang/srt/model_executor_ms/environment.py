@@ -228,6 +228,11 @@ def use_huge_pages() -> None:
     export({"THP_MEM_ALLOC_ENABLE": "1"})
 
 
+def send_prefixes_with_the_rest() -> None:
+    """Let a prefill server send a cached prefix with what it computes: SGLang sends it ahead by events of a GPU."""
+    dictate({"SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0"})
+
+
 def select_cpu_platform(wanted: bool) -> None:
     """Let the processes started from here on use platform.py's platform, or SGLang's own again.
 

@@ -119,12 +119,7 @@ def _activate_mindspore(server_args, role: str) -> None:
     if view.device == "cpu":
         _hook_memory_saver()
     if role == "scheduler":
-        _hook_scheduler(view.device)
-        if view.speculative_algorithm:
-            _hook_speculation()
-        if view.use_ray and view.device == "cpu":
-            parallel_arguments.bind_processes(view)  # those of this host; the launcher may be on another one
-            _hook_actor()
+        _activate_scheduler(view)
     elif role == "tokenizer":
         if SERVER in sys.modules and arguments.is_from_command_line(server_args) and view.tokenizer_worker_num == 1:
             with _telling(server_args):
@@ -136,6 +131,17 @@ def _activate_mindspore(server_args, role: str) -> None:
             _hook_ray()
     elif role == "dp_controller":
         _hook_replicas()
+
+
+def _activate_scheduler(view) -> None:
+    _hook_scheduler(view.device)
+    if view.speculative_algorithm:
+        _hook_speculation()
+    if view.disaggregation_mode != "null":
+        _hook_transfers()
+    if view.use_ray and view.device == "cpu":
+        parallel_arguments.bind_processes(view)  # those of this host; the launcher may be on another one
+        _hook_actor()
 
 
 @functools.cache
@@ -175,6 +181,13 @@ def _hook_launcher() -> None:
     processes.after_ports(shared_files.note)
     processes.before_kill(shared_files.remove)
     processes.after_launch(dp_watchdog.watch_only_process)
+
+
+@functools.cache
+def _hook_transfers() -> None:
+    from sglang.srt.model_executor_ms.seams import transfers
+
+    transfers.send_memory_of_host()
 
 
 @functools.cache

@@ -61,7 +61,7 @@ SUPPORTED = _names("""
     enable_multimodal enable_broadcast_mm_inputs_process mm_process_config mm_processor_worker_num mm_io_worker_num
     allowed_media_domains media_url_max_file_size_mb mm_preprocess_cache_size_mb trust_mm_content_hashes
     limit_mm_data_per_request image_processor_backend disable_fast_image_processor
-    enable_memory_saver enable_weights_cpu_backup
+    disaggregation_bootstrap_port enable_memory_saver enable_weights_cpu_backup
     enable_hierarchical_cache hicache_ratio hicache_size hicache_host_memory_fraction hicache_storage_prefetch_policy
     hicache_storage_backend_extra_config hicache_storage_prefetch_retry_poll_interval
     hicache_storage_prefetch_retry_max_attempts
@@ -92,6 +92,11 @@ LIMITED = {
     # SGLang's other ways to choose among an expert's places differ between ranks that see the same tokens.
     "ep_dispatch_algorithm": (None, "dynamic"),
     "expert_distribution_recorder_mode": (None, "stat", "per_pass"),
+    "disaggregation_mode": ("null", "prefill", "decode"),
+    "disaggregation_transfer_backend": (
+        "mooncake",
+        "nixl",
+    ),  # SGLang's default is mooncake, which is refused with a mode
     "hicache_io_backend": ("kernel", "direct"),  # SGLang's default is kernel; either is this backend's own copy
     "hicache_mem_layout": ("layer_first", "page_first", "page_first_direct"),
     "hicache_write_policy": ("write_through", "write_through_selective"),
@@ -237,9 +242,9 @@ REFUSED = (
         """),
     ),
     (
-        "prefill and decode on separate servers is not supported yet",
+        "of prefill and decode on separate servers, --disaggregation-mode over nixl is supported so far",
         _names("""
-            disaggregation_mode disaggregation_transfer_backend disaggregation_bootstrap_port disaggregation_ib_device
+            disaggregation_ib_device
             disaggregation_decode_enable_radix_cache disaggregation_decode_enable_offload_kvcache
             disaggregation_decode_retraction_backup num_reserved_decode_tokens disaggregation_decode_extra_slots
             disaggregation_decode_polling_interval optimistic_prefill_attempts encoder_only language_only

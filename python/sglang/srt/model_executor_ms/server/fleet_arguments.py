@@ -1,5 +1,8 @@
 """Arguments of a server among others, and of what outlives its steps: which of them can be served here."""
 
+import importlib.util
+
+from sglang.srt.model_executor_ms.environment import send_prefixes_with_the_rest
 from sglang.srt.model_executor_ms.seams import memory
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
@@ -7,6 +10,7 @@ from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 def check_fleet(view) -> None:
     """UnsupportedFlag, before any process is started."""
     _check_host_cache(view)
+    _check_disaggregation(view)
     if view.enable_memory_saver and view.device != "cpu":
         raise UnsupportedFlag(
             f"--enable-memory-saver is served on CPUs only, and --device is {view.device}: captured graphs know "
@@ -14,6 +18,29 @@ def check_fleet(view) -> None:
         )
     if view.enable_memory_saver and view.speculative_algorithm:
         raise UnsupportedFlag("--enable-memory-saver with --speculative-algorithm: not tried together yet")
+
+
+def _check_disaggregation(view) -> None:
+    """UnsupportedFlag where prefill and decode on separate servers cannot be served."""
+    mode, backend = view.disaggregation_mode, view.disaggregation_transfer_backend
+    if mode == "null":
+        return
+    flag = f"--disaggregation-mode {mode}"
+    if view.device != "cpu":
+        raise UnsupportedFlag(f"{flag} is served on CPUs only, and --device is {view.device}")
+    if backend != "nixl":
+        raise UnsupportedFlag(f"{flag} --disaggregation-transfer-backend {backend}: only nixl is served")
+    if importlib.util.find_spec("nixl") is None:
+        raise UnsupportedFlag(
+            f"{flag} --disaggregation-transfer-backend nixl: the package nixl is not installed: "
+            "pip install --no-deps nixl nixl-cu12 (no GPU is needed)"
+        )
+    if view.pp_size > 1 or view.speculative_algorithm or view.kv_cache_dtype != "auto":
+        raise UnsupportedFlag(
+            f"{flag} with --pp-size, --speculative-algorithm or --kv-cache-dtype: not tried together yet"
+        )
+    if mode == "prefill":
+        send_prefixes_with_the_rest()
 
 
 def _check_host_cache(view) -> None:

@@ -54,5 +54,7 @@ def _refuse(view) -> None:
         problems.append(f"--attn-dp-size {view.attn_dp_size}: not supported yet for a model whose layers have a state")
     if view.enable_hierarchical_cache:
         problems.append("--enable-hierarchical-cache: not supported yet for a model whose layers have a state")
+    if view.disaggregation_mode != "null":
+        problems.append("--disaggregation-mode: not supported yet for a model whose layers have a state")
     if problems:
         raise UnsupportedFlag("\n".join(problems))

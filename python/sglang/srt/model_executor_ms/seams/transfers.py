@@ -1,0 +1,25 @@
+"""How SGLang sends keys and values from a prefill server to a decode server."""
+
+
+def send_memory_of_host() -> None:
+    """Have NIXL take a pool for what it is: SGLang registers its memory as a GPU's, which UCX refuses on a CPU."""
+    from nixl import _api
+
+    class HostAgent(_api.nixl_agent):
+        def register_memory(self, reg_list, mem_type=None, *more, **named):
+            return super().register_memory(reg_list, _host(mem_type), *more, **named)
+
+        def get_reg_descs(self, descs, mem_type=None, *more, **named):
+            return super().get_reg_descs(descs, _host(mem_type), *more, **named)
+
+        def get_xfer_descs(self, descs, mem_type=None, *more, **named):
+            return super().get_xfer_descs(descs, _host(mem_type), *more, **named)
+
+        def prep_xfer_dlist(self, agent_name, xfer_list, mem_type=None, *more, **named):
+            return super().prep_xfer_dlist(agent_name, xfer_list, _host(mem_type), *more, **named)
+
+    _api.nixl_agent = HostAgent
+
+
+def _host(mem_type: str | None) -> str | None:
+    return "DRAM" if mem_type == "VRAM" else mem_type
