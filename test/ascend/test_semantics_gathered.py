@@ -201,8 +201,8 @@ PLAIN, WINDOW, SINKS, SLOPES = (
     ],
 )
 def test_attention_that_the_kernels_do_not_have_is_refused(checked, heads, head_dim, rotary_dim, features, lacking):
-    ops.check_attention(128, 1, 256, 256, *PLAIN)
+    ops.check_attention(128, 1, 256, 256, *PLAIN, False)
     for kind in (WINDOW, SINKS, SLOPES):
-        ops.check_attention(64, 1, 256, 16, *kind)
+        ops.check_attention(64, 1, 256, 16, *kind, False)
     with pytest.raises(NotImplementedError, match=lacking):
-        ops.check_attention(heads, 1, head_dim, rotary_dim, *features)
+        ops.check_attention(heads, 1, head_dim, rotary_dim, *features, False)

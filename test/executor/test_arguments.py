@@ -248,7 +248,7 @@ def test_an_architecture_is_refused_before_sglang_adjusts_to_it(monkeypatch):
 )
 def test_nothing_but_the_dtype_of_mxfp4_is_adjusted_to_a_model(monkeypatch, quantization, dtype, adjusted):
     config = SimpleNamespace(architectures=["GptOssForCausalLM"])
-    model = SimpleNamespace(model_path="here", hf_config=config, quantization=quantization)
+    model = SimpleNamespace(model_path="here", hf_config=config, quantization=quantization, is_generation=True)
     monkeypatch.setattr(overrides, "model_config_of", lambda server_args: model)
     monkeypatch.setattr(hybrid_arch, "mambaish_config", lambda model_config: None)
     server_args = ServerArgs(model_path="here", model_impl="mindspore", dtype=dtype)

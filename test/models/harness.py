@@ -143,7 +143,8 @@ class PagedModel:
     ):
         """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
         of_sglang = config = get_config(str(folder), trust_remote_code=True)
-        computed, longest = getattr(ms, ops.compute_dtype(dtype)), get_context_length(config)
+        computed = getattr(ms, ops.compute_dtype(dtype))
+        longest = model_class(config.architectures).longest_context(config) or get_context_length(config)
         runtime = Runtime(
             dtype=computed, max_positions=longest, max_prefill_tokens=TOKENS, kv_cache_dtype=kv_cache_dtype
         )

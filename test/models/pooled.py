@@ -1,5 +1,6 @@
 """Small random checkpoints of models that do not generate, and what they should answer."""
 
+import copy
 import functools
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
 CLASSES = 6
+OF_SIZES = ("num_labels", "hidden_size")  # what tensors depend on
 
 
 class Reward(nn.Module):
@@ -47,7 +49,8 @@ class Classes(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.classifier = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager")
-        assert self.classifier.config.pad_token_id is None, "then transformers reads the last token"
+        padded = self.classifier.config.pad_token_id is not None and not isinstance(self, CrossEncoder)
+        assert not padded, "transformers reads the last token where there is none"
 
     def forward(self, ids):
         return self.classifier(ids).logits
@@ -93,6 +96,43 @@ class Embedding(nn.Module):
         return nn.functional.normalize(self.decoder(ids).last_hidden_state[:, -1])
 
 
+class Encoder(nn.Module):
+    """An encoder's embedding of a text, normalized: its first token's, or the mean of all."""
+
+    def __init__(self, config, pooling):
+        super().__init__()
+        self.encoder, self.pooling = AutoModel.from_config(config, attn_implementation="eager"), pooling
+
+    def forward(self, ids):
+        states = self.encoder(ids).last_hidden_state
+        return nn.functional.normalize(states[:, 0] if self.pooling == "cls" else states.mean(1))
+
+
+class CrossEncoder(Classes):
+    """Scores of a text or a pair, as they are; of one class without its axis, as SGLang gives them."""
+
+    def forward(self, ids, types=None):
+        types = torch.zeros_like(ids) if types is None else types
+        return self.classifier(ids, token_type_ids=types).logits.squeeze(-1)
+
+
+ENCODERS = {  # variants of models that are no decoders; no size divides another
+    "bert": dict(
+        model_type="bert",
+        vocab_size=131,
+        hidden_size=60,
+        intermediate_size=76,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        max_position_embeddings=256,
+        type_vocab_size=3,
+        layer_norm_eps=3e-3,
+        hidden_act="gelu",
+    ),
+    "embeddinggemma": dict(TINY["gemma3"], use_bidirectional_attention=True, model_type="gemma3_text"),
+}
+ENCODERS["xlm-roberta"] = dict(ENCODERS["bert"], model_type="xlm-roberta", type_vocab_size=1, pad_token_id=4)
+VARIANTS = TINY | ENCODERS
 KINDS = {  # architecture -> variant of its decoder, and what it does with that
     "LlamaModel": ("llama-bias", Embedding),
     "LlamaEmbeddingModel": ("llama", Embedding),
@@ -108,7 +148,14 @@ KINDS = {  # architecture -> variant of its decoder, and what it does with that
     "InternLM2ForRewardModel": ("internlm2", Scalar),
     "Qwen2ForRewardModel": ("qwen2", Reward),
     "Qwen3ForRewardModel": ("qwen3-tied", Reward),
+    "BertModel": ("bert", functools.partial(Encoder, pooling="cls")),
+    "Contriever": ("bert", functools.partial(Encoder, pooling="mean")),
+    "BertForSequenceClassification": ("bert", CrossEncoder),
+    "XLMRobertaModel": ("xlm-roberta", functools.partial(Encoder, pooling="cls")),
+    "XLMRobertaForSequenceClassification": ("xlm-roberta", CrossEncoder),
+    "Gemma3TextModel": ("embeddinggemma", functools.partial(Encoder, pooling="mean")),
 }
+WHOLE = [name for name, (variant, _) in KINDS.items() if variant in ENCODERS]  # each prompt is one step
 
 
 def against(architecture: str) -> str:
@@ -127,7 +174,7 @@ def model(architecture: str, **config) -> nn.Module:
     if kind is Scalar:
         return kind(TINY[variant])
     torch.manual_seed(len(architecture))
-    settings = {**TINY[variant], "num_labels": CLASSES, "pad_token_id": None, **config}
+    settings = {"num_labels": CLASSES, "pad_token_id": None, **VARIANTS[variant], **config}
     made = kind(AutoConfig.for_model(**settings)).eval()
     with torch.no_grad():
         for name, parameter in made.named_parameters():
@@ -137,13 +184,13 @@ def model(architecture: str, **config) -> nn.Module:
 
 def save(architecture: str, folder: Path, **config) -> Path:
     """Write a checkpoint with the names that published ones use; returns the folder. config: more values of it."""
-    made = model(architecture)
+    made = model(architecture, **{key: value for key, value in config.items() if key in OF_SIZES})
     if isinstance(made, Scalar):
         reference_models.save({**made.config, "architectures": [architecture]}, folder)
         save_file(made.tensors(), folder / "model.safetensors")
         return folder
-    inner = next(iter(made.children())) if isinstance(made, (Classes, Embedding)) else made
-    settings = inner.config if hasattr(inner, "config") else made.model.config
+    inner = next(iter(made.children())) if isinstance(made, (Classes, Embedding, Encoder)) else made
+    settings = copy.deepcopy(inner.config if hasattr(inner, "config") else made.model.config)
     settings.update({"architectures": [architecture], **config})
     settings.save_pretrained(folder)
     save_file({name: tensor.contiguous() for name, tensor in inner.state_dict().items()}, folder / "model.safetensors")
@@ -151,6 +198,6 @@ def save(architecture: str, folder: Path, **config) -> Path:
 
 
 @torch.no_grad()
-def answer(architecture: str, ids) -> torch.Tensor:
-    """[values]"""
-    return model(architecture)(torch.as_tensor(ids)[None])[0]
+def answer(architecture: str, ids, *types, **config) -> torch.Tensor:
+    """[values] of a text; types: for cross-encoders, which of a pair each token is of. config: as `save`'s."""
+    return model(architecture, **config)(torch.as_tensor(ids)[None], *(torch.as_tensor(one)[None] for one in types))[0]

@@ -119,6 +119,8 @@ def test_every_key_of_hugging_faces_config_class_is_read_or_ignored_for_a_reason
 # A tuple in the registry's order: processes of tests must collect the same tests.
 CONFIG_CLASSES = tuple(dict.fromkeys(model_class([name]).config_class for name in MODELS))
 OF_OTHERS = {  # keys that most architectures ignore
+    "is_decoder",  # encoders are none
+    "pad_token_id",  # XLM-RoBERTa counts positions from it
     "head_dim",  # latent attention has qk_rope_head_dim
     "max_position_embeddings",  # ChatGLM and Qwen have seq_length
     "model_max_length",  # Baichuan 13B has no other length

@@ -27,6 +27,10 @@ NOT_HELD = {
     *("CwmForCausalLM", "Dots1ForCausalLM", "Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", "Ernie4_5_MoeForCausalLM"),
     *("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM", "FlexOlmoForCausalLM", "Glm4MoeLiteForCausalLM"),
     *("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM", "MiniMaxM2ForCausalLM", "SeedOssForCausalLM"),
+    *("AfmoeForCausalLM", "ApertusForCausalLM", "ArceeForCausalLM", "BailingMoeForCausalLM"),
+    *("BailingMoeV2ForCausalLM", "HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM", "HYV3ForCausalLM"),
+    *("MellumForCausalLM", "MiMoForCausalLM", "Ministral3ForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
+    *("BertForSequenceClassification", "Contriever", "Gemma3TextModel"),
     *("SmolLM3ForCausalLM", "SolarOpenForCausalLM", "VaultGemmaForCausalLM"),
     *(
         "FalconH1ForCausalLM",
@@ -74,7 +78,8 @@ def network_of(folder, embeds=False, trusted=True):
     kind = model_class(config.architectures)
     if not is_generation_model(config.architectures, embeds):
         kind = embedding_class(kind)
-    return kind(written, Runtime(dtype=ms.bfloat16, max_positions=get_context_length(config)))
+    positions = kind.longest_context(config) or get_context_length(config)
+    return kind(written, Runtime(dtype=ms.bfloat16, max_positions=positions))
 
 
 def first(config, *keys, default=None):
@@ -127,8 +132,9 @@ def assert_rope(found, config):
     kind = first(scaling, "rope_type", "type", default="default")
     theta = first(config, "rope_theta", "rotary_emb_base", default=10000 * config.get("rope_ratio", 1))
     theta = config.get("attn_config", {}).get("rope_theta", theta)
-    if "model_max_length" in config and "max_position_embeddings" not in config:
-        assert found is None  # Baichuan 13B
+    learned = config.get("position_embedding_type") == "absolute"
+    if learned or "model_max_length" in config and "max_position_embeddings" not in config:
+        assert found is None  # of encoders and Baichuan 13B
         return
     assert (found.rope_type, found.rope_theta) == ({"su": "longrope"}.get(kind, kind), theta)
     original = first(

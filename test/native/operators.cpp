@@ -321,26 +321,6 @@ void test_qk_norm_of_ranks(const std::string& dtype) {
   expect(call(qk_rms_norm_tp, {&qkv, &narrow, &q, &k, &counts, &y}) != 0, "qk_rms_norm_tp takes one sum");
 }
 
-void test_activations(const std::string& dtype) {
-  const int64_t rows = any(1, 40), size = any(1, 150);
-  Array x(dtype, {rows, 2 * size}), y(dtype, {rows, size});
-  x.fill(-9, 9);
-  auto gate = [&](int64_t i) { return x.get(i / size * 2 * size + i % size); };
-  auto up = [&](int64_t i) { return x.get(i / size * 2 * size + size + i % size); };
-  expect(call(silu_and_mul, {&x, &y}) == 0, "silu_and_mul");
-  close(y, y.size, [&](int64_t i) { return gate(i) / (1 + std::exp(-gate(i))) * up(i); }, dtype, "silu_and_mul");
-  expect(call(gelu_and_mul, {&x, &y}) == 0, "gelu_and_mul");
-  close(
-      y, y.size, [&](int64_t i) { return 0.5 * gate(i) * (1 + std::erf(gate(i) / std::sqrt(2.0))) * up(i); }, dtype,
-      "gelu_and_mul");
-  expect(call(gelu_tanh_and_mul, {&x, &y}) == 0, "gelu_tanh_and_mul");
-  auto tanh_gelu = [&](int64_t i) {
-    const double g = gate(i);
-    return 0.5 * g * (1 + std::tanh(std::sqrt(2 / M_PI) * (g + 0.044715 * g * g * g))) * up(i);
-  };
-  close(y, y.size, tanh_gelu, dtype, "gelu_tanh_and_mul");
-}
-
 void test_embedding(const std::string& dtype) {
   const int64_t tokens = any(1, 9), rows = any(1, 150), width = any(1, 40), first = any(0, 30);
   Array ids("int32", {tokens}), weight(dtype, {rows, width}), y(dtype, {tokens, width}), start = ints({first});
@@ -393,9 +373,13 @@ struct Heads {
 struct Features {
   int64_t window;
   double soft_cap;
-  bool sinks, slopes;
+  bool sinks, slopes, bidirectional;
   Features()
-      : window(any(0, 2) ? 0 : any(1, 150)), soft_cap(any(0, 2) ? 0 : 1.5), sinks(!any(0, 2)), slopes(!any(0, 2)) {}
+      : window(any(0, 2) ? 0 : any(1, 150)),
+        soft_cap(any(0, 2) ? 0 : 1.5),
+        sinks(!any(0, 2)),
+        slopes(!any(0, 2)),
+        bidirectional(!any(0, 2)) {}
   double score(double product, double slope, int64_t distance) const {
     const double capped = soft_cap > 0 ? soft_cap * std::tanh(product / soft_cap) : product;
     return slopes ? capped - slope * distance : capped;
@@ -417,7 +401,7 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   Array factors("float32", {2}), sinks("float32", {all}), slopes("float32", {all});
   factors.set(0, scale), factors.set(1, features.soft_cap);
   sinks.fill(), slopes.fill(0, 0.05);
-  Array options = ints({features.window});
+  Array options = ints({features.window, features.bidirectional});
   rows_count(batch.tokens, requests);
   Array *sink = features.sinks ? &sinks : &nothing, *slope = features.slopes ? &slopes : &nothing;
   const double k_scale = k.is_float8 ? 0.7 : 1, v_scale = k.is_float8 ? 1.3 : 1;
@@ -430,17 +414,18 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   for (int64_t request = 0; request < requests; ++request)
     for (int64_t i = 0; i < batch.query_lens[request]; ++i, ++token)
       for (int64_t head = 0; head < all; ++head) {
-        const int64_t seen = batch.seq_lens[request] - batch.query_lens[request] + i + 1, kv = head / heads.group;
+        const int64_t own = batch.seq_lens[request] - batch.query_lens[request] + i, kv = head / heads.group;
+        const int64_t seen = features.bidirectional ? batch.seq_lens[request] : own + 1;
         std::vector<double> weight(seen);
         double most = features.sinks ? sinks.get(head) : -INFINITY;
         for (int64_t j = 0; j < seen; ++j) {
           weight[j] = -INFINITY;
-          if (features.window && seen - j > features.window) continue;
+          if (features.window && std::abs(own - j) >= features.window) continue;
           const int64_t at = (batch.slot(request, j) * heads.kv + kv) * heads.size;
           double score = 0;
           for (int64_t d = 0; d < heads.size; ++d)
             score += q.get((token * all + head) * heads.size + d) * k.get(at + d);
-          weight[j] = features.score(score * scale * k_scale, slopes.get(head), seen - 1 - j);
+          weight[j] = features.score(score * scale * k_scale, slopes.get(head), own - j);
           most = std::max(most, weight[j]);
         }
         double sum = features.sinks ? std::exp(sinks.get(head) - most) : 0;
@@ -472,7 +457,7 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   refused(3, &outside, "pages outside the cache");
   refused(4, &no_queries, "a request without queries");
   refused(5, &too_long, "a length past the table");
-  Array behind = ints({-1}), of_less("float32", {all + 1}), halves("float16", {all}), many = ints({0, 0}),
+  Array behind = ints({-1, 0}), of_less("float32", {all + 1}), halves("float16", {all}), many = ints({0, 0, 0}),
         one = number(0), three = numbers({1, 1, 1});
   refused(11, &one, "a scale without a soft cap");
   refused(10, &behind, "a window before the first key");
@@ -488,12 +473,12 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
   const int64_t tokens = any(1, 40), slots = tokens + any(1, 9), positions = any(5, 50), all = heads.kv * heads.group;
   const int64_t half = any(0, 1) ? heads.size / 2 : heads.size / 4, size = heads.size;
   const double eps = 1e-6, offset = any(0, 1);
-  const bool normed = any(0, 1), rotates = any(0, 3), interleaved = any(0, 1);
+  const bool normed = any(0, 1), rotates = any(0, 3), interleaved = any(0, 1), last = any(0, 1);
   Array qkv(dtype, {tokens, (all + 2 * heads.kv) * size}), q_norm(dtype, {size}), k_norm(dtype, q_norm.shape);
   Array cos("float32", {positions, half}), sin("float32", {positions, half}), place("int32", {tokens});
   Array k(cache_dtype, {slots, heads.kv, size}), v(cache_dtype, k.shape), slot("int32", {tokens}),
       epsilon = numbers({eps, offset});
-  Array q(dtype, {tokens, all * size}), order = ints({interleaved});
+  Array q(dtype, {tokens, all * size}), order = ints({interleaved, last});
   qkv.fill(), q_norm.fill(0.5, 1.5), k_norm.fill(0.5, 1.5), cos.fill(), sin.fill();
   for (int64_t i = 0; i < tokens; ++i) place.set(i, any(0, positions - 1)), slot.set(i, slots - 1 - i);
   auto given = [](bool is, Array& array) { return is ? &array : &nothing; };
@@ -516,17 +501,23 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
     return qkv.get((token * (all + 2 * heads.kv) + head) * size + d);
   };
   auto wanted = [&](int64_t token, int64_t head, int64_t d) {
-    auto scaled = [&](int64_t at) {
-      if (!normed) return in(token, head, at);
+    using Values = std::function<double(int64_t)>;
+    const Values raw = [&](int64_t at) { return in(token, head, at); };
+    auto normalized = [&](const Values& from, int64_t at) {
+      if (!normed) return from(at);
       double squares = 0;
-      for (int64_t j = 0; j < size; ++j) squares += std::pow(in(token, head, j), 2);
-      return in(token, head, at) / std::sqrt(squares / size + eps) * ((head < all ? q_norm : k_norm).get(at) + offset);
+      for (int64_t j = 0; j < size; ++j) squares += std::pow(from(j), 2);
+      return from(at) / std::sqrt(squares / size + eps) * ((head < all ? q_norm : k_norm).get(at) + offset);
     };
-    if (!rotates || d >= 2 * half) return scaled(d);
-    const int64_t row = static_cast<int64_t>(place.get(token)) * half + (interleaved ? d / 2 : d % half);
-    const int64_t apart = interleaved ? 1 : half;
-    return (interleaved ? d % 2 == 0 : d < half) ? scaled(d) * cos.get(row) - scaled(d + apart) * sin.get(row)
-                                                 : scaled(d) * cos.get(row) + scaled(d - apart) * sin.get(row);
+    auto turned = [&](const Values& from, int64_t at) {
+      if (!rotates || at >= 2 * half) return from(at);
+      const int64_t row = static_cast<int64_t>(place.get(token)) * half + (interleaved ? at / 2 : at % half);
+      const int64_t apart = interleaved ? 1 : half;
+      return (interleaved ? at % 2 == 0 : at < half) ? from(at) * cos.get(row) - from(at + apart) * sin.get(row)
+                                                     : from(at) * cos.get(row) + from(at - apart) * sin.get(row);
+    };
+    if (last) return normalized([&](int64_t at) { return turned(raw, at); }, d);
+    return turned([&](int64_t at) { return normalized(raw, at); }, d);
   };
   close(q, q.size, [&](int64_t i) { return wanted(i / (all * size), i / size % all, i % size); }, dtype, "queries");
   auto token_of = [&](int64_t i) { return slots - 1 - i / (heads.kv * size); };
@@ -553,6 +544,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 
 #include "dispatch.h"
 #include "steps.h"
+#include "values.h"
 #include "experts.h"
 #include "lora.h"
 #include "quantized.h"
@@ -573,7 +565,7 @@ int main(int count, char** arguments) {
     for (int round = 0; round < rounds; ++round)
       for (const std::string& dtype : kDtypes) {
         test_layer_norm(dtype), test_sums(dtype), test_qk_norm(dtype), test_qk_norm_of_ranks(dtype);
-        test_linear(dtype), test_norms(dtype), test_activations(dtype), test_embedding(dtype);
+        test_linear(dtype), test_norms(dtype), test_activations(dtype), test_values(dtype), test_embedding(dtype);
         test_quant_linear(dtype), test_quant_replay(dtype), test_quant_embedding(dtype), test_columns(dtype),
             test_quant_experts(dtype);
         test_activate(dtype), test_rows_by_index(dtype), test_segment_attention(dtype), test_mrope(dtype);

@@ -1,7 +1,7 @@
 // Tests of the operators of vision towers; a part of operators.cpp, whose helpers they use.
 void test_activate(const std::string& dtype) {
   const int64_t rows = any(1, 30), size = any(1, 300), kind = any(0, 3);
-  Array x(dtype, {rows, size}), y(dtype, {rows, size}), which = ints({kind}), other = ints({4});
+  Array x(dtype, {rows, size}), y(dtype, {rows, size}), which = ints({kind}), other = ints({6});
   x.fill(-4, 4);
   auto wanted = [&](int64_t i) {
     const double v = x.get(i);

@@ -74,6 +74,7 @@ class Features(NamedTuple):
     soft_cap: float = 0.0
     sinks: bool = False
     slopes: bool = False
+    bidirectional: bool = False
 
     def score(self, product, slope, distance):
         capped = self.soft_cap * math.tanh(product / self.soft_cap) if self.soft_cap else product
@@ -90,7 +91,7 @@ class Attend(Store):
         """names: of the arrays of a step, in order."""
         super().__init__(kv_heads, head_dim)
         self.names = tuple(names)
-        self.window, self.soft_cap = features.window, features.soft_cap
+        self.window, self.soft_cap, self.bidirectional = features.window, features.soft_cap, features.bidirectional
         self.sinks = tensor(sinks) if features.sinks else None
         self.slopes = tensor(slopes) if features.slopes else None
 
@@ -112,6 +113,7 @@ class Attend(Store):
             self.soft_cap,
             self.sinks,
             self.slopes,
+            self.bidirectional,
         )
 
 
@@ -236,7 +238,9 @@ class Step:
         for request, (new, total) in enumerate(self.requests):
             for position in range(total - new, total):
                 first = max(0, position + 1 - features.window) if features.window else 0
-                seen = list(enumerate(self.context[request][: position + 1]))[first:]
+                last = total if features.bidirectional else position + 1
+                last = min(last, position + features.window) if features.window else last
+                seen = list(enumerate(self.context[request][:last]))[first:]
                 for head, query in enumerate(next(queries)):
                     group = head // (heads // kv_heads)
                     slope = self.model.slopes[head] if features.slopes else 0.0
@@ -320,6 +324,8 @@ FEATURES = {
     "a soft cap": Features(soft_cap=1.7),
     "sinks": Features(sinks=True),
     "slopes": Features(slopes=True),
+    "both directions": Features(bidirectional=True),
+    "both directions within a window": Features(window=9, bidirectional=True),
     "everything": Features(window=9, soft_cap=2.3, sinks=True, slopes=True),
 }
 FEATURE_CASES = [

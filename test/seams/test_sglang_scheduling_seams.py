@@ -3,6 +3,7 @@
 A workaround's test is expected to fail: where it passes, with a later SGLang, the workaround can go.
 """
 
+import inspect
 from types import SimpleNamespace
 
 from seams.contract import assert_in_order, names, parameters, works_around
@@ -11,11 +12,36 @@ from sglang.srt.configs.model_config import ModelConfig
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.scheduler_components import batch_result_processor, output_streamer
 from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
-from sglang.srt.model_executor_ms.seams import scheduling
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from sglang.srt.model_executor_ms.seams import batches, scheduling
 
 SECONDS = 6
 MANAGER = "srt.managers.tokenizer_manager"
 SCHEDULER = "srt.managers.scheduler"
+INIT_FIELDS = "ForwardBatch._maybe_init_non_generation_fields"
+
+# ---- batches ----
+
+
+def test_token_types_of_a_batch_are_those_of_its_requests_one_behind_the_other():
+    """batches.fill_token_types"""
+    assert_in_order(names("srt.model_executor.forward_batch_info", INIT_FIELDS), "token_type_ids", "reqs", "sum")
+    pair, text = (SimpleNamespace(token_type_ids=types, origin_input_ids=[7] * 3) for types in ([0, 1, 1], None))
+    batches._fill_token_types(None, SimpleNamespace(reqs=[text, pair]))
+    assert (text.token_type_ids, pair.token_type_ids) == ([0, 0, 0], [0, 1, 1])
+    alone = SimpleNamespace(token_type_ids=None, origin_input_ids=[7])
+    batches._fill_token_types(None, SimpleNamespace(reqs=[alone]))
+    assert alone.token_type_ids is None
+
+
+@works_around("leaves out the tokens of requests without types: batches.fill_token_types")
+def test_a_request_without_token_types_has_some_beside_one_that_has():
+    reqs = [SimpleNamespace(token_type_ids=types, origin_input_ids=[7] * 2) for types in (None, [0, 1])]
+    made = SimpleNamespace(is_prefill_only=False, token_type_ids=None)
+    init = inspect.unwrap(ForwardBatch._maybe_init_non_generation_fields)
+    init(made, SimpleNamespace(reqs=reqs, device="cpu"))
+    assert len(made.token_type_ids) == 4
+
 
 # ---- limits ----
 

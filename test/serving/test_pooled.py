@@ -1,17 +1,22 @@
 """Embeddings, classes, rankings and scores through SGLang's Engine and endpoints, against transformers."""
 
+import json
+
+import numpy as np
 import openai
 import pytest
 import torch
 from models import pooled, tiny
+from safetensors.torch import save_file
 from serving.conftest import Engine
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-SECONDS = 60
+SECONDS = 90
 YES, NO = 17, 101
+IDENTITY = "torch.nn.modules.linear.Identity"
 WORDS = {f"w{number}": number for number in range(tiny.COMMON["vocab_size"])}
 WORDS = {**{word: number for word, number in WORDS.items() if number not in (YES, NO)}, "yes": YES, "no": NO}
 # What SGLang tells a reranker by, and then the query and the document.
@@ -35,6 +40,23 @@ def checkpoint(tmp_path_factory, architecture, **config):
     return write_tokenizer(pooled.save(architecture, tmp_path_factory.mktemp(architecture), **config))
 
 
+def sentence_transformers(folder, pooling):
+    """The files beside a checkpoint that ask for this pooling, and for a product behind it; returns its weight."""
+    weight = torch.from_numpy(np.random.default_rng(3).standard_normal((7, 60), np.float32))
+    configs = {
+        "1_Pooling": dict(pooling_mode=pooling),
+        "2_Dense": dict(in_features=60, out_features=7, bias=False, activation_function=IDENTITY),
+    }
+    for name, config in configs.items():
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config))
+    save_file({"linear.weight": weight}, folder / "2_Dense/model.safetensors")
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Dense": "Dense", "3_Normalize": "Normalize"}
+    modules = [dict(path=path, type=f"sentence_transformers.models.{kind}") for path, kind in kinds.items()]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    return weight
+
+
 def answers(architecture, texts=TEXTS) -> torch.Tensor:
     return torch.stack([pooled.answer(architecture, ids(text)) for text in texts])
 
@@ -52,6 +74,49 @@ def test_engine_encodes_in_chunks_and_behind_cached_prefixes(tmp_path_factory):
             found = engine.encode(texts)
             assert_near([one["embedding"] for one in found], answers("MistralModel", texts))
     assert found[0]["meta_info"]["prompt_tokens"] == 51
+
+
+def mean_of_xlm_roberta(text, weight):
+    with torch.no_grad():
+        states = pooled.model("XLMRobertaModel").encoder(torch.tensor([ids(text)])).last_hidden_state[0]
+    return torch.nn.functional.normalize(weight @ states.mean(0), dim=0)
+
+
+def test_an_encoder_is_pooled_as_sentence_transformers_files_say(tmp_path_factory):
+    """In one step a prompt, whatever chunks are asked for, and as far as its positions were learned."""
+    folder = checkpoint(tmp_path_factory, "XLMRobertaModel")
+    weight = sentence_transformers(folder, "mean")
+    with Engine(folder, chunked_prefill_size=16) as engine:
+        for texts in (TEXTS, [TEXTS[2] + " w7", *TEXTS]):
+            found = engine.encode(texts)
+            wanted = torch.stack([mean_of_xlm_roberta(text, weight) for text in texts])
+            assert_near([one["embedding"] for one in found], wanted)
+        with pytest.raises(ValueError, match="251"):  # 256 positions, of which 5 are not for tokens
+            engine.encode("w7 " * 252)
+
+
+class TestCrossEncoder:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def server(cls, serve, tmp_path_factory):
+        return serve(checkpoint(tmp_path_factory, "BertForSequenceClassification", num_labels=1))
+
+    def test_rerank_orders_documents_by_the_score_of_the_pair(self, server):
+        found = server.post("/v1/rerank", {"query": QUERY, "documents": TEXTS}).json()
+        wanted = []
+        for text in TEXTS:
+            query, document = ids(QUERY), ids(text)
+            types = [0] * len(query) + [1] * len(document)
+            wanted.append(pooled.answer("BertForSequenceClassification", query + document, types, num_labels=1))
+        wanted = torch.stack(wanted)
+        order = wanted.argsort(descending=True).tolist()
+        assert [one["index"] for one in found] == order
+        assert_near([one["score"] for one in found], wanted[order])
+
+    def test_a_text_by_itself_is_scored_too(self, server):
+        (found,) = server.post("/classify", {"text": TEXTS[:1]}).json()
+        wanted = pooled.answer("BertForSequenceClassification", ids(TEXTS[0]), num_labels=1)
+        assert_near(found["embedding"], wanted)
 
 
 class TestEmbeddings:

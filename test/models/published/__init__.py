@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from models.published import layers, quantized
+from models.published import encoders, layers, quantized
 
 FOLDER = Path(__file__).parent
 REFUSED = FOLDER / "refused.json"  # of checkpoints that are not served
@@ -35,6 +35,8 @@ BESIDE = {
     "zai-org/GLM-4.5-Air": layers.predictor,
     "zai-org/GLM-4.5-Air-FP8": layers.predictor,
     "zai-org/GLM-4.6": layers.predictor,
+    "sentence-transformers/all-MiniLM-L6-v2": encoders.pooler_and_positions,
+    "BAAI/bge-m3": encoders.pooler,
 }
 WITHOUT_PREFIX = ("intfloat/e5-mistral-7b-instruct", "Qwen/Qwen3-Embedding-0.6B")
 
@@ -52,7 +54,7 @@ def cut(config: dict) -> dict:
 
 def tensors(name: str, config: dict) -> dict:
     """(shape, dtype as safetensors has it) of each tensor of a checkpoint whose config was `cut`."""
-    found = layers.ARCHITECTURES[config["architectures"][0]](config)
+    found = (layers.ARCHITECTURES | encoders.ARCHITECTURES)[config["architectures"][0]](config)
     found |= BESIDE.get(name, lambda config: {})(config)
     if name in WITHOUT_PREFIX:
         found = {key.removeprefix("model."): shape for key, shape in found.items()}

@@ -6,7 +6,7 @@ This room imports layers_ms.ops, model_loader_ms.weight_slice and distributed_ms
 from sglang.srt.layers_ms.attention import Attention
 from sglang.srt.layers_ms.delta_net import DeltaHeads, GatedDeltaNet, packed_projections, separate_projections
 from sglang.srt.layers_ms.dp_gather_scatter import DPGatherScatter
-from sglang.srt.layers_ms.embedding import LMHead, VocabParallelEmbedding
+from sglang.srt.layers_ms.embedding import LMHead, ReplicatedEmbedding, VocabParallelEmbedding
 from sglang.srt.layers_ms.linear import (
     ColumnParallelLinear,
     Linear,
@@ -18,7 +18,7 @@ from sglang.srt.layers_ms.linear import (
 )
 from sglang.srt.layers_ms.mamba2 import Mamba2, Mamba2Sizes
 from sglang.srt.layers_ms.mla import MLAAttention
-from sglang.srt.layers_ms.mlp import GatedMLP
+from sglang.srt.layers_ms.mlp import MLP, GatedMLP
 from sglang.srt.layers_ms.moe import Experts, Router, Routing, SparseMoeBlock
 from sglang.srt.layers_ms.norm import HeadNorms, LayerNorm, RMSNorm, RowNorm
 from sglang.srt.layers_ms.short_conv import ShortConv
@@ -33,6 +33,7 @@ __all__ = [
     "GatedMLP",
     "HeadNorms",
     "LMHead",
+    "MLP",
     "MLAAttention",
     "Mamba2",
     "Mamba2Sizes",
@@ -41,6 +42,7 @@ __all__ = [
     "SparseMoeBlock",
     "QKVParallelLinear",
     "RMSNorm",
+    "ReplicatedEmbedding",
     "Router",
     "Routing",
     "RowNorm",

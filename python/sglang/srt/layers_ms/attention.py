@@ -9,7 +9,12 @@ from mindspore import Tensor, nn
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.cache_spec import FullAttentionSpec, SlidingWindowSpec
 from sglang.srt.layers_ms.kv_scales import FP8_E4M3, KVScales
-from sglang.srt.layers_ms.linear import AttentionGate, QKVParallelLinear, RowParallelLinear
+from sglang.srt.layers_ms.linear import (
+    AttentionGate,
+    MergedColumnParallelLinear,
+    QKVParallelLinear,
+    RowParallelLinear,
+)
 from sglang.srt.layers_ms.norm import RMSNorm
 from sglang.srt.layers_ms.rotary import mrope_axes, rotary_tables
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
@@ -26,16 +31,18 @@ def alibi_slopes(heads: int) -> list[float]:
 
 
 class Attention(nn.Cell):
-    """Causal attention of one layer: projection, optional query/key norm, rotary, cache write, attention, projection.
+    """Attention of one layer: projection, optional query/key norm, rotary, cache write, attention, projection.
 
-    qk_norm: None; "head": RMSNorm of each head of q and k before the rotation, with one weight for all heads; or a cell
-    that normalizes queries, keys and values together (`norm.RowNorm`, `norm.HeadNorms`). norm_offset: RMSNorm's, for
-    "head". scale: factor of scores, head_dim ** -0.5 by default. rope: the config's by default; None: no rotation.
-    interleaved: neighboring dimensions are rotated as a pair, not halves.
-    window: how many tokens a token sees, itself included; 0: all before it. soft_cap: bound of scores; 0: none.
+    qk_norm: None; "head": RMSNorm of each head of q and k, with one weight for all heads, before the rotation or, where
+    norm_last, after it; or a cell that normalizes queries, keys and values together (`norm.RowNorm`,
+    `norm.HeadNorms`). norm_offset: RMSNorm's, for "head". scale: factor of scores, head_dim ** -0.5 by default. rope:
+    the config's by default; None: no rotation. interleaved: neighboring dimensions are rotated as a pair, not halves.
+    window: how many tokens a token sees, itself included; 0: all before it. bidirectional: it sees those behind it too,
+    and with a window those less than so many places away. soft_cap: bound of scores; 0: none.
     sinks: the checkpoint's name of the sink score of each head (gpt-oss), or None.
     alibi: None, or the slope of each query head of the model (`alibi_slopes`). fused_qkv, gated: as QKVParallelLinear
-    has them.
+    has them. query_factors: None, or what queries are multiplied with at each position, float32. gates: None, or how
+    many gates of a product g_proj each head has: 1, or one for each of its values.
     """
 
     def __init__(
@@ -56,6 +63,10 @@ class Attention(nn.Cell):
         alibi=None,
         fused_qkv=None,
         gated=False,
+        bidirectional=False,
+        norm_last=False,
+        query_factors=None,
+        gates=None,
     ):
         super().__init__()
         self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
@@ -77,7 +88,7 @@ class Attention(nn.Cell):
         self.cos, self.sin = tables
         # Which of three positions turns each pair; None: a token has one.
         self.axes = None if rope is None or not rope.mrope_section else Tensor(mrope_axes(rope))
-        self.window = window if window < config.max_positions else 0
+        self.window, self.bidirectional = window if window < config.max_positions else 0, bidirectional
         self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
         self.sinks = None
         if sinks is not None:
@@ -85,14 +96,23 @@ class Attention(nn.Cell):
         self.slopes = None if alibi is None else Tensor(np.asarray(alibi, np.float32)[own])
         features = (self.window, soft_cap, sinks is not None, alibi is not None)
         rotary_dim = 0 if rope is None else rope.rotary_dim
-        ops.check_attention(own.stop - own.start, self.num_kv_heads, self.head_dim, rotary_dim, *features)
+        sizes = (own.stop - own.start, self.num_kv_heads, self.head_dim, rotary_dim)
+        ops.check_attention(*sizes, *features, bidirectional)
         cached = (self.num_kv_heads, self.head_dim, ops.blockwise(*features, mla=False))
-        self.cache_spec = SlidingWindowSpec(*cached, self.window) if self.window else FullAttentionSpec(*cached)
+        # A bidirectional layer's prompt is one step: there is no time at which its window has left a key behind.
+        slides = self.window and not bidirectional
+        self.cache_spec = SlidingWindowSpec(*cached, self.window) if slides else FullAttentionSpec(*cached)
         self.cache_group = self.cache_spec.group
         self.kv_scales = KVScales() if config.kv_cache_dtype == FP8_E4M3 else None
         self.q_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.k_norm = RMSNorm(config.head_dim, config.rms_norm_eps, dtype) if qk_norm == "head" else None
         self.qk_norm = None if qk_norm == "head" else qk_norm
+        self.norm_last = norm_last
+        self.query_factors = None if query_factors is None else Tensor(query_factors)
+        self.query_size = sizes[0] * self.head_dim
+        self.g_proj = None
+        if gates is not None:
+            self.g_proj = MergedColumnParallelLinear(config.hidden_size, ["g_proj"], heads * gates, False, shard, dtype)
 
     def output_proj(self) -> RowParallelLinear:
         """The last product of the block; `before_output` is its input."""
@@ -110,6 +130,8 @@ class Attention(nn.Cell):
             heads = (self.num_kv_heads, self.head_dim)
             qkv = ops.mrope(qkv, q_norm, k_norm, self.eps, cos, sin, self.axes, attn, *heads)
             q_norm = k_norm = cos = sin = None
+        if self.query_factors is not None:  # a factor goes through rotation
+            qkv = ops.scale_by_position(qkv, self.query_factors, step, self.query_size)
         q, k_cache, v_cache = ops.qkv_to_cache(
             qkv if self.qk_norm is None else self.qk_norm(qkv),
             q_norm,
@@ -125,6 +147,7 @@ class Attention(nn.Cell):
             self.num_kv_heads,
             self.head_dim,
             kv_scales,
+            self.norm_last,
         )
         y = ops.paged_attention(
             q,
@@ -139,7 +162,10 @@ class Attention(nn.Cell):
             self.sinks,
             self.slopes,
             kv_scales,
+            self.bidirectional,
         )
+        if self.g_proj is not None:
+            y = ops.gate_heads(y, self.g_proj(x, step))
         return y if self.gate_proj is None else ops.sigmoid_gate(y, self.gate_proj(x))
 
     def construct(self, x, step):

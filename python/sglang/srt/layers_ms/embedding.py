@@ -61,6 +61,14 @@ class VocabParallelEmbedding(nn.Cell):
         return rows if self.factor == 1.0 else ops.scale(rows, self.factor)
 
 
+class ReplicatedEmbedding(VocabParallelEmbedding):
+    """A table that every rank has, of positions or of kinds of tokens: id i is its row i - first."""
+
+    def __init__(self, count, hidden_size, dtype, first=0):
+        super().__init__(count, hidden_size, Shard(), dtype)
+        self.first = first
+
+
 class LMHead(MethodLayer):
     """The head that scores hidden states. SGLang's LogitsProcessor asks for the logits.
 

@@ -1,4 +1,4 @@
-"""Gated feed-forward blocks."""
+"""Feed-forward blocks, gated and plain."""
 
 from mindspore import nn
 
@@ -10,6 +10,14 @@ ACTIVATIONS = {  # Hugging Face's hidden_act -> operator of act(gate) * up
     "silu": "silu_and_mul",
     "gelu": "gelu_and_mul",
     "gelu_pytorch_tanh": "gelu_tanh_and_mul",
+}
+UNGATED = {  # Hugging Face's hidden_act -> the name that `ops.activate` has for it
+    "silu": "silu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_pytorch_tanh",
+    "gelu_pytorch_tanh": "gelu_pytorch_tanh",
+    "relu": "relu",
+    "relu2": "relu2",
 }
 
 
@@ -41,6 +49,29 @@ class GatedMLP(nn.Cell):
     def before_output(self, x, step):
         """What `output_proj` multiplies."""
         return self.act_and_mul(self.gate_up_proj(self.dp_gather_scatter.gather(x, step), step))
+
+    def construct(self, x, step):
+        return self.dp_gather_scatter.reduce_scatter(self.down_proj.partial(self.before_output(x, step), step), step)
+
+
+class MLP(nn.Cell):
+    """down(act(up(x))), with act one of UNGATED."""
+
+    def __init__(self, config, bias=False):
+        super().__init__()
+        hidden, size, shard, dtype = config.hidden_size, config.intermediate_size, config.shard, config.dtype
+        self.activation = UNGATED[config.hidden_act]
+        self.up_proj = MergedColumnParallelLinear(hidden, ["up_proj"], size, bias, shard, dtype)
+        self.down_proj = RowParallelLinear(size, hidden, bias, shard, dtype, "intermediate_size")
+        self.dp_gather_scatter = DPGatherScatter(shard)
+
+    def output_proj(self) -> RowParallelLinear:
+        """The product that ends the block, see `before_output`."""
+        return self.down_proj
+
+    def before_output(self, x, step):
+        """What `output_proj` multiplies."""
+        return ops.activate(self.up_proj(self.dp_gather_scatter.gather(x, step), step), self.activation)
 
     def construct(self, x, step):
         return self.dp_gather_scatter.reduce_scatter(self.down_proj.partial(self.before_output(x, step), step), step)

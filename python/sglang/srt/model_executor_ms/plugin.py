@@ -257,6 +257,7 @@ def _hook_scheduler(device: str) -> None:
     runner.replace_loader(weights.get_model_loader)
     memory.choose_pool_with(device_layout_cache.choose_pool)
     batches.prepare_batches_unpadded()
+    batches.fill_token_types()
     scheduling.limit_requests_with(admission.longest_request)
     scheduling.clip_answers_with(admission.clip_answer)
     scheduling.check_waiting_with(admission.never_let_in)

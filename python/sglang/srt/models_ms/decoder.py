@@ -191,9 +191,12 @@ class CausalLM(nn.Cell):
     """A decoder and its head. Subclasses name their config and their layer; that is all most models are."""
 
     config_class = DecoderConfig
+    decoder_class = Decoder
     layer_class = None
     scores_vocabulary = True  # False: there is no head of the vocabulary, though the checkpoint may have one
     norm = staticmethod(rms_norm)  # the last one
+    pooling = "lasttoken"  # of embeddings, in sentence-transformers' words, where no file of the checkpoint says it
+    whole_prompts = False  # whether each prompt has to be computed in one step
     tensor_names = {}  # our names of tensors, or whole dotted parts of them -> the checkpoint's, where they differ
     other_tensor_names = ()  # such tables that hold too, of other checkpoints of the same models
     # Tensors that this model's checkpoints carry and it does not compute with, beside those that no model does:
@@ -209,7 +212,7 @@ class CausalLM(nn.Cell):
         super().__init__()
         config = self.config_class.read(self.decoder_config(hf_config), runtime=runtime)
         self.config = config
-        self.model = Decoder(config, self.layer_class, self.norm)
+        self.model = self.decoder_class(config, self.layer_class, self.norm)
         tied = config.tie_word_embeddings or not self.scores_vocabulary
         self.lm_head = self._head(config, tied)
         names = TensorNames(self.tensor_names)
@@ -228,6 +231,11 @@ class CausalLM(nn.Cell):
 
     def add_towers(self, hf_config: dict, runtime: Runtime) -> None:
         """Add the cells that make rows of what is no text, before parameters are created."""
+
+    @classmethod
+    def longest_context(cls, hf_config) -> int | None:
+        """The longest context, in tokens, where it is not what config.json, an object, has as its positions."""
+        return None
 
     def quantization(self, hf_config: dict) -> QuantizationConfig:
         """Which method each layer has, by what config.json says. What wraps methods, as adapters do, overrides it."""

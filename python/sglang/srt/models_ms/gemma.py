@@ -24,7 +24,7 @@ class GemmaConfig(DecoderConfig):
     )
     attention_bias: bool = key("attention_bias", False)
     tie_word_embeddings: bool = key("tie_word_embeddings", True)
-    expected = {"use_bidirectional_attention": False}
+    bidirectional: bool = key("use_bidirectional_attention", False, accepted=(False,))
 
     @computed
     def embedding_multiplier(self):

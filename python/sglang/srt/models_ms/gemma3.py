@@ -34,7 +34,8 @@ class Gemma3Config(Gemma2Config):
 class Gemma3Layer(Gemma2Layer):
     def __init__(self, config, layer_id):
         rope = config.local_rope if config.windows[layer_id] else config.rope
-        super().__init__(config, layer_id, rope=rope, qk_norm="head", norm_offset=1.0)
+        norm, both = dict(qk_norm="head", norm_offset=1.0), config.bidirectional
+        super().__init__(config, layer_id, rope=rope, bidirectional=both, **norm)
 
 
 class Gemma3ForCausalLM(CausalLM):

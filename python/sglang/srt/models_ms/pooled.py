@@ -8,8 +8,9 @@ code that their checkpoints bring along.
 from mindspore import nn, ops
 
 from sglang.srt.layers_ms.score import ScoreLinear
-from sglang.srt.models_ms.config import key
+from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.gemma2 import Gemma2ForCausalLM
+from sglang.srt.models_ms.gemma3 import Gemma3Config, Gemma3ForCausalLM
 from sglang.srt.models_ms.internlm2 import InternLM2Config, InternLM2ForCausalLM
 from sglang.srt.models_ms.llama import LlamaConfig, LlamaForCausalLM
 from sglang.srt.models_ms.mistral import MistralForCausalLM
@@ -74,6 +75,27 @@ class Qwen2Model(Pooled, Qwen2ForCausalLM):
 
 class Qwen3Model(Pooled, Qwen3ForCausalLM):
     pass
+
+
+class Gemma3TextConfig(Gemma3Config):
+    bidirectional: bool = key("use_bidirectional_attention", False)
+
+    @computed
+    def windows(self):
+        """Of both directions together where there are two: what is published is the width to both sides."""
+        causal = super().windows
+        return tuple(window // 2 + 1 if window else 0 for window in causal) if self.bidirectional else causal
+
+
+class Gemma3TextModel(Pooled, Gemma3ForCausalLM):
+    """EmbeddingGemma, whose tokens see each other in both directions; or the decoder of Gemma 3 as it is."""
+
+    config_class = Gemma3TextConfig
+
+    def __init__(self, hf_config, runtime):
+        super().__init__(hf_config, runtime)
+        self.whole_prompts = self.config.bidirectional
+        self.pooling = "mean" if self.config.bidirectional else Gemma3ForCausalLM.pooling
 
 
 class LlamaForSequenceClassification(Classifier, LlamaForCausalLM):

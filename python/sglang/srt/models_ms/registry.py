@@ -39,6 +39,10 @@ class Model(NamedTuple):
 MODELS = {  # sorted by name
     "BaiChuanForCausalLM": Model("baichuan", "Baichuan 7B", "fused weights", class_name="BaichuanForCausalLM"),
     "BaichuanForCausalLM": Model("baichuan", "Baichuan 13B, Baichuan2", "fused weights, ALiBi, unit head"),
+    "BertForSequenceClassification": Model(
+        "bert", "rerankers and classifiers of BERT's shape", "scores, both directions", task=CLASSIFY
+    ),
+    "BertModel": Model("bert", "bge, e5, gte, all-MiniLM", "embedding, both directions", task=EMBED),
     "ChatGLMForConditionalGeneration": Model(
         "chatglm", "ChatGLM as fine-tuned", "as ChatGLMModel", class_name="ChatGLMModel"
     ),
@@ -47,6 +51,7 @@ MODELS = {  # sorted by name
         "cohere2", "Command R7B, Command A", "sliding windows, layers without rotary embedding"
     ),
     "CohereForCausalLM": Model("cohere", "Command R, Command R+", "parallel residual, LayerNorm, logit scale"),
+    "Contriever": Model("bert", "Contriever", "embedding, both directions", task=EMBED),
     "CwmForCausalLM": Model("cwm", "CWM", "sliding windows in three of four layers"),
     "DbrxForCausalLM": Model("dbrx", "DBRX", "experts, LayerNorm, clipped queries and keys"),
     "DeepseekForCausalLM": Model("deepseek", "DeepSeek-MoE 16B", "experts, shared experts, dense first layers"),
@@ -68,6 +73,7 @@ MODELS = {  # sorted by name
     "Gemma3ForConditionalGeneration": Model(
         "gemma3_vl", "Gemma 3 4B, 12B, 27B, text alone", "as Gemma3ForCausalLM", task=SEE
     ),
+    "Gemma3TextModel": Model("pooled", "EmbeddingGemma", "embedding, both directions", task=EMBED),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
     "Glm4ForCausalLM": Model("glm4", "GLM-4-0414", "norms before and after, interleaved partial rotary"),
     "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, sigmoid router with a bias"),
@@ -157,6 +163,10 @@ MODELS = {  # sorted by name
     "SolarOpenForCausalLM": Model("glm4_moe", "Solar-Open-100B", "experts, sigmoid router with a bias"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
     "VaultGemmaForCausalLM": Model("gemma2", "VaultGemma", "alternating sliding windows, soft caps"),
+    "XLMRobertaForSequenceClassification": Model(
+        "xlm_roberta", "bge-reranker-v2-m3, bge-reranker-base", "scores, both directions", task=CLASSIFY
+    ),
+    "XLMRobertaModel": Model("xlm_roberta", "bge-m3, multilingual-e5", "embedding, both directions", task=EMBED),
 }
 # Drafts of speculative decoding, which are no models to be served.
 DRAFTS = {

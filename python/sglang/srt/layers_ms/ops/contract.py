@@ -83,6 +83,21 @@ def clip(x: Tensor, limit: float) -> Tensor:
     """x [T, n] with what is above limit, or below -limit, made that."""
 
 
+def xielu(x: Tensor, alpha_p: Tensor, alpha_n: Tensor, beta: float, eps: float) -> Tensor:
+    """x [T, n] -> p * x^2 + beta * x where x is positive, n * (expm1(min(x, eps)) - x) + beta * x elsewhere.
+
+    p = softplus(alpha_p), n = beta + softplus(alpha_n), both float32 [1]. Huang and Schlag, 2024.
+    """
+
+
+def gate_heads(x: Tensor, gate: Tensor) -> Tensor:
+    """x [T, n * m] times sigmoid(gate), gate [T, n]: each of its values is the factor of m neighbors of x."""
+
+
+def scale_by_position(x: Tensor, factors: Tensor, step: dict, columns: int) -> Tensor:
+    """x [T, n], its first `columns` columns times the factor of each token's position: factors [P] float32."""
+
+
 def silu_and_mul(gate_up: Tensor) -> Tensor:
     """[T, 2 * n], gate then up -> silu(gate) * up, [T, n]. Shazeer, 2020 (SwiGLU)."""
 
@@ -133,13 +148,14 @@ def qkv_to_cache(
     kv_heads: int,
     head_dim: int,
     kv_scales: Tensor | None = None,
+    norm_last: bool = False,
 ) -> tuple:
     """Turn qkv [T, (H + 2 K) * D] into queries [T, H * D], and keys and values at the step's slots [T] of the caches.
 
     Each head of queries and keys is normalized by q_norm, k_norm [D] (`rms_norm`) where they are given. Then its first
     R values are rotated by cos and sin, from `rotary_tables`, at the step's positions [T]: each of the first half of
     them against one of the second (neox order), or where interleaved neighbors against each other (GPT-J order). The
-    others pass through; without cos and sin all do. Su et al., 2021 (RoFormer).
+    others pass through; without cos and sin all do. Su et al., 2021 (RoFormer). norm_last: it is normalized after that.
 
     The caches, from `cache_view`, are written in place, in their dtype. Those of float8 (e4m3fn, as uint8) hold keys
     divided by kv_scales[0] and values by kv_scales[1], float32 [2], none larger than 448. Micikevicius et al., 2022.
@@ -161,14 +177,16 @@ def paged_attention(
     sinks: Tensor | None = None,
     slopes: Tensor | None = None,
     kv_scales: Tensor | None = None,
+    bidirectional: bool = False,
 ) -> Tensor:
-    """Causal attention of q [T, H * D] over the cached keys of each token's request -> [T, H * D].
+    """Attention of q [T, H * D] over the cached keys of each token's request -> [T, H * D].
 
     k_cache and v_cache are as `qkv_to_cache` returned them; what they hold is multiplied by kv_scales. A token sees
     the keys at places 0 to its own, inclusive, of its request, whatever its rotary position; with a window only the
-    last `window` of them, and what lies before every window has no effect. `step` is what the layer's group of caches
-    reads: lengths, slots and pages, what `metadata_fields` names, and as `forward_mode` the name that
-    `split_by_forward_mode` gave. Head h reads key/value head h // (H / K).
+    last `window` of them, and what lies before every window has no effect. Where bidirectional it sees all keys of its
+    request, or with a window those that are less than `window` places away; all of a request's tokens are in the step
+    then. `step` is what the layer's group of caches reads: lengths, slots and pages, what `metadata_fields` names, and
+    as `forward_mode` the name that `split_by_forward_mode` gave. Head h reads key/value head h // (H / K).
 
     A score is scale * q.k; with a soft cap, soft_cap * tanh(score / soft_cap) (Gemma 2); with slopes [H] float32, plus
     slope * (the key's place - the query's) (Press et al., 2021, ALiBi). sinks [H] float32: one more score for each

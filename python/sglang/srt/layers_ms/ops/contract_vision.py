@@ -9,8 +9,8 @@ from mindspore import Tensor
 def activate(x: Tensor, kind: str) -> Tensor:
     """x [T, n] -> each value activated, by transformers' name of it.
 
-    "silu" (x * sigmoid(x)), "gelu" (with the error function), "gelu_pytorch_tanh" (its tanh approximation), or
-    "quick_gelu" (x * sigmoid(1.702 x)). Hendrycks and Gimpel, 2016.
+    "silu" (x * sigmoid(x)), "gelu" (with the error function), "gelu_pytorch_tanh" (its tanh approximation),
+    "quick_gelu" (x * sigmoid(1.702 x)), Hendrycks and Gimpel, 2016; "relu", or "relu2", its square, So et al., 2021.
     """
 
 

@@ -63,3 +63,4 @@ class Field(NamedTuple):
 
 
 INPUT_IDS = Field("input_ids", (TOKENS,))
+TOKEN_TYPE_IDS = Field("token_type_ids", (TOKENS,))  # of encoders: which text of a pair a token is of

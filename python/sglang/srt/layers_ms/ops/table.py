@@ -205,12 +205,13 @@ class OperatorTable:
         soft_cap: float,
         sinks: bool,
         slopes: bool,
+        bidirectional: bool,
     ) -> None:
         """Raise NotImplementedError, with what is lacking and what to do, if `paged_attention` cannot compute a
         layer's.
 
         rotary_dim: of head_dim, how many values are rotated; window: 0 also where no context that is served outgrows
-        it; sinks, slopes: whether there are any.
+        it; sinks, slopes: whether there are any; bidirectional: as `paged_attention`'s.
         """
 
     def check_mla_attention(self, rank: int, rope: int, nope: int, value: int) -> None:

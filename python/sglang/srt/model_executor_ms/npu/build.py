@@ -28,7 +28,8 @@ logger = logging.getLogger(__name__)
 
 PARTS = 2  # kinds that one step has at most
 # Lengths of steps that have, between them, parts of every kind: tokens and context of each request.
-KINDS = (((3, 2), (3, 2)), ((2, 3), (5, 7)), ((1, 3, 1), (7, 3, 4)), ((1, 1, 1), (1, 7, 4)))
+CHUNKS = ((2, 3), (5, 7))
+KINDS = (((3, 2), (3, 2)), CHUNKS, ((1, 3, 1), (7, 3, 4)), ((1, 1, 1), (1, 7, 4)))
 
 
 class ModeGraphs(dict):
@@ -107,10 +108,12 @@ def npu_runner(
     return NPUGraphRunner(graphs, captured, link, upload, tables, config)
 
 
-def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size: int) -> None:
+def compile_kinds(
+    runner: NPUGraphRunner, pages: int, page_size: int, vocab_size: int, whole_prompts: bool = False
+) -> None:
     """Compile the graphs of all kinds, and capture, with progress bars; on pages in which nothing is kept yet.
 
-    pages: as KVCaches counts them.
+    pages: as KVCaches counts them. whole_prompts: of a network that no step gives a part of a prompt.
     """
     runner.buckets, buckets = (), runner.buckets  # a batch beyond the largest bucket decodes in a graph of any size
     own = [runner.tables.first_slots]
@@ -120,7 +123,8 @@ def compile_kinds(runner: NPUGraphRunner, pages: int, page_size: int, vocab_size
     for mapping in own[1:]:  # page by page to itself
         slots = torch.arange((pages + 1) * page_size, device=mapping.device)
         mapping[: len(slots)] = slots
-    for lengths in (bar := tqdm(KINDS, desc="Compiling MindSpore graphs")):
+    kinds = [kind for kind in KINDS if not (whole_prompts and kind == CHUNKS)]
+    for lengths in (bar := tqdm(kinds, desc="Compiling MindSpore graphs")):
         batch = _batch(runner, *lengths, page_size)
         runner.run(runner.some_inputs(sum(lengths[0]), vocab_size), runner.prepare(batch))
         bar.set_postfix(graphs=compilations())

@@ -130,7 +130,7 @@ def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: 
         buckets = _allowed(buckets, shard.attn_dp_size > 1)
     agree = groups.all_agree if shard.size > 1 else bool
     made = npu_runner(network, caches, limits, req_to_token, page_size, link, buckets, agree)
-    compile_kinds(made, caches.pages(), page_size, vocab_size)
+    compile_kinds(made, caches.pages(), page_size, vocab_size, network.whole_prompts)
     return made
 
 

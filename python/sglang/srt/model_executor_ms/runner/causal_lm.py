@@ -10,13 +10,14 @@ from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE, GPU_MEMORY_TYPE_WEIGH
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import Experts, ops
 from sglang.srt.layers_ms.cache_spec import cache_specs, state_specs
+from sglang.srt.layers_ms.ops.metadata import TOKEN_TYPE_IDS
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
 from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.parallel import groups, hosts
 from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
-from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb, kv_scales
+from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb, kv_scales, sentence_transformers
 from sglang.srt.model_executor_ms.runner.cpu_runner import WARM_UP
 from sglang.srt.model_executor_ms.runner.drafts import EagleModel
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
@@ -25,8 +26,9 @@ from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.media import MediaInputs
 from sglang.srt.model_executor_ms.runner.named_weights import NamedWeights
-from sglang.srt.model_executor_ms.runner.pooling import LastTokenPooling
+from sglang.srt.model_executor_ms.runner.pooling import Pooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
+from sglang.srt.model_executor_ms.runner.sentence_transformers import Recipe
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights, with_own_head, with_quantization
 from sglang.srt.model_executor_ms.seams import batches, runner
 from sglang.srt.model_loader_ms import loader
@@ -85,7 +87,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         published = config_fixups.restored(written, model_config.model_path, model_config.revision)
         self.network = network_class(published, runtime)
         self.expert_counter = eplb.ExpertCounter(self.network)
-        self.pooling = None if generates else LastTokenPooling(self.network)
+        self.pooling = None if generates else self._pooling(model_config, load_format)
         self.profile = ForwardProfile(environment.profile, environment.traces)
         self.logits_processor = LogitsProcessor(self.vocabulary(self.config))
         batches.leave_cap_to_head(self.logits_processor)
@@ -97,6 +99,17 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         self.update = AllOrNone(self.check_checkpoint)
         self.weights = NamedWeights(self.network, self._bind_head)
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
+
+    def _pooling(self, model_config, load_format: str) -> Pooling:
+        where = (model_config.model_path, model_config.revision)
+        if hasattr(self.network, "scores"):
+            return Pooling(self.network, Recipe(self.network.pooling), self.config)
+        made = Pooling(self.network, sentence_transformers.recipe(*where, self.network.pooling))
+        if load_format == "dummy":
+            made.projection.fill()
+        else:
+            made.projection.check(*where)
+        return made
 
     def _start_process(self, config, environment, allreduce_fusion) -> str:
         """MindSpore, the device and threads are the process's, whatever models it has -> its operator table."""
@@ -126,11 +139,15 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
 
     def check_checkpoint(self, model_path: str, load_format: str) -> loader.Plan:
         """What this rank is to load of a checkpoint; CheckpointError if it does not fit. Nothing is changed."""
+        if self.pooling is not None and self.runner is not None:  # at first they were read of the model's own path
+            self.pooling.projection.check(model_path)
         return check_weights(self.network, model_path, load_format)
 
     def load_checkpoint(self, plan: loader.Plan) -> None:
         """Fill every parameter as `check_checkpoint` said."""
         load_weights(self.network, plan, progress=self.runner is None)
+        if self.pooling is not None:
+            self.pooling.projection.load()
         self._bind_head()
         self.note_token_map()
 
@@ -196,14 +213,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         ):  # SGLang has the step of an idle replica prepared only where it pads it
             backend.init_forward_metadata(forward_batch)
         step = backend.forward_metadata
-        inputs = {"input_ids": input_ids}
-        if not self.stage.first:
-            inputs = {PP_HIDDEN_STATES: pp_proxy_tensors[PP_HIDDEN_STATES]}
-        elif self.sees:
-            with self.profile.phase("media"):
-                inputs |= self.media_inputs(input_ids, forward_batch)
-        self.clamp_placeholders(input_ids, forward_batch)
-        inputs |= self.mrope_inputs(positions, forward_batch)
+        inputs = self._inputs(input_ids, positions, forward_batch, pp_proxy_tensors)
         if self.is_draft:
             inputs |= self.features(forward_batch)
         with self.profile.step(kind, len(forward_batch.seq_lens), len(input_ids)):
@@ -217,6 +227,20 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
                 if get_embedding:
                     return self.pooling(hidden_states, forward_batch, input_ids)
                 return self.logits_processor(input_ids, hidden_states, self.lm_head, forward_batch, list(aux) or None)
+
+    def _inputs(self, input_ids, positions, forward_batch, pp_proxy_tensors):
+        """What the step begins with, by name."""
+        inputs = {"input_ids": input_ids}
+        if not self.stage.first:
+            inputs = {PP_HIDDEN_STATES: pp_proxy_tensors[PP_HIDDEN_STATES]}
+        elif self.sees:
+            with self.profile.phase("media"):
+                inputs |= self.media_inputs(input_ids, forward_batch)
+        elif TOKEN_TYPE_IDS in self.network.model_inputs():
+            types = forward_batch.token_type_ids
+            inputs["token_type_ids"] = torch.zeros_like(input_ids) if types is None else types.to(input_ids.dtype)
+        self.clamp_placeholders(input_ids, forward_batch)
+        return inputs | self.mrope_inputs(positions, forward_batch)
 
 
 def _max_prefill_tokens(context: int) -> int:

@@ -33,6 +33,22 @@ def lora_slots(forward_batch):
     return getattr(forward_batch, "lora_slots", None)
 
 
+def fill_token_types() -> None:
+    """Give token types to each request of a batch of which some have them.
+
+    SGLang puts those that there are behind each other, whatever requests they are of.
+    """
+    target = "sglang.srt.model_executor.forward_batch_info.ForwardBatch._maybe_init_non_generation_fields"
+    hooks.before(target, _fill_token_types)
+
+
+def _fill_token_types(_forward_batch, batch) -> None:
+    if any(request.token_type_ids is not None for request in batch.reqs):
+        for request in batch.reqs:
+            if request.token_type_ids is None:
+                request.token_type_ids = [0] * len(request.origin_input_ids)
+
+
 def copy_tokens_on_cpu() -> None:
     """Copy tokens of attention's replicas without triton, as SGLang does where its own CPU engine is asked for."""
     from sglang.srt.layers.dp_attention import memcpy_cpu

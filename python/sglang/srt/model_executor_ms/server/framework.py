@@ -203,10 +203,35 @@ def adjust_to_model(server_args, previous) -> None:
     elif names_a_model(view):
         model_config = model_config_of(server_args)
         check_architecture(model_config)
-        if adjusted := states.adjusted(view, model_config):
+        adjusted = states.adjusted(view, model_config) | for_whole_prompts(model_config, view)
+        if adjusted:
             declare_resolution(server_args, SOURCE, **adjusted)
         if view.dtype == "auto" and model_config.quantization == "mxfp4":
             declare_resolution(server_args, SOURCE, dtype="bfloat16")
+
+
+def for_whole_prompts(model_config, view) -> dict:
+    """What arguments have to be for a model of which each prompt is one step, and for one of fewer positions.
+
+    That is where tokens see later ones, and where all of them are pooled.
+    """
+    from sglang.srt.model_executor_ms.runner import sentence_transformers
+    from sglang.srt.models_ms.registry import model_class
+
+    config = model_config.hf_config
+    kind, changed = model_class(config.architectures), {}
+    longest = kind.longest_context(config)
+    if longest is not None and view.context_length is None:
+        changed["context_length"] = longest
+    whole = kind.whole_prompts or getattr(config, "use_bidirectional_attention", False)
+    if not whole and not model_config.is_generation and not hasattr(kind, "scores"):
+        path = (model_config.model_path, model_config.revision)
+        if not sentence_transformers.problems(*path):
+            whole = sentence_transformers.recipe(*path, kind.pooling).pooling != "lasttoken"
+    if whole:
+        logger.info("each prompt is computed in one step: no chunks of prompts, and no cached prefixes")
+        changed |= dict(chunked_prefill_size=-1, disable_radix_cache=True)
+    return changed
 
 
 def verify(server_args) -> None:
@@ -275,7 +300,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
 
     experts: whether the arguments are about its experts; attn_dp_size: of its attention.
     """
-    from sglang.srt.model_executor_ms.server import sentence_transformers
+    from sglang.srt.model_executor_ms.runner import sentence_transformers
     from sglang.srt.models_ms.registry import MODELS, model_class
 
     check_architecture(model_config)

@@ -48,6 +48,13 @@ def plain_on_fractal(rank):
     return rank == 4 and host.profile().fractal
 
 
+@constexpr
+def _check_whole(forward_mode):
+    """Of a request that decodes, its one token is all there is to see; the causal kernels for others are not for it."""
+    if not decodes(forward_mode):
+        raise NotImplementedError("bidirectional attention sees whole prompts: give --chunked-prefill-size -1")
+
+
 def _turning(x, rotary_dim, head_dim, interleaved):
     """x [T, n * D] -> its turning values [T, n * R] with pairs in halves, and the others [T, n, D - R] or None.
 
@@ -100,14 +107,17 @@ def qkv_to_cache(
     kv_heads,
     head_dim,
     kv_scales=None,
+    norm_last=False,
 ):
     kv_size = kv_heads * head_dim
     q, k, v = kernels.split(qkv, (qkv.shape[-1] - 2 * kv_size, kv_size, kv_size))
     q, k, v = kernels.contiguous(q), kernels.contiguous(k), kernels.contiguous(v)
-    if q_norm is not None:
+    if q_norm is not None and not norm_last:
         q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
     if cos is not None:
         q, k = rotary(q, k, cos, sin, interleaved, step, head_dim)
+    if q_norm is not None and norm_last:
+        q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
     if plain_on_fractal(len(k_cache.shape)):
         q = put_rows(put_rows(q, k, k_cache, step["out_cache_loc"]), v, v_cache, step["out_cache_loc"])
     else:
@@ -140,6 +150,7 @@ def paged_attention(
     sinks=None,
     slopes=None,
     kv_scales=None,
+    bidirectional=False,
 ):
     (k_cache, k), (v_cache, v) = k_cache, v_cache
     way = _way(window, soft_cap, sinks is not None, slopes is not None)
@@ -150,7 +161,10 @@ def paged_attention(
     heads = q.shape[-1] // head_dim
     lengths = (step["query_lens"], step["seq_lens"])
     if step["forward_mode"] == FRESH:
-        return kernels.flash_attention(q, k, v, heads, scale, causal_mask(q.dtype), *lengths)
+        mask = None if bidirectional else causal_mask(q.dtype)
+        return kernels.flash_attention(q, k, v, heads, scale, mask, *lengths)
+    if bidirectional:
+        _check_whole(step["forward_mode"])
     mode = "MASK_DEFAULT" if decodes(step["forward_mode"]) else "TRAPEZOIDAL"
     mask = chunk_mask(step, k_cache.shape[1], q.dtype) if _wants_mask(step["forward_mode"]) else None
     requests = (step["block_tables"], lengths[1], lengths[0])

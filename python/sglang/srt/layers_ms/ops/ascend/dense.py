@@ -125,6 +125,34 @@ def clip(x, limit):
     return kernels.clamp(x, -limit, limit)
 
 
+def _softplus(x):
+    return kernels.log(kernels.add(kernels.exp(x), 1.0))
+
+
+def xielu(x, alpha_p, alpha_n, beta, eps):
+    wide = kernels.cast(x, mstype.float32)
+    above, below = kernels.clamp(wide, 0, None), kernels.clamp(wide, None, 0)
+    # Of positive values this adds eps times n.
+    below = kernels.add(kernels.add(kernels.exp(kernels.clamp(below, None, eps)), -1.0), kernels.mul(below, -1.0))
+    below = kernels.mul(below, kernels.add(_softplus(alpha_n), beta))
+    above = kernels.mul(kernels.mul(above, above), _softplus(alpha_p))
+    return kernels.cast(kernels.add(kernels.add(above, below), kernels.mul(wide, beta)), x.dtype)
+
+
+def gate_heads(x, gate):
+    heads = gate.shape[-1]
+    factors = kernels.sigmoid(gate).reshape(-1, heads, 1)
+    return kernels.mul(x.reshape(-1, heads, x.shape[-1] // heads), factors).reshape(-1, x.shape[-1])
+
+
+def scale_by_position(x, factors, step, columns):
+    factor = kernels.cast(kernels.gather(factors, step["positions"]), x.dtype).reshape(-1, 1)
+    if columns == x.shape[-1]:
+        return kernels.mul(x, factor)
+    scaled, kept = kernels.split(x, (columns, x.shape[-1] - columns))
+    return kernels.cat((kernels.mul(scaled, factor), kept))
+
+
 def silu_and_mul(gate_up):
     return kernels.swiglu(gate_up)
 

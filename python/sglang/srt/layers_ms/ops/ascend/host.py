@@ -80,7 +80,7 @@ def start(processors):
     kernels.bind()
 
 
-def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes):
+def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes, bidirectional):
     lacking = []
     if head_dim % 16 or head_dim > LARGEST_HEAD:
         lacking.append(f"heads of {head_dim} values, which must be a multiple of 16 and at most {LARGEST_HEAD}")
@@ -89,6 +89,13 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
     group = LARGEST_GATHERED_GROUP if window or sinks or slopes else LARGEST_GROUP
     if heads // kv_heads > group:
         lacking.append(f"{heads // kv_heads} query heads of one key/value head, at most {group}")
+    if bidirectional and (window or soft_cap or sinks or slopes):
+        lacking.append(
+            f"bidirectional attention with more than a plain score; a window of {window} tokens changes nothing with "
+            f"--context-length {window}"
+            if window
+            else "bidirectional attention with soft caps, sinks or slopes"
+        )
     if lacking:
         raise NotImplementedError("MindSpore's attention on Ascend lacks: " + "; ".join(lacking))
 

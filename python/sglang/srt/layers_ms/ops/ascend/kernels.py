@@ -173,10 +173,11 @@ def apply_rotary(query, key, cos, sin, lengths):
 
 
 def flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens):
-    """Causal attention of requests without a cached prefix: query [T, H * D] to key and value [T, K * D] -> [T, H * D].
+    """Attention of requests without a cached prefix: query [T, H * D] to key and value [T, K * D] -> [T, H * D].
 
-    mask [128, 128]: the upper triangle, 1 in bfloat16 and -10000 in float16. Where it is compiled, the kernel reads the
-    lengths from those inputs of the graph that are named q_seq_lens and batch_valid_length.
+    mask [128, 128]: the upper triangle, 1 in bfloat16 and -10000 in float16, that makes it causal; None: each query
+    sees all keys of its request. Where it is compiled, the kernel reads the lengths from those inputs of the graph that
+    are named q_seq_lens and batch_valid_length.
     """
     attend = generated.FlashAttentionScore(heads, 1.0, scale, 2147483647, 2147483647, 0, "TH", 0)
     return attend(query, key, value, None, None, None, mask, None, query_lens, key_lens)[3]

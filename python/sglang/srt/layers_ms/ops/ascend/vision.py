@@ -9,6 +9,9 @@ from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
 def activate(x, kind):
     if kind in ("gelu", "gelu_pytorch_tanh"):
         return kernels.gelu(x, "none" if kind == "gelu" else "tanh")
+    if kind in ("relu", "relu2"):
+        above = kernels.clamp(x, 0, None)
+        return kernels.mul(above, above) if kind == "relu2" else above
     return kernels.mul(x, kernels.sigmoid(kernels.mul(x, 1.702) if kind == "quick_gelu" else x))
 
 

@@ -144,20 +144,27 @@ def _head_dim(kernel, query, heads):
 def flash_attention(query, key, value, heads, scale, mask, query_lens, key_lens):
     kernel = "FlashAttentionScore"
     check(kernel, "query", query, HALVES, 2)
-    for name, given in (("key", key), ("value", value), ("mask", mask)):
+    for name, given in (("key", key), ("value", value)):
         check(kernel, name, given, (query.dtype,), 2)
     size = _head_dim(kernel, query, heads)
     require(key.shape == value.shape and len(key) == len(query), kernel, f"{query.shape}, {key.shape}, {value.shape}")
-    triangle = np.triu(np.full((128, 128), TRIANGLE[query.dtype], np.float32), 1)
-    good = mask.shape == (128, 128) and np.allclose(values(mask), triangle, rtol=4e-3)
-    require(good, kernel, f"mask {mask.shape} is not the triangle of {TRIANGLE[query.dtype]} of 128 tokens")
+    if mask is not None:
+        _check_triangle(kernel, mask, query.dtype)
     lengths = check_lengths(kernel, "query_lens", query_lens)
     require(lengths.sum() == len(query), kernel, f"lengths {lengths.tolist()} of {len(query)} tokens: one a request")
     require((lengths == check_lengths(kernel, "key_lens", key_lens)).all(), kernel, "requests with a cached prefix")
     q, k, v = (values(x).reshape(len(x), -1, size) for x in (query, key, value))
     ends = np.cumsum(lengths)
     pieces = [slice(end - length, end) for end, length in zip(ends, lengths, strict=True)]
-    return tensor(np.concatenate([_attend(q[at], k[at], v[at], scale) for at in pieces]), query.dtype)
+    added = 0.0 if mask is None else None  # what `_attend` adds to scores, in the place of its causal mask
+    return tensor(np.concatenate([_attend(q[at], k[at], v[at], scale, added) for at in pieces]), query.dtype)
+
+
+def _check_triangle(kernel, mask, dtype):
+    check(kernel, "mask", mask, (dtype,), 2)
+    triangle = np.triu(np.full((128, 128), TRIANGLE[dtype], np.float32), 1)
+    good = mask.shape == (128, 128) and np.allclose(values(mask), triangle, rtol=4e-3)
+    require(good, kernel, f"mask {mask.shape} is not the triangle of {TRIANGLE[dtype]} of 128 tokens")
 
 
 def _check_paged(kernel, query, key_cache, value_cache, block_tables, kv_heads, size):

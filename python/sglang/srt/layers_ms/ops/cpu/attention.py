@@ -18,10 +18,15 @@ def qkv_to_cache(
     kv_heads,
     head_dim,
     kv_scales=None,
+    norm_last=False,
 ):
     places = (step["positions"], k_cache, v_cache, step["out_cache_loc"], kv_scales)
-    q = stubs.qkv_to_cache(qkv, q_norm, k_norm, cos, sin, *places, interleaved, eps, offset)
+    q = stubs.qkv_to_cache(qkv, q_norm, k_norm, cos, sin, *places, interleaved, norm_last, eps, offset)
     return q, k_cache, v_cache
+
+
+def scale_by_position(x, factors, step, columns):
+    return stubs.scale_by_position(x, factors, step["positions"], columns)
 
 
 def paged_attention(
@@ -37,9 +42,11 @@ def paged_attention(
     sinks=None,
     slopes=None,
     kv_scales=None,
+    bidirectional=False,
 ):
     requests = (step["block_tables"], step["query_lens"], step["seq_lens"], step["page_size"])
-    return stubs.paged_attention(q, k_cache, v_cache, *requests, sinks, slopes, kv_scales, window, scale, soft_cap)
+    given = (*requests, sinks, slopes, kv_scales, window, bidirectional, scale, soft_cap)
+    return stubs.paged_attention(q, k_cache, v_cache, *given)
 
 
 def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):

@@ -2,7 +2,8 @@
 
 from sglang.srt.layers_ms.ops.cpu import stubs
 
-KINDS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "quick_gelu": 3}  # as in src/vision.h
+# As in src/vision.h.
+KINDS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "quick_gelu": 3, "relu": 4, "relu2": 5}
 
 
 def activate(x, kind):

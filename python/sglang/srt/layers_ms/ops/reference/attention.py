@@ -83,12 +83,15 @@ def qkv_to_cache(
     kv_heads,
     head_dim,
     kv_scales=None,
+    norm_last=False,
 ):
     q, k, v = _split(qkv, kv_heads * head_dim)
-    if q_norm is not None:
+    if q_norm is not None and not norm_last:
         q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
     if cos is not None:
         q, k = _rotary(q, k, step["positions"], cos, sin, interleaved, head_dim)
+    if q_norm is not None and norm_last:
+        q, k = rms_norm(q, q_norm, eps, offset), rms_norm(k, k_norm, eps, offset)
     return q, *_write_kv(k, v, k_cache, v_cache, step["out_cache_loc"])
 
 
@@ -120,6 +123,7 @@ def paged_attention(
     sinks=None,
     slopes=None,
     kv_scales=None,
+    bidirectional=False,
 ):
     query_rows, key_positions, slots = step["query_rows"], step["context_places"], context_slots(step)
     keys = _context(k_cache, slots, kv_heads, head_dim)
@@ -138,7 +142,10 @@ def paged_attention(
     if slopes is not None:
         scores = scores + slopes.reshape(1, -1, 1, 1) * distance.astype(mstype.float32)
     seen = distance <= 0
-    if window:
+    if bidirectional:
+        seen = key_positions.reshape(1, 1, 1, -1) < step["seq_lens"].reshape(-1, 1, 1, 1)
+        seen = mint.logical_and(seen, mint.abs(distance) < window) if window else seen
+    elif window:
         seen = mint.logical_and(seen, distance > -window)
     weights = _softmax_with_sinks(mint.where(seen, scores, -math.inf), sinks)
     found = mint.matmul(weights.reshape(requests, kv_heads, -1, weights.shape[-1]), values)

@@ -66,6 +66,25 @@ def clip(x, limit):
     return ops.clip_by_value(x, -limit, limit)
 
 
+def xielu(x, alpha_p, alpha_n, beta, eps):
+    p, n = mint.log(1.0 + mint.exp(alpha_p)), beta + mint.log(1.0 + mint.exp(alpha_n))
+    below = (mint.exp(ops.clip_by_value(x, None, eps)) - 1.0 - x) * n
+    return mint.where(x > 0.0, p * x * x, below) + beta * x
+
+
+def gate_heads(x, gate):
+    heads = x.reshape(-1, gate.shape[-1], x.shape[-1] // gate.shape[-1])
+    return (heads * mint.unsqueeze(mint.sigmoid(gate), -1)).reshape(x.shape)
+
+
+def scale_by_position(x, factors, step, columns):
+    factor = mint.unsqueeze(ops.gather(factors, step["positions"], 0), -1)
+    if columns == x.shape[-1]:
+        return x * factor
+    scaled, kept = mint.split(x, (columns, x.shape[-1] - columns), -1)
+    return mint.cat((scaled * factor, kept), -1)
+
+
 def silu_and_mul(gate_up):
     gate, up = mint.chunk(gate_up, 2, -1)
     return mint.nn.functional.silu(gate) * up

@@ -12,6 +12,9 @@ def activate(x, kind):
         return x * 0.5 * (1.0 + ops.erf(x * math.sqrt(0.5)))
     if kind == "gelu_pytorch_tanh":
         return gelu_tanh(x)
+    if kind in ("relu", "relu2"):
+        above = mint.nn.functional.relu(x)
+        return above * above if kind == "relu2" else above
     return x * mint.sigmoid(1.702 * x if kind == "quick_gelu" else x)
 
 

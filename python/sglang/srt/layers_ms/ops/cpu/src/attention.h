@@ -4,7 +4,8 @@
 // query are split over their keys into pieces, all heads together, since the heads of a token lie side by side in the
 // cache, or where there are few pieces neighboring ones; the others over heads and blocks of queries, each of which
 // ends at its last query's place. Which keys and queries are a task's depends on its own request alone, and so do its
-// results. Where there is a window, tasks begin with the first key that one of their queries sees.
+// results. Where there is a window, tasks begin with the first key that one of their queries sees. Bidirectional
+// queries reach past their own place.
 #pragma once
 #include <algorithm>
 #include <utility>
@@ -118,6 +119,12 @@ inline void pack_values(const Block<bf16>& values, int64_t size, int64_t count, 
 
 inline int64_t unseen(int64_t keys) { return std::min(kKeys, std::max<int64_t>(0, keys)); }
 
+// How many places behind its own a query of a request of so many tokens sees, as far as there are any.
+inline int64_t reach(const Attention& a, int64_t length) {
+  if (!a.bidirectional) return 0;
+  return a.window ? a.window - 1 : length;
+}
+
 // The row after the last one that sees the key at this place, counted from the first row's query.
 inline int64_t last_row(const Attention& a, int64_t rows, int64_t group, int64_t place) {
   return a.window ? std::min(rows, std::max<int64_t>(0, place + a.window) * group) : rows;
@@ -132,9 +139,11 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
   Q *line = scratch<Purpose::line, Q>(2 * width), *weights = scratch<Purpose::weights, Q>(rows * kKeys);
   float* scores = scratch<Purpose::scores, float>(rows * kKeys);
   const float scale = finishes(a) ? 1.0f : a.scale;
+  const int64_t behind = reach(a, a.seq_lens[task.request]);
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first);
-    const int64_t row = std::max<int64_t>(0, first - first_place) * group;  // those before see no key of this block,
+    const int64_t row =
+        std::max<int64_t>(0, first - first_place - behind) * group;  // those before see no key of this block,
     const int64_t end = last_row(a, rows, group, first + count - 1 - first_place);  // nor do these and those after
     if (task.queries == 1 && first + kKeys < task.last_key) {
       const Block<C> next(a, a.k_cache, table, 0, first + kKeys, std::min(kKeys, task.last_key - first - kKeys));
@@ -148,7 +157,7 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
     for (int64_t i = row; i < end; ++i) {
       float* line_of_scores = scores + (i - row) * kKeys;
       const int64_t place = first_place + i / group;
-      for (int64_t j = std::min(count, place + 1 - first); j < kKeys; ++j) line_of_scores[j] = kNone;
+      for (int64_t j = std::min(count, place + 1 + behind - first); j < kKeys; ++j) line_of_scores[j] = kNone;
       if (a.window) std::fill(line_of_scores, line_of_scores + unseen(place + 1 - a.window - first), kNone);
       if (finishes(a)) finish(a, line_of_scores, task.kv_head * group + i % group, first - place);
       softmax_step(line_of_scores, scale, i, state);
@@ -201,7 +210,8 @@ inline std::vector<Task> tasks_of(const Attention& a, int64_t& partials) {
       for (int64_t query = (queries - 1) / block * block; query >= 0; query -= block) {  // the longest first
         const int64_t count = std::min(block, queries - query);
         const int64_t place = length - queries + query;
-        tasks.push_back({request, head, 1, query, count, first_seen(a, place), place + count, 0, 1, -1});
+        const int64_t last = std::min(length, place + count + reach(a, length));
+        tasks.push_back({request, head, 1, query, count, first_seen(a, place), last, 0, 1, -1});
       }
   }
   return tasks;

@@ -278,10 +278,14 @@ inline f32x16 exp(f32x16 x) {
   return p * (f32x16)power;
 }
 
-enum Activation { kSilu = 0, kGelu = 1, kGeluTanh = 2 };
+enum Activation { kSilu = 0, kGelu = 1, kGeluTanh = 2, kRelu = 4, kReluSquared = 5 };
 
 inline f32x16 activate(int activation, f32x16 x) {
   if (activation == kSilu) return x / (1.0f + exp(-x));
+  if (activation >= kRelu) {
+    const f32x16 above = x < 0.0f ? f32x16{} : x;  // NaN stays
+    return activation == kRelu ? above : above * above;
+  }
   if (activation == kGeluTanh) {
     const f32x16 inner = 0.7978845608f * (x + 0.044715f * x * x * x);
     return x * (1.0f - 1.0f / (1.0f + exp(2.0f * inner)));
@@ -289,6 +293,61 @@ inline f32x16 activate(int activation, f32x16 x) {
   f32x16 y;
   for (int i = 0; i < 16; ++i) y[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.7071067812f));
   return y;
+}
+
+// out = f(x), value by value; f of 16 of them.
+template <typename T, typename Call, typename F>
+void map_values(const Call& a, F&& f) {
+  over_rows(a.tokens, a.columns, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const T* from = in<T>(a.x) + row * a.columns;
+      T* to = out<T>(a.out) + row * a.columns;
+      over(
+          a.columns, [&](int64_t i) { store(to + i, f(load(from + i))); },
+          [&](int64_t i) { to[i] = from_float<T>(f(splat(to_float(from[i])))[0]); });
+    }
+  });
+}
+
+template <typename T>
+void xielu_as(const calls::xielu& a) {
+  const float p = std::log1p(std::exp(in<float>(a.alpha_p)[0]));
+  const float n = a.beta + std::log1p(std::exp(in<float>(a.alpha_n)[0])), beta = a.beta, eps = a.eps;
+  map_values<T>(a, [=](f32x16 x) {
+    const f32x16 least = x < eps ? x : splat(eps);
+    const f32x16 below = (exp(least) - 1.0f - x) * n, above = x * x * p;
+    return (x > 0.0f ? above : below) + x * beta;
+  });
+}
+
+template <typename T>
+void gate_heads_as(const calls::gate_heads& a) {
+  const int64_t size = a.columns / a.heads;
+  over_rows(a.tokens, a.columns, [&](int64_t first, int64_t last) {
+    for (int64_t row = first * a.heads; row < last * a.heads; ++row) {
+      const T* from = in<T>(a.x) + row * size;
+      T* to = out<T>(a.out) + row * size;
+      const float factor = 1.0f / (1.0f + std::exp(-to_float(in<T>(a.gate)[row])));
+      over(
+          size, [&](int64_t i) { store(to + i, load(from + i) * factor); },
+          [&](int64_t i) { to[i] = from_float<T>(to_float(from[i]) * factor); });
+    }
+  });
+}
+
+template <typename T>
+void scale_by_position_as(const calls::scale_by_position& a) {
+  over_rows(a.tokens, a.size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const T* from = in<T>(a.x) + row * a.size;
+      T* to = out<T>(a.out) + row * a.size;
+      const float factor = in<float>(a.factors)[a.positions[row]];
+      over(
+          a.columns, [&](int64_t i) { store(to + i, load(from + i) * factor); },
+          [&](int64_t i) { to[i] = from_float<T>(to_float(from[i]) * factor); });
+      std::copy(from + a.columns, from + a.size, to + a.columns);
+    }
+  });
 }
 
 template <typename T, typename Call>
@@ -333,6 +392,14 @@ inline void widen_head(const T* in, float* head, const T* weight, RMS rms, int64
   over(
       head_dim, [&](int64_t i) { store(head + i, load(in + i) * factor * (load(weight + i) + offset)); },
       [&](int64_t i) { head[i] = to_float(in[i]) * factor * (to_float(weight[i]) + offset); });
+}
+
+template <typename T>
+inline void normalize_head(float* head, const T* weight, RMS rms, int64_t head_dim) {
+  const float factor = inverse_rms(head, head_dim, rms.eps), offset = rms.offset;
+  over(
+      head_dim, [&](int64_t i) { store(head + i, load(head + i) * factor * (load(weight + i) + offset)); },
+      [&](int64_t i) { head[i] *= factor * (to_float(weight[i]) + offset); });
 }
 
 // Rotates the first 2 * half values: neighbors against each other, or the first half against the second.
@@ -383,8 +450,9 @@ void qkv_to_cache_as(const calls::qkv_to_cache& a) {
       const float *cos = a.cos + a.positions[row] * a.half, *sin = a.sin + a.positions[row] * a.half;
       for (int64_t i = 0; i < a.heads + a.kv_heads; ++i, from += a.head_dim) {
         const T* weight = static_cast<const T*>(i < a.heads ? a.q_norm : a.k_norm);
-        widen_head(from, head.data(), weight, rms, a.head_dim);
+        widen_head(from, head.data(), a.norm_last ? nullptr : weight, rms, a.head_dim);
         rotate(head.data(), cos, sin, a.half, a.interleaved);
+        if (a.norm_last && weight) normalize_head(head.data(), weight, rms, a.head_dim);
         if (i < a.heads)
           narrow(head.data(), q + i * a.head_dim, a.head_dim);
         else

@@ -1,0 +1,68 @@
+"""What plain MLPs and gates compute value by value, against torch and transformers."""
+
+import numpy as np
+import pytest
+import torch
+from mindspore import Tensor
+from transformers.activations import ACT2FN, XIELUActivation
+
+from sglang.srt.layers_ms import ops
+from sglang.srt.model_executor_ms.runner import bridge
+
+SECONDS = 3
+STEP = {"query_lens": None}
+
+
+def rows(*shape, seed=0, scale=4.0):
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32) * scale)
+
+
+def step_of(x, **arrays):
+    """What operators read of a step of as many tokens, all of which count."""
+    from sglang.srt.layers_ms.ops.metadata import HostStep
+
+    lengths = np.array([len(x)], np.int32)
+    arrays |= ops.build_metadata(HostStep(lengths, lengths, 1))
+    return {name: Tensor(np.asarray(array, np.int32)) for name, array in arrays.items()}
+
+
+def run(operator, x, *arguments, **step):
+    given = ops.with_valid_rows(bridge.to_mindspore(x), step_of(x, **step))
+    return torch.from_numpy(ops.without_valid_rows(operator(given, *arguments)).asnumpy())
+
+
+def gated(x, step):
+    return ops.with_valid_rows(bridge.to_mindspore(x), step)
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_pytorch_tanh", "relu", "relu2"])
+def test_activations_are_transformers(table, activation):
+    x = rows(7, 37)
+    torch.testing.assert_close(run(ops.activate, x, activation), ACT2FN[activation](x), atol=2e-6, rtol=1e-5)
+
+
+def test_xielu_is_transformers(table):
+    x, made = rows(5, 37), XIELUActivation(1.3, 0.9, dtype=torch.float32)
+    alphas = [bridge.to_mindspore(alpha.detach().clone()) for alpha in (made.alpha_p, made.alpha_n)]
+    found = run(ops.xielu, x, *alphas, 0.5, -1e-6)
+    torch.testing.assert_close(found, made._xielu_python(x).detach(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width", [1, 5, 32])
+def test_heads_are_gated(table, width):
+    x, gate = rows(6, 3 * width), rows(6, 3, seed=1)
+    step = step_of(x)
+    found = ops.without_valid_rows(ops.gate_heads(gated(x, step), gated(gate, step)))
+    wanted = (x.view(6, 3, width) * torch.sigmoid(gate)[..., None]).view(6, -1)
+    torch.testing.assert_close(torch.from_numpy(found.asnumpy()), wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [40, 19, 0])
+def test_columns_are_scaled_by_their_tokens_positions(table, columns):
+    x, factors, positions = rows(4, 40), rows(9, seed=1), [8, 0, 3, 3]
+    step = step_of(x, positions=positions)
+    factor = bridge.to_mindspore(factors)
+    found = ops.without_valid_rows(ops.scale_by_position(gated(x, step), factor, step, columns))
+    wanted = x.clone()
+    wanted[:, :columns] *= factors[positions][:, None]
+    torch.testing.assert_close(torch.from_numpy(found.asnumpy()), wanted, atol=1e-6, rtol=1e-6)
