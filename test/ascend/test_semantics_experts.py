@@ -18,6 +18,8 @@ ONE_WAY = {
     "ernie4_5_moe@16": "one_piece",
     "flex_olmo@h96": "mixed_batch",
     "granitemoe@16": "mixed_batch",
+    "hunyuan_v1_moe@16": "mixed_batch",
+    "hy_v3@16": "mixed_batch",
     "granitemoeshared@16": "chunks",
     "glm4_moe_lite@16": "mixed_batch",
     "qwen2_moe@32": "one_piece",

@@ -16,12 +16,17 @@ from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_cla
 from sglang.srt.utils.hf_transformers_utils import get_config
 
 SECONDS = 5
+SIMPLE = (  # model types whose architecture is named as they are
+    "exaone4 afmoe apertus arcee mellum ministral3 olmo starcoder2 cwm dots1 ernie4_5 lfm2 ministral "
+    "gemma2 cohere2 baichuan cohere dbrx deepseek grok1 mixtral exaone gemma glm glm4 granite llama "
+    "mistral olmo2 phi3 qwen2 qwen3 olmoe"
+)
 NAMES = {
+    **{kind: f"{kind.capitalize()}ForCausalLM" for kind in SIMPLE.split()},
     "olmo3": "Olmo2ForCausalLM",  # as SGLang calls it
-    "exaone4": "Exaone4ForCausalLM",
-    "cwm": "CwmForCausalLM",
-    "dots1": "Dots1ForCausalLM",
-    "ernie4_5": "Ernie4_5ForCausalLM",
+    "hunyuan_v1_dense": "HunYuanDenseV1ForCausalLM",
+    "hunyuan_v1_moe": "HunYuanMoEV1ForCausalLM",
+    "hy_v3": "HYV3ForCausalLM",
     "ernie4_5_moe": "Ernie4_5_MoeForCausalLM",
     "exaone_moe": "ExaoneMoeForCausalLM",
     "flex_olmo": "FlexOlmoForCausalLM",
@@ -29,7 +34,6 @@ NAMES = {
     "granitemoe": "GraniteMoeForCausalLM",
     "falcon_h1": "FalconH1ForCausalLM",
     "granitemoehybrid": "GraniteMoeHybridForCausalLM",
-    "lfm2": "Lfm2ForCausalLM",
     "lfm2_moe": "Lfm2MoeForCausalLM",
     "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
     "qwen3_5_text": "Qwen3_5ForCausalLM",
@@ -40,39 +44,18 @@ NAMES = {
     "smollm3": "SmolLM3ForCausalLM",
     "solar_open": "SolarOpenForCausalLM",
     "vaultgemma": "VaultGemmaForCausalLM",
-    "ministral": "MinistralForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "cohere2": "Cohere2ForCausalLM",
-    "baichuan": "BaichuanForCausalLM",
     "chatglm": "ChatGLMModel",
-    "cohere": "CohereForCausalLM",
-    "dbrx": "DbrxForCausalLM",
-    "deepseek": "DeepseekForCausalLM",
     "gpt_oss": "GptOssForCausalLM",
-    "grok1": "Grok1ForCausalLM",
-    "mixtral": "MixtralForCausalLM",
-    "exaone": "ExaoneForCausalLM",
-    "gemma": "GemmaForCausalLM",
-    "glm": "GlmForCausalLM",
-    "glm4": "Glm4ForCausalLM",
-    "granite": "GraniteForCausalLM",
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "minicpm3": "MiniCPM3ForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
     "internlm3": "InternLM3ForCausalLM",
-    "llama": "LlamaForCausalLM",
     "minicpm": "MiniCPMForCausalLM",
-    "mistral": "MistralForCausalLM",
-    "olmo2": "Olmo2ForCausalLM",
-    "phi3": "Phi3ForCausalLM",
     "qwen": "QWenLMHeadModel",
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
     "qwen3_moe": "Qwen3MoeForCausalLM",
     "glm4_moe": "Glm4MoeForCausalLM",
-    "olmoe": "OlmoeForCausalLM",
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "stablelm": "StableLmForCausalLM",
 }
@@ -84,6 +67,7 @@ SAME = {
     "Grok1ModelForCausalLM": "Grok1ForCausalLM",
     "LLaMAForCausalLM": "LlamaForCausalLM",
 }  # other spellings
+SAME |= {name: name for name in ("BailingMoeForCausalLM", "BailingMoeV2ForCausalLM", "MiMoForCausalLM")}  # of tensors
 
 
 @functools.cache
@@ -119,8 +103,7 @@ def test_every_key_of_hugging_faces_config_class_is_read_or_ignored_for_a_reason
 # A tuple in the registry's order: processes of tests must collect the same tests.
 CONFIG_CLASSES = tuple(dict.fromkeys(model_class([name]).config_class for name in MODELS))
 OF_OTHERS = {  # keys that most architectures ignore
-    "is_decoder",  # encoders are none
-    "pad_token_id",  # XLM-RoBERTa counts positions from it
+    *("is_decoder", "pad_token_id"),  # encoders are none, and count positions from it
     "head_dim",  # latent attention has qk_rope_head_dim
     "max_position_embeddings",  # ChatGLM and Qwen have seq_length
     "model_max_length",  # Baichuan 13B has no other length
@@ -362,8 +345,8 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
         ("LlamaModel", "LlamaForCausalLM"),
         ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),
         ("PhiMoEForCausalLM", "Phi3ForCausalLM"),
-        ("OlmoForCausalLM", "Olmo2ForCausalLM"),
-        *((name, None) for name in ("ViTModel", "BertModel", "RwkvForCausalLM", "MambaForCausalLM")),
+        ("OlmoHybridForCausalLM", "OlmoForCausalLM"),
+        *((name, None) for name in ("ViTModel", "ModernBertModel", "RwkvForCausalLM", "MambaForCausalLM")),
         *((name, None) for name in ("GPTJForCausalLM", "GPT2LMHeadModel")),
         ("MiniMaxM1ForCausalLM", "MiniMaxM2ForCausalLM"),
     ],

@@ -14,6 +14,7 @@ import torch
 import transformers
 from models import reference_models
 from models.variants import COMMON, blocks, experts, layouts, mla, rope, states, windows
+from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
 LLAMA, MISTRAL, QWEN2, QWEN3 = (
@@ -23,6 +24,17 @@ LLAMA, MISTRAL, QWEN2, QWEN3 = (
     dict(COMMON, model_type="qwen3", head_dim=18),
 )
 CORRECTIONS = ("e_score_correction_bias", "expert_bias")  # buffers of routers
+
+
+def mimo_config(written: dict) -> dict:
+    changes = dict(num_nextn_predict_layers=1, attention_bias=True)
+    return experts.published(written, "mimo", "MiMoForCausalLM", **changes)
+
+
+def mimo_tensors(tensors: dict) -> dict:
+    return tensors | {"model.mtp_layers.0.input_proj.weight": torch.ones(60, 120)}
+
+
 YARN = rope("yarn", factor=5.0, original_max_position_embeddings=40, beta_fast=6.0, beta_slow=0.5)
 TINY = {
     "llama": dict(LLAMA),
@@ -44,6 +56,7 @@ TINY = {
     "mistral": dict(MISTRAL),
     "mistral-mha": dict(MISTRAL, num_key_value_heads=6),
     "qwen2": dict(QWEN2),
+    "mimo": dict(QWEN2),  # as its makers write it
     "qwen2-tied": dict(QWEN2, tie_word_embeddings=True),
     "qwen2-yarn": dict(QWEN2, **YARN),
     "qwen3": dict(QWEN3),
@@ -59,7 +72,8 @@ TINY = {
 }
 # What makers publish of a variant's config.json, where transformers writes it in another way.
 PUBLISHED_CONFIGS = {**experts.PUBLISHED_CONFIGS, **mla.PUBLISHED_CONFIGS, **windows.PUBLISHED_CONFIGS}
-PUBLISHED_CONFIGS |= states.PUBLISHED_CONFIGS
+PUBLISHED_CONFIGS |= {**states.PUBLISHED_CONFIGS, "mimo": mimo_config}
+PUBLISHED_TENSORS = {"mimo": mimo_tensors, **experts.PUBLISHED_TENSORS}
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
 # What the reference table computes as a graph, which takes it seconds a model; of the others it runs the operators one
 # by one. test/ops compiles each of them, and the CPU's table compiles every variant.
@@ -153,6 +167,9 @@ def save(name: str, folder: Path, dtype: str = "float32") -> Path:
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     model.float()
     variant = name.partition("@")[0]
+    if variant in PUBLISHED_TENSORS:
+        tensors = PUBLISHED_TENSORS[variant](load_file(folder / "model.safetensors"))
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     if variant in PUBLISHED_CONFIGS:
         _write_config(folder, PUBLISHED_CONFIGS[variant](json.loads((folder / "config.json").read_text())))
     return folder

@@ -53,7 +53,43 @@ LONGROPE = dict(  # as MiniCPM 4 has it
     long_factor=[1.1, 1.9, 2.7, 4.5, 5.5],
     original_max_position_embeddings=40,
 )
+ARCEE = dict(COMMON, model_type="arcee", head_dim=14)
+APERTUS = dict(COMMON, model_type="apertus", head_dim=14)
+STARCODER2 = {key: value for key, value in COMMON.items() if key != "rms_norm_eps"} | dict(
+    model_type="starcoder2", norm_epsilon=3e-3, sliding_window=None
+)
+OLMO = {key: value for key, value in COMMON.items() if key != "rms_norm_eps"} | dict(model_type="olmo")
+HUNYUAN = dict(COMMON, model_type="hunyuan_v1_dense", head_dim=14)
+ALPHA = dict(rope_type="dynamic", rope_theta=500.0, alpha=7.0, factor=1.0)
+MINISTRAL3 = dict(
+    COMMON,
+    model_type="ministral3",
+    head_dim=20,
+    sliding_window=None,
+    rope_parameters=dict(
+        rope_type="yarn",
+        rope_theta=300.0,
+        factor=5.0,
+        original_max_position_embeddings=16,
+        beta_fast=6.0,
+        beta_slow=0.5,
+        mscale=1.0,
+        mscale_all_dim=1.0,
+        llama_4_scaling_beta=0.7,
+    ),
+)
 VARIANTS = {
+    "arcee": ARCEE,
+    "arcee-bias": dict(ARCEE, attention_bias=True, mlp_bias=True, hidden_act="gelu", tie_word_embeddings=True),
+    "apertus": APERTUS,
+    "starcoder2": STARCODER2,
+    "starcoder2-window": dict(STARCODER2, use_bias=False, sliding_window=9, tie_word_embeddings=False),
+    "olmo": OLMO,
+    "olmo-clip": dict(OLMO, clip_qkv=0.8, attention_bias=True),
+    "hunyuan_v1_dense": dict(HUNYUAN, rope_parameters=ALPHA),
+    "hunyuan_v1_dense-bias": dict(HUNYUAN, attention_bias=True, tie_word_embeddings=True),
+    "ministral3": MINISTRAL3,
+    "ministral3-window": dict(MINISTRAL3, sliding_window=9),
     "gemma": GEMMA,
     "gemma-legacy": dict(GEMMA, hidden_act="gelu", num_key_value_heads=1, tie_word_embeddings=False),
     "stablelm": STABLELM,
@@ -78,3 +114,4 @@ VARIANTS = {
     "glm4-no-bias": dict(GLM4, attention_bias=False, num_key_value_heads=1),
 }
 PLAIN = ["gemma", "stablelm", "cohere", "granite", "seed_oss", "smollm3", "ernie4_5", "olmo2", "glm", "glm4", "minicpm"]
+PLAIN += ["arcee", "apertus", "starcoder2", "olmo", "hunyuan_v1_dense", "ministral3"]

@@ -1,5 +1,6 @@
 """Mixtures of experts. Sizes leave columns beside whole blocks, and some experts without a token."""
 
+import torch
 from models.variants import COMMON
 
 PUBLISHED = {key: value for key, value in COMMON.items() if key != "rope_parameters"} | dict(rope_theta=500.0)
@@ -171,8 +172,65 @@ GRANITE_MOE = dict(
     residual_multiplier=0.43,
     logits_scaling=2.9,
 )
+AFMOE = dict(
+    COMMON,
+    model_type="afmoe",
+    num_hidden_layers=4,
+    head_dim=14,
+    moe_intermediate_size=38,
+    num_experts=9,
+    num_experts_per_tok=3,
+    num_shared_experts=2,
+    num_dense_layers=1,
+    route_scale=0.7,
+    sliding_window=9,
+    global_attn_every_n_layers=3,
+    mup_enabled=True,
+)
+HUNYUAN_MOE = dict(
+    COMMON,
+    model_type="hunyuan_v1_moe",
+    head_dim=14,
+    intermediate_size=38,
+    num_experts=7,
+    moe_topk=3,
+    rope_parameters=dict(rope_type="dynamic", rope_theta=500.0, alpha=7.0, factor=1.0),
+)
+HY_V3 = dict(
+    COMMON,
+    model_type="hy_v3",
+    num_hidden_layers=3,
+    head_dim=14,
+    moe_intermediate_size=38,
+    num_experts=9,
+    num_experts_per_tok=3,
+    num_shared_experts=2,
+    router_scaling_factor=1.7,
+)
+MELLUM = dict(
+    COMMON,
+    model_type="mellum",
+    num_hidden_layers=3,
+    head_dim=14,
+    moe_intermediate_size=38,
+    num_experts=9,
+    num_experts_per_tok=3,
+    sliding_window=9,
+    layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    mlp_layer_types=["dense", "sparse", "sparse"],
+    rope_parameters=dict(
+        full_attention=dict(rope_type="default", rope_theta=500.0),
+        sliding_attention=dict(rope_type="default", rope_theta=30.0),
+    ),
+)
 WINDOW = dict(use_sliding_window=True, sliding_window=9)
 VARIANTS = {
+    "afmoe": AFMOE,
+    "hunyuan_v1_moe": HUNYUAN_MOE,
+    "hy_v3": HY_V3,
+    "mellum": MELLUM,
+    "bailing_moe": MIXTRAL,  # as their makers write them: PUBLISHED_CONFIGS, PUBLISHED_TENSORS
+    "bailing_moe_v2": GLM4_MOE,
     "dots1": DOTS1,
     "solar_open": SOLAR_OPEN,
     "exaone_moe": EXAONE_MOE,
@@ -210,6 +268,7 @@ VARIANTS = {
     ),
 }
 PLAIN = ["mixtral", "dbrx", "deepseek", "grok", "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
+PLAIN += ["afmoe", "hunyuan_v1_moe", "hy_v3", "mellum", "bailing_moe", "bailing_moe_v2"]
 PLAIN += ["dots1", "solar_open", "exaone_moe", "minimax_m2", "ernie4_5_moe", "flex_olmo", "granitemoeshared"]
 
 
@@ -221,4 +280,61 @@ def _dbrx(written: dict) -> dict:
     return {key: value for key, value in written.items() if key != "rope_parameters"} | parts
 
 
-PUBLISHED_CONFIGS = {"dbrx": _dbrx, "dbrx-plain": _dbrx}
+def published(written: dict, model_type: str, architecture: str, without: tuple = (), **changes) -> dict:
+    """With a class of the checkpoint's own, and the older names of rotary parameters."""
+    rope = written["rope_parameters"]
+    older = {key: rope[key] for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    own = dict(model_type=model_type, architectures=[architecture], rope_scaling=None)
+    own["auto_map"] = {"AutoConfig": f"configuration_{model_type}.TinyConfig"}
+    kept = {key: value for key, value in written.items() if key not in ("rope_parameters", *without)}
+    return kept | older | own | changes
+
+
+def _bailing(written: dict) -> dict:
+    changes = dict(num_experts=written["num_local_experts"], moe_intermediate_size=written["intermediate_size"])
+    changes |= dict(norm_topk_prob=True, num_shared_experts=0, use_bias=False, norm_head=False, multi_gate=False)
+    without = ("num_local_experts", "sliding_window", "router_jitter_noise")
+    return published(written, "bailing_moe", "BailingMoeForCausalLM", without, **changes)
+
+
+def _bailing_v2(written: dict) -> dict:
+    changes = dict(num_experts=written["n_routed_experts"], num_shared_experts=written["n_shared_experts"])
+    changes |= dict(score_function="sigmoid", moe_router_enable_expert_bias=True, use_qk_norm=True, use_bias=False)
+    changes |= dict(use_qkv_bias=written["attention_bias"], num_nextn_predict_layers=0, use_rmsnorm=True)
+    without = ("n_routed_experts", "n_shared_experts", "attention_bias")
+    return published(written, "bailing_moe_v2", "BailingMoeV2ForCausalLM", without, **changes)
+
+
+BAILING = {
+    "model.embed_tokens": "model.word_embeddings",
+    "self_attn.o_proj": "attention.dense",
+    "self_attn.q_norm": "attention.query_layernorm",
+    "self_attn.k_norm": "attention.key_layernorm",
+    "mlp.gate.e_score_correction_bias": "mlp.gate.expert_bias",
+    "block_sparse_moe": "mlp",
+    "w1.weight": "gate_proj.weight",
+    "w2.weight": "down_proj.weight",
+    "w3.weight": "up_proj.weight",
+}
+
+
+def _bailing_tensors(tensors: dict) -> dict:
+    found = {}
+    for name, tensor in tensors.items():
+        if ".q_proj." in name:
+            parts = [tensors[name.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
+            found[name.replace("self_attn.q_proj", "attention.query_key_value")] = torch.cat(parts)
+        elif ".k_proj." not in name and ".v_proj." not in name:
+            for own, theirs in BAILING.items():
+                name = name.replace(own, theirs)
+            found[name] = tensor
+    return found
+
+
+PUBLISHED_CONFIGS = {
+    "dbrx": _dbrx,
+    "dbrx-plain": _dbrx,
+    "bailing_moe": _bailing,
+    "bailing_moe_v2": _bailing_v2,
+}
+PUBLISHED_TENSORS = {"bailing_moe": _bailing_tensors, "bailing_moe_v2": _bailing_tensors}

@@ -1,10 +1,11 @@
 """Feed-forward blocks, gated and plain."""
 
-from mindspore import nn
+from mindspore import float32, nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.dp_gather_scatter import DPGatherScatter
 from sglang.srt.layers_ms.linear import MergedColumnParallelLinear, RowParallelLinear
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ACTIVATIONS = {  # Hugging Face's hidden_act -> operator of act(gate) * up
     "silu": "silu_and_mul",
@@ -54,13 +55,37 @@ class GatedMLP(nn.Cell):
         return self.dp_gather_scatter.reduce_scatter(self.down_proj.partial(self.before_output(x, step), step), step)
 
 
-class MLP(nn.Cell):
-    """down(act(up(x))), with act one of UNGATED."""
+class Activation(nn.Cell):
+    """x [T, n] -> [T, n], by a name of UNGATED."""
 
-    def __init__(self, config, bias=False):
+    def __init__(self, hidden_act):
+        super().__init__()
+        self.name = UNGATED[hidden_act]
+
+    def construct(self, x):
+        return ops.activate(x, self.name)
+
+
+class XIELU(nn.Cell):
+    """Its two parameters are learned, one for each sign; what else transformers lets it have is constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.alpha_p, self.alpha_n = (
+            parameter((1,), float32, WeightSlice(name, (slice(None),))) for name in ("alpha_p", "alpha_n")
+        )
+
+    def construct(self, x):
+        return ops.xielu(x, self.alpha_p, self.alpha_n, 0.5, -1e-6)
+
+
+class MLP(nn.Cell):
+    """down(act(up(x))). activation: a cell; by default that of config.hidden_act."""
+
+    def __init__(self, config, bias=False, activation=None):
         super().__init__()
         hidden, size, shard, dtype = config.hidden_size, config.intermediate_size, config.shard, config.dtype
-        self.activation = UNGATED[config.hidden_act]
+        self.act_fn = Activation(config.hidden_act) if activation is None else activation
         self.up_proj = MergedColumnParallelLinear(hidden, ["up_proj"], size, bias, shard, dtype)
         self.down_proj = RowParallelLinear(size, hidden, bias, shard, dtype, "intermediate_size")
         self.dp_gather_scatter = DPGatherScatter(shard)
@@ -71,7 +96,7 @@ class MLP(nn.Cell):
 
     def before_output(self, x, step):
         """What `output_proj` multiplies."""
-        return ops.activate(self.up_proj(self.dp_gather_scatter.gather(x, step), step), self.activation)
+        return self.act_fn(self.up_proj(self.dp_gather_scatter.gather(x, step), step))
 
     def construct(self, x, step):
         return self.dp_gather_scatter.reduce_scatter(self.down_proj.partial(self.before_output(x, step), step), step)

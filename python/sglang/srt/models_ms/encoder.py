@@ -71,7 +71,7 @@ class Encoder(Decoder):
 
     def hidden_states(self, x, step):
         types = self.token_types(ops.with_valid_rows(step["token_type_ids"], step))
-        x = ops.add(self.embed_tokens(x), types, 1.0)
+        x = ops.add(self.embed_tokens(x, step), types, 1.0)
         x = ops.add(x, self.positions(ops.with_valid_rows(step["positions"], step)), 1.0)
         x = self.norm.plain(x)
         for layer in self.layers:

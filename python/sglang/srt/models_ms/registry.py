@@ -37,8 +37,15 @@ class Model(NamedTuple):
 
 
 MODELS = {  # sorted by name
+    "AfmoeForCausalLM": Model("afmoe", "Trinity", "gated attention, experts, sliding windows"),
+    "ApertusForCausalLM": Model("apertus", "Apertus", "xIELU, query/key norm"),
+    "ArceeForCausalLM": Model("arcee", "AFM-4.5B", "MLP of squared relu"),
     "BaiChuanForCausalLM": Model("baichuan", "Baichuan 7B", "fused weights", class_name="BaichuanForCausalLM"),
     "BaichuanForCausalLM": Model("baichuan", "Baichuan 13B, Baichuan2", "fused weights, ALiBi, unit head"),
+    "BailingMoeForCausalLM": Model("bailing_moe", "Ling, Ring: lite, plus", "fused weights, experts"),
+    "BailingMoeV2ForCausalLM": Model(
+        "bailing_moe", "Ling 2, Ring 2: mini, flash, 1T", "fused weights, grouped experts, routing bias"
+    ),
     "BertForSequenceClassification": Model(
         "bert", "rerankers and classifiers of BERT's shape", "scores, both directions", task=CLASSIFY
     ),
@@ -88,6 +95,9 @@ MODELS = {  # sorted by name
     "GraniteMoeSharedForCausalLM": Model("granite_moe", "Granite MoE with a shared MLP", "experts, multipliers"),
     "Grok1ForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
     "Grok1ModelForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers", class_name="Grok1ForCausalLM"),
+    "HunYuanDenseV1ForCausalLM": Model("hunyuan_v1", "Hunyuan 0.5B to 7B", "query/key norm after rotary"),
+    "HunYuanMoEV1ForCausalLM": Model("hunyuan_v1", "Hunyuan-A13B", "experts, query/key norm after rotary"),
+    "HYV3ForCausalLM": Model("hy_v3", "Hunyuan 3", "experts, sigmoid router with a bias"),
     "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "fused wqkv, dynamic NTK"),
     "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward", task=REWARD),
     "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
@@ -111,9 +121,12 @@ MODELS = {  # sorted by name
     "LlavaNextForConditionalGeneration": Model(
         "llava_next", "LLaVA 1.6", "as LLaVA 1.5, images in tiles; Llama, Mistral, Qwen2", task=SEE
     ),
+    "MellumForCausalLM": Model("mellum", "Mellum 2", "experts, sliding windows, two rotary tables"),
+    "MiMoForCausalLM": Model("mimo", "MiMo-7B", "biases"),
     "MiniCPM3ForCausalLM": Model("minicpm3", "MiniCPM3", "MLA, multipliers"),
     "MiniCPMForCausalLM": Model("minicpm", "MiniCPM 1, 2 and 4 without sparse attention", "multipliers"),
     "MiniMaxM2ForCausalLM": Model("minimax_m2", "MiniMax-M2, M2.1, M2.5", "experts, sigmoid router with a bias"),
+    "Ministral3ForCausalLM": Model("ministral3", "Ministral 3, text", "YaRN, queries scaled by position"),
     "MinistralForCausalLM": Model("mistral", "Ministral", "alternating sliding windows"),
     "Mistral3ForConditionalGeneration": Model(
         "mistral3", "Mistral Small 3.1, 3.2", "Pixtral's tower, images of any size", task=SEE
@@ -123,6 +136,7 @@ MODELS = {  # sorted by name
     "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts, sliding window"),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2, OLMo 3", "norms after, query/key norm over all heads, sliding windows"),
     "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
+    "OlmoForCausalLM": Model("olmo", "OLMo", "LayerNorm without weights, clipped queries and keys"),
     "Phi3ForCausalLM": Model(
         "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "fused weights, partial rotary, longrope, sliding window"
     ),
@@ -162,6 +176,7 @@ MODELS = {  # sorted by name
     "SmolLM3ForCausalLM": Model("smollm3", "SmolLM3-3B", "layers without rotary embedding"),
     "SolarOpenForCausalLM": Model("glm4_moe", "Solar-Open-100B", "experts, sigmoid router with a bias"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
+    "Starcoder2ForCausalLM": Model("starcoder2", "StarCoder2", "LayerNorm, biases, plain MLP, sliding window"),
     "VaultGemmaForCausalLM": Model("gemma2", "VaultGemma", "alternating sliding windows, soft caps"),
     "XLMRobertaForSequenceClassification": Model(
         "xlm_roberta", "bge-reranker-v2-m3, bge-reranker-base", "scores, both directions", task=CLASSIFY
