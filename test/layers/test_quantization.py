@@ -16,7 +16,15 @@ from sglang.srt.layers_ms.quantization import (
     formats,
     read,
 )
-from sglang.srt.layers_ms.quantization.quantized import QuantizedLinear, QuantizedMoE
+from sglang.srt.layers_ms.quantization.base import EMBEDDING, LOOKUP
+from sglang.srt.layers_ms.quantization.gguf import ENCODINGS
+from sglang.srt.layers_ms.quantization.mixed import MixedLinear
+from sglang.srt.layers_ms.quantization.quantized import (
+    QuantizedEmbedding,
+    QuantizedHead,
+    QuantizedLinear,
+    QuantizedMoE,
+)
 from sglang.srt.layers_ms.quantization.unquantized import UnquantizedLinear, UnquantizedMoE
 from sglang.srt.model_loader_ms.names import TensorNames
 
@@ -170,6 +178,37 @@ def test_groups_of_compressed_tensors_are_for_the_layers_that_they_target():
         UnsupportedQuantization, match=r"x\.q_proj\.weight as int4_group and x\.o_proj\.weight as fp8_row"
     ):
         scheme.get_method(LINEAR, ["x.q_proj", "x.o_proj"])
+
+
+def test_of_gguf_files_each_layer_has_the_types_of_its_tensors():
+    types = {
+        "x.q_proj": "Q4_K",
+        "x.k_proj": "Q4_K",
+        "x.v_proj": "Q6_K",
+        "lm_head": "Q6_K",
+        "model.embed_tokens": "Q4_K",
+    }
+    types |= {"y.experts.gate_proj": "Q4_K", "y.experts.up_proj": "Q4_K", "y.experts.down_proj": "IQ4_NL"}
+    scheme = read({"quant_method": "gguf", "tensors": types | {"z.experts.gate_proj": "Q4_K"}})
+    assert type(scheme.get_method(LINEAR, ["x.q_proj", "x.k_proj"])) is QuantizedLinear
+    mixed = scheme.get_method(LINEAR, ["x.q_proj", "x.k_proj", "x.v_proj", "x.o_proj"])
+    names = [encoding and encoding.format.name for encoding in mixed.encodings]
+    assert (type(mixed), names) == (MixedLinear, ["Q4_K", "Q4_K", "Q6_K", None])
+    assert type(scheme.get_method(HEAD, ["lm_head"])) is QuantizedHead
+    assert type(scheme.get_method(EMBEDDING, ["model.embed_tokens"])) is QuantizedHead
+    assert type(scheme.get_method(LOOKUP, ["model.embed_tokens"])) is QuantizedEmbedding
+    assert type(scheme.get_method(DENSE, ["x.q_proj"])) is UnquantizedLinear
+    assert type(scheme.get_method(LINEAR, ["x.o_proj"])) is UnquantizedLinear
+    experts = scheme.get_method(MOE, [f"y.experts.{e}.{name}" for name in ("gate_proj", "down_proj") for e in range(2)])
+    formats_of = [experts.of(name).format for name in ("gate_up", "down")]
+    assert [(form.name, form.activations) for form in formats_of] == [("Q4_K", "float"), ("IQ4_NL", "float")]
+    assert type(scheme.get_method(MOE, ["z.experts.0.gate_proj"])) is UnquantizedMoE  # the others have no blocks
+
+
+def test_of_a_gguf_file_float32_is_exact_and_others_are_rounded_by_groups():
+    form, exact = ENCODINGS["Q4_K"].format, ENCODINGS["Q4_K"].exact
+    assert (form.scale, form.activations, form.block) == ("float16", "int8_group", (1, 32))
+    assert (exact.scale, exact.activations) == ("float32", "float")
 
 
 class Layer(nn.Cell):

@@ -7,10 +7,15 @@ has them in vendor/. The weights are those of tiny.py, in float16, and are made 
 """
 
 import json
+import re
 import shutil
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import gguf
+import numpy as np
 
 FILES = Path(__file__).parent / "gguf_files"
 PLAIN_ROPE = dict(rope_type="default", rope_theta=10000.0)
@@ -111,6 +116,102 @@ def convert(name: str, path: Path) -> None:
         model_class.set_vocab = set_vocab
         assert issubclass(model_class, TextModel)
         model_class(source, gguf.LlamaFileType.MOSTLY_F16, path, model_name=name).write()
+
+
+WIDER = {60: 96, 72: 96, 38: 64, 40: 64, 50: 32, 76: 128, 78: 96, 152: 256}  # so that rows are whole blocks
+_SIZES = ("embedding_length", "feed_forward_length", "expert_feed_forward_length", "expert_shared_feed_forward_length")
+
+
+def rewrite(source: Path, target: Path, choose: Callable, dequantized: bool = False) -> None:
+    """A wider model of the same architecture, with matrices in blocks, or with the values that those stand for.
+
+    choose: name and shape of a matrix -> its type, which the package gguf can make.
+    """
+    reader, generator = gguf.GGUFReader(source), np.random.default_rng(0)
+    fields = {field.name: field for field in reader.fields.values() if not field.name.startswith("GGUF.")}
+    name = fields.pop("general.architecture").contents()
+    writer = gguf.GGUFWriter(target, name)
+    for key, field in fields.items():
+        value, sub_type = field.contents(), field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        value = WIDER.get(value, value) if key.removeprefix(f"{name}.") in _SIZES else value
+        writer.add_key_value(key, value, field.types[0], sub_type)
+    shapes = {one.name: tuple(map(int, one.shape[::-1])) for one in reader.tensors}
+    if f"{name}.attention.key_length" not in fields and "blk.0.attn_q.weight" in shapes:
+        head = shapes["blk.0.attn_q.weight"][0] // fields[f"{name}.attention.head_count"].contents()
+        for key in ("key_length", "value_length"):
+            writer.add_uint32(f"{name}.attention.{key}", head)
+    for one in reader.tensors:
+        values = _widened(generator, one.name, np.asarray(one.data).reshape(shapes[one.name]).astype(np.float32))
+        matrix = values.ndim > 1 and one.name.endswith("weight") and "_inp" not in one.name
+        kind = gguf.GGMLQuantizationType[choose(one.name, values.shape) if matrix else "F32"]
+        raw = gguf.quants.quantize(values, kind)
+        if dequantized:
+            raw = gguf.quants.dequantize(raw, kind).astype(np.float32).reshape(values.shape)
+        writer.add_tensor(one.name, raw, raw_dtype=None if dequantized else kind)
+    _write(writer)
+
+
+# Tensors whose sizes are those of heads, of latent rows or of rotations.
+_OF_HEADS = re.compile(r"attn_([qk]_norm|q_a_norm|kv_a_norm|sinks|[kv]_b|q_b)|rope_\w+")
+_KEPT_ROWS = re.compile(r"attn_(q|k|v|qkv|q_a|kv_a_mqa)|token_embd|output|ffn_gate_inp")
+
+
+def _widened(generator, name: str, values: np.ndarray) -> np.ndarray:
+    """Sizes of heads stay as they are; a matrix that is wider is drawn."""
+    leaf, suffix = name.split(".")[-2:]
+    rows_stay = _KEPT_ROWS.fullmatch(leaf)
+    if _OF_HEADS.fullmatch(leaf) or rows_stay and suffix == "bias":
+        return values
+    kept = {-3, -2 if rows_stay else None, -1 if leaf == "attn_output" and suffix == "weight" else None}
+    axes = range(-values.ndim, 0)
+    shape = [size if axis in kept else WIDER.get(size, size) for axis, size in zip(axes, values.shape, strict=True)]
+    if tuple(shape) == values.shape:
+        return values
+    if values.ndim == 1:
+        return np.resize(values, shape)
+    scale = values.std() * np.sqrt(values.shape[-1] / shape[-1])
+    return (generator.standard_normal(shape) * scale).astype(np.float32)
+
+
+def drawn(blocks: Path, values: Path, kinds: dict[str, str]) -> None:
+    """Two files of a small tied llama: one whose matrices are drawn as blocks of types that the package gguf cannot
+    make, by the names of tensors without numbers, and one of the values that they stand for."""
+    from loader import gguf_files
+
+    generator, files = np.random.default_rng(3), [{}, {}]
+    for name, plain in gguf_files.weights(generator, 2, hidden=256, inner=512).items():
+        if name == "output.weight":
+            continue
+        kind = kinds.get(name.split(".")[-2])
+        files[0][name] = files[1][name] = plain + 1 if kind is None else plain
+        if kind is not None:
+            files[0][name], files[1][name] = _drawn_blocks(generator, plain, gguf.GGMLQuantizationType[kind])
+    for path, tensors in zip((blocks, values), files, strict=True):
+        gguf_files.write(path, tensors, 2, hidden=256, inner=512)
+
+
+def _drawn_blocks(generator, like, kind):
+    """-> (raw blocks and their type, their values, about as large as those of a matrix)."""
+    width, size = gguf.GGML_QUANT_SIZES[kind]
+    raw = generator.integers(0, 256, (like.shape[0], like.shape[1] // width, size), np.uint8)
+    halves = {"Q2_K": (80, 82), "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,)}
+    for place in halves[kind.name]:
+        factors = generator.uniform(0.5, 1.0, raw.shape[:2]).astype(np.float16)
+        raw[..., place : place + 2] = factors[..., None].view(np.uint8)
+    raw = raw.reshape(like.shape[0], -1)
+    scale = np.float16(like.std() / gguf.quants.dequantize(raw, kind).std())
+    blocks = raw.reshape(like.shape[0], -1, size)
+    for place in halves[kind.name]:
+        own = np.ascontiguousarray(blocks[..., place : place + 2]).view(np.float16) * scale
+        blocks[..., place : place + 2] = own.view(np.uint8)
+    return (raw, kind), gguf.quants.dequantize(raw, kind).astype(np.float32)
+
+
+def _write(writer) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def main() -> None:

@@ -122,6 +122,22 @@ def test_rows_are_rounded_where_the_format_says_so():
     close(multiply(x, matrix, "int8_group"), rounded(x.reshape(-1, 32)).reshape(x.shape) @ matrix.values.T)
 
 
+# What GGUF's types become: the contract's kind, columns of a group, offset, dtype of scales.
+BLOCKS = [("int4", 16, "", "float16"), ("uint4", 16, "min", "float32"), ("uint4", 32, "min", "float32")]
+BLOCKS += [("int8", 16, "", "float16"), ("int8", 32, "min", "float32"), ("int4", 32, "", "float16")]
+
+
+@pytest.mark.parametrize("form", BLOCKS, ids=str)
+def test_groups_of_rows_are_rounded_whatever_the_groups_of_codes_are(form):
+    x, matrix = draw(5, 320), Matrix((70, 320), *form)
+    if matrix.offset is not None:
+        matrix.offset = matrix.offset.half()
+        exact = Matrix((70, 320), *form)
+        groups = np.arange(320) // form[1]
+        matrix.values = matrix.values + (matrix.offset.double() - exact.offset.double()).numpy()[:, groups]
+    close(multiply(x, matrix, "int8_group"), rounded(x.reshape(-1, 32)).reshape(x.shape) @ matrix.values.T)
+
+
 def static(x, weight, scale, input_scale, input_offset, bias, kind, group):
     return ops.quant_linear(x, weight, scale, None, input_scale, input_offset, bias, kind, group, "int8_static")
 

@@ -2,12 +2,12 @@
 
 import mindspore as ms
 import numpy as np
-from mindspore import Type, nn
+from mindspore import Type
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.quantization.base import EMBEDDING, HEAD, Matrix, MethodLayer
-from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
+from sglang.srt.layers_ms.quantization.base import EMBEDDING, HEAD, LOOKUP, Matrix, MethodLayer
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice
 
 ALL = slice(None)
 
@@ -28,34 +28,28 @@ def _matrix(vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, source
     return Matrix((rows, hidden_size), dtype, own, others), first
 
 
-class VocabParallelEmbedding(nn.Cell):
+class VocabParallelEmbedding(MethodLayer):
     """ids [T] -> rows [T, hidden_size], times `factor`."""
+
+    kind = LOOKUP
 
     def __init__(self, vocab_size, hidden_size, shard, dtype, factor=1.0, *sources):
         """sources: names that the matrix may have in the checkpoint, relative to this cell; none: weight."""
         super().__init__()
-        matrix, self.first = _matrix(vocab_size, hidden_size, shard, dtype, sources or ("weight",))
-        self.weight = parameter(matrix.shape, dtype, *matrix.slices, alternatives=matrix.alternatives)
-        self.matrix, self.factor = matrix, factor
+        self.matrix, self.first = _matrix(vocab_size, hidden_size, shard, dtype, sources or ("weight",))
+        self.factor = factor
         self.lora = None  # what adapters add, lora.EmbeddingLoRA, where there are any
         self.group = shard.group if shard.size > 1 else None
 
-    def process_weights_after_loading(self):
-        """Rearrange the loaded table for the operator table. Once after each load."""
-        ops.prepack_embedding(self.weight)
-
-    can_unpack = True
-
-    def unpack_weights(self):
-        """As MethodLayer.unpack_weights."""
-        ops.unpack_embedding(self.weight)
+    def matrices(self):
+        return {"weight": self.matrix}
 
     def logits(self, x):
         """x [T, hidden_size] -> float32 [T, rows], of a model whose head this is. Called outside graphs."""
-        return ops.logits(x, self.weight)
+        return self.method.logits(self, x)
 
     def construct(self, ids, step=None):
-        rows = ops.embedding(ids, self.weight, self.first)
+        rows = self.method.embed(self, ids)
         rows = rows if self.lora is None else self.lora(rows, ids, step)
         rows = rows if self.group is None else ops.all_reduce(rows, self.group)
         return rows if self.factor == 1.0 else ops.scale(rows, self.factor)

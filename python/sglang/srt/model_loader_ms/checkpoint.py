@@ -5,7 +5,6 @@ copied.
 """
 
 import json
-import logging
 import math
 import mmap
 import os
@@ -23,9 +22,7 @@ from sglang.srt.model_loader_ms.files import find
 from sglang.srt.model_loader_ms.gguf.architectures import tensors_of
 from sglang.srt.model_loader_ms.gguf.header import GGUFError
 from sglang.srt.model_loader_ms.gguf.split import read_headers
-from sglang.srt.model_loader_ms.gguf.tensors import BlockValues, nbytes
-
-logger = logging.getLogger(__name__)
+from sglang.srt.model_loader_ms.gguf.tensors import BlockValues
 
 _BLOCK = 8 << 20  # bytes copied at a time: bounds the pages of the files that are in memory
 _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Python 3.11 has no name for it; the number is that of Linux
@@ -283,9 +280,6 @@ def _read_gguf(path: Path) -> tuple[dict, list]:
     """The tensors of a model in one GGUF file or in several, by their names in Hugging Face's checkpoints."""
     try:
         headers = read_headers(path)
-        size, values = nbytes(headers)
-        if values:
-            logger.info("GGUF: blocks of %.2f GB become %d million values of --dtype", size / 1e9, values // 10**6)
         return {name: Stored(*tensor) for name, tensor in tensors_of(headers).items()}, []
     except GGUFError as error:
         raise _Unreadable(str(error).removeprefix(f"{path.name}: ")) from error

@@ -15,6 +15,7 @@ from sglang.srt.model_loader_ms.weight_slice import parameter
 # Kinds of layers, as a scheme tells them apart.
 LINEAR, MOE, HEAD = "linear", "moe", "head"
 EMBEDDING = "embedding"  # a head that is a copy of the embedding: its values are loaded
+LOOKUP = "lookup"  # the embedding of ids, which may be the head as well
 DENSE = "dense"  # is always multiplied in the dtype that is computed in: routers, gates, kv_b_proj
 
 
@@ -85,6 +86,14 @@ class HeadMethod(Method):
 
     def logits(self, layer: nn.Cell, x):
         """x [T, in] -> float32 [T, out]. Outside graphs."""
+        raise NotImplementedError
+
+
+class LookupMethod(HeadMethod):
+    """How ids are embedded, and how their embedding multiplies where it is the head."""
+
+    def embed(self, layer: nn.Cell, ids):
+        """ids [T] -> rows [T, in], of the dtype that is computed in; zeros for those of other ranks. In graphs."""
         raise NotImplementedError
 
 

@@ -6,7 +6,7 @@ Layers are named by the checkpoint's names: model.layers.0.mlp.down_proj.
 import re
 from collections.abc import Callable, Iterable, Sequence
 
-from sglang.srt.layers_ms.quantization.base import HEAD, MOE, Method
+from sglang.srt.layers_ms.quantization.base import HEAD, LOOKUP, MOE, Method
 from sglang.srt.layers_ms.quantization.formats import Encoding
 from sglang.srt.layers_ms.quantization.methods import quantized
 from sglang.srt.layers_ms.quantization.unquantized import unquantized
@@ -44,7 +44,7 @@ class QuantizationConfig:
         """
         if not layers:
             return self.method(kind, self.experts) if self.experts and kind == MOE else unquantized(kind)
-        if kind == HEAD and not self.head:
+        if kind == LOOKUP or kind == HEAD and not self.head:
             return unquantized(kind)
         first, *others = layers
         encoding = self.encoding(first)

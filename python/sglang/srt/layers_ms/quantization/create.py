@@ -16,7 +16,7 @@ def create_parameters(
 
     names: what the checkpoint calls the network's tensors. UnsupportedQuantization, NotImplementedError: as methods.
     """
-    for path, cell in network.cells_and_names():
+    for path, cell in list(network.cells_and_names()):  # methods may add cells, which have methods then
         if isinstance(cell, MethodLayer):
             cell.create_parameters(scheme.get_method(cell.kind, checkpoint_layers(path, cell, names or TensorNames())))
 

@@ -11,7 +11,8 @@ from sglang.srt.layers_ms.ops.codes import TABLES
 class WeightFormat(NamedTuple):
     """A matrix [out, in] is codes [out, in * bits / 8 bytes], and a scale for each block of them, if there are any.
 
-    A value is code * scale; with a zero point it is (code - offset) * scale, of codes that start at 0.
+    A value is code * scale; with a zero point it is (code - offset) * scale, of codes that start at 0; with a minimum
+    it is code * scale + offset.
     """
 
     name: str
@@ -20,8 +21,10 @@ class WeightFormat(NamedTuple):
     kind: str = ""  # what a code stands for, as ops.quant_linear names it; "": the number that it is
     block: tuple[int, int] = (1, 1)  # rows and columns that share a scale; 0: all of them
     scale: str = ""  # dtype of the scales in memory; uint8: powers of two, as their exponents plus 127; "": none
-    offset: str = ""  # "zero_point": uint8, one for each scale; "": there is none
-    # The other factor of a product, as ops.quant_linear names it: "float": as it comes; "int8": each row is rounded.
+    # One for each scale: "zero_point", uint8, or "minimum", of the dtype of scales. "": there is none.
+    offset: str = ""
+    # The other factor of a product, as ops.quant_linear names it: "float": as it comes; "int8": each row is rounded;
+    # "int8_group": where there is an operator for it, 32 columns of each row are.
     activations: str = "float"
 
     @property
@@ -62,4 +65,5 @@ class Encoding(NamedTuple):
     transposed: bool = False  # NAME itself, in checkpoints that are not encoded, has the last two axes the other way
     ordered: bool = False  # columns may be in any groups (act-order): they are held sorted by group
     part: str = "values"  # what of it fills a parameter: also "codes", "scale", "offset", "order"
+    exact: WeightFormat | None = None  # in the place of `format` where --dtype is float32
     group: int = 0  # of the part "scale" or "offset": so many columns have one; 0: all

@@ -1,11 +1,95 @@
-"""GGUF files: their blocks become values when they are loaded, in the dtype that is computed in.
+"""GGUF files: codes and factors of blocks are held apart, as those of all formats are; types may differ in a layer.
 
-Which tensors are in blocks only the file says, and its reader gives the loader values of all (model_loader_ms/gguf).
+The header says which tensor has which type: gguf/folder.py writes it to config.json. llama.cpp rounds 32 columns of
+activations together and multiplies integers, and so do products here where --dtype is bfloat16 or float16. In float32
+activations are multiplied as they are, by exactly the values that a file stands for.
 """
 
+from collections.abc import Sequence
+
+from sglang.srt.layers_ms.ops.codes import TABLES
+from sglang.srt.layers_ms.quantization.base import DENSE, EMBEDDING, HEAD, MOE, Method
 from sglang.srt.layers_ms.quantization.config import QuantizationConfig
+from sglang.srt.layers_ms.quantization.formats import Encoding, WeightFormat
+from sglang.srt.layers_ms.quantization.methods import quantized
+from sglang.srt.layers_ms.quantization.mixed import MixedLinear
+from sglang.srt.layers_ms.quantization.quantized import QuantizedMoE
+from sglang.srt.layers_ms.quantization.unquantized import unquantized
+
+_EXPERTS = ".experts."
+_INTEGERS = "int8_group"
+
+
+def _encoding(name: str, kind: str, group: int, offset: str = "", scale: str = "float16") -> Encoding:
+    """Of a type of blocks. Scales of K-quants are products of two numbers, rounded to float16 but in `exact`."""
+    bits = 4 if kind in TABLES else 8
+    activations = _INTEGERS if kind in ("int4", "uint4", "int8") else "float"
+    form = WeightFormat(name, "int8" if bits == 8 else "uint8", bits, kind, (1, group), scale, offset, activations)
+    exact = form._replace(scale="float32" if name.endswith("_K") else scale, activations="float")
+    return Encoding(form, "gguf", exact=exact)
+
+
+ENCODINGS = {
+    encoding.format.name: encoding
+    for encoding in (
+        _encoding("Q4_0", "int4", 32),
+        _encoding("Q4_1", "uint4", 32, "minimum"),
+        _encoding("Q5_0", "int8", 32),
+        _encoding("Q5_1", "int8", 32, "minimum"),
+        _encoding("Q8_0", "int8", 32),
+        _encoding("Q2_K", "uint4", 16, "minimum"),
+        _encoding("Q3_K", "int4", 16),
+        _encoding("Q4_K", "uint4", 32, "minimum"),
+        _encoding("Q5_K", "int8", 32, "minimum"),
+        _encoding("Q6_K", "int8", 16),
+        _encoding("IQ4_NL", "iq4nl", 32),
+        _encoding("MXFP4", "e2m1", 32, scale="uint8"),
+    )
+}
 
 
 def read(found: dict, dtype: str) -> QuantizationConfig:
-    """Of --quantization, which SGLang sets for such files."""
-    return QuantizationConfig("gguf", lambda layer: None)
+    """Of config.json's quantization_config, or of --quantization, which SGLang sets for such files."""
+    return GGUFConfig(found.get("tensors", {}))
+
+
+class GGUFConfig(QuantizationConfig):
+    """types: of the tensors in blocks, by their names without `.weight`."""
+
+    def __init__(self, types: dict[str, str]):
+        super().__init__("gguf", lambda layer: ENCODINGS.get(types.get(layer)), head=True)
+        self.types = types
+
+    def get_method(self, kind: str, layers: Sequence[str]) -> Method:
+        if kind == DENSE:
+            return unquantized(kind)
+        if kind == MOE:
+            return self._experts(layers)
+        encodings = [self.encoding(name) for name in layers]
+        if len(set(encodings)) > 1:
+            return MixedLinear(encodings)
+        if not encodings or encodings[0] is None:
+            return unquantized(kind)
+        return quantized(HEAD if kind == EMBEDDING else kind, encodings[0])
+
+    def _experts(self, layers: Sequence[str]) -> Method:
+        """Of three stacks a layer. Where the model names no layers, gpt-oss, those of all layers are alike."""
+        stem = layers[0].rpartition(_EXPERTS)[0] + _EXPERTS if layers else ""
+        found = []
+        for part in ("gate_proj", "up_proj", "down_proj"):
+            of_part = {self.types.get(stem + part)} if stem else self._of_all(_EXPERTS + part)
+            found.append(ENCODINGS.get(of_part.pop()) if len(of_part) == 1 else None)
+        gate, up, down = found
+        if None in found or gate != up:
+            return unquantized(MOE)
+        if gate.format.activations != down.format.activations:
+            gate, down = map(_as_they_come, (gate, down))
+        return QuantizedMoE(gate, down=down)
+
+    def _of_all(self, suffix: str) -> set[str]:
+        return {kind for name, kind in self.types.items() if name.endswith(suffix)}
+
+
+def _as_they_come(encoding: Encoding) -> Encoding:
+    """Multiplied with activations that are not rounded."""
+    return encoding._replace(format=encoding.format._replace(activations="float"))

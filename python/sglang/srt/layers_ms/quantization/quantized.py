@@ -1,7 +1,7 @@
 """Matrices that are held as codes and scales, and multiplied so; whatever the checkpoint's format.
 
 Of each matrix NAME of a layer there are NAME, the codes, NAME_scale, and where the format has them NAME_offset, the
-zero points, and weight_order, of the columns (act-order). ops.quant_linear says what they are.
+zero points or minima, and weight_order, of the columns (act-order). ops.quant_linear says what they are.
 """
 
 import functools
@@ -11,8 +11,16 @@ import math
 import mindspore as ms
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.quantization.base import MOE, HeadMethod, LinearMethod, Matrix, Method, MoEMethod
-from sglang.srt.layers_ms.quantization.formats import Encoding
+from sglang.srt.layers_ms.quantization.base import (
+    MOE,
+    HeadMethod,
+    LinearMethod,
+    LookupMethod,
+    Matrix,
+    Method,
+    MoEMethod,
+)
+from sglang.srt.layers_ms.quantization.formats import Encoding, WeightFormat
 from sglang.srt.layers_ms.quantization.unquantized import unquantized
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
@@ -20,13 +28,25 @@ logger = logging.getLogger(__name__)
 
 ALL, SCALE, OFFSET, ORDER = slice(None), "_scale", "_offset", "weight_order"
 LEAST_GROUP = 16  # columns: no operator knows less
+WEIGHT_ONLY = ("float", "int8_group")  # whose values may be multiplied instead
 
 
 class Quantized(Method):
-    """encoding: how the checkpoint holds the matrices; its format is the parameters' too."""
+    """encoding: how the checkpoint holds the matrices; its format is the parameters' too.
 
-    def __init__(self, encoding: Encoding):
-        self.encoding, self.format = encoding, encoding.format
+    others: by their names, of the matrices that are held in another way; the other factor of a product is the same.
+    """
+
+    def __init__(self, encoding: Encoding, **others: Encoding):
+        self.encoding, self.others = encoding, others
+
+    @property
+    def format(self) -> WeightFormat:
+        return self.encoding.format
+
+    def of(self, name: str) -> Encoding:
+        """How the matrix of that name is held."""
+        return self.others.get(name, self.encoding)
 
     def parameters(self, layer):
         found = {}
@@ -36,53 +56,64 @@ class Quantized(Method):
 
     def _held(self, name: str, matrix: Matrix) -> dict[str, Matrix]:
         """The parameters of a matrix."""
-        form, group = self.format, shared_columns(self.encoding, matrix)
+        encoding = self.of(name)
+        form, group = encoding.format, shared_columns(encoding, matrix)
         *stack, rows, columns = matrix.shape
         shapes = {
             "codes": (*stack, rows, form.nbytes(columns)),
             "scale": (*stack, rows, -(-columns // (group or columns or 1))),
         }
-        found = {name: ("codes", ms.int8 if form.kind == "int8" else ms.uint8)}
-        found[name + SCALE] = ("scale", getattr(ms, form.scale))
+        scale = getattr(ms, form.scale)
+        found = {name: ("codes", ms.int8 if form.kind == "int8" else ms.uint8), name + SCALE: ("scale", scale)}
         if form.offset:
-            found[name + OFFSET] = ("offset", ms.uint8)
+            found[name + OFFSET] = ("offset", ms.uint8 if form.offset == "zero_point" else scale)
         shapes["offset"] = shapes["scale"]
         return {
-            held: _read_part(matrix, shapes[part], dtype, self.encoding._replace(part=part, group=group))
+            held: _read_part(matrix, shapes[part], dtype, encoding._replace(part=part, group=group))
             for held, (part, dtype) in found.items()
         }
 
     def check(self, layer) -> None:
         """NotImplementedError where the operators cannot multiply this layer's matrices as they are held."""
-        form, offset = self.format, self.format.offset
-        for matrix in layer.matrices().values():
-            group = shared_columns(self.encoding, matrix)
-            ops.check_quant(form.kind, group, offset, form.activations, layer.kind == MOE, matrix.dtype)
+        for name, matrix in layer.matrices().items():
+            encoding = self.of(name)
+            form, group = encoding.format, shared_columns(encoding, matrix)
+            ops.check_quant(form.kind, group, form.offset, form.activations, layer.kind == MOE, matrix.dtype)
             if matrix.shape[-1] * form.bits % 8:
                 raise NotImplementedError(f"{form.name} weights with {matrix.shape[-1]} columns on a rank: odd")
 
     def create_parameters(self, layer):
+        if all(matrix.dtype == ms.float32 for matrix in layer.matrices().values()):
+            self.encoding = _exact(self.encoding)
+            self.others = {name: _exact(encoding) for name, encoding in self.others.items()}
         try:
             self.check(layer)
         except NotImplementedError as error:
-            if self.format.activations != "float":
+            if self.format.activations not in WEIGHT_ONLY:
                 raise
             _say_once(f"{error}; they are dequantized when they are loaded")
             layer.create_parameters(unquantized(layer.kind, self.encoding))
             return
         super().create_parameters(layer)
         for name, matrix in layer.matrices().items():
-            setattr(layer, f"{name}_group", shared_columns(self.encoding, matrix))
-            setattr(layer, f"{name}_kind", self.format.kind)
-            if not self.format.offset:
+            encoding = self.of(name)
+            setattr(layer, f"{name}_group", shared_columns(encoding, matrix))
+            setattr(layer, f"{name}_kind", encoding.format.kind)
+            if not encoding.format.offset:
                 setattr(layer, name + OFFSET, None)
         layer.activation_format = self.format.activations
 
     def process_weights_after_loading(self, layer):
         for name in layer.matrices():
-            group = getattr(layer, f"{name}_group")
             held = [getattr(layer, name + suffix) for suffix in ("", SCALE, OFFSET)]
-            ops.prepack_quant(*held, self.format.kind, group)
+            self.prepack(*held, getattr(layer, f"{name}_kind"), getattr(layer, f"{name}_group"))
+
+    def prepack(self, *held) -> None:
+        ops.prepack_quant(*held)
+
+
+def _exact(encoding: Encoding) -> Encoding:
+    return encoding if encoding.exact is None else encoding._replace(format=encoding.exact)
 
 
 @functools.cache
@@ -232,9 +263,24 @@ class QuantizedMoE(Quantized, MoEMethod):
 class QuantizedHead(Quantized, HeadMethod):
     def check(self, layer):
         super().check(layer)
-        if self.encoding.ordered or self.format.activations != "float":
-            raise NotImplementedError("a head with act-order (desc_act), or whose activations are rounded")
+        if self.encoding.ordered or self.format.activations not in WEIGHT_ONLY:
+            raise NotImplementedError("a head with act-order (desc_act), or whose rows of activations are rounded")
 
     def logits(self, layer, x):
         held = (layer.weight, layer.weight_scale, layer.weight_offset)
         return ops.quant_logits(x, *held, layer.weight_kind, layer.weight_group, layer.activation_format)
+
+
+class QuantizedEmbedding(QuantizedHead, LookupMethod):
+    def create_parameters(self, layer):
+        (matrix,) = layer.matrices().values()
+        super().create_parameters(layer)
+        if layer.method is self:
+            layer.like = parameter((1,), matrix.dtype)
+
+    def prepack(self, *held):
+        ops.prepack_quant_embedding(*held)
+
+    def embed(self, layer, ids):
+        held = (layer.weight, layer.weight_scale, layer.weight_offset)
+        return ops.quant_embedding(ids, *held, layer.like, layer.weight_kind, layer.weight_group, layer.first)

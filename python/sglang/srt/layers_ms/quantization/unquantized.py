@@ -6,10 +6,12 @@ from sglang.srt.layers_ms.quantization.base import (
     EMBEDDING,
     HEAD,
     LINEAR,
+    LOOKUP,
     MOE,
     AllReduceNormMethod,
     HeadMethod,
     LinearMethod,
+    LookupMethod,
     Method,
     MoEMethod,
 )
@@ -55,6 +57,11 @@ class UnquantizedHead(Unquantized, HeadMethod):
 
     def logits(self, layer, x):
         return ops.logits(x, layer.weight)
+
+
+class UnquantizedEmbedding(UnquantizedHead, LookupMethod):
+    def embed(self, layer, ids):
+        return ops.embedding(ids, layer.weight, layer.first)
 
 
 class AllReduceNormLinear(Unquantized, AllReduceNormMethod):
@@ -109,6 +116,7 @@ METHODS = {
     MOE: UnquantizedMoE,
     HEAD: UnquantizedHead,
     EMBEDDING: UnquantizedHead,
+    LOOKUP: UnquantizedEmbedding,
 }
 
 

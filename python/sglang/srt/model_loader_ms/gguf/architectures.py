@@ -9,7 +9,14 @@ from dataclasses import dataclass, field
 
 from sglang.srt.model_loader_ms.gguf.block_types import PLAIN
 from sglang.srt.model_loader_ms.gguf.header import GGUFError, Header, TensorInfo
-from sglang.srt.model_loader_ms.gguf.tensors import Change, Tensor, join_keys_and_values, tensor, unpermuted
+from sglang.srt.model_loader_ms.gguf.tensors import (
+    BlockValues,
+    Change,
+    Tensor,
+    join_keys_and_values,
+    tensor,
+    unpermuted,
+)
 
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {
@@ -188,3 +195,13 @@ def block_types(headers: list[Header]) -> dict[str, int]:
             if info.type.name not in PLAIN:
                 counted[info.type.name] = counted.get(info.type.name, 0) + 1
     return counted
+
+
+def types_of(headers: list[Header]) -> dict[str, str]:
+    """Layer, by its name in Hugging Face's checkpoint -> the type of its matrix, of those that are in blocks."""
+    found = {}
+    for name, one in tensors_of(headers).items():
+        held = one.data
+        if isinstance(held, BlockValues) and held.type.name not in PLAIN and len(one.shape) > 1:
+            found[name.removesuffix(".weight")] = held.type.name
+    return found

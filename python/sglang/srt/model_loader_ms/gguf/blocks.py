@@ -15,7 +15,8 @@ _SUPER_BLOCK = 256  # values of a K-quant's block
 
 
 class Codes(NamedTuple):
-    """Of blocks [...]: codes int8 [..., groups, values of a group], scale float32 [..., groups], offset as scale."""
+    """Of blocks [...]: what codes stand for, int8 [..., groups, values of a group], scale float32 [..., groups], offset
+    as scale."""
 
     codes: np.ndarray
     scale: np.ndarray
@@ -28,6 +29,22 @@ class Codes(NamedTuple):
         if self.offset is not None:
             values += self.offset[..., None]
         return values.reshape(*values.shape[:-2], values.shape[-2] * values.shape[-1])
+
+
+class Decoder(NamedTuple):
+    """How the blocks [..., bytes] of a type are read."""
+
+    codes: Callable[[np.ndarray], np.ndarray]  # -> uint8 [..., groups, values of a group]; of Q8_0 they have a sign
+    factors: Callable[[np.ndarray], tuple]  # -> (scale, offset), as Codes has them
+    zero: int = 0  # what is taken off a code
+    table: np.ndarray | None = None  # what codes stand for, where that is no difference
+
+    def __call__(self, raw: np.ndarray) -> Codes:
+        return Codes(self.values(self.codes(raw)), *self.factors(raw))
+
+    def values(self, codes: np.ndarray) -> np.ndarray:
+        """What codes stand for, int8."""
+        return codes.view(np.int8) - np.int8(self.zero) if self.table is None else self.table[codes]
 
 
 def _half(raw: np.ndarray) -> np.ndarray:
@@ -45,57 +62,63 @@ def _bits(raw: np.ndarray, shifts) -> np.ndarray:
     return raw[..., None, :] >> np.asarray(shifts, np.uint8)[:, None]
 
 
-def _q4_0(raw):
-    return Codes((_nibbles(raw[..., 2:]).view(np.int8) - np.int8(8))[..., None, :], _half(raw[..., :2]))
+def _one_group(codes: np.ndarray) -> np.ndarray:
+    """[..., n] -> [..., 1, n]"""
+    return codes[..., None, :]
 
 
-def _q4_1(raw):
-    return Codes(_nibbles(raw[..., 4:]).view(np.int8)[..., None, :], _half(raw[..., :2]), _half(raw[..., 2:4]))
+def _nibbles_after(start: int) -> Callable:
+    return lambda raw: _one_group(_nibbles(raw[..., start:]))
 
 
-def _fifth_bits(raw):
-    """4 bytes -> 16 for each of the 32 values whose bit is set."""
-    return np.unpackbits(np.ascontiguousarray(raw), axis=-1, bitorder="little") << np.uint8(4)
+def _scale(raw):
+    return _half(raw[..., :2]), None
 
 
-def _q5_0(raw):
-    codes = _nibbles(raw[..., 6:]) | _fifth_bits(raw[..., 2:6])
-    return Codes((codes.view(np.int8) - np.int8(16))[..., None, :], _half(raw[..., :2]))
+def _scale_and_minimum(raw):
+    return _half(raw[..., :2]), _half(raw[..., 2:4])
 
 
-def _q5_1(raw):
-    codes = _nibbles(raw[..., 8:]) | _fifth_bits(raw[..., 4:8])
-    return Codes(codes.view(np.int8)[..., None, :], _half(raw[..., :2]), _half(raw[..., 2:4]))
+def _five_bits_after(start: int) -> Callable:
+    """Of which the fifth ones lie in four bytes before the others."""
+
+    def codes(raw):
+        high = np.unpackbits(np.ascontiguousarray(raw[..., start : start + 4]), axis=-1, bitorder="little")
+        return _one_group(_nibbles(raw[..., start + 4 :]) | high << np.uint8(4))
+
+    return codes
 
 
 def _q8_0(raw):
-    return Codes(raw[..., 2:].view(np.int8)[..., None, :], _half(raw[..., :2]))
+    return _one_group(np.ascontiguousarray(raw[..., 2:]))
 
 
-def _iq4_nl(raw):
-    return Codes(IQ4_NL[_nibbles(raw[..., 2:])][..., None, :], _half(raw[..., :2]))
-
-
-def _mxfp4(raw):
+def _mxfp4_scale(raw):
     exponent = raw[..., :1].astype(np.uint32)
     # Half of two to the power of exponent - 127, as codes are twice their values; the two smallest are subnormal.
     scale = np.where(exponent < 2, np.uint32(0x00200000) << exponent, (exponent - 1) << np.uint32(23))
-    return Codes(E2M1_TWICE[_nibbles(raw[..., 1:])][..., None, :], scale.astype(np.uint32).view(np.float32))
+    return scale.astype(np.uint32).view(np.float32), None
 
 
 def _q2_k(raw):
-    scales, codes = raw[..., :16], _bits(raw[..., 16:80].reshape(*raw.shape[:-1], 2, 32), (0, 2, 4, 6)) & 3
-    scale, offset = _half(raw[..., 80:82]) * (scales & 15), -(_half(raw[..., 82:84]) * (scales >> 4))
-    return Codes(codes.view(np.int8).reshape(*raw.shape[:-1], 16, 16), scale, offset)
+    codes = _bits(raw[..., 16:80].reshape(*raw.shape[:-1], 2, 32), (0, 2, 4, 6)) & 3
+    return codes.reshape(*raw.shape[:-1], 16, 16)
+
+
+def _q2_k_factors(raw):
+    scales = raw[..., :16]
+    return _half(raw[..., 80:82]) * (scales & 15), -(_half(raw[..., 82:84]) * (scales >> 4))
 
 
 def _q3_k(raw):
     low = _bits(raw[..., 32:96].reshape(*raw.shape[:-1], 2, 32), (0, 2, 4, 6)) & 3
     high = _bits(raw[..., :32], range(8)) & 1  # where it is not set, 4 is subtracted
-    codes = low.reshape(high.shape) | high << 2
+    return (low.reshape(high.shape) | high << 2).reshape(*raw.shape[:-1], 16, 16)
+
+
+def _q3_k_factors(raw):
     scales = _nibbles(raw[..., 96:104]) | (_bits(raw[..., 104:108], (0, 2, 4, 6)) & 3).reshape(*raw.shape[:-1], 16) << 4
-    scale = _half(raw[..., 108:110]) * (scales.view(np.int8) - np.int8(32))
-    return Codes((codes.view(np.int8) - np.int8(4)).reshape(*raw.shape[:-1], 16, 16), scale)
+    return _half(raw[..., 108:110]) * (scales.view(np.int8) - np.int8(32)), None
 
 
 def _six_bits(raw):
@@ -113,37 +136,38 @@ def _factors(raw):
 
 
 def _q4_k(raw):
-    codes = _nibbles(raw[..., 16:].reshape(*raw.shape[:-1], 4, 32)).reshape(*raw.shape[:-1], 8, 32)
-    return Codes(codes.view(np.int8), *_factors(raw))
+    return _nibbles(raw[..., 16:].reshape(*raw.shape[:-1], 4, 32)).reshape(*raw.shape[:-1], 8, 32)
 
 
 def _q5_k(raw):
     low = _nibbles(raw[..., 48:].reshape(*raw.shape[:-1], 4, 32)).reshape(*raw.shape[:-1], 8, 32)
     high = _bits(raw[..., 16:48], range(8)) & 1
-    return Codes((low | high << 4).view(np.int8), *_factors(raw))
+    return low | high << 4
 
 
 def _q6_k(raw):
     low = _nibbles(raw[..., :128].reshape(*raw.shape[:-1], 2, 64))
     high = _bits(raw[..., 128:192].reshape(*raw.shape[:-1], 2, 32), (0, 2, 4, 6)) & 3
-    codes = low.reshape(*raw.shape[:-1], 16, 16) | high.reshape(*raw.shape[:-1], 16, 16) << 4
-    scale = _half(raw[..., 208:210]) * np.ascontiguousarray(raw[..., 192:208]).view(np.int8)
-    return Codes(codes.view(np.int8) - np.int8(32), scale)
+    return low.reshape(*raw.shape[:-1], 16, 16) | high.reshape(*raw.shape[:-1], 16, 16) << 4
 
 
-DECODERS: dict[str, Callable[[np.ndarray], Codes]] = {
-    "Q4_0": _q4_0,
-    "Q4_1": _q4_1,
-    "Q5_0": _q5_0,
-    "Q5_1": _q5_1,
-    "Q8_0": _q8_0,
-    "Q2_K": _q2_k,
-    "Q3_K": _q3_k,
-    "Q4_K": _q4_k,
-    "Q5_K": _q5_k,
-    "Q6_K": _q6_k,
-    "IQ4_NL": _iq4_nl,
-    "MXFP4": _mxfp4,
+def _q6_k_factors(raw):
+    return _half(raw[..., 208:210]) * np.ascontiguousarray(raw[..., 192:208]).view(np.int8), None
+
+
+DECODERS = {
+    "Q4_0": Decoder(_nibbles_after(2), _scale, 8),
+    "Q4_1": Decoder(_nibbles_after(4), _scale_and_minimum),
+    "Q5_0": Decoder(_five_bits_after(2), _scale, 16),
+    "Q5_1": Decoder(_five_bits_after(4), _scale_and_minimum),
+    "Q8_0": Decoder(_q8_0, _scale),
+    "Q2_K": Decoder(_q2_k, _q2_k_factors),
+    "Q3_K": Decoder(_q3_k, _q3_k_factors, 4),
+    "Q4_K": Decoder(_q4_k, _factors),
+    "Q5_K": Decoder(_q5_k, _factors),
+    "Q6_K": Decoder(_q6_k, _q6_k_factors, 32),
+    "IQ4_NL": Decoder(_nibbles_after(2), _scale, table=IQ4_NL),
+    "MXFP4": Decoder(_nibbles_after(1), _mxfp4_scale, table=E2M1_TWICE),
 }
 
 

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from sglang.srt.model_loader_ms.gguf.architectures import block_types
+from sglang.srt.model_loader_ms.gguf.architectures import block_types, types_of
 from sglang.srt.model_loader_ms.gguf.config import generation_config, model_config
 from sglang.srt.model_loader_ms.gguf.header import GGUFError, Header
 from sglang.srt.model_loader_ms.gguf.split import parts, read_headers
@@ -19,7 +19,7 @@ from sglang.srt.model_loader_ms.gguf.tokenizer import tokenizer_files
 
 logger = logging.getLogger(__name__)
 
-_FORM = 1  # of what is written: another number makes all folders anew
+_FORM = 2  # of what is written: another number makes all folders anew
 CONFIG, GENERATION = "config.json", "generation_config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _BESIDE = ("chat_template.jinja", "special_tokens_map.json", "tokenizer.model", "added_tokens.json")
@@ -91,9 +91,16 @@ def _config(beside: Path, headers: list[Header]) -> str:
             scaled = given.get("rope_scaling") or given.get("rope_parameters")
             if "rope_freqs.weight" in headers[0].tensors and not scaled:
                 raise GGUFError(f"{path} has no rope_scaling, and rope_freqs.weight in the file is one")
-            return json.dumps(given)
+            return _with_types(given, headers)
         logger.warning("GGUF: %s names no architectures; the file's header is read instead", path)
-    return json.dumps(model_config(headers))
+    return _with_types(model_config(headers), headers)
+
+
+def _with_types(config: dict, headers: list[Header]) -> str:
+    """With the types of tensors in blocks: layers_ms/quantization/gguf.py."""
+    types = types_of(headers)
+    found = {"quantization_config": {"quant_method": "gguf", "tensors": types}} if types else {}
+    return json.dumps(config | found)
 
 
 def _text(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Tensors of GGUF files as a checkpoint's: values that are computed for the part that is asked for."""
 
-import math
 import mmap
 from typing import NamedTuple
 
@@ -57,14 +56,18 @@ class BlockValues:
         if len(self.shape) == 1:
             return torch.from_numpy(self._vector()[read[0]].copy())
         *stack, rows, columns = read
+        raw, before = self.blocks(tuple(stack), rows, columns)
         start, stop, step = columns.indices(self.shape[-1])
-        first, last = start // self.type.values, -(-stop // self.type.values)
-        raw = self.raw[tuple(stack)]
+        return torch.from_numpy(self._values(raw)[..., start - before : stop - before : step])
+
+    def blocks(self, stack: tuple, rows: slice, columns: slice) -> tuple[np.ndarray, int]:
+        """-> (the blocks that hold some columns, uint8 [..., rows, blocks, bytes], the first one's first column)."""
+        start, stop, _ = columns.indices(self.shape[-1])
+        first, last = start // self.type.values, max(start // self.type.values, -(-stop // self.type.values))
+        raw = self.raw[stack]
         raw = raw[..., rows, :] if self.change.order is None else raw[..., self.change.order[rows], :]
         raw = raw[..., first * self.type.size : last * self.type.size].numpy()
-        values = self._values(raw.reshape(*raw.shape[:-1], last - first, self.type.size))
-        shift = first * self.type.values
-        return torch.from_numpy(values[..., start - shift : stop - shift : step])
+        return raw.reshape(*raw.shape[:-1], last - first, self.type.size), first * self.type.values
 
     def _vector(self) -> np.ndarray:
         values = self._values(self.raw.numpy().reshape(-1, self.type.size))
@@ -147,9 +150,3 @@ def read_vector(header: Header, name: str) -> list[float]:
     """The values of a small tensor."""
     found = tensor(header, header.tensors[name])
     return found.data[tuple(slice(None) for _ in found.shape)].float().flatten().tolist()
-
-
-def nbytes(headers: list[Header]) -> tuple[int, int]:
-    """-> (bytes of tensors in blocks, their number of values)."""
-    blocks = [info for header in headers for info in header.tensors.values() if info.type.name not in PLAIN]
-    return sum(info.nbytes for info in blocks), sum(math.prod(info.shape) for info in blocks)

@@ -5,6 +5,7 @@ Imports torch and nothing of the other rooms.
 
 from sglang.srt.model_loader_ms.layouts.awq import Awq
 from sglang.srt.model_loader_ms.layouts.bitsandbytes import NF4, Int8
+from sglang.srt.model_loader_ms.layouts.gguf import Gguf
 from sglang.srt.model_loader_ms.layouts.gptq import Gptq, GptqV1
 from sglang.srt.model_loader_ms.layouts.made import Float8Rows
 from sglang.srt.model_loader_ms.layouts.modelslim import ModelSlim, ModelSlimStatic
@@ -17,6 +18,7 @@ LAYOUTS = {
     "bitsandbytes": NF4,
     "bitsandbytes_int8": Int8,
     "float8_rows": Float8Rows,
+    "gguf": Gguf,
     "gptq": GptqV1,
     "gptq_v2": Gptq,
     "modelslim": ModelSlim,
