@@ -26,6 +26,8 @@ DEFAULTS = dict(
     mamba_full_memory_ratio=0.9,
     max_running_requests=None,
     speculative_algorithm=None,
+    enable_hierarchical_cache=False,
+    disaggregation_mode="null",
 )
 
 
@@ -66,9 +68,11 @@ def test_a_number_or_a_share_of_memory_that_was_given_stays(adjusted, given):
     assert "max_mamba_cache_size" not in adjusted(**given)
 
 
-@pytest.mark.parametrize(
-    "given", [dict(device="npu"), dict(page_size=16), dict(attn_dp_size=2), dict(speculative_algorithm="NGRAM")]
-)
+REFUSED = [dict(device="npu"), dict(page_size=16), dict(attn_dp_size=2), dict(speculative_algorithm="NGRAM")]
+REFUSED += [dict(enable_hierarchical_cache=True), dict(disaggregation_mode="prefill")]
+
+
+@pytest.mark.parametrize("given", REFUSED)
 def test_what_is_not_served_is_refused_by_name(adjusted, given):
     (name,) = given
     with pytest.raises(UnsupportedFlag, match="--" + name.replace("_", "-")):
