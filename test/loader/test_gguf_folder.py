@@ -206,6 +206,23 @@ def test_a_sentencepiece_tokenizer_is_the_one_that_it_was(tmp_path):
         assert ours.decode(ours(text)["input_ids"], skip_special_tokens=True) == text
 
 
+def test_spaces_that_gemma_has_as_tokens_keep_their_numbers():
+    tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "\u2581", "a", "b", "  ", "   ", "<start_of_turn>", "<mask>"]
+    metadata = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": np.arange(0.0, -len(tokens), -1.0, np.float32),
+        "tokenizer.ggml.token_type": np.array([3, 3, 3, 2, 1, 1, 1, 4, 4, 4, 4]),
+        "tokenizer.ggml.bos_token_id": 2,
+        "tokenizer.ggml.unknown_token_id": 3,
+        "tokenizer.ggml.add_bos_token": False,
+    }
+    tokenizer = Tokenizer.from_str(tokenizer_files(metadata, "gemma3")["tokenizer.json"])
+    assert tokenizer.get_vocab_size() == len(tokens)
+    assert tokenizer.encode("<start_of_turn>b  b").ids == [9, 6, 7, 6]
+    assert tokenizer.decode([6, 8, 6], skip_special_tokens=False) == "b   b"
+
+
 @pytest.mark.parametrize(
     "changes, reason",
     [

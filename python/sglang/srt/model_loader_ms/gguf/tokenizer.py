@@ -114,8 +114,12 @@ def _sentencepiece(vocabulary: _Vocabulary, architecture: str) -> Tokenizer:
 
 
 def _add_tokens(tokenizer: Tokenizer, vocabulary: _Vocabulary) -> None:
-    """Tokens that are never cut. Their numbers are those that they have."""
+    """Tokens that are never cut. Their numbers are those that they have.
+
+    Spaces that Gemma's vocabulary has as tokens are put together of one: under that name the tokenizer has none.
+    """
     kinds = list(zip(vocabulary.tokens, vocabulary.kinds, strict=True))
+    kinds = [(token, kind) for token, kind in kinds if tokenizer.token_to_id(token) is not None]
     control = [AddedToken(token, normalized=False, special=True) for token, kind in kinds if kind == _CONTROL]
     user = [AddedToken(token, normalized=False, special=False) for token, kind in kinds if kind == _USER_DEFINED]
     tokenizer.add_special_tokens(control)
