@@ -1,6 +1,7 @@
 """Checkpoints that other people's tools quantized give the logits that these tools' own code computes with them."""
 
 import json
+import re
 from pathlib import Path
 
 import mindspore as ms
@@ -9,14 +10,18 @@ import pytest
 import torch
 from distributed.pool import Layout, Pool
 from models.harness import PagedModel, Requests, assert_logits_close
-from models.test_logits import mixed_batch
+from models.test_logits import mixed_batch, prompts
 from models.test_ranks import LAYOUTS, PLACES, check
 from models.tiny import described, save
 from safetensors.torch import load_file, save_file
 from tiers import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sglang.srt.layers_ms.ops.reference.quant import values as reference_values
+from sglang.srt.layers_ms.quantization import LINEAR, read
 from sglang.srt.model_loader_ms import loader
+from sglang.srt.model_loader_ms.checkpoint import Stored
+from sglang.srt.model_loader_ms.encoded import join, part_name
 from sglang.srt.model_loader_ms.files import CheckpointError
 
 SECONDS = 45, 90
@@ -158,6 +163,45 @@ def test_float8_is_made_of_a_checkpoint_that_is_not_quantized(table, tmp_path):
     found = codes * torch.from_numpy(down.weight_scale.host)
     assert ((found - wanted).abs() <= wanted.abs() / 16 + wanted.abs().amax(-1, keepdim=True) / 448 / 1024).all()
     assert (codes.abs().amax(-1) == 448).all()
+
+
+MADE = {"w8a8_int8": ms.int8, "bitsandbytes": ms.uint8}
+
+
+def as_made(name, tensors):
+    """What a checkpoint becomes: int8 rows as such a checkpoint has them, or the values that codes stand for."""
+    encoding = read({"quant_method": name}).get_method(LINEAR, ["x"]).encoding
+    form = encoding.format
+    for key in [key for key in tensors if re.search(r"(proj|experts\.\w+)(\.weight)?$", key)]:
+        matrix = tensors[key].flatten(0, -2)
+        parts = {"x": Stored(tuple(matrix.shape), "float32", matrix)}
+        wanted = [encoding._replace(part=part, group=form.block[1]) for part in ("codes", "scale")]
+        join(parts, [("x", one) for one in wanted])
+        codes, scale = (parts[part_name("x", one)].data[:, :] for one in wanted)
+        if name == "w8a8_int8":
+            tensors[key + "_scale"] = scale.reshape(*tensors[key].shape[:-1], 1).contiguous()
+            tensors[key] = codes.reshape(tensors[key].shape)
+            continue
+        held = (ms.Tensor(one.numpy()) for one in (codes, scale))
+        found = torch.from_numpy(reference_values(*held, None, form.kind, form.block[1]).asnumpy())
+        tensors[key] = found.reshape(tensors[key].shape)
+    return {"quant_method": name, "ignore": []} if name == "w8a8_int8" else None
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_codes_are_made_of_a_checkpoint_that_is_not_quantized(table, tmp_path, name):
+    folders, models = [save("qwen3_moe@ranks", tmp_path / part) for part in ("plain", "made")], []
+    tensors = load_file(folders[1] / "model.safetensors")
+    configs = [{"quant_method": name}, as_made(name, tensors)]
+    save_file(tensors, folders[1] / "model.safetensors", {"format": "pt"})
+    for folder, config in zip(folders, configs, strict=True):
+        written = json.loads((folder / "config.json").read_text()) | ({"quantization_config": config} if config else {})
+        (folder / "config.json").write_text(json.dumps(written))
+        models.append(PagedModel(folder, compiled=False))
+    layer, ids = models[0].network.model.layers[0], prompts()
+    assert {layer.self_attn.o_proj.weight.dtype, layer.mlp.experts.down.dtype} == {MADE[name]}
+    made, wanted = (mixed_batch(Requests(model, 4), ids) for model in models)
+    assert_logits_close(made, wanted, 1e-4)
 
 
 def test_a_head_may_be_quantized(table, tmp_path):

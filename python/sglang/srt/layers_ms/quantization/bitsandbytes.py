@@ -7,10 +7,13 @@ from sglang.srt.layers_ms.quantization.config import QuantizationConfig, Unsuppo
 from sglang.srt.layers_ms.quantization.formats import INT8_ROW, NF4, Encoding
 
 INT8 = Encoding(INT8_ROW._replace(activations="float"), "bitsandbytes_int8")
+MADE = Encoding(NF4, "nf4_blocks")
 
 
 def read(found: dict, dtype: str) -> QuantizationConfig:
-    """Of config.json's quantization_config."""
+    """Of config.json's quantization_config, or of --quantization, which makes NF4 when a checkpoint is loaded."""
+    if set(found) == {"quant_method"}:  # of --quantization: config.json says nothing
+        return QuantizationConfig("bitsandbytes", lambda layer: MADE)
     if found.get("load_in_8bit"):
         encoding = INT8
     elif found.get("load_in_4bit"):

@@ -71,7 +71,7 @@ SUPPORTED = _names("""
 LIMITED = {
     "model_impl": ("auto", "mindspore"),
     "device": (None, "cpu", "npu"),
-    # fp8 is made of a checkpoint that is not quantized; the others say what a checkpoint is.
+    # fp8, w8a8_int8 and bitsandbytes are made of a checkpoint that is not quantized; the others say what it is.
     "quantization": (
         *(None, "fp8", "awq", "gptq", "auto-round", "bitsandbytes", "compressed-tensors"),
         *("w8a8_int8", "modelslim", "gguf"),

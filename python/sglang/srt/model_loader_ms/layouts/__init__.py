@@ -7,7 +7,7 @@ from sglang.srt.model_loader_ms.layouts.awq import Awq
 from sglang.srt.model_loader_ms.layouts.bitsandbytes import NF4, Int8
 from sglang.srt.model_loader_ms.layouts.gguf import Gguf
 from sglang.srt.model_loader_ms.layouts.gptq import Gptq, GptqV1
-from sglang.srt.model_loader_ms.layouts.made import Float8Rows
+from sglang.srt.model_loader_ms.layouts.made import Float8Rows, Int8RowsOrPlain, NF4Blocks
 from sglang.srt.model_loader_ms.layouts.modelslim import ModelSlim, ModelSlimStatic
 from sglang.srt.model_loader_ms.layouts.packed import Packed
 from sglang.srt.model_loader_ms.layouts.plain import Plain
@@ -21,7 +21,9 @@ LAYOUTS = {
     "gguf": Gguf,
     "gptq": GptqV1,
     "gptq_v2": Gptq,
+    "int8_rows": Int8RowsOrPlain,
     "modelslim": ModelSlim,
     "modelslim_static": ModelSlimStatic,
+    "nf4_blocks": NF4Blocks,
     "packed": Packed,
 }
