@@ -15,7 +15,7 @@ from serving.conftest import MODEL, Reference
 
 from sglang.srt.utils import MultiprocessingSerializer
 
-SECONDS = 60, 240
+SECONDS = 35, 230
 RANK, SLOTS, TOKENS = 8, 2, 12
 CONFIGS = {
     "a": dict(r=4, lora_alpha=8, target_modules=ALL),

@@ -16,6 +16,7 @@ from sglang.srt.layers_ms.quantization.base import LINEAR, Matrix
 from sglang.srt.model_loader_ms.names import TensorNames
 from sglang.srt.model_loader_ms.weight_slice import parameter, restore_host
 
+DECODER = "model."  # what paths of its cells begin with
 LORA_SLOTS = "lora_slots"  # the field of a step that has the slot of each token
 
 
@@ -162,13 +163,13 @@ def attach_embedding(network: nn.Cell, names: TensorNames, wanted, max_loras: in
 def attach(
     network: nn.Cell, names: TensorNames, wanted: Callable[[Sequence[LoRAPart]], bool], max_loras: int, rank: int
 ) -> list[LoRA]:
-    """Give the linear layers that are wanted room for adapters, before the network is compiled.
+    """Give the decoder's linear layers that are wanted room for adapters, before the network is compiled.
 
     Routers and gates have none. names: what the checkpoint calls the network's tensors.
     """
     found, network.optional_fields = [], (*network.optional_fields, LORA_SLOTS)
     for path, layer in list(network.cells_and_names()):
-        if isinstance(layer, Linear) and layer.kind == LINEAR:
+        if path.startswith(DECODER) and isinstance(layer, Linear) and layer.kind == LINEAR:
             (matrix,) = layer.matrices().values()
             parts = lora_parts(path, matrix, names)
             if wanted(parts):

@@ -19,6 +19,7 @@ from sglang.srt.model_loader_ms.loader import Wanted
 from sglang.srt.runtime_context import get_lora
 
 ALL = "all"
+KEPT = 16  # unloaded adapters: requests that were on their way to one when it was unloaded come soon
 
 
 class MindSporeLoRAMemoryPool(LoRAMemoryPool):
@@ -27,6 +28,7 @@ class MindSporeLoRAMemoryPool(LoRAMemoryPool):
     def __init__(self, layers, embeddings, heads, kind: str, **options):
         """layers: LoRA cells; embeddings: EmbeddingLoRA cells; heads: of HeadLoRA. kind: of the device of all."""
         self.layers, self.embeddings, self.heads, self.kind = layers, embeddings, heads, kind
+        self.unloaded = {}  # by SGLang's id, the last one at the end
         super().__init__(**options)
 
     def init_buffers(self, base_model):
@@ -49,8 +51,13 @@ class MindSporeLoRAMemoryPool(LoRAMemoryPool):
         device.synchronize(self.kind)
 
     def load_lora_weight_to_buffer(self, uid, buffer_id, lora_adapter, *_modules):
-        if uid is not None:
-            self._write(buffer_id, lora_adapter)
+        """uid: of the adapter; None: the slot is SGLang's for requests without one, which read none."""
+        if uid is None:
+            return
+        adapter = lora_adapter or self.unloaded.get(uid)
+        if adapter is None:
+            raise lora.AdapterError(f"a request asks for adapter {uid}, which is not loaded any more")
+        self._write(buffer_id, adapter)
 
     def _clear_buffer_slot_for_base(self, buffer_id: int) -> None:
         self._write(buffer_id, None)
@@ -86,6 +93,16 @@ class MindSporeLoRAManager(LoRAManager):
     def _forgetting(self, lora_ref, result):
         if not result.success:
             self.configs.pop(lora_ref.lora_id, None)
+        return result
+
+    def _unload_lora_adapter(self, lora_ref):
+        """SGLang 0.5.23 looks an adapter up first and counts the request then: it may unload it in between."""
+        adapter, result = self.loras.get(lora_ref.lora_id), super()._unload_lora_adapter(lora_ref)
+        if result.success and adapter is not None:
+            kept = self.memory_pool.unloaded
+            kept[lora_ref.lora_id] = adapter
+            for oldest in list(kept)[:-KEPT]:
+                del kept[oldest]
         return result
 
     def load_lora_weights(self, lora_ref):
