@@ -15,6 +15,7 @@ from models.tiny import save
 from tiers import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from sglang.srt.layers_ms.cache_spec import StateSpec
 from sglang.srt.layers_ms.lora import attach_embedding
 from sglang.srt.layers_ms.quantization.unquantized import unquantized
 from sglang.srt.model_executor_ms.runner.lora import KEPT, MindSporeLoRAManager, MindSporeLoRAMemoryPool
@@ -254,3 +255,14 @@ def test_a_request_on_its_way_to_an_adapter_that_is_unloaded_meanwhile_still_has
     assert written == [(5, "adapter 1")] and manager.loras == {}
     with pytest.raises(lora.AdapterError, match="not loaded any more"):  # and not the model without it
         pool.load_lora_weight_to_buffer("0", 5, None)
+
+
+def test_models_whose_layers_keep_states_and_models_that_see_are_refused():
+    cells = [("layer", SimpleNamespace(layer_id=0, cache_spec=StateSpec((4, 3))))]
+    network = SimpleNamespace(cells_and_names=lambda: cells, towers=("vision_tower",))
+    model = SimpleNamespace(network=network, parameters=lambda: iter([0]))
+    with pytest.raises(ValueError, match="keep a state of each request"):
+        MindSporeLoRAManager(model, "cpu")
+    cells.clear()
+    with pytest.raises(ValueError, match="takes images"):
+        MindSporeLoRAManager(model, "cpu")

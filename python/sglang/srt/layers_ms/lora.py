@@ -16,7 +16,7 @@ from sglang.srt.layers_ms.quantization.base import LINEAR, Matrix
 from sglang.srt.model_loader_ms.names import TensorNames
 from sglang.srt.model_loader_ms.weight_slice import parameter, restore_host
 
-DECODER = "model."  # what paths of its cells begin with
+DECODER = "model.layers."  # what paths of its layers begin with
 LORA_SLOTS = "lora_slots"  # the field of a step that has the slot of each token
 
 

@@ -7,6 +7,7 @@ which layers have room for them, and what a slot holds are this backend's.
 import numpy as np
 import torch
 
+from sglang.srt.layers_ms.cache_spec import state_specs
 from sglang.srt.layers_ms.lora import attach, attach_embedding, vocabulary_part
 from sglang.srt.lora.lora_manager import LoRAManager
 from sglang.srt.lora.mem_pool import LoRAMemoryPool
@@ -71,6 +72,10 @@ class MindSporeLoRAManager(LoRAManager):
             nothing = torch.nn.Parameter(torch.empty(0, device=device), requires_grad=False)
             model.register_parameter("device_of_adapters", nothing)
         self.network = model.network
+        if state_specs(self.network):
+            raise ValueError("--enable-lora: the model's layers keep a state of each request; not served so yet")
+        if getattr(self.network, "towers", ()):
+            raise ValueError("--enable-lora: the model takes images; adapters are not served so yet")
         super().__init__(base_model=model, **options)
 
     # ---- adapters, as they are read ----
