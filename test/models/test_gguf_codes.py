@@ -15,7 +15,7 @@ from sglang.srt.layers_ms.quantization.mixed import MixedLinear
 from sglang.srt.layers_ms.quantization.quantized import QuantizedMoE
 from sglang.srt.model_loader_ms.gguf.folder import folder_of
 
-SECONDS = 15, 40
+SECONDS = 35, 80
 # Of the largest logit: in float32; and in bfloat16, where rows are rounded by groups of 32 too.
 LIMIT, LIMIT_ROUNDED = 1e-4, 0.05
 SIMPLE = ("Q4_0", "Q8_0", "Q5_1", "Q4_1", "Q5_0", "MXFP4")
@@ -124,7 +124,7 @@ def test_another_type_than_the_one_that_is_held_is_named(table, tmp_path):
 
 
 @pytest.mark.parametrize("table", ["cpu"], indirect=True)
-@pytest.mark.parametrize("name", ["llama3", "gpt_oss"])
+@pytest.mark.parametrize("name", mostly_slow(["llama3", "gpt_oss"], lambda name: name == "llama3"))
 def test_ranks_say_what_one_process_says(table, tmp_path, name):
     """Parts of blocks, of permuted rows too."""
     blocks, _ = pair(name, tmp_path)
