@@ -255,7 +255,7 @@ def layers_of(config: dict) -> str:
     return next(key for key in ("num_hidden_layers", "n_layers", "num_layers") if key in config)
 
 
-LAYERED = [variant for variant in PLAIN if variant != "falcon_h1"]  # SGLang's class for it takes no layer_types
+LAYERED = [variant for variant in PLAIN if variant != "falcon_h1"]  # fails here; why is not known yet
 LAYERED = mostly_slow(LAYERED, lambda variant: variant in ("llama", "dbrx", "deepseek_v3"))
 
 
