@@ -205,9 +205,9 @@ def test_of_gguf_files_each_layer_has_the_types_of_its_tensors():
     assert type(scheme.get_method(MOE, ["z.experts.0.gate_proj"])) is UnquantizedMoE  # the others have no blocks
 
 
-def test_of_a_gguf_file_float32_is_exact_and_others_are_rounded_by_groups():
+def test_of_a_gguf_file_float32_is_exact():
     form, exact = ENCODINGS["Q4_K"].format, ENCODINGS["Q4_K"].exact
-    assert (form.scale, form.activations, form.block) == ("float16", "int8_group", (1, 32))
+    assert (form.scale, form.activations, form.block) == ("float16", "float", (1, 32))
     assert (exact.scale, exact.activations) == ("float32", "float")
 
 

@@ -1,8 +1,7 @@
 """GGUF files: codes and factors of blocks are held apart, as those of all formats are; types may differ in a layer.
 
-The header says which tensor has which type: gguf/folder.py writes it to config.json. llama.cpp rounds 32 columns of
-activations together and multiplies integers, and so do products here where --dtype is bfloat16 or float16. In float32
-activations are multiplied as they are, by exactly the values that a file stands for.
+The header says which tensor has which type: gguf/folder.py writes it to config.json. Activations are multiplied as they
+are; llama.cpp rounds 32 columns of them together. In float32 weights are exactly the values that a file stands for.
 """
 
 from collections.abc import Sequence
@@ -17,15 +16,13 @@ from sglang.srt.layers_ms.quantization.quantized import QuantizedMoE
 from sglang.srt.layers_ms.quantization.unquantized import unquantized
 
 _EXPERTS = ".experts."
-_INTEGERS = "int8_group"
 
 
 def _encoding(name: str, kind: str, group: int, offset: str = "", scale: str = "float16") -> Encoding:
     """Of a type of blocks. Scales of K-quants are products of two numbers, rounded to float16 but in `exact`."""
     bits = 4 if kind in TABLES else 8
-    activations = _INTEGERS if kind in ("int4", "uint4", "int8") else "float"
-    form = WeightFormat(name, "int8" if bits == 8 else "uint8", bits, kind, (1, group), scale, offset, activations)
-    exact = form._replace(scale="float32" if name.endswith("_K") else scale, activations="float")
+    form = WeightFormat(name, "int8" if bits == 8 else "uint8", bits, kind, (1, group), scale, offset)
+    exact = form._replace(scale="float32" if name.endswith("_K") else scale)
     return Encoding(form, "gguf", exact=exact)
 
 
@@ -82,14 +79,7 @@ class GGUFConfig(QuantizationConfig):
         gate, up, down = found
         if None in found or gate != up:
             return unquantized(MOE)
-        if gate.format.activations != down.format.activations:
-            gate, down = map(_as_they_come, (gate, down))
         return QuantizedMoE(gate, down=down)
 
     def _of_all(self, suffix: str) -> set[str]:
         return {kind for name, kind in self.types.items() if name.endswith(suffix)}
-
-
-def _as_they_come(encoding: Encoding) -> Encoding:
-    """Multiplied with activations that are not rounded."""
-    return encoding._replace(format=encoding.format._replace(activations="float"))
