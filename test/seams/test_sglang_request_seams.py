@@ -4,6 +4,8 @@ A workaround's test is expected to fail: where it passes, with a later SGLang, t
 """
 
 import asyncio
+import functools
+import importlib
 import inspect
 import json
 import subprocess
@@ -170,3 +172,40 @@ def test_arguments_are_left_alone_where_the_model_chooses():
 @works_around("constrains a forced call's arguments for strict tools only: requests.hold_forced_calls_to_their_schema")
 def test_arguments_of_a_forced_call_are_constrained_by_sglang():
     assert "city" in constraint("required", held=False)
+
+
+@pytest.fixture
+def processors(monkeypatch):
+    """SGLang's function that imports processors, and what it fills, which the test may change."""
+    module = importlib.import_module(requests.PROCESSORS)
+    monkeypatch.setattr(module, "PROCESSOR_MAPPING", {})
+    return inspect.unwrap(module.import_processors), module.PROCESSOR_MAPPING
+
+
+OWN_PROCESSORS = "sglang.srt.model_executor_ms.processors"
+
+
+def start_engine(importer):
+    importer("sglang.srt.multimodal.processors")
+    importer(OWN_PROCESSORS, overwrite=True)
+
+
+def of_llava(known):
+    return [one.__module__ for model, one in known.items() if model.__name__ == "LlavaForConditionalGeneration"]
+
+
+def test_a_second_engine_of_a_process_has_the_added_processors_too(processors):
+    """requests.keep_added_processors"""
+    original, known = processors
+    for _ in range(3):
+        start_engine(functools.partial(requests._import_processors, original))
+        assert of_llava(known) == [f"{OWN_PROCESSORS}.llava"]
+    assert len(known) > 20
+
+
+@works_around("lets its own processors return with a second engine: requests.keep_added_processors")
+def test_sglang_keeps_added_processors_for_a_second_engine(processors):
+    original, known = processors
+    start_engine(original)
+    start_engine(original)
+    assert of_llava(known) == [f"{OWN_PROCESSORS}.llava"]

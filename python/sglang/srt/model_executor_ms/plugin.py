@@ -172,6 +172,7 @@ def _hook_launcher() -> None:
     requests.trim_logprobs()
     requests.parse_forced_calls()
     requests.hold_forced_calls_to_their_schema()
+    requests.keep_added_processors()
     requests.seed_with(choices.own_seed)
     requests.refuse_media_with(request_validation.unreadable, request_validation.check_media)
     control.raise_refusals()

@@ -11,6 +11,7 @@ SERVER = "sglang.srt.entrypoints.http_server"
 COMPLETIONS = "sglang.srt.entrypoints.openai.serving_completions.OpenAIServingCompletion"
 CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
 CALLS = "sglang.srt.function_call.function_call_parser.FunctionCallParser"
+PROCESSORS = "sglang.srt.managers.multimodal_processor"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 
@@ -122,6 +123,23 @@ def hold_forced_calls_to_their_schema() -> None:
 def _constrain_arguments(parser, tool_choice, *_, **__) -> None:
     if tool_choice == "required" or not isinstance(tool_choice, str):
         parser.tool_strict_level = ToolStrictLevel.PARAMETER
+
+
+def keep_added_processors() -> None:
+    """Let the processors of an added package serve every engine of a process.
+
+    SGLang 0.5.23 puts its own processors before them again when a second engine starts.
+    """
+    hooks.around(f"{PROCESSORS}.import_processors", _import_processors)
+
+
+def _import_processors(original, package_name: str, overwrite: bool = False) -> None:
+    original(package_name, overwrite)
+    known = sys.modules[PROCESSORS].PROCESSOR_MAPPING
+    added = [model for model, processor in known.items() if processor.__module__.startswith(f"{package_name}.")]
+    names = {model.__name__ for model in added} if overwrite else set()
+    for model in [model for model in known if model.__name__ in names and model not in added]:
+        del known[model]
 
 
 def trim_logprobs() -> None:
