@@ -19,7 +19,7 @@ MUTATIONS = (
     Mutation(
         "adapters of all slots added to each row",
         f"{ASCEND}/lora.py",
-        "kernels.where(own, kernels.contiguous(of_part), _zero(x.dtype))",
+        "kernels.select(own, kernels.contiguous(of_part), _zero(x.dtype))",
         "kernels.contiguous(of_part)",
         "test/ascend/test_lora.py",
     ),

@@ -73,7 +73,7 @@ def equal(x, y):
     return mint.eq(x, y)
 
 
-def where(mask, x, y):
+def select(mask, x, y):
     """x where mask holds, else y; all three broadcast to each other."""
     return mint.where(mask, x, y)
 

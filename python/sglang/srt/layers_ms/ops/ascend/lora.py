@@ -29,7 +29,7 @@ def add_lora(y, x, slots, lora_a, lora_b, ranks, parts):
     matrices = kernels.split(lora_b, [size * columns for columns in parts])
     added = []
     for of_part, matrix, columns in zip(hidden, matrices, parts, strict=True):
-        kept = kernels.where(own, kernels.contiguous(of_part), _zero(x.dtype))
+        kept = kernels.select(own, kernels.contiguous(of_part), _zero(x.dtype))
         added.append(kernels.multiply(kept, kernels.contiguous(matrix).reshape(size, columns)))
     whole = added[0] if count == 1 else kernels.cat(added)
-    return kernels.where(kernels.equal(of_rows, -1), y, kernels.add(y, whole))
+    return kernels.select(kernels.equal(of_rows, -1), y, kernels.add(y, whole))

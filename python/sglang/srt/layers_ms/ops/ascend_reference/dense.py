@@ -142,7 +142,7 @@ def equal(x, y):
     return tensor(left == right, mstype.bool_)
 
 
-def where(mask, x, y):
+def select(mask, x, y):
     kernel = "SelectV2"
     check(kernel, "mask", mask, (mstype.bool_,))
     check(kernel, "x", x, (*FLOATS, *INTEGERS))
