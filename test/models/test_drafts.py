@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import VocabParallelEmbedding
+from sglang.srt.layers_ms.quantization.create import create_parameters
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.runner.step_inputs import first_pages, step_inputs
 from sglang.srt.models_ms.eagle import TARGET_HIDDEN
@@ -24,6 +25,7 @@ class Draft:
         config = self.model.config
         self.embedding = torch.randn(config.vocab_size, config.hidden_size, generator=torch.Generator().manual_seed(1))
         cell = VocabParallelEmbedding(config.vocab_size, config.hidden_size, Shard(), ms.float32)
+        create_parameters(cell)
         cell.weight.host[: config.vocab_size] = self.embedding.numpy()
         cell.process_weights_after_loading()
         self.model.network.share_embedding(cell)
