@@ -214,7 +214,8 @@ def check_tensors_are_taken_by_all_or_none(server, ranks: int) -> None:
             assert not found["success"] and problem in found["message"], found
         assert server.post("/flush_cache", {}).status_code == 200
         assert _ids(asked(server)) == _ids(before)
-        assert update([payload(others) for _ in range(ranks)]) == {"success": True, "message": "Success"}
+        found = update([payload(others) for _ in range(ranks)])
+        assert found == {"success": True, "message": "Success Weight version updated to 7."}, found
         changed = asked(server)
         assert _ids(changed) != _ids(before)
         assert {one["meta_info"]["weight_version"] for one in changed} == {"7"}
