@@ -11,6 +11,7 @@ import pytest
 from tiers import SLOW
 
 SECONDS = 120, 240
+pytestmark = pytest.mark.timeout(1200)  # of a compiler that shares its processors
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "python/sglang/srt/layers_ms/ops/cpu/src"
 COMMON = sorted(path for path in SOURCES.glob("*.cpp") if path.name not in ("isa.cpp", "quant_isa.cpp", "onednn.cpp"))
