@@ -8,6 +8,7 @@ import torch
 from models.tiny import save
 from tiers import SLOW
 
+from sglang.srt.model_executor_ms.environment import compile_without_a_wrapper
 from sglang.srt.model_executor_ms.runner import device, host_pools
 
 SECONDS = 12
@@ -70,6 +71,21 @@ def test_prefixes_come_back_from_files_of_a_server_before(start_engine, tmp_path
     assert not refused[0] and "stored pages are of the weights" in refused[1]
     names = [file.name for file in (tmp_path / "store").iterdir()]
     assert names and all("mindspore-float32-page_first_direct-4" in name for name in names)
+
+
+@pytest.mark.parametrize(
+    "given, left",
+    [
+        ("ccache g++", "g++"),
+        ("/usr/bin/sccache clang++ -m64", "clang++ -m64"),
+        ("g++ -m64", "g++ -m64"),
+        ("ccache",) * 2,
+    ],
+)
+def test_the_extension_is_built_without_a_wrapper_of_the_compiler(given, left):
+    variables = {"CXX": given}
+    compile_without_a_wrapper(variables)
+    assert variables == {"CXX": left}
 
 
 @pytest.mark.parametrize("page_size", [1, 4])

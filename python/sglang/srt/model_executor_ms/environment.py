@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 
 OPERATOR_TABLE = "SGLANG_MS_OPS"
@@ -231,6 +231,13 @@ def use_huge_pages() -> None:
 def send_prefixes_with_the_rest() -> None:
     """Let a prefill server send a cached prefix with what it computes: SGLang sends it ahead by events of a GPU."""
     dictate({"SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0"})
+
+
+def compile_without_a_wrapper(variables: MutableMapping[str, str] = os.environ) -> None:
+    """Let torch build extensions where CXX is such as `ccache g++`: it looks for a program whose name is all that."""
+    wrapper, _, compiler = variables.get("CXX", "").partition(" ")
+    if wrapper.rpartition("/")[2] in ("ccache", "sccache", "distcc") and compiler.strip():
+        variables["CXX"] = compiler.strip()
 
 
 def select_cpu_platform(wanted: bool) -> None:

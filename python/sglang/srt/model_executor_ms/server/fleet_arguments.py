@@ -2,7 +2,7 @@
 
 import importlib.util
 
-from sglang.srt.model_executor_ms.environment import send_prefixes_with_the_rest
+from sglang.srt.model_executor_ms.environment import compile_without_a_wrapper, send_prefixes_with_the_rest
 from sglang.srt.model_executor_ms.seams import memory
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
@@ -54,6 +54,7 @@ def _check_host_cache(view) -> None:
             "--enable-hierarchical-cache with --speculative-algorithm or --kv-cache-dtype: not tried together yet"
         )
     if view.hicache_storage_backend:
+        compile_without_a_wrapper()  # here, and in the processes that load what is built
         try:
             memory.build_page_hashes()
         except RuntimeError as error:
