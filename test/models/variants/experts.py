@@ -213,7 +213,7 @@ MELLUM = dict(
     num_hidden_layers=3,
     head_dim=14,
     moe_intermediate_size=38,
-    num_experts=9,
+    num_experts=7,
     num_experts_per_tok=3,
     sliding_window=9,
     layer_types=["sliding_attention", "full_attention", "sliding_attention"],
@@ -229,8 +229,9 @@ VARIANTS = {
     "hunyuan_v1_moe": HUNYUAN_MOE,
     "hy_v3": HY_V3,
     "mellum": MELLUM,
-    "bailing_moe": MIXTRAL,  # as their makers write them: PUBLISHED_CONFIGS, PUBLISHED_TENSORS
-    "bailing_moe_v2": GLM4_MOE,
+    # As their makers write them: PUBLISHED_CONFIGS, PUBLISHED_TENSORS.
+    "bailing_moe": dict(MIXTRAL, num_local_experts=7),
+    "bailing_moe_v2": dict(GLM4_MOE, vocab_size=137),
     "dots1": DOTS1,
     "solar_open": SOLAR_OPEN,
     "exaone_moe": EXAONE_MOE,
