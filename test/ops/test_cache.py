@@ -113,7 +113,7 @@ class Attend(Store):
             self.soft_cap,
             self.sinks,
             self.slopes,
-            self.bidirectional,
+            bidirectional=self.bidirectional,
         )
 
 
