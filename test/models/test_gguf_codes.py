@@ -56,6 +56,8 @@ def held(model) -> set:
 @pytest.mark.parametrize("table", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", mostly_slow(gguf_models.MODELS, lambda name: name in QUICK))
 def test_blocks_give_the_logits_of_their_values(table, tmp_path, name):
+    if name.startswith("stablelm"):
+        pytest.skip("heads of StableLM are hidden_size / heads wide: the wider model, which keeps heads, is none")
     blocks, values = pair(name, tmp_path)
     model = PagedModel(blocks, compiled=False)
     assert {ms.uint8, ms.int8} & held(model)
