@@ -215,10 +215,14 @@ def for_whole_prompts(model_config, view) -> dict:
 
     That is where tokens see later ones, and where all of them are pooled.
     """
+    from sglang.srt.models_ms.registry import MODELS
+
+    config = model_config.hf_config
+    if model_config.is_generation and all(MODELS[name].generates for name in config.architectures if name in MODELS):
+        return {}  # without an import of MindSpore, which would set the threads of this process and its children
     from sglang.srt.model_executor_ms.runner import sentence_transformers
     from sglang.srt.models_ms.registry import model_class
 
-    config = model_config.hf_config
     kind, changed = model_class(config.architectures), {}
     longest = kind.longest_context(config)
     if longest is not None and view.context_length is None:
