@@ -23,6 +23,7 @@ NOT_TRIED = {
     **dict.fromkeys(("all_gather", "reduce_scatter"), "it is for --enable-dp-attention"),
     **dict.fromkeys(("broadcast", "send", "receive", "all_to_all"), "no server on NPUs uses it"),
     "add_at": "it writes a parameter: --enable-eplb does",
+    "select": "it is for --enable-lora",
     "format_cast": "it makes the caches of a 310P, which the cases with caches read",
     **dict.fromkeys(("soc", "to_device"), "it is no kernel"),
 }

@@ -323,7 +323,7 @@ class Scheduler:
             seq_lens.append(len(slots))
         decodes = all(count == 1 for count in lengths.values()) if decode is None else decode
         batch = SimpleNamespace(
-            forward_mode=SimpleNamespace(is_decode_or_idle=lambda: decodes),
+            forward_mode=SimpleNamespace(is_decode_or_idle=lambda: decodes, is_target_verify=lambda: False),
             seq_lens_cpu=torch.tensor(seq_lens, dtype=torch.int64),
             extend_seq_lens_cpu=None if decodes else list(lengths.values()),
             out_cache_loc=on_device(out),

@@ -37,7 +37,7 @@ class NpuSteps:
         inputs = {name: torch.as_tensor(array) for name, array in inputs.items()}
         return self.runner.run(inputs, self.runner.prepare(batch))
 
-    def capture(self, steps):
+    def capture(self, steps, forget=None):
         return False
 
 

@@ -145,11 +145,11 @@ def test_decode_graphs_are_captured_where_they_can_be(monkeypatch, rounds, repli
     monkeypatch.setattr(start, "compile_kinds", lambda *given: compiled.append(given))
     monkeypatch.setattr(kernels, "soc", lambda: chip)
     shard = Shard(0, replicas, "tp", attn_dp_size=replicas)
-    network = SimpleNamespace(config=SimpleNamespace(shard=shard))
+    network = SimpleNamespace(config=SimpleNamespace(shard=shard), whole_prompts=False)
     caches, limits = SimpleNamespace(k_caches=[0] * 3, pages=lambda: 9), Limits(100, 30, 7)
     assert start.runner(network, caches, limits, torch.zeros(1), 16, 131, first) == "runner"
     assert [given[-2:] for given in made] == [(wanted, all_agree if replicas > 1 else bool)]
-    assert compiled == [("runner", 9, 16, 131)]
+    assert compiled == [("runner", 9, 16, 131, False)]
 
 
 # ---- the meeting of ranks ----

@@ -90,8 +90,8 @@ def found(tmp_path_factory):
     modules = [dict(path="", type="a.Transformer"), dict(path="1_Pooling", type="a.Pooling")]
     (encoder / "modules.json").write_text(json.dumps(modules))
     (encoder / "1_Pooling").mkdir()
-    (encoder / "1_Pooling/config.json").write_text(json.dumps(dict(pooling_mode_mean_tokens=True)))
-    asked["mean"] = dict(model_path=str(encoder), is_embedding=True)
+    (encoder / "1_Pooling/config.json").write_text(json.dumps(dict(pooling_mode_max_tokens=True)))
+    asked["max"] = dict(model_path=str(encoder), is_embedding=True)
     for key in NULLS:
         asked[key] = dict(model_path=str(tiny.save("llama", folder("null"))))
         config = Path(asked[key]["model_path"]) / "config.json"
@@ -133,4 +133,4 @@ def test_a_config_class_beside_the_checkpoint_needs_trust(found):
 
 
 def test_embeddings_that_are_pooled_in_another_way_are_refused(found):
-    assert "1_Pooling/config.json pools ['mean'], and only the last token" in found["mean"]["error"]
+    assert "1_Pooling/config.json pools ['max'], and only one of" in found["max"]["error"]
