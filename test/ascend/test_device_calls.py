@@ -237,7 +237,7 @@ def made(calls, monkeypatch):
         vars(graph).update(flags)
         cells = [("attention", SimpleNamespace(layer_id=0, cache_spec=FullAttentionSpec(2, 16, blockwise)))]
         config = SimpleNamespace(shard=Shard())
-        network = SimpleNamespace(cells_and_names=lambda: cells, config=config)
+        network = SimpleNamespace(cells_and_names=lambda: cells, config=config, whole_prompts=False)
         return start.runner(network, caches, limits, torch.zeros(4, 4), 4, 99, first)
 
     return runner

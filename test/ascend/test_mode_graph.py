@@ -16,7 +16,7 @@ from sglang.srt.model_executor_ms.runner.graphs import CapturedGraph, DynamicGra
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, TorchLMHead
 from sglang.srt.model_executor_ms.runner.step import FIELDS, StepLayout
 
-LAYOUT = StepLayout((INPUT_IDS,), FIELDS, (("full", "full"),))
+LAYOUT = StepLayout((INPUT_IDS,), tuple(field for field in FIELDS if not field.optional), (("full", "full"),))
 
 SECONDS = 1
 

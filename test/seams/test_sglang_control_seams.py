@@ -152,6 +152,7 @@ def test_tensors_of_a_request_are_read_by_a_method_of_the_worker():
 
 @works_around("changes how torch sends tensors, and cannot send those of a CPU then: plugin._hook_tensors")
 def test_tensors_of_a_cpu_are_sent_after_others():
+    """control.send_tensors_of_cpus"""
     kept = {name: getattr(reductions, name) for name in ("reduce_tensor", "rebuild_cuda_tensor")}
     try:
         patch_torch.monkey_patch_torch_reductions()
@@ -169,6 +170,7 @@ def test_tensors_of_a_cpu_are_sent_after_others():
 
 @works_around("turns round and round while it is paused: control.sleep_until_asked")
 def test_a_paused_scheduler_sleeps():
+    """control.while_paused"""
     for loop in ("event_loop_normal", "event_loop_overlap"):
         found = names(SCHEDULER, f"Scheduler.{loop}")
         assert_in_order(found, "_engine_paused", "_record_scheduler_state_for_paused_engine")
