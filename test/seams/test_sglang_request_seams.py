@@ -59,7 +59,7 @@ def test_a_completion_of_no_tokens_is_accepted_once_its_check_is_replaced(monkey
 def test_what_a_request_shows_is_read_where_it_is_tokenized():
     """requests.refuse_media_with"""
     assert parameters(TokenizerManager._tokenize_one_request) == ["self", "obj"]
-    assert inspect.iscoroutinefunction(TokenizerManager._tokenize_one_request)
+    assert inspect.iscoroutinefunction(inspect.unwrap(TokenizerManager._tokenize_one_request))
     assert "process_mm_data_async" in names(MANAGER, "TokenizerManager._tokenize_one_request")
 
 
