@@ -4,12 +4,14 @@ import ast
 import contextlib
 import inspect
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ascend.calls import CALLS
 
+from sglang.srt.layers_ms.ops import ascend, ascend_reference
 from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, memory, mla, windows
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
@@ -62,6 +64,16 @@ def rules(module) -> set:
     calls = (node for node in ast.walk(ast.parse(inspect.getsource(module))) if isinstance(node, ast.Call))
     named = (node for node in calls if isinstance(node.func, ast.Name) and node.func.id in RULES)
     return {(Path(module.__file__).name, node.lineno) for node in named}
+
+
+@pytest.mark.parametrize("kernels", [ascend, ascend_reference], ids=lambda package: package.__name__.rpartition(".")[2])
+def test_a_kernel_is_defined_once(kernels):
+    """Of two functions of a name, `kernels` would have the one that is imported last, and doubles the first."""
+    files = Path(kernels.__file__).parent.glob("*.py" if kernels is ascend_reference else "kernels*.py")
+    bodies = [node for path in files for node in ast.parse(path.read_text(encoding="utf-8")).body]
+    names = [node.name for node in bodies if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
+    assert {"select", "where"} <= set(names)
 
 
 @pytest.mark.parametrize("kernel", CALLS, ids=lambda kernel: kernel.__name__)
