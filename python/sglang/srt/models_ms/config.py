@@ -138,3 +138,16 @@ class DecoderConfig(KeyedConfig):
                 f"{feature} not computed, so that contexts end at {length} tokens; {self.max_positions} were asked "
                 f"for: start with --context-length {length}"
             )
+
+
+class RopeOfEachKindConfig(DecoderConfig):
+    """Of models with a rotary embedding for layers with a sliding window, and one for the others."""
+
+    @computed
+    def rope(self):
+        return read_rope(self, "full_attention")
+
+    @computed
+    def local_rope(self):
+        """The rotary embedding of sliding-window layers."""
+        return read_rope(self, "sliding_attention")

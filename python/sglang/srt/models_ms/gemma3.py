@@ -3,15 +3,14 @@
 Reference: transformers/models/gemma3/modeling_gemma3.py.
 """
 
-from sglang.srt.models_ms.config import computed, key
+from sglang.srt.models_ms.config import RopeOfEachKindConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM
 from sglang.srt.models_ms.gemma import gemma_norm
 from sglang.srt.models_ms.gemma2 import Gemma2Config, Gemma2Layer
-from sglang.srt.models_ms.rope_config import read_rope
 from sglang.srt.models_ms.windows import sliding_windows
 
 
-class Gemma3Config(Gemma2Config):
+class Gemma3Config(Gemma2Config, RopeOfEachKindConfig):
     window_period: int = key("_sliding_window_pattern", 6, aliases=("sliding_window_pattern",))
     # transformers' eager attention, our reference, does not cap scores though the config can ask for it.
     attn_logit_softcapping: float = key("attn_logit_softcapping", 0.0, accepted=(0.0,))
@@ -20,15 +19,6 @@ class Gemma3Config(Gemma2Config):
     @computed
     def windows(self):
         return sliding_windows(self, lambda layer: (layer + 1) % self.window_period)
-
-    @computed
-    def rope(self):
-        return read_rope(self, "full_attention")
-
-    @computed
-    def local_rope(self):
-        """The rotary embedding of sliding-window layers."""
-        return read_rope(self, "sliding_attention")
 
 
 class Gemma3Layer(Gemma2Layer):

@@ -4,14 +4,13 @@ Reference: transformers/models/mellum/modeling_mellum.py.
 """
 
 from sglang.srt.layers_ms import Attention
-from sglang.srt.models_ms.config import computed, key
+from sglang.srt.models_ms.config import RopeOfEachKindConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.moe_config import MoeConfig, dense_by_type, mlp
-from sglang.srt.models_ms.rope_config import read_rope
 from sglang.srt.models_ms.windows import sliding_windows
 
 
-class MellumConfig(MoeConfig):
+class MellumConfig(MoeConfig, RopeOfEachKindConfig):
     attention_bias: bool = key("attention_bias", False)
     norm_topk_prob: bool = key("norm_topk_prob", True)
     mlp_layer_types: tuple = key("mlp_layer_types", (), convert=tuple)
@@ -23,15 +22,6 @@ class MellumConfig(MoeConfig):
     @computed
     def windows(self):
         return sliding_windows(self, lambda layer: False)
-
-    @computed
-    def rope(self):
-        return read_rope(self, "full_attention")
-
-    @computed
-    def local_rope(self):
-        """The rotary embedding of sliding-window layers."""
-        return read_rope(self, "sliding_attention")
 
 
 class MellumLayer(PreNormLayer):
