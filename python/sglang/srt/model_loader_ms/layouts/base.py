@@ -34,8 +34,8 @@ class Layout:
 
     @classmethod
     def codes_name(cls, name: str, encoding) -> str:
-        """The name of the tensor of codes."""
-        raise NotImplementedError
+        """The name of the tensor of codes: that of the matrix, where a layout does not say another one."""
+        return name
 
     @classmethod
     def present(cls, present, name: str, encoding) -> bool:

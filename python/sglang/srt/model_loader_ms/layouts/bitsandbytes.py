@@ -16,10 +16,6 @@ _STATE = ".quant_state.bitsandbytes__nf4"
 
 class NF4(Layout):
     @classmethod
-    def codes_name(cls, name, encoding):
-        return name
-
-    @classmethod
     def present(cls, present, name, encoding):
         return name + _STATE in present
 
@@ -58,10 +54,6 @@ class NF4(Layout):
 
 
 class Int8(Layout):
-    @classmethod
-    def codes_name(cls, name, encoding):
-        return name
-
     @classmethod
     def present(cls, present, name, encoding):
         return name.removesuffix(".weight") + ".SCB" in present

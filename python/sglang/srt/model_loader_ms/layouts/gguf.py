@@ -14,10 +14,6 @@ class Gguf(Layout):
     """The format's name is that of the type."""
 
     @classmethod
-    def codes_name(cls, name, encoding):
-        return name
-
-    @classmethod
     def present(cls, present, name, encoding):
         stored = present.get(name) if isinstance(present, dict) else None
         return stored is not None and isinstance(stored.data, BlockValues)

@@ -16,10 +16,6 @@ class Made(Layout):
     """
 
     @classmethod
-    def codes_name(cls, name, encoding):
-        return name
-
-    @classmethod
     def present(cls, present, name, encoding):
         return name in present
 
