@@ -44,12 +44,12 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
     model, schedule, parallel = get_model(), get_schedule(), get_parallel()
     check_nodes(parallel.nnodes)
     ranks, itemsize = parallel.tp_size * parallel.pp_size, torch.get_default_dtype().itemsize
-    weights = weights_on_card(model.model_path, model.load_format, ranks, itemsize, parallel.attn_dp_size)
+    weights = None
+    if not get_lora().enable_lora:  # the slots of adapters are MindSpore's too; how large they are is not known yet
+        weights = weights_on_card(model.model_path, model.load_format, ranks, itemsize, parallel.attn_dp_size)
     placed, redundant = eplb.model_config_for_expert_location(config), get_exec().moe.ep_num_redundant_experts
     if placed is not None:
         weights = with_redundant_experts(weights, placed.num_logical_experts, redundant)
-    if get_lora().enable_lora:
-        weights = None  # the slots of adapters are MindSpore's too, and how large they are is not known yet
     free, total = torch.npu.mem_get_info()
     cap = memory_cap(total, free, schedule.mem_fraction_static, weights, host.capabilities().fractal_weights)
     mindspore_device.limit_memory(cap)
