@@ -12,35 +12,29 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import AutoModelForCausalLM, DeepseekV2Config, PreTrainedTokenizerFast, Qwen3Config, Qwen3MoeConfig
 
+
+def qwen3(**sizes) -> Qwen3Config:
+    """A dense Qwen3 of these sizes, its embedding tied."""
+    rope = {"rope_type": "default", "rope_theta": 1_000_000}
+    alike = dict(num_key_value_heads=8, head_dim=128, max_position_embeddings=40960, rope_parameters=rope)
+    return Qwen3Config(**sizes, **alike, tie_word_embeddings=True, bos_token_id=None, eos_token_id=2)
+
+
 SHAPES = {
-    "qwen3-0.6b": Qwen3Config(
+    "qwen3-0.6b": qwen3(
         vocab_size=151936,
         hidden_size=1024,
         intermediate_size=3072,
         num_hidden_layers=28,
         num_attention_heads=16,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=40960,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000},
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=2,
     ),
     # Qwen3-8B with 6 of its 36 layers, and a small vocabulary: the head is 5 percent of what a token reads.
-    "8b-cut": Qwen3Config(
+    "8b-cut": qwen3(
         vocab_size=16384,
         hidden_size=4096,
         intermediate_size=12288,
         num_hidden_layers=6,
         num_attention_heads=32,
-        num_key_value_heads=8,
-        head_dim=128,
-        max_position_embeddings=40960,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000},
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=2,
     ),
     # Qwen3-30B-A3B with 5 of its 48 layers: 7.3 GB, of which a token reads 1.2. Two engines fit into 24 GB.
     "qwen3-30b-a3b-cut": Qwen3MoeConfig(
