@@ -132,17 +132,23 @@ def in_chunks(layer, rows, cuts, slot=4):
 CUTS = [[40], [1] * 40, [3, 1, 17, 2, 16, 1], [39, 1]]
 
 
-@pytest.mark.parametrize("dtype", LIMITS, ids=str)
-def test_chunks_of_any_cut_are_convolved_as_one_piece(table, dtype):
+def assert_cuts_agree(new_layer, rows, limit):
+    """The answers to 40 tokens, and the states behind them, are alike however they are cut."""
     answers, states = [], []
     for cuts in CUTS:
-        layer, *_ = conv_layer(ops.short_conv, 21, 4, True, dtype)
-        answers.append(in_chunks(layer, [as_computed(normal(40, 63, seed=4, dtype=dtype), dtype)], cuts))
+        layer, *_ = new_layer()
+        answers.append(in_chunks(layer, rows, cuts))
         states.append(layer.state[4])
-    limit = 0 if table == "cpu" else 1e-6
     for answer, state in zip(answers[1:], states[1:], strict=True):
         torch.testing.assert_close(answer, answers[0], rtol=0, atol=limit)
         torch.testing.assert_close(state, states[0], rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+def test_chunks_of_any_cut_are_convolved_as_one_piece(table, dtype):
+    rows = [as_computed(normal(40, 63, seed=4, dtype=dtype), dtype)]
+    limit = 0 if table == "cpu" else 1e-6
+    assert_cuts_agree(lambda: conv_layer(ops.short_conv, 21, 4, True, dtype), rows, limit)
 
 
 SIZES = [(2, 6, 10, 14), (1, 1, 16, 3), (2, 4, 32, 8)]  # key heads, value heads, and the size of each
@@ -198,15 +204,8 @@ def test_the_delta_rule_goes_on_from_each_requests_state_and_leaves_the_next_one
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_chunks_of_any_cut_follow_the_delta_rule_as_one_piece(table, sizes):
-    answers, states = [], []
-    for cuts in CUTS:
-        layer, *_ = delta_layer(*sizes)
-        answers.append(in_chunks(layer, delta_inputs(*sizes, 40), cuts))
-        states.append(layer.state[4])
     limit = 0 if table == "cpu" else 1e-5
-    for answer, state in zip(answers[1:], states[1:], strict=True):
-        torch.testing.assert_close(answer, answers[0], rtol=0, atol=limit)
-        torch.testing.assert_close(state, states[0], rtol=0, atol=limit)
+    assert_cuts_agree(lambda: delta_layer(*sizes), delta_inputs(*sizes, 40), limit)
 
 
 SPACES = [(2, 6, 10, 14), (1, 1, 3, 16), (2, 4, 8, 32)]  # groups, heads, values of each, size of a state
@@ -259,15 +258,8 @@ def test_a_state_space_goes_on_from_each_requests_state_and_leaves_the_next_one(
 
 @pytest.mark.parametrize("sizes", SPACES)
 def test_chunks_of_any_cut_pass_a_state_space_as_one_piece(table, sizes):
-    answers, states = [], []
-    for cuts in CUTS:
-        layer, *_ = space_layer(*sizes)
-        answers.append(in_chunks(layer, space_inputs(*sizes, 40), cuts))
-        states.append(layer.state[4])
     limit = 0 if table == "cpu" else 1e-4
-    for answer, state in zip(answers[1:], states[1:], strict=True):
-        torch.testing.assert_close(answer, answers[0], rtol=0, atol=limit)
-        torch.testing.assert_close(state, states[0], rtol=0, atol=limit)
+    assert_cuts_agree(lambda: space_layer(*sizes), space_inputs(*sizes, 40), limit)
 
 
 @pytest.mark.parametrize("groups, gate_first", [(1, False), (3, True)])
