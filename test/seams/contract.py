@@ -4,8 +4,9 @@ import dis
 import inspect
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import CodeType
+from types import CodeType, ModuleType
 
 import pytest
 
@@ -17,6 +18,14 @@ ROOT = Path(sglang.__file__).parent
 def parameters(function) -> list[str]:
     """Names of the parameters; hooks of ours are taken off."""
     return list(inspect.signature(inspect.unwrap(function)).parameters)
+
+
+def unhooked(module: ModuleType) -> ModuleType:
+    """A copy of a module of SGLang's as its file has it: an Engine of this process may have hooked the module."""
+    spec = spec_from_file_location(module.__name__, module.__file__)
+    copy = module_from_spec(spec)
+    spec.loader.exec_module(copy)
+    return copy
 
 
 def works_around(what: str):

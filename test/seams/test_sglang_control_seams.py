@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from seams.contract import assert_in_order, names, parameters, works_around
+from seams.contract import assert_in_order, names, parameters, unhooked, works_around
 from torch.multiprocessing import reductions
 
 from sglang.srt.managers import io_struct
@@ -155,7 +155,7 @@ def test_tensors_of_a_cpu_are_sent_after_others():
     """control.send_tensors_of_cpus"""
     kept = {name: getattr(reductions, name) for name in ("reduce_tensor", "rebuild_cuda_tensor")}
     try:
-        patch_torch.monkey_patch_torch_reductions()
+        unhooked(patch_torch).monkey_patch_torch_reductions()
         try:
             sent = MultiprocessingSerializer.serialize(torch.ones(2))
         except IndexError:
