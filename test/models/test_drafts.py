@@ -1,12 +1,16 @@
 """Drafts of EAGLE against a transcription in torch."""
 
+import json
+
 import mindspore as ms
 import numpy as np
 import pytest
 import torch
 from models import drafts
 from models.harness import PagedModel
-from safetensors.torch import load_file
+from models.tiny import hugging_face, save
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import linear, rms_norm
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import VocabParallelEmbedding
@@ -58,6 +62,50 @@ def test_a_draft_gives_what_the_transcription_gives(config, tmp_path):
     wanted = drafts.outputs(draft.folder, draft.embedding[ids], given)
     for found, value in zip(draft.run(ids, features, (6, 7, TOKENS)), wanted, strict=True):
         torch.testing.assert_close(found, value, atol=1e-4, rtol=1e-4)
+
+
+def with_layer_behind(folder, config):
+    """Give a checkpoint the layer behind its last one, which is that again, between random norms and a product."""
+    tensors, last = load_file(folder / "model.safetensors"), config.num_hidden_layers - 1
+    generator, size = torch.Generator().manual_seed(3), config.hidden_size
+    before, behind = f"model.layers.{last}.", f"model.layers.{last + 1}."
+    copies = {behind + name.removeprefix(before): t.clone() for name, t in tensors.items() if name.startswith(before)}
+    own = {name: torch.randn(size, generator=generator) * 0.2 + 1 for name in ("enorm", "hnorm", "shared_head.norm")}
+    own["eh_proj"] = torch.randn(size, 2 * size, generator=generator) * 0.2
+    copies |= {f"{behind}{name}.weight": tensor for name, tensor in own.items()}
+    copies[f"{behind}embed_tokens.weight"] = copies[f"{behind}shared_head.head.weight"] = torch.zeros(
+        config.vocab_size, size
+    )
+    save_file(tensors | {name: tensor.clone() for name, tensor in copies.items()}, folder / "model.safetensors")
+    return own
+
+
+@torch.no_grad()
+def layer_behind(model, own, embedded, features):
+    """What transformers' own layer makes of [norm(embedding) | norm(hidden state)] times the matrix."""
+    eps, size = model.config.rms_norm_eps, (model.config.hidden_size,)
+    parts = rms_norm(embedded, size, own["enorm"], eps), rms_norm(features, size, own["hnorm"], eps)
+    x = linear(torch.cat(parts, -1), own["eh_proj"])[None]
+    places = torch.arange(len(embedded))[None]
+    mask = torch.full((1, 1, len(embedded), len(embedded)), float("-inf")).triu(1)
+    turns = model.model.rotary_emb(x, places)
+    x = model.model.layers[-1](x, attention_mask=mask, position_ids=places, position_embeddings=turns)
+    return rms_norm((x if isinstance(x, torch.Tensor) else x[0])[0], size, own["shared_head.norm"], eps)
+
+
+@pytest.mark.parametrize("variant, architecture", [("deepseek_v3", "DeepseekV3"), ("glm4_moe", "Glm4Moe")])
+def test_a_layer_behind_the_last_is_the_layer_of_transformers(variant, architecture, tmp_path, table):
+    folder, model = save(variant, tmp_path / "target"), hugging_face(variant, "float32")
+    own = with_layer_behind(folder, model.config)
+    config = json.loads((folder / "config.json").read_text())
+    config |= dict(architectures=[f"{architecture}ForCausalLMNextN"], num_nextn_predict_layers=1)
+    (folder / "config.json").write_text(json.dumps(config))
+    draft = Draft(folder)
+    features = torch.randn(TOKENS, model.config.hidden_size, generator=torch.Generator().manual_seed(2))
+    ids = np.arange(TOKENS) * 7 % model.config.vocab_size
+    wanted = layer_behind(model, own, draft.embedding[ids], features)
+    found, _ = draft.run(ids, features, (6, 7, TOKENS))
+    torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_tokens_of_a_smaller_vocabulary_are_told_apart(tmp_path):

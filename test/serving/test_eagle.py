@@ -1,16 +1,21 @@
 """EAGLE and EAGLE3: drafts that read hidden states change no greedy token, and are accepted as often as computed."""
 
 import json
+import time
 from itertools import zip_longest
 from pathlib import Path
 
+import pytest
 import torch
 from models import drafts
+from models.test_drafts import with_layer_behind
+from models.tiny import COMMON, hugging_face, save
 from safetensors.torch import load_file, save_file
 from serving.conftest import MODEL
-from serving.test_speculation import CHAIN, PROMPTS, greedy, ids_of
+from serving.test_speculation import CHAIN, PROMPTS, assert_best, greedy, ids_of
+from tiers import SLOW
 
-SECONDS = 22
+SECONDS = 22, 40
 CONFIG = json.loads((Path(MODEL) / "config.json").read_text())
 SAME = (
     "hidden_size",
@@ -81,3 +86,22 @@ def test_drafts_of_eagle_are_accepted_as_computed(start_engine, reference, tmp_p
         assert sum(abs(one - other) for one, other in zip_longest(counts, wanted, fillvalue=0)) <= 2, (counts, wanted)
         accepted += sum(count * times for count, times in enumerate(counts))
     assert accepted > 8
+
+
+@SLOW  # test_drafts.py has the layer itself
+@pytest.mark.parametrize("variant", ["deepseek_v3", "glm4_moe"])
+def test_the_layer_behind_the_last_changes_no_token(start_engine, tmp_path, variant):
+    folder = save(variant, tmp_path)
+    with_layer_behind(folder, hugging_face(variant).config)
+    config = json.loads((folder / "config.json").read_text()) | dict(num_nextn_predict_layers=1)
+    (folder / "config.json").write_text(json.dumps(config))
+    sizes = dict(max_total_tokens=2000, skip_tokenizer_init=True)
+    engine = start_engine(folder, speculative_algorithm="NEXTN", **sizes, **CHAIN)
+    prompts = [[(7 * place + length) % COMMON["vocab_size"] for place in range(length)] for length in (21, 3, 40)]
+    answers = engine.generate(input_ids=prompts, sampling_params=greedy(24))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert_best(variant, prompt, answer["output_ids"])
+    time.sleep(0.5)  # the scheduler has to see that the batch is over
+    assert engine.update_weights_from_disk(str(folder))[0]
+    again = engine.generate(input_ids=prompts, sampling_params=greedy(24))
+    assert ids_of(again) == ids_of(answers)

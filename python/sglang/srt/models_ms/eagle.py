@@ -122,19 +122,27 @@ class DraftForCausalLM(CausalLM):
     ignored_tensors = (r"^(model\.)?embed_tokens\.weight$", r"^t2d$")
     optional_prefix = "model."
     shares_head = True  # the target's head scores
+    keeps_weights = True  # when the target gets new ones
 
     def __init__(self, hf_config, runtime):
         nn.Cell.__init__(self)
         config = self.config_class.read(hf_config, runtime=runtime)
         self.config, self.tied = config, None
-        self.model = self.decoder_class(config)
+        self.model = self._decoder(config)
         for index, layer in enumerate(self.model.layers):
             layer.self_attn.cache_index = index
         self.lm_head = self.offsets = None  # offsets: of a draft's own tokens from the target's
         self._add_head(config)
         self._place(config)
-        self.other_stages = []
+        self._name_tensors(config)
         self._create_parameters(hf_config)
+
+    def _decoder(self, config):
+        return self.decoder_class(config)
+
+    def _name_tensors(self, config):
+        """What is called otherwise in the checkpoint, and what of it belongs to others."""
+        self.other_stages = []
 
     def _add_head(self, config):
         """Make the draft's own head and what belongs to it, if it has one."""

@@ -185,6 +185,8 @@ MODELS = {  # sorted by name
 }
 # Drafts of speculative decoding, which are no models to be served.
 DRAFTS = {
+    "DeepseekV3ForCausalLMNextN": Model("nextn", "DeepSeek V3, R1: in the checkpoint", "target's head"),
+    "Glm4MoeForCausalLMNextN": Model("nextn", "GLM-4.5, GLM-4.6: in the checkpoint", "target's head"),
     "LlamaForCausalLMEagle": Model("eagle", "EAGLE 1 and 2 for Llama and its like", "target's head"),
     "LlamaForCausalLMEagle3": Model("eagle", "EAGLE3 for any target", "head of its own vocabulary"),
     "Qwen2ForCausalLMEagle": Model("eagle", "EAGLE for Qwen2", "target's head"),

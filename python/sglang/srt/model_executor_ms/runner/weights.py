@@ -114,10 +114,10 @@ class MindSporeWeightUpdater(WeightUpdater):
     def update_weights_from_disk(self, model_path, load_format, weight_name_filter=None, recapture_cuda_graph=False):
         """-> (success, message). A checkpoint that does not fit on some rank changes nothing on any.
 
-        SGLang asks a draft too, for the checkpoint of its target: a draft keeps its own weights.
+        SGLang asks a draft too, for the checkpoint of its target: a draft that is not of it keeps its own weights.
         """
         model = self.get_model()
-        if self.get_model_runner().is_draft_worker:
+        if self.get_model_runner().is_draft_worker and getattr(model.network, "keeps_weights", True):
             return True, _DRAFT
         plan, problems = model.update.prepare(model_path, load_format)
         if problems:
