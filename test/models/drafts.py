@@ -13,6 +13,7 @@ BASE = dict(
 )
 BASE |= dict(rms_norm_eps=1e-5, hidden_act="silu", tie_word_embeddings=False)
 EAGLE3 = dict(BASE, architectures=["LlamaForCausalLMEagle3"], draft_vocab_size=40)
+EAGLE3_NORMS = dict(EAGLE3, fc_norm=True, norm_output=True, eagle_config=dict(norm_before_fc=True))
 EAGLE = dict(BASE, architectures=["LlamaForCausalLMEagle"])
 
 
@@ -38,6 +39,10 @@ def save(folder: Path, config: dict, seed: int = 0) -> Path:
     if eagle3:
         norms = (f"{layer}.input_layernorm.weight", f"{layer}.hidden_norm.weight", "norm.weight")
         shapes |= dict.fromkeys(norms, (hidden,)) | {"lm_head.weight": (config["draft_vocab_size"], hidden)}
+        if config.get("fc_norm"):
+            shapes |= {f"fc_norm.{layer}.weight": (hidden,) for layer in range(3)} | {
+                "input_norm.weight": (3 * hidden,)
+            }
     else:
         shapes["fc.bias"] = (hidden,)
     tensors = {
@@ -88,8 +93,11 @@ def outputs(folder: Path, embedded: torch.Tensor, features: torch.Tensor) -> tup
         x = x + _mlp(w, "layers.0", norm(x, "layers.0.post_attention_layernorm"))
         return x, x
     if features.shape[-1] != hidden[0]:
+        if config.get("fc_norm"):
+            features = rms_norm(features, (3 * hidden[0],), w["input_norm.weight"], eps).chunk(3, -1)
+            features = torch.cat([norm(part, f"fc_norm.{layer}") for layer, part in enumerate(features)], -1)
         features = linear(features, w["fc.weight"])
     pair = torch.cat([norm(embedded, "midlayer.input_layernorm"), norm(features, "midlayer.hidden_norm")], -1)
     x = features + _attention(w, "midlayer", config, pair)
     x = x + _mlp(w, "midlayer", norm(x, "midlayer.post_attention_layernorm"))
-    return norm(x, "norm"), x
+    return norm(x, "norm"), norm(x, "norm") if config.get("norm_output") else x

@@ -49,11 +49,11 @@ class Draft:
 
 
 @pytest.mark.usefixtures("table")
-@pytest.mark.parametrize("config", [drafts.EAGLE3, drafts.EAGLE], ids=["EAGLE3", "EAGLE"])
+@pytest.mark.parametrize("config", [drafts.EAGLE3, drafts.EAGLE3_NORMS, drafts.EAGLE], ids=["EAGLE3", "norms", "EAGLE"])
 def test_a_draft_gives_what_the_transcription_gives(config, tmp_path):
     draft = Draft(drafts.save(tmp_path / "draft", config))
     generator = torch.Generator().manual_seed(2)
-    wide = 3 if config is drafts.EAGLE3 else 1
+    wide = 1 if config is drafts.EAGLE else 3
     given = torch.randn(TOKENS, config["hidden_size"] * wide, generator=generator)
     features = given
     if wide > 1:

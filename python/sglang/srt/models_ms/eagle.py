@@ -4,9 +4,9 @@ References: Li et al., 2024 (EAGLE) and 2025 (EAGLE-3); their checkpoints, as SG
 [embedding | hidden state] is computed as the sum of a product with each.
 """
 
-from mindspore import nn
+from mindspore import mint, nn
 
-from sglang.srt.layers_ms import Attention, GatedMLP, LMHead, ops
+from sglang.srt.layers_ms import Attention, GatedMLP, LMHead, RMSNorm, ops
 from sglang.srt.layers_ms.drafts import HalvedLinear, HalvedQKV, TokenOffsets
 from sglang.srt.layers_ms.linear import ReplicatedLinear
 from sglang.srt.layers_ms.ops.metadata import INPUT_IDS, TOKENS, Field
@@ -26,14 +26,16 @@ class Eagle3Config(LlamaConfig):
     target_hidden_size: int = key("target_hidden_size", lambda config: config.hidden_size)
     aux_layers: tuple = key("eagle_config.eagle_aux_hidden_state_layer_ids", (), convert=tuple)
     num_aux_hidden_states: int = key("num_aux_hidden_states", lambda config: len(config.aux_layers) or 3)
+    # What is normalized beside EAGLE-3's own: all that is read, each layer's by itself, and what is handed on.
+    norm_before_fc: bool = key("eagle_config.norm_before_fc", False, aliases=("norm_before_fc",))
+    fc_norm: bool = key("fc_norm", False, aliases=("use_aux_norm",), convert=bool)
+    norm_output: bool = key("norm_output", False)
     expected = {
         "bias": False,
-        "fc_norm": False,
-        "use_aux_norm": False,
-        "norm_before_fc": False,
-        "norm_output": False,
-        "eagle_config.norm_before_fc": False,
         "eagle_config.use_aux_hidden_state": True,
+        "eagle_config.use_input_layernorm_in_first_layer": True,
+        "eagle_config.use_last_layernorm": True,
+        "eagle_config.use_mtp_layernorm": False,
     }
 
     def problems(self):
@@ -94,12 +96,12 @@ class DraftDecoder(nn.Cell):
 class Eagle3Decoder(DraftDecoder):
     def __init__(self, config):
         super().__init__([Eagle3Layer(config, 0)])
-        self.norm = rms_norm(config)
+        self.norm, self.norm_output = rms_norm(config), config.norm_output
 
     def construct(self, step):
         x, residual = self.layers[0](*self.begin(step), step)
         x, total = self.norm(x, residual)
-        return ops.without_valid_rows(x), ops.without_valid_rows(total)
+        return ops.without_valid_rows(x), ops.without_valid_rows(x if self.norm_output else total)
 
 
 class EagleDecoder(DraftDecoder):
@@ -162,17 +164,30 @@ class DraftForCausalLM(CausalLM):
 class LlamaForCausalLMEagle3(DraftForCausalLM):
     config_class, decoder_class, shares_head = Eagle3Config, Eagle3Decoder, False
     tensor_names = {"model.layers.0": "midlayer", "model.norm": "norm"}
-    other_tensor_names = ({"model.layers.0": "layers.0", "model.norm": "norm"},)
+    other_tensor_names = (
+        {"model.layers.0": "layers.0", "model.norm": "norm"},
+        tensor_names | {f"fc_norm.{layer}": f"aux_norm_{name}" for layer, name in enumerate(("low", "mid", "high"))},
+    )
 
     def _add_head(self, config):
         aux = config.target_hidden_size * config.num_aux_hidden_states
         self.fc = ReplicatedLinear(aux, config.hidden_size, config.dtype)
+        sizes = config.target_hidden_size, config.rms_norm_eps, config.dtype
+        self.input_norm = RMSNorm(aux, *sizes[1:]) if config.norm_before_fc else None
+        self.fc_norm = nn.CellList(
+            [RMSNorm(*sizes) for _ in range(config.num_aux_hidden_states if config.fc_norm else 0)]
+        )
         self.lm_head = LMHead(config.draft_vocab_size, config.hidden_size, config.shard.head, config.dtype)
         if config.draft_vocab_size != config.vocab_size:
             self.offsets = TokenOffsets(config.draft_vocab_size)
 
     def project(self, features):
         """[T, target_hidden_size * num_aux_hidden_states] -> [T, hidden_size]. Called outside graphs."""
+        if self.input_norm is not None:
+            features = self.input_norm.plain(features)
+        if len(self.fc_norm):
+            layers = zip(self.fc_norm, mint.chunk(features, len(self.fc_norm), -1), strict=True)
+            features = mint.cat([norm.plain(part.contiguous()) for norm, part in layers], -1)
         return self.fc(features)
 
 

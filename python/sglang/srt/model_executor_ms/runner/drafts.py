@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.models_ms.aux_layers import aux_layers
 from sglang.srt.models_ms.eagle import TARGET_HIDDEN, DraftForCausalLM
 
 
@@ -40,10 +41,8 @@ class EagleModel(torch.nn.Module):
         return Shared(self.network.model.embed_tokens), Shared(self.lm_head)
 
     def set_eagle3_layers_to_capture(self, layer_ids: list[int] | None = None) -> None:
-        """layer_ids: the layers after which the sum goes out; None: SGLang's default, three of them."""
-        layers = self.network.config.num_hidden_layers
-        wanted = [2, layers // 2, layers - 3] if layer_ids is None else [layer + 1 for layer in layer_ids]
-        self.network.set_aux_layers(wanted)
+        """layer_ids: as aux_layers has them, of the draft's config."""
+        self.network.set_aux_layers(aux_layers(self.network.config.num_hidden_layers, layer_ids))
 
     # ---- a draft ----
 

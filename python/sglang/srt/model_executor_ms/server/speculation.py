@@ -85,9 +85,11 @@ def _draft_problems(server_args, view, target) -> list[str]:
 
 def _layer_problems(draft, target) -> list[str]:
     """Of a draft of EAGLE3, which reads what enters three layers of its target."""
+    from sglang.srt.models_ms.aux_layers import aux_layers
+
     config, layers = getattr(draft.hf_config, "eagle_config", None) or {}, target.num_hidden_layers
     given = config.get("eagle_aux_hidden_state_layer_ids")
-    read = [2, layers // 2, layers - 3] if given is None else [layer + 1 for layer in given]
+    read = aux_layers(layers, given)
     if sorted(set(read)) == read and read[0] >= 0 and read[-1] <= layers:
         return []
     said = "eagle_aux_hidden_state_layer_ids" if given else "SGLang's default, as eagle_config names none"
