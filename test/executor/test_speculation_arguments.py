@@ -17,7 +17,7 @@ SECONDS = 5
 GOOD = dict(
     speculative_algorithm="NGRAM", device="cpu", is_embedding=False, pp_size=1, attn_dp_size=1,
     speculative_draft_model_path=None, speculative_draft_model_revision=None, trust_remote_code=False,
-    speculative_eagle_topk=1, enable_lora=None, lora_paths=None,
+    speculative_eagle_topk=1, enable_lora=None, lora_paths=None, model_path=MODEL, revision=None,
 )  # fmt: skip
 
 
@@ -47,6 +47,7 @@ def test_no_speculation_and_n_grams_pass(check, monkeypatch):
         (dict(attn_dp_size=2), "--attn-dp-size 2"),
         (dict(experts=True), "where experts are placed"),
         (dict(speculative_algorithm="STANDALONE"), "--speculative-draft-model-path"),
+        (dict(speculative_algorithm="EAGLE"), "--speculative-draft-model-path"),  # the checkpoint carries no draft
         (dict(speculative_algorithm="EAGLE", speculative_eagle_topk=4), "give --speculative-num-steps 3"),
     ],
 )
@@ -99,3 +100,18 @@ def test_a_draft_of_eagle_is_one_that_is_computed_and_as_wide_as_the_target(chec
             SimpleNamespace(**sizes, model_path="target"),
             **asked | draft(tmp_path, "qwen3") | dict(speculative_algorithm="EAGLE3"),
         )
+
+
+@pytest.mark.parametrize(("variant", "layers"), [("glm4_moe", 1), ("glm4_moe", None), ("qwen3_next", None)])
+def test_a_draft_may_be_in_the_checkpoint_of_its_target(check, tmp_path, variant, layers):
+    changed = {} if layers is None else dict(num_nextn_predict_layers=layers)
+    path = draft(tmp_path, variant, **changed)["speculative_draft_model_path"]
+    target = SimpleNamespace(**{name: TINY[variant][name] for name in ("vocab_size", "hidden_size")}, model_path=path)
+    check(target, speculative_algorithm="EAGLE", model_path=path)
+
+
+def test_a_checkpoint_that_says_that_it_has_no_layer_behind_its_last_is_refused(check, tmp_path):
+    path = draft(tmp_path, "glm4_moe", num_nextn_predict_layers=0)["speculative_draft_model_path"]
+    target = SimpleNamespace(vocab_size=131, hidden_size=60, model_path=path)
+    with pytest.raises(UnsupportedFlag, match="num_nextn_predict_layers = 0"):
+        check(target, speculative_algorithm="EAGLE", model_path=path)

@@ -88,20 +88,30 @@ def test_drafts_of_eagle_are_accepted_as_computed(start_engine, reference, tmp_p
     assert accepted > 8
 
 
+def with_draft(folder, variant):
+    """A checkpoint of a variant that carries its draft."""
+    mtp = variant.startswith("qwen")
+    with_layer_behind(save(variant, folder), hugging_face(variant).config, mtp)
+    if not mtp:
+        config = json.loads((folder / "config.json").read_text()) | dict(num_nextn_predict_layers=1)
+        (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def random_prompts(*lengths):
+    return [[(7 * place + length) % COMMON["vocab_size"] for place in range(length)] for length in lengths]
+
+
 @SLOW  # test_drafts.py has the layer itself
 @pytest.mark.parametrize("variant", ["deepseek_v3", "glm4_moe"])
 def test_the_layer_behind_the_last_changes_no_token(start_engine, tmp_path, variant):
-    folder = save(variant, tmp_path)
-    with_layer_behind(folder, hugging_face(variant).config)
-    config = json.loads((folder / "config.json").read_text()) | dict(num_nextn_predict_layers=1)
-    (folder / "config.json").write_text(json.dumps(config))
-    sizes = dict(max_total_tokens=2000, skip_tokenizer_init=True)
+    folder, sizes = with_draft(tmp_path, variant), dict(max_total_tokens=2000, skip_tokenizer_init=True)
     engine = start_engine(folder, speculative_algorithm="NEXTN", **sizes, **CHAIN)
-    prompts = [[(7 * place + length) % COMMON["vocab_size"] for place in range(length)] for length in (21, 3, 40)]
-    answers = engine.generate(input_ids=prompts, sampling_params=greedy(24))
+    prompts = random_prompts(21, 3, 40)
+    answers = engine.generate(input_ids=prompts, sampling_params=greedy(128))
     for prompt, answer in zip(prompts, answers, strict=True):
         assert_best(variant, prompt, answer["output_ids"])
     time.sleep(0.5)  # the scheduler has to see that the batch is over
     assert engine.update_weights_from_disk(str(folder))[0]
-    again = engine.generate(input_ids=prompts, sampling_params=greedy(24))
+    again = engine.generate(input_ids=prompts, sampling_params=greedy(128))
     assert ids_of(again) == ids_of(answers)

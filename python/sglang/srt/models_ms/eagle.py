@@ -128,7 +128,7 @@ class DraftForCausalLM(CausalLM):
 
     def __init__(self, hf_config, runtime):
         nn.Cell.__init__(self)
-        config = self.config_class.read(hf_config, runtime=runtime)
+        config = self.read_config(hf_config, runtime)
         self.config, self.tied = config, None
         self.model = self._decoder(config)
         for index, layer in enumerate(self.model.layers):
@@ -138,6 +138,10 @@ class DraftForCausalLM(CausalLM):
         self._place(config)
         self._name_tensors(config)
         self._create_parameters(hf_config)
+
+    @classmethod
+    def read_config(cls, hf_config, runtime):
+        return cls.config_class.read(hf_config, runtime=runtime)
 
     def _decoder(self, config):
         return self.decoder_class(config)

@@ -1,6 +1,6 @@
-"""Drafts that a checkpoint carries itself: the layer behind its last one, of DeepSeek V3 (MTP) and GLM-4.5.
+"""Drafts that a checkpoint carries itself: the layer behind its last one, of DeepSeek V3 (MTP), GLM-4.5 and 4.7-Flash.
 
-References: DeepSeek-AI, 2024 (DeepSeek-V3), section 2.2, and the checkpoints of both, as SGLang serves them.
+References: DeepSeek-AI, 2024 (DeepSeek-V3), section 2.2, and the checkpoints of all, as SGLang serves them.
 """
 
 import dataclasses
@@ -13,6 +13,7 @@ from sglang.srt.models_ms.decoder import rms_norm
 from sglang.srt.models_ms.deepseek_v3 import DeepseekV3Config, DeepseekV3Layer
 from sglang.srt.models_ms.eagle import DraftDecoder, DraftForCausalLM
 from sglang.srt.models_ms.glm4_moe import Glm4MoeConfig, Glm4MoeLayer
+from sglang.srt.models_ms.glm4_moe_lite import Glm4MoeLiteConfig
 
 
 class SharedHead(nn.Cell):
@@ -72,3 +73,7 @@ class DeepseekV3ForCausalLMNextN(NextNForCausalLM):
 
 class Glm4MoeForCausalLMNextN(NextNForCausalLM):
     config_class, layer_class = Glm4MoeConfig, Glm4MoeLayer
+
+
+class Glm4MoeLiteForCausalLMNextN(NextNForCausalLM):
+    config_class, layer_class = Glm4MoeLiteConfig, DeepseekV3Layer

@@ -187,9 +187,13 @@ MODELS = {  # sorted by name
 DRAFTS = {
     "DeepseekV3ForCausalLMNextN": Model("nextn", "DeepSeek V3, R1: in the checkpoint", "target's head"),
     "Glm4MoeForCausalLMNextN": Model("nextn", "GLM-4.5, GLM-4.6: in the checkpoint", "target's head"),
+    "Glm4MoeLiteForCausalLMNextN": Model("nextn", "GLM-4.7-Flash: in the checkpoint", "target's head"),
     "LlamaForCausalLMEagle": Model("eagle", "EAGLE 1 and 2 for Llama and its like", "target's head"),
     "LlamaForCausalLMEagle3": Model("eagle", "EAGLE3 for any target", "head of its own vocabulary"),
     "Qwen2ForCausalLMEagle": Model("eagle", "EAGLE for Qwen2", "target's head"),
+    "Qwen3MoeForCausalLMMTP": Model("mtp", "Qwen3-MoE with mtp in the checkpoint", "target's head"),
+    "Qwen3NextForCausalLMMTP": Model("mtp", "Qwen3-Next: in the checkpoint", "target's head"),
+    "Qwen3_5ForCausalLMMTP": Model("mtp", "Qwen3.5, dense or with experts: in the checkpoint", "target's head"),
 }
 PLAIN = "LlamaForCausalLM"
 GUIDE = "docs/adding_a_model.md"

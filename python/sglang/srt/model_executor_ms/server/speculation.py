@@ -24,7 +24,7 @@ def check_speculation(server_args, target, experts: bool = False) -> None:
         problems.append("not supported yet where experts are placed or counted, or tokens sent to them")
     if algorithm == "NGRAM":
         problems += _compiler_problems()
-    elif view.speculative_draft_model_path is None:
+    elif algorithm != "EAGLE" and view.speculative_draft_model_path is None:
         problems.append("it wants a draft model: give --speculative-draft-model-path")
     elif not problems:
         problems += _draft_problems(server_args, view, target)
@@ -63,6 +63,8 @@ def _draft_problems(server_args, view, target) -> list[str]:
     from sglang.srt.utils.hf_transformers_utils import get_config
 
     path, revision = view.speculative_draft_model_path, view.speculative_draft_model_revision
+    if own := path is None:  # what the model's checkpoint carries
+        path, revision = view.model_path, view.revision
     written = get_config(path, trust_remote_code=view.trust_remote_code, revision=revision).architectures or []
     alone = view.speculative_algorithm == "STANDALONE"
     if alone and not set(written) & set(MODELS):
@@ -72,8 +74,12 @@ def _draft_problems(server_args, view, target) -> list[str]:
     if alone and list(read) != list(written):
         return [f"the draft {path} is {written[0]}, of which SGLang computes the layer for EAGLE alone, {read[0]}"]
     if not alone and not set(read) & set(DRAFTS):
+        if own:
+            return ["it wants a draft model: give --speculative-draft-model-path"]
         return [f"the draft {path} is {', '.join(read)}; drafts that are computed: {', '.join(sorted(DRAFTS))}"]
-    if mambaish_config(draft) is not None:
+    if not alone and getattr(draft.hf_config, "num_nextn_predict_layers", None) == 0:
+        return [f"{path} has no layer behind its last one: num_nextn_predict_layers = 0"]
+    if alone and mambaish_config(draft) is not None:
         return [f"the draft {path} keeps a state of each request, of which refused tokens cannot be taken back"]
     if draft.vocab_size != target.vocab_size:
         return [f"the draft {path} has {draft.vocab_size} tokens, and {target.model_path} {target.vocab_size}"]
