@@ -177,11 +177,10 @@ def test_hidden_states_are_refused_in_stages():
         ("--enable-dp-attention", dict(attn_dp_size=2)),
         ("--pp-size", dict(pp_size=2)),
         ("--is-embedding", dict(is_embedding=True)),
-        ("--speculative-algorithm", dict(speculative_algorithm="NGRAM")),
     ],
 )
 def test_adapters_are_refused_beside_what_they_were_not_made_for(flag, given):
-    plain = dict(enable_dp_attention=False, attn_dp_size=1, pp_size=1, is_embedding=False, speculative_algorithm=None)
+    plain = dict(enable_dp_attention=False, attn_dp_size=1, pp_size=1, is_embedding=False)
     lora_arguments.check_lora(SimpleNamespace(**plain | given, enable_lora=None, lora_paths=None))
     for asked in (dict(enable_lora=True, lora_paths=None), dict(enable_lora=None, lora_paths=["a=b"])):
         lora_arguments.check_lora(SimpleNamespace(**plain, **asked))

@@ -9,7 +9,9 @@ from mindspore import Tensor
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_executor_ms.runner import lm_head
+from sglang.srt.layers_ms.lora import LoRAPart
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.model_executor_ms.runner import lm_head, lora_head
 from sglang.srt.model_executor_ms.runner.lm_head import gather_logits
 
 SECONDS = 1
@@ -81,3 +83,17 @@ def test_without_a_gather_of_the_table_the_ranks_of_a_replica_use_their_group(pr
 def test_all_ranks_together_are_left_to_sglang(processor, gathers, within):
     made = processor(gathers, within)
     assert made._gather_attn_tp_logits == made._logits_gatherer == "SGLang's"
+
+
+def test_each_row_of_a_verify_step_is_of_its_requests_adapter():
+    part = LoRAPart(("lm_head",), (6, 4), slice(0, 4), (slice(0, 6),))
+    head, generator = lora_head.HeadLoRA(part, 6, 2, 1, "cpu"), torch.Generator().manual_seed(0)
+    for factor in (head.lora_a, head.lora_b):
+        factor[1] = torch.randn(factor.shape[1:], generator=generator)
+    drafts = SimpleNamespace(draft_token_num=3)
+    head.begin(SimpleNamespace(forward_mode=ForwardMode.TARGET_VERIFY, spec_info=drafts), np.array([-1, 1], np.int32))
+    logits, hidden = torch.zeros(6, 6), torch.randn(6, 4, generator=generator)
+    head.add(logits, hidden)
+    assert not logits[:3].any()
+    torch.testing.assert_close(logits[3:], hidden[3:] @ head.lora_a[1].T @ head.lora_b[1].T)
+    assert not len(head.slots)

@@ -43,7 +43,6 @@ def test_no_speculation_and_n_grams_pass(check, monkeypatch):
         (dict(device="npu"), "--device npu"),
         (dict(is_embedding=True), "--is-embedding"),
         (dict(pp_size=2), "--pp-size 2"),
-        (dict(enable_lora=True), "--enable-lora"),
         (dict(attn_dp_size=2), "--attn-dp-size 2"),
         (dict(experts=True), "where experts are placed"),
         (dict(speculative_algorithm="STANDALONE"), "--speculative-draft-model-path"),

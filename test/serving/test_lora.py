@@ -10,12 +10,15 @@ import openai
 import pytest
 import safetensors.torch
 import torch
+from models import drafts
 from models.adapters import ALL, adapted
 from serving.conftest import MODEL, Reference
+from serving.test_eagle import SIZES
+from tiers import SLOW
 
 from sglang.srt.utils import MultiprocessingSerializer
 
-SECONDS = 35, 230
+SECONDS = 35, 275
 RANK, SLOTS, TOKENS = 8, 2, 12
 CONFIGS = {
     "a": dict(r=4, lora_alpha=8, target_modules=ALL),
@@ -244,3 +247,23 @@ def test_two_ranks_have_the_same_tokens(serve, adapters, wanted):
     ids, names = [prompt(seed) for seed in range(400, 406)], ["a", "b", None, "d", "c", "a"]
     found, _ = generate(server, ids, names)
     assert found == [wanted(*each) for each in zip(ids, names, strict=True)]
+
+
+@SLOW
+@pytest.mark.parametrize("algorithm", ["NGRAM", "EAGLE", "EAGLE3"])
+def test_adapters_are_the_targets_where_tokens_are_drafted(start_engine, adapters, wanted, tmp_path, algorithm):
+    folder, _ = adapters
+    arguments = dict(speculative_algorithm=algorithm, speculative_num_draft_tokens=4, speculative_eagle_topk=1)
+    if algorithm != "NGRAM":
+        layers = dict(draft_vocab_size=512, eagle_config=dict(eagle_aux_hidden_state_layer_ids=[1, 2, 4]))
+        described = drafts.EAGLE3 | layers if algorithm == "EAGLE3" else drafts.EAGLE
+        draft = drafts.save(tmp_path / "draft", described | SIZES)
+        arguments |= dict(speculative_draft_model_path=str(draft), speculative_num_steps=3)
+    names = ["a", None, "ends", "a", "b", "ends"]
+    paths = dict(lora_paths=[f"{name}={folder / name}" for name in ("a", "b", "ends")], max_loras_per_batch=4)
+    engine = start_engine(MODEL, max_lora_rank=RANK, lora_target_modules=["all"], **paths, **arguments)
+    ids = [prompt(seed) for seed in range(600, 606)]
+    for _ in range(2):  # cold, then with what the n-grams know
+        asked = dict(temperature=0, max_new_tokens=TOKENS, ignore_eos=True)
+        found = engine.generate(input_ids=ids, lora_path=names, sampling_params=asked)
+        assert [one["output_ids"] for one in found] == [wanted(*each) for each in zip(ids, names, strict=True)]

@@ -50,7 +50,13 @@ class VocabParallelEmbedding(MethodLayer):
 
     def construct(self, ids, step=None):
         rows = self.method.embed(self, ids)
-        rows = rows if self.lora is None else self.lora(rows, ids, step)
+        return self._of_all_ranks(rows if self.lora is None else self.lora(rows, ids, step))
+
+    def plain(self, ids):
+        """Without adapters: what a draft begins with."""
+        return self._of_all_ranks(self.method.embed(self, ids))
+
+    def _of_all_ranks(self, rows):
         rows = rows if self.group is None else ops.all_reduce(rows, self.group)
         return rows if self.factor == 1.0 else ops.scale(rows, self.factor)
 

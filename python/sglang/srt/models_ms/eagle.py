@@ -90,7 +90,7 @@ class DraftDecoder(nn.Cell):
     def begin(self, step):
         """-> embeddings of the ids, and the target's hidden states."""
         ids, hidden_states = (ops.with_valid_rows(step[name], step) for name in (INPUT_IDS.name, TARGET_HIDDEN))
-        return self.embed_tokens(ids), hidden_states
+        return self.embed_tokens.plain(ids), hidden_states
 
 
 class Eagle3Decoder(DraftDecoder):

@@ -190,8 +190,9 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         self._bind_head()
 
     def _bind_head(self) -> None:
-        if self.lm_head is not None:
-            self.lm_head.bind()
+        for head in (self.lm_head, self.draft_head):
+            if head is not None:
+                head.bind()
 
     def prepare(self, forward_batch, pool):
         """Prepare the step of a ForwardBatch that is about to run on SGLang's key/value pool."""

@@ -21,6 +21,7 @@ class EagleModel(torch.nn.Module):
     """Base of the model that SGLang calls, with what only speculative decoding calls."""
 
     network = lm_head = hot_token_id = None
+    draft_head = None  # of a target: the head without adapters, which its draft scores with
     load_lm_head_from_target = False  # an EAGLE3 draft has a head of its own
 
     @property
@@ -38,7 +39,8 @@ class EagleModel(torch.nn.Module):
     # ---- a target ----
 
     def get_embed_and_head(self) -> tuple[Shared, Shared]:
-        return Shared(self.network.model.embed_tokens), Shared(self.lm_head)
+        self.draft_head = self._head()
+        return Shared(self.network.model.embed_tokens), Shared(self.draft_head)
 
     def set_eagle3_layers_to_capture(self, layer_ids: list[int] | None = None) -> None:
         """layer_ids: as aux_layers has them, of the draft's config."""
@@ -51,7 +53,7 @@ class EagleModel(torch.nn.Module):
 
     def set_embed_and_head(self, embed: Shared, head: Shared) -> None:
         self.set_embed(embed)
-        self.lm_head = head.cell  # the target's LMHead, with its weight
+        self.lm_head = head.cell  # an LMHead of the target's weight
 
     def note_token_map(self) -> None:
         """Once a draft is loaded: which token of the target each of its own is."""

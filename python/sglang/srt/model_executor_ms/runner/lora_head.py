@@ -31,6 +31,8 @@ class HeadLoRA:
     def begin(self, forward_batch, slots: np.ndarray) -> None:
         """The rows of a step come next, in order, perhaps in parts. slots: of its requests."""
         lengths = get_lm_head_pruned_lens(forward_batch)
+        if forward_batch.forward_mode.is_target_verify():
+            lengths = forward_batch.spec_info.draft_token_num
         self.slots = slots if lengths is None else np.repeat(slots, lengths)
 
     def add(self, logits: torch.Tensor, hidden_states: torch.Tensor) -> None:

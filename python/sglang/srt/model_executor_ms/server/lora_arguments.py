@@ -11,7 +11,6 @@ def check_lora(arguments) -> None:
         "--enable-dp-attention": arguments.enable_dp_attention or arguments.attn_dp_size > 1,
         "--pp-size": arguments.pp_size > 1,
         "--is-embedding": arguments.is_embedding,
-        "--speculative-algorithm": arguments.speculative_algorithm is not None,
     }
     for flag, given in beside.items():
         if given:

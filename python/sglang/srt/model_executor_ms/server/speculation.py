@@ -37,8 +37,6 @@ def _problems(view):
         yield f"not supported yet with --device {view.device}"
     if view.is_embedding:
         yield "a server with --is-embedding generates nothing"
-    if view.enable_lora or view.lora_paths:
-        yield "not supported yet with --enable-lora"
     if view.pp_size > 1:
         yield f"not supported yet with --pp-size {view.pp_size}"
     if view.attn_dp_size > 1:
