@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiers import SLOW
 
-SECONDS = 120, 240
+SECONDS = 60, 240
 pytestmark = pytest.mark.timeout(1200)  # of a compiler that shares its processors
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "python/sglang/srt/layers_ms/ops/cpu/src"
@@ -71,6 +71,7 @@ def test_operators_under_the_address_and_undefined_behaviour_sanitizers(tmp_path
     assert ("avx2: " if on_x86 else "generic: ") in passes([program, *rounds])
 
 
+@SLOW
 @pytest.mark.skipif(not shutil.which("aarch64-linux-gnu-g++"), reason="no g++-aarch64-linux-gnu on this machine")
 def test_operators_compile_for_aarch64_and_run_in_an_emulator(tmp_path):
     program = build("aarch64-linux-gnu-g++", {"generic": []}, DOTPROD, ["-static"], tmp_path)

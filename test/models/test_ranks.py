@@ -13,7 +13,7 @@ from tiers import mostly_slow
 
 from sglang.srt.models_ms.registry import MODELS, model_class
 
-SECONDS = 90, 380
+SECONDS = 60, 380
 
 # Ten places for eight experts, others in each layer. Where a layout has them they move to those of other layers.
 PLACES = tuple(tuple(np.random.default_rng(layer).permutation([*range(8), layer, 3]).tolist()) for layer in range(4))
@@ -58,7 +58,7 @@ SAME = {
 CASES = [(name, layout) for name in VARIANTS for layout in LAYOUTS if "EP" not in layout or name[:-6] in EXPERTS]
 CASES = [(name, layout) for name, layout in CASES if "DP" not in layout or name[:-6] not in STATES]
 CASES = [(name, layout) for name, layout in CASES if layout == "PP 2" or name[:-6] not in ONE_RANK]
-KINDS = {  # of weights and of layers: in which layouts `make test` has them; all models are in "TP 2"
+KINDS = {  # of weights and of layers: in which layouts `make test` has them, beside "TP 2"
     "qwen3": LAYOUTS,
     "qwen3_moe": LAYOUTS,
     "deepseek_v3": ("TP 4", "PP 2", "TP 2 x PP 2", "EP 2, dispatch", "attention DP 2", "attention DP 2 of TP 4"),
@@ -72,7 +72,8 @@ KINDS = {  # of weights and of layers: in which layouts `make test` has them; al
 
 
 def first_of_its_kind(variant, layout):
-    return layout == "TP 2" or layout in KINDS.get(variant.removesuffix("@ranks"), ())
+    kind = variant.removesuffix("@ranks")
+    return kind in KINDS and layout in ("TP 2", *KINDS[kind])
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,9 @@ from serving.answers import (
     streaming,
 )
 from serving.warm import WarmServer, warm_up
+from tiers import SLOW
 
-SECONDS = 50
+SECONDS = 30, 50
 GREEDY = {"max_new_tokens": 12, "temperature": 0}
 ARGUMENTS = ("--dp-size", "2", "--load-balance-method", "total_requests", "--max-total-tokens", "2048")
 
@@ -73,6 +74,7 @@ def test_a_killed_replica_ends_the_server_and_the_requests_of_both(replicas):
     assert "replica's process" in replicas.log.read_text()
 
 
+@SLOW
 def test_a_replica_that_is_stopped_for_too_long_ends_the_server_and_is_named(replicas, tmp_path):
     server = WarmServer(tmp_path / "log", *ARGUMENTS, "--dist-timeout", "8")
     try:

@@ -9,8 +9,9 @@ import pytest
 from serving.answers import check_cut_off, leaving_nothing, streaming
 from serving.conftest import Server
 from serving.warm import WarmServer, warm_up
+from tiers import SLOW
 
-SECONDS = 60
+SECONDS = 45, 60
 SMALL = ("--mount", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"', "sh")
 LIMIT = 120  # seconds
 
@@ -72,6 +73,7 @@ def stop_first_rank(folder, *arguments) -> tuple[int, str]:
         server.stop()
 
 
+@SLOW
 def test_an_only_process_that_is_stopped_for_too_long_ends_the_server_and_is_named(tmp_path):
     process, text = stop_first_rank(tmp_path, "--dist-timeout", "4")
     named = rf"replica 0 has shown no sign of life for 4 s .*: process {process} is stopped: the server ends"

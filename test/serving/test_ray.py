@@ -14,8 +14,9 @@ import pytest
 from serving.answers import TEXTS, check_cut_off, check_many_at_once, check_server, leaving_nothing, streaming
 from serving.conftest import START, TIED, Server
 from serving.network import Hosts
+from tiers import SLOW
 
-SECONDS = 70
+SECONDS = 35, 70
 pytest.importorskip("ray", reason="Ray is not installed: pip install -r requirements/dev.txt")
 
 
@@ -119,6 +120,7 @@ def cluster(environment, tmp_path_factory):
         network.stop()
 
 
+@SLOW
 def test_stages_are_actors_on_two_nodes_and_a_killed_one_ends_the_server(cluster, monkeypatch, reference):
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
     arguments = ("--use-ray", "--nnodes", "2", "--pp-size", "2", "--max-total-tokens", "2048", "--host", "0.0.0.0")
