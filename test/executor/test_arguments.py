@@ -163,6 +163,15 @@ def test_places_are_for_models_that_have_experts():
         framework.check_model(config, experts=True)
 
 
+@pytest.mark.parametrize(
+    "device, given, resolved, wanted",
+    [("cpu", None, -0.046, 0.5), ("cpu", None, 0.85, 0.85), ("cpu", 0.1, 0.1, 0.1), ("npu", None, -0.046, -0.046)],
+)
+def test_half_of_a_small_machines_memory_is_for_weights_and_caches(device, given, resolved, wanted):
+    view = SimpleNamespace(device=device, mem_fraction_static=resolved)
+    assert framework.share_of_memory(SimpleNamespace(mem_fraction_static=given), view) == wanted
+
+
 def test_hidden_states_are_refused_in_stages():
     sizes = dict(tp_size=1, ep_size=1, attn_dp_size=1, pp_size=2)
     environment = SimpleNamespace(**sizes, return_hidden_states_mode="full", device="cpu")

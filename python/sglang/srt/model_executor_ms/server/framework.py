@@ -36,6 +36,7 @@ from sglang.srt.model_executor_ms.server.speculation import check_speculation
 logger = logging.getLogger(__name__)
 
 SOURCE = "--framework mindspore"  # of our decisions, in SGLang's log of them
+LEAST_MEMORY = 0.5  # for weights and caches, of a CPU's memory
 
 
 def unavailable() -> str | None:
@@ -238,6 +239,17 @@ def for_whole_prompts(model_config, view) -> dict:
     return changed
 
 
+def share_of_memory(server_args, view) -> float:
+    """--mem-fraction-static, where SGLang's own value is too little on a small CPU.
+
+    SGLang keeps 1.5 MB free for each token of the largest step. GPUs may need these. Without chunks of prompts they are
+    24 GB, and leave nothing for the weights of many machines.
+    """
+    if view.device != "cpu" or server_args.mem_fraction_static is not None:
+        return view.mem_fraction_static
+    return max(view.mem_fraction_static, LEAST_MEMORY)
+
+
 def verify(server_args) -> None:
     """Check what SGLang made of the arguments, and the kind of the model, before any process is started."""
     from sglang.srt.arg_groups.overrides import (
@@ -252,6 +264,7 @@ def verify(server_args) -> None:
         raise UnsupportedFlag("--use-ray with --device npu: SGLang asks Ray for GPUs, and selects CUDA devices")
     check_fleet(view)
     check_parallelism(view)
+    declare_resolution(server_args, SOURCE, mem_fraction_static=share_of_memory(server_args, view))
     check_lora(view)
     check_expert_location(view)
     if dispatches(view):
