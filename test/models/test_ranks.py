@@ -109,8 +109,8 @@ def check(found, wanted):
     vocab_size = wanted[0].shape[1]
     for number, (rows, expected) in enumerate(zip(found, wanted, strict=True)):
         where = f"step {number} of {len(wanted)}"
-        rows = rows[:, :vocab_size]
-        np.testing.assert_allclose(log_softmax(rows, -1), log_softmax(expected, -1), rtol=0, atol=1e-4, err_msg=where)
+        rows, expected = log_softmax(rows[:, :vocab_size], -1), log_softmax(expected, -1)
+        np.testing.assert_allclose(rows, expected, rtol=1e-5, atol=1e-4, err_msg=where)
         np.testing.assert_array_equal(rows.argmax(-1), expected.argmax(-1), err_msg=where)
 
 
@@ -123,7 +123,10 @@ def test_ranks_say_what_one_process_says(pool, checkpoint, alone, meeting, varia
         check(pool.again(LAYOUTS[layout], steps), wanted)
 
 
-@pytest.mark.parametrize("architecture", mostly_slow(pooled.KINDS, lambda name: name == "Qwen3Model"))
+IN_CHUNKS = [name for name in pooled.KINDS if name not in pooled.WHOLE]  # as the pool's steps are
+
+
+@pytest.mark.parametrize("architecture", mostly_slow(IN_CHUNKS, lambda name: name == "Qwen3Model"))
 def test_ranks_give_the_hidden_states_that_one_process_gives_to_be_pooled(pool, tmp_path, architecture):
     folder = pooled.save(architecture, tmp_path)
     steps, wanted = pool.alone(folder, hidden_states=True)
