@@ -43,6 +43,7 @@ TORCH = (
     "model_loader_ms.gguf.tensors",
     "model_loader_ms.layouts",
     "model_loader_ms.lora",
+    "model_loader_ms.lora_parameters",
 )
 HOOKS = "model_executor_ms.seams.hooks"
 # What is no object of SGLang's, and has an attribute set by somebody else: file, and name there.

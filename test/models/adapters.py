@@ -8,7 +8,7 @@ from unittest import mock
 import torch
 from models.tiny import hugging_face
 
-from sglang.srt.layers_ms.lora import attach
+from sglang.srt.layers_ms.lora_attach import attach
 from sglang.srt.model_loader_ms import lora
 from sglang.srt.model_loader_ms.loader import Wanted
 
@@ -37,9 +37,9 @@ def adapted(model, folder: Path, seed: int = 0, scale: float = 0.4, **config):
     return found
 
 
-def adapter_of(variant: str, folder: Path, seed: int = 0, **config):
+def adapter_of(variant: str, folder: Path, seed: int = 0, scale: float = 0.4, **config):
     """As `adapted`, of a variant of tiny.TINY."""
-    return adapted(hugging_face(variant), folder, seed, **config)
+    return adapted(hugging_face(variant), folder, seed, scale, **config)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from tiers import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from sglang.srt.layers_ms.cache_spec import StateSpec
-from sglang.srt.layers_ms.lora import attach_embedding
+from sglang.srt.layers_ms.lora_attach import attach_embedding
 from sglang.srt.layers_ms.quantization.unquantized import unquantized
 from sglang.srt.model_executor_ms.runner.lora import KEPT, MindSporeLoRAManager, MindSporeLoRAMemoryPool
 from sglang.srt.model_loader_ms import lora
@@ -191,7 +191,14 @@ def test_an_embedding_with_adapters_has_pefts_logits(table, tmp_path, variant):
     )
 
 
-RANKS = {"llama@ranks": ALL, "phi3@ranks": PACKED, "qwen2_moe@ranks": TARGETS["qwen2_moe"], "deepseek_v3@ranks": LATENT}
+STACKS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+RANKS = {
+    "llama@ranks": dict(target_modules=ALL),
+    "phi3@ranks": dict(target_modules=PACKED),
+    "qwen2_moe@ranks": dict(target_modules=TARGETS["qwen2_moe"]),
+    "qwen3_moe@ranks": dict(target_modules=[], target_parameters=STACKS),
+    "deepseek_v3@ranks": dict(target_modules=[*LATENT, "kv_b_proj"], target_parameters=STACKS),
+}
 
 
 @pytest.fixture(scope="module")
@@ -205,10 +212,10 @@ def four():
 def test_ranks_say_what_one_process_says_with_the_same_adapters(four, tmp_path, variant):
     folder = save(variant, tmp_path)
     for seed, name in enumerate(("0", "1")):
-        adapter_of(variant, folder / BESIDE / name, seed, r=3 + seed, lora_alpha=6, target_modules=RANKS[variant])
+        adapter_of(variant, folder / BESIDE / name, seed, r=3 + seed, lora_alpha=6, **RANKS[variant])
     steps, wanted = four.alone(folder)
     assert {slot for _, step in steps for slot in step.host.lora_slots} == {-1, 0, 1}
-    for layout in ("TP 2", "TP 4", "PP 2"):
+    for layout in ("TP 2", "TP 4", "PP 2", *(["EP 2"] if "target_parameters" in RANKS[variant] else [])):
         check(four.together(folder, LAYOUTS[layout], steps), wanted)
 
 

@@ -79,9 +79,11 @@ void test_experts(const std::string& dtype) {
     mindspore_cpu_prepack(index_of(dtype), first.bytes.get() + i * size * width * x.width(), size, width);
   for (int64_t i = 0; i < experts; ++i)
     mindspore_cpu_prepack(index_of(dtype), second.bytes.get() + i * size * width * x.width(), width, size);
-  const std::vector<Array*> arguments{
+  ExpertAdapters adapters(dtype, tokens, experts, size, width);
+  std::vector<Array*> arguments{
       &x,       &first, biased ? &inner : &nothing, &second, biased ? &outer : &nothing, &weights, &chosen, &integers,
       &numbers, &y};
+  adapters.put(arguments, 7);
   expect(call(fused_experts, arguments) == 0, "fused_experts");
   auto gated = [&](double gate, double up) {
     if (kind == 0) return gate / (1 + std::exp(-gate)) * up;
@@ -102,12 +104,14 @@ void test_experts(const std::string& dtype) {
         const int64_t row = (expert * 2 + part) * size + j;
         found[part] = biased ? inner.get(row) : 0;
         for (int64_t c = 0; c < width; ++c) found[part] += gate_up.get(row * width + c) * x.get(token * width + c);
+        found[part] += adapters.added(token, expert, part, j, [&](int64_t c) { return x.get(token * width + c); });
       }
       middle[j] = gated(found[0], found[1]);
     }
     for (int64_t c = 0; c < width; ++c) {
       double found = biased ? outer.get(expert * width + c) : 0;
       for (int64_t j = 0; j < size; ++j) found += down.get((expert * width + c) * size + j) * middle[j];
+      found += adapters.added(token, expert, 2, c, [&](int64_t j) { return middle[j]; });
       wanted[token * width + c] += weights.get(i) * found;
     }
   }
@@ -116,8 +120,16 @@ void test_experts(const std::string& dtype) {
   expect(call(fused_experts, arguments) != 0, "fused_experts takes an expert that there is not");
   Array others = ints({kind, before, before + experts - 1});
   std::vector<Array*> changed = arguments;
-  chosen.set(chosen.size - 1, 0), changed[7] = &others;
+  chosen.set(chosen.size - 1, 0), changed[14] = &others;
   expect(call(fused_experts, changed) != 0, "fused_experts takes more experts than there are");
+  if (adapters.given) {
+    adapters.of_rows.set(0, adapters.slots);
+    expect(call(fused_experts, arguments) != 0, "fused_experts takes a slot that there is not");
+    adapters.of_rows.set(0, 0), adapters.down_ranks.set(0, adapters.rank + 1);
+    expect(call(fused_experts, arguments) != 0, "fused_experts takes a rank for which there is no room");
+    adapters.down_ranks.set(0, 0), changed = arguments, changed[9] = &nothing;
+    expect(call(fused_experts, changed) != 0, "fused_experts takes a part of what adapters are");
+  }
   Array gate(dtype, {tokens, 1}), other(dtype, x.shape);
   gate.fill(-3, 3), other.fill();
   expect(call(add_gated, {&x, &other, &gate, &y}) == 0, "add_gated");

@@ -48,3 +48,46 @@ void test_lora(const std::string& dtype) {
   of_rows.set(rows - 1, -1), of_parts.set(0, parts[0] + 1);
   expect(call(add_lora, arguments) != 0, "add_lora takes parts of more columns than there are");
 }
+
+// What adapters have for experts, of S slots: of gate and up, and of down.
+struct ExpertAdapters {
+  int64_t experts, slots = any(1, 3), rank = any(1, 9), size, width;
+  bool given = any(0, 1);
+  Array of_rows, gate_up_a, gate_up_b, gate_up_ranks, down_a, down_b, down_ranks;
+
+  ExpertAdapters(const std::string& dtype, int64_t tokens, int64_t experts, int64_t size, int64_t width)
+      : experts(experts),
+        size(size),
+        width(width),
+        of_rows("int32", {tokens}),
+        gate_up_a(dtype, {2, experts * slots, rank, width}),
+        gate_up_b(dtype, {experts * slots * rank * 2 * size}),
+        gate_up_ranks("int32", {experts * slots}),
+        down_a(dtype, {1, experts * slots, rank, size}),
+        down_b(dtype, {experts * slots * rank * width}),
+        down_ranks("int32", {experts * slots}) {
+    for (int64_t i = 0; i < tokens; ++i) of_rows.set(i, any(-1, slots - 1));
+    for (int64_t i = 0; i < experts * slots; ++i) gate_up_ranks.set(i, any(0, rank)), down_ranks.set(i, any(0, rank));
+    for (Array* one : {&gate_up_a, &gate_up_b, &down_a, &down_b}) one->fill(-0.3, 0.3);
+  }
+  void put(std::vector<Array*>& arguments, int64_t place) {
+    std::vector<Array*> own{&of_rows, &gate_up_a, &gate_up_b, &gate_up_ranks, &down_a, &down_b, &down_ranks};
+    if (!given) std::fill(own.begin(), own.end(), &nothing);
+    arguments.insert(arguments.begin() + place, own.begin(), own.end());
+  }
+  // What is added to row `row` of gate (0), up (1) or down (2) of an expert, of x(i).
+  double added(int64_t token, int64_t expert, int part, int64_t row, const std::function<double(int64_t)>& x) const {
+    if (!given || of_rows.get(token) < 0) return 0;
+    const bool down = part == 2;
+    const int64_t place = expert * slots + static_cast<int64_t>(of_rows.get(token)), places = experts * slots;
+    const int64_t k = down ? size : width, n = down ? width : size, before = part == 1 ? places : 0;
+    const Array &a = down ? down_a : gate_up_a, &b = down ? down_b : gate_up_b;
+    double found = 0;
+    for (int64_t r = 0; r < (down ? down_ranks : gate_up_ranks).get(place); ++r) {
+      double hidden = 0;
+      for (int64_t i = 0; i < k; ++i) hidden += a.get(((before + place) * rank + r) * k + i) * x(i);
+      found += hidden * b.get(((before + place) * rank + r) * n + row);
+    }
+    return found;
+  }
+};

@@ -71,8 +71,42 @@ void test_mla_attention(const std::string& dtype, const std::string& cache_dtype
   for (int64_t i = 0; i < table.size; ++i) table.set(i, batch.table[i]);
   Array query_lens = ints(batch.query_lens), seq_lens = ints(batch.seq_lens), factor = number(scale);
   Array keys = packed_stack(w_uk, false), absorb = packed_stack(w_uk, true), values = packed_stack(w_uv, false);
-  const std::vector<Array*> arguments{&q,          &cache,    &keys, &absorb, &values, &table,
-                                      &query_lens, &seq_lens, &page, &factor, &out};
+  const int64_t loras = any(1, 3), most = any(1, 9), columns = is.heads * (is.nope + is.value);
+  const bool adapted = any(0, 1);
+  Array slots("int32", {batch.tokens}), a(dtype, {1, loras, most, is.rank}), b(dtype, {loras * most * columns});
+  Array ranks("int32", {loras});
+  a.fill(-0.3, 0.3), b.fill(-0.3, 0.3);
+  std::vector<int64_t> slot_of(requests);
+  for (int64_t request = 0, token = 0; request < requests; ++request) {
+    slot_of[request] = any(-1, loras - 1);
+    for (int64_t i = 0; i < batch.query_lens[request]; ++i) slots.set(token++, slot_of[request]);
+  }
+  for (int64_t i = 0; i < loras; ++i) ranks.set(i, any(0, most));
+  // A row of what makes keys, or values, of latent rows of a request, with what its adapter adds.
+  auto weight_of = [&](int64_t request, const Array& w, int64_t head, int64_t d, int64_t l) {
+    const bool value = &w == &w_uv;
+    const int64_t rows = value ? is.value : is.nope, slot = adapted ? slot_of[request] : -1;
+    double found = w.get((head * rows + d) * is.rank + l);
+    const int64_t column = (value ? is.heads * is.nope : 0) + head * rows + d;
+    for (int64_t r = 0; slot >= 0 && r < ranks.get(slot); ++r)
+      found += a.get((slot * most + r) * is.rank + l) * b.get((slot * most + r) * columns + column);
+    return found;
+  };
+  const std::vector<Array*> arguments{&q,
+                                      &cache,
+                                      &keys,
+                                      &absorb,
+                                      &values,
+                                      &table,
+                                      &query_lens,
+                                      &seq_lens,
+                                      &page,
+                                      adapted ? &slots : &nothing,
+                                      adapted ? &a : &nothing,
+                                      adapted ? &b : &nothing,
+                                      adapted ? &ranks : &nothing,
+                                      &factor,
+                                      &out};
   expect(call(mla_attention, arguments) == 0, "mla_attention");
   Array wanted("float32", out.shape);
   for (int64_t request = 0, first = 0; request < requests; first += batch.query_lens[request++])
@@ -83,11 +117,11 @@ void test_mla_attention(const std::string& dtype, const std::string& cache_dtype
         const int64_t at = batch.slot(request, j) * width;
         for (int64_t d = 0; d < size; ++d)
           for (int64_t l = 0; l < (d < is.nope ? is.rank : 1); ++l)
-            key[j * size + d] += d < is.nope ? w_uk.get((head * is.nope + d) * is.rank + l) * cache.get(at + l)
+            key[j * size + d] += d < is.nope ? weight_of(request, w_uk, head, d, l) * cache.get(at + l)
                                              : cache.get(at + is.rank + d - is.nope);
         for (int64_t d = 0; d < is.value; ++d)
           for (int64_t l = 0; l < is.rank; ++l)
-            value[j * is.value + d] += w_uv.get((head * is.value + d) * is.rank + l) * cache.get(at + l);
+            value[j * is.value + d] += weight_of(request, w_uv, head, d, l) * cache.get(at + l);
       }
       for (int64_t i = 0; i < queries; ++i) {
         const int64_t token = first + i, seen = length - queries + i + 1;
@@ -127,4 +161,7 @@ void test_mla_attention(const std::string& dtype, const std::string& cache_dtype
   refused(3, &short_keys, "weights that do not fit");
   refused(5, &outside, "pages outside the cache");
   refused(6, &no_queries, "a request without queries");
+  if (!adapted) return;
+  refused(12, &nothing, "a part of what adapters are");
+  slots.set(0, loras), refused(9, &slots, "a slot that there is not");
 }

@@ -139,7 +139,7 @@ Array numbers(const std::vector<double>& values) {
 
 Array number(double value) { return numbers({value}); }
 
-Array nothing = ints({0});  // what stands where an optional argument is not given
+Array nothing("int8", {1});  // what stands where an optional argument is not given
 
 // The valid rows that operators are given from now on: none, or those of as many tokens and requests.
 Array step_rows = ints({0});
@@ -545,8 +545,8 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 #include "dispatch.h"
 #include "steps.h"
 #include "values.h"
-#include "experts.h"
 #include "lora.h"
+#include "experts.h"
 #include "quantized.h"
 #include "mla_operators.h"
 #include "state_operators.h"

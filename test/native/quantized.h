@@ -276,6 +276,7 @@ void test_quant_experts(const std::string& dtype) {
   x.fill(), inner.fill(), outer.fill(), weights.fill(0, 1), numbers.set(0, alpha), numbers.set(1, limit);
   for (int64_t i = 0; i < chosen.size; ++i) chosen.set(i, (i + i / top_k) % all);
   Array attributes = ints({activation, before, all, kind, gate_up.group, down_kind, down.group, activations});
+  ExpertAdapters adapters(dtype, tokens, experts, size, width);
   std::vector<Array*> arguments{&x,
                                 &gate_up.codes,
                                 &gate_up.scale,
@@ -290,6 +291,7 @@ void test_quant_experts(const std::string& dtype) {
                                 &attributes,
                                 &numbers,
                                 &y};
+  adapters.put(arguments, 11);
   const std::string what = "quant_experts of " + gate_up.describe() + ", " + down.describe();
   expect(call(quant_experts, arguments) == 0, what);
   const std::vector<double> rows = rounded_rows(x, activations, 0, 0);
@@ -304,6 +306,7 @@ void test_quant_experts(const std::string& dtype) {
         const int64_t row = (expert * 2 + part) * size + j;
         found[part] = biased ? inner.get(row) : 0;
         for (int64_t c = 0; c < width; ++c) found[part] += first[row * width + c] * rows[token * width + c];
+        found[part] += adapters.added(token, expert, part, j, [&](int64_t c) { return x.get(token * width + c); });
       }
       middle.set(j, gated_as(activation, found[0], found[1], alpha, limit));
     }
@@ -311,6 +314,7 @@ void test_quant_experts(const std::string& dtype) {
     for (int64_t c = 0; c < width; ++c) {
       double found = biased ? outer.get(expert * width + c) : 0;
       for (int64_t j = 0; j < size; ++j) found += second[(expert * width + c) * size + j] * taken[j];
+      found += adapters.added(token, expert, 2, c, [&](int64_t j) { return middle.get(j); });
       wanted[token * width + c] += weights.get(i) * found;
     }
   }
@@ -320,6 +324,6 @@ void test_quant_experts(const std::string& dtype) {
   expect(call(quant_experts, arguments) != 0, "quant_experts takes an expert that there is not");
   chosen.set(chosen.size - 1, 0);
   Array given = ints({activation, before, all, kind, gate_up.group, down_kind, down.group, 3});
-  arguments[11] = &given;
+  arguments[18] = &given;
   expect(call(quant_experts, arguments) != 0, "quant_experts takes activations with a given step");
 }

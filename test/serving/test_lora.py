@@ -11,7 +11,8 @@ import pytest
 import safetensors.torch
 import torch
 from models import drafts
-from models.adapters import ALL, adapted
+from models.adapters import ALL, adapted, adapter_of, logits_of
+from models.tiny import hugging_face, save
 from serving.conftest import MODEL, Reference
 from serving.test_eagle import SIZES
 from tiers import SLOW
@@ -237,6 +238,29 @@ def test_no_token_is_wrong_while_adapters_come_and_go_for_two_minutes(server, ad
             done.result()
     print(f"{sum(answered)} requests, {moved[0]} times an adapter came and went")
     assert not wrong and min(answered) > 20 and moved[0] > 20
+
+
+@pytest.mark.slow
+def test_adapters_of_experts_and_of_kv_b_proj_over_a_server(serve, tmp_path):
+    """Only layers that the adapters at the start name have room."""
+    folder, stacks = save("deepseek_v3", tmp_path / "model"), ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+    targets = dict(target_modules=["kv_b_proj", "q_a_proj"], target_parameters=stacks)
+    models = {
+        name: adapter_of("deepseek_v3", tmp_path / name, seed, scale=2.0, r=3 + seed, lora_alpha=6, **targets)
+        for seed, name in enumerate("ab")
+    }
+    paths = [f"{name}={tmp_path / name}" for name in models]
+    server = serve(folder, "--skip-tokenizer-init", "--lora-paths", *paths, "--max-loras-per-batch", "3")
+    ids, names = [prompt(seed, 12) for seed in range(4)], ["a", None, "b", "a"]
+    ids = [[token % 120 for token in one] for one in ids]
+    models[None] = hugging_face("deepseek_v3")
+    found, _ = generate(server, ids, names)
+    for tokens, asked, name in zip(found, ids, names, strict=True):
+        logits = logits_of(models[name], [*asked, *tokens])
+        assert tokens == logits.argmax(-1)[len(asked) - 1 : -1].tolist(), name
+    assert len({tuple(generate(server, ids[:1], [name])[0][0]) for name in ("a", "b", None)}) > 1
+    answer = server.post("/load_lora_adapter", {"lora_name": "no", "lora_path": str(tmp_path / "model")})
+    assert answer.status_code == 400
 
 
 @pytest.mark.slow

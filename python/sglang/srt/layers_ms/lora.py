@@ -3,20 +3,17 @@
 Hu et al., 2021 (LoRA).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from mindspore import Tensor, int32, nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.embedding import VocabParallelEmbedding
-from sglang.srt.layers_ms.linear import Linear
-from sglang.srt.layers_ms.quantization.base import LINEAR, Matrix
+from sglang.srt.layers_ms.quantization.base import Matrix
 from sglang.srt.model_loader_ms.names import TensorNames
 from sglang.srt.model_loader_ms.weight_slice import parameter, restore_host
 
-DECODER = "model.layers."  # what paths of its layers begin with
 LORA_SLOTS = "lora_slots"  # the field of a step that has the slot of each token
 
 
@@ -27,11 +24,13 @@ class LoRAPart(NamedTuple):
     whole: tuple[int, int]  # [out, in] of the whole matrix
     columns: slice  # of A [r, in]
     rows: tuple[slice, ...]  # of B [out, r], in the order of the layer's results
+    stack: int = 0  # how many such matrices the module is a stack of: A [stack, r, in]; 0: it is none
+    number: int = 0  # of the matrix in the stack
 
     @property
     def width(self) -> int:
         """Columns of the layer's results."""
-        return sum(rows.stop - rows.start for rows in self.rows)
+        return sum(len(range(rows.start, rows.stop, rows.step or 1)) for rows in self.rows)
 
 
 def lora_parts(path: str, matrix: Matrix, names: TensorNames) -> tuple[LoRAPart, ...]:
@@ -60,17 +59,26 @@ class LoRA(nn.Cell):
         self.lora_a = parameter((len(parts), max_loras, rank, columns), dtype)
         self.lora_b = parameter((max_loras * rank * sum(self.widths),), dtype)
         self.ranks = parameter((max_loras,), int32)
-        for one in self._held():
+        for one in self.held():
             ops.move_to_device(one)
             restore_host(one)
-        self.hosts = tuple(one.host for one in self._held())
+        self.hosts = tuple(one.host for one in self.held())
 
-    def _held(self):
+    def held(self):
+        """lora_a, lora_b and ranks, as operators take them."""
         return self.lora_a, self.lora_b, self.ranks
+
+    def factors(self, step):
+        """What an operator takes that adds adapters by itself. In graphs."""
+        return step[LORA_SLOTS], self.lora_a, self.lora_b, self.ranks
+
+    def places(self, slot: int) -> list:
+        """[(place of a slot in lora_a, lora_b and ranks, the forms in which an adapter may have each part)]"""
+        return [(slot, [(part,) for part in self.parts])]
 
     def renew(self) -> None:
         """Let the operators read what is in `hosts`. None may run meanwhile."""
-        for one, host in zip(self._held(), self.hosts, strict=True):
+        for one, host in zip(self.held(), self.hosts, strict=True):
             one.host = host
             ops.renew(one)
 
@@ -143,36 +151,3 @@ def vocabulary_part(path: str, matrix: Matrix, names: TensorNames, source: str =
     known = tuple(name.removesuffix(".weight") for name in names.all_of(path, source or one.source))
     first, last, _ = one.read[0].indices(one.whole[0])
     return LoRAPart(known, tuple(one.whole), slice(0, one.whole[1]), (slice(first, last),))
-
-
-def attach_embedding(network: nn.Cell, names: TensorNames, wanted, max_loras: int, rank: int) -> list[EmbeddingLoRA]:
-    """Give the embedding room for adapters, if this stage has one and it is wanted; as `attach`."""
-    for path, layer in list(network.cells_and_names()):
-        if isinstance(layer, VocabParallelEmbedding):
-            of_head = vocabulary_part(path, layer.matrix, names)
-            vocab_size, width = of_head.whole
-            part = of_head._replace(whole=(width, vocab_size), columns=of_head.rows[0], rows=(slice(0, width),))
-            if wanted((part,)):
-                layer.lora = EmbeddingLoRA(
-                    part, layer.matrix.shape[0], layer.first, layer.matrix.dtype, max_loras, rank
-                )
-                return [layer.lora]
-    return []
-
-
-def attach(
-    network: nn.Cell, names: TensorNames, wanted: Callable[[Sequence[LoRAPart]], bool], max_loras: int, rank: int
-) -> list[LoRA]:
-    """Give the decoder's linear layers that are wanted room for adapters, before the network is compiled.
-
-    Routers and gates have none. names: what the checkpoint calls the network's tensors.
-    """
-    found, network.optional_fields = [], (*network.optional_fields, LORA_SLOTS)
-    for path, layer in list(network.cells_and_names()):
-        if path.startswith(DECODER) and isinstance(layer, Linear) and layer.kind == LINEAR:
-            (matrix,) = layer.matrices().values()
-            parts = lora_parts(path, matrix, names)
-            if wanted(parts):
-                layer.lora = LoRA(parts, matrix.dtype, max_loras, rank)
-                found.append(layer.lora)
-    return found

@@ -48,6 +48,7 @@ class KVBProj(MethodLayer):
 
         self.keys_and_values = {"w_uk": matrix(0, nope), "w_uv": matrix(nope, value)}
         self.w_uk_t = parameter((count, rank, nope), config.dtype)  # w_uk, each head transposed
+        self.lora = None  # what adapters add, lora.LoRA, where there are any
 
     def matrices(self):
         return self.keys_and_values
@@ -120,7 +121,8 @@ class MLAAttention(nn.Cell):
             self.heads,
         )
         up = self.kv_b_proj
-        return ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, attn, self.scale)
+        lora = None if up.lora is None else up.lora.factors(step)
+        return ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, attn, self.scale, lora)
 
     def construct(self, x, step):
         return self.o_proj(self.before_output(x, step), step)

@@ -96,6 +96,7 @@ class Experts(MethodLayer):
         self.dispatch, self.group = shard.dispatch, shard.group
         self.attn_dp_size, self.rank, self.ranks = shard.attn_dp_size, shard.rank, shard.size
         self.logical_to_physical_map = self.expert_counts = None
+        self.gate_up_lora = self.down_lora = None  # what adapters add, lora_experts.ExpertsLoRA, where there are any
         if self.is_placed:
             self.logical_to_physical_map = parameter((count, 2 + share.count - count), int32)
             self.expert_counts = parameter((share.count,), int32)
@@ -156,6 +157,9 @@ class Experts(MethodLayer):
             experts = ops.to_physical_experts(
                 experts, self.logical_to_physical_map, self.expert_counts, step, self.attn_dp_size
             )
+        if self.gate_up_lora is not None:
+            lora = self.gate_up_lora.factors(step) + self.down_lora.held()
+            return self.method.apply(self, x, weights, experts, lora)
         if not self.dispatch:
             return self.method.apply(self, x, weights, experts)
         held, attn_dp_size, ranks, group = self.held, self.attn_dp_size, self.ranks, self.group

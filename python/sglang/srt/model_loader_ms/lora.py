@@ -16,6 +16,7 @@ import torch
 from huggingface_hub import snapshot_download
 
 from sglang.srt.model_loader_ms.leftovers import listed
+from sglang.srt.model_loader_ms.lora_parameters import AdapterError, by_parameter, of_experts
 
 CONFIG, WEIGHTS = "adapter_config.json", ("adapter_model.safetensors", "adapter_model.bin")
 PREFIX = "base_model.model."
@@ -39,27 +40,29 @@ _UNSERVED = (
     "fan_in_fan_out",
     "alora_invocation_tokens",
     "layer_replication",
-    "target_parameters",
     "arrow_config",
     "kasa_config",
     "monteclora_config",
 )
 
 
-class AdapterError(ValueError):
-    """An adapter is damaged, or is none that is served. The message names the key, the file or the tensors."""
-
-
 class LoRAFactors(NamedTuple):
-    """What is added to a matrix [out, in]: factor * b @ a. Of an embedding in are its ids."""
+    """What is added to a matrix [out, in]: factor * b @ a. Of an embedding in are its ids.
 
-    a: torch.Tensor  # [r, in]
-    b: torch.Tensor  # [out, r]
+    Of a stack of matrices there are as many as matrices, or one that all of them share.
+    """
+
+    a: torch.Tensor  # [r, in], or [count, r, in]
+    b: torch.Tensor  # [out, r], or [count, out, r]
     factor: float
 
     @property
     def rank(self) -> int:
-        return len(self.a)
+        return self.a.shape[-2]
+
+    def of(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """a and b of a matrix of the stack; of one that is in none."""
+        return tuple(one if one.dim() == 2 else one[number % len(one)] for one in (self.a, self.b))
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def check_config(config: Mapping) -> None:
         if config.get(key):
             raise AdapterError(f"{CONFIG} has {key} {config[key]!r}, which is not served")
     for key in ("r", "lora_alpha", "target_modules"):
-        if config.get(key) is None:
+        if config.get(key) is None and not (key == "target_modules" and config.get("target_parameters")):
             raise AdapterError(f"{CONFIG} has no {key}")
 
 
@@ -129,7 +132,7 @@ def adapter(config: Mapping, tensors: Mapping[str, torch.Tensor]) -> Adapter:
     found, unused = {}, []
     for name, tensor in tensors.items():
         match = _TENSOR.fullmatch(name.removeprefix(PREFIX))
-        if match and tensor.dim() == 2 and tensor.is_floating_point():
+        if match and tensor.dim() in (2, 3) and tensor.is_floating_point():
             found.setdefault(match["module"], {})[match["factor"] or match["of_ids"]] = tensor
         elif not (name.endswith(_COPY) and _is_copy(name, tensor, tensors)):
             unused.append(name)
@@ -137,7 +140,11 @@ def adapter(config: Mapping, tensors: Mapping[str, torch.Tensor]) -> Adapter:
         raise AdapterError(f"tensors that are no factors of a linear layer: {listed(unused)}")
     if not found:
         raise AdapterError("the adapter has no tensors")
-    return Adapter({module: _factors(module, pair, config) for module, pair in found.items()})
+    named = by_parameter(found, config.get("target_parameters") or ())
+    modules = {one.module: _factors(one.key, found[own], config, one.wraps) for own, one in named.items()}
+    if len(modules) < len(named):
+        raise AdapterError(f"factors of one matrix twice: {listed(sorted({*found} - {*modules}))}")
+    return Adapter(modules)
 
 
 def _is_copy(name: str, tensor: torch.Tensor, tensors: Mapping[str, torch.Tensor]) -> bool:
@@ -151,12 +158,14 @@ def _is_copy(name: str, tensor: torch.Tensor, tensors: Mapping[str, torch.Tensor
     return tuple(tensor.shape) == ((into, out) if pair is of_ids else (out, into))
 
 
-def _factors(module: str, pair: Mapping[str, torch.Tensor], config: Mapping) -> LoRAFactors:
+def _factors(module: str, pair: Mapping[str, torch.Tensor], config: Mapping, of_parameter: bool) -> LoRAFactors:
     if len(pair) == 1:
         raise AdapterError(f"{module} has lora_{next(iter(pair))} alone, not both factors")
     a, b = pair["A"], pair["B"]
     rank = _of_module(config.get("rank_pattern"), module, config["r"])
-    if len(a) != rank or b.shape[1] != rank:
+    if of_parameter and a.dim() == b.dim() == 2:
+        a, b = of_experts(a, b, rank)
+    if a.dim() != b.dim() or a.shape[-2] != rank or b.shape[-1] != rank:
         raise AdapterError(f"{module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}: {CONFIG} says rank {rank}")
     if not (a.isfinite().all() and b.isfinite().all()):
         raise AdapterError(f"{module} has values that are no finite numbers")
@@ -177,24 +186,36 @@ def check_fits(loaded: Adapter, layers: Iterable, max_rank: int, elsewhere: Sequ
 
     elsewhere: what names of modules of other pipeline stages begin with.
     """
-    wholes = {name: part.whole for layer in layers for part in layer.parts for name in part.names}
-    left = [one for one in loaded.modules if one not in wholes and not one.startswith(tuple(elsewhere))]
+    known = {name: part for layer in layers for part in layer.parts for name in part.names}
+    left = [one for one in loaded.modules if one not in known and not one.startswith(tuple(elsewhere))]
     if left:
         raise AdapterError(
             f"modules of the adapter that the model does not have, or that no room was made for: {listed(left)}. "
             "--lora-target-modules says for which ones there is room"
         )
-    for module, (a, b, _) in loaded.modules.items():
-        if module not in wholes:
+    for module, factors in loaded.modules.items():
+        if module not in known:
             continue
-        rows, columns = wholes[module]
-        if (len(b), a.shape[1]) != (rows, columns):
+        part, (a, b, _) = known[module], factors
+        if not _fits(part, a, b):
+            matrix = [part.stack, *part.whole] if part.stack else [*part.whole]
             raise AdapterError(
-                f"{module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}; the model's matrix is "
-                f"{[rows, columns]}"
+                f"{module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}; the model's matrix is {matrix}"
             )
-        if len(a) > max_rank:
-            raise AdapterError(f"{module} has rank {len(a)}, more than --max-lora-rank {max_rank}")
+        if factors.rank > max_rank:
+            raise AdapterError(f"{module} has rank {factors.rank}, more than --max-lora-rank {max_rank}")
+    for layer in layers:
+        for forms in (forms for _, parts in getattr(layer, "places", lambda slot: ())(0) for forms in parts):
+            twice = sorted({name for part in forms for name in part.names if name in loaded.modules})
+            if len(twice) > 1:
+                raise AdapterError(f"{' and '.join(twice)} are the same matrix")
+
+
+def _fits(part, a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether factors have the shape of a matrix, or of the stack that it is in."""
+    if (b.shape[-2], a.shape[-1]) != tuple(part.whole):
+        return False
+    return {len(a), len(b)} <= {1, part.stack} if a.dim() == 3 else not part.stack
 
 
 def put_embedding(layer, slot: int, loaded: Adapter | None) -> None:
@@ -222,18 +243,29 @@ def put(layer, slot: int, loaded: Adapter | None) -> None:
     lora_a, lora_b, ranks = map(torch.from_numpy, layer.hosts)
     if lora_a.dtype == torch.int16:
         lora_a, lora_b = lora_a.view(torch.bfloat16), lora_b.view(torch.bfloat16)
-    _, max_loras, room, _ = lora_a.shape
-    ranks[slot], begin = 0, 0
-    for place, part in enumerate(layer.parts):
-        size = max_loras * room * part.width
-        matrix = lora_b[begin : begin + size].view(max_loras, room, part.width)[slot]
-        begin += size
-        lora_a[place, slot] = matrix[:] = 0
-        module = None if loaded is None else next(filter(None, map(loaded.modules.get, part.names)), None)
-        if module is None:
-            continue
-        rank = module.rank
-        lora_a[place, slot, :rank] = module.a[:, part.columns]
-        rows = torch.cat([module.b[rows] for rows in part.rows]).float() * module.factor
-        matrix[:rank] = rows.T
-        ranks[slot] = max(int(ranks[slot]), rank)
+    _, places, room, _ = lora_a.shape
+    for place, parts in layer.places(slot):
+        ranks[place], begin = 0, 0
+        for number, forms in enumerate(parts):
+            width = forms[0].width
+            size = places * room * width
+            matrix = lora_b[begin : begin + size].view(places, room, width)[place]
+            begin += size
+            lora_a[number, place] = matrix[:] = 0
+            part, module = _among(loaded, forms)
+            if module is None:
+                continue
+            (a, b), rank = module.of(part.number), module.rank
+            lora_a[number, place, :rank] = a[:, part.columns]
+            matrix[:rank] = (torch.cat([b[rows] for rows in part.rows]).float() * module.factor).T
+            ranks[place] = max(int(ranks[place]), rank)
+
+
+def _among(loaded: Adapter | None, forms: Sequence) -> tuple:
+    """The form in which an adapter has a matrix, and its factors; None: it has none."""
+    if loaded is not None:
+        for part in forms:
+            for name in part.names:
+                if name in loaded.modules:
+                    return part, loaded.modules[name]
+    return None, None

@@ -229,6 +229,7 @@ def fused_experts(
     limit: float,
     first: int = 0,
     count: int | None = None,
+    lora: tuple | None = None,
 ) -> Tensor:
     """x [T, h] -> the sum over each token's experts [T, k], times their weights [T, k], of down(inner), [T, h].
 
@@ -237,6 +238,7 @@ def fused_experts(
     Activations: "silu", "gelu", "gelu_pytorch_tanh" and "clamped_silu", which is gate * sigmoid(alpha * gate) * (up +
     1) with gate at most limit and up within it (gpt-oss); no other one uses alpha and limit. The stacks have the E
     experts from `first` on, of `count` (None: of E); experts of a token that are not among them add nothing.
+    lora: what adapters add to the products, as contract_lora.py says; None: nothing.
     """
 
 
@@ -280,13 +282,22 @@ def mla_to_cache(
     """
 
 
-def mla_attention(q: Tensor, cache, w_uk: Tensor, w_uk_t: Tensor, w_uv: Tensor, step: dict, scale: float) -> Tensor:
+def mla_attention(
+    q: Tensor,
+    cache,
+    w_uk: Tensor,
+    w_uk_t: Tensor,
+    w_uv: Tensor,
+    step: dict,
+    scale: float,
+    lora: tuple | None = None,
+) -> Tensor:
     """Causal attention of q [T, H * (N + R)] over the cached rows of each token's request -> [T, H * V].
 
     The cache is as `mla_to_cache` returned it. Of a row's first L values c, head h's key is w_uk[h] c [N], followed
     by the row's other R values, and its value w_uv[h] c [V]. w_uk [H, N, L], w_uv [H, V, L]; w_uk_t [H, L, N] is
     w_uk, each head transposed. All three are as `prepack_linear` leaves them, and a table reads those that it wants. A
-    token sees what it does in `paged_attention`.
+    token sees what it does in `paged_attention`. lora: what adapters add to the weights, as contract_lora.py says.
     """
 
 

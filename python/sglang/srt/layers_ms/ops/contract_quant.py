@@ -78,6 +78,7 @@ def quant_experts(
     activations: str,
     first: int = 0,
     count: int | None = None,
+    lora: tuple | None = None,
 ) -> Tensor:
     """As fused_experts, of stacks of matrices held as quant_linear's: scales [E, 2, n, groups] and [E, h, groups].
 

@@ -65,6 +65,7 @@ class Capabilities:
     fractal_weights: bool = False  # whether matrices are kept in a layout of the device's own
     multi_host: bool = True  # whether ranks on several hosts reach each other
     triton: bool = False  # whether SGLang's kernels that hand out pages run
+    inner_lora: bool = False  # whether fused_experts, quant_experts and mla_attention take adapters
 
 
 class OperatorTable:

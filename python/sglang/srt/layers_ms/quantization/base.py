@@ -111,10 +111,10 @@ class AllReduceNormMethod(Method):
 class MoEMethod(Method):
     """How a mixture of experts multiplies. Its matrices are gate_up [E, 2, inner, width] and down [E, width, inner]."""
 
-    def apply(self, layer: nn.Cell, x, weights, experts):
+    def apply(self, layer: nn.Cell, x, weights, experts, lora=None):
         """x [T, width], weights [T, k], experts [T, k], which are places -> [T, width]: weighted and added up.
 
-        In graphs.
+        In graphs. lora: as ops.fused_experts.
         """
         raise NotImplementedError
 

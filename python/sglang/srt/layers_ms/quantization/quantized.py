@@ -228,7 +228,7 @@ class QuantizedMoE(Quantized, MoEMethod):
         if self.encoding.ordered:
             raise NotImplementedError("experts with act-order (desc_act): each has columns in an order of its own")
 
-    def apply(self, layer, x, weights, experts):
+    def apply(self, layer, x, weights, experts, lora=None):
         return ops.quant_experts(
             x,
             layer.gate_up,
@@ -251,6 +251,7 @@ class QuantizedMoE(Quantized, MoEMethod):
             layer.activation_format,
             layer.first,
             layer.count,
+            lora,
         )
 
     def movable(self, layer):

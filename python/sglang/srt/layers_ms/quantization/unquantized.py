@@ -86,7 +86,7 @@ class UnquantizedMoE(Unquantized, MoEMethod):
         ops.unpack_experts(layer.gate_up)
         ops.unpack_experts(layer.down)
 
-    def apply(self, layer, x, weights, experts):
+    def apply(self, layer, x, weights, experts, lora=None):
         return ops.fused_experts(
             x,
             layer.gate_up,
@@ -100,6 +100,7 @@ class UnquantizedMoE(Unquantized, MoEMethod):
             layer.limit,
             layer.first,
             layer.count,
+            lora,
         )
 
     def movable(self, layer):

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from sglang.srt.layers_ms.cache_spec import state_specs
-from sglang.srt.layers_ms.lora import attach, attach_embedding, vocabulary_part
+from sglang.srt.layers_ms.lora import vocabulary_part
+from sglang.srt.layers_ms.lora_attach import attach, attach_embedding
 from sglang.srt.lora.lora_manager import LoRAManager
 from sglang.srt.lora.mem_pool import LoRAMemoryPool
 from sglang.srt.lora.utils import get_normalized_target_modules
@@ -19,7 +20,7 @@ from sglang.srt.model_loader_ms import lora
 from sglang.srt.model_loader_ms.loader import Wanted
 from sglang.srt.runtime_context import get_lora
 
-ALL = "all"
+ALL, EXPERTS = "all", ".experts."
 KEPT = 16  # unloaded adapters: requests that were on their way to one when it was unloaded come soon
 
 
@@ -141,6 +142,7 @@ class MindSporeLoRAManager(LoRAManager):
     def init_lora_shapes(self, max_lora_rank=None, target_modules=None):
         modules = {module for adapter in self.loras.values() for module in adapter.modules}
         own = {module.rpartition(".")[2] for module in modules}
+        self.modules_at_start = None if target_modules else modules
         # As SGLang has it, one of matrices that are multiplied as one stands for all of them: q_proj for q, k and v.
         self.target_modules = get_normalized_target_modules(target_modules or own)
         self.max_lora_rank = max_lora_rank or max((adapter.rank for adapter in self.loras.values()), default=0)
@@ -150,7 +152,10 @@ class MindSporeLoRAManager(LoRAManager):
         return False
 
     def _wanted(self, parts) -> bool:
-        own = {name.rpartition(".")[2] for part in parts for name in part.names}
+        names = {name for part in parts for name in part.names}
+        if self.modules_at_start is not None and any(EXPERTS in name for name in names):
+            return not names.isdisjoint(self.modules_at_start)  # as large as it is, by name only
+        own = {name.rpartition(".")[2] for name in names}
         own |= get_normalized_target_modules(own)
         return ALL in self.target_modules or not own.isdisjoint(self.target_modules)
 

@@ -125,8 +125,22 @@ def _summed(found, places, counts, weights, divided):
 
 
 def fused_experts(
-    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
+    x,
+    gate_up,
+    gate_up_bias,
+    down,
+    down_bias,
+    weights,
+    experts,
+    activation,
+    alpha,
+    limit,
+    first=0,
+    count=None,
+    lora=None,
 ):
+    if lora is not None:
+        raise NotImplementedError("adapters of experts: no such kernel")
     held, _, columns = gate_up.shape  # as prepack_experts leaves it: [E, h, 2 * n], gate before up
     divided = count is not None and count != held
     rows, places, counts, weights = _sorted(x, experts, weights, first, held, divided)
@@ -159,7 +173,10 @@ def quant_experts(
     activations,
     first=0,
     count=None,
+    lora=None,
 ):
+    if lora is not None:
+        raise NotImplementedError("adapters of experts: no such kernel")
     held = gate_up.shape[0]  # as fused_experts'
     divided = count is not None and count != held
     rows, places, counts, weights = _sorted(x, experts, weights, first, held, divided)

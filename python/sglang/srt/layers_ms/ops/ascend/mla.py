@@ -36,7 +36,9 @@ def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
     return kernels.depend(q, written), (cache, rows)
 
 
-def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
+def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale, lora=None):
+    if lora is not None:
+        raise NotImplementedError("adapters of kv_b_proj: no such kernel")
     if decodes(step["forward_mode"]) or _blockwise():
         return _absorbed(q, cache[0], w_uk, w_uv, step, scale)
     heads, size, value = w_uk.shape[0], q.shape[-1] // w_uk.shape[0], w_uv.shape[1]

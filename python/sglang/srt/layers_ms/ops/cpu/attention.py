@@ -54,6 +54,7 @@ def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
     return stubs.mla_to_cache(q, kv, norm, cos, sin, *places, heads, interleaved, eps), cache
 
 
-def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
+def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale, lora=None):
     requests = (step["block_tables"], step["query_lens"], step["seq_lens"], step["page_size"])
-    return stubs.mla_attention(q, cache, w_uk, w_uk_t, w_uv, *requests, scale)
+    adapters = (None, None, None, None) if lora is None else lora
+    return stubs.mla_attention(q, cache, w_uk, w_uk_t, w_uv, *requests, *adapters, scale)

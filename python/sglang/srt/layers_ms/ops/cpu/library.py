@@ -63,4 +63,4 @@ def ints(*values):
 @constexpr
 def nothing():
     """In the place of an argument that is not given."""
-    return Tensor(np.zeros(1, np.int32))
+    return Tensor(np.zeros(1, np.int8))

@@ -3,6 +3,7 @@
 from sglang.srt.layers_ms.ops.cpu import stubs
 
 ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3}  # as in src/experts.h
+NO_LORA = (None,) * 7
 
 
 def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormalize, scaling, soft_cap):
@@ -11,11 +12,25 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
 
 
 def fused_experts(
-    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
+    x,
+    gate_up,
+    gate_up_bias,
+    down,
+    down_bias,
+    weights,
+    experts,
+    activation,
+    alpha,
+    limit,
+    first=0,
+    count=None,
+    lora=None,
 ):
-    stacks = (gate_up, gate_up_bias, down, down_bias)
+    stacks, adapters = (gate_up, gate_up_bias, down, down_bias), NO_LORA if lora is None else lora
     count = gate_up.shape[0] if count is None else count
-    return stubs.fused_experts(x, *stacks, weights, experts, ACTIVATIONS[activation], first, count, alpha, limit)
+    return stubs.fused_experts(
+        x, *stacks, weights, experts, *adapters, ACTIVATIONS[activation], first, count, alpha, limit
+    )
 
 
 def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):

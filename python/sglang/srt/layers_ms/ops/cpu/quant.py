@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.cpu import stubs
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS, library
-from sglang.srt.layers_ms.ops.cpu.moe import ACTIVATIONS
+from sglang.srt.layers_ms.ops.cpu.moe import ACTIVATIONS, NO_LORA
 
 # As in src/formats.h: enum Codes, enum Activations, enum Storage.
 KINDS = {"int4": 0, "uint4": 1, "e2m1": 2, "nf4": 3, "iq4nl": 4, "int8": 5, "uint8": 6, "e4m3": 7}
@@ -47,13 +47,14 @@ def quant_experts(
     activations,
     first=0,
     count=None,
+    lora=None,
 ):
-    first_stacks = (gate_up, gate_up_scale, gate_up_offset, gate_up_bias)
+    first_stacks, adapters = (gate_up, gate_up_scale, gate_up_offset, gate_up_bias), NO_LORA if lora is None else lora
     stacks = (*first_stacks, down, down_scale, down_offset, down_bias)
     formats = (KINDS[gate_up_kind], gate_up_group, KINDS[down_kind], down_group, ROWS[activations])
     count = gate_up.shape[0] if count is None else count
     return stubs.quant_experts(
-        x, *stacks, weights, experts, ACTIVATIONS[activation], first, count, *formats, alpha, limit
+        x, *stacks, weights, experts, *adapters, ACTIVATIONS[activation], first, count, *formats, alpha, limit
     )
 
 

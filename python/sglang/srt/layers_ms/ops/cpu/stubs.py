@@ -127,7 +127,10 @@ def _expression(what: str, arguments: list[Argument]) -> str:
         return f"{what}({', '.join(names)})"
     if what == "SIZE":
         return f"sizes({', '.join(arguments[0].parts)})"
-    return f"nothing() if {names[0]} is None else {names[0]}" if what == "OPT" else names[0]
+    if what == "OPT":
+        given = f"values({names[0]})" if _first_axis(arguments[0]) in ROWS else names[0]
+        return f"nothing() if {names[0]} is None else {given}"
+    return names[0]
 
 
 def _parameters(name: str, arguments: list[Argument]) -> list[str]:

@@ -57,6 +57,7 @@ class CpuTable(
         compute_dtypes={str(dtype).lower(): str(dtype).lower() for dtype in FORMATS},
         kv_cache_dtypes=("auto", "fp8_e4m3"),
         static_graphs=True,
+        inner_lora=True,
     )
 
     def start(self, processors):

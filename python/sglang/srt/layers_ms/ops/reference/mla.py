@@ -34,7 +34,23 @@ def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
     return query, ops.scatter_update(cache, step["out_cache_loc"], stored)
 
 
-def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
+def _adapted(keys, values, latent, query_rows, slots, lora_a, lora_b, _ranks):
+    """keys [B, H, places, N] and values [.., V] of latent rows [B, 1, places, L], plus what adapters add to both."""
+    (requests, heads, _, nope), (_, loras, rank, _) = keys.shape, lora_a.shape
+    slots = ops.gather(slots, query_rows[:, 0], 0)  # of requests
+    own = mint.where(slots < 0, ops.zeros_like(slots), slots)
+    hidden = mint.matmul(latent, mint.unsqueeze(ops.gather(lora_a[0], own, 0), 1).permute(0, 1, 3, 2))
+    matrices = ops.gather(lora_b.reshape(loras, rank, -1), own, 0)
+    none = (slots < 0).reshape(requests, 1, 1, 1)
+
+    def added(y, columns):
+        matrix = columns.reshape(requests, rank, heads, -1).permute(0, 2, 1, 3)
+        return mint.where(none, y, y + mint.matmul(hidden, matrix))
+
+    return added(keys, matrices[:, :, : heads * nope]), added(values, matrices[:, :, heads * nope :])
+
+
+def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale, lora=None):
     query_rows, key_positions = step["query_rows"], step["context_places"]
     (heads, nope, rank), value = w_uk.shape, w_uv.shape[1]
     requests, longest = query_rows.shape
@@ -43,8 +59,10 @@ def mla_attention(q, cache, w_uk, w_uk_t, w_uv, step, scale):
     size = nope + rows.shape[-1] - rank
     latent, turned = mint.split(mint.unsqueeze(rows, 1), (rank, size - nope), -1)  # one head for all
     keys = mint.matmul(latent, w_uk.permute(0, 2, 1))  # [B, H, places, N]
-    keys = mint.cat((keys, mint.broadcast_to(turned, (*keys.shape[:3], size - nope))), -1)
     values = mint.matmul(latent, w_uv.permute(0, 2, 1))
+    if lora is not None:
+        keys, values = _adapted(keys, values, latent, query_rows, *lora)
+    keys = mint.cat((keys, mint.broadcast_to(turned, (*keys.shape[:3], size - nope))), -1)
     query = ops.gather(q, query_rows, 0).reshape(requests, longest, heads, size).permute(0, 2, 1, 3)
     scores = mint.matmul(query, keys.permute(0, 1, 3, 2)) * scale
     seen = key_positions.reshape(1, 1, 1, -1) <= step["query_places"].reshape(requests, 1, longest, 1)

@@ -66,8 +66,32 @@ def _held(experts, weights, first, held):
     return mint.where(inside, places, ops.zeros_like(places)), mint.where(inside, weights, ops.zeros_like(weights))
 
 
+def adapted(y, x, slots, lora_a, lora_b, _ranks, chosen, experts):
+    """y [T, n] plus what each row's adapter has for the expert that it chose, one of so many; None: there is none."""
+    parts, places, rank, _ = lora_a.shape
+    place = chosen * (places // experts) + mint.where(slots < 0, ops.zeros_like(slots), slots)
+    matrices = lora_b.reshape(parts, places, rank, -1)
+    found = ()
+    for part in range(parts):
+        hidden = mint.matmul(mint.unsqueeze(x, 1), ops.gather(lora_a[part], place, 0).permute(0, 2, 1))
+        found = found + (mint.squeeze(mint.matmul(hidden, ops.gather(matrices[part], place, 0)), 1),)
+    return mint.where(mint.unsqueeze(slots < 0, 1), y, y + mint.cat(found, 1))
+
+
 def fused_experts(
-    x, gate_up, gate_up_bias, down, down_bias, weights, experts, activation, alpha, limit, first=0, count=None
+    x,
+    gate_up,
+    gate_up_bias,
+    down,
+    down_bias,
+    weights,
+    experts,
+    activation,
+    alpha,
+    limit,
+    first=0,
+    count=None,
+    lora=None,
 ):
     held, _, size, width = gate_up.shape
     if count is not None and count != held:
@@ -78,9 +102,11 @@ def fused_experts(
         inner = mint.matmul(_of(gate_up, chosen).reshape(-1, 2 * size, width), mint.unsqueeze(x, -1))
         inner = inner.reshape(-1, 2 * size)
         inner = inner if gate_up_bias is None else inner + _of(gate_up_bias, chosen)
+        inner = inner if lora is None else adapted(inner, x, *lora[:4], chosen, held)
         inner = gated(inner[:, :size], inner[:, size:], activation, alpha, limit)
         found = mint.matmul(_of(down, chosen).reshape(-1, width, size), mint.unsqueeze(inner, -1)).reshape(-1, width)
         found = found if down_bias is None else found + _of(down_bias, chosen)
+        found = found if lora is None else adapted(found, inner, lora[0], *lora[4:], chosen, held)
         total = total + found * weights[:, choice : choice + 1]
     return total
 

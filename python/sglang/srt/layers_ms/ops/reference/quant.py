@@ -9,7 +9,7 @@ from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.codes import TABLES as FOUR_BITS
 from sglang.srt.layers_ms.ops.reference.dense import embedding
-from sglang.srt.layers_ms.ops.reference.moe import gated
+from sglang.srt.layers_ms.ops.reference.moe import adapted, gated
 
 CENTERS = {"int4": 8.0, "int8": 128.0}  # what was taken from codes that start at 0
 GROUP = 32  # columns of activations that are rounded together
@@ -98,6 +98,15 @@ def quant_embedding(ids, weight, scale, offset, like, kind, group, first):
     return ops.cast(embedding(ids, values(weight, scale, offset, kind, group), first), like.dtype)
 
 
+def _adapted(y, x, slots, lora_a, lora_b, ranks):
+    """y [E, T, n] plus what each row's adapter has for each expert, of x [E, T, in]."""
+    held, found = y.shape[0], ()
+    for expert in range(held):
+        chosen = ops.zeros_like(slots) + expert
+        found = found + (adapted(y[expert], x[expert], slots, lora_a, lora_b, ranks, chosen, held),)
+    return ops.stack(found, 0)
+
+
 def quant_experts(
     x,
     gate_up,
@@ -120,6 +129,7 @@ def quant_experts(
     activations,
     first=0,
     count=None,
+    lora=None,
 ):
     gate_up = values(gate_up, gate_up_scale, gate_up_offset, gate_up_kind, gate_up_group)
     down = values(down, down_scale, down_offset, down_kind, down_group)
@@ -128,10 +138,14 @@ def quant_experts(
     inner = mint.matmul(rows, gate_up.reshape(held, 2 * size, width).permute(0, 2, 1))
     if gate_up_bias is not None:
         inner = inner + ops.cast(gate_up_bias, mstype.float32).reshape(held, 1, 2 * size)
+    if lora is not None:
+        inner = _adapted(inner, mint.broadcast_to(mint.unsqueeze(x, 0), (held, *x.shape)), *lora[:4])
     inner = gated(inner[..., :size], inner[..., size:], activation, alpha, limit)
     found = mint.matmul(_rounded(inner, activations), down.permute(0, 2, 1))  # [E, T, h]
     if down_bias is not None:
         found = found + mint.unsqueeze(ops.cast(down_bias, mstype.float32), 1)
+    if lora is not None:
+        found = _adapted(found, inner, lora[0], *lora[4:])
     # Experts that are not among those held have no column that is 1.
     chosen = ops.one_hot(experts - first, held).astype(mstype.float32)  # [T, k, E]
     shares = (chosen * mint.unsqueeze(weights, -1)).sum(1)  # [T, E]

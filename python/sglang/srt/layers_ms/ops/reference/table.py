@@ -24,7 +24,9 @@ OPERATORS = (dense, quant, lora, attention, mla, moe, states, collectives, metad
 class ReferenceTable(OperatorTable, operators=OPERATORS):
     """Weights and activations are float32, whatever a user asks for. Computes on one rank."""
 
-    capabilities = Capabilities(compute_dtypes=dict.fromkeys(("float32", "float16", "bfloat16"), "float32"))
+    capabilities = Capabilities(
+        compute_dtypes=dict.fromkeys(("float32", "float16", "bfloat16"), "float32"), inner_lora=True
+    )
 
     def start(self, processors):
         """MindSpore has threads of its own."""

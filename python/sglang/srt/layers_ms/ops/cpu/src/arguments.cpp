@@ -102,6 +102,7 @@ void Arguments::sizes(std::initializer_list<Axis> axes) { tensor("a tensor of si
 
 void Arguments::take_valid_rows() {
   if (!next("valid_rows")) return;
+  if (is_nothing(at_)) return;
   check(is("int32") && ranks_[at_] == 1, "valid_rows is %s of %d axes; one axis of int32 wanted", dtypes_[at_],
         ranks_[at_]);
   if (failed_ || shapes_[at_][0] == 1) return;

@@ -93,8 +93,8 @@ class Arguments {
     lacking(name);
     return false;
   }
-  bool is_nothing(int at) const {  // int32 [1], which no optional argument is
-    return ranks_[at] == 1 && shapes_[at][0] == 1 && !std::strcmp(dtypes_[at], "int32");
+  bool is_nothing(int at) const {  // int8 [1], which no optional argument is
+    return ranks_[at] == 1 && shapes_[at][0] == 1 && !std::strcmp(dtypes_[at], "int8");
   }
   bool is(const char* dtype) const { return !std::strcmp(dtypes_[at_], dtype); }
   // Arguments of one kind are of one dtype: later ones are compared with the first.

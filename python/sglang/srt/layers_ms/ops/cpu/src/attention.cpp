@@ -36,4 +36,10 @@ void calls::scale_by_position::validate(Arguments& arguments) const {
 void calls::qkv_to_cache::validate(Arguments& arguments) const { check_places(arguments, *this); }
 void calls::mla_to_cache::validate(Arguments& arguments) const { check_places(arguments, *this); }
 void calls::paged_attention::validate(Arguments& arguments) const { check_requests(arguments, *this); }
-void calls::mla_attention::validate(Arguments& arguments) const { check_requests(arguments, *this); }
+void calls::mla_attention::validate(Arguments& arguments) const {
+  check_requests(arguments, *this);
+  for (const void* one : {lora_a, lora_b, static_cast<const void*>(lora_ranks)})
+    arguments.check(!one == !lora_slots, "some of what adapters are is not given");
+  if (lora_slots && !arguments.failed())
+    check_adapters(arguments, lora_slots, tokens, max_loras, lora_ranks, max_loras, lora_rank);
+}

@@ -14,8 +14,13 @@ void calls::add_lora::validate(Arguments& arguments) const {
     columns += parts[part];
   }
   arguments.check(columns == size, "parts of %ld columns of %ld", columns, size);
-  for (int64_t slot = 0; slot < max_loras; ++slot)
-    arguments.check(ranks[slot] >= 0 && ranks[slot] <= rank, "an adapter of rank %d of %ld", ranks[slot], rank);
+  check_adapters(arguments, slots, tokens, max_loras, ranks, max_loras, rank);
+}
+
+void check_adapters(Arguments& arguments, const int32_t* slots, int64_t tokens, int64_t max_loras, const int32_t* ranks,
+                    int64_t count, int64_t most) {
+  for (int64_t i = 0; i < count; ++i)
+    arguments.check(ranks[i] >= 0 && ranks[i] <= most, "an adapter of rank %d of %ld", ranks[i], most);
   for (int64_t row = 0; row < tokens; ++row)
     arguments.check(slots[row] >= -1 && slots[row] < max_loras, "slot %d of %ld", slots[row], max_loras);
 }

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "elementwise.h"
+#include "experts_lora.h"
 #include "linear.h"
 
 namespace KERNEL_ISA {
@@ -185,9 +186,11 @@ inline f32x16 gated(const Call& a, f32x16 gate, f32x16 up) {
 // the operator's arguments.
 template <typename T, typename Call, typename Stacks>
 class SortedTokens {
+  using Lora = SortedLora<T, Call>;
+
  public:
   SortedTokens(const Call& a, int64_t first, int64_t count)
-      : a_(a), stacks_(a), first_(first), count_(count), row_of_(count * a.top_k, -1) {
+      : a_(a), stacks_(a), lora_(a), first_(first), count_(count), row_of_(count * a.top_k, -1) {
     const int64_t chosen = row_of_.size();
     std::vector<int64_t> next(a.experts + 1);
     for (int64_t i = 0; i < chosen; ++i)
@@ -199,26 +202,33 @@ class SortedTokens {
     }
     rows_ = next[a.experts];
     token_of_.resize(rows_);
+    found_ = reinterpret_cast<float*>(kept_memory(rows_ * bytes_of_row(a)));
+    float* hidden = found_ + rows_ * a.width;
+    x_ = reinterpret_cast<T*>(hidden + rows_ * Lora::floats_of_row(a));
+    inner_ = x_ + rows_ * a.width;
+    lora_.begin(rows_, hidden);
     for (int64_t i = 0; i < chosen; ++i) {
       const int64_t expert = held(i);
       if (expert < 0) continue;
       row_of_[i] = next[expert]++;
       token_of_[row_of_[i]] = first + i / a.top_k;
+      lora_.set(row_of_[i], expert, token_of_[row_of_[i]]);
     }
-    found_ = reinterpret_cast<float*>(kept_memory(rows_ * bytes_of_row(a)));
-    x_ = reinterpret_cast<T*>(found_ + rows_ * a.width);
-    inner_ = x_ + rows_ * a.width;
   }
 
-  static int64_t bytes_of_row(const Call& a) { return a.width * (4 + sizeof(T)) + a.size * sizeof(T); }
+  static int64_t bytes_of_row(const Call& a) {
+    return (a.width + Lora::floats_of_row(a)) * 4 + (a.width + a.size) * sizeof(T);
+  }
 
   void run() {
     over_rows(rows_, a_.width, [&](int64_t first, int64_t last) {
       for (int64_t row = first; row < last; ++row)
         std::memcpy(x_ + row * a_.width, in<T>(a_.x) + token_of_[row] * a_.width, a_.width * sizeof(T));
     });
+    lora_.shrink(false, x_);
     stacks_.take(Part::gate, x_, rows_);
     each_block(a_.size, a_.width, [&](const Piece& piece, int64_t block, bool fetch) { inner(piece, block, fetch); });
+    lora_.shrink(true, inner_);
     stacks_.take(Part::down, inner_, rows_);
     each_block(a_.width, a_.size, [&](const Piece& piece, int64_t block, bool fetch) { outer(piece, block, fetch); });
     over_rows(count_, a_.width * a_.top_k, [&](int64_t first, int64_t last) {
@@ -267,6 +277,8 @@ class SortedTokens {
     alignas(64) float gate[kRowBlock * kWide], up[kRowBlock * kWide];
     stacks_.product(Part::gate, piece.expert, piece.row, piece.count, c, gate, kWide, fetch);
     stacks_.product(Part::up, piece.expert, piece.row, piece.count, c, up, kWide, fetch);
+    lora_.add(0, piece.row, piece.count, c.first, c.width, gate, kWide);
+    lora_.add(1, piece.row, piece.count, c.first, c.width, up, kWide);
     for (int64_t row = 0; row < piece.count; ++row) {
       const float *g = gate + row * kWide, *u = up + row * kWide;
       T* y = inner_ + (piece.row + row) * a_.size + c.first;
@@ -280,6 +292,7 @@ class SortedTokens {
     const Columns c = Stacks::columns(block, a_.width, a_.size);
     float* y = found_ + piece.row * a_.width + c.first;
     stacks_.product(Part::down, piece.expert, piece.row, piece.count, c, y, a_.width, fetch);
+    lora_.add(2, piece.row, piece.count, c.first, c.width, y, a_.width);
   }
 
   void combine(int64_t token) {
@@ -304,6 +317,7 @@ class SortedTokens {
 
   const Call& a_;
   Stacks stacks_;
+  Lora lora_;
   int64_t first_, count_, rows_;
   std::vector<int64_t> row_of_, token_of_;  // the row of each expert of each token, or -1, and the token of each row
   std::vector<Piece> pieces_;               // at most kRowBlock rows of one expert, by expert

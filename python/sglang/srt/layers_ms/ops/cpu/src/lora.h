@@ -35,23 +35,39 @@ inline std::vector<LoraRun> lora_runs(const calls::add_lora& a) {
   return runs;
 }
 
-// hidden[row] = x[row] * `count` rows of a matrix.
-template <typename T>
-inline void lora_shrink(const calls::add_lora& a, const LoraRun& run, const T* matrix, int64_t count, float* hidden,
-                        int64_t stride) {
-  const T* x = in<T>(a.x);
+// hidden[i] = x(i) [k] * `count` rows of a matrix, which are `apart`, for so many rows of x.
+template <typename T, typename X>
+inline void lora_dots(int64_t rows, X&& x, const T* matrix, int64_t apart, int64_t count, int64_t k, float* hidden,
+                      int64_t stride) {
   for (int64_t first = 0; first < count; first += 4) {
     const T* four[4];  // the last again where there are fewer
-    for (int64_t r = 0; r < 4; ++r) four[r] = matrix + std::min(first + r, count - 1) * a.width;
+    for (int64_t r = 0; r < 4; ++r) four[r] = matrix + std::min(first + r, count - 1) * apart;
     const int64_t found = std::min<int64_t>(4, count - first);
-    in_fours(run.rows.size(), [&](int64_t at, auto m) {
-      const T* rows[m.value];
-      for (int i = 0; i < m.value; ++i) rows[i] = x + run.rows[at + i] * a.width;
+    in_fours(rows, [&](int64_t at, auto m) {
+      const T* some[m.value];
+      for (int i = 0; i < m.value; ++i) some[i] = x(at + i);
       float sums_of[m.value][4];
-      dots_of_rows<m.value>(rows, four, a.width, sums_of);
+      dots_of_rows<m.value>(some, four, k, sums_of);
       for (int i = 0; i < m.value; ++i) std::copy_n(sums_of[i], found, hidden + (at + i) * stride + first);
     });
   }
+}
+
+// y [n] += hidden [rank] * B [rank][n], rows of which are `apart`. Y: float, or the dtype of activations.
+template <typename T, typename Y>
+inline void lora_add(const float* hidden, const T* matrix, int64_t apart, int64_t rank, Y* y, int64_t n) {
+  over(
+      n,
+      [&](int64_t i) {
+        f32x16 total{};
+        for (int64_t k = 0; k < rank; ++k) total += hidden[k] * load(matrix + k * apart + i);
+        store(y + i, load(y + i) + total);
+      },
+      [&](int64_t i) {
+        float total = 0;
+        for (int64_t k = 0; k < rank; ++k) total += hidden[k] * to_float(matrix[k * apart + i]);
+        y[i] = from_float<Y>(to_float(y[i]) + total);
+      });
 }
 
 // out[rows][columns] = y + hidden[M][rank] * B[rank][columns], of V vectors of columns.
@@ -133,7 +149,9 @@ void add_lora_as(const calls::add_lora& a) {
   pool::each(shrink.size(), [&](int64_t task) {
     const auto [run, part, first, last] = shrink[task];
     const T* matrix = in<T>(a.lora_a) + ((part * a.max_loras + runs[run].slot) * a.rank + first) * a.width;
-    lora_shrink(a, runs[run], matrix, last - first, hidden + run * kLoraRows * stride + part * a.rank + first, stride);
+    auto x = [&](int64_t i) { return in<T>(a.x) + runs[run].rows[i] * a.width; };
+    lora_dots(runs[run].rows.size(), x, matrix, a.width, last - first, a.width,
+              hidden + run * kLoraRows * stride + part * a.rank + first, stride);
   });
   pool::each(expand.size(), [&](int64_t task) {
     const auto [run, part, first, last] = expand[task];

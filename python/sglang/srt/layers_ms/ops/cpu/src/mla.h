@@ -7,6 +7,7 @@
 // request goes the way that costs less for as many queries as it has, and its results depend on nothing else.
 #pragma once
 #include "attention.h"
+#include "lora.h"
 
 namespace KERNEL_ISA {
 
@@ -64,6 +65,42 @@ inline void multiply_head(const void* weights, int64_t head, int64_t n, int64_t 
   for (int64_t i = 0; i < count; ++i) std::copy(y + i * n, y + (i + 1) * n, to(i));
 }
 
+// What the adapter of a token adds to the products of the weights that make keys and values of latent rows. B has of
+// each rank the columns of all heads' keys, then those of their values.
+template <typename T>
+class LatentLora {
+ public:
+  LatentLora(const MLAAttention& a, int64_t token)
+      : a_(a), slot_(a.lora_slots ? a.lora_slots[token] : -1), rank_(slot_ < 0 ? 0 : a.lora_ranks[slot_]) {}
+
+  void absorb(int64_t head, const T* q, T* latent) const {
+    if (rank_) through(q, keys(head), apart(), a_.nope, rows(), a_.rank, latent, a_.rank);
+  }
+  void key(int64_t head, const T* latent, T* k) const {
+    if (rank_) through(latent, rows(), a_.rank, a_.rank, keys(head), apart(), k, a_.nope);
+  }
+  void value(int64_t head, const T* latent, T* v) const {
+    if (rank_) through(latent, rows(), a_.rank, a_.rank, values(head), apart(), v, a_.value);
+  }
+
+ private:
+  int64_t apart() const { return a_.heads * (a_.nope + a_.value); }
+  const T* rows() const { return in<T>(a_.lora_a) + slot_ * a_.lora_rank * a_.rank; }
+  const T* keys(int64_t head) const { return in<T>(a_.lora_b) + slot_ * a_.lora_rank * apart() + head * a_.nope; }
+  const T* values(int64_t head) const { return keys(0) + a_.heads * a_.nope + head * a_.value; }
+
+  // y [n] += A or B times x [k], times the other one.
+  void through(const T* x, const T* first, int64_t first_apart, int64_t k, const T* second, int64_t second_apart, T* y,
+               int64_t n) const {
+    float* hidden = scratch<Purpose::lora, float>(rank_);
+    lora_dots(1, [&](int64_t) { return x; }, first, first_apart, rank_, k, hidden, rank_);
+    lora_add(hidden, second, second_apart, rank_, y, n);
+  }
+
+  const MLAAttention& a_;
+  int64_t slot_, rank_;
+};
+
 struct Asked {  // a request, and the first of its tokens in the step
   int64_t request, first;
 };
@@ -87,7 +124,10 @@ void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
     auto from = [&](int64_t i) { return static_cast<const T*>(a.q) + (tokens[i] * a.heads + head) * size; };
     auto to = [&](int64_t i) { return q + (i * a.heads + head) * width; };
     multiply_head<T, W>(a.w_uk_t, head, a.rank, a.nope, count, from, to);
-    for (int64_t i = 0; i < count; ++i) std::copy(from(i) + a.nope, from(i) + size, to(i) + a.rank);
+    for (int64_t i = 0; i < count; ++i) {
+      if (a.lora_slots) LatentLora<T>(a, tokens[i]).absorb(head, from(i), to(i));
+      std::copy(from(i) + a.nope, from(i) + size, to(i) + a.rank);
+    }
   });
   Attention call{};
   call.q = q;
@@ -105,17 +145,19 @@ void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
   call.scale = a.scale;
   paged_attention_as<T, C>(call);
   pool::each(a.heads, [&](int64_t head) {
-    multiply_head<T, W>(
-        a.w_uv, head, a.value, a.rank, count, [&](int64_t i) { return found + (i * a.heads + head) * width; },
-        [&](int64_t i) { return static_cast<T*>(a.out) + (tokens[i] * a.heads + head) * a.value; });
+    auto from = [&](int64_t i) { return found + (i * a.heads + head) * width; };
+    auto to = [&](int64_t i) { return static_cast<T*>(a.out) + (tokens[i] * a.heads + head) * a.value; };
+    multiply_head<T, W>(a.w_uv, head, a.value, a.rank, count, from, to);
+    for (int64_t i = 0; a.lora_slots && i < count; ++i) LatentLora<T>(a, tokens[i]).value(head, from(i), to(i));
   });
 }
 
 // Keys [length, size] and values [length, size] of one head of a request; columns after the last are zero.
 template <typename T, typename W, typename C>
-void up_project(const MLAAttention& a, int64_t request, int64_t head, int64_t size, T* k, T* v) {
-  const int32_t* table = a.block_tables + request * a.blocks;
-  const int64_t length = a.seq_lens[request], width = a.rank + a.rope;
+void up_project(const MLAAttention& a, const Asked& asked, int64_t head, int64_t size, T* k, T* v) {
+  const int32_t* table = a.block_tables + asked.request * a.blocks;
+  const int64_t length = a.seq_lens[asked.request], width = a.rank + a.rope;
+  const LatentLora<T> lora(a, asked.first);
   T* latent = scratch<Purpose::latent, T>(kRowBlock * a.rank);
   for (int64_t first = 0; first < length; first += kRowBlock) {
     const int64_t count = std::min(kRowBlock, length - first);
@@ -128,8 +170,11 @@ void up_project(const MLAAttention& a, int64_t request, int64_t head, int64_t si
       std::fill(v + place * size + a.value, v + (place + 1) * size, T{});
     }
     auto from = [&](int64_t i) { return latent + i * a.rank; };
-    multiply_head<T, W>(a.w_uk, head, a.nope, a.rank, count, from, [&](int64_t i) { return k + (first + i) * size; });
-    multiply_head<T, W>(a.w_uv, head, a.value, a.rank, count, from, [&](int64_t i) { return v + (first + i) * size; });
+    auto key = [&](int64_t i) { return k + (first + i) * size; };
+    auto value = [&](int64_t i) { return v + (first + i) * size; };
+    multiply_head<T, W>(a.w_uk, head, a.nope, a.rank, count, from, key);
+    multiply_head<T, W>(a.w_uv, head, a.value, a.rank, count, from, value);
+    for (int64_t i = 0; i < count; ++i) lora.key(head, from(i), key(i)), lora.value(head, from(i), value(i));
   }
 }
 
@@ -139,7 +184,7 @@ void up_projected(const MLAAttention& a, const Asked& asked, int64_t head) {
   const int32_t queries = a.query_lens[asked.request], length = a.seq_lens[asked.request], page = 0;
   T *k = scratch<Purpose::head_k, T>(length * size), *v = scratch<Purpose::head_v, T>(length * size);
   T *q = scratch<Purpose::absorbed, T>(queries * size), *found = scratch<Purpose::found, T>(queries * size);
-  up_project<T, W, C>(a, asked.request, head, size, k, v);
+  up_project<T, W, C>(a, asked, head, size, k, v);
   for (int64_t i = 0; i < queries; ++i) {
     const T* from = static_cast<const T*>(a.q) + ((asked.first + i) * a.heads + head) * own;
     std::copy(from, from + own, q + i * size);

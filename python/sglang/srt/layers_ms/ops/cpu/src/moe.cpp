@@ -3,6 +3,7 @@
 
 void calls::fused_experts::validate(Arguments& arguments) const {
   arguments.check(within(chosen, tokens * top_k, count), "an expert is none of the %ld", count);
+  check_expert_adapters(arguments, *this);
 }
 
 void run(Arguments& arguments, const calls::to_physical_experts& a) {

@@ -74,6 +74,7 @@ void calls::quant_experts::validate(Arguments& arguments) const {
   for (const int64_t kind : {gate_up_kind, down_kind}) check_activations(arguments, kind, activations);
   arguments.check(activations != static_cast<int64_t>(Activations::int8_static), "rows of experts have no given step");
   arguments.check(within(chosen, tokens * top_k, count), "an expert is none of the %ld", count);
+  check_expert_adapters(arguments, *this);
 }
 
 void run(Arguments&, const calls::quant_experts& a) { quant_kernels->experts(a); }
