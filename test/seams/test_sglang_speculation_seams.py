@@ -99,6 +99,14 @@ def test_a_verify_step_says_its_tokens_and_has_the_lengths_before():
     assert "draft_token_num" in names("srt.speculative.ngram_info", "NgramVerifyInput.__init__")
 
 
+def test_the_most_drafts_of_adaptive_steps_are_known_and_backends_are_made_for_each_number_of_steps():
+    """causal_lm._draft_tokens"""
+    assert "speculative_num_draft_tokens" in names("srt.runtime_context", "max_speculative_num_draft_tokens")
+    made = names(EAGLE, "EAGLEWorkerV2.build_adaptive_runtime_state")
+    assert_in_order(made, "init_attention_backend", "_capture_cuda_graphs", "_get_attention_backend")
+    assert "model_impl" in names(EAGLE, "EagleDraftWorker._capture_cuda_graphs")
+
+
 def test_n_grams_are_looked_up_in_one_method():
     """speculation.look_up_with; compiled code, since the worker cannot be imported without sgl_kernel"""
     found = names(NGRAM, "NGRAMWorker._prepare_for_speculative_decoding")

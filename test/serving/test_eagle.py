@@ -15,7 +15,7 @@ from serving.conftest import MODEL
 from serving.test_speculation import CHAIN, PROMPTS, assert_best, greedy, ids_of
 from tiers import SLOW
 
-SECONDS = 22, 40
+SECONDS = 22, 75
 CONFIG = json.loads((Path(MODEL) / "config.json").read_text())
 SAME = (
     "hidden_size",
@@ -115,3 +115,41 @@ def test_the_layer_behind_the_last_changes_no_token(start_engine, tmp_path, vari
     assert engine.update_weights_from_disk(str(folder))[0]
     again = engine.generate(input_ids=prompts, sampling_params=greedy(128))
     assert ids_of(again) == ids_of(answers)
+
+
+@SLOW
+def test_a_draft_for_gpt_oss_reads_what_leaves_its_last_layer_too(start_engine, tmp_path):
+    folder = save("gpt_oss", tmp_path / "target")
+    config = json.loads((folder / "config.json").read_text())
+    layers = config["num_hidden_layers"]
+    same = {name: config[name] for name in SAME if name in config} | dict(head_dim=16)
+    eagle_config = dict(eagle_aux_hidden_state_layer_ids=list(range(layers - 2, layers + 1)), norm_before_fc=True)
+    norms = drafts.EAGLE3_NORMS | same | dict(draft_vocab_size=40, eagle_config=eagle_config)
+    draft = drafts.save(tmp_path / "draft", norms)
+    arguments = dict(speculative_algorithm="EAGLE3", speculative_draft_model_path=str(draft), page_size=4, **CHAIN)
+    engine = start_engine(folder, max_total_tokens=2000, skip_tokenizer_init=True, **arguments)
+    prompts = random_prompts(21, 3, 40)
+    answers = engine.generate(input_ids=prompts, sampling_params=greedy(128))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        assert_best("gpt_oss", prompt, answer["output_ids"])
+
+
+@SLOW
+def test_how_many_tokens_are_drafted_follows_what_is_accepted_and_how_many_requests_run(
+    start_engine, reference, tmp_path
+):
+    fitted(reference, tmp_path / "draft")
+    always_more = dict(candidate_steps=[1, 3], up_hysteresis=-9.0, down_hysteresis=-9.0)
+    steps = {"warmup_batches": 0, "update_interval": 1, "1": always_more, "2": dict(candidate_steps=[0])}
+    (tmp_path / "steps.json").write_text(json.dumps(steps))
+    asked = dict(speculative_draft_model_path=str(tmp_path / "draft"), speculative_num_steps=1)
+    adaptive = dict(speculative_adaptive=True, speculative_adaptive_config=str(tmp_path / "steps.json"))
+    engine = start_engine(MODEL, max_total_tokens=2048, speculative_algorithm="EAGLE", **asked, **adaptive)
+    prompts = [reference.tokenizer(prompt)["input_ids"] for prompt in PROMPTS[:3]]
+    wanted = [reference.greedy(ids, 128) for ids in prompts]
+    answers = engine.generate(input_ids=prompts, sampling_params=greedy(128))
+    assert [ids[: len(greedy_ids)] for ids, greedy_ids in zip(ids_of(answers), wanted, strict=True)] == wanted
+    assert not any(sum(answer["meta_info"]["spec_correct_drafts_histogram"][1:]) for answer in answers)
+    answers = [engine.generate(input_ids=ids, sampling_params=greedy(128)) for ids in prompts]
+    assert [ids[: len(greedy_ids)] for ids, greedy_ids in zip(ids_of(answers), wanted, strict=True)] == wanted
+    assert sum(sum(answer["meta_info"]["spec_correct_drafts_histogram"][2:]) for answer in answers) > 0

@@ -35,7 +35,13 @@ from sglang.srt.model_loader_ms import loader
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
-from sglang.srt.runtime_context import get_device, get_lora, get_model, get_schedule, get_spec
+from sglang.srt.runtime_context import (
+    get_device,
+    get_lora,
+    get_model,
+    get_schedule,
+    max_speculative_num_draft_tokens,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -252,8 +258,8 @@ def _max_prefill_tokens(context: int) -> int:
 
 
 def _draft_tokens() -> int:
-    """Tokens that a verify step computes of each request; 0 without speculative decoding."""
-    return get_spec().speculative_num_draft_tokens or 0
+    """The most tokens that a verify step computes of each request; 0 without speculative decoding."""
+    return max_speculative_num_draft_tokens() or 0
 
 
 def _limits(model_runner) -> Limits:

@@ -55,6 +55,7 @@ SUPPORTED = _names("""
     max_mamba_cache_size mamba_full_memory_ratio mamba_max_states_per_path
     speculative_draft_model_path speculative_draft_model_revision speculative_num_steps speculative_num_draft_tokens
     speculative_accept_threshold_single speculative_accept_threshold_acc speculative_attention_mode
+    speculative_adaptive speculative_adaptive_config
     speculative_ngram_min_bfs_breadth speculative_ngram_max_bfs_breadth speculative_ngram_match_type
     speculative_ngram_max_trie_depth speculative_ngram_capacity speculative_ngram_external_corpus_path
     speculative_ngram_external_sam_budget speculative_ngram_external_corpus_max_tokens
@@ -188,7 +189,7 @@ REFUSED = (
             speculative_dsa_topk_backend speculative_draft_kv_cache_dtype speculative_draft_window_size
             speculative_moe_runner_backend speculative_moe_a2a_backend speculative_enable_w4a4_mxfp4_megamoe
             speculative_draft_model_quantization _speculative_draft_quantization_explicitly_set
-            enable_multi_layer_eagle speculative_adaptive speculative_adaptive_config spec_trace_dir
+            enable_multi_layer_eagle spec_trace_dir
             speculative_domino_candidate_pool_size speculative_boundary_reduction speculative_use_block_verification
             speculative_draft_sink_size decoupled_spec_bind_endpoint decoupled_spec_connect_endpoints
             decoupled_spec_rank decoupled_spec_role enable_return_aux_hidden_states aux_hidden_state_capture
