@@ -25,6 +25,7 @@ from sglang.srt.mem_cache import kv_cache_configurator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.model_executor_ms.npu.memory import GB, weights_on_card
 from sglang.srt.model_executor_ms.parallel import agreement
+from sglang.srt.model_executor_ms.runner import named_weights
 from sglang.srt.model_executor_ms.runner.lm_head import TorchLMHead
 from sglang.srt.model_executor_ms.runner.named_weights import NamedWeights
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights
@@ -82,7 +83,8 @@ def test_weights_that_are_loaded_again_are_served_from_where_the_old_ones_were(t
 def test_a_trainers_tensors_are_served_from_where_the_old_weights_were(monkeypatch, tmp_path, variant):
     """In buckets that part what one parameter has; what is not given is fetched from the card."""
     alone = SimpleNamespace(pp_rank=0, pp_size=1, tp_size=1, attn_tp_rank=0, attn_cp_rank=0)
-    monkeypatch.setattr(agreement, "get_parallel", lambda: alone)
+    for module in (agreement, named_weights):
+        monkeypatch.setattr(module, "get_parallel", lambda: alone)
     first, second = save(variant, tmp_path / "first", "float16"), save(variant, tmp_path / "second", "float16")
     tensors = load_file(second / "model.safetensors")
     changed = {name: (weight.flip(0) if weight.ndim > 1 else weight) for name, weight in tensors.items()}

@@ -5,6 +5,7 @@ What a whole server would have to run is looked up in SGLang's compiled code (se
 
 import contextlib
 import dataclasses
+import inspect
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -115,6 +116,10 @@ def test_updates_are_those_of_the_updater_whose_answers_are_sent():
     for name in ("begin_weight_update", "end_weight_update", "load_weights_from_distributed"):
         own, theirs = (getattr(one, name) for one in (MindSporeWeightUpdater, weight_updater.WeightUpdater))
         assert parameters(own) == parameters(theirs), name
+    # Later stages are members of no group, and are given nothing by one.
+    received = inspect.signature(weight_updater.WeightUpdater.receive_weights_from_distributed).parameters.values()
+    assert all(one.kind is one.KEYWORD_ONLY for one in list(received)[1:])
+    assert parameters(MindSporeWeightUpdater.destroy_weights_update_group) == ["self", "group_name"]
 
 
 def test_the_weight_updater_has_these_fields_and_methods():

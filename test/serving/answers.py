@@ -1,6 +1,8 @@
 """What engines and servers answer, compared with the model itself."""
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,9 +12,9 @@ import requests
 import torch
 from models.tiny import hugging_face, reference_logits
 from safetensors.torch import load_file, save_file
-from serving.conftest import MODEL, left_of
+from serving.conftest import MODEL, free_port, left_of
 
-from sglang.srt.utils import MultiprocessingSerializer
+from sglang.srt.utils import MultiprocessingSerializer, init_custom_process_group
 
 PROMPTS = [[5, 90, 17], list(range(5, 85, 2))]  # shorter and longer than windows and chunks
 
@@ -223,6 +225,46 @@ def check_tensors_are_taken_by_all_or_none(server, ranks: int) -> None:
         assert _ids(asked(server)) == _ids(before)
     finally:
         torch.multiprocessing.set_sharing_strategy(strategy)
+
+
+def check_a_group_sends_tensors(server, ranks: int) -> None:
+    """Over a group of this process and of `ranks` of the server's."""
+    whole, port = load_file(f"{MODEL}/model.safetensors"), free_port()
+    others = {name: -tensor if "down_proj" in name else tensor for name, tensor in whole.items()}
+    before, joined = asked(server), threading.Event()
+    member = {"master_address": "127.0.0.1", "master_port": port, "rank_offset": 1, "world_size": 1 + ranks}
+
+    def send():
+        where = dict(backend="gloo", init_method=f"tcp://127.0.0.1:{port}", world_size=1 + ranks, rank=0)
+        group = init_custom_process_group(**where, group_name="trainer")
+        assert joined.wait(60)
+        for tensors in (others, whole):
+            for tensor in tensors.values():
+                torch.distributed.broadcast(tensor.contiguous(), src=0, group=group)
+
+    def update() -> dict:
+        described = {
+            "names": list(whole),
+            "dtypes": [str(tensor.dtype).removeprefix("torch.") for tensor in whole.values()],
+            "shapes": [list(tensor.shape) for tensor in whole.values()],
+        }
+        assert server.post("/begin_weight_update", {}).json()["success"]
+        found = server.post("/update_weights_from_distributed", described | {"group_name": "trainer"}).json()
+        assert server.post("/end_weight_update", {}).json()["success"]
+        return found
+
+    with ThreadPoolExecutor(1) as trainer:
+        sent = trainer.submit(send)
+        group = {"group_name": "trainer", "backend": "gloo"}
+        found = server.post("/init_weights_update_group", member | group).json()
+        assert found["success"], found
+        joined.set()
+        assert (found := update())["success"], found
+        assert _ids(asked(server)) != _ids(before)
+        assert (found := update())["success"], found
+        sent.result(timeout=60)
+    assert server.post("/destroy_weights_update_group", {"group_name": "trainer"}).json()["success"]
+    assert _ids(asked(server)) == _ids(before)
 
 
 def _ids(answers: list) -> list:

@@ -5,9 +5,11 @@ import time
 import pytest
 from serving.answers import (
     TEXTS,
+    check_a_group_sends_tensors,
     check_a_killed_rank_ends,
     check_many_at_once,
     check_server,
+    check_tensors_are_taken_by_all_or_none,
     check_weights_are_taken_by_all_or_none,
 )
 from serving.conftest import Server
@@ -43,6 +45,14 @@ def test_each_stage_has_its_own_layers_only(stages):
 
 def test_new_weights_are_taken_by_all_stages_or_none(stages, tmp_path):
     check_weights_are_taken_by_all_or_none(stages, tmp_path)
+
+
+def test_a_trainers_tensors_are_taken_by_all_stages_or_none(stages):
+    check_tensors_are_taken_by_all_or_none(stages, ranks=1)
+
+
+def test_a_trainers_group_sends_tensors_to_the_first_stage(stages):
+    check_a_group_sends_tensors(stages, ranks=1)
 
 
 def test_idle_stages_sleep(stages):

@@ -34,14 +34,16 @@ class NamedWeights:
     def update(self, offer: Callable[[], Iterable[tuple[str, torch.Tensor]]]) -> tuple[bool, str]:
         """Take named tensors, whole ones, on all ranks, or none of them on any -> (success, what is wrong with them).
 
-        All ranks call it, with tensors of the same names. offer: gives this rank's; what it raises is a problem.
+        All ranks call it, with tensors of the same names. offer: gives this rank's; what it raises is a problem. Later
+        stages take those that the first one has sent them with its question: others can be read once only.
         """
-        try:
-            self.given = _described(offer())
-            described = tuple((name, one.shape, one.dtype) for name, one in self.given.items())
-        except Exception as error:  # of this rank only, maybe: the others wait for its answer
-            described = error
-        plan, problems = self.update_all.prepare(described)
+        given = None
+        if get_parallel().pp_rank == 0:
+            try:
+                given = _described(offer())
+            except Exception as error:  # of this rank only, maybe: the others wait for its answer
+                given = f"the tensors cannot be read: {error or type(error).__name__}"
+        plan, problems = self.update_all.prepare(given)
         given, self.given = self.given, {}
         if problems:
             return False, "\n".join(problems)
@@ -49,13 +51,12 @@ class NamedWeights:
             self._write(plan, given)
         return True, "Success"
 
-    def _plan(self, described) -> named.Plan:
-        if isinstance(described, Exception):
-            raise CheckpointError(f"the tensors cannot be read: {described or type(described).__name__}")
-        # A later stage is asked before it is sent the tensors.
-        tensors = {name: self.given.get(name) or Stored(shape, dtype) for name, shape, dtype in described}
+    def _plan(self, given: Mapping[str, Stored] | str) -> named.Plan:
+        if isinstance(given, str):
+            raise CheckpointError(given)
+        self.given = given
         self._restore_hosts()
-        plan = named.check(self.network, tensors, **self.network.checkpoint())
+        plan = named.check(self.network, given, **self.network.checkpoint())
         whole = self._whole(plan.filled)
         self._refuse_converted(plan.items, lambda cell: cell.can_unpack or id(cell) in whole and _unquantized(cell))
         return plan

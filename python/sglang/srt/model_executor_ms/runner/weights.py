@@ -29,8 +29,7 @@ logger = logging.getLogger(__name__)
 
 _NO_IPC = "--framework mindspore takes weights by tensors, from a group of processes, or from disk; not by CUDA IPC"
 _DRAFT = "The draft model keeps its weights."
-# A later stage gets a request when the one before has done it: too late to refuse, and after another group's members.
-_NO_STAGES = "with --pp-size weights are updated from disk only (update_weights_from_disk)"
+_FIRST_STAGE = "The first stage sends this one what it is given."
 
 
 def with_quantization(config: dict, folder: str | Path, asked: str | None) -> dict:
@@ -132,15 +131,24 @@ class MindSporeWeightUpdater(WeightUpdater):
     def init_weights_update_group(
         self, master_address, master_port, rank_offset, world_size, group_name, backend="nccl"
     ):
-        """Join a trainer's group -> (success, message). A rank waits until all others have joined."""
+        """Join a trainer's group -> (success, message). A rank waits until all others have joined.
+
+        The ranks of the first stage are members; they send later stages what they are sent.
+        """
         usable = "hccl" if self.device.startswith("npu") else "gloo"
         if backend != usable:
             return False, f"backend is {backend!r}: on {self.device} a group is of backend {usable!r}"
-        if get_parallel().pp_size > 1:
-            return False, _NO_STAGES
+        if get_parallel().pp_rank:
+            return True, _FIRST_STAGE
         return super().init_weights_update_group(
             master_address, master_port, rank_offset, world_size, group_name, backend
         )
+
+    def destroy_weights_update_group(self, group_name):
+        return (True, _FIRST_STAGE) if get_parallel().pp_rank else super().destroy_weights_update_group(group_name)
+
+    def receive_weights_from_distributed(self, **described):
+        return [] if get_parallel().pp_rank else super().receive_weights_from_distributed(**described)
 
     def begin_weight_update(self):
         """Nothing is restored: every bucket leaves weights that can be served."""
@@ -162,8 +170,6 @@ class MindSporeWeightUpdater(WeightUpdater):
         return False, _NO_IPC
 
     def _update(self, read):
-        if get_parallel().pp_size > 1:
-            return False, _NO_STAGES
         if self.get_model_runner().is_draft_worker:
             return True, _DRAFT
         with _written_whole():

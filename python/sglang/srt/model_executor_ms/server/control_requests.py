@@ -15,6 +15,7 @@ from fastapi.responses import ORJSONResponse
 from sglang.srt.constants import GPU_MEMORY_ALL_TYPES
 from sglang.srt.managers import io_struct
 from sglang.srt.model_executor_ms.seams import control
+from sglang.srt.runtime_context import get_parallel
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,12 @@ class Unreadable:
 
 
 def read_tensors(original, worker, *arguments):
-    """Around how a rank reads the tensors of a request: if it fails, the others wait for it all the same."""
+    """Around how a rank reads the tensors of a request: if it fails, the others wait for it all the same.
+
+    Later stages read none: memory that is shared is counted down by each who reads it. The first one sends them.
+    """
+    if get_parallel().pp_rank:
+        return Unreadable(RuntimeError("tensors are read by the first stage"))
     try:
         return original(worker, *arguments)
     except Exception as error:
