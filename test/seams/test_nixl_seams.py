@@ -1,7 +1,7 @@
-"""What we rely on in NIXL: which methods of its agent are told the kind of memory."""
+"""What we rely on in NIXL, and in SGLang around Mooncake: how they are told where keys and values are."""
 
 import pytest
-from seams.contract import parameters
+from seams.contract import names, parameters
 
 from sglang.srt.model_executor_ms.seams import transfers
 
@@ -26,3 +26,15 @@ def test_memory_of_a_pool_is_that_of_the_host(monkeypatch):
         for kind in ("VRAM", "DRAM", None):
             getattr(api.nixl_agent(), name)(*["x"] * (place - 1), kind)
             assert told[name] == ("DRAM" if kind else None)
+
+
+def test_mooncake_is_told_pages_as_arrays(monkeypatch):
+    """transfers.send_places_as_arrays; compiled code: the other way is pinned memory and an event of a GPU"""
+    from sglang.srt.disaggregation.mooncake import conn
+
+    assert conn.MooncakeKVSender.supports_host_tensor_indices is True
+    monkeypatch.setattr(conn.MooncakeKVSender, "supports_host_tensor_indices", True)
+    transfers.send_places_as_arrays()
+    assert conn.MooncakeKVSender.supports_host_tensor_indices is False
+    prefill = names("srt.disaggregation.prefill")
+    assert {"supports_host_tensor_indices", "kv_to_page_indices", "Event"} <= set(prefill)

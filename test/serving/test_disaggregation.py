@@ -11,27 +11,41 @@ import pytest
 import requests
 from serving.conftest import Server, free_port
 
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+from sglang.srt.model_executor_ms.server.fleet_arguments import check_transfers
+
 SECONDS = 40
 NEW_TOKENS = 16
 LENGTHS = (3, 5, 40, 130, 361)
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory):
+BACKENDS = {
+    "nixl": {"UCX_TLS": "tcp,self,sm"},
+    "mooncake_tcp": {"MOONCAKE_PROTOCOL": "tcp"},
+}
+
+
+@pytest.fixture(
+    scope="module", params=[name if name == "nixl" else pytest.param(name, marks=pytest.mark.slow) for name in BACKENDS]
+)
+def servers(request, tmp_path_factory):
     """A prefill server, which knows the port, and a decode server."""
-    pytest.importorskip("nixl", reason="nixl is no package that tests install: pip install --no-deps nixl nixl-cu12")
+    try:
+        check_transfers("", request.param.removesuffix("_tcp"))
+    except UnsupportedFlag as lacking:
+        pytest.skip(f"no package that tests install: {lacking}")
     if psutil.virtual_memory().available < 14 * 2**30:  # two servers take some of it
         pytest.skip("a decode server's pool of the host starts only where SGLang finds 10 GiB free")
     port, started = free_port(), []
     common = (
         "--disaggregation-transfer-backend",
-        "nixl",
+        request.param,
         "--max-total-tokens",
         "4096",
         "--chunked-prefill-size",
         "128",
     )
-    with mock.patch.dict(os.environ, {"SGLANG_HOST_IP": "127.0.0.1", "UCX_TLS": "tcp,self,sm"}):
+    with mock.patch.dict(os.environ, {"SGLANG_HOST_IP": "127.0.0.1", **BACKENDS[request.param]}):
         for mode in ("prefill", "decode"):
             ports = ("--disaggregation-bootstrap-port", str(port))
             log = tmp_path_factory.mktemp(mode) / "log"

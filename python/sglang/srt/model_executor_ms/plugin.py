@@ -138,7 +138,7 @@ def _activate_scheduler(view) -> None:
     if view.speculative_algorithm:
         _hook_speculation()
     if view.disaggregation_mode != "null":
-        _hook_transfers()
+        _hook_transfers(view.disaggregation_transfer_backend)
     if view.use_ray and view.device == "cpu":
         parallel_arguments.bind_processes(view)  # those of this host; the launcher may be on another one
         _hook_actor()
@@ -185,10 +185,13 @@ def _hook_launcher() -> None:
 
 
 @functools.cache
-def _hook_transfers() -> None:
+def _hook_transfers(backend: str) -> None:
     from sglang.srt.model_executor_ms.seams import transfers
 
-    transfers.send_memory_of_host()
+    if backend == "nixl":
+        transfers.send_memory_of_host()
+    else:
+        transfers.send_places_as_arrays()
 
 
 @functools.cache

@@ -23,3 +23,10 @@ def send_memory_of_host() -> None:
 
 def _host(mem_type: str | None) -> str | None:
     return "DRAM" if mem_type == "VRAM" else mem_type
+
+
+def send_places_as_arrays() -> None:
+    """Have Mooncake be told pages as arrays: SGLang copies them to pinned memory, and waits for an event of a GPU."""
+    from sglang.srt.disaggregation.mooncake import conn
+
+    conn.MooncakeKVSender.supports_host_tensor_indices = False

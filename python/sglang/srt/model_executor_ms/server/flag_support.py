@@ -94,10 +94,7 @@ LIMITED = {
     "ep_dispatch_algorithm": (None, "dynamic"),
     "expert_distribution_recorder_mode": (None, "stat", "per_pass"),
     "disaggregation_mode": ("null", "prefill", "decode"),
-    "disaggregation_transfer_backend": (
-        "mooncake",
-        "nixl",
-    ),  # SGLang's default is mooncake, which is refused with a mode
+    "disaggregation_transfer_backend": ("mooncake", "mooncake_tcp", "nixl"),
     "hicache_io_backend": ("kernel", "direct"),  # SGLang's default is kernel; either is this backend's own copy
     "hicache_mem_layout": ("layer_first", "page_first", "page_first_direct"),
     "hicache_write_policy": ("write_through", "write_through_selective"),

@@ -1,10 +1,21 @@
 """Arguments of a server among others, and of what outlives its steps: which of them can be served here."""
 
+import ctypes
 import importlib.util
 
 from sglang.srt.model_executor_ms.environment import compile_without_a_wrapper, send_prefixes_with_the_rest
 from sglang.srt.model_executor_ms.seams import memory
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+
+# Ways to send keys and values: the package, the library of the system that it wants, and how to install both.
+TRANSFERS = {
+    "nixl": ("nixl", None, "pip install --no-deps nixl nixl-cu12"),
+    "mooncake": (
+        "mooncake",
+        "libibverbs.so.1",
+        "pip install --no-deps mooncake-transfer-engine-non-cuda; apt install libibverbs1",
+    ),
+}
 
 
 def check_fleet(view) -> None:
@@ -28,19 +39,28 @@ def _check_disaggregation(view) -> None:
     flag = f"--disaggregation-mode {mode}"
     if view.device != "cpu":
         raise UnsupportedFlag(f"{flag} is served on CPUs only, and --device is {view.device}")
-    if backend != "nixl":
-        raise UnsupportedFlag(f"{flag} --disaggregation-transfer-backend {backend}: only nixl is served")
-    if importlib.util.find_spec("nixl") is None:
-        raise UnsupportedFlag(
-            f"{flag} --disaggregation-transfer-backend nixl: the package nixl is not installed: "
-            "pip install --no-deps nixl nixl-cu12 (no GPU is needed)"
-        )
+    check_transfers(f"{flag} --disaggregation-transfer-backend {backend}", backend.removesuffix("_tcp"))
     if view.pp_size > 1 or view.speculative_algorithm or view.kv_cache_dtype != "auto":
         raise UnsupportedFlag(
             f"{flag} with --pp-size, --speculative-algorithm or --kv-cache-dtype: not tried together yet"
         )
     if mode == "prefill":
         send_prefixes_with_the_rest()
+
+
+def check_transfers(flag: str, backend: str) -> None:
+    """UnsupportedFlag where a backend is not served, or lacks what it wants."""
+    if backend not in TRANSFERS:
+        raise UnsupportedFlag(f"{flag}: only nixl, mooncake and mooncake_tcp are served")
+    package, library, command = TRANSFERS[backend]
+    command = f"{command} (no GPU is needed)"
+    if importlib.util.find_spec(package) is None:
+        raise UnsupportedFlag(f"{flag}: the package {package} is not installed: {command}")
+    try:
+        if library:
+            ctypes.CDLL(library)
+    except OSError as error:
+        raise UnsupportedFlag(f"{flag}: {package} wants {library}: {error}: {command}") from error
 
 
 def _check_host_cache(view) -> None:

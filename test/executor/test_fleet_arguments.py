@@ -1,0 +1,60 @@
+"""What a server among others lacks is said before any process is started, with the line that installs it."""
+
+import ctypes
+import importlib.util
+from types import SimpleNamespace
+
+import pytest
+
+from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+from sglang.srt.model_executor_ms.server.fleet_arguments import check_fleet
+
+SECONDS = 1
+PLAIN = dict(
+    device="cpu",
+    enable_hierarchical_cache=False,
+    enable_memory_saver=False,
+    disaggregation_mode="null",
+    disaggregation_transfer_backend="mooncake",
+    speculative_algorithm=None,
+    kv_cache_dtype="auto",
+    pp_size=1,
+)
+
+
+def absent(name):
+    """As find_spec where a package is not there."""
+    if "." in name:
+        raise ModuleNotFoundError(f"No module named {name.partition('.')[0]!r}", name=name.partition(".")[0])
+
+
+CASES = {
+    "mooncake": "package mooncake is not installed: pip install --no-deps mooncake-transfer-engine-non-cuda",
+    "nixl": "package nixl is not installed: pip install --no-deps nixl nixl-cu12",
+    "ascend": "only nixl, mooncake and mooncake_tcp are served",
+}
+
+
+@pytest.mark.parametrize("backend", CASES)
+def test_a_way_to_send_keys_and_values_that_is_not_installed_is_named(monkeypatch, backend):
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    check_fleet(SimpleNamespace(**PLAIN))  # SGLang's default backend is no problem without a mode
+    view = SimpleNamespace(**PLAIN | dict(disaggregation_mode="decode", disaggregation_transfer_backend=backend))
+    with pytest.raises(UnsupportedFlag, match=f"--disaggregation-transfer-backend {backend}: .*{CASES[backend]}"):
+        check_fleet(view)
+
+
+def test_a_library_that_mooncake_wants_is_named(monkeypatch):
+    def lacking(name):
+        raise OSError(f"{name}: cannot open shared object file")
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(ctypes, "CDLL", lacking)
+    with pytest.raises(UnsupportedFlag, match="libibverbs.so.1: cannot open.* apt install libibverbs1"):
+        check_fleet(SimpleNamespace(**PLAIN | dict(disaggregation_mode="decode")))
+
+
+def test_disaggregation_is_refused_on_npus():
+    view = PLAIN | dict(device="npu", disaggregation_mode="prefill", disaggregation_transfer_backend="ascend")
+    with pytest.raises(UnsupportedFlag, match="--disaggregation-mode prefill is served on CPUs only"):
+        check_fleet(SimpleNamespace(**view))
