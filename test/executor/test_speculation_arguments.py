@@ -17,7 +17,7 @@ SECONDS = 5
 GOOD = dict(
     speculative_algorithm="NGRAM", device="cpu", is_embedding=False, pp_size=1, attn_dp_size=1,
     speculative_draft_model_path=None, speculative_draft_model_revision=None, trust_remote_code=False,
-    speculative_eagle_topk=1, enable_lora=None, lora_paths=None, model_path=MODEL, revision=None,
+    enable_lora=None, lora_paths=None, model_path=MODEL, revision=None,
 )  # fmt: skip
 
 
@@ -47,7 +47,6 @@ def test_no_speculation_and_n_grams_pass(check, monkeypatch):
         (dict(experts=True), "where experts are placed"),
         (dict(speculative_algorithm="STANDALONE"), "--speculative-draft-model-path"),
         (dict(speculative_algorithm="EAGLE"), "--speculative-draft-model-path"),  # the checkpoint carries no draft
-        (dict(speculative_algorithm="EAGLE", speculative_eagle_topk=4), "give --speculative-num-steps 3"),
     ],
 )
 def test_what_goes_with_no_speculation_is_named(check, monkeypatch, changed, named):

@@ -4,13 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from sglang.srt.model_executor_ms.runner import spec_kernels, spec_sampling
+from sglang.srt.model_executor_ms.runner import spec_kernels, spec_sampling, spec_trees
 
 SECONDS = 15
 ORACLE = Path(__file__).with_name("speculative_oracle.py")
@@ -73,6 +74,31 @@ def test_trees_of_masks_are_those_of_sglangs_kernel(oracle):
             given["masks"], given["lengths"], found["positions"], *found["retrieve"], requests, n
         )
         assert_equal(found, case["again"])
+
+
+def test_a_step_has_each_token_of_sglangs_trees_behind_its_ancestors(oracle):
+    """Places are SGLang's positions, and the token before is one whose child or child's sibling SGLang says it is."""
+    for case in oracle["trees"]:
+        given, links = case["given"], case["tree"]["retrieve"].numpy()
+        _, _, n, requests = given["sizes"]
+        sees, lengths = given["masks"].numpy().reshape(requests, n, n), given["lengths"].numpy()
+        table = np.zeros((requests, int(lengths.max()) + n), np.int64)
+        slots = 100 + np.arange(requests * n).reshape(requests, n)
+        of, queries, ends, rows = spec_trees.requests_of_trees(sees, lengths, slots, table)
+        parents = np.full((requests, n), -1)
+        for request in range(requests):
+            for token in range(n):
+                child = links[1, request, token]
+                while child >= 0:
+                    parents[request, child], child = token, links[2, request, child]
+        last = np.cumsum(queries) - 1  # of each request, as a token of the step
+        np.testing.assert_array_equal(ends - 1, case["tree"]["positions"].numpy()[last])
+        for request, token, end, row in zip(of, last % n, ends, rows, strict=True):
+            path = [token]
+            while parents[request, path[0]] >= 0:
+                path.insert(0, parents[request, path[0]])
+            assert row[: lengths[request]].tolist() == [0] * lengths[request]
+            assert row[lengths[request] : end].tolist() == slots[request, path].tolist()
 
 
 def test_slots_are_those_of_sglangs_kernels(oracle):
@@ -178,14 +204,15 @@ def test_a_coin_beyond_what_rounding_left_draws_a_possible_token():
     assert spec_sampling.draw(np.float32([0.5, 0.5, 0]), [0], 0.0) == 1
 
 
-def test_of_a_tree_of_n_grams_the_longest_path_is_the_chain():
-    from types import SimpleNamespace
-
+def test_of_a_tree_of_n_grams_the_longest_path_is_the_chain_where_the_breadth_is_1():
     #      0 -> 1 -> 3 -> 4, 0 -> 2, and padding below the root
     parents = [[-1, 0, 0, 1, 3], [-1, 0, 0, 0, 0]]
     masks = np.stack([spec_kernels._ancestors(one) for one in parents])
     tokens = np.array([[9, 5, 6, 7, 8], [3, 4, 0, 0, 0]])
-    worker, batch = SimpleNamespace(draft_token_num=5), SimpleNamespace(reqs=[None, None])
-    found, causal = spec_kernels.deepest_path(lambda *_: (tokens.reshape(-1), masks.reshape(-1)), worker, batch)
+    given, batch = (tokens.reshape(-1), masks.reshape(-1)), SimpleNamespace(reqs=[None, None])
+    worker = SimpleNamespace(draft_token_num=5, topk=1)
+    found, causal = spec_kernels.drafted_by_n_grams(lambda *_: given, worker, batch)
     assert found.tolist() == [9, 5, 7, 8, 0, 3, 4, 0, 0, 0]
     assert (causal.reshape(2, 5, 5) == np.tri(5, dtype=bool)).all()
+    worker.topk = 10
+    assert spec_kernels.drafted_by_n_grams(lambda *_: given, worker, batch) == given

@@ -172,6 +172,7 @@ def test_a_verify_step_has_its_drafts_behind_what_sglang_counts(batch, drafts):
     pages = [list(range(first, last)) for first, last in pairwise(ends)]
     wanted, table = slowly(requests, page_size, pages), token_table(requests, page_size, pages, spare)
     given = forward_batch(requests, wanted, list(range(len(requests))), ForwardMode.DECODE)
-    given.forward_mode, given.spec_info = ForwardMode.TARGET_VERIFY, SimpleNamespace(draft_token_num=drafts)
+    given.forward_mode = ForwardMode.TARGET_VERIFY
+    given.spec_info = SimpleNamespace(draft_token_num=drafts, tree_topk=1)
     given.seq_lens_cpu = given.seq_lens_cpu - drafts
     check(from_forward_batch(given, torch.from_numpy(table), page_size), wanted)

@@ -3,17 +3,19 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
-from seams.contract import assert_in_order, names, parameters
+from seams.contract import assert_in_order, names, parameters, unhooked, works_around
 
 from sglang.kernels.ops.sampling import renorm
 from sglang.kernels.ops.speculative import cache_locs, eagle, spec_tree, verify_sampling
-from sglang.srt.mem_cache import allocation, memory_pool
+from sglang.srt.mem_cache import allocation, allocation_sizing, memory_pool
 from sglang.srt.model_executor_ms.runner import draft_steps, spec_kernels, spec_sampling
 from sglang.srt.sampling.penaltylib import repetition_penalty
-from sglang.srt.speculative import eagle_utils, spec_utils
+from sglang.srt.speculative import eagle_utils, ngram_info, spec_utils
 from sglang.srt.speculative.draft_utils import DraftBackendFactory
+from sglang.srt.speculative.eagle_info import EagleVerifyInput
 
 SECONDS = 15
 COMMON, EAGLE, NGRAM = (
@@ -93,10 +95,14 @@ def test_masks_of_drafts_are_made_in_the_mode_that_one_function_says():
 
 
 def test_a_verify_step_says_its_tokens_and_has_the_lengths_before():
-    """step_inputs.host_lengths"""
+    """step_inputs.host_lengths, spec_trees.verified_trees"""
     found = names("srt.speculative.eagle_utils", "eagle_prepare_for_verify")
     assert_in_order(found, "draft_token_num", "TARGET_VERIFY", "init_new")
-    assert "draft_token_num" in names("srt.speculative.ngram_info", "NgramVerifyInput.__init__")
+    wanted = {"draft_token_num", "custom_mask", "tree_topk"}
+    assert wanted - {"tree_topk"} <= set(names("srt.speculative.ngram_info", "NgramVerifyInput.__init__"))
+    assert wanted <= set(dir(EagleVerifyInput)) | set(parameters(EagleVerifyInput))
+    ngram, eagle = ngram_info.NgramVerifyInput.tree_topk.fget, EagleVerifyInput.tree_topk.fget
+    assert ngram(None) != 1 and eagle(SimpleNamespace(topk=1)) == 1 and eagle(SimpleNamespace(topk=4)) == 4
 
 
 def test_the_most_drafts_of_adaptive_steps_are_known_and_backends_are_made_for_each_number_of_steps():
@@ -112,6 +118,21 @@ def test_n_grams_are_looked_up_in_one_method():
     found = names(NGRAM, "NGRAMWorker._prepare_for_speculative_decoding")
     assert_in_order(found, "USE_FULL_MASK", "_prepare_draft_tokens", "reconstruct_indices_from_tree_mask_func")
     assert "sgl_kernel.speculative" in names("kernels.ops.speculative.reconstruct_tree")
+    assert_in_order(names(NGRAM, "NGRAMWorker.__init__"), "speculative_eagle_topk", "topk")
+    assert "speculative_ngram_max_bfs_breadth" in names("srt.arg_groups.speculative_hook", "_handle_ngram")
+
+
+@works_around("has too few places in a request's row of its table for what a decode step allocates of a tree")
+def test_a_row_of_the_table_has_room_for_what_a_step_allocates(monkeypatch):
+    """speculation.widen_rows_with"""
+    build = names("srt.mem_cache.kv_cache_configurator", "KVCacheConfigurator._build_req_to_token_pool")
+    if "get_req_to_token_extra_context_len" not in build:
+        pytest.fail("rows of the table are made by another function")
+    sizing = unhooked(allocation_sizing)
+    tree = SimpleNamespace(speculative_algorithm="EAGLE", speculative_num_steps=5, speculative_eagle_topk=4)
+    for name, value in (("get_spec", tree), ("get_alloc_page_size", 1), ("max_speculative_num_draft_tokens", 8)):
+        monkeypatch.setattr(sizing, name, lambda value=value: value)
+    assert sizing.get_req_to_token_extra_context_len() >= sizing.get_alloc_reserve_per_decode()
 
 
 HOOKED = """
@@ -121,7 +142,7 @@ load_plugins()
 from sglang.srt.model_executor_ms import plugin
 plugin._hook_speculation()
 from sglang.kernels.ops.speculative import cache_locs, eagle, spec_tree
-from sglang.srt.mem_cache import allocation, memory_pool
+from sglang.srt.mem_cache import allocation, kv_cache_configurator, memory_pool
 from sglang.srt.sampling.penaltylib import repetition_penalty
 from sglang.srt.speculative import eagle_utils, eagle_worker_v2, eagle_worker_common, ngram_worker, spec_utils
 used = [
@@ -132,6 +153,7 @@ used = [
     eagle_utils.top_k_renorm_prob, eagle_utils.top_p_renorm_prob, allocation.get_last_loc,
     ngram_worker.reconstruct_indices_from_tree_mask_func, cache_locs.assign_extend_cache_locs_func,
     spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties,
+    kv_cache_configurator.get_req_to_token_extra_context_len,
 ]
 found = dict(
     used={f"{function.__module__}.{function.__name__}": hasattr(function, "__wrapped__") for function in used},

@@ -8,16 +8,19 @@ import pytest
 from models.tiny import COMMON, reference_logits, save
 from scipy import stats
 from serving.conftest import MODEL
-from tiers import SLOW
+from tiers import SLOW, mostly_slow
 
-SECONDS = 38, 85
-DRAFT = dict(speculative_draft_model_path=MODEL)
+SECONDS = 38, 125
+CHAIN = dict(speculative_num_steps=3, speculative_eagle_topk=1, speculative_num_draft_tokens=4)
+TREE = dict(speculative_num_steps=3, speculative_eagle_topk=4, speculative_num_draft_tokens=8)
+STANDALONE = dict(speculative_algorithm="STANDALONE", speculative_draft_model_path=MODEL)
 VARIANTS = {
-    "ngram": dict(speculative_algorithm="NGRAM", speculative_num_draft_tokens=4)
+    "ngram": dict(speculative_algorithm="NGRAM", speculative_num_draft_tokens=8)  # trees of SGLang's breadth
     | dict(max_total_tokens=448, schedule_conservativeness=0.01),  # so small that requests are retracted
-    "standalone": dict(speculative_algorithm="STANDALONE", speculative_num_steps=3, speculative_eagle_topk=1)
-    | dict(speculative_num_draft_tokens=4, page_size=16, **DRAFT),
+    "standalone": STANDALONE | CHAIN | dict(page_size=16),
+    "standalone_tree": STANDALONE | TREE,
 }
+QUICK = ("ngram", "standalone")
 PROMPTS = [
     "Return the",
     "def main():\n    import",
@@ -26,7 +29,6 @@ PROMPTS = [
     "class A:\n    def __init__(self, a, b):\n        self.a = a\n        self.",
     "If the object is a string, it",
 ]
-CHAIN = dict(speculative_num_steps=3, speculative_eagle_topk=1, speculative_num_draft_tokens=4)
 SCHEMA = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
 
 
@@ -38,7 +40,7 @@ def ids_of(answers):
     return [answer["output_ids"] for answer in answers]
 
 
-@pytest.fixture(scope="module", params=VARIANTS)
+@pytest.fixture(scope="module", params=mostly_slow(VARIANTS, lambda name: name in QUICK))
 def speculative(request, start_engine):
     arguments = dict(dtype="float32", max_total_tokens=4096, constrained_json_disable_any_whitespace=True)
     return request.param, start_engine(MODEL, **arguments | VARIANTS[request.param])
@@ -138,17 +140,18 @@ def assert_best(variant, prompt, ids):
     assert (chosen >= logits.max(-1) - 1e-4).all(), variant
 
 
-FAMILIES = {  # variant of models/tiny.py: what it stands for, more arguments
-    "gpt_oss": dict(page_size=4, speculative_ngram_max_bfs_breadth=1),  # windows with a pool of their own
-    "deepseek_v3": {},  # latent attention
-    "qwen3_moe": {},  # experts
-}
+FAMILIES = [  # variant of models/tiny.py, more arguments
+    ("gpt_oss", dict(page_size=4, speculative_ngram_max_bfs_breadth=1)),  # windows with a pool of their own, chains
+    ("gpt_oss", {}),  # and trees
+    ("deepseek_v3", {}),  # latent attention
+    ("qwen3_moe", {}),  # experts
+]
 
 
 @SLOW
-@pytest.mark.parametrize("variant", FAMILIES)
-def test_other_attention_and_experts_give_the_best_tokens(start_engine, tmp_path, variant):
-    arguments = VARIANTS["ngram"] | dict(skip_tokenizer_init=True, max_total_tokens=2000) | FAMILIES[variant]
+@pytest.mark.parametrize(("variant", "more"), FAMILIES)
+def test_other_attention_and_experts_give_the_best_tokens(start_engine, tmp_path, variant, more):
+    arguments = VARIANTS["ngram"] | dict(skip_tokenizer_init=True, max_total_tokens=2000) | more
     engine = start_engine(save(variant, tmp_path), **arguments)
     generator = np.random.default_rng(0)
     prompts = [generator.integers(0, COMMON["vocab_size"], length).tolist() for length in (40, 3, 17, 9)]

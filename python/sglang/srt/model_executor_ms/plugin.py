@@ -304,7 +304,8 @@ def _hook_speculation() -> None:
     speculation.move_accepted_with(spec_kernels.move_cache)
     speculation.select_drafts_uncompiled()
     speculation.attend_drafts_with(draft_steps.decode_backend, draft_steps.extend_backend)
-    speculation.look_up_with(spec_kernels.deepest_path, spec_kernels.reconstruct_tree)
+    speculation.look_up_with(spec_kernels.drafted_by_n_grams, spec_kernels.reconstruct_tree)
+    speculation.widen_rows_with(spec_kernels.room_for_branches)
     speculation.mask_drafts_only()
     memory.find_last_slots_with(allocation.last_slots)
 

@@ -40,6 +40,7 @@ from sglang.srt.runtime_context import (
     get_lora,
     get_model,
     get_schedule,
+    get_spec,
     max_speculative_num_draft_tokens,
 )
 
@@ -262,6 +263,12 @@ def _draft_tokens() -> int:
     return max_speculative_num_draft_tokens() or 0
 
 
+def _tree_width() -> int:
+    """Into how many requests of a step a request of SGLang's may grow: runner/spec_trees.py; 1 without trees."""
+    branches = get_spec().speculative_eagle_topk or 1
+    return max(branches, _draft_tokens()) if branches > 1 else 1
+
+
 def _limits(model_runner) -> Limits:
     """The largest step that SGLang schedules: tokens of prompts beside every decoding request, or every one's drafts.
 
@@ -270,5 +277,6 @@ def _limits(model_runner) -> Limits:
     context, drafts = model_runner.model_config.context_len, _draft_tokens()
     prefill = _max_prefill_tokens(context)
     requests = max(model_runner.max_running_requests, *(len(queries) for _, queries, _ in WARM_UP))
-    tokens = max(prefill + requests, requests * drafts, *(sum(queries) for _, queries, _ in WARM_UP))
-    return Limits(tokens, requests, -(-(context + drafts) // model_runner.page_size) + 1)
+    rows = requests * _tree_width()
+    tokens = max(prefill + requests, requests * drafts, rows, *(sum(queries) for _, queries, _ in WARM_UP))
+    return Limits(tokens, rows, -(-(context + drafts) // model_runner.page_size) + 1)

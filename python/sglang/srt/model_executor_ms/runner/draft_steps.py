@@ -1,9 +1,9 @@
-"""The attention backends of a draft model: one for each of the steps in which it makes a chain of drafts."""
+"""The attention backends of a draft model: one for each of the steps in which it makes chains of drafts."""
 
-from types import SimpleNamespace
+import torch
 
-from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor_ms.runner.attention_backend import MindSporeAttnBackend
+from sglang.srt.model_executor_ms.runner.spec_trees import DraftStep
 from sglang.srt.speculative.eagle_utils import per_step_draft_out_cache_loc
 
 
@@ -13,28 +13,29 @@ class DraftSteps:
     needs_cpu_seq_lens = True  # lengths are read from the host mirrors, never from the device
 
     def __init__(self, model_runner, topk: int, num_steps: int):
-        """topk: chains of each request. The last of num_steps drafts is made without a step of its own."""
+        """topk: branches of each request. The last of num_steps drafts is made without a step of its own."""
         self.topk, self.num_steps = topk, num_steps
         self.attn_backends = [MindSporeAttnBackend(model_runner) for _ in range(num_steps - 1)]
 
     def init_forward_metadata(self, forward_batch):
-        """Prepare decode steps of one token a request, each one place after the one before."""
+        """Prepare decode steps of one token a branch, each one place after the one before."""
         slots = per_step_draft_out_cache_loc(
             forward_batch.out_cache_loc, forward_batch.batch_size, self.topk, self.num_steps
         )
         for place, backend in enumerate(self.attn_backends):
-            backend.init_forward_metadata(_decode_step(forward_batch, slots[place], place + 1))
+            backend.init_forward_metadata(self._decode_step(forward_batch, slots[: place + 1]))
 
+    def _decode_step(self, forward_batch, slots: torch.Tensor) -> DraftStep:
+        """slots [drafts, B * topk]: where the branches have their drafts so far, the new ones last.
 
-def _decode_step(forward_batch, slots, tokens: int) -> SimpleNamespace:
-    """What a runner of steps reads of a ForwardBatch, once so many tokens were added to each of its requests."""
-    return SimpleNamespace(
-        forward_mode=ForwardMode.DECODE,
-        seq_lens_cpu=forward_batch.seq_lens_cpu + tokens,
-        req_pool_indices=forward_batch.req_pool_indices,
-        out_cache_loc=slots,
-        global_num_tokens_cpu=None,
-    )
+        As SGLang has it, a branch is a place: its new token may go on from another branch, whose drafts it does not
+        see. Drafts are only guesses.
+        """
+        lengths, rows = forward_batch.seq_lens_cpu + len(slots), forward_batch.req_pool_indices
+        if self.topk == 1:
+            return DraftStep(lengths, rows, slots[-1], None)
+        lengths, rows = (of.repeat_interleave(self.topk) for of in (lengths, rows))
+        return DraftStep(lengths, rows, slots[-1], slots.T.numpy())
 
 
 def decode_backend(factory) -> DraftSteps | None:

@@ -7,6 +7,7 @@ it does. B requests verify n draft tokens each: a tree of tokens, whose first on
 import numpy as np
 import torch
 
+from sglang.srt.mem_cache.allocation_sizing import get_alloc_reserve_per_decode
 from sglang.srt.model_executor_ms.runner.spec_sampling import draw
 
 FULL_MASK = 0  # of SGLang's TreeMaskMode: rows have a column of each token before the tree's
@@ -222,17 +223,26 @@ def verify_tree_sampling(
 
 
 def move_cache(original, pool, tgt_loc, src_loc) -> None:
-    """Around a pool's move_kv_cache: the accepted tokens of a chain are where they belong."""
-    if not torch.equal(tgt_loc.long(), src_loc.long()):
-        original(pool, tgt_loc, src_loc)
+    """Around a pool's move_kv_cache: most accepted tokens, and all of a chain, are where they belong."""
+    moved = tgt_loc != src_loc
+    if moved.any():
+        original(pool, tgt_loc[moved], src_loc[moved])
 
 
-def deepest_path(original, worker, batch) -> tuple[np.ndarray, np.ndarray]:
-    """Around NGRAMWorker._prepare_draft_tokens: of each request's tree its longest path, as a chain.
+def room_for_branches(original) -> int:
+    """Around get_req_to_token_extra_context_len, which has no room for all that a decode step allocates of a tree."""
+    return max(original(), get_alloc_reserve_per_decode())
 
-    The corpus gives trees at any breadth, and a verify step computes chains. What the path lacks of n tokens is 0.
+
+def drafted_by_n_grams(original, worker, batch) -> tuple[np.ndarray, np.ndarray]:
+    """Around NGRAMWorker._prepare_draft_tokens -> tokens [B * n] and who sees whom [B * n * n].
+
+    The corpus gives trees at any breadth. Where the breadth is 1 a tree is cut to its longest path, a chain, which
+    costs less to verify; what the path lacks of n tokens is 0.
     """
     tokens, mask = original(worker, batch)
+    if worker.topk > 1:
+        return tokens, mask
     n, requests = worker.draft_token_num, len(batch.reqs)
     tokens, mask = np.asarray(tokens).reshape(requests, n), np.asarray(mask).reshape(requests, n, n).astype(bool)
     chains = np.zeros_like(tokens)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from sglang.srt.layers_ms.ops.metadata import FULL, SWA, HostStep
+from sglang.srt.model_executor_ms.runner import spec_trees
 from sglang.srt.model_executor_ms.runner.step import StepInputs, host_arrays
 from sglang.srt.model_executor_ms.seams import batches
 
@@ -67,15 +68,22 @@ def from_forward_batch(
     """SGLang's ForwardBatch -> StepInputs, from its host mirrors (`*_cpu`): lengths are never read from a device.
 
     full_to_swa: as step_inputs'. slots_of_requests: of each row of req_to_token, the slot of its request's states;
-    None: there are none.
+    None: there are none. A tree of drafts is as many requests as it has tokens: spec_trees.
     """
     query_lens, seq_lens = host_lengths(forward_batch)
     longest = int(seq_lens.max(initial=0))
     width = -(-longest // page_size) * page_size
-    table = req_to_token[forward_batch.req_pool_indices, :width].numpy()
+    table = req_to_token[forward_batch.req_pool_indices, :width].numpy()  # a copy
     counts = tuple(forward_batch.global_num_tokens_cpu or ())
     dp_tokens = counts if len(counts) > 1 else ()  # SGLang counts for EPLB too, where there is one replica
     out_cache_loc = forward_batch.out_cache_loc.numpy()
     states = None if slots_of_requests is None else slots_of_requests[forward_batch.req_pool_indices].numpy()
     slots = dict(lora_slots=batches.lora_slots(forward_batch), state_slots=states)
+    trees = spec_trees.verified_trees(forward_batch)
+    if trees is not None:
+        before, drafted = seq_lens - trees.shape[1], out_cache_loc.reshape(trees.shape[:2])
+        of, query_lens, seq_lens, table = spec_trees.requests_of_trees(trees, before, drafted, table)
+        slots = {name: None if own is None else own[of] for name, own in slots.items()}
+    elif isinstance(forward_batch, spec_trees.DraftStep) and forward_batch.branch_slots is not None:
+        spec_trees.put_branches(forward_batch, seq_lens, table)
     return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens, **slots)

@@ -54,6 +54,7 @@ SUPPORTED = _names("""
     lora_strict_loading lora_drain_wait_threshold
     max_mamba_cache_size mamba_full_memory_ratio mamba_max_states_per_path
     speculative_draft_model_path speculative_draft_model_revision speculative_num_steps speculative_num_draft_tokens
+    speculative_eagle_topk
     speculative_accept_threshold_single speculative_accept_threshold_acc speculative_attention_mode
     speculative_adaptive speculative_adaptive_config
     speculative_ngram_min_bfs_breadth speculative_ngram_max_bfs_breadth speculative_ngram_match_type
@@ -104,7 +105,6 @@ LIMITED = {
     "mamba_radix_cache_strategy": ("auto", "no_buffer"),
     "mamba_ssm_dtype": (None, "float32"),
     "speculative_algorithm": (None, "NGRAM", "STANDALONE", "EAGLE", "EAGLE3", "NEXTN"),
-    "speculative_eagle_topk": (None, 1),
     "speculative_draft_load_format": (None, "auto", "safetensors", "pt", "dummy"),
     "mm_feature_transport": (None, "cpu"),
     "mm_attention_backend": (None,),
@@ -123,7 +123,6 @@ REASONS = {
     "mm_enable_dp_encoder": "ranks divide the heads of a tower",
     "ep_dispatch_algorithm": "ranks that see the same tokens must choose the same place of an expert",
     "speculative_algorithm": "others draft with what is not computed yet",
-    "speculative_eagle_topk": "drafts are verified as a chain; trees are not supported yet",
 }
 
 _PARALLEL = (

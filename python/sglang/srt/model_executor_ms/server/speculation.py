@@ -41,11 +41,6 @@ def _problems(view):
         yield f"not supported yet with --pp-size {view.pp_size}"
     if view.attn_dp_size > 1:
         yield f"not supported yet with --attn-dp-size {view.attn_dp_size} (--dp-size with --enable-dp-attention)"
-    if view.speculative_algorithm != "NGRAM" and (view.speculative_eagle_topk or 1) > 1:  # SGLang's default for Llama
-        yield (
-            f"SGLang chose --speculative-eagle-topk {view.speculative_eagle_topk} for this model, a tree; chains are "
-            "verified: give --speculative-num-steps 3 --speculative-eagle-topk 1 --speculative-num-draft-tokens 4"
-        )
 
 
 def _compiler_problems() -> list[str]:
