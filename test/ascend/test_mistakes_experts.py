@@ -223,6 +223,11 @@ def test_sizes_that_no_kernel_has_are_refused_when_a_layer_is_built(sizes, compl
         ops.check_mla_attention(*sizes)
 
 
+def test_contexts_beyond_what_sparse_attention_sees_are_refused_when_a_layer_is_built():
+    with pytest.raises(NotImplementedError, match="contexts end at 2048 tokens there.* --context-length 2048"):
+        ops.check_sparse_attention(2048)
+
+
 def test_ranks_add_up_what_each_has():
     ops.init_group("pair", 0, 2, lambda mine: [mine, mine + 1])
     x = tensor(draw(3, 8), ms.bfloat16)

@@ -20,6 +20,8 @@ ONE_WAY = {
     "granitemoe@16": "mixed_batch",
     "hunyuan_v1_moe@16": "mixed_batch",
     "hy_v3@16": "mixed_batch",
+    "deepseek_v32-dense@16": "mixed_batch",
+    "glm_moe_dsa-dense@16": "chunks",
     "granitemoeshared@16": "chunks",
     "glm4_moe_lite@16": "mixed_batch",
     "qwen2_moe@32": "one_piece",

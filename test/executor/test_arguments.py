@@ -260,9 +260,9 @@ def test_configs_that_are_known_need_no_trust(tmp_path, model_type):
 
 
 def test_an_architecture_is_refused_before_sglang_adjusts_to_it(monkeypatch):
-    model = SimpleNamespace(model_path="here", hf_config=SimpleNamespace(architectures=["DeepseekV32ForCausalLM"]))
+    model = SimpleNamespace(model_path="here", hf_config=SimpleNamespace(architectures=["DeepseekV4ForCausalLM"]))
     monkeypatch.setattr(overrides, "model_config_of", lambda server_args: model)
-    with pytest.raises(framework.UnsupportedModel, match="nearest by name: DeepseekV3ForCausalLM"):
+    with pytest.raises(framework.UnsupportedModel, match="nearest by name: DeepseekV2ForCausalLM"):
         framework.adjust_to_model(
             ServerArgs(model_path="here", model_impl="mindspore"), lambda server_args: pytest.fail("adjusted")
         )

@@ -57,7 +57,8 @@ def pool_of(specs, dtype: torch.dtype, page_size: int, made=MHATokenToKVPool):
     )
     spec = next(iter(specs.values()))
     if isinstance(spec, MLASpec):
-        return MLATokenToKVPool(kv_lora_rank=spec.kv_lora_rank, qk_rope_head_dim=spec.qk_rope_head_dim, **shared)
+        rotated = spec.row[1] - spec.kv_lora_rank  # and keys of an indexer, which seams/arguments.py adds
+        return MLATokenToKVPool(kv_lora_rank=spec.kv_lora_rank, qk_rope_head_dim=rotated, **shared)
     return made(head_num=spec.num_kv_heads, head_dim=spec.head_dim, **shared)
 
 

@@ -48,6 +48,8 @@ NAMES = {
     "chatglm": "ChatGLMModel",
     "gpt_oss": "GptOssForCausalLM",
     "deepseek_v2": "DeepseekV2ForCausalLM",
+    "deepseek_v32": "DeepseekV32ForCausalLM",
+    "glm_moe_dsa": "GlmMoeDsaForCausalLM",
     "deepseek_v3": "DeepseekV3ForCausalLM",
     "minicpm3": "MiniCPM3ForCausalLM",
     "internlm2": "InternLM2ForCausalLM",
@@ -340,7 +342,7 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
     [
         ("Qwen2AudioLMHeadModel", "Qwen2ForCausalLM"),
         ("Qwen2AudioForConditionalGeneration", "Qwen2ForCausalLM"),
-        ("DeepseekV32ForCausalLM", "DeepseekV3ForCausalLM"),
+        ("DeepseekV4ForCausalLM", "DeepseekV2ForCausalLM"),
         ("Llama4ForConditionalGeneration", "LlamaForCausalLM"),
         ("LlamaModel", "LlamaForCausalLM"),
         ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),

@@ -19,6 +19,7 @@ SECONDS = 1
         ("deepseek_v3", dict(topk_method="greedy"), "DeepseekV3ForCausalLM: topk_method = 'greedy' is not supported"),
         ("deepseek_v3", dict(scoring_func="softmax"), "scoring_func = 'softmax' is not supported"),
         ("deepseek_v3", dict(kv_lora_rank=None), "config.json has no 'kv_lora_rank'"),
+        ("glm_moe_dsa", dict(layer_types=["other"] * 3), "layer_types has .'other'., only 'indexed_attention'"),
         ("minicpm3", dict(v_head_dim=None), "MiniCPM3ForCausalLM: config.json has no 'v_head_dim'"),
     ],
 )

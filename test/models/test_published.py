@@ -29,7 +29,8 @@ NOT_HELD = {
     *("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM", "MiniMaxM2ForCausalLM", "SeedOssForCausalLM"),
     *("AfmoeForCausalLM", "ApertusForCausalLM", "ArceeForCausalLM", "BailingMoeForCausalLM"),
     *("BailingMoeV2ForCausalLM", "HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM", "HYV3ForCausalLM"),
-    *("MellumForCausalLM", "MiMoForCausalLM", "Ministral3ForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
+    *("GlmMoeDsaForCausalLM", "MellumForCausalLM", "MiMoForCausalLM"),
+    *("Ministral3ForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
     *("BertForSequenceClassification", "Contriever", "Gemma3TextModel"),
     *("SmolLM3ForCausalLM", "SolarOpenForCausalLM", "VaultGemmaForCausalLM"),
     *(

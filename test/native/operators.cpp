@@ -549,6 +549,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 #include "experts.h"
 #include "quantized.h"
 #include "mla_operators.h"
+#include "sparse_operators.h"
 #include "state_operators.h"
 #include "vision_operators.h"
 
@@ -577,6 +578,7 @@ int main(int count, char** arguments) {
           test_attention(dtype, cache_dtype);
           test_cache_write(dtype, cache_dtype);
           test_latent_write(dtype, cache_dtype), test_mla_attention(dtype, cache_dtype);
+          test_choice(dtype, cache_dtype), test_chosen(dtype, cache_dtype);
         }
       }
     std::printf("%s: %d checks so far, %d failed\n", isa, checks, failures);

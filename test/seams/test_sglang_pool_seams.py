@@ -10,6 +10,7 @@ import torch
 from seams.contract import Reached, assert_in_order, names, parameters, reached, works_around
 
 from sglang.srt.arg_groups import memory_hook
+from sglang.srt.configs import model_config
 from sglang.srt.hardware_backend.npu import allocator_npu
 from sglang.srt.mem_cache import allocation, kv_cache_configurator
 from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
@@ -137,3 +138,24 @@ def test_memory_of_a_sleeping_server_is_released_by_an_adapter_of_one_maker():
     wanted = {name for name, value in vars(adapter).items() if callable(value) or isinstance(value, property)}
     assert {name for name in wanted if name[0] != "_"} - {"create"} <= set(dir(HostMemorySaver))
     assert "memory_saver_adapter" in names("srt.managers.scheduler", "Scheduler.init_weight_updater")
+
+
+def test_one_function_says_whether_a_model_has_sparse_attention():
+    """arguments.attend_densely"""
+    config = SimpleNamespace(architectures=["DeepseekV32ForCausalLM"], index_topk=2048)
+    assert inspect.unwrap(model_config.is_deepseek_dsa)(config)
+    for module in ("mem_cache.kv_cache_configurator", "model_executor.pool_configurator", "arg_groups.overrides"):
+        assert "is_deepseek_dsa" in names(f"srt.{module}")
+    assert "DeepseekV32ForCausalLM" in names("srt.configs.model_config")  # whose attention is MLA then
+
+
+def test_two_sizes_say_how_wide_the_rows_of_latent_attention_are():
+    """arguments.widen_rows_with"""
+    derive, sizes = model_config.ModelConfig._derive_model_shapes, {"kv_lora_rank", "qk_rope_head_dim"}
+    assert parameters(inspect.unwrap(derive)) == ["self"]
+    made = names("srt.configs.model_config", "ModelConfig.__init__")
+    assert_in_order(made, "_derive_context_length", "_derive_model_shapes")
+    for module in ("mem_cache.kv_cache_configurator", "model_executor.pool_configurator"):
+        assert sizes <= set(names(f"srt.{module}"))
+    assert {*sizes, "kv_cache_dim"} <= set(names("srt.mem_cache.memory_pool", "MLATokenToKVPool.__init__"))
+    assert "scaling" in names("srt.configs.model_config", "ModelConfig._init_mla_scaling")  # before rows are widened

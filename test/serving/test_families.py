@@ -30,6 +30,8 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "HunYuanDenseV1ForCausalLM": ["hunyuan_v1_dense"],
     "HunYuanMoEV1ForCausalLM": ["hunyuan_v1_moe"],
     "HYV3ForCausalLM": ["hy_v3"],
+    "DeepseekV32ForCausalLM": ["deepseek_v32"],
+    "GlmMoeDsaForCausalLM": ["glm_moe_dsa"],
     "MellumForCausalLM": ["mellum"],
     "MiMoForCausalLM": ["mimo"],
     "Ministral3ForCausalLM": ["ministral3"],

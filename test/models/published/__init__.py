@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 
 import numpy as np
-from models.published import encoders, layers, quantized
+from models.published import encoders, layers, newer, quantized
 
 FOLDER = Path(__file__).parent
 REFUSED = FOLDER / "refused.json"  # of checkpoints that are not served
@@ -31,6 +31,7 @@ BESIDE = {
     "Qwen/Qwen2.5-Math-RM-72B": layers.tied_head,
     "deepseek-ai/DeepSeek-V3": layers.predictor,
     "deepseek-ai/DeepSeek-V3.1": layers.predictor,
+    "deepseek-ai/DeepSeek-V3.2-Exp": layers.predictor,
     "unsloth/DeepSeek-R1-BF16": layers.predictor,
     "zai-org/GLM-4.5-Air": layers.predictor,
     "zai-org/GLM-4.5-Air-FP8": layers.predictor,
@@ -54,7 +55,8 @@ def cut(config: dict) -> dict:
 
 def tensors(name: str, config: dict) -> dict:
     """(shape, dtype as safetensors has it) of each tensor of a checkpoint whose config was `cut`."""
-    found = (layers.ARCHITECTURES | encoders.ARCHITECTURES)[config["architectures"][0]](config)
+    architectures = layers.ARCHITECTURES | newer.ARCHITECTURES | encoders.ARCHITECTURES
+    found = architectures[config["architectures"][0]](config)
     found |= BESIDE.get(name, lambda config: {})(config)
     if name in WITHOUT_PREFIX:
         found = {key.removeprefix("model."): shape for key, shape in found.items()}

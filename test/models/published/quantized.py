@@ -5,7 +5,7 @@ Of each (shape, dtype as safetensors has it, value): the value of all elements, 
 
 import math
 
-WHOLE = ("embed_tokens", "head", "mlp.gate.", "eh_proj")  # parts of the names of what is not quantized
+WHOLE = ("embed_tokens", "head", "mlp.gate.", "eh_proj", "weights_proj")  # parts of the names of what is not quantized
 
 
 def _quantized(name: str, shape: tuple) -> bool:

@@ -25,6 +25,11 @@ EXPERTS = dict(
 V2 = dict(LATENT, **EXPERTS, model_type="deepseek_v2", topk_method="group_limited_greedy")
 V3 = dict(LATENT, **EXPERTS, model_type="deepseek_v3")
 GLM4_MOE_LITE = dict(LATENT, **EXPERTS, model_type="glm4_moe_lite", num_hidden_layers=3)
+# With fewer heads relu makes scores of exactly zero, and equal scores leave open which keys are chosen.
+INDEXER = dict(index_topk=256, index_head_dim=20, index_n_heads=24)
+V32 = dict(LATENT, **EXPERTS, **INDEXER, model_type="deepseek_v32")
+GLM_MOE_DSA = dict(LATENT, **EXPERTS, **INDEXER, model_type="glm_moe_dsa", num_hidden_layers=4)
+GLM_MOE_DSA |= dict(index_topk=16, indexer_types=["full", "shared"] * 2)
 MINICPM3 = dict(LATENT, model_type="minicpm3", scale_emb=3, scale_depth=1.1, dim_model_base=40)
 YARN = dict(
     rope_type="yarn",
@@ -52,6 +57,10 @@ VARIANTS = {
     ),
     "deepseek_v3": V3,
     "deepseek_v3-one-group": dict(V3, **ONE_GROUP, rope_parameters=YARN, norm_topk_prob=False, rope_interleave=False),
+    "deepseek_v32": dict(V32, index_topk=16),
+    "deepseek_v32-dense": V32,
+    "glm_moe_dsa": GLM_MOE_DSA,
+    "glm_moe_dsa-dense": dict(GLM_MOE_DSA, index_topk=256),
     "glm4_moe_lite": GLM4_MOE_LITE,
     "kimi_k2": dict(V3, **ONE_GROUP, rope_parameters=YARN),
     "minicpm3": dict(MINICPM3, tie_word_embeddings=False),

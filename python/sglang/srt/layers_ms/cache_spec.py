@@ -47,6 +47,7 @@ class MLASpec:
     kv_lora_rank: int
     qk_rope_head_dim: int
     blockwise: bool = False
+    index_head_dim: int = 0  # of an indexer's key behind it; 0: there is none
 
     group = FULL
     separate_values = False
@@ -54,7 +55,7 @@ class MLASpec:
     @property
     def row(self) -> tuple[int, int]:
         """What a token takes in a buffer."""
-        return 1, self.kv_lora_rank + self.qk_rope_head_dim
+        return 1, self.kv_lora_rank + self.qk_rope_head_dim + self.index_head_dim
 
 
 @dataclass(frozen=True)

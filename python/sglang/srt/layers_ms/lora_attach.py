@@ -45,7 +45,8 @@ def attach(
     for path, layer in list(network.cells_and_names()):
         if not path.startswith(DECODER):
             continue
-        multiplies = layer.kind == LINEAR if isinstance(layer, Linear) else inner and isinstance(layer, KVBProj)
+        latent = inner and isinstance(layer, KVBProj) and layer.takes_adapters
+        multiplies = layer.kind == LINEAR if isinstance(layer, Linear) else latent
         if multiplies:
             found += _linear(path, layer, layer.matrices().values(), names, wanted, (max_loras, rank))
         elif inner and isinstance(layer, Experts) and not (layer.dispatch or layer.is_placed):

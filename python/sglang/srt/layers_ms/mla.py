@@ -49,6 +49,7 @@ class KVBProj(MethodLayer):
         self.keys_and_values = {"w_uk": matrix(0, nope), "w_uv": matrix(nope, value)}
         self.w_uk_t = parameter((count, rank, nope), config.dtype)  # w_uk, each head transposed
         self.lora = None  # what adapters add, lora.LoRA, where there are any
+        self.takes_adapters = True
 
     def matrices(self):
         return self.keys_and_values
@@ -100,16 +101,14 @@ class MLAAttention(nn.Cell):
         """The last product of the block; `before_output` is its input."""
         return self.o_proj
 
-    def queries(self, x, step):
-        if self.compresses_queries:
-            return self.q_b_proj(self.q_a_layernorm.plain(self.q_a_proj(x, step)), step)
-        return self.q_proj(x, step)
+    def compressed(self, x, step):
+        """What queries are a product of: x itself, or a compressed row of it."""
+        return self.q_a_layernorm.plain(self.q_a_proj(x, step)) if self.compresses_queries else x
 
-    def before_output(self, x, step):
-        """The input of `output_proj`: [T, H * V] of this rank's heads."""
-        attn = step["attn"][self.cache_group]
-        q, cache = ops.mla_to_cache(
-            self.queries(x, step),
+    def to_cache(self, x, compressed, step):
+        """Write the rows of x -> queries [T, H * (N + R)] of this rank's heads, and the cache that they read."""
+        return ops.mla_to_cache(
+            (self.q_b_proj if self.compresses_queries else self.q_proj)(compressed, step),
             self.kv_a_proj_with_mqa(x, step),
             self.kv_a_layernorm.weight,
             self.kv_a_layernorm.eps,
@@ -117,10 +116,15 @@ class MLAAttention(nn.Cell):
             self.sin,
             self.interleaved,
             step["k_caches"][self.cache_index],
-            attn,
+            step["attn"][self.cache_group],
             self.heads,
         )
+
+    def before_output(self, x, step):
+        """The input of `output_proj`: [T, H * V] of this rank's heads."""
+        q, cache = self.to_cache(x, self.compressed(x, step), step)
         up = self.kv_b_proj
+        attn = step["attn"][self.cache_group]
         lora = None if up.lora is None else up.lora.factors(step)
         return ops.mla_attention(q, cache, up.w_uk, up.w_uk_t, up.w_uv, attn, self.scale, lora)
 

@@ -152,6 +152,8 @@ def _hook_arguments() -> None:
     arguments.resolve_step_with("handle_model_specific_adjustments", framework.adjust_to_model)
     arguments.reserve_for_graphs_with(framework.reserve_for_graphs)
     arguments.accept_mindspore_on_any_device()
+    arguments.attend_densely()
+    arguments.widen_rows_with(framework.index_columns)
 
 
 @functools.cache

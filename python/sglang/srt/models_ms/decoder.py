@@ -165,9 +165,17 @@ class Decoder(nn.Cell):
             outputs = outputs + (ops.without_valid_rows(x),)
         return outputs
 
+    def apply_layer(self, layer, x, residual, handed_on, step):
+        """Compute a layer -> its result, the sum of all before it, and what else the next layer is given, () at first.
+
+        Decoders whose layers tell each other more override it.
+        """
+        x, residual = layer(x, residual, step)
+        return x, residual, handed_on
+
     def hidden_states(self, x, step):
         """x, which the step begins with -> what leaves the norm, and what enters the layers of `aux_places`."""
-        residual, aux = None, ()
+        residual, aux, handed_on = None, (), ()
         if self.begins_with == INPUT_IDS.name:
             x = self.embed_tokens(x, step)
         if self.takes_media:
@@ -177,7 +185,7 @@ class Decoder(nn.Cell):
         for place, layer in enumerate(self.layers):
             if place in self.aux_places:
                 aux = aux + (x if residual is None else ops.add(x, residual, 1.0),)
-            x, residual = layer(x, residual, step)
+            x, residual, handed_on = self.apply_layer(layer, x, residual, handed_on, step)
             if place < len(self.deepstack):
                 x = ops.add(x, step[self.deepstack[place]], 1.0)
         if len(self.layers) in self.aux_places:

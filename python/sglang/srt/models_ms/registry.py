@@ -63,6 +63,7 @@ MODELS = {  # sorted by name
     "DbrxForCausalLM": Model("dbrx", "DBRX", "experts, LayerNorm, clipped queries and keys"),
     "DeepseekForCausalLM": Model("deepseek", "DeepSeek-MoE 16B", "experts, shared experts, dense first layers"),
     "DeepseekV2ForCausalLM": Model("deepseek_v2", "DeepSeek V2, V2.5, V2-Lite", "MLA, grouped experts"),
+    "DeepseekV32ForCausalLM": Model("deepseek_v32", "DeepSeek V3.2", "MLA, sparse attention, FP8 checkpoints"),
     "DeepseekV3ForCausalLM": Model("deepseek_v3", "DeepSeek V3, R1, Kimi K2", "MLA, routing bias, FP8 checkpoints"),
     "Dots1ForCausalLM": Model("dots1", "dots.llm1", "experts, sigmoid router with a bias, query/key norm"),
     "Ernie4_5_ForCausalLM": Model("ernie4_5", "as its makers name it", "", class_name="Ernie4_5ForCausalLM"),
@@ -86,6 +87,7 @@ MODELS = {  # sorted by name
     "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, sigmoid router with a bias"),
     "Glm4MoeLiteForCausalLM": Model("glm4_moe_lite", "GLM-4.7-Flash", "MLA, sigmoid router with a bias"),
     "GlmForCausalLM": Model("glm", "GLM-4", "interleaved partial rotary"),
+    "GlmMoeDsaForCausalLM": Model("deepseek_v32", "GLM-5, GLM-5.2", "MLA, sparse attention, routing bias"),
     "GptOssForCausalLM": Model(
         "gpt_oss", "gpt-oss-20b, gpt-oss-120b", "MXFP4 experts, sinks, alternating sliding windows"
     ),

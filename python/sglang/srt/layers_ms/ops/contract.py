@@ -10,6 +10,7 @@ from mindspore import Tensor
 
 from sglang.srt.layers_ms.ops.contract_lora import *  # noqa: F403 - of low-rank adapters
 from sglang.srt.layers_ms.ops.contract_quant import *  # noqa: F403 - of quantized weights
+from sglang.srt.layers_ms.ops.contract_sparse import *  # noqa: F403 - of sparse attention
 from sglang.srt.layers_ms.ops.contract_states import *  # noqa: F403 - of layers with a state
 from sglang.srt.layers_ms.ops.contract_vision import *  # noqa: F403 - of vision towers
 
@@ -272,10 +273,10 @@ def mla_to_cache(
 ) -> tuple:
     """Write the rows that latent attention caches, and rotate its queries.
 
-    Of kv [T, L + R] the first L values are normalized by norm [L] (`rms_norm`) and the others rotated, into the step's
-    slots [T] of the cache. The last R values of each head of q [T, H * (N + R)] are rotated alike: by cos and sin, from
-    `rotary_tables`, at the step's positions [T], the first half of the values against the second, or where interleaved
-    neighbors against each other.
+    Of kv [T, L + R] the first L values are normalized by norm [L] (`rms_norm`) and the others rotated, into the first
+    columns of the step's slots [T] of the cache. The last R values of each head of q [T, H * (N + R)] are rotated
+    alike: by cos and sin, from `rotary_tables`, at the step's positions [T], the first half of the values against the
+    second, or where interleaved neighbors against each other.
 
     The cache is written in place. Returns the queries, and what attention must be given in the place of the cache: that
     it reads this is what orders the read after the write. DeepSeek-AI, 2024 (DeepSeek-V2).

@@ -218,6 +218,9 @@ class OperatorTable:
     def check_mla_attention(self, rank: int, rope: int, nope: int, value: int) -> None:
         """As check_attention, of `mla_attention`: cached rows have rank + rope values, a head's keys nope + rope."""
 
+    def check_sparse_attention(self, top_k: int) -> None:
+        """As check_attention, of the operators that choose top_k keys, and attend to them."""
+
     def check_quant(self, kind: str, group: int, offset: str, activations: str, experts: bool, dtype) -> None:
         """As check_attention, of `quant_linear` and `quant_logits`; or, `experts`, of `quant_experts`.
 

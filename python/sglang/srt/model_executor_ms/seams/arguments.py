@@ -87,6 +87,30 @@ def reserve_for_graphs_with(hook: Callable) -> None:
     hooks.around("sglang.srt.arg_groups.memory_hook.reserve_for_graph_mb", hook)
 
 
+def attend_densely() -> None:
+    """Let SGLang take no model for one of sparse attention: pools, dtypes and backends are those of MLA then."""
+    hooks.replace("sglang.srt.configs.model_config.is_deepseek_dsa", _is_not)
+
+
+def widen_rows_with(columns: Callable) -> None:
+    """Let rows that latent attention caches have columns(model_config) more values: keys of an indexer.
+
+    All that makes, counts, copies or sends these rows reads the two sizes that they are made of, and nothing that is
+    SGLang's computes with them.
+    """
+
+    def widen(_result, model_config) -> None:
+        more = columns(model_config)
+        if more:
+            model_config.qk_rope_head_dim += more
+
+    hooks.after("sglang.srt.configs.model_config.ModelConfig._derive_model_shapes", widen)
+
+
+def _is_not(_config) -> bool:
+    return False
+
+
 def accept_mindspore_on_any_device() -> None:
     """Let `model_impl` mindspore pass SGLang's check of the arguments, which asserts an NPU for it.
 

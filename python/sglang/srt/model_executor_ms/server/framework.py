@@ -344,6 +344,18 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
         raise UnsupportedModel(f"{model_config.model_path}: not supported yet by {SOURCE}: {'; '.join(problems)}")
 
 
+def index_columns(model_config) -> int:
+    """How many values of an indexer's key each cached row has, behind what latent attention reads of it.
+
+    There are none where contexts are no longer than what the indexer would choose.
+    """
+    from sglang.srt.models_ms.registry import MODELS
+
+    config = model_config.hf_config
+    sparse = getattr(config, "index_topk", None) and any(name in MODELS for name in config.architectures or ())
+    return config.index_head_dim if sparse and model_config.context_len > config.index_topk else 0
+
+
 def _quantization_problems(model_config) -> list[str]:
     """Why no method computes with the weights as the checkpoint has them."""
     from sglang.srt.layers_ms.quantization import UnsupportedQuantization, read

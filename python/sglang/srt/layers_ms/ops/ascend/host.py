@@ -121,6 +121,13 @@ def check_mla_attention(rank, rope, nope, value):
         raise NotImplementedError("MindSpore's latent attention on Ascend lacks: " + "; ".join(lacking))
 
 
+def check_sparse_attention(top_k):
+    raise NotImplementedError(
+        f"MindSpore's attention on Ascend lacks sparse attention: contexts end at {top_k} tokens there, up to which it "
+        f"is dense; start with --context-length {top_k}"
+    )
+
+
 def check_quant(kind, group, offset, activations, experts, dtype):
     if (kind, group, offset) != ("int8", 0, "") or activations not in ("int8", "int8_static"):
         raise NotImplementedError(

@@ -20,6 +20,7 @@ from sglang.srt.layers_ms.ops.cpu import (
     quant,
     replay,
     rows,
+    sparse,
     states,
     stubs,
     vision,
@@ -48,7 +49,7 @@ _events = (_Event * 4096)()
 
 class CpuTable(
     ReferenceTable,
-    operators=(stubs, rows, dense, quant, lora, attention, moe, states, collectives, vision),
+    operators=(stubs, rows, dense, quant, lora, attention, moe, sparse, states, collectives, vision),
     inherits=("linear_add_rms_norm",),
 ):
     """The operators of src/operators.def."""

@@ -13,12 +13,13 @@ from sglang.srt.layers_ms.ops.reference import (
     mla,
     moe,
     quant,
+    sparse,
     states,
     vision,
 )
 from sglang.srt.layers_ms.ops.table import Capabilities, OperatorTable
 
-OPERATORS = (dense, quant, lora, attention, mla, moe, states, collectives, metadata, vision)
+OPERATORS = (dense, quant, lora, attention, mla, moe, sparse, states, collectives, metadata, vision)
 
 
 class ReferenceTable(OperatorTable, operators=OPERATORS):

@@ -43,3 +43,17 @@ void calls::mla_attention::validate(Arguments& arguments) const {
   if (lora_slots && !arguments.failed())
     check_adapters(arguments, lora_slots, tokens, max_loras, lora_ranks, max_loras, lora_rank);
 }
+void calls::index_to_cache::validate(Arguments& arguments) const { check_places(arguments, *this); }
+void calls::choose_keys::validate(Arguments& arguments) const { check_requests(arguments, *this); }
+
+void calls::sparse_mla_attention::validate(Arguments& arguments) const {
+  check_requests(arguments, *this);
+  int64_t token = 0;
+  for (int64_t request = 0; request < requests && !arguments.failed(); ++request)
+    for (int64_t i = query_lens[request] - 1; i >= 0; --i, ++token) {
+      const int64_t seen = seq_lens[request] - i;  // tokens that see no more than top_k take all
+      if (seen > top_k)
+        arguments.check(within(chosen + token * top_k, top_k, seen), "token %ld has chosen what it does not see",
+                        token);
+    }
+}

@@ -107,7 +107,7 @@ struct Block {  // where kKeys neighboring rows of a request lie, from this head
     int64_t page = first / a.page_size, offset = first % a.page_size;
     for (int64_t j = 0; j < count; ++j) {
       const int64_t slot = table[page] * a.page_size + offset;
-      row[j] = static_cast<const C*>(cache) + (slot * a.kv_heads + head) * a.head_dim;
+      row[j] = static_cast<const C*>(cache) + slot * a.row + head * a.head_dim;
       if (++offset == a.page_size) offset = 0, ++page;
     }
     for (int64_t j = count; j < kKeys; ++j) row[j] = row[count - 1];

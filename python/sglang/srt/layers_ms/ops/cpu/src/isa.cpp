@@ -7,6 +7,7 @@
 #include "lora.h"
 #include "mla.h"
 #include "recurrent.h"
+#include "sparse.h"
 #include "states.h"
 #include "vision.h"
 

@@ -41,7 +41,7 @@ void mla_to_cache_as(const calls::mla_to_cache& a) {
         turn(from + a.nope, to + a.nope);
       }
       const T* kv = static_cast<const T*>(a.kv) + token * width;
-      C* to = static_cast<C*>(a.cache) + a.slots[token] * width;
+      C* to = static_cast<C*>(a.cache) + a.slots[token] * a.row;
       widen_head(kv, row, static_cast<const T*>(a.norm), {a.eps, 0.0f}, a.rank);
       narrow(row, to, a.rank);
       turn(kv + a.rank, to + a.rank);
@@ -101,23 +101,14 @@ class LatentLora {
   int64_t slot_, rank_;
 };
 
-struct Asked {  // a request, and the first of its tokens in the step
-  int64_t request, first;
+struct Asked {  // a request: the first of its tokens in the step, how many there are, and what the last one sees
+  int64_t request, first, queries, length;
 };
 
+// Absorbed attention of tokens, by a call that says what they see.
 template <typename T, typename W, typename C>
-void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
-  const int64_t width = a.rank + a.rope, size = a.nope + a.rope;
-  std::vector<int64_t> tokens;
-  std::vector<int32_t> tables, queries, lengths;
-  for (const Asked& asked : requests) {
-    for (int64_t i = 0; i < a.query_lens[asked.request]; ++i) tokens.push_back(asked.first + i);
-    const int32_t* table = a.block_tables + asked.request * a.blocks;
-    tables.insert(tables.end(), table, table + a.blocks);
-    queries.push_back(a.query_lens[asked.request]);
-    lengths.push_back(a.seq_lens[asked.request]);
-  }
-  const int64_t count = static_cast<int64_t>(tokens.size());
+void absorb(const MLAAttention& a, const std::vector<int64_t>& tokens, Attention call) {
+  const int64_t width = a.rank + a.rope, size = a.nope + a.rope, count = static_cast<int64_t>(tokens.size());
   T* q = scratch<Purpose::absorbed, T>(count * a.heads * width);
   T* found = scratch<Purpose::found, T>(count * a.heads * width);
   pool::each(a.heads, [&](int64_t head) {
@@ -129,19 +120,13 @@ void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
       std::copy(from(i) + a.nope, from(i) + size, to(i) + a.rank);
     }
   });
-  Attention call{};
   call.q = q;
   call.out = found;
   call.k_cache = call.v_cache = a.cache;  // the last a.rope columns of the result are not used
-  call.block_tables = tables.data();
-  call.query_lens = queries.data();
-  call.seq_lens = lengths.data();
-  call.requests = static_cast<int64_t>(requests.size());
-  call.blocks = a.blocks;
-  call.page_size = a.page_size;
   call.heads = a.heads;
   call.kv_heads = 1;
   call.head_dim = width;
+  call.row = a.row;
   call.scale = a.scale;
   paged_attention_as<T, C>(call);
   pool::each(a.heads, [&](int64_t head) {
@@ -152,18 +137,39 @@ void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
   });
 }
 
+template <typename T, typename W, typename C>
+void absorbed(const MLAAttention& a, const std::vector<Asked>& requests) {
+  std::vector<int64_t> tokens;
+  std::vector<int32_t> tables, queries, lengths;
+  for (const Asked& asked : requests) {
+    for (int64_t i = 0; i < asked.queries; ++i) tokens.push_back(asked.first + i);
+    const int32_t* table = a.block_tables + asked.request * a.blocks;
+    tables.insert(tables.end(), table, table + a.blocks);
+    queries.push_back(static_cast<int32_t>(asked.queries));
+    lengths.push_back(static_cast<int32_t>(asked.length));
+  }
+  Attention call{};
+  call.block_tables = tables.data();
+  call.query_lens = queries.data();
+  call.seq_lens = lengths.data();
+  call.requests = static_cast<int64_t>(requests.size());
+  call.blocks = a.blocks;
+  call.page_size = a.page_size;
+  absorb<T, W, C>(a, tokens, call);
+}
+
 // Keys [length, size] and values [length, size] of one head of a request; columns after the last are zero.
 template <typename T, typename W, typename C>
 void up_project(const MLAAttention& a, const Asked& asked, int64_t head, int64_t size, T* k, T* v) {
   const int32_t* table = a.block_tables + asked.request * a.blocks;
-  const int64_t length = a.seq_lens[asked.request], width = a.rank + a.rope;
+  const int64_t length = asked.length;
   const LatentLora<T> lora(a, asked.first);
   T* latent = scratch<Purpose::latent, T>(kRowBlock * a.rank);
   for (int64_t first = 0; first < length; first += kRowBlock) {
     const int64_t count = std::min(kRowBlock, length - first);
     for (int64_t i = 0; i < count; ++i) {
       const int64_t place = first + i, slot = table[place / a.page_size] * a.page_size + place % a.page_size;
-      const C* row = static_cast<const C*>(a.cache) + slot * width;
+      const C* row = static_cast<const C*>(a.cache) + slot * a.row;
       convert(row, latent + i * a.rank, a.rank);
       convert(row + a.rank, k + place * size + a.nope, a.rope);
       std::fill(k + place * size + a.nope + a.rope, k + (place + 1) * size, T{});
@@ -181,7 +187,7 @@ void up_project(const MLAAttention& a, const Asked& asked, int64_t head, int64_t
 template <typename T, typename W, typename C>
 void up_projected(const MLAAttention& a, const Asked& asked, int64_t head) {
   const int64_t own = a.nope + a.rope, size = std::max(own, a.value);
-  const int32_t queries = a.query_lens[asked.request], length = a.seq_lens[asked.request], page = 0;
+  const int32_t queries = static_cast<int32_t>(asked.queries), length = static_cast<int32_t>(asked.length), page = 0;
   T *k = scratch<Purpose::head_k, T>(length * size), *v = scratch<Purpose::head_v, T>(length * size);
   T *q = scratch<Purpose::absorbed, T>(queries * size), *found = scratch<Purpose::found, T>(queries * size);
   up_project<T, W, C>(a, asked, head, size, k, v);
@@ -200,7 +206,7 @@ void up_projected(const MLAAttention& a, const Asked& asked, int64_t head) {
   call.seq_lens = &length;
   call.requests = call.blocks = call.heads = call.kv_heads = 1;
   call.page_size = length;
-  call.head_dim = size;
+  call.head_dim = call.row = size;
   call.scale = a.scale;
   paged_attention_as<T, T>(call);
   for (int64_t i = 0; i < queries; ++i)
@@ -209,13 +215,20 @@ void up_projected(const MLAAttention& a, const Asked& asked, int64_t head) {
 }
 
 template <typename T, typename W, typename C>
-void mla_attention_as(const MLAAttention& a) {
+void attend_to_all(const MLAAttention& a, const std::vector<Asked>& requests) {
   std::vector<Asked> few, many;
-  for (int64_t request = 0, first = 0; request < a.requests; first += a.query_lens[request++])
-    (up_projects(a, a.query_lens[request]) ? many : few).push_back({request, first});
+  for (const Asked& asked : requests) (up_projects(a, asked.queries) ? many : few).push_back(asked);
   pool::each(static_cast<int64_t>(many.size()) * a.heads,
              [&](int64_t task) { up_projected<T, W, C>(a, many[task / a.heads], task % a.heads); });
   if (!few.empty()) absorbed<T, W, C>(a, few);
+}
+
+template <typename T, typename W, typename C>
+void mla_attention_as(const MLAAttention& a) {
+  std::vector<Asked> requests;
+  for (int64_t request = 0, first = 0; request < a.requests; first += a.query_lens[request++])
+    requests.push_back({request, first, a.query_lens[request], a.seq_lens[request]});
+  attend_to_all<T, W, C>(a, requests);
 }
 
 }  // namespace KERNEL_ISA

@@ -27,7 +27,11 @@ enum class Purpose {
   latent,
   absorbed,
   found,  // mla.h
-  lora,   // lora.h
+  index_q,
+  index_k,
+  index_scores,
+  index_order,  // sparse.h
+  lora,         // lora.h
   padded_block,
   padded_rows,
   rounded_rows,
