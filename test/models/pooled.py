@@ -116,6 +116,13 @@ class CrossEncoder(Classes):
         return self.classifier(ids, token_type_ids=types).logits.squeeze(-1)
 
 
+class ModernCrossEncoder(CrossEncoder):
+    """One that takes no types of tokens."""
+
+    def forward(self, ids):
+        return self.classifier(ids).logits.squeeze(-1)
+
+
 ENCODERS = {  # variants of models that are no decoders; no size divides another
     "bert": dict(
         model_type="bert",
@@ -132,6 +139,21 @@ ENCODERS = {  # variants of models that are no decoders; no size divides another
     "embeddinggemma": dict(TINY["gemma3"], use_bidirectional_attention=True, model_type="gemma3_text"),
 }
 ENCODERS["xlm-roberta"] = dict(ENCODERS["bert"], model_type="xlm-roberta", type_vocab_size=1, pad_token_id=4)
+ENCODERS["modernbert"] = dict(
+    model_type="modernbert",
+    vocab_size=131,
+    hidden_size=60,
+    intermediate_size=76,
+    num_hidden_layers=4,
+    num_attention_heads=6,
+    max_position_embeddings=256,
+    norm_eps=3e-3,
+    local_attention=14,
+    rope_parameters={
+        kind: dict(rope_type="default", rope_theta=theta)
+        for kind, theta in (("full_attention", 700.0), ("sliding_attention", 90.0))
+    },
+)
 VARIANTS = TINY | ENCODERS
 KINDS = {  # architecture -> variant of its decoder, and what it does with that
     "LlamaModel": ("llama-bias", Embedding),
@@ -153,6 +175,8 @@ KINDS = {  # architecture -> variant of its decoder, and what it does with that
     "BertForSequenceClassification": ("bert", CrossEncoder),
     "XLMRobertaModel": ("xlm-roberta", functools.partial(Encoder, pooling="cls")),
     "XLMRobertaForSequenceClassification": ("xlm-roberta", CrossEncoder),
+    "ModernBertModel": ("modernbert", functools.partial(Encoder, pooling="cls")),
+    "ModernBertForSequenceClassification": ("modernbert", ModernCrossEncoder),
     "Gemma3TextModel": ("embeddinggemma", functools.partial(Encoder, pooling="mean")),
 }
 WHOLE = [name for name, (variant, _) in KINDS.items() if variant in ENCODERS]  # each prompt is one step

@@ -348,7 +348,7 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
         ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),
         ("PhiMoEForCausalLM", "Phi3ForCausalLM"),
         ("OlmoHybridForCausalLM", "OlmoForCausalLM"),
-        *((name, None) for name in ("ViTModel", "ModernBertModel", "RwkvForCausalLM", "MambaForCausalLM")),
+        *((name, None) for name in ("ViTModel", "DebertaV2Model", "RwkvForCausalLM", "MambaForCausalLM")),
         *((name, None) for name in ("GPTJForCausalLM", "GPT2LMHeadModel")),
         ("MiniMaxM1ForCausalLM", "MiniMaxM2ForCausalLM"),
     ],

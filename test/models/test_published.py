@@ -32,6 +32,7 @@ NOT_HELD = {
     *("GlmMoeDsaForCausalLM", "MellumForCausalLM", "MiMoForCausalLM"),
     *("Ministral3ForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
     *("BertForSequenceClassification", "Contriever", "Gemma3TextModel"),
+    *("ModernBertForSequenceClassification", "ModernBertModel"),
     *("SmolLM3ForCausalLM", "SolarOpenForCausalLM", "VaultGemmaForCausalLM"),
     *(
         "FalconH1ForCausalLM",

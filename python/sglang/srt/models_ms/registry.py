@@ -136,6 +136,12 @@ MODELS = {  # sorted by name
     "MistralForCausalLM": Model("mistral", "Mistral, Mistral NeMo", "sliding window"),
     "MistralModel": Model("pooled", "e5-mistral, Linq-Embed, SFR-Embedding", "embedding", task=EMBED),
     "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts, sliding window"),
+    "ModernBertForSequenceClassification": Model(
+        "modernbert", "gte-reranker-modernbert", "scores, both directions, sliding windows", task=CLASSIFY
+    ),
+    "ModernBertModel": Model(
+        "modernbert", "gte-modernbert, modernbert-embed", "embedding, both directions, sliding windows", task=EMBED
+    ),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2, OLMo 3", "norms after, query/key norm over all heads, sliding windows"),
     "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
     "OlmoForCausalLM": Model("olmo", "OLMo", "LayerNorm without weights, clipped queries and keys"),

@@ -22,6 +22,7 @@ def _by_sglang(pooling_type):
 
 
 POOLINGS = {"lasttoken": _by_sglang(PoolingType.LAST), "cls": _by_sglang(PoolingType.CLS), "mean": mean_of_each}
+OF_SCORES = {"lasttoken": PoolingType.LAST, "cls": PoolingType.CLS, "mean": PoolingType.MEAN}
 
 
 class Projection:
@@ -84,10 +85,10 @@ class Pooling(torch.nn.Module):
         super().__init__()
         self.scores = getattr(network, "scores", None)
         self.pool, self.projection = POOLINGS[recipe.pooling], Projection(recipe.dense)
-        of_scores = PoolingType.CLS if network.pooling == "cls" else PoolingType.LAST
-        self.score_pooler = Pooler(of_scores, normalize=False)
+        self.score_pooler = Pooler(OF_SCORES[network.pooling], normalize=False)
         # As SGLang's CrossEncodingPooler has it.
-        self.activation = get_cross_encoder_activation_function(config) if network.pooling == "cls" else None
+        encodes = network.pooling != "lasttoken"
+        self.activation = get_cross_encoder_activation_function(config) if encodes else None
 
     def forward(self, hidden_states: torch.Tensor, forward_batch, input_ids: torch.Tensor) -> EmbeddingPoolerOutput:
         """hidden_states [T, hidden_size] -> embeddings [B, n or fewer], or scores [B, classes]."""
