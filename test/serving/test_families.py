@@ -86,6 +86,7 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "MixtralForCausalLM": ["mixtral"],
     "Olmo2ForCausalLM": ["olmo2", "olmo3", "olmo3-transformers"],
     "OlmoeForCausalLM": ["olmoe"],
+    "PhiForCausalLM": ["phi"],
     "Phi3ForCausalLM": ["phi3-long", "phi3-window"],
     "QWenLMHeadModel": ["qwen"],
     "Qwen2ForCausalLM": ["qwen2-yarn"],

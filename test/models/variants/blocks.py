@@ -13,6 +13,7 @@ STABLELM = dict(
     rope_parameters=PARTIAL,
     use_qkv_bias=True,
 )
+PHI = dict(LAYER_NORM, model_type="phi", hidden_size=72, rope_parameters=PARTIAL, hidden_act="gelu_new")
 COHERE = dict(LAYER_NORM, model_type="cohere", logit_scale=0.3)
 GRANITE = dict(
     COMMON,
@@ -83,6 +84,7 @@ VARIANTS = {
     "arcee-bias": dict(ARCEE, attention_bias=True, mlp_bias=True, hidden_act="gelu", tie_word_embeddings=True),
     "apertus": APERTUS,
     "starcoder2": STARCODER2,
+    "phi": PHI,
     "starcoder2-window": dict(STARCODER2, use_bias=False, sliding_window=9, tie_word_embeddings=False),
     "olmo": OLMO,
     "olmo-clip": dict(OLMO, clip_qkv=0.8, attention_bias=True),
@@ -114,4 +116,4 @@ VARIANTS = {
     "glm4-no-bias": dict(GLM4, attention_bias=False, num_key_value_heads=1),
 }
 PLAIN = ["gemma", "stablelm", "cohere", "granite", "seed_oss", "smollm3", "ernie4_5", "olmo2", "glm", "glm4", "minicpm"]
-PLAIN += ["arcee", "apertus", "starcoder2", "olmo", "hunyuan_v1_dense", "ministral3"]
+PLAIN += ["arcee", "apertus", "starcoder2", "olmo", "hunyuan_v1_dense", "ministral3", "phi"]

@@ -7,7 +7,7 @@ from mindspore import Type
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.quantization.base import EMBEDDING, HEAD, LOOKUP, Matrix, MethodLayer
-from sglang.srt.model_loader_ms.weight_slice import WeightSlice
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
 
@@ -73,20 +73,25 @@ class LMHead(MethodLayer):
     """The head that scores hidden states. SGLang's LogitsProcessor asks for the logits.
 
     sources: names that the matrix may have in the checkpoint, relative to this cell; none: weight. Another one than its
-    own is never held as codes.
+    own is never held as codes. bias: whether there is one, float32 [rows], which whoever asks for logits adds.
     """
 
-    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, *sources: str):
+    def __init__(self, vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, *sources: str, bias: bool = False):
         super().__init__()
         self.unit_rows = False  # whether loaded rows are given the length one
         self.kind = EMBEDDING if sources else HEAD
         self.matrix, self.first = _matrix(vocab_size, hidden_size, shard, dtype, sources or ("weight",))
+        self.bias = None
+        if bias:
+            of_rows = self.matrix.slices[0]
+            slices = WeightSlice("bias", of_rows.read[:1], of_rows.rows, (vocab_size,))
+            self.bias = parameter(self.matrix.shape[:1], ms.float32, slices)
 
     def matrices(self):
         return {"weight": self.matrix}
 
     def logits(self, x):
-        """x [T, hidden_size] -> float32 [T, rows]. Called outside graphs."""
+        """x [T, hidden_size] -> float32 [T, rows], without the bias. Called outside graphs."""
         return self.method.logits(self, x)
 
     def process_weights_after_loading(self):

@@ -71,6 +71,7 @@ class DecoderConfig(KeyedConfig):
     # Of architectures that have no key for these.
     attention_bias = False
     mlp_bias = False
+    head_bias = False  # of the vocabulary's head
     embedding_multiplier = 1.0  # on embedded tokens
     residual_multiplier = 1.0  # on what attention and mlp add
     logit_scale = 1.0

@@ -274,7 +274,8 @@ class CausalLM(nn.Cell):
             return None
         # Where they are tied: a copy, of other rows or in another stage.
         sources = ("../model.embed_tokens.weight", "weight") if tied else ()
-        return LMHead(config.vocab_size, config.hidden_size, config.shard.head, config.dtype, *sources)
+        sizes = (config.vocab_size, config.hidden_size)
+        return LMHead(*sizes, config.shard.head, config.dtype, *sources, bias=config.head_bias)
 
     def _place(self, config):
         """Say what the layers of this stage are called in the checkpoint, and which cells other stages have."""
@@ -350,6 +351,10 @@ class CausalLM(nn.Cell):
         if not self.config.stage.last:
             return None
         return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def head_bias(self):
+        """What is added to the logits of `head`, a float32 [vocab_size (padded)] parameter, or None."""
+        return None if self.lm_head is None else self.lm_head.bias
 
     def logits(self, x):
         """x [T, hidden_size] -> float32 [T, vocab_size (padded)], of what `head` holds. Called outside graphs."""

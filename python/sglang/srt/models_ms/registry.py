@@ -148,6 +148,7 @@ MODELS = {  # sorted by name
     "Phi3ForCausalLM": Model(
         "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "fused weights, partial rotary, longrope, sliding window"
     ),
+    "PhiForCausalLM": Model("phi", "Phi-1, Phi-1.5, Phi-2", "LayerNorm, parallel residual, partial rotary, biases"),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN, sliding windows"),
     "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward", task=REWARD),
     "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores", task=CLASSIFY),
@@ -265,7 +266,7 @@ def unknown(architectures: list[str]) -> str:
 def nearest(architecture: str) -> str | None:
     """The known architecture whose family's name begins most like this one's, None if none is of its make.
 
-    Of its make is what has the whole name before a number (phi3 for phimoe), or five letters.
+    Of its make is what has the whole name before a number (grok1 for grok2), or five letters.
     """
     families, wanted = {}, _family(architecture)
     for name in MODELS:

@@ -25,6 +25,8 @@ class LMHead:
     def bind(self) -> None:
         """Take the weight where it is now: called whenever weights were loaded, and when graphs have run."""
         self.weight = bridge.to_torch(self.parameter)
+        bias = self.network.head_bias()
+        self.bias = None if bias is None else bridge.to_torch(bias)
         self.host_logits = ops.host_logits(self.parameter)
 
     def take_adapters(self, adapters) -> None:
@@ -45,8 +47,10 @@ class LMHead:
 
     def apply(self, _lm_head, hidden_states: torch.Tensor, bias=None) -> torch.Tensor:
         """hidden_states [T, hidden_size] -> float32 logits [T, vocab_size (padded)]."""
-        assert bias is None, "no model of ours has a biased head"
+        assert bias is None, "a biased head has its own"
         logits = self.multiply(hidden_states)
+        if self.bias is not None:
+            logits.add_(self.bias)
         if self.lora is not None:
             self.lora.add(logits, hidden_states)
         if self.scale != 1.0:
@@ -81,7 +85,7 @@ def gather_logits(processor, shard: Shard) -> None:
 class TorchLMHead(LMHead):
     """Lets torch multiply, on its own stream: beside the sampler nothing has to wait for MindSpore."""
 
-    weight = None
+    weight = bias = None
 
     def bind(self) -> None:
         if getattr(self.parameter, "on_device", False):  # once it is loaded: before, torch would keep the host's memory
