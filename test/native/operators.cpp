@@ -373,13 +373,14 @@ struct Heads {
 struct Features {
   int64_t window;
   double soft_cap;
-  bool sinks, slopes, bidirectional;
+  bool sinks, slopes, bidirectional, images;
   Features()
       : window(any(0, 2) ? 0 : any(1, 150)),
         soft_cap(any(0, 2) ? 0 : 1.5),
         sinks(!any(0, 2)),
         slopes(!any(0, 2)),
-        bidirectional(!any(0, 2)) {}
+        bidirectional(!any(0, 2)),
+        images(!bidirectional && any(0, 1)) {}
   double score(double product, double slope, int64_t distance) const {
     const double capped = soft_cap > 0 ? soft_cap * std::tanh(product / soft_cap) : product;
     return slopes ? capped - slope * distance : capped;
@@ -401,13 +402,15 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   Array factors("float32", {2}), sinks("float32", {all}), slopes("float32", {all});
   factors.set(0, scale), factors.set(1, features.soft_cap);
   sinks.fill(), slopes.fill(0, 0.05);
-  Array options = ints({features.window, features.bidirectional});
+  Array options = ints({features.window, features.bidirectional}), last_seen("int32", {batch.tokens + padding});
+  for (int64_t i = 0; i < last_seen.size; ++i) last_seen.set(i, any(0, 300));
   rows_count(batch.tokens, requests);
   Array *sink = features.sinks ? &sinks : &nothing, *slope = features.slopes ? &slopes : &nothing;
   const double k_scale = k.is_float8 ? 0.7 : 1, v_scale = k.is_float8 ? 1.3 : 1;
   Array scales = numbers({k_scale, v_scale}), *scale_pair = k.is_float8 ? &scales : &nothing;
-  const std::vector<Array*> arguments{&q,   &k,    &v,         &table,   &query_lens, &seq_lens, &page,
-                                      sink, slope, scale_pair, &options, &factors,    &out};
+  Array* images = features.images ? &last_seen : &nothing;
+  const std::vector<Array*> arguments{&q,   &k,    &v,         &table, &query_lens, &seq_lens, &page,
+                                      sink, slope, scale_pair, images, &options,    &factors,  &out};
   expect(call(paged_attention, arguments) == 0, "paged_attention");
   int64_t token = 0, worst_row = -1;
   double worst = 0;
@@ -415,12 +418,15 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
     for (int64_t i = 0; i < batch.query_lens[request]; ++i, ++token)
       for (int64_t head = 0; head < all; ++head) {
         const int64_t own = batch.seq_lens[request] - batch.query_lens[request] + i, kv = head / heads.group;
-        const int64_t seen = features.bidirectional ? batch.seq_lens[request] : own + 1;
+        int64_t seen = features.bidirectional ? batch.seq_lens[request] : own + 1;
+        if (features.images)
+          seen = std::max(seen, std::min<int64_t>(batch.seq_lens[request], last_seen.get(token) + 1));
         std::vector<double> weight(seen);
         double most = features.sinks ? sinks.get(head) : -INFINITY;
         for (int64_t j = 0; j < seen; ++j) {
           weight[j] = -INFINITY;
-          if (features.window && std::abs(own - j) >= features.window) continue;
+          if (features.window && own - j >= features.window) continue;
+          if (features.window && features.bidirectional && j - own >= features.window) continue;
           const int64_t at = (batch.slot(request, j) * heads.kv + kv) * heads.size;
           double score = 0;
           for (int64_t d = 0; d < heads.size; ++d)
@@ -459,9 +465,11 @@ void test_attention(const std::string& dtype, const std::string& cache_dtype) {
   refused(5, &too_long, "a length past the table");
   Array behind = ints({-1, 0}), of_less("float32", {all + 1}), halves("float16", {all}), many = ints({0, 0, 0}),
         one = number(0), three = numbers({1, 1, 1});
-  refused(11, &one, "a scale without a soft cap");
-  refused(10, &behind, "a window before the first key");
-  refused(10, &many, "too many options");
+  refused(12, &one, "a scale without a soft cap");
+  refused(11, &behind, "a window before the first key");
+  refused(11, &many, "too many options");
+  Array both = ints({0, 1});
+  if (features.images && last_seen.size > 1) refused(11, &both, "places up to which tokens see where they see all");
   refused(9, &three, "scales of more than keys and values");
   refused(7, &of_less, "sinks of other heads");
   refused(7, &halves, "sinks of half precision");

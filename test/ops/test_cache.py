@@ -75,6 +75,7 @@ class Features(NamedTuple):
     sinks: bool = False
     slopes: bool = False
     bidirectional: bool = False
+    images: bool = False  # tokens see up to a place behind their own
 
     def score(self, product, slope, distance):
         capped = self.soft_cap * math.tanh(product / self.soft_cap) if self.soft_cap else product
@@ -92,6 +93,7 @@ class Attend(Store):
         super().__init__(kv_heads, head_dim)
         self.names = tuple(names)
         self.window, self.soft_cap, self.bidirectional = features.window, features.soft_cap, features.bidirectional
+        self.images = features.images
         self.sinks = tensor(sinks) if features.sinks else None
         self.slopes = tensor(slopes) if features.slopes else None
 
@@ -114,6 +116,7 @@ class Attend(Store):
             self.sinks,
             self.slopes,
             bidirectional=self.bidirectional,
+            last_seen=step["last_seen"] if self.images else None,
         )
 
 
@@ -212,6 +215,8 @@ class Step:
         widths = heads * head_dim, kv_heads * head_dim, kv_heads * head_dim
         # Values that the dtype of the cache holds.
         self.qkv = torch.from_numpy(rng.standard_normal((sum(self.query_lens), sum(widths)))).to(model.dtype)
+        # Places before a token's own, behind it, and beyond its request.
+        self.last_seen = rng.integers(0, 40, len(self.qkv))
         self.queries = self.qkv[:, : widths[0]].double().numpy().reshape(-1, heads, head_dim)
 
     def spoil_what_no_window_reaches(self):
@@ -227,6 +232,8 @@ class Step:
             slots += self.context[request][total - new :]
         arrays = dict(positions=positions, out_cache_loc=slots, block_tables=self.block_tables)
         arrays |= dict(query_lens=self.query_lens, seq_lens=self.seq_lens)
+        if self.model.features.images:
+            arrays["last_seen"] = self.last_seen
         return {name: np.array(array, np.int32) for name, array in arrays.items()}
 
     def attention(self):
@@ -234,12 +241,13 @@ class Step:
         heads, kv_heads, head_dim = self.model.heads
         keys, values = self.model.caches.double().numpy()
         features = self.model.features
-        rows, queries = [], iter(self.queries)
+        rows, queries, last_seen = [], iter(self.queries), iter(self.last_seen)
         for request, (new, total) in enumerate(self.requests):
             for position in range(total - new, total):
                 first = max(0, position + 1 - features.window) if features.window else 0
                 last = total if features.bidirectional else position + 1
-                last = min(last, position + features.window) if features.window else last
+                last = min(last, position + features.window) if features.window and features.bidirectional else last
+                last = min(max(last, next(last_seen) + 1), total) if features.images else last
                 seen = list(enumerate(self.context[request][:last]))[first:]
                 for head, query in enumerate(next(queries)):
                     group = head // (heads // kv_heads)
@@ -326,6 +334,8 @@ FEATURES = {
     "slopes": Features(slopes=True),
     "both directions": Features(bidirectional=True),
     "both directions within a window": Features(window=9, bidirectional=True),
+    "images": Features(images=True),
+    "images within a window": Features(window=9, images=True),
     "everything": Features(window=9, soft_cap=2.3, sinks=True, slopes=True),
 }
 FEATURE_CASES = [

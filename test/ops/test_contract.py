@@ -177,7 +177,7 @@ def test_every_request_of_a_step_is_in_one_part():
 
 
 def test_attention_of_the_whole_contract_is_accepted_and_graphs_are_compiled():
-    features = dict(window=3, soft_cap=2.0, sinks=True, slopes=True, bidirectional=True)
+    features = dict(window=3, soft_cap=2.0, sinks=True, slopes=True, bidirectional=True, last_seen=True)
     ops.check_attention(heads=6, kv_heads=2, head_dim=10, rotary_dim=4, **features)
     assert ops.capabilities().compiled
     assert not ops.blockwise(window=3, soft_cap=2.0, sinks=True, slopes=True, mla=False)

@@ -16,6 +16,7 @@ from sglang.srt.layers_ms.linear import (
     RowParallelLinear,
 )
 from sglang.srt.layers_ms.norm import RMSNorm
+from sglang.srt.layers_ms.ops.metadata import LAST_SEEN
 from sglang.srt.layers_ms.rotary import mrope_axes, rotary_tables
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
@@ -38,8 +39,8 @@ class Attention(nn.Cell):
     `norm.HeadNorms`). norm_offset: RMSNorm's, for "head". scale: factor of scores, head_dim ** -0.5 by default. rope:
     the config's by default; None: no rotation. interleaved: neighboring dimensions are rotated as a pair, not halves.
     window: how many tokens a token sees, itself included; 0: all before it. bidirectional: it sees those behind it too,
-    and with a window those less than so many places away. soft_cap: bound of scores; 0: none.
-    sinks: the checkpoint's name of the sink score of each head (gpt-oss), or None.
+    and with a window those less than so many places away. whole_images: tokens of an image see all of it. soft_cap:
+    bound of scores; 0: none. sinks: the checkpoint's name of the sink score of each head (gpt-oss), or None.
     alibi: None, or the slope of each query head of the model (`alibi_slopes`). fused_qkv, gated: as QKVParallelLinear
     has them. query_factors: None, or what queries are multiplied with at each position, float32. gates: None, or how
     many gates of a product g_proj each head has: 1, or one for each of its values.
@@ -64,6 +65,7 @@ class Attention(nn.Cell):
         fused_qkv=None,
         gated=False,
         bidirectional=False,
+        whole_images=False,
         norm_last=False,
         query_factors=None,
         gates=None,
@@ -89,7 +91,7 @@ class Attention(nn.Cell):
         # Which of three positions turns each pair; None: a token has one.
         self.axes = None if rope is None or not rope.mrope_section else Tensor(mrope_axes(rope))
         self.window, self.bidirectional = window if window < config.max_positions else 0, bidirectional
-        self.soft_cap, own = soft_cap, self.qkv_proj.query_heads
+        self.soft_cap, self.whole_images, own = soft_cap, whole_images, self.qkv_proj.query_heads
         self.sinks = None
         if sinks is not None:
             self.sinks = parameter((own.stop - own.start,), ms.float32, WeightSlice(sinks, (own,), whole=(heads,)))
@@ -97,7 +99,7 @@ class Attention(nn.Cell):
         features = (self.window, soft_cap, sinks is not None, alibi is not None)
         rotary_dim = 0 if rope is None else rope.rotary_dim
         sizes = (own.stop - own.start, self.num_kv_heads, self.head_dim, rotary_dim)
-        ops.check_attention(*sizes, *features, bidirectional)
+        ops.check_attention(*sizes, *features, bidirectional, whole_images)
         cached = (self.num_kv_heads, self.head_dim, ops.blockwise(*features, mla=False))
         # A bidirectional layer's prompt is one step: there is no time at which its window has left a key behind.
         slides = self.window and not bidirectional
@@ -163,6 +165,7 @@ class Attention(nn.Cell):
             self.slopes,
             kv_scales,
             self.bidirectional,
+            attn[LAST_SEEN.name] if self.whole_images else None,
         )
         if self.g_proj is not None:
             y = ops.gate_heads(y, self.g_proj(x, step))

@@ -179,6 +179,7 @@ def paged_attention(
     slopes: Tensor | None = None,
     kv_scales: Tensor | None = None,
     bidirectional: bool = False,
+    last_seen: Tensor | None = None,
 ) -> Tensor:
     """Attention of q [T, H * D] over the cached keys of each token's request -> [T, H * D].
 
@@ -186,8 +187,10 @@ def paged_attention(
     the keys at places 0 to its own, inclusive, of its request, whatever its rotary position; with a window only the
     last `window` of them, and what lies before every window has no effect. Where bidirectional it sees all keys of its
     request, or with a window those that are less than `window` places away; all of a request's tokens are in the step
-    then. `step` is what the layer's group of caches reads: lengths, slots and pages, what `metadata_fields` names, and
-    as `forward_mode` the name that `split_by_forward_mode` gave. Head h reads key/value head h // (H / K).
+    then. last_seen [T]: the place up to which a token sees keys of its request, if that is behind its own, as tokens of
+    an image do; not with bidirectional. `step` is what the layer's group of caches reads: lengths, slots and pages,
+    what `metadata_fields` names, and as `forward_mode` the name that `split_by_forward_mode` gave. Head h reads
+    key/value head h // (H / K).
 
     A score is scale * q.k; with a soft cap, soft_cap * tanh(score / soft_cap) (Gemma 2); with slopes [H] float32, plus
     slope * (the key's place - the query's) (Press et al., 2021, ALiBi). sinks [H] float32: one more score for each

@@ -64,3 +64,4 @@ class Field(NamedTuple):
 
 INPUT_IDS = Field("input_ids", (TOKENS,))
 TOKEN_TYPE_IDS = Field("token_type_ids", (TOKENS,))  # of encoders: which text of a pair a token is of
+LAST_SEEN = Field("last_seen", (TOKENS,))  # of models whose tokens see all of their image: its last place

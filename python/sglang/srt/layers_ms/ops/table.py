@@ -207,12 +207,14 @@ class OperatorTable:
         sinks: bool,
         slopes: bool,
         bidirectional: bool,
+        last_seen: bool = False,
     ) -> None:
         """Raise NotImplementedError, with what is lacking and what to do, if `paged_attention` cannot compute a
         layer's.
 
         rotary_dim: of head_dim, how many values are rotated; window: 0 also where no context that is served outgrows
-        it; sinks, slopes: whether there are any; bidirectional: as `paged_attention`'s.
+        it; sinks, slopes: whether there are any; bidirectional: as `paged_attention`'s; last_seen:
+        whether tokens have one.
         """
 
     def check_mla_attention(self, rank: int, rope: int, nope: int, value: int) -> None:

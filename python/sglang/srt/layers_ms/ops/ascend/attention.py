@@ -151,6 +151,7 @@ def paged_attention(
     slopes=None,
     kv_scales=None,
     bidirectional=False,
+    last_seen=None,
 ):
     (k_cache, k), (v_cache, v) = k_cache, v_cache
     way = _way(window, soft_cap, sinks is not None, slopes is not None)

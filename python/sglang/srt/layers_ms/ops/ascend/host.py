@@ -80,7 +80,9 @@ def start(processors):
     kernels.bind()
 
 
-def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes, bidirectional):
+def check_attention(
+    heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sinks, slopes, bidirectional, last_seen=False
+):
     lacking = []
     if head_dim % 16 or head_dim > LARGEST_HEAD:
         lacking.append(f"heads of {head_dim} values, which must be a multiple of 16 and at most {LARGEST_HEAD}")
@@ -96,6 +98,8 @@ def check_attention(heads, kv_heads, head_dim, rotary_dim, window, soft_cap, sin
             if window
             else "bidirectional attention with soft caps, sinks or slopes"
         )
+    if last_seen:
+        lacking.append("images whose tokens see their whole image; without --enable-multimodal its text is served")
     if lacking:
         raise NotImplementedError("MindSpore's attention on Ascend lacks: " + "; ".join(lacking))
 

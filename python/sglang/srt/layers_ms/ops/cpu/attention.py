@@ -43,9 +43,10 @@ def paged_attention(
     slopes=None,
     kv_scales=None,
     bidirectional=False,
+    last_seen=None,
 ):
     requests = (step["block_tables"], step["query_lens"], step["seq_lens"], step["page_size"])
-    given = (*requests, sinks, slopes, kv_scales, window, bidirectional, scale, soft_cap)
+    given = (*requests, sinks, slopes, kv_scales, last_seen, window, bidirectional, scale, soft_cap)
     return stubs.paged_attention(q, k_cache, v_cache, *given)
 
 

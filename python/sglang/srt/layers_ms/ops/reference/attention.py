@@ -124,6 +124,7 @@ def paged_attention(
     slopes=None,
     kv_scales=None,
     bidirectional=False,
+    last_seen=None,
 ):
     query_rows, key_positions, slots = step["query_rows"], step["context_places"], context_slots(step)
     keys = _context(k_cache, slots, kv_heads, head_dim)
@@ -141,9 +142,13 @@ def paged_attention(
     distance = key_positions.reshape(1, 1, 1, -1) - step["query_places"].reshape(requests, 1, longest, 1)
     if slopes is not None:
         scores = scores + slopes.reshape(1, -1, 1, 1) * distance.astype(mstype.float32)
-    seen = distance <= 0
+    seen, cached = distance <= 0, key_positions.reshape(1, 1, 1, -1) < step["seq_lens"].reshape(-1, 1, 1, 1)
+    if last_seen is not None:
+        last = ops.gather(last_seen, query_rows, 0).reshape(requests, 1, longest, 1)
+        behind = mint.logical_and(cached, key_positions.reshape(1, 1, 1, -1) <= last)
+        seen = mint.logical_or(seen, behind)
     if bidirectional:
-        seen = key_positions.reshape(1, 1, 1, -1) < step["seq_lens"].reshape(-1, 1, 1, 1)
+        seen = cached
         seen = mint.logical_and(seen, mint.abs(distance) < window) if window else seen
     elif window:
         seen = mint.logical_and(seen, distance > -window)

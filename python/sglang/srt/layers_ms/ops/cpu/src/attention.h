@@ -3,9 +3,9 @@
 // One key/value head serves a group of query heads, so its keys are read once for all of them. Requests with one
 // query are split over their keys into pieces, all heads together, since the heads of a token lie side by side in the
 // cache, or where there are few pieces neighboring ones; the others over heads and blocks of queries, each of which
-// ends at its last query's place. Which keys and queries are a task's depends on its own request alone, and so do its
-// results. Where there is a window, tasks begin with the first key that one of their queries sees. Bidirectional
-// queries reach past their own place.
+// ends at the last place that one of its queries sees. Which keys and queries are a task's depends on its own request
+// alone, and so do its results. Where there is a window, tasks begin with the first key that one of their queries sees.
+// Bidirectional queries reach past their own place.
 #pragma once
 #include <algorithm>
 #include <utility>
@@ -120,9 +120,18 @@ inline void pack_values(const Block<bf16>& values, int64_t size, int64_t count, 
 inline int64_t unseen(int64_t keys) { return std::min(kKeys, std::max<int64_t>(0, keys)); }
 
 // How many places behind its own a query of a request of so many tokens sees, as far as there are any.
-inline int64_t reach(const Attention& a, int64_t length) {
+inline int64_t reach(const Attention& a, int64_t length, int64_t token, int64_t place) {
+  if (a.last_seen) return std::max<int64_t>(0, std::min<int64_t>(a.last_seen[token], length - 1) - place);
   if (!a.bidirectional) return 0;
   return a.window ? a.window - 1 : length;
+}
+
+// The largest reach of neighboring queries.
+inline int64_t longest_reach(const Attention& a, int64_t length, int64_t token, int64_t place, int64_t queries) {
+  if (!a.last_seen) return reach(a, length, token, place);
+  int64_t found = 0;
+  for (int64_t i = 0; i < queries; ++i) found = std::max(found, reach(a, length, token + i, place + i));
+  return found;
 }
 
 // The row after the last one that sees the key at this place, counted from the first row's query.
@@ -132,14 +141,15 @@ inline int64_t last_row(const Attention& a, int64_t rows, int64_t group, int64_t
 
 template <typename C, typename Q>
 inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_t* table, const Task& task,
-                      Rows& state) {
+                      int64_t first_token, Rows& state) {
   const int64_t width = state.width, size = a.head_dim, group = a.heads / a.kv_heads;
-  const int64_t first_place = a.seq_lens[task.request] - a.query_lens[task.request] + task.first_query;
+  const int64_t length = a.seq_lens[task.request], token = first_token + task.first_query;
+  const int64_t first_place = length - a.query_lens[task.request] + task.first_query;
   Q *k = scratch<Purpose::k, Q>(kKeys * width), *v = scratch<Purpose::v, Q>(kKeys * width);
   Q *line = scratch<Purpose::line, Q>(2 * width), *weights = scratch<Purpose::weights, Q>(rows * kKeys);
   float* scores = scratch<Purpose::scores, float>(rows * kKeys);
   const float scale = finishes(a) ? 1.0f : a.scale;
-  const int64_t behind = reach(a, a.seq_lens[task.request]);
+  const int64_t behind = longest_reach(a, length, token, first_place, task.queries);
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first);
     const int64_t row =
@@ -156,8 +166,9 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
     tiles<4>(end - row, q + row * width, k, static_cast<const Q*>(nullptr), scores, width, kKeys);
     for (int64_t i = row; i < end; ++i) {
       float* line_of_scores = scores + (i - row) * kKeys;
-      const int64_t place = first_place + i / group;
-      for (int64_t j = std::min(count, place + 1 + behind - first); j < kKeys; ++j) line_of_scores[j] = kNone;
+      const int64_t place = first_place + i / group, last = place + reach(a, length, token + i / group, place);
+      for (int64_t j = std::max<int64_t>(0, std::min(count, last + 1 - first)); j < kKeys; ++j)
+        line_of_scores[j] = kNone;
       if (a.window) std::fill(line_of_scores, line_of_scores + unseen(place + 1 - a.window - first), kNone);
       if (finishes(a)) finish(a, line_of_scores, task.kv_head * group + i % group, first - place);
       softmax_step(line_of_scores, scale, i, state);
@@ -197,7 +208,7 @@ inline void add_pieces(const Attention& a, int64_t request, int64_t parts, std::
 
 inline std::vector<Task> tasks_of(const Attention& a, int64_t& partials) {
   const int64_t group = a.heads / a.kv_heads, block = std::max<int64_t>(1, kRows / group);
-  int64_t pieces = 0;
+  int64_t pieces = 0, token = 0;
   for (int64_t request = 0; request < a.requests; ++request) pieces += pieces_of(a, request);
   // Two tasks a thread, as far as heads go: pieces differ in length.
   const int64_t parts = pieces ? std::min(a.kv_heads, (2 * pool::threads() + pieces - 1) / pieces) : 1;
@@ -210,9 +221,11 @@ inline std::vector<Task> tasks_of(const Attention& a, int64_t& partials) {
       for (int64_t query = (queries - 1) / block * block; query >= 0; query -= block) {  // the longest first
         const int64_t count = std::min(block, queries - query);
         const int64_t place = length - queries + query;
-        const int64_t last = std::min(length, place + count + reach(a, length));
-        tasks.push_back({request, head, 1, query, count, first_seen(a, place), last, 0, 1, -1});
+        // The last query's own place is not behind that of the one that reaches furthest.
+        const int64_t last = place + count + longest_reach(a, length, token + query, place, count);
+        tasks.push_back({request, head, 1, query, count, first_seen(a, place), std::min(length, last), 0, 1, -1});
       }
+    token += queries;
   }
   return tasks;
 }
@@ -283,7 +296,7 @@ void paged_attention_as(const Attention& given) {
     if (task.queries == 1 && !(kPairs && a.kv_heads == 1 && a.heads >= kShared))
       few_rows<C, Q>(a, q, table, task, state);
     else
-      many_rows<C, Q>(a, rows, q, table, task, state);
+      many_rows<C, Q>(a, rows, q, table, task, first_token, state);
     if (task.partial < 0) write_rows<T>(a, task, first_token, state);
   });
   if (partials == 0) return;
