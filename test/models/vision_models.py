@@ -13,6 +13,8 @@ from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
     Gemma3ForConditionalGeneration,
+    Gemma3ImageProcessor,
+    Gemma3Processor,
     Gemma3TextConfig,
     GotOcr2ImageProcessor,
     InternVLConfig,
@@ -53,16 +55,19 @@ from transformers import (
 
 DEMO = Path(__file__).parents[2] / "ms_example/demo_model"
 SIZE, PATCH = 28, 7  # pixels
-# Messages whose parts are texts and images.
-CHAT = """{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>
+# Messages whose parts are texts and images, which a placeholder stands for.
+CHAT = """{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}PLACEHOLDER
 {%- else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"""
 
 
-def tokenizer(*tokens: str):
-    """The demo model's, with more tokens."""
-    found = AutoTokenizer.from_pretrained(DEMO)
+def tokenizer(*tokens: str, shown: str = "", **named: dict[str, str]):
+    """The demo model's, with more tokens. shown: the placeholder of an image in messages, the first token by default.
+
+    named: extra_special_tokens, by their names.
+    """
+    found = AutoTokenizer.from_pretrained(DEMO, **named)
     found.add_special_tokens({"additional_special_tokens": list(tokens)})
-    found.chat_template = CHAT
+    found.chat_template = CHAT.replace("PLACEHOLDER", shown or tokens[0])
     return found
 
 
@@ -119,7 +124,7 @@ def _llava_next():
 
 def _qwen(config_class, model_class, processor_class, vision, decoder=None, video=Qwen2VLVideoProcessor, rope=None):
     names = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
-    tokens = tokenizer(*names)
+    tokens = tokenizer(*names, shown=PLACEHOLDERS["qwen"])
     begin, end, image_token, video_token = map(tokens.convert_tokens_to_ids, names)
     turns = {"rope_type": "default", "rope_theta": 5000.0, "mrope_section": [2, 2, 1]}
     config = config_class(
@@ -205,8 +210,7 @@ def _mistral3():
 
 def _internvl():
     names = {"start_image_token": "<img>", "end_image_token": "</img>", "context_image_token": "<IMG_CONTEXT>"}
-    tokens = AutoTokenizer.from_pretrained(DEMO, extra_special_tokens=names | {"video_token": "<video>"})
-    tokens.chat_template = CHAT
+    tokens = tokenizer(shown=PLACEHOLDERS["internvl"], extra_special_tokens=names | {"video_token": "<video>"})
     vision = InternVLVisionConfig(
         hidden_size=48,
         intermediate_size=76,
@@ -230,17 +234,30 @@ def _internvl():
 
 
 def _gemma3():
-    tokens = tokenizer("<image_soft_token>")
-    vision = dict(hidden_size=48, intermediate_size=76, num_hidden_layers=2, num_attention_heads=4, image_size=28)
-    decoder = text(Gemma3TextConfig, vocab_size=len(tokens), head_dim=12, query_pre_attn_scalar=20, sliding_window=9)
-    config = Gemma3Config(text_config=decoder, vision_config=dict(vision, patch_size=7), mm_tokens_per_image=4)
-    return Gemma3ForConditionalGeneration, config, tokens
+    names = {"boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>"}
+    tokens = tokenizer(shown=PLACEHOLDERS["gemma3"], extra_special_tokens=names)
+    vision = dict(hidden_size=48, intermediate_size=76, num_hidden_layers=2, num_attention_heads=4, image_size=2 * SIZE)
+    kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+    # Windows of fewer tokens than an image has.
+    sizes = dict(head_dim=12, query_pre_attn_scalar=20, sliding_window=9, layer_types=kinds)
+    begin, image_token, end = map(tokens.convert_tokens_to_ids, names.values())
+    config = Gemma3Config(
+        text_config=text(Gemma3TextConfig, vocab_size=len(tokens), **sizes),
+        vision_config=dict(vision, patch_size=PATCH),
+        mm_tokens_per_image=16,
+        boi_token_index=begin,
+        image_token_index=image_token,
+        eoi_token_index=end,
+    )
+    made = Gemma3ImageProcessor(size={"height": 2 * SIZE, "width": 2 * SIZE})
+    processor = Gemma3Processor(image_processor=made, tokenizer=tokens, image_seq_length=16)
+    return Gemma3ForConditionalGeneration, config, processor
 
 
-TEXT_ALONE = {"gemma3": _gemma3}
 # With heads of 16 values, as kernels of NPUs want them.
 ON_NPU = {"llava@16": functools.partial(_llava, npu=True), "qwen2_5_vl@16": functools.partial(_qwen2_5_vl, npu=True)}
 KINDS = {
+    "gemma3": _gemma3,
     "llava": _llava,
     "internvl": _internvl,
     "llava_next": _llava_next,
@@ -255,15 +272,19 @@ KINDS = {
 }
 
 
-def _randomize(name: str, parameter: torch.Tensor) -> None:
-    """Norms far from one, biases far from zero, and scores so large that attention is no plain average."""
-    gain = 0.5 if parameter.ndim == 1 else 1.0 if "embed_tokens" in name else 1.5 / math.sqrt(parameter[0].numel())
+def _randomize(name: str, parameter: torch.Tensor, of_tokens: float) -> None:
+    """Norms far from one, biases far from zero, and scores so large that attention is no plain average.
+
+    of_tokens: how large the embeddings of tokens are.
+    """
+    inner = 1.5 / math.sqrt(parameter[0].numel()) if parameter.ndim else 1.0
+    gain = 0.5 if parameter.ndim == 1 else of_tokens if "embed_tokens" in name else inner
     offset = 1.0 if parameter.ndim == 1 and name.endswith("norm.weight") else 0.0
     parameter.copy_(torch.randn(parameter.shape) * gain + offset)
 
 
 PLACEHOLDERS = {
-    "gemma3": "<image_soft_token>",
+    "gemma3": "<start_of_image>",
     "internvl": "<IMG_CONTEXT>",
     "llava": "<image>",
     "mistral3": "[IMG]",
@@ -280,13 +301,13 @@ def placeholder(kind: str) -> str:
 @functools.cache
 def hugging_face(kind: str):
     """transformers' model in float32, and its processor."""
-    model_class, config, processor = (KINDS | TEXT_ALONE | ON_NPU)[kind]()
+    model_class, config, processor = (KINDS | ON_NPU)[kind]()
     torch.manual_seed(len(kind))
     config._attn_implementation = "eager"
     model = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            _randomize(name, parameter)
+            _randomize(name, parameter, 0.15 if kind == "gemma3" else 1.0)  # Gemma's are scaled, and the head too
             if kind in ON_NPU:
                 parameter.copy_(parameter.half())
     return model, processor

@@ -3,12 +3,14 @@
 A workaround's test is expected to fail: where it passes, with a later SGLang, the workaround can go.
 """
 
+import dataclasses
 import inspect
 from types import SimpleNamespace
 
 from seams.contract import assert_in_order, names, parameters, works_around
 
 from sglang.srt.configs.model_config import ModelConfig
+from sglang.srt.managers import schedule_policy
 from sglang.srt.managers.schedule_batch import Req
 from sglang.srt.managers.scheduler_components import batch_result_processor, output_streamer
 from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
@@ -126,3 +128,22 @@ def test_an_answer_is_put_together_by_one_method_with_its_hidden_states_last():
     answers = SimpleNamespace(output_hidden_states=[None, []], rids=["a", "b"])
     scheduling._with_rows(None, answers, req=request)
     assert answers.output_hidden_states == [None, [[1]]]
+
+
+# ---- chunks of prompts ----
+
+
+def test_three_methods_choose_where_a_chunk_of_a_prompt_ends():
+    """scheduling.end_chunks_with"""
+    adder = schedule_policy.PrefillAdder
+    assert parameters(adder._select_prefill_admission)[:2] == ["self", "req"]
+    assert parameters(adder.add_one_req_ignore_eos) == parameters(adder.add_chunked_req) == ["self", "req"]
+    fields = [field.name for field in dataclasses.fields(schedule_policy._PrefillAdmission)]
+    assert fields[:2] == ["prefix_len", "extend_len"] and "is_chunked" in fields
+    found = names("srt.managers.schedule_policy", "PrefillAdder.add_one_req")
+    assert_in_order(found, "add_one_req_ignore_eos", "_select_prefill_admission", "_commit_prefill_admission")
+    found = names("srt.managers.schedule_policy", "PrefillAdder._commit_prefill_admission")
+    assert_in_order(found, "extend_len", "extend_end", "can_run_list", "new_chunked_req")
+    # A request of which no chunk is computed stays as it is: nothing of it is stashed.
+    found = names(SCHEDULER, "Scheduler.get_next_batch_to_run")
+    assert_in_order(found, "chunked_req", "extend_end", "prefix_len", "stash_chunked_request")

@@ -138,8 +138,23 @@ class GatedVisionMLP(nn.Cell):
         return self.down_proj(self.act_and_mul(self.gate_up(x)))
 
 
+def mean_rows(x, places):
+    """x [N, n]; of each place in a group, its row in every one of G groups -> the means of the groups [G, n]."""
+    parts = [ops.take_rows(x, rows) for rows in places]
+    while len(parts) > 1:  # in pairs: a long sum loses digits
+        pairs = [ops.add(one, other, 1.0) for one, other in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[2 * len(pairs) :]
+    return ops.scale(parts[0], 1.0 / len(places))
+
+
 def linear(in_features: int, out_features: int, bias: bool, dtype) -> Linear:
     """A matrix, with a bias or without, that every rank has."""
     whole = (out_features, in_features)
     biases = [WeightSlice("bias", (ALL,), whole=(out_features,))] if bias else ()
     return Linear(whole, dtype, [WeightSlice("weight", (ALL, ALL), whole=whole)], biases)
+
+
+def transposed_linear(name: str, in_features: int, out_features: int, dtype) -> Linear:
+    """A matrix without a bias, which the checkpoint has the other way round as `name`, relative to this cell."""
+    whole = (in_features, out_features)
+    return Linear((out_features, in_features), dtype, [WeightSlice(name, (ALL, ALL), whole=whole, transposed=True)])

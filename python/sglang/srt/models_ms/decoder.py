@@ -10,7 +10,7 @@ from mindspore import nn
 from sglang.srt.layers_ms import LayerNorm, LMHead, RMSNorm, VocabParallelEmbedding, ops
 from sglang.srt.layers_ms.cache_spec import caching_layers
 from sglang.srt.layers_ms.fusion import PreNormBlocks
-from sglang.srt.layers_ms.ops.metadata import INPUT_IDS, TOKENS, Field
+from sglang.srt.layers_ms.ops.metadata import INPUT_IDS, LAST_SEEN, TOKENS, Field
 from sglang.srt.layers_ms.quantization import QuantizationConfig, UnsupportedQuantization, create_parameters, read
 from sglang.srt.model_loader_ms.names import TensorNames
 from sglang.srt.models_ms.config import DecoderConfig, Runtime, UnsupportedConfig
@@ -205,6 +205,7 @@ class CausalLM(nn.Cell):
     norm = staticmethod(rms_norm)  # the last one
     pooling = "lasttoken"  # of embeddings, in sentence-transformers' words, where no file of the checkpoint says it
     whole_prompts = False  # whether each prompt has to be computed in one step
+    whole_images = False  # whether tokens of an image see all of it
     tensor_names = {}  # our names of tensors, or whole dotted parts of them -> the checkpoint's, where they differ
     other_tensor_names = ()  # such tables that hold too, of other checkpoints of the same models
     # Tensors that this model's checkpoints carry and it does not compute with, beside those that no model does:
@@ -300,7 +301,8 @@ class CausalLM(nn.Cell):
 
     def _positions(self) -> tuple[Field, ...]:
         rope = self.config.rope
-        return MROPE if rope is not None and rope.mrope_section else ()
+        axes = MROPE if rope is not None and rope.mrope_section else ()
+        return (*axes, LAST_SEEN) if self.whole_images else axes
 
     def take_embeddings(self) -> None:
         """Begin with `input_embeds` [T, hidden_size], as embed_tokens gives them, in the place of ids.

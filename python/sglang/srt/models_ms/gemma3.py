@@ -22,10 +22,10 @@ class Gemma3Config(Gemma2Config, RopeOfEachKindConfig):
 
 
 class Gemma3Layer(Gemma2Layer):
-    def __init__(self, config, layer_id):
+    def __init__(self, config, layer_id, **options):
         rope = config.local_rope if config.windows[layer_id] else config.rope
         norm, both = dict(qk_norm="head", norm_offset=1.0), config.bidirectional
-        super().__init__(config, layer_id, rope=rope, bidirectional=both, **norm)
+        super().__init__(config, layer_id, rope=rope, bidirectional=both, **norm, **options)
 
 
 class Gemma3ForCausalLM(CausalLM):

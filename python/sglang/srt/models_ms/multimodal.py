@@ -48,6 +48,7 @@ class Multimodal:
     towers = ()  # names of the cells, which only the first stage of a pipeline has
     deepstack = 0  # of how many layers a tower makes rows too, which are added after the decoder's first layers
     optional_prefix = ""
+    whole_images = False  # whether tokens of an image see all of it: it is in one chunk of its prompt then
 
     @staticmethod
     def decoder_config(hf_config):
@@ -61,6 +62,7 @@ class Multimodal:
         return {name: value for name, value in hf_config.items() if name not in text or name == "architectures"}
 
     def add_towers(self, hf_config, runtime):
+        self.whole_images = self.whole_images and runtime.towers
         if self.config.stage.first and runtime.towers and self.modalities:
             self.make_towers(hf_config, runtime)
             self.model.take_media(self.deepstack)

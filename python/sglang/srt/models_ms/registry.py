@@ -79,7 +79,7 @@ MODELS = {  # sorted by name
     "Gemma2ForSequenceClassification": Model("pooled", "Skywork-Reward-Gemma-2", "scores", task=CLASSIFY),
     "Gemma3ForCausalLM": Model("gemma3", "Gemma 3, text", "sliding windows in five of six layers, two rotary tables"),
     "Gemma3ForConditionalGeneration": Model(
-        "gemma3_vl", "Gemma 3 4B, 12B, 27B, text alone", "as Gemma3ForCausalLM", task=SEE
+        "gemma3_vl", "Gemma 3 4B, 12B, 27B", "as Gemma3ForCausalLM; SigLIP's tower, whole images seen", task=SEE
     ),
     "Gemma3TextModel": Model("pooled", "EmbeddingGemma", "embedding, both directions", task=EMBED),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),

@@ -17,7 +17,14 @@ from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.parallel import groups, hosts
 from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone
 from sglang.srt.model_executor_ms.parallel.cpu_affinity import processors
-from sglang.srt.model_executor_ms.runner import config_fixups, device, eplb, kv_scales, sentence_transformers
+from sglang.srt.model_executor_ms.runner import (
+    config_fixups,
+    device,
+    eplb,
+    image_chunks,
+    kv_scales,
+    sentence_transformers,
+)
 from sglang.srt.model_executor_ms.runner.cpu_runner import WARM_UP
 from sglang.srt.model_executor_ms.runner.drafts import EagleModel
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations
@@ -93,6 +100,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         written = with_own_head(written, network_class, folder, load_format)
         published = config_fixups.restored(written, model_config.model_path, model_config.revision)
         self.network = network_class(published, runtime)
+        image_chunks.keep_images_whole(self.network)
         self.expert_counter = eplb.ExpertCounter(self.network)
         self.pooling = None if generates else self._pooling(model_config, load_format)
         self.profile = ForwardProfile(environment.profile, environment.traces)
@@ -248,6 +256,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
             types = forward_batch.token_type_ids
             inputs["token_type_ids"] = torch.zeros_like(input_ids) if types is None else types.to(input_ids.dtype)
         self.clamp_placeholders(input_ids, forward_batch)
+        inputs |= self.last_seen_inputs(positions, forward_batch)
         return inputs | self.mrope_inputs(positions, forward_batch)
 
 

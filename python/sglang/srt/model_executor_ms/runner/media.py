@@ -7,6 +7,7 @@ for the rows of images that its cache does not have.
 import numpy as np
 import torch
 
+from sglang.srt.layers_ms.ops.metadata import LAST_SEEN
 from sglang.srt.managers.mm_schedule import get_embedding_and_mask
 from sglang.srt.managers.mm_utils import pad_mm_tokens
 from sglang.srt.managers.schedule_batch import Modality
@@ -70,6 +71,20 @@ class MediaInputs:
         rows = [positions] * len(MROPE) if found is None else found.unbind(0)
         return {field.name: row.contiguous() for field, row in zip(MROPE, rows, strict=True)}
 
+    def last_seen_inputs(self, positions: torch.Tensor, forward_batch) -> dict[str, torch.Tensor]:
+        """Up to which place each token [T] sees keys, of models whose tokens see all of their image."""
+        if LAST_SEEN not in self.network.model_inputs():
+            return {}
+        found, begin = positions.clone(), 0
+        if _has_media(forward_batch):
+            lengths = (forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu)
+            for mm_inputs, cached, new in zip(forward_batch.mm_inputs, *lengths, strict=True):
+                for first, last in image_places(mm_inputs):
+                    own = slice(begin + max(first - cached, 0), begin + max(min(last + 1 - cached, new), 0))
+                    found[own] = last
+                begin += new
+        return {LAST_SEEN.name: found}
+
     def _merge(self, modality: str, input_ids, forward_batch, rows, mask) -> None:
         """Put the rows of all requests' images, or videos, where their placeholders are."""
         items, sizes, offsets = [], [0], []
@@ -96,6 +111,12 @@ class MediaInputs:
             places = where.view(-1)
             rows[places] = found.to(rows)
             mask[places] = 1
+
+
+def image_places(mm_inputs) -> list[tuple[int, int]]:
+    """First and last place of each image of a prompt, in SGLang's MultimodalInputs or None."""
+    items = [] if mm_inputs is None else mm_inputs.mm_items
+    return [tuple(places) for item in items if item.is_image() for places in item.offsets]
 
 
 def _has_media(forward_batch) -> bool:

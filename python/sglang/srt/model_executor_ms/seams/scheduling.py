@@ -1,10 +1,12 @@
 """SGLang's scheduler: limits of a request, what may wait, tokens that end it, and what is kept of a prompt's chunks."""
 
+import dataclasses
 from collections.abc import Callable
 
 from sglang.srt.model_executor_ms.seams import hooks
 
 SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+ADDER = "sglang.srt.managers.schedule_policy.PrefillAdder"
 ALLOCATOR = "sglang.srt.mem_cache.allocator.base.BaseTokenToKVPoolAllocator"
 STREAMER = "sglang.srt.managers.scheduler_components.output_streamer"
 RESULTS = "sglang.srt.managers.scheduler_components.batch_result_processor.SchedulerBatchResultProcessor"
@@ -88,3 +90,42 @@ def note_rows(request, rows: list) -> None:
 def noted_rows(request) -> list:
     """What note_rows kept."""
     return getattr(request, "rows_of_chunks", [])
+
+
+def end_chunks_with(end_of_chunk: Callable[..., int]) -> None:
+    """end_of_chunk(request, begin, end) is where a chunk ends that SGLang cuts from a prompt; `begin`: it has to wait.
+
+    In the process of the scheduler. SGLang chooses chunks in three methods: of a prompt's first chunk, with and without
+    a radix cache, and of those after it.
+    """
+    from sglang.srt.managers.schedule_policy import AddReqResult
+
+    def first(admission, adder, request, **_) -> object:
+        if not getattr(admission, "is_chunked", False):
+            return None
+        begin = admission.prefix_len
+        end = end_of_chunk(request, begin, begin + admission.extend_len)
+        # What is left over is no other request's: a pass has one that is cut.
+        adder.rem_chunk_tokens -= begin + admission.extend_len - end
+        return AddReqResult.OTHER if end == begin else dataclasses.replace(admission, extend_len=end - begin)
+
+    def first_without_cache(_result, adder, request) -> object:
+        if adder.new_chunked_req is not request:
+            return None
+        request.extend_end = end_of_chunk(request, request.prefix_len, request.extend_end)
+        if request.extend_end > request.prefix_len:
+            return None
+        adder.can_run_list.remove(request)
+        adder.new_chunked_req = None
+        return AddReqResult.OTHER
+
+    def later(rest, adder, request) -> None:
+        if rest is None or request not in adder.can_run_list:
+            return
+        request.extend_end = end_of_chunk(request, request.prefix_len, request.extend_end)
+        if request.extend_end == request.prefix_len:  # as SGLang leaves a chunk for which there is no memory
+            adder.can_run_list.remove(request)
+
+    hooks.after(f"{ADDER}._select_prefill_admission", first)
+    hooks.after(f"{ADDER}.add_one_req_ignore_eos", first_without_cache)
+    hooks.after(f"{ADDER}.add_chunked_req", later)

@@ -336,8 +336,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
     if attn_dp_size > 1 and not model_config.is_generation:
         problems.append(f"it is pooled, and --attn-dp-size {attn_dp_size} is for models that generate text")
     if model_config.is_multimodal and not getattr(model_class(known), "modalities", ()):
-        alone = "; without --enable-multimodal its text is served" if MODELS[known[0]].sees else ""
-        problems.append(f"it is multimodal{alone}")
+        problems.append("it is multimodal")
     if MODELS[known[0]].sees and not model_config.is_generation:
         problems.append("it is multimodal, and --is-embedding is for models of text")
     if problems:
