@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from models import tiny
 
-from sglang.srt.model_executor_ms.server import config_overrides, model_config, model_path
+from sglang.srt.model_executor_ms.server import config_overrides, framework, model_config, model_path
 from sglang.srt.model_executor_ms.server.config_overrides import UnsupportedOverride
 from sglang.srt.model_executor_ms.server.model_config import UnsupportedModel
 from sglang.srt.models_ms.config import Runtime
@@ -193,3 +193,15 @@ def test_overrides_that_the_class_refuses_are_refused_by_a_sentence(tmp_path):
 
 def test_what_needs_no_change_is_not_touched(tmp_path):
     assert model_config.overrides(arguments(write(tmp_path, **LLAMA))) is None
+
+
+def test_a_package_that_a_processor_imports_is_asked_for_by_name(monkeypatch):
+    config = SimpleNamespace(model_path="here", is_generation=True, quantization=None, is_multimodal=True)
+    config.hf_config = SimpleNamespace(architectures=["SmolVLMForConditionalGeneration"])
+    monkeypatch.setattr(framework.importlib.util, "find_spec", lambda name: name)
+    framework.check_model(config)
+    monkeypatch.setattr(framework.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(framework.UnsupportedModel, match="pip install num2words"):
+        framework.check_model(config)
+    config.hf_config.architectures = ["Idefics3ForConditionalGeneration"]
+    framework.check_model(config)

@@ -12,7 +12,7 @@ from models.tiny import ARCHITECTURES, PLAIN, TINY
 from transformers import AutoConfig
 
 from sglang.srt.models_ms.config import DecoderConfig, Runtime, UnsupportedConfig
-from sglang.srt.models_ms.registry import MODELS, UnknownArchitecture, model_class, nearest, unknown
+from sglang.srt.models_ms.registry import MODELS, NOT_COMPUTED, UnknownArchitecture, model_class, nearest, unknown
 from sglang.srt.utils.hf_transformers_utils import get_config
 
 SECONDS = 5
@@ -377,3 +377,10 @@ def test_every_architecture_of_the_registry_is_where_it_says(name):
 def test_a_factor_is_rounded_as_activations_are(dtype, held):
     assert Runtime(dtype=getattr(ms, dtype)).cast_like_activations(48**0.5) == pytest.approx(held, rel=1e-7)
     assert Runtime(dtype=getattr(ms, dtype)).cast_like_activations(0.5) == 0.5
+
+
+@pytest.mark.parametrize("name, reason", [*NOT_COMPUTED.items()])
+def test_what_only_looks_like_a_known_model_is_told_why_it_is_none(name, reason):
+    assert name not in MODELS and unknown([name]).endswith(reason)
+    offered = [word for word in reason.replace(",", "").split() if word.endswith("ForConditionalGeneration")]
+    assert all(MODELS[other].sees for other in offered)

@@ -39,6 +39,8 @@ def item(modality, pixel_values, **known):
 def rows_of(features, made):
     """What transformers makes of one image or video; beside it what is added after the decoder's first layers."""
     found = features(**made, return_dict=True)
+    if "pixel_attention_mask" in made:  # of Idefics3: the tiles of the image
+        return found.pooler_output.flatten(0, 1)
     deep = [layer[0] for layer in getattr(found, "deepstack_features", None) or ()]
     return torch.cat([found.pooler_output[0], *deep], 1)
 

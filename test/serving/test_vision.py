@@ -17,14 +17,18 @@ SECONDS = 30, 170
 TOKENS = 8
 ARCHITECTURES = {
     "Gemma3ForConditionalGeneration": "gemma3",
+    "Idefics3ForConditionalGeneration": "idefics3",
     "InternVLForConditionalGeneration": "internvl",
     "LlavaForConditionalGeneration": "llava",
     "LlavaNextForConditionalGeneration": "llava_next",
+    "LlavaNextVideoForConditionalGeneration": "llava_next_video",
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision",
     "Mistral3ForConditionalGeneration": "mistral3",
     "Qwen2VLForConditionalGeneration": "qwen2_vl",
     "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
     "Qwen3VLForConditionalGeneration": "qwen3_vl",
     "Qwen3VLMoeForConditionalGeneration": "qwen3_vl_moe",
+    "SmolVLMForConditionalGeneration": "smolvlm",
 }
 
 
@@ -105,7 +109,16 @@ def serves(request):
 @pytest.mark.parametrize("architecture", mostly_slow(ARCHITECTURES, lambda name: name in KINDS))
 def test_answers_about_images_are_transformers(start_engine, serves, tmp_path, architecture):
     serves(architecture)
-    kind = ARCHITECTURES[architecture]
+    assert_answers_about_images(start_engine, tmp_path, ARCHITECTURES[architecture])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["pixtral", "llava_siglip"])
+def test_answers_of_llava_with_other_towers_are_transformers(start_engine, tmp_path, kind):
+    assert_answers_about_images(start_engine, tmp_path, kind)
+
+
+def assert_answers_about_images(start_engine, tmp_path, kind):
     engine = start_engine(vision_models.save(kind, tmp_path), **(IN_CHUNKS | OF_KIND.get(kind, {})))
     for name, answer in zip(PROMPTS, ask(engine, kind, PROMPTS), strict=True):  # text beside images, in one batch
         assert_answers(kind, name, answer)

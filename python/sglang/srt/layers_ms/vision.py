@@ -147,6 +147,16 @@ def mean_rows(x, places):
     return ops.scale(parts[0], 1.0 / len(places))
 
 
+def mixed_rows(x, taps):
+    """x [N, n] -> [T, n], the sum over the taps, each a pair of rows [T], -1: none, and their weights float32 [T]."""
+    total = None
+    for rows, weights in taps:
+        step = {"positions": ms.Tensor(np.arange(rows.shape[0], dtype=np.int32))}
+        part = ops.scale_by_position(ops.take_rows(x, rows), weights, step, x.shape[-1])
+        total = part if total is None else ops.add(total, part, 1.0)
+    return total
+
+
 def linear(in_features: int, out_features: int, bias: bool, dtype) -> Linear:
     """A matrix, with a bias or without, that every rank has."""
     whole = (out_features, in_features)

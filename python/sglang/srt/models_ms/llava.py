@@ -1,18 +1,16 @@
-"""LLaVA 1.5: CLIP's patches, through a projector of two matrices, in the place of image tokens.
+"""LLaVA 1.5: a tower's patches, through a projector of two matrices, in the place of image tokens.
 
-Reference: transformers/models/llava/modeling_llava.py.
+With Pixtral's tower it is Pixtral, as transformers names it. Reference: transformers/models/llava/modeling_llava.py.
 """
 
-import numpy as np
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import Linear
 from sglang.srt.layers_ms.vision import ACTIVATIONS, linear
 from sglang.srt.models_ms.config import UnsupportedConfig, key
-from sglang.srt.models_ms.multimodal import Multimodal, TowerConfig, VisionInputs
-from sglang.srt.models_ms.vision.clip import CLIPVisionConfig, CLIPVisionTower
-from sglang.srt.models_ms.vision.patches import even_bounds, patches_of
+from sglang.srt.models_ms.multimodal import Multimodal, TowerConfig
+from sglang.srt.models_ms.vision.features import features_of
 
 ROLES = {
     "text_config": "the decoder's config reads it",
@@ -67,34 +65,16 @@ class LlavaForConditionalGeneration(Multimodal):
     other_tensor_names = ({"model": "language_model.model", "lm_head": "language_model.lm_head"},)
 
     own_config_class = LlavaConfig
+    tower_kinds = ("clip_vision_model", "siglip_vision_model", "pixtral")
 
     def make_towers(self, hf_config, runtime):
         self.own = read = self.own_config_class.read(self.own_config(hf_config), runtime=runtime)
-        self.vision_config = CLIPVisionConfig.read(_of_clip(hf_config["vision_config"]), runtime=runtime)
-        self.keeps_class_token = read.select == "full"
-        layers = read.tower_layers(self.vision_config.num_hidden_layers)
-        self.vision_tower = CLIPVisionTower(self.vision_config, layers)
+        self.features = features_of(hf_config["vision_config"], read, runtime, self.tower_kinds)
+        self.vision_config, self.vision_tower = self.features.config, self.features.tower
         self.multi_modal_projector = LlavaProjector(read, self.vision_config.hidden_size, self.config.hidden_size)
 
     def vision_inputs(self, feature, modality, known):
-        images = feature.reshape(-1, *feature.shape[-3:])
-        patches, count = [patches_of(image, self.vision_config.patch_size) for image in images], len(images)
-        rows = self.vision_config.patches + 1
-        with_class = np.zeros((count, rows, patches[0].shape[1]), np.float32)
-        with_class[:, 1:] = patches
-        places = np.tile(np.arange(rows, dtype=np.int32), count)
-        class_rows = np.where(places == 0, 0, -1).astype(np.int32)
-        kept = np.flatnonzero(places >= (0 if self.keeps_class_token else 1)).astype(np.int32)
-        indices = (places, class_rows, even_bounds(count, rows), kept)
-        return VisionInputs(with_class.reshape(count * rows, -1), indices)
+        return self.features.inputs(feature, known)
 
-    def vision(self, patches, places, class_rows, bounds, kept):
-        x = self.vision_tower(patches, places, class_rows, bounds)
-        return self.multi_modal_projector(ops.take_rows(x, kept))
-
-
-def _of_clip(vision_config: dict) -> dict:
-    kind = vision_config.get("model_type")
-    if kind != "clip_vision_model":
-        raise UnsupportedConfig(f"vision_config.model_type = {kind!r} is not supported, only 'clip_vision_model'")
-    return vision_config
+    def vision(self, patches, *indices):
+        return self.multi_modal_projector(self.features.rows(patches, *indices))

@@ -21,6 +21,7 @@ class LlavaNextConfig(LlavaConfig):
 class LlavaNextForConditionalGeneration(LlavaForConditionalGeneration):
     towers = ("vision_tower", "multi_modal_projector", "image_newline")
     own_config_class = LlavaNextConfig
+    tower_kinds = ("clip_vision_model",)
 
     def make_towers(self, hf_config, runtime):
         super().make_towers(hf_config, runtime)
@@ -31,11 +32,12 @@ class LlavaNextForConditionalGeneration(LlavaForConditionalGeneration):
         tile, possible = self.vision_config.image_size, self.own.pinpoints
         (size,) = known["image_sizes"].reshape(-1, 2).tolist()
         images = feature.reshape(-1, *feature.shape[-3:])[: anyres.tiles(size, possible, tile)]
-        made = super().vision_inputs(images, modality, known)
+        made = self.features.inputs(images, known)
         packed = anyres.rows(size, possible, tile, tile // self.vision_config.patch_size)
         line_ends = np.where(packed == anyres.NEWLINE, 0, -1).astype(np.int32)
         return made._replace(indices=(*made.indices, packed, line_ends))
 
-    def vision(self, patches, places, class_rows, bounds, kept, packed, line_ends):
-        x = super().vision(patches, places, class_rows, bounds, kept)
+    def vision(self, patches, *indices):
+        *indices, packed, line_ends = indices
+        x = super().vision(patches, *indices)
         return ops.add(ops.take_rows(x, packed), self.image_newline(line_ends), 1.0)

@@ -10,14 +10,14 @@ from sglang.srt.layers_ms import RMSNorm, ops
 from sglang.srt.layers_ms.vision import linear
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.llava import LlavaConfig
-from sglang.srt.models_ms.multimodal import Multimodal, VisionInputs
+from sglang.srt.models_ms.multimodal import Multimodal
 from sglang.srt.models_ms.vision import grids
-from sglang.srt.models_ms.vision.patches import patches_of
-from sglang.srt.models_ms.vision.pixtral import PixtralVisionConfig, PixtralVisionTower
+from sglang.srt.models_ms.vision.features import features_of
 
 
 class Mistral3Config(LlavaConfig):
     vision_feature_layer: int = key("vision_feature_layer", -1)
+    select: str = key("vision_feature_select_strategy", "full", convert=lambda _: "full")  # there is no class token
     projector_bias: bool = key("multimodal_projector_bias", False)
     spatial_merge_size: int = key("spatial_merge_size", 2)
 
@@ -56,29 +56,20 @@ class Mistral3ForConditionalGeneration(Multimodal):
     def make_towers(self, hf_config, runtime):
         read = Mistral3Config.read(self.own_config(hf_config), runtime=runtime)
         self.merge = read.spatial_merge_size
-        self.vision_config = PixtralVisionConfig.read(hf_config["vision_config"], runtime=runtime)
-        layers = read.tower_layers(self.vision_config.num_hidden_layers)
-        self.vision_tower = PixtralVisionTower(self.vision_config, layers)
+        self.features = features_of(hf_config["vision_config"], read, runtime, ("pixtral",))
+        self.vision_config, self.vision_tower = self.features.config, self.features.tower
         sizes = (self.config.hidden_size, self.config.rms_norm_eps)
         self.multi_modal_projector = Mistral3Projector(read, self.vision_config, *sizes)
 
     def vision_inputs(self, feature, modality, known):
-        config, merge = self.vision_config, self.merge
-        patches, turns, lengths, squares, first = [], [], [], [], 0
-        images = zip(feature, known["image_sizes"].reshape(-1, 2), strict=True)
-        for image, (height, width) in images:  # beyond its size an image is padding
-            patches.append(patches_of(image[:, :height, :width], config.patch_size))
-            rows, columns = int(height) // config.patch_size, int(width) // config.patch_size
-            places = np.indices((rows, columns)).reshape(2, -1)
-            turns.append(grids.angles_in_turns(*places, config.head_dim, config.theta))
-            lengths.append(rows * columns)
+        made, merge, squares, first = self.features.inputs(feature, known), self.merge, [], 0
+        for height, width in known["image_sizes"].reshape(-1, 2):
+            rows, columns = int(height) // self.vision_config.patch_size, int(width) // self.vision_config.patch_size
             squares.append(grids.squares(rows, columns, merge).ravel() + first)
-            first += lengths[-1]
-        turn = np.concatenate(turns)
-        order = np.arange(merge**2 * config.hidden_size, dtype=np.int32).reshape(merge**2, -1).T.ravel()
-        indices = (np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32), grids.bounds(np.array(lengths)))
-        squares = np.concatenate(squares).astype(np.int32)
-        return VisionInputs(np.concatenate(patches), (*indices, squares, np.ascontiguousarray(order)))
+            first += rows * columns
+        order = np.arange(merge**2 * self.vision_config.hidden_size, dtype=np.int32).reshape(merge**2, -1).T.ravel()
+        indices = (np.concatenate(squares).astype(np.int32), np.ascontiguousarray(order))
+        return made._replace(indices=(*made.indices, *indices))
 
     def vision(self, patches, cos, sin, bounds, squares, order):
-        return self.multi_modal_projector(self.vision_tower(patches, cos, sin, bounds), squares, order)
+        return self.multi_modal_projector(self.features.rows(patches, cos, sin, bounds), squares, order)

@@ -19,6 +19,7 @@ class Model(NamedTuple):
     features: str = ""  # what sets it apart from a plain decoder
     task: str = GENERATE
     class_name: str = ""  # in the module, where it is not the architecture's name
+    needs: str = ""  # a package that its processor imports, and SGLang does not bring
 
     @property
     def generates(self) -> bool:
@@ -100,6 +101,9 @@ MODELS = {  # sorted by name
     "HunYuanDenseV1ForCausalLM": Model("hunyuan_v1", "Hunyuan 0.5B to 7B", "query/key norm after rotary"),
     "HunYuanMoEV1ForCausalLM": Model("hunyuan_v1", "Hunyuan-A13B", "experts, query/key norm after rotary"),
     "HYV3ForCausalLM": Model("hy_v3", "Hunyuan 3", "experts, sigmoid router with a bias"),
+    "Idefics3ForConditionalGeneration": Model(
+        "idefics3", "Idefics3-8B, SmolVLM 1", "SigLIP's tower, images in tiles; Llama", task=SEE
+    ),
     "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "fused wqkv, dynamic NTK"),
     "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward", task=REWARD),
     "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
@@ -119,9 +123,17 @@ MODELS = {  # sorted by name
         "pooled", "URM-LLaMa", "scores, weighted by a gate", task=CLASSIFY
     ),
     "LlamaModel": Model("pooled", "Llama as an encoder", "embedding", task=EMBED),
-    "LlavaForConditionalGeneration": Model("llava", "LLaVA 1.5", "CLIP's tower; Llama, Mistral, Qwen2", task=SEE),
+    "LlavaForConditionalGeneration": Model(
+        "llava", "LLaVA 1.5, Pixtral 12B", "the tower of CLIP, SigLIP or Pixtral; Llama, Mistral, Qwen2", task=SEE
+    ),
     "LlavaNextForConditionalGeneration": Model(
         "llava_next", "LLaVA 1.6", "as LLaVA 1.5, images in tiles; Llama, Mistral, Qwen2", task=SEE
+    ),
+    "LlavaNextVideoForConditionalGeneration": Model(
+        "llava_next_video", "LLaVA-NeXT-Video, images alone", "as LLaVA 1.6", task=SEE
+    ),
+    "LlavaOnevisionForConditionalGeneration": Model(
+        "llava_onevision", "LLaVA-OneVision, images alone", "SigLIP's tower, images in tiles; Qwen2", task=SEE
     ),
     "MellumForCausalLM": Model("mellum", "Mellum 2", "experts, sliding windows, two rotary tables"),
     "MiMoForCausalLM": Model("mimo", "MiMo-7B", "biases"),
@@ -183,6 +195,9 @@ MODELS = {  # sorted by name
     "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "fused weights, biases"),
     "SeedOssForCausalLM": Model("seed_oss", "Seed-OSS-36B", "biases"),
     "SmolLM3ForCausalLM": Model("smollm3", "SmolLM3-3B", "layers without rotary embedding"),
+    "SmolVLMForConditionalGeneration": Model(
+        "idefics3", "SmolVLM2: 256M, 500M, 2.2B", "as Idefics3; wants `num2words`", task=SEE, needs="num2words"
+    ),
     "SolarOpenForCausalLM": Model("glm4_moe", "Solar-Open-100B", "experts, sigmoid router with a bias"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
     "Starcoder2ForCausalLM": Model("starcoder2", "StarCoder2", "LayerNorm, biases, plain MLP, sliding window"),
@@ -203,6 +218,19 @@ DRAFTS = {
     "Qwen3MoeForCausalLMMTP": Model("mtp", "Qwen3-MoE with mtp in the checkpoint", "target's head"),
     "Qwen3NextForCausalLMMTP": Model("mtp", "Qwen3-Next: in the checkpoint", "target's head"),
     "Qwen3_5ForCausalLMMTP": Model("mtp", "Qwen3.5, dense or with experts: in the checkpoint", "target's head"),
+}
+# What is not computed although it looks like what is, and why.
+_TWO_CHECKPOINTS = (
+    "its tower is another checkpoint, the mm_vision_tower of config.json; transformers reads the same models from one, "
+    "as LlavaForConditionalGeneration or LlavaNextForConditionalGeneration"
+)
+NOT_COMPUTED = {
+    "InternVLChatModel": "take the checkpoint that transformers reads, InternVLForConditionalGeneration",
+    "LlavaLlamaForCausalLM": _TWO_CHECKPOINTS,
+    "LlavaMistralForCausalLM": _TWO_CHECKPOINTS,
+    "LlavaQwenForCausalLM": _TWO_CHECKPOINTS,
+    "PixtralForConditionalGeneration": "take the checkpoint that transformers reads, LlavaForConditionalGeneration",
+    "YiVLForCausalLM": "its tower lies in a folder of its own, and neither SGLang nor transformers reads its images",
 }
 PLAIN = "LlamaForCausalLM"
 GUIDE = "docs/adding_a_model.md"
@@ -253,14 +281,15 @@ def model_class(architectures: list[str], hf_config: Mapping | None = None) -> t
 
 def unknown(architectures: list[str]) -> str:
     """What to tell the user of a checkpoint of which no architecture is known."""
+    asked = f"architectures = {architectures} of config.json is not supported by --framework mindspore"
+    for name in architectures:
+        if name in NOT_COMPUTED:
+            return f"{asked}: {NOT_COMPUTED[name]}"
     near = [name for name in map(nearest, architectures) if name]
     generates = any(name.endswith(_KINDS[:2]) for name in architectures)
     hint = f"nearest by name: {near[0]} ({MODELS[near[0]].models}); " if near else ""
     hint = hint or (f"no name is like it, and the plain decoder is {PLAIN}; " if generates else "")
-    return (
-        f"architectures = {architectures} of config.json is not supported by --framework mindspore; {hint}"
-        f"{GUIDE} says how to add one; supported: {', '.join(sorted(MODELS))}"
-    )
+    return f"{asked}; {hint}{GUIDE} says how to add one; supported: {', '.join(sorted(MODELS))}"
 
 
 def nearest(architecture: str) -> str | None:

@@ -1,7 +1,7 @@
-"""LLaVA 1.5 and 1.6 through transformers' own processors.
+"""LLaVA 1.5, 1.6 and OneVision through transformers' own processors.
 
-SGLang 0.5.23's processor for LLaVA 1.5 does not say where images are in the prompt, and has no `shutdown`. For 1.6 it
-has none.
+SGLang 0.5.23's processor for LLaVA 1.5 does not say where images are in the prompt, and has no `shutdown`. For the
+others it has none.
 """
 
 from itertools import accumulate
@@ -9,6 +9,7 @@ from itertools import accumulate
 from sglang.srt.managers.schedule_batch import MultimodalProcessorOutput
 from sglang.srt.models_ms.vision import anyres
 from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor, MultimodalSpecialTokens
+from sglang.srt.multimodal.processors.pixtral import PixtralProcessor
 
 
 def named(architecture: str) -> type:
@@ -19,7 +20,7 @@ def named(architecture: str) -> type:
 class LlavaProcessor(BaseMultimodalProcessor):
     """Images, each in the place of one placeholder."""
 
-    models = [named("LlavaForConditionalGeneration")]
+    models = []
 
     def __init__(self, hf_config, server_args, _processor, *args, **kwargs):
         super().__init__(hf_config, server_args, _processor, *args, **kwargs)
@@ -35,7 +36,8 @@ class LlavaProcessor(BaseMultimodalProcessor):
 
     def tokens_of_images(self, made) -> list[int]:
         """How many tokens each image has, of what transformers' processor made."""
-        with_class = self.hf_config.vision_feature_select_strategy == "full"
+        has_class = self.hf_config.vision_config.model_type == "clip_vision_model"
+        with_class = has_class and self.hf_config.vision_feature_select_strategy == "full"
         return [self.side**2 + with_class] * len(made["pixel_values"])
 
     def collect_mm_items_from_processor_output(self, data_dict, modality=None):
@@ -57,6 +59,8 @@ class LlavaProcessor(BaseMultimodalProcessor):
 
     async def process_mm_data_async(self, image_data, input_text, request_obj, *args, **kwargs):
         """As SGLang asks for it: a prompt with its images -> ids with all placeholders, and the images."""
+        if getattr(request_obj, "video_data", None):
+            raise ValueError(f"{self.hf_config.architectures[0]} is served with images, and without videos")
         loaded = await self.load_mm_data(
             prompt=input_text, image_data=image_data, multimodal_tokens=self.mm_tokens, discard_alpha_channel=True
         )
@@ -66,12 +70,40 @@ class LlavaProcessor(BaseMultimodalProcessor):
         )
 
 
+class ProcessorOfTower(BaseMultimodalProcessor):
+    """LLaVA's processor, or with Pixtral's tower SGLang's own for Pixtral."""
+
+    models = [named("LlavaForConditionalGeneration")]
+
+    def __new__(cls, hf_config, *args, **kwargs):
+        kind = PixtralProcessor if hf_config.vision_config.model_type == "pixtral" else LlavaProcessor
+        return kind(hf_config, *args, **kwargs)
+
+
 class LlavaNextProcessor(LlavaProcessor):
     """Images in tiles: as many tokens as their shape asks for."""
 
-    models = [named("LlavaNextForConditionalGeneration")]
+    models = [named("LlavaNextForConditionalGeneration"), named("LlavaNextVideoForConditionalGeneration")]
 
     def tokens_of_images(self, made) -> list[int]:
         possible, tile = self.hf_config.image_grid_pinpoints, self.hf_config.vision_config.image_size
         sizes = made["image_sizes"].reshape(-1, 2).tolist()
         return [len(anyres.rows(size, possible, tile, self.side)) for size in sizes]
+
+
+class LlavaOnevisionProcessor(LlavaNextProcessor):
+    """The same of one image, with fewer tokens where they would be many. Several images have one tile each."""
+
+    models = [named("LlavaOnevisionForConditionalGeneration")]
+
+    def process_mm_data(self, input_text, images=None, **kwargs):
+        """As SGLang's, with all images as those of one prompt: transformers takes each for a prompt's only one else."""
+        return super().process_mm_data(input_text, [images] if images else images, **kwargs)
+
+    def tokens_of_images(self, made) -> list[int]:
+        sizes = made["image_sizes"].reshape(-1, 2).tolist()
+        if len(sizes) > 1:
+            return [len(anyres.untiled(self.side)[0])] * len(sizes)
+        possible, tile = self.hf_config.image_grid_pinpoints, self.hf_config.vision_config.image_size
+        most = int(self.hf_config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        return [len(anyres.resized(sizes[0], possible, tile, self.side, most)[0])]

@@ -312,6 +312,13 @@ def check_architecture(model_config) -> None:
         raise UnsupportedModel(f"{model_config.model_path}: {unknown(architectures)}")
 
 
+def _missing_packages(package: str) -> list[str]:
+    """What to tell the user where a processor's package is not there; package "": it wants none."""
+    if not package or importlib.util.find_spec(package):
+        return []
+    return [f"its processor wants the package {package}, an optional one: pip install {package}"]
+
+
 def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_size: int = 1) -> None:
     """Refuse the kinds of models that SGLang treats apart; the rest of config.json is read when the model is built.
 
@@ -321,8 +328,8 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
     from sglang.srt.models_ms.registry import MODELS, model_class
 
     check_architecture(model_config)
-    problems = []
     known = [name for name in model_config.hf_config.architectures if name in MODELS]
+    problems = _missing_packages(MODELS[known[0]].needs)
     if not MODELS[known[0]].generates and model_config.is_generation:
         problems.append(f"{known[0]} does not generate text: give --is-embedding")
     elif not model_config.is_generation and not MODELS[known[0]].has_scores:

@@ -1,5 +1,6 @@
 """Images cut into tiles, as LLaVA 1.6 does it: which resolution, which rows of the tiles, where lines end. By numpy."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -37,6 +38,48 @@ def rows(size: tuple[int, int], possible: Sequence[tuple[int, int]], tile: int, 
     index = _without_padding(index, size)
     lines = np.concatenate([index, np.full((len(index), 1), NEWLINE)], 1)
     return np.concatenate([np.arange(side * side), lines.ravel()]).astype(np.int32)
+
+
+def resized(
+    size: tuple[int, int], possible: Sequence[tuple[int, int]], tile: int, side: int, most: int
+) -> tuple[np.ndarray, ...]:
+    """As `rows`, of an image whose lines become fewer where they are more than those of about `most` tiles.
+
+    -> rows and their weights, float32, once or four times: their sum is the image. NEWLINE after each line.
+    """
+    whole = rows(size, possible, tile, side)
+    lines = whole[side * side :]
+    width = int(np.argmax(lines == NEWLINE))
+    grid = lines.reshape(-1, width + 1)[:, :width]
+    ratio = math.sqrt(grid.size / (most * side**2))
+    if ratio <= 1.1:
+        return whole, np.ones(len(whole), np.float32)
+    down, across = _between(len(grid), int(len(grid) // ratio)), _between(width, int(width // ratio))
+    found = []
+    for at, part in down:
+        for column, share in across:
+            taken = np.pad(grid[at][:, column], ((0, 0), (0, 1)), constant_values=NEWLINE)
+            weights = np.pad(np.outer(part, share), ((0, 0), (0, 1)))
+            first = not found  # the rows of the whole image are one tap's
+            base = whole[: side * side] if first else np.full(side * side, NEWLINE, np.int32)
+            found += [
+                np.concatenate([base, taken.ravel()]).astype(np.int32),
+                np.concatenate([np.full(side * side, float(first)), weights.ravel()]).astype(np.float32),
+            ]
+    return tuple(found)
+
+
+def untiled(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """As `resized`, of one of several images: it has one tile, and a line's end behind it."""
+    found = np.append(np.arange(side * side), NEWLINE).astype(np.int32)
+    return found, np.ones(len(found), np.float32)
+
+
+def _between(count: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Of each of so many places, spread evenly, the places before and after it, and how much each counts."""
+    at = np.maximum((np.arange(wanted) + 0.5) * (count / wanted) - 0.5, 0)
+    low = np.floor(at).astype(int)
+    return (low, 1 - (at - low)), (np.minimum(low + 1, count - 1), at - low)
 
 
 def _without_padding(index: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -65,6 +65,20 @@ def interpolated(table: np.ndarray, grid: np.ndarray, merge: int) -> np.ndarray:
     return np.tile(one, (frames, 1)).astype(np.float32)
 
 
+def stretched(rows: int, columns: int, side: int) -> np.ndarray:
+    """Which of side x side learned positions each patch of an image has, row by row: int32 [rows * columns].
+
+    In float32, in which the models were trained: what is meant to be a position's start may be just before it.
+    """
+    starts = np.arange(1 / side, 1.0, 1 / side).astype(np.float32)
+
+    def nearest(count: int) -> np.ndarray:
+        parts = np.arange(count, dtype=np.float32) * (np.float32(1) / np.float32(count))
+        return np.searchsorted(starts, np.minimum(parts, np.float32(1 - 1e-6)), side="right")
+
+    return (nearest(rows)[:, None] * side + nearest(columns)).ravel().astype(np.int32)
+
+
 def _between(table: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Of places between two rows of the first axis the mean of both, by their distance."""
     low = np.floor(places).astype(int)
