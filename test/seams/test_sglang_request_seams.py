@@ -90,7 +90,7 @@ def test_what_sglang_makes_of_what_a_request_shows_is_checked(monkeypatch):
     shown = SimpleNamespace(mm_items=["image"])
     assert asyncio.run(hooked[0](tokenize, None, shown)).mm_inputs is shown
     asyncio.run(hooked[0](tokenize, None, None))
-    assert seen == [(shown, ["image"])]
+    assert seen == [(shown, ["image"]), (None, ())]  # of images without a place in the prompt nothing is made
 
 
 def test_no_logprobs_beside_the_tokens_own_are_told_from_no_logprobs_by_their_truth():

@@ -13,7 +13,7 @@ from tiers import mostly_slow
 
 from sglang.srt.models_ms.registry import MODELS
 
-SECONDS = 30, 170
+SECONDS = 45, 260
 TOKENS = 8
 ARCHITECTURES = {
     "Gemma3ForConditionalGeneration": "gemma3",
@@ -71,6 +71,19 @@ READABLE = {
         Image.new("P", (60, 60)), "GIF", save_all=True, append_images=[Image.new("P", (60, 60), 3)]
     ),
 }
+
+
+def mangled(seed: int) -> str:
+    """An image of some format with a few of its bytes changed, or without its end."""
+    rng, kept = np.random.default_rng(seed), io.BytesIO()
+    kind = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF")[seed % 6]
+    NOISE.save(kept, kind)
+    content = bytearray(kept.getvalue())
+    for place in rng.integers(0, len(content), rng.integers(1, 9)):
+        content[place] = rng.integers(0, 256)
+    if seed % 4 == 0:
+        del content[rng.integers(0, len(content)) :]
+    return f"data:image/{kind.lower()};base64," + base64.b64encode(content).decode()
 
 
 PROMPTS = {
@@ -200,6 +213,9 @@ def test_images_that_cannot_be_read_cost_their_request_only(serve, tmp_path, kin
     found |= {"two for one": status([good] * 2), "three": status([good] * 3, prompt * 3), "good": status([good])}
     wanted = dict.fromkeys([*UNREADABLE, "two for one", "three"], 400) | dict.fromkeys([*READABLE, "good"], 200)
     assert found == wanted
+    statuses = [status([mangled(seed)]) for seed in range(48)]
+    assert {*statuses} == {200, 400}
+    assert status([good]) == 200
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     content = [dict(type="image_url", image_url=dict(url=good)), dict(type="text", text=" What is it?")]
     asked = dict(model="m", messages=[dict(role="user", content=content)], max_tokens=4, temperature=0)

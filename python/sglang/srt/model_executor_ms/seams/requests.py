@@ -33,15 +33,14 @@ def seed_with(seed_of: Callable[..., int | None]) -> None:
 def refuse_media_with(explain: Callable[[Exception], str], check: Callable[[object, Sequence], None]) -> None:
     """Answer with 400 and explain(error) where what a request shows cannot be read; SGLang does for ValueError only.
 
-    check(asked, items): raises ValueError for what SGLang has made of it, an item an image.
+    check(asked, items): raises ValueError for what SGLang has made of it, an item an image; none where nothing is.
     """
 
     async def tokenize(original, tokenizer_manager, asked, *others, **more):
         try:
             tokenized = await original(tokenizer_manager, asked, *others, **more)
             made = getattr(tokenized, "mm_inputs", None)
-            if made is not None:
-                check(asked, made.mm_items)
+            check(asked, () if made is None else made.mm_items)
             return tokenized
         except ValueError:
             raise
