@@ -8,6 +8,7 @@ import torch
 
 from sglang.srt.configs import hybrid_arch
 from sglang.srt.layers_ms.cache_spec import StateSpec
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor_ms.runner.device import start
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.step import step_layout
@@ -100,7 +101,7 @@ def test_a_graph_is_given_the_states_of_each_layer_and_a_step_the_slot_of_each_r
     assert [cache.shape for cache in (*caches.k_caches, *caches.v_caches)] == [(4, 6, 2)] * 2 + [(4, 2, 3, 5)] * 2
     assert not caches.stale()
     batch = SimpleNamespace(
-        forward_mode=SimpleNamespace(is_decode_or_idle=lambda: True),
+        forward_mode=ForwardMode.DECODE,
         seq_lens_cpu=torch.tensor([4, 2]),
         req_pool_indices=torch.tensor([3, 1]),
         global_num_tokens_cpu=None,
