@@ -80,7 +80,7 @@ REFUSED = {
     "other classes": (tensors_of(GROUP | {"targets": ["Conv1d"]}), r"targets \['Conv1d'\], not 'Linear'"),
     "static": (
         {"quant_method": "modelslim", "a.weight": "FLOAT", "model.b.weight": "W4A4_DYNAMIC"},
-        "model.b.weight is W4A4_DYNAMIC; FLOAT, W8A16, W8A8, W8A8_DYNAMIC",
+        "model.b.weight is W4A4_DYNAMIC; FLOAT, W4A16, W4A8_DYNAMIC, W8A16, W8A8, W8A8_DYNAMIC",
     ),
     "no description": ({"quant_method": "modelslim"}, "without quant_model_description.json"),
 }

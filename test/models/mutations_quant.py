@@ -153,6 +153,27 @@ MUTATIONS = (
         "test/ascend/test_start_path.py -k float8",
     ),
     Mutation(
+        "codes of ModelSlim's int4 without their sign",
+        f"{LOADER}/layouts/modelslim_int4.py",
+        "return both[span.start % 2 :][: len(span)] ^ 8",
+        "return both[span.start % 2 :][: len(span)]",
+        "test/loader/test_modelslim.py",
+    ),
+    Mutation(
+        "ModelSlim's second scales left out",
+        f"{LOADER}/layouts/modelslim_int4.py",
+        "scales = scales.reshape(len(scales), -1) * second.float()",
+        "scales = scales.expand(second.shape)",
+        "test/loader/test_modelslim.py",
+    ),
+    Mutation(
+        "zero points of ModelSlim's int4 not looked at",
+        f"{LOADER}/layouts/modelslim_int4.py",
+        "if stored is not None and stored.data.any():",
+        "if False:",
+        "test/loader/test_modelslim.py",
+    ),
+    Mutation(
         "scales of a cache for another number of ranks",
         f"{EXECUTOR}/runner/kv_scales.py",
         '"tp_size": ranks}',

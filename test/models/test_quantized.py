@@ -1,5 +1,6 @@
 """Checkpoints that other people's tools quantized give the logits that these tools' own code computes with them."""
 
+import functools
 import json
 import re
 from pathlib import Path
@@ -134,10 +135,25 @@ def as_modelslim(tensors, settings):
     return found | {"quant_method": "modelslim"}
 
 
+def as_modelslim_int4(kind, tensors, settings):
+    """The codes of two rows in a byte, signed."""
+    found = {name: "FLOAT" for name in tensors if name.endswith(".weight")}
+    for name in [name for name in tensors if name.endswith(".weight_packed")]:
+        stem, words = name.removesuffix("_packed"), tensors.pop(name)
+        octets = words.view(torch.uint8)
+        codes = torch.stack([octets & 15, octets >> 4], -1).flatten(-2) ^ 8
+        tensors[stem] = (codes[::2] | codes[1::2] << 4).view(torch.int8)
+        tensors[stem + "_scale"] = tensors[stem + "_scale"].float()
+        del tensors[stem + "_shape"]
+        found[stem] = kind
+    return found | {"quant_method": "modelslim", "version": "1.0.0", "group_size": 32}
+
+
 REWRITTEN = {
     "zero points of the second version": ("gptq_asym", second_version),
     "act-order": ("gptq_asym", groups_in_another_order),
     "ModelSlim's static activations": ("W8A8_static_asym", as_modelslim),
+    "ModelSlim's W4A16": ("W4A16", functools.partial(as_modelslim_int4, "W4A16")),
 }
 
 
@@ -147,6 +163,17 @@ def test_other_ways_to_hold_the_same_give_the_same_logits(table, tmp_path, case)
     ids, wanted = stated(name)
     found = mixed_batch(Requests(PagedModel(rewritten(name, tmp_path, change), compiled=False), 4), ids)
     assert_logits_close(found, wanted, limit(name))
+
+
+def test_rows_of_activations_are_rounded_for_modelslims_w4a8(table, tmp_path):
+    ids, wanted = stated("W4A16")
+    folder = rewritten("W4A16", tmp_path, functools.partial(as_modelslim_int4, "W4A8_DYNAMIC"))
+    model = PagedModel(folder, compiled=False)
+    assert model.network.model.layers[0].mlp.down_proj.activation_format == "int8"
+    found = mixed_batch(Requests(model, 4), ids)
+    assert_logits_close(found, wanted, 5e-2)
+    with pytest.raises(pytest.fail.Exception, match="relative error"):
+        assert_logits_close(found, wanted, LIMIT)
 
 
 def test_float8_is_made_of_a_checkpoint_that_is_not_quantized(table, tmp_path):
