@@ -4,18 +4,34 @@ A case is a function of tensors, compiled as the server's graphs are. Its name s
 are float16, which all chips have; `lengths` are those of requests, tokens of this step and of the context.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
-
 import numpy as np
+import operator_cases_quant
+from operator_case import (
+    EXPERTS,
+    F16,
+    F32,
+    FUSED_KEYS,
+    GAMMA,
+    HEAD,
+    HEADS,
+    I32,
+    I64,
+    KV_HEADS,
+    LATENT,
+    PAGE,
+    ROPE,
+    ROWS,
+    TOKENS,
+    WIDE,
+    WIDTH,
+    Case,
+    X,
+    Y,
+    draw,
+    numbers,
+)
 
 from sglang.srt.layers_ms.ops.ascend import attention, host, kernels
-
-F16, F32, I32, I64, I8 = (np.dtype(name) for name in ("float16", "float32", "int32", "int64", "int8"))
-TOKENS, WIDTH, HEADS, KV_HEADS, HEAD, PAGE = 32, 64, 4, 2, 16, 16
-FUSED_KEYS = 64  # of fused attention, more than it has queries
-LATENT, ROPE = 32, 16  # of a row that MLA caches
-EXPERTS = 8
 
 # What no case tries, and why.
 NOT_TRIED = {
@@ -25,36 +41,10 @@ NOT_TRIED = {
     "add_at": "it writes a parameter: --enable-eplb does",
     "select": "it is for --enable-lora",
     "format_cast": "it makes the caches of a 310P, which the cases with caches read",
+    "grouped_int4_matmul": "its weights are qint4x2, in which no case has inputs",
+    "static_quant_matmul": "its weights are in NZ, in which no case has inputs; a 310P has it",
     **dict.fromkeys(("soc", "to_device"), "it is no kernel"),
 }
-
-
-class Case(NamedTuple):
-    """name: of the kernels, as in kernels.py. run(x, query_lens, seq_lens) -> tensors."""
-
-    name: str
-    run: Callable
-    inputs: tuple[np.ndarray, ...]
-    lengths: tuple[tuple[int, ...], tuple[int, ...]] = ((TOKENS,), (TOKENS,))
-    tolerance: float = 8e-3  # of the largest value; float16 has eleven bits
-    avoid: str = "--framework torch serves the model meanwhile"
-    all_chips: bool = True  # False: a 310P has not got it, and does not use it
-    caches: tuple[int, ...] = ()  # which inputs are caches, as reshape_and_cache writes them
-    written: tuple[int, ...] = ()  # which inputs it writes to, and are looked at afterwards
-
-
-def draw(*shape, seed=0, dtype=F16, scale=1.0):
-    return (np.random.default_rng(seed).standard_normal(shape) * scale).astype(dtype)
-
-
-def numbers(*shape, below, seed=0, dtype=I32):
-    return np.random.default_rng(seed).integers(0, below, shape).astype(dtype)
-
-
-X, Y = draw(TOKENS, WIDTH), draw(TOKENS, WIDTH, seed=1)
-WIDE = draw(TOKENS, WIDTH, seed=2, dtype=F32)
-GAMMA = draw(WIDTH, seed=3)
-ROWS = numbers(TOKENS, below=TOKENS, seed=4)
 
 
 # ---- products, norms, and what is computed value by value ----
@@ -66,16 +56,6 @@ def gather(x, query_lens, seq_lens):
 
 def matmul(x, query_lens, seq_lens):
     return kernels.matmul(x[0], x[1]), kernels.multiply(x[0], x[2])
-
-
-def quantized(x, query_lens, seq_lens):
-    rounded, steps = kernels.dynamic_quant(x[0])
-    return (kernels.quant_matmul(rounded, x[1], x[2], steps, x[0].dtype),)
-
-
-def statically_quantized(x, query_lens, seq_lens):
-    rounded = kernels.static_quant(kernels.cast(x[0], x[2].dtype), x[4], x[5])
-    return rounded, kernels.quant_matmul(rounded, x[1], x[2], x[3], x[0].dtype, x[6])
 
 
 def arithmetic(x, query_lens, seq_lens):
@@ -205,12 +185,6 @@ def grouped(x, query_lens, seq_lens):
     return rows, places, counts, kernels.sum_of_experts(found, places, x[3])
 
 
-def grouped_quantized(x, query_lens, seq_lens):
-    scale = kernels.cast(x[2], host.mstype.bfloat16)
-    found = kernels.grouped_quant_matmul(x[0], x[1], scale, x[3], x[4])
-    return (kernels.cast(found, x[3].dtype),)
-
-
 def pages(seed):
     return draw(4, PAGE, KV_HEADS, HEAD, seed=seed)
 
@@ -237,31 +211,12 @@ QKV = tuple(draw(TOKENS, heads * HEAD, seed=heads + 11) for heads in (HEADS, KV_
 DECODING, CHUNKED = ((1, 1, 1), (5, 9, 0)), ((3, 2), (7, 9))
 LOGITS = draw(TOKENS, EXPERTS, seed=20, dtype=F32)
 CHOSEN = np.stack([np.arange(TOKENS) % EXPERTS, (np.arange(TOKENS) + 3) % EXPERTS], -1).astype(I32)
-SCALES = np.abs(draw(WIDTH, seed=21, dtype=F32)) + 0.1
 LATENT_PAGES = draw(4, PAGE, 1, LATENT + ROPE, seed=22)
-INT8_STACKS = numbers(2, WIDTH, WIDTH, below=100, seed=28, dtype=I8)
 EACH_A_TOKEN = (1,) * TOKENS
 
 CASES = (
     Case("gather", gather, (X, ROWS)),
     Case("matmul multiply", matmul, (X, draw(48, WIDTH, seed=24), draw(WIDTH, 48, seed=25)), tolerance=2e-2),
-    Case(
-        "dynamic_quant quant_matmul",
-        quantized,
-        (X, numbers(WIDTH, WIDTH, below=100, seed=26, dtype=I8), SCALES * 0.01),
-        tolerance=2e-2,
-        avoid="a checkpoint in float16 or bfloat16 instead of int8",
-        all_chips=False,
-    ),
-    Case(
-        "static_quant quant_matmul",
-        statically_quantized,
-        (X, numbers(WIDTH, WIDTH, below=100, seed=26, dtype=I8), SCALES * 0.01, np.full(TOKENS, 0.25, F32))
-        + (np.array([0.25], F32), np.array([3], F32), numbers(WIDTH, below=5000, seed=29)),
-        tolerance=2e-2,
-        avoid="a checkpoint whose activations have no static scales",
-        all_chips=False,
-    ),
     Case("add add_scaled mul clamp", arithmetic, (X, Y)),
     Case("square_sum inverse_sqrt tanh exp log", wide_arithmetic, (WIDE,)),
     Case("largest log_add total divide", sums, (WIDE, WIDE[::-1].copy(), np.abs(WIDE[:, :1]) + 1.0)),
@@ -368,18 +323,5 @@ CASES = (
         tolerance=2e-2,
         avoid="--framework torch for models with experts",
     ),
-    Case(
-        "grouped_quant_matmul",
-        grouped_quantized,
-        (
-            numbers(TOKENS, WIDTH, below=100, seed=46, dtype=I8),
-            INT8_STACKS,
-            np.stack([SCALES, SCALES]) * 0.01,
-            np.abs(draw(TOKENS, seed=47, dtype=F32)),
-            np.array([20, 12], I64),
-        ),
-        tolerance=2e-2,
-        avoid="a checkpoint whose experts are not int8",
-        all_chips=False,
-    ),
+    *operator_cases_quant.CASES,
 )

@@ -14,11 +14,14 @@ from ops.numpy_reference import Compiled
 
 NO_RESERVE = 0x4000  # MAP_NORESERVE of Linux
 BYTES = {ms.float32: 4, ms.float16: 2, ms.bfloat16: 2, ms.int8: 1, ms.bool_: 1, ms.int32: 4, ms.int64: 8}
+BYTES |= {ms.qint4x2: 1, ms.uint64: 8}  # of qint4x2 that of two values
 STORED = {ms.float32: np.float32, ms.float16: np.float16, ms.bfloat16: np.int16} | {
     ms.int8: np.int8,
     ms.bool_: np.bool_,
     ms.int32: np.int32,
     ms.int64: np.int64,
+    ms.qint4x2: np.int8,
+    ms.uint64: np.uint64,
 }
 
 
@@ -27,7 +30,7 @@ def like(dtype, *shape) -> Tensor:
     size = math.prod(shape) * BYTES[dtype]
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NO_RESERVE)
     held = Tensor.from_numpy(np.frombuffer(memory, STORED[dtype], math.prod(shape)).reshape(shape))
-    return held.view(dtype) if dtype == ms.bfloat16 else held
+    return held.view(dtype) if dtype in (ms.bfloat16, ms.qint4x2) else held
 
 
 def tensors_of(shapes) -> list:

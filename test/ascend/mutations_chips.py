@@ -102,7 +102,7 @@ MUTATIONS = (
     ),
     Mutation(
         "static activations rounded row by row",
-        f"{ASCEND}/dense.py",
+        f"{ASCEND}/quant.py",
         'if activations == "int8_static":',
         "if False:",
         "test/ascend/test_static_int8.py -k products",

@@ -9,15 +9,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ascend.calls import CALLS
+from ascend import calls, calls_quant
 
 from sglang.srt.layers_ms.ops import ascend, ascend_reference
-from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, memory, mla, windows
+from sglang.srt.layers_ms.ops.ascend_reference import (
+    attention,
+    collectives,
+    dense,
+    experts,
+    memory,
+    mla,
+    quant,
+    windows,
+)
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 SECONDS = 1
-MODULES = (attention, collectives, dense, experts, mla, windows)
+MODULES = (attention, collectives, dense, experts, mla, quant, windows)
 RULES = ("require", "check", "check_lengths")  # of memory.py, by which rules are written
+CALLS = calls.CALLS | calls_quant.CALLS
 CASES = [(kernel, replaced) for kernel, (_, *broken) in CALLS.items() for replaced in broken]
 GROUPS = {  # what the ranks of a group give each other, this one's first
     "ranks": lambda mine: [mine, mine],

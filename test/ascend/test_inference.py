@@ -12,9 +12,9 @@ import pytest
 from tiers import mostly_slow
 
 from sglang.srt.distributed_ms.shard import Shard
-from sglang.srt.layers_ms.ops.ascend import dense as operators
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend_reference import attention, dense
+from sglang.srt.layers_ms.ops.ascend import quant as operators
+from sglang.srt.layers_ms.ops.ascend_reference import attention, dense, quant
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import Inferred, lacking, like
@@ -230,7 +230,7 @@ def small(shape, dtype):
 
 def checked_call(name, tensors, constants):
     """Of the kernel that stands for the device's."""
-    found = {**vars(dense), **vars(attention)}[name]
+    found = {**vars(dense), **vars(attention), **vars(quant)}[name]
     return found(*(small(*tensor) for tensor in tensors), *constants)
 
 

@@ -4,8 +4,9 @@
 import mindspore as ms
 import pytest
 
-from sglang.srt.layers_ms.ops.ascend import experts, kernels
+from sglang.srt.layers_ms.ops.ascend import experts, kernels, quant
 from sglang.srt.layers_ms.ops.ascend_reference import experts as checked
+from sglang.srt.layers_ms.ops.ascend_reference import quant as checked_quant
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 
 from .inference import Inferred, lacking, like, tensors_of
@@ -65,7 +66,7 @@ def test_experts_of_real_models_get_through_inference(model, ranks, dtype):
 def mixed_int8(x, weights, chosen, gate_up, gate_up_scale, down, down_scale):
     gate_up, down = (gate_up, gate_up_scale, None, None), (down, down_scale, None, None)
     held = ("int8", 0, "int8", 0, "int8")
-    return experts.quant_experts(x, *gate_up, *down, weights, chosen, "silu", 1.0, 1.0, *held)
+    return quant.quant_experts(x, *gate_up, *down, weights, chosen, "silu", 1.0, 1.0, *held)
 
 
 @pytest.mark.parametrize("ranks", [1, 8])
@@ -108,6 +109,7 @@ def test_experts_with_biases_and_other_activations_get_through_inference(activat
 
 
 X, COUNTS = (BF16, 24, 64), (I64, 4)
+INT4, U64 = (ms.qint4x2, 4, 64, 48), ms.uint64
 QUANT = [(I8, 24, 64), (I8, 4, 64, 96), (BF16, 4, 96), (F32, 24)]
 KERNELS = {  # kernel: (what a CPU calls what it lacks, tensors, values)
     "softmax_top_k": ("MoeGatingTopKSoftmax", [(F32, 5, 16)], (3,)),
@@ -115,6 +117,10 @@ KERNELS = {  # kernel: (what a CPU calls what it lacks, tensors, values)
     "sort_by_expert": ("MoeInitRoutingV2", [(BF16, 5, 64), (I32, 5, 3)], (4,)),
     "grouped_matmul": ("GroupedMatmulV4", [X, (BF16, 4, 64, 96), (F32, 4, 96), COUNTS], ()),
     "grouped_quant_matmul": ("GroupedMatmulV4", [*QUANT, COUNTS], ()),
+    "grouped_int_matmul": ("GroupedMatmulV4", [*QUANT[:2], COUNTS], ()),
+    "grouped_int4_matmul": ("GroupedMatmulV4", [QUANT[0], INT4, (U64, 4, 2, 96), (F32, 4, 96), QUANT[3], COUNTS], ()),
+    "grouped_weight_quant_matmul": ("GroupedMatmulV4", [X, INT4, *[(BF16, 4, 2, 96)] * 2, (F32, 4, 96), COUNTS], ()),
+    "dequant_swiglu_quant": ("DequantSwigluQuant", [(I32, 24, 192), (F32, 4, 192), (F32, 24, 1), COUNTS], ()),
     "sum_of_experts": ("InnerMoeTokenUnpermute", [X, (I32, 24), (F32, 8, 3)], ()),
     "top_k": ("TopkExt", [(F32, 5, 16)], (3,)),
 }
@@ -169,4 +175,4 @@ def test_inference_refuses(wrong):
 def test_kernels_that_check_refuse_also_what_inference_lets_through(wrong):
     kernel, shapes, constants = CHECKED[wrong]
     with pytest.raises(ContractError):
-        getattr(checked, kernel)(*tensors_of(shapes), *constants)
+        {**vars(checked), **vars(checked_quant)}[kernel](*tensors_of(shapes), *constants)

@@ -14,6 +14,7 @@ from mutating import Mutation, run
 
 EXECUTOR = "python/sglang/srt/model_executor_ms"
 LAYERS = "python/sglang/srt/layers_ms"
+ASCEND = f"{LAYERS}/ops/ascend"
 LOADER = "python/sglang/srt/model_loader_ms"
 LAYOUT_TESTS = "test/loader/test_layouts.py"
 READER_TESTS = "test/layers/test_quantization.py"
@@ -151,6 +152,48 @@ MUTATIONS = (
         'if view.kv_cache_dtype != "auto" and view.device == "npu":',
         "if False:",
         "test/ascend/test_start_path.py -k float8",
+    ),
+    Mutation(
+        "codes of four bits without a sign on an NPU",
+        f"{ASCEND}/quant_weights.py",
+        "zip(stack ^ 0x88, turned, strict=True)",
+        "zip(stack, turned, strict=True)",
+        "test/ascend/test_quant_weights.py -k products_are_those",
+    ),
+    Mutation(
+        "zero points taken off twice on an NPU",
+        f"{ASCEND}/quant_weights.py",
+        "CENTERS[kind] - offset.host.astype(np.float32)",
+        "-offset.host.astype(np.float32)",
+        "test/ascend/test_quant_weights.py -k products_are_those",
+    ),
+    Mutation(
+        "weights of an NPU that are somewhere else once they are loaded anew",
+        f"{ASCEND}/quant_weights.py",
+        'if getattr(weight, "repacked", False):',
+        "if False:",
+        "test/ascend/test_quant_weights.py -k products_are_those",
+    ),
+    Mutation(
+        "weights loaded anew in the dtype of an NPU's codes",
+        f"{LOADER}/loader.py",
+        "str(param.host_dtype).lower()",
+        "str(param.dtype).lower()",
+        "test/ascend/test_quant_weights.py -k loaded_anew",
+    ),
+    Mutation(
+        "sums of values that an NPU's product of W4A8 adds",
+        f"{ASCEND}/quant_weights.py",
+        "_hold(sums, (8 * (by_group",
+        "_hold(sums, ((by_group",
+        "test/ascend/test_quant_weights.py -k rounded_rows",
+    ),
+    Mutation(
+        "experts of int8 with groups on an NPU",
+        f"{ASCEND}/quant_weights.py",
+        'if use == "moe" and kind == "int8" and group:',
+        "if False:",
+        "test/ascend/test_quant_weights.py -k named",
     ),
     Mutation(
         "codes of ModelSlim's int4 without their sign",

@@ -109,7 +109,7 @@ def codes(dtype, kind, group, activations):
     drawn = torch.randint(0, 120, (70, 128 * bits // 8), generator=generator, dtype=torch.uint8)  # no NaN of e4m3
     held = drawn.view(torch.int8) if kind == "int8" else drawn
     weight, scale, x = tensors(held, draw(torch.float16, 70, 128 // (group or 128)), draw(dtype, 9, 128))
-    ops.prepack_quant(weight, scale, None, kind, group)
+    ops.prepack_quant(weight, scale, None, kind, group, "float", ms.float32)
     found = ops.quant_linear(x, weight, scale, None, None, None, None, kind, group, activations)
     return [bridge.to_torch(found)]
 

@@ -61,7 +61,7 @@ class Matrix:
         return [each for each in (self.codes, self.scale, self.offset) if each is not None]
 
     def prepack(self, *held):
-        ops.prepack_quant(*held, *[None] * (3 - len(held)), self.kind, self.group)
+        ops.prepack_quant(*held, *[None] * (3 - len(held)), self.kind, self.group, "float", ms.float32)
 
 
 def plain(x, weight, scale, kind, group, activations):
@@ -75,7 +75,8 @@ def moved(x, weight, scale, offset, kind, group, activations):
 def multiply(x, matrix, activations="float"):
     """quant_linear in a graph."""
     offset = "" if matrix.offset is None else "zero_point" if matrix.offset.dtype == torch.uint8 else "min"
-    ops.check_quant(matrix.kind, matrix.group, offset, activations, False, ms.float32)
+    form = (matrix.kind, matrix.group, offset, activations)
+    ops.check_quant(*form, "linear", matrix.values.shape, ms.float32)
     operator, constants = (plain, moved)[bool(offset)], (matrix.kind, matrix.group, activations)
     return call(operator, [x], matrix.held, constants, prepare=matrix.prepack)
 
@@ -186,7 +187,7 @@ def test_embeddings_are_the_values_of_rows():
         return ops.quant_embedding(ids, weight, scale, offset, like, "int4", 32, 3)
 
     fixed = [*matrix.held, np.zeros(1, np.float32)]
-    prepare = lambda *held: ops.prepack_quant_embedding(*held[:3], "int4", 32)  # noqa: E731
+    prepare = lambda *held: ops.prepack_quant_embedding(*held[:3], "int4", 32, "float", ms.float32)  # noqa: E731
     wanted = [matrix.values[i - 3] if 0 <= i - 3 < 9 else np.zeros(64) for i in ids]
     close(call(embedded, [ids], fixed, prepare=prepare), np.stack(wanted))
 
@@ -240,7 +241,7 @@ def test_experts_are_weighted_and_added_up(activations, first, count):
         gate_up.prepack(gate_up_codes, gate_up_scale)
         down.prepack(down_codes, down_scale)
 
-    ops.check_quant(form[0], form[1], "", activations, True, ms.float32)
+    ops.check_quant(form[0], form[1], "", activations, "moe", down.values.shape, ms.float32)
     stacks = [*gate_up.held, gate_up_bias, *down.held, down_bias]
     constants = (form[0], form[1], form[0], form[1], activations, first, count)
     close(call(experts, [x, weights, chosen], stacks, constants, prepare=prepare), wanted)

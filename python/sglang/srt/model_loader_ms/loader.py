@@ -170,7 +170,7 @@ def tensors_of(
 
 def _items(name: str, param, present: Mapping[str, Stored], names: TensorNames) -> list[LoadItem]:
     """Of a parameter."""
-    cell, dtype = name.rpartition(".")[0], str(param.dtype).lower()
+    cell, dtype = name.rpartition(".")[0], str(param.host_dtype).lower()
 
     def stored(source: str, encoding) -> bool:
         return source in present or encoding is not None and encoded.present(present, source, encoding)

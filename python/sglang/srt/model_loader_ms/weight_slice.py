@@ -35,7 +35,7 @@ def parameter(shape: tuple, dtype: ms.Type, *slices: WeightSlice, alternatives: 
 
     alternatives: pieces of other layouts; the first of them whose first source the checkpoint has takes the place of
     `slices`. The result has `slices`, `alternatives`, and `host`: its own storage as a writable numpy array, of int16
-    where dtype is bfloat16, which numpy lacks.
+    where dtype is bfloat16, which numpy lacks. A table may hold it in another dtype later; `host_dtype` is what loads.
     """
     host = _zeros(shape, _stored_dtype(dtype))
     # MindSpore 2.10: Parameter(tensor) copies the tensor, assign_value adopts it (test_weight_slice.py).
@@ -43,14 +43,14 @@ def parameter(shape: tuple, dtype: ms.Type, *slices: WeightSlice, alternatives: 
     param.assign_value(ms.Tensor.from_numpy(host).view(dtype))
     param.param_info.parameter_shape = list(shape)
     param.host, param.slices, param.alternatives = host, slices, tuple(alternatives)
-    param.host_shape = tuple(shape)
+    param.host_shape, param.host_dtype = tuple(shape), dtype
     return param
 
 
 def restore_host(param: ms.Parameter) -> None:
     """Let the loader fill a parameter whose `host` is gone: with zeros, as it was at the beginning."""
     if not hasattr(param, "host"):
-        param.host = _zeros(param.host_shape, _stored_dtype(param.dtype))
+        param.host = _zeros(param.host_shape, _stored_dtype(param.host_dtype))
 
 
 def _stored_dtype(dtype: ms.Type) -> np.dtype:

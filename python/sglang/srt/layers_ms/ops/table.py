@@ -223,10 +223,11 @@ class OperatorTable:
     def check_sparse_attention(self, top_k: int) -> None:
         """As check_attention, of the operators that choose top_k keys, and attend to them."""
 
-    def check_quant(self, kind: str, group: int, offset: str, activations: str, experts: bool, dtype) -> None:
-        """As check_attention, of `quant_linear` and `quant_logits`; or, `experts`, of `quant_experts`.
+    def check_quant(self, kind: str, group: int, offset: str, activations: str, use: str, shape: tuple, dtype) -> None:
+        """As check_attention, of operators by `use`: quant_linear ("linear"), quant_logits ("head"), these and
+        quant_embedding ("lookup"), quant_experts ("moe").
 
-        kind, group, activations: theirs. offset: "", "zero_point" (uint8) or "min" (floating point). dtype: of x.
+        offset: "", "zero_point" (uint8) or "minimum" (floating point). shape: [..., out, in]. dtype: of x.
         """
 
     def blockwise(self, window: int, soft_cap: float, sinks: bool, slopes: bool, mla: bool) -> bool:
@@ -337,13 +338,20 @@ class OperatorTable:
     def unpack_experts(self, weight) -> None:
         """Undo prepack_experts, as unpack_linear."""
 
-    def prepack_quant(self, weight, scale, offset, kind: str, group: int) -> None:
+    def prepack_quant(self, weight, scale, offset, kind: str, group: int, activations: str, dtype) -> None:
         """As prepack_linear, of codes, scales and offsets (or None) that `quant_linear`, `quant_logits` or
-        `quant_experts` reads; kind, group: theirs. Of a stack each matrix by itself: an expert stays one block of
-        memory."""
+        `quant_experts` reads; kind, group, activations: theirs; dtype: of x. Of a stack each matrix by itself: an
+        expert stays one block of memory. Parameters may be of other dtypes afterwards."""
 
-    def prepack_quant_embedding(self, weight, scale, offset, kind: str, group: int) -> None:
+    def prepack_quant_embedding(self, weight, scale, offset, kind: str, group: int, activations: str, dtype) -> None:
         """As prepack_quant, of a matrix that `quant_embedding` and `quant_logits` read."""
+
+    def computed_offset(self, kind: str, activations: str, use: str, dtype) -> bool:
+        """Whether prepack_quant fills an offset, float32 [..., out, 1], for a format that has none of its own."""
+        return False
+
+    def prepack_static_quant(self, weight, scale, input_scale, bias) -> None:
+        """After prepack_quant, of what `quant_linear` reads with "int8_static" activations; bias is float32 [out]."""
 
     def prepack_correction_bias(self, bias) -> None:
         """Prepare, in place, a bias that only `route` reads. It can be called on the result."""

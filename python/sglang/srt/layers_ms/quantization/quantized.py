@@ -12,7 +12,6 @@ import mindspore as ms
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.quantization.base import (
-    MOE,
     HeadMethod,
     LinearMethod,
     LookupMethod,
@@ -52,6 +51,9 @@ class Quantized(Method):
         found = {}
         for name, matrix in layer.matrices().items():
             found |= self._held(name, matrix)
+            form = self.of(name).format
+            if not form.offset and ops.computed_offset(form.kind, form.activations, layer.kind, matrix.dtype):
+                found[name + OFFSET] = Matrix((*matrix.shape[:-1], 1), ms.float32, ())
         return found
 
     def _held(self, name: str, matrix: Matrix) -> dict[str, Matrix]:
@@ -78,7 +80,8 @@ class Quantized(Method):
         for name, matrix in layer.matrices().items():
             encoding = self.of(name)
             form, group = encoding.format, shared_columns(encoding, matrix)
-            ops.check_quant(form.kind, group, form.offset, form.activations, layer.kind == MOE, matrix.dtype)
+            held = (form.kind, group, form.offset, form.activations)
+            ops.check_quant(*held, layer.kind, matrix.shape, matrix.dtype)
             if matrix.shape[-1] * form.bits % 8:
                 raise NotImplementedError(f"{form.name} weights with {matrix.shape[-1]} columns on a rank: odd")
 
@@ -99,14 +102,15 @@ class Quantized(Method):
             encoding = self.of(name)
             setattr(layer, f"{name}_group", shared_columns(encoding, matrix))
             setattr(layer, f"{name}_kind", encoding.format.kind)
-            if not encoding.format.offset:
+            if not hasattr(layer, name + OFFSET):
                 setattr(layer, name + OFFSET, None)
         layer.activation_format = self.format.activations
 
     def process_weights_after_loading(self, layer):
-        for name in layer.matrices():
+        for name, matrix in layer.matrices().items():
             held = [getattr(layer, name + suffix) for suffix in ("", SCALE, OFFSET)]
-            self.prepack(*held, getattr(layer, f"{name}_kind"), getattr(layer, f"{name}_group"))
+            form = (getattr(layer, f"{name}_kind"), getattr(layer, f"{name}_group"), layer.activation_format)
+            self.prepack(*held, *form, matrix.dtype)
 
     def prepack(self, *held) -> None:
         ops.prepack_quant(*held)
@@ -255,7 +259,7 @@ class QuantizedMoE(Quantized, MoEMethod):
         )
 
     def movable(self, layer):
-        return {name: getattr(layer, name) for name in self.parameters(layer)}
+        return {name: ops.plain_experts(getattr(layer, name)) for name in self.parameters(layer)}
 
     def put(self, layer, moved):
         """They were overwritten where they are."""

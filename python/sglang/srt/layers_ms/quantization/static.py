@@ -49,6 +49,7 @@ class StaticLinear(QuantizedLinear):
         layer.input_scale.host[:], layer.input_offset.host[:] = scales[largest], offsets[0]
         self.fill_bias(layer)
         super().process_weights_after_loading(layer)
+        ops.prepack_static_quant(layer.weight, layer.weight_scale, layer.input_scale, layer.static_bias)
 
     def fill_bias(self, layer) -> None:
         """Put into static_bias what the operator adds."""

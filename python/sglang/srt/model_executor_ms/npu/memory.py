@@ -12,7 +12,8 @@ from sglang.srt.model_loader_ms.files import CheckpointError
 GB = 2**30
 LEAST = 2.0  # GB, the initial size of MindSpore's pool
 EXPERTS = ".experts."  # in names of tensors that belong to a mixture's experts
-# Bits of a value in tensors of codes, of which the operators for Ascend hold the values; int32 is GPTQ's and AWQ's.
+# Bits of a value in tensors of codes. int32 is GPTQ's and AWQ's. What operators for Ascend do not know becomes values,
+# and as such all are counted: the limit of a pool is then larger than it has to be.
 CODES = {form.dtype: form.bits for form in FORMATS.values() if form.scale} | {"int32": 4}
 
 

@@ -94,7 +94,7 @@ class NamedWeights:
         """All that this rank holds, by names, as it was loaded: views, which may be written to.
 
         Parts of one tensor are numbered. What is held as codes, or converted, has the name and the layout that it has
-        here.
+        here; what a device holds in another dtype than it was loaded in is left out.
         """
         self._restore_hosts()
         items = named.held(self.network, **self.network.checkpoint())
@@ -107,8 +107,9 @@ class NamedWeights:
                 if item.host.size and id(owners[item.parameter]) in reversible and item.encoding is None:
                     _number(by_name, item.source, torch_view(item.host, item.dtype))
             for name, parameter in self.network.parameters_and_names():
-                if id(owners[name]) not in reversible and parameter.slices and hasattr(parameter, "host"):
-                    by_name[name] = torch_view(parameter.host, str(parameter.dtype).lower())
+                kept = hasattr(parameter, "host") and not getattr(parameter, "repacked", False)
+                if id(owners[name]) not in reversible and parameter.slices and kept:
+                    by_name[name] = torch_view(parameter.host, str(parameter.host_dtype).lower())
             yield list(by_name.items())
         self.written()
 

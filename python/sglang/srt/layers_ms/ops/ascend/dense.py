@@ -21,39 +21,6 @@ def linear(x, weight, bias):
     return y if bias is None else kernels.add(y, bias)
 
 
-def quant_linear(x, weight, scale, offset, input_scale, input_offset, bias, kind, group, activations):
-    if activations == "int8_static":
-        return _static_quant_linear(x, weight, scale, input_scale, input_offset, bias)
-    rounded, steps = kernels.dynamic_quant(x)  # `check_quant` lets no other activations pass
-    y = kernels.quant_matmul(rounded, weight, scale.reshape(-1), steps, x.dtype)
-    return y if bias is None else kernels.add(y, bias)
-
-
-def _static_quant_linear(x, weight, scale, input_scale, input_offset, bias):
-    """The bias takes off what the offset adds, which may be much: so it is added to products of integers."""
-    rounded = kernels.static_quant(kernels.cast(x, mstype.float32), input_scale, input_offset)
-    column, _ = kernels.split(rounded, (1, rounded.shape[-1] - 1))
-    # A step for each row, all the same: the kernel that takes them gives all dtypes.
-    none = kernels.mul(kernels.cast(kernels.contiguous(column), mstype.float32), 0.0)
-    steps = kernels.add(none, input_scale).reshape(-1)
-    scale = scale.reshape(-1)
-    if bias is not None:
-        bias = kernels.divide(kernels.cast(bias, mstype.float32), kernels.mul(scale, input_scale))
-        bias = kernels.cast(bias, mstype.int32)
-    return kernels.quant_matmul(rounded, weight, scale, steps, x.dtype, bias)
-
-
-def quant_logits(x, weight, scale, offset, kind, group, activations):
-    return kernels.cast(
-        quant_linear(x, weight, scale, offset, None, None, None, kind, group, activations), mstype.float32
-    )
-
-
-def quant_embedding(ids, weight, scale, offset, like, kind, group, first):
-    rows = embedding(ids, kernels.cast(weight, like.dtype), first)
-    return kernels.mul(rows, embedding(ids, kernels.cast(scale, like.dtype), first))
-
-
 def take_columns(x, order):
     return kernels.swap(kernels.gather(kernels.contiguous(kernels.swap(x)), order))
 

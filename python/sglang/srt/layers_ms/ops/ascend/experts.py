@@ -107,7 +107,7 @@ def _held(experts, weights, first, held):
     return kernels.where(own, places, held), kernels.mul(weights, kernels.cast(own, weights.dtype))
 
 
-def _sorted(x, experts, weights, first, held, divided):
+def sorted_by_expert(x, experts, weights, first, held, divided):
     """-> rows by expert, their places, counts int64 [held], weights."""
     if divided:
         experts, weights = _held(experts, weights, first, held)
@@ -117,7 +117,7 @@ def _sorted(x, experts, weights, first, held, divided):
     return rows, places, kernels.cast(counts, mstype.int64), weights
 
 
-def _summed(found, places, counts, weights, divided):
+def sum_by_token(found, places, counts, weights, divided):
     if divided:  # rows of other ranks' experts hold what was in memory, and 0 times that may be no number
         own = kernels.greater(kernels.cast(kernels.total(counts), mstype.int32), kernels.numbered(places))
         found = kernels.where(own.reshape(-1, 1), found, 0.0)
@@ -143,59 +143,19 @@ def fused_experts(
         raise NotImplementedError("adapters of experts: no such kernel")
     held, _, columns = gate_up.shape  # as prepack_experts leaves it: [E, h, 2 * n], gate before up
     divided = count is not None and count != held
-    rows, places, counts, weights = _sorted(x, experts, weights, first, held, divided)
+    rows, places, counts, weights = sorted_by_expert(x, experts, weights, first, held, divided)
     inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(held, columns)
-    inner = kernels.grouped_matmul(rows, gate_up, _as_bias(inner_bias), counts)
-    inner = _gated(inner, activation, alpha, limit)
-    found = kernels.grouped_matmul(inner, down, _as_bias(down_bias), counts)
-    return _summed(found, places, counts, weights, divided)
+    inner = kernels.grouped_matmul(rows, gate_up, as_bias(inner_bias), counts)
+    inner = gated(inner, activation, alpha, limit)
+    found = kernels.grouped_matmul(inner, down, as_bias(down_bias), counts)
+    return sum_by_token(found, places, counts, weights, divided)
 
 
-def quant_experts(
-    x,
-    gate_up,
-    gate_up_scale,
-    gate_up_offset,
-    gate_up_bias,
-    down,
-    down_scale,
-    down_offset,
-    down_bias,
-    weights,
-    experts,
-    activation,
-    alpha,
-    limit,
-    gate_up_kind,
-    gate_up_group,
-    down_kind,
-    down_group,
-    activations,
-    first=0,
-    count=None,
-    lora=None,
-):
-    if lora is not None:
-        raise NotImplementedError("adapters of experts: no such kernel")
-    held = gate_up.shape[0]  # as fused_experts'
-    divided = count is not None and count != held
-    rows, places, counts, weights = _sorted(x, experts, weights, first, held, divided)
-    inner = _gated(_quant_product(rows, gate_up, gate_up_scale, counts), activation, alpha, limit)
-    found = _quant_product(inner, down, down_scale, counts)
-    return _summed(found, places, counts, weights, divided)
-
-
-def _quant_product(rows, matrices, scale, counts):
-    rounded, steps = kernels.dynamic_quant(rows)
-    scale = kernels.cast(scale.reshape(matrices.shape[0], -1), mstype.bfloat16)  # the only one the kernel takes
-    return kernels.grouped_quant_matmul(rounded, matrices, scale, steps, counts)
-
-
-def _as_bias(bias):
+def as_bias(bias):
     return kernels.cast(bias, mstype.float32) if bias is not None and bias.dtype == mstype.bfloat16 else bias
 
 
-def _gated(gate_up, activation, alpha, limit):
+def gated(gate_up, activation, alpha, limit):
     """[n, 2 * size], gate then up -> act(gate) * up, [n, size]."""
     if activation == "silu":
         return kernels.swiglu(gate_up)

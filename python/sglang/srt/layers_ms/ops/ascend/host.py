@@ -28,6 +28,7 @@ QUERY_BLOCK = 512  # queries that are computed together where their keys are gat
 KEYS = 512  # that are gathered for a round of fused attention, no fewer than PIECE
 PLAIN_KEYS = 256  # of plain operators, whose scores are held in float32
 SINGLE_BLOCK_KEYS = 2048  # whatever the context; all requests' copies of keys and values are of so many
+_SAME_BITS = {mstype.qint4x2: mstype.int8, mstype.uint64: mstype.int64}  # of dtypes that torch does not know
 SINGLE_BLOCK_REQUESTS = 16  # requests; a layer of 8 heads of 256 values copies 0.5 GB for them, in float32 1 GB
 
 
@@ -132,23 +133,6 @@ def check_sparse_attention(top_k):
     )
 
 
-def check_quant(kind, group, offset, activations, experts, dtype):
-    if (kind, group, offset) != ("int8", 0, "") or activations not in ("int8", "int8_static"):
-        raise NotImplementedError(
-            f"weights of {kind} codes{f' in groups of {group}' if group else ''}, with {activations} activations: "
-            "MindSpore's kernels on Ascend multiply int8 rows with int8 activations"
-        )
-    if profile().fractal:
-        raise NotImplementedError(
-            f"int8 weights: QuantBatchMatmul has no factor for each row of activations on {kernels.soc()}; "
-            "give a checkpoint in float16"
-        )
-    if experts and dtype != mstype.bfloat16:
-        raise NotImplementedError(
-            "int8 experts: GroupedMatmulV4 gives products of int8 in bfloat16; give --dtype bfloat16"
-        )
-
-
 def rotary_tables(cos, sin, dtype):
     return tuple(Tensor(np.concatenate([table, table], -1)).astype(dtype) for table in (cos, sin))
 
@@ -208,6 +192,8 @@ def split_by_forward_mode(query_lens, seq_lens, together=False):
 
 
 def renew(weight):
+    if getattr(weight, "repacked", False):
+        return  # packing writes what `host` has
     value = Tensor.from_numpy(weight.host).view(weight.dtype)
     if not getattr(weight, "on_device", False):
         weight.assign_value(value)  # what was made of `host` before it was filled may be a copy on the card, of zeros
@@ -226,8 +212,8 @@ def move_to_device(weight):
 
 
 def fetch(weight):
-    if not getattr(weight, "on_device", False) or weight.dtype == mstype.int32:
-        return
+    if not getattr(weight, "on_device", False) or weight.dtype == mstype.int32 or getattr(weight, "repacked", False):
+        return  # of what is in another layout and dtype, `host` is only what the next load fills
     plain = kernels.format_cast(weight, kernels.ND) if getattr(weight, "in_nz", False) else weight
     found = (plain.view(mstype.int16) if weight.dtype == mstype.bfloat16 else plain).asnumpy()
     weight.host.reshape(-1)[:] = found.reshape(-1)
@@ -261,14 +247,11 @@ def prepack_experts(weight):
 
 
 def plain_experts(stack):
+    if stack.dtype in _SAME_BITS:
+        return stack.view(_SAME_BITS[stack.dtype])
     return kernels.format_cast(stack, kernels.ND) if profile().fractal else stack
 
 
 def put_experts(stack, plain):
     if profile().fractal:  # which captures no graphs: the stack may lie elsewhere from now on
         stack.assign_value(kernels.format_cast(plain, kernels.NZ))
-
-
-def prepack_quant(weight, scale, offset, kind, group):
-    if len(weight.shape) > 2:
-        prepack_stack(weight)

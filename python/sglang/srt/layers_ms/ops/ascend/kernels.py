@@ -8,13 +8,13 @@ functions of the same names and parameters in the place of all of them.
 import functools
 import inspect
 
-from mindspore import dtype as mstype
 from mindspore import get_context, mint, ops
 from mindspore.ops import auto_generate as generated
 
 from sglang.srt.layers_ms.ops.ascend.kernels_collectives import *  # noqa: F403 - kernels, as those below
 from sglang.srt.layers_ms.ops.ascend.kernels_experts import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_mla import *  # noqa: F403
+from sglang.srt.layers_ms.ops.ascend.kernels_quant import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_vision import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_windows import *  # noqa: F403
 
@@ -34,24 +34,6 @@ def matmul(x, weight):
 def multiply(x, weight):
     """x [T, in] times weight [in, out], in their dtype."""
     return ops.MatMul()(x, weight)
-
-
-def dynamic_quant(x):
-    """x [T, in] -> each row as int8, and what one of it is worth, float32 [T]."""
-    return generated.DynamicQuantExt()(x, None)
-
-
-def static_quant(x, scale, offset):
-    """x float32 [T, in] divided by scale [1], plus offset [1], float32 as well, rounded and clipped to int8."""
-    return generated.QuantV2()(x, mint.reciprocal(scale), offset, False, "ROUND", mstype.int8)
-
-
-def quant_matmul(x, weight, scale, steps, dtype, bias=None):
-    """x int8 [T, in] times weight int8 [out, in] transposed, times steps [T] and scale [out], float32 -> dtype.
-
-    bias int32 [out]: added to the products of integers.
-    """
-    return generated.QuantBatchMatmul(False, True, dtype)(x, weight, scale, None, bias, steps)
 
 
 def add(x, y):

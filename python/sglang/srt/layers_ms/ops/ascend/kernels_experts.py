@@ -95,16 +95,6 @@ def grouped_matmul(rows, weights, bias, counts):
     )[0]
 
 
-def grouped_quant_matmul(rows, weights, scale, steps, counts):
-    """rows int8 [n, in], weights int8 [E, in, out], counts int64 [E] -> bfloat16 [n, out]: as grouped_matmul.
-
-    Products are multiplied by scale, bfloat16 [E, out], and by steps, float32 [n].
-    """
-    return generated.GroupedMatmulV4()(
-        [rows], [weights], None, [scale], None, None, None, [steps], counts, None, None, None, 3, 0, 1
-    )[0]
-
-
 def sum_of_experts(rows, indices, weights):
     """rows [T * k, h], places int32 [T * k], weights [T, k] -> [T, h]: the sum of weights[t, i] * rows[places[t, i]].
 

@@ -13,12 +13,14 @@ from sglang.srt.layers_ms.ops.ascend import (
     lora,
     metadata,
     mla,
+    quant,
+    quant_weights,
     stacks,
     vision,
 )
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
 
-OPERATORS = (dense, lora, attention, mla, experts, collectives, host, metadata, stacks, vision)
+OPERATORS = (dense, lora, attention, mla, experts, quant, quant_weights, collectives, host, metadata, stacks, vision)
 
 
 class AscendTable(ReferenceTable, operators=OPERATORS, inherits=()):

@@ -33,13 +33,14 @@ def to_device(x):
     """The host's memory is garbage afterwards, as it may be once it is freed; but for tables, which it keeps."""
     host = stored(x)
     copied = tensor(values(x), x.dtype) if x.dtype in FLOATS else Tensor.from_numpy(host.copy())
+    copied = copied if copied.dtype == x.dtype else copied.view(x.dtype)  # int4
     if x.dtype not in INTEGERS:
         host.view(np.uint8)[...] = 0xFF
     return copied
 
 
 def format_cast(x, layout):
-    known = layout in (2, 29) and x.ndim in (2, 3) and x.dtype == mstype.float16
+    known = layout in (2, 29) and x.ndim in (2, 3) and x.dtype in (mstype.float16, mstype.int8)
     require(known, "FormatCast", f"layout {layout} of {x.shape}, {x.dtype}")
     result = tensor(values(x), x.dtype)
     if layout == 29:
@@ -72,41 +73,6 @@ def multiply(x, weight):
     check("MatMul", "weight", weight, dtypes, 2)
     require(x.shape[1] == weight.shape[0], "MatMul", f"{x.shape} times {weight.shape}")
     return tensor(values(x) @ values(weight), x.dtype)
-
-
-def dynamic_quant(x):
-    check("DynamicQuantExt", "x", x, HALVES, 2)
-    floats_ = values(x)
-    steps = np.maximum(np.abs(floats_).max(-1), 1e-30) / 127
-    with np.errstate(invalid="ignore"):  # rows of no number, of padding and of other ranks' experts
-        return tensor(np.rint(floats_ / steps[:, None]), mstype.int8), tensor(steps, mstype.float32)
-
-
-def static_quant(x, scale, offset):
-    kernel = "QuantV2"
-    check(kernel, "x", x, (mstype.float32,), 2)
-    for name, given in (("scale", scale), ("offset", offset)):
-        check(kernel, name, given, (mstype.float32,), 1)
-        require(given.shape == (1,), kernel, f"{name} {given.shape}, not one number")
-    with np.errstate(invalid="ignore"):  # of padding
-        return tensor(np.clip(np.rint(values(x) / values(scale)) + values(offset), -128, 127), mstype.int8)
-
-
-def quant_matmul(x, weight, scale, steps, dtype, bias=None):
-    kernel = "QuantBatchMatmul"
-    check(kernel, "x", x, (mstype.int8,), 2)
-    check(kernel, "weight", weight, (mstype.int8,), 2)
-    require(x.shape[1] == weight.shape[1], kernel, f"{x.shape} times {weight.shape} transposed")
-    for name, given, count in (("scale", scale, len(weight)), ("steps", steps, len(x))):
-        check(kernel, name, given, (mstype.float32,), 1)
-        require(len(given) == count, kernel, f"{name} {given.shape}, not {count}")
-    require(dtype in HALVES, kernel, f"a result of {dtype}")
-    sums = stored(x).astype(np.float64) @ stored(weight).astype(np.float64).T  # exact, as int32 is
-    if bias is not None:
-        check(kernel, "bias", bias, INTEGERS, 1)
-        require(len(bias) == len(weight), kernel, f"bias {bias.shape} of {len(weight)}")
-        sums = sums + stored(bias)
-    return tensor((sums * values(steps)[:, None] * values(scale)).astype(np.float32), dtype)
 
 
 def _pair(kernel, x, y):

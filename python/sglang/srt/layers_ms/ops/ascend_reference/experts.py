@@ -139,7 +139,7 @@ def grouped_matmul(rows, weights, bias, counts):
     kernel = "GroupedMatmulV4"
     check(kernel, "rows", rows, FLOATS, 2)
     check(kernel, "weights", weights, (rows.dtype,), 3)
-    sizes, (experts, _, size) = _group_sizes(kernel, rows, weights, counts), weights.shape
+    sizes, (experts, _, size) = group_sizes(kernel, rows, weights, counts), weights.shape
     if bias is not None:
         bias_dtype = mstype.float32 if rows.dtype == mstype.bfloat16 else rows.dtype
         check(kernel, "bias", bias, (bias_dtype,), 2)
@@ -155,26 +155,7 @@ def grouped_matmul(rows, weights, bias, counts):
     return tensor(products, rows.dtype)
 
 
-def grouped_quant_matmul(rows, weights, scale, steps, counts):
-    kernel = "GroupedMatmulV4"
-    check(kernel, "rows", rows, (mstype.int8,), 2)
-    check(kernel, "weights", weights, (mstype.int8,), 3)
-    check(kernel, "scale", scale, (mstype.bfloat16,), 2)
-    check(kernel, "steps", steps, FLOAT, 1)
-    require(scale.shape == (len(weights), weights.shape[2]), kernel, f"scale {scale.shape} of {weights.shape}")
-    require(steps.shape == (len(rows),), kernel, f"steps {steps.shape} of {rows.shape}")
-    sizes = _group_sizes(kernel, rows, weights, counts)
-    products, start = np.full((len(rows), weights.shape[2]), np.nan, np.float32), 0
-    inputs, matrices, factors, steps = stored(rows), stored(weights), values(scale), values(steps)
-    for expert in np.flatnonzero(sizes):
-        stop = start + sizes[expert]
-        sums = inputs[start:stop].astype(np.float64) @ matrices[expert].astype(np.float64)  # exact, as int32 is
-        products[start:stop] = sums * factors[expert] * steps[start:stop, None]
-        start = stop
-    return tensor(products, mstype.bfloat16)
-
-
-def _group_sizes(kernel, rows, weights, counts):
+def group_sizes(kernel, rows, weights, counts):
     """Rows of each expert, where rows, weights and counts go together."""
     check(kernel, "counts", counts, (mstype.int64,), 1)
     experts, width, _ = weights.shape

@@ -16,7 +16,9 @@ _STORED = {
     mstype.bfloat16: np.uint16,
     mstype.int32: np.int32,
     mstype.int64: np.int64,
+    mstype.uint64: np.uint64,
     mstype.int8: np.int8,
+    mstype.qint4x2: np.int8,
     mstype.bool_: np.bool_,
 }
 

@@ -11,9 +11,18 @@ from types import SimpleNamespace
 
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend.table import AscendTable
-from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, mla, vision, windows
+from sglang.srt.layers_ms.ops.ascend_reference import (
+    attention,
+    collectives,
+    dense,
+    experts,
+    mla,
+    quant,
+    vision,
+    windows,
+)
 
-KERNELS = (dense, attention, experts, mla, windows, vision, collectives)
+KERNELS = (dense, attention, experts, quant, mla, windows, vision, collectives)
 
 
 class AscendReferenceTable(AscendTable):

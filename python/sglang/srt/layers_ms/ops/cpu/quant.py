@@ -81,7 +81,7 @@ def quant_logits(x, weight, scale, offset, kind, group, activations):
     return found
 
 
-def check_quant(kind, group, offset, activations, experts, dtype):
+def check_quant(kind, group, offset, activations, use, shape, dtype):
     if kind not in KINDS:
         raise NotImplementedError(f"codes of kind {kind!r}; the C++ operators know {', '.join(KINDS)}")
     if group % GROUP_UNIT:
@@ -90,15 +90,15 @@ def check_quant(kind, group, offset, activations, experts, dtype):
         raise NotImplementedError(f"rounded activations with codes of kind {kind}; they meet {', '.join(INTEGERS)}")
 
 
-def prepack_quant(weight, scale, offset, kind, group):
+def prepack_quant(weight, scale, offset, kind, group, activations, dtype):
     *stack, rows, columns = weight.shape
     columns *= 2 if kind in FOUR_BITS else 1
     sizes = map(ctypes.c_int64, (math.prod(stack), rows, columns, group))
     library.mindspore_cpu_prepack_quant(KINDS[kind], *sizes, *_matrix(weight, scale, offset))
 
 
-def prepack_quant_embedding(weight, scale, offset, kind, group):
-    prepack_quant(weight, scale, offset, kind, group)
+def prepack_quant_embedding(weight, scale, offset, kind, group, activations, dtype):
+    prepack_quant(weight, scale, offset, kind, group, activations, dtype)
 
 
 def _address(tensor):
