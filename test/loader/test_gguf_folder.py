@@ -9,7 +9,7 @@ import pytest
 from loader import gguf_files
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, tokenization_utils_tokenizers
 
 from sglang.srt.model_loader_ms.checkpoint import Checkpoint
 from sglang.srt.model_loader_ms.files import CheckpointError, find, locate
@@ -54,6 +54,13 @@ def test_the_folder_has_what_sglang_reads_and_is_made_once(file, tmp_path):
     (link.parent / "mark").touch()
     assert folder_of(file, tmp_path / "cache") == link
     assert (link.parent / "mark").exists()
+
+
+def test_transformers_does_not_warn_of_cuts_that_another_release_had(file, tmp_path, monkeypatch):
+    warned = []
+    monkeypatch.setattr(tokenization_utils_tokenizers.logger, "warning", warned.append)
+    AutoTokenizer.from_pretrained(folder_of(file, tmp_path / "cache").parent)
+    assert warned == []
 
 
 def test_the_folder_is_made_anew_where_the_file_has_changed(file, tmp_path):

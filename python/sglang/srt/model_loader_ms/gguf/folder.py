@@ -11,6 +11,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import transformers
+
 from sglang.srt.model_loader_ms.gguf.architectures import block_types, types_of
 from sglang.srt.model_loader_ms.gguf.config import generation_config, model_config
 from sglang.srt.model_loader_ms.gguf.header import GGUFError, Header
@@ -19,7 +21,7 @@ from sglang.srt.model_loader_ms.gguf.tokenizer import tokenizer_files
 
 logger = logging.getLogger(__name__)
 
-_FORM = 2  # of what is written: another number makes all folders anew
+_FORM = 3  # of what is written: another number makes all folders anew
 CONFIG, GENERATION = "config.json", "generation_config.json"
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 _BESIDE = ("chat_template.jinja", "special_tokens_map.json", "tokenizer.model", "added_tokens.json")
@@ -75,7 +77,10 @@ def written(beside: Path, headers: list[Header]) -> dict[str, str]:
         files[GENERATION] = _text(generation) if generation.is_file() else json.dumps(generation_config(headers))
         if all((beside / name).is_file() for name in _TOKENIZER):
             return files | {name: _text(beside / name) for name in (*_TOKENIZER, *_BESIDE) if (beside / name).is_file()}
-        return files | tokenizer_files(metadata, metadata["general.architecture"])
+        made = tokenizer_files(metadata, metadata["general.architecture"])
+        # By the version transformers sees that this is no tokenizer of Mistral's with faulty cuts, of which it warns.
+        files[CONFIG] = json.dumps({"transformers_version": transformers.__version__} | json.loads(files[CONFIG]))
+        return files | made
     except GGUFError as error:
         raise GGUFError(f"{headers[0].path.name}: {error}") from error
     except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
