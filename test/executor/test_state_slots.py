@@ -26,7 +26,6 @@ DEFAULTS = dict(
     max_mamba_cache_size=None,
     mamba_full_memory_ratio=0.9,
     max_running_requests=None,
-    speculative_algorithm=None,
     enable_hierarchical_cache=False,
     disaggregation_mode="null",
 )
@@ -69,7 +68,7 @@ def test_a_number_or_a_share_of_memory_that_was_given_stays(adjusted, given):
     assert "max_mamba_cache_size" not in adjusted(**given)
 
 
-REFUSED = [dict(device="npu"), dict(page_size=16), dict(attn_dp_size=2), dict(speculative_algorithm="NGRAM")]
+REFUSED = [dict(device="npu"), dict(page_size=16), dict(attn_dp_size=2)]
 REFUSED += [dict(enable_hierarchical_cache=True), dict(disaggregation_mode="prefill")]
 
 
@@ -80,11 +79,26 @@ def test_what_is_not_served_is_refused_by_name(adjusted, given):
         adjusted(**given)
 
 
-def request_pool():
+@pytest.mark.parametrize(("algorithm", "flag"), [("NGRAM", "ngram-max-bfs-breadth"), ("EAGLE", "eagle-topk")])
+def test_drafts_are_a_chain_where_layers_have_a_state(monkeypatch, algorithm, flag):
+    monkeypatch.setattr(hybrid_arch, "mambaish_config", lambda model_config: model_config)
+    view = SimpleNamespace(speculative_algorithm=algorithm, speculative_eagle_topk=1)
+    states.check_drafts(view, SimpleNamespace())
+    view.speculative_eagle_topk = 4
+    states.check_drafts(view, None)
+    with pytest.raises(UnsupportedFlag, match=f"give --speculative-{flag} 1"):
+        states.check_drafts(view, SimpleNamespace())
+
+
+def request_pool(drafts=0):
     layers = {
         layer: SimpleNamespace(conv=[torch.full((4, 6, 2), layer)], temporal=torch.full((4, 2, 3, 5), float(layer)))
         for layer in (1, 3)
     }
+    for layer, held in layers.items():
+        if drafts:
+            held.intermediate_conv_window = [layer * 100 + torch.arange(3 * drafts * 12).reshape(3, drafts, 6, 2)]
+            held.intermediate_ssm = layer * 100.0 + torch.arange(3 * drafts * 30).reshape(3, drafts, 2, 3, 5)
     mapping = torch.tensor([0, 3, 1, 2], dtype=torch.int32)
     pool = SimpleNamespace(size=3)
     return SimpleNamespace(
@@ -128,3 +142,36 @@ def test_states_are_forgotten_where_they_are():
     assert not pool.mamba2_layer_cache(3).conv[0].any()
     assert not pool.mamba2_layer_cache(3).temporal.any()
     assert held.memory() == 2 * 4 * (6 * 2 * 8 + 30 * 4)
+
+
+def test_a_verify_step_has_a_row_of_intermediate_states_for_each_request_and_others_have_none():
+    start("cpu", "cpu")
+    caches = KVCaches(None, {}, states=StatePool(request_pool(drafts=2), {1: SPEC, 3: SPEC}))
+    shapes = [(4, 6, 2)] * 2 + [(3, 2, 6, 2)] * 2 + [(4, 2, 3, 5)] * 2 + [(3, 2, 2, 3, 5)] * 2
+    assert [cache.shape for cache in (*caches.k_caches, *caches.v_caches)] == shapes
+    assert caches.optional_fields == ("state_slots", "intermediate_rows")
+    batch = SimpleNamespace(
+        forward_mode=ForwardMode.TARGET_VERIFY,
+        spec_info=SimpleNamespace(draft_token_num=2, tree_topk=1),
+        seq_lens_cpu=torch.tensor([2, 1]),
+        req_pool_indices=torch.tensor([3, 1]),
+        global_num_tokens_cpu=None,
+        out_cache_loc=torch.tensor([5, 6, 7, 8]),
+    )
+    table = torch.arange(16, dtype=torch.int32).reshape(4, 4)
+    step = from_forward_batch(batch, table, 1, None, caches.slots_of_requests())
+    np.testing.assert_array_equal(step.arrays["intermediate_rows"], [0, 1])
+    batch.forward_mode = ForwardMode.DECODE
+    step = from_forward_batch(batch, table, 1, None, caches.slots_of_requests())
+    np.testing.assert_array_equal(step.arrays["intermediate_rows"], [-1, -1])
+
+
+def test_the_states_behind_the_last_accepted_drafts_become_those_of_the_requests():
+    pool = request_pool(drafts=2)
+    StatePool(pool, {1: SPEC, 3: SPEC}).commit(torch.tensor([3, 1]), torch.tensor([1, 0]))
+    for layer in (1, 3):
+        held = pool.mamba2_layer_cache(layer)
+        for slot, row, step in ((3, 0, 1), (1, 1, 0)):
+            assert torch.equal(held.conv[0][slot], held.intermediate_conv_window[0][row, step])
+            assert torch.equal(held.temporal[slot], held.intermediate_ssm[row, step])
+        assert (held.temporal[[0, 2]] == layer).all()

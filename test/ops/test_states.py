@@ -14,7 +14,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.metadata import HostStep
 from sglang.srt.model_executor_ms.runner import bridge
 
-SECONDS = 40
+SECONDS = 43
 pytestmark = pytest.mark.usefixtures("table")
 SLOTS = 9
 LENGTHS = [1, 70, 2, 150, 5]  # tokens of each request of a step
@@ -30,37 +30,49 @@ def dynamic(tensor):
 class Operator(nn.Cell):
     """One operator in a graph, with constants of its own."""
 
-    def __init__(self, operator, names, weights, more):
+    def __init__(self, operator, names, weights, more, verifies):
         super().__init__()
         self.operator, self.names, self.weights, self.more = operator, tuple(names), weights, more
+        self.verifies = verifies
 
     @ms.jit(fullgraph=True)
     def construct(self, packed, arrays, states):
         step = {}
         for place in range(len(self.names)):
             step[self.names[place]] = arrays[place]
-        return self.operator(*packed, *self.weights, states[0], step, *self.more)
+        intermediate = states[1] if self.verifies else None
+        return self.operator(*packed, *self.weights, states[0], step, *self.more, intermediate)
 
 
 class Layer:
     """An operator with weights, and the states of its requests in torch's memory."""
 
     def __init__(self, operator, weights, state: torch.Tensor, *more):
-        self.state, self.network = state, None
+        self.state, self.network, self.intermediate = state, None, None
         self.arguments = operator, [None if one is None else tensor(one) for one in weights], more
         view = ops.state_view(bridge.to_mindspore(state), "state")
         self.states = mutable((view, view))  # MindSpore gives what is alone in a tuple memory of its own
 
-    def __call__(self, lengths, slots, *packed: torch.Tensor) -> torch.Tensor:
-        """Rows of so many tokens of each request, whose states are in these slots."""
+    def verify(self, rows: int, drafts: int) -> None:
+        """From now on, before the first call, with intermediate states."""
+        self.intermediate = torch.zeros(rows, drafts, *self.state.shape[1:], dtype=self.state.dtype)
+        self.states = mutable((self.states[0], ops.state_view(bridge.to_mindspore(self.intermediate), "intermediate")))
+
+    def __call__(self, lengths, slots, *packed: torch.Tensor, rows=()) -> torch.Tensor:
+        """Rows of so many tokens of each request, whose states are in these slots.
+
+        rows: of intermediate states, of each request; (): there are none.
+        """
         lengths, slots = np.asarray(lengths, np.int32), np.asarray(slots, np.int32)
         host = HostStep(lengths, lengths, 1, state_slots=slots)
         arrays = {"state_slots": slots, "query_lens": lengths} | ops.build_metadata(host)
+        if self.intermediate is not None:
+            arrays["intermediate_rows"] = np.asarray(rows, np.int32)
         arrays = {name: ms.Tensor(array) for name, array in arrays.items()}
         given = [mutable(tuple(map(tensor, packed))), mutable(tuple(arrays.values()))]
         if self.network is None:
             operator, weights, more = self.arguments
-            self.network = Operator(operator, arrays, weights, more)
+            self.network = Operator(operator, arrays, weights, more, self.intermediate is not None)
             if not ops.capabilities().static_graphs:
                 self.network.set_inputs(*(mutable(tuple(map(dynamic, one))) for one in given), self.states)
         return bridge.to_torch(self.network(*given, self.states)).float().clone()
@@ -260,6 +272,41 @@ def test_a_state_space_goes_on_from_each_requests_state_and_leaves_the_next_one(
 def test_chunks_of_any_cut_pass_a_state_space_as_one_piece(table, sizes):
     limit = 0 if table == "cpu" else 1e-4
     assert_cuts_agree(lambda: space_layer(*sizes), space_inputs(*sizes, 40), limit)
+
+
+def verified(kind):
+    """A layer of a kind, and what 8 tokens give it."""
+    if kind in ("causal_conv", "short_conv"):
+        layer, *_ = conv_layer(getattr(ops, kind), 21, 4, False, torch.float32)
+        return layer, [normal(8, 63 if kind == "short_conv" else 21, seed=4)]
+    if kind == "gated_delta":
+        return delta_layer(*SIZES[0])[0], delta_inputs(*SIZES[0], 8)
+    return space_layer(*SPACES[0])[0], space_inputs(*SPACES[0], 8)
+
+
+@pytest.mark.parametrize("kind", ["causal_conv", "short_conv", "gated_delta", "state_space"])
+def test_the_state_behind_each_draft_is_kept_apart_and_a_slot_as_it_was(kind):
+    layer, rows = verified(kind)
+    layer.verify(rows=2, drafts=4)
+    lengths, slots, places = [3, 1, 4], [3, 8, 1], [1, -1, 0]
+    if not ops.capabilities().intermediate_states:
+        with pytest.raises((NotImplementedError, RuntimeError), match="intermediate states"):
+            layer(lengths, slots, *rows, rows=places)
+        return
+    before = layer.state.clone()
+    found = layer(lengths, slots, *rows, rows=places)
+    other, _ = verified(kind)
+    parts = zip(lengths, slots, places, pieces(found, lengths), *(pieces(one, lengths) for one in rows), strict=True)
+    for length, slot, place, answer, *given in parts:
+        for token in range(length):  # one by one, each to be kept
+            one = other([1], [slot], *(part[token : token + 1] for part in given))
+            torch.testing.assert_close(answer[token : token + 1], one, rtol=0, atol=0)
+            if place >= 0:
+                torch.testing.assert_close(layer.intermediate[place, token], other.state[slot], rtol=0, atol=0)
+    torch.testing.assert_close(layer.state[8], other.state[8], rtol=0, atol=0)
+    verifies = [3, 1, *range(4, 8)]
+    torch.testing.assert_close(layer.state[verifies], before[verifies], rtol=0, atol=0)
+    assert not layer.intermediate[1, 3].any()
 
 
 @pytest.mark.parametrize("groups, gate_first", [(1, False), (3, True)])

@@ -158,7 +158,7 @@ used = [
 found = dict(
     used={f"{function.__module__}.{function.__name__}": hasattr(function, "__wrapped__") for function in used},
     mode=int(eagle_worker_v2.default_tree_mask_mode()),
-    full_mask=ngram_worker.USE_FULL_MASK,
+    full_mask=ngram_worker.USE_FULL_MASK, shares=memory_pool.conv_window_dedup_enabled(False, False, 1, False),
     around=[hasattr(method, "__wrapped__") for method in (
         ngram_worker.NGRAMWorker._prepare_draft_tokens, memory_pool.MHATokenToKVPool.move_kv_cache,
         memory_pool.MLATokenToKVPool.move_kv_cache,
@@ -178,4 +178,4 @@ def test_every_hook_is_where_it_is_called():
     assert all(hooked or "_ms." in name for name, hooked in found["used"].items()), found["used"]
     assert len(found["used"]) >= 15
     assert found["mode"] == int(spec_tree.TreeMaskMode.QLEN_ONLY) and not found["full_mask"]
-    assert all(found["around"])
+    assert all(found["around"]) and not found["shares"]

@@ -11,11 +11,14 @@ from sglang.srt.configs.lfm2 import Lfm2Config
 from sglang.srt.configs.mamba_utils import mamba2_state_dtype
 from sglang.srt.environ import envs
 from sglang.srt.layers.attention import attention_registry
+from sglang.srt.mem_cache import memory_pool
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool
+from sglang.srt.model_executor_ms.runner.attention_backend import MindSporeAttnBackend
 from sglang.srt.model_executor_ms.server.flags import defaults
 from sglang.srt.model_executor_ms.server.states import RATIO
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.server_args import ServerArgs
+from sglang.srt.speculative import spec_utils
 
 SECONDS = 1
 RUNNER = "srt.model_executor.model_runner"
@@ -25,19 +28,20 @@ def lfm2():
     return Lfm2Config(hidden_size=12, num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"])
 
 
-def requests(size=6):
+def requests(size=6, drafts=None):
     with get_parallel().override(attn_tp_size=1), envs.SGLANG_MAMBA_CONV_DTYPE.override("float32"):
         params = lfm2().mamba2_cache_params
     return HybridReqToTokenPool(
         size=4,
         mamba_size=size,
-        mamba_spec_state_size=0,
+        mamba_spec_state_size=4,
         max_context_len=16,
         device="cpu",
         enable_memory_saver=False,
         cache_params=params,
         mamba_layer_ids=[0, 2],
         enable_mamba_extra_buffer=False,
+        speculative_num_draft_tokens=drafts,
     )
 
 
@@ -70,6 +74,27 @@ def test_slots_are_cleared_and_filled_before_the_forward_pass():
     assert "_maybe_execute_deferred_mamba_cow_and_clear" in forward
     found = names(RUNNER, "ModelRunner._maybe_execute_deferred_mamba_cow_and_clear")
     assert_in_order(found, "mamba_clear_indices", "clear_slots", "mamba_cow_src_indices", "copy_mamba_state")
+
+
+def test_a_verify_step_has_states_apart_until_its_backend_is_told_which_stay():
+    """attention_backend.update_mamba_state_after_mtp_verify: without it drafts that were refused stay in the states"""
+    commit = names("srt.speculative.spec_utils", "commit_mamba_states_after_verify")
+    given = parameters(MindSporeAttnBackend.update_mamba_state_after_mtp_verify)[1:]
+    assert_in_order(commit, "_verify_commit_step_indices", "update_mamba_state_after_mtp_verify")
+    assert tuple(given) in spec_utils.commit_mamba_states_after_verify.__code__.co_consts  # called with these names
+    for module in ("eagle_worker_common", "ngram_worker"):
+        assert "commit_mamba_states_after_verify" in names(f"srt.speculative.{module}")
+
+
+def test_states_of_convolutions_behind_drafts_lie_apart_where_a_function_says_so(monkeypatch):
+    """speculation.keep_whole_states"""
+    assert "conv_window_dedup_enabled" in names("srt.mem_cache.memory_pool", "MambaPool.__init__")
+    assert callable(memory_pool.conv_window_dedup_enabled)
+    monkeypatch.setattr(memory_pool, "conv_window_dedup_enabled", lambda *_: False)
+    held = requests(drafts=3).mamba2_layer_cache(0)
+    assert held.intermediate_conv_window[0].shape == (5, 3, 12, 2)
+    assert held.intermediate_conv_window[0].is_contiguous()
+    assert held.intermediate_ssm.shape[:2] == (5, 3)
 
 
 def test_an_attention_backend_would_be_put_into_another_one():

@@ -103,7 +103,7 @@ def random_prompts(*lengths):
 
 
 @SLOW  # test_drafts.py has the layer itself
-@pytest.mark.parametrize("variant", ["deepseek_v3", "glm4_moe"])
+@pytest.mark.parametrize("variant", ["deepseek_v3", "glm4_moe", "qwen3_moe", "qwen3_next", "qwen3_5"])
 def test_the_layer_behind_the_last_changes_no_token(start_engine, tmp_path, variant):
     folder, sizes = with_draft(tmp_path, variant), dict(max_total_tokens=2000, skip_tokenizer_init=True)
     engine = start_engine(folder, speculative_algorithm="NEXTN", **sizes, **CHAIN)

@@ -11,7 +11,7 @@ from models.tiny import COMMON, hugging_face, reference_logits, save
 from serving.test_families import assert_answers, assert_served
 from tiers import mostly_slow
 
-SECONDS = 25, 60
+SECONDS = 33, 95
 SLOTS = 6  # of states: two requests run at a time, the others wait
 GENERATOR = np.random.default_rng(3)
 
@@ -33,6 +33,24 @@ def started(start_engine, tmp_path):
         return start_engine(save(variant, tmp_path), skip_tokenizer_init=True, **sizes | arguments)
 
     return start
+
+
+DRAFTED = ["qwen3_5", "lfm2", "granitemoehybrid", "falcon_h1", "qwen3_next"]
+
+
+@pytest.mark.parametrize("variant", mostly_slow(DRAFTED, lambda variant: variant == "qwen3_5"))
+def test_states_are_those_of_what_was_accepted(started, variant):
+    drafts = dict(speculative_algorithm="NGRAM", speculative_num_draft_tokens=4, max_total_tokens=2000)
+    engine = started(variant, speculative_ngram_max_bfs_breadth=1, max_mamba_cache_size=18, **drafts)
+    asked = prompts(4, 21, 3, 40)
+    for begun in (0, 1, 1):  # cold; with what the n-grams know; and behind cached prefixes
+        answers = engine.generate(input_ids=asked, sampling_params=greedy(128, ignore_eos=True))
+        for prompt, answer in zip(asked, answers, strict=True):
+            logits = reference_logits(variant, [*prompt, *answer["output_ids"]])[len(prompt) - 1 : -1]
+            chosen = np.take_along_axis(logits, np.array(answer["output_ids"])[:, None], 1)[:, 0]
+            assert (chosen >= logits.max(-1) - 1e-4).all(), variant
+        lengths = [answer["meta_info"]["spec_accept_length"] for answer in answers]
+        assert not begun or min(lengths) > 1.5, lengths
 
 
 VARIANTS = mostly_slow(["lfm2", "qwen3_5", "granitemoehybrid"], lambda variant: variant == "lfm2")

@@ -69,6 +69,26 @@ class StateSpec:
 CacheSpec = FullAttentionSpec | MLASpec
 
 
+class StateLayer(nn.Cell):
+    """A layer whose `cache_spec` is a StateSpec: finds its states in a step."""
+
+    cache_index = 0  # the decoder counts the caches of its layers
+    intermediate_index = None  # where the states behind each draft are among the caches; None: no drafts are verified
+
+    def conv_state(self, step):
+        """-> the convolution's states, and its intermediate ones or None."""
+        return self._states(step["k_caches"])
+
+    def recurrent_state(self, step):
+        """-> the recurrent states, and intermediate ones or None."""
+        return self._states(step["v_caches"])
+
+    def _states(self, caches):
+        if self.intermediate_index is None:
+            return caches[self.cache_index], None
+        return caches[self.cache_index], caches[self.intermediate_index]
+
+
 def caching_layers(network: nn.Cell) -> Iterator[nn.Cell]:
     """The cells of a network that have a `cache_spec`, in the order of its layers: of tokens first, then of states."""
     cells = [cell for _, cell in network.cells_and_names() if hasattr(cell, "cache_spec")]
@@ -83,6 +103,13 @@ def cache_specs(network: nn.Cell) -> dict[int, CacheSpec]:
 def state_specs(network: nn.Cell) -> dict[int, StateSpec]:
     """As cache_specs, what they keep of each request."""
     return {layer: spec for layer, spec in _specs(network) if isinstance(spec, StateSpec)}
+
+
+def keep_intermediate_states(network: nn.Cell) -> None:
+    """Let layers with a state expect intermediate ones, behind all caches in the same order. Before it is compiled."""
+    layers = [cell for cell in caching_layers(network) if isinstance(cell, StateLayer)]
+    for layer in layers:
+        layer.intermediate_index = layer.cache_index + len(layers)
 
 
 def _specs(network: nn.Cell) -> Iterator[tuple]:

@@ -4,7 +4,7 @@ import mindspore as ms
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.cache_spec import StateSpec
+from sglang.srt.layers_ms.cache_spec import StateLayer, StateSpec
 from sglang.srt.layers_ms.linear import ColumnParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.short_conv import CausalConv
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
@@ -77,14 +77,14 @@ def packed_projections(heads: DeltaHeads) -> tuple[list, list, list]:
     )
 
 
-class GatedDeltaNet(nn.Cell):
+class GatedDeltaNet(StateLayer):
     """out(norm(delta(conv(q, k, v))) * silu(z)): Yang, Kautz and Hatamizadeh, 2024."""
 
     def __init__(self, config, layer_id, heads: DeltaHeads, width: int, projections=separate_projections):
         """width: of the convolution. projections: which rows of which matrices of the checkpoint are what."""
         super().__init__()
         hidden, shard, dtype = config.hidden_size, config.shard.attention, config.dtype
-        self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
+        self.layer_id = layer_id
         qkv, z, gates = projections(heads)
         self.qkv_proj = ColumnParallelLinear(hidden, qkv, False, dtype)
         self.z_proj = ColumnParallelLinear(hidden, z, False, dtype)
@@ -105,9 +105,9 @@ class GatedDeltaNet(nn.Cell):
 
     def before_output(self, x, step):
         """What `output_proj` multiplies."""
-        conv_state, state = step["k_caches"][self.cache_index], step["v_caches"][self.cache_index]
-        qkv = ops.causal_conv(self.qkv_proj(x), self.conv1d.weight, None, conv_state, step)
-        y = ops.gated_delta(qkv, self.gates_proj(x), self.A_log, self.dt_bias, state, step, self.key_size)
+        (conv_state, conv_drafts), (state, drafts) = self.conv_state(step), self.recurrent_state(step)
+        qkv = ops.causal_conv(self.qkv_proj(x), self.conv1d.weight, None, conv_state, step, conv_drafts)
+        y = ops.gated_delta(qkv, self.gates_proj(x), self.A_log, self.dt_bias, state, step, self.key_size, drafts)
         return self.norm(y, self.z_proj(x))
 
     def construct(self, x, step):

@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.cache_spec import StateSpec
+from sglang.srt.layers_ms.cache_spec import StateLayer, StateSpec
 from sglang.srt.layers_ms.linear import ColumnParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.short_conv import CausalConv
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
@@ -39,13 +39,13 @@ class Mamba2Sizes(NamedTuple):
         return self.inner + 2 * self.groups * self.state_size
 
 
-class Mamba2(nn.Cell):
+class Mamba2(StateLayer):
     """out(norm(space(conv(x, B, C), dt) * silu(z))), of what in_proj makes: z, x, B, C, dt. On one rank."""
 
     def __init__(self, config, layer_id, sizes: Mamba2Sizes):
         super().__init__()
         hidden, dtype, inner = config.hidden_size, config.dtype, sizes.inner
-        self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
+        self.layer_id = layer_id
         self.in_proj = InProjection(hidden, sizes, dtype)
         self.conv1d = CausalConv(sizes.channels, sizes.width, sizes.conv_bias, [slice(0, sizes.channels)], dtype)
         self.A_log, self.D, self.dt_bias = (
@@ -63,11 +63,11 @@ class Mamba2(nn.Cell):
 
     def before_output(self, x, step):
         """What `output_proj` multiplies."""
-        conv_state, state = step["k_caches"][self.cache_index], step["v_caches"][self.cache_index]
+        (conv_state, conv_drafts), (state, drafts) = self.conv_state(step), self.recurrent_state(step)
         z, values, dt = self.in_proj(x)
-        values = ops.causal_conv(values, self.conv1d.weight, self.conv1d.bias, conv_state, step)
+        values = ops.causal_conv(values, self.conv1d.weight, self.conv1d.bias, conv_state, step, conv_drafts)
         weights, limits = (self.A_log, self.D, self.dt_bias), (self.low, self.high)
-        y = ops.state_space(values, dt, *weights, state, step, self.state_size, *limits)
+        y = ops.state_space(values, dt, *weights, state, step, self.state_size, *limits, drafts)
         return self.norm(y, z)
 
     def construct(self, x, step):

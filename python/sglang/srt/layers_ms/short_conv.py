@@ -3,7 +3,7 @@
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.cache_spec import StateSpec
+from sglang.srt.layers_ms.cache_spec import StateLayer, StateSpec
 from sglang.srt.layers_ms.linear import MergedColumnParallelLinear, RowParallelLinear
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
@@ -29,14 +29,14 @@ class CausalConv(nn.Cell):
         self.state = (start, width - 1)  # of a request
 
 
-class ShortConv(nn.Cell):
+class ShortConv(StateLayer):
     """out(C * conv(B * X)), of the gates B, C and the values X that one projection makes."""
 
     def __init__(self, config, layer_id, width: int, bias: bool):
         """width: tokens that a token is made of, itself included."""
         super().__init__()
         hidden, shard, dtype = config.hidden_size, config.shard.attention, config.dtype
-        self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
+        self.layer_id = layer_id
         parts = ["B", "C", "X"]
         self.in_proj = MergedColumnParallelLinear(hidden, parts, hidden, bias, shard, dtype, fused="in_proj")
         self.conv = CausalConv(hidden, width, bias, [shard.slice(hidden, "hidden_size")], dtype)
@@ -49,8 +49,8 @@ class ShortConv(nn.Cell):
 
     def before_output(self, x, step):
         """What `output_proj` multiplies."""
-        state = step["k_caches"][self.cache_index]
-        return ops.short_conv(self.in_proj(x), self.conv.weight, self.conv.bias, state, step)
+        state, intermediate = self.conv_state(step)
+        return ops.short_conv(self.in_proj(x), self.conv.weight, self.conv.bias, state, step, intermediate)
 
     def construct(self, x, step):
         return self.out_proj(self.before_output(x, step))

@@ -308,6 +308,7 @@ def _hook_speculation() -> None:
     speculation.attend_drafts_with(draft_steps.decode_backend, draft_steps.extend_backend)
     speculation.look_up_with(spec_kernels.drafted_by_n_grams, spec_kernels.reconstruct_tree)
     speculation.widen_rows_with(spec_kernels.room_for_branches)
+    speculation.keep_whole_states()
     speculation.mask_drafts_only()
     memory.find_last_slots_with(allocation.last_slots)
 

@@ -3,12 +3,18 @@
 A state is what a layer keeps of all earlier tokens of a request, in a slot of the request's own. `step` says which:
 state_slots [B]. An operator reads the state of a request's slot before its first token of the step, which is zero where
 the request begins, and leaves there the state behind its last one. Requests of a step have slots of their own.
+
+Where a step verifies drafts it is not known yet which tokens stay. An operator that is given `intermediate`
+[rows, n, ...], of states as in a slot, reads intermediate_rows [B] of the step: of a request with a row, not -1, it
+leaves the state behind each of its at most n tokens there, and its slot as it was.
 """
 
 from mindspore import Tensor
 
 
-def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, step: dict) -> Tensor:
+def causal_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, step: dict, intermediate: Tensor | None = None
+) -> Tensor:
     """x [T, C], each column a sequence -> silu(conv(x)), [T, C], of weight [C, 1, K] and bias [C].
 
     conv(x)[t] = the sum over j < K of weight[j] * x[t - K + 1 + j], plus the bias. The state [slots, C, K - 1], from
@@ -16,7 +22,9 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, s
     """
 
 
-def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, step: dict) -> Tensor:
+def short_conv(
+    x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, step: dict, intermediate: Tensor | None = None
+) -> Tensor:
     """x [T, 3 * C], of each token gates B and C and values X -> C * conv(B * X), [T, C].
 
     conv as in `causal_conv`; B * X has the state's dtype. Liquid AI, 2025 (LFM2).
@@ -24,7 +32,14 @@ def short_conv(x: Tensor, weight: Tensor, bias: Tensor | None, state: Tensor, st
 
 
 def gated_delta(
-    x: Tensor, gates: Tensor, a_log: Tensor, dt_bias: Tensor, state: Tensor, step: dict, key_size: int
+    x: Tensor,
+    gates: Tensor,
+    a_log: Tensor,
+    dt_bias: Tensor,
+    state: Tensor,
+    step: dict,
+    key_size: int,
+    intermediate: Tensor | None = None,
 ) -> Tensor:
     """The gated delta rule over x [T, 2 * G * K + H * V]: queries and keys of G heads, and values of H -> [T, H * V].
 
@@ -47,6 +62,7 @@ def state_space(
     state_size: int,
     low: float,
     high: float,
+    intermediate: Tensor | None = None,
 ) -> Tensor:
     """A state space model over x [T, H * P + 2 * G * N]: values of H heads, and B and C of G groups -> [T, H * P].
 

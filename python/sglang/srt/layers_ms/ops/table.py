@@ -53,8 +53,7 @@ class Capabilities:
     """What a table can do, as far as its callers decide by it."""
 
     device: str = "cpu"  # in messages
-    # The dtype that a user asks for -> the one that weights and activations have. None is less exact.
-    compute_dtypes: Mapping[str, str] = field(default_factory=dict)
+    compute_dtypes: Mapping[str, str] = field(default_factory=dict)  # asked for -> computed in; none is less exact
     kv_cache_dtypes: tuple[str, ...] = ("auto",)  # SGLang's names, that attention reads; "auto": as queries
     compiled: bool = True  # whether graphs are compiled; else operators run one by one, and can look at values
     static_graphs: bool = False  # whether graphs have one shape; the step says how much of it counts
@@ -66,6 +65,7 @@ class Capabilities:
     multi_host: bool = True  # whether ranks on several hosts reach each other
     triton: bool = False  # whether SGLang's kernels that hand out pages run
     inner_lora: bool = False  # whether fused_experts, quant_experts and mla_attention take adapters
+    intermediate_states: bool = False  # whether operators with a state keep that behind each draft
 
 
 class OperatorTable:

@@ -17,3 +17,12 @@ class MindSporeAttnBackend(AttentionBackend):
     def init_forward_metadata(self, forward_batch):
         with self.model.profile.phase("inputs"):
             self.forward_metadata = self.model.prepare(forward_batch, self.token_to_kv_pool)
+
+    def update_mamba_state_after_mtp_verify(
+        self, last_correct_step_indices, mamba_track_indices, mamba_steps_to_track, model, req_pool_indices
+    ):
+        """SGLang's commit of what a verify step left: which of its tokens is the last that stays, of each request [B].
+
+        The other arguments are for its strategy `extra_buffer`, which is not served, and for what the backend knows.
+        """
+        self.model.commit_states(req_pool_indices, last_correct_step_indices)

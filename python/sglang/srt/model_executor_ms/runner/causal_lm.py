@@ -9,7 +9,7 @@ import torch
 from sglang.srt.constants import GPU_MEMORY_TYPE_KV_CACHE, GPU_MEMORY_TYPE_WEIGHTS
 from sglang.srt.layers.logits_processor import LogitsProcessor
 from sglang.srt.layers_ms import Experts, ops
-from sglang.srt.layers_ms.cache_spec import cache_specs, state_specs
+from sglang.srt.layers_ms.cache_spec import cache_specs, keep_intermediate_states, state_specs
 from sglang.srt.layers_ms.ops.metadata import TOKEN_TYPE_IDS
 from sglang.srt.model_executor.forward_batch_info import PPProxyTensors
 from sglang.srt.model_executor.forward_context import get_attn_backend
@@ -196,6 +196,10 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         model_runner, limits = self.model_runner, _limits(self.model_runner)
         requests, specs = model_runner.req_to_token_pool, state_specs(self.network)
         states = StatePool(requests, specs) if specs else None
+        if states and states.intermediate:
+            if not ops.capabilities().intermediate_states:
+                raise ops.OperatorTableError(f"operators {self.table}: the states behind drafts are not kept")
+            keep_intermediate_states(self.network)
         self.kv_caches = KVCaches(pool, cache_specs(self.network), model_runner.is_hybrid_swa, states)
         if states and first:
             logger.info("states of requests: %d slots, %.2f GB", states.slots, states.memory() / 1e9)
@@ -216,6 +220,11 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         if self.model_runner.lora_manager is not None:
             self.model_runner.lora_manager.note_slots(forward_batch)
         return self.runner.prepare(forward_batch)
+
+    def commit_states(self, requests: torch.Tensor, steps: torch.Tensor) -> None:
+        """After a verify step: keep the states behind the tokens `steps` [B] of the requests in these rows [B]."""
+        states = self.kv_caches.states
+        states.commit(states.slots_of_requests[requests], steps)
 
     @torch.no_grad()
     def forward(self, input_ids, positions, forward_batch, get_embedding=False, pp_proxy_tensors=None):

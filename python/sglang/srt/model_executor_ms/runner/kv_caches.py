@@ -1,5 +1,6 @@
 """Views of SGLang's key/value pool, and of its pool of states, for the graphs: the same memory, one view a layer."""
 
+import operator
 from collections.abc import Mapping
 
 import torch
@@ -14,7 +15,7 @@ class KVCaches:
 
     A layer whose spec has no values of its own, [slots, 1, L + R], is shown in k_caches and in v_caches. Behind the
     caches of tokens are states: of convolutions in k_caches, recurrent ones in v_caches, or where there are none the
-    same.
+    same; and behind these in the same way intermediate ones, where drafts are verified.
     """
 
     def __init__(self, pool, specs: Mapping[int, CacheSpec], swa_pool: bool = False, states: "StatePool | None" = None):
@@ -33,7 +34,9 @@ class KVCaches:
     @property
     def optional_fields(self) -> tuple[str, ...]:
         """Fields of a step that only models with such caches read."""
-        return ("state_slots",) if self.states else ()
+        if not self.states:
+            return ()
+        return ("state_slots", "intermediate_rows") if self.states.intermediate else ("state_slots",)
 
     def slots_of_requests(self) -> torch.Tensor | None:
         """Of each row of SGLang's table of requests, the slot of its states, int32; None: no layer has any."""
@@ -81,7 +84,10 @@ class KVCaches:
 
 
 class StatePool:
-    """SGLang's slots of states: of each layer with a state, memory [slots, ...]."""
+    """SGLang's slots of states: of each layer with a state, memory [slots, ...].
+
+    Where drafts are verified it has intermediate ones too, [rows, drafts, ...], of the requests of one step in order.
+    """
 
     def __init__(self, pool, specs: Mapping[int, StateSpec]):
         """pool: SGLang's HybridReqToTokenPool. specs: of each layer that it has states of, in order."""
@@ -90,6 +96,10 @@ class StatePool:
         held = {layer: pool.mamba2_layer_cache(layer) for layer in specs}
         self.specs, self.convs = specs, {layer: one.conv[0] for layer, one in held.items()}
         self.recurrent = {layer: held[layer].temporal for layer, spec in specs.items() if spec.recurrent}
+        verified = {layer: one for layer, one in held.items() if getattr(one, "intermediate_conv_window", None)}
+        self.intermediate = {
+            layer: (one.intermediate_conv_window[0], one.intermediate_ssm) for layer, one in verified.items()
+        }
         for layer, spec in specs.items():
             self._check(layer, "a convolution's state", self.convs[layer], spec.conv)
             if spec.recurrent:
@@ -102,9 +112,20 @@ class StatePool:
 
     def views(self) -> tuple[tuple, tuple]:
         """What graphs are given of each layer: the states of its convolution, and its recurrent ones or the same."""
-        convs = {layer: _state_view(state, f"conv_state_{layer}") for layer, state in self.convs.items()}
-        others = {layer: _state_view(state, f"recurrent_state_{layer}") for layer, state in self.recurrent.items()}
-        return tuple(convs.values()), tuple((convs | others).values())
+        found = _state_views(self.convs, self.recurrent, "")
+        if not self.intermediate:
+            return found
+        convs = {layer: conv for layer, (conv, _) in self.intermediate.items()}
+        recurrent = {layer: self.intermediate[layer][1] for layer in self.recurrent}
+        return tuple(map(operator.add, found, _state_views(convs, recurrent, "intermediate_")))
+
+    def commit(self, slots: torch.Tensor, steps: torch.Tensor) -> None:
+        """Give slots [B] the intermediate states behind the tokens `steps` [B] of the last step's requests."""
+        slots, row = slots.long(), (torch.arange(len(slots)), steps.long())
+        for layer, (conv, recurrent) in self.intermediate.items():
+            self.convs[layer][slots] = conv[row]
+            if layer in self.recurrent:
+                self.recurrent[layer][slots] = recurrent[row]
 
     def memory(self) -> int:
         """Bytes of all slots."""
@@ -114,6 +135,12 @@ class StatePool:
         """Make all states those of requests that begin."""
         for state in (*self.convs.values(), *self.recurrent.values()):
             state.zero_()
+
+
+def _state_views(convs: Mapping, recurrent: Mapping, prefix: str) -> tuple[tuple, tuple]:
+    convs = {layer: _state_view(state, f"{prefix}conv_state_{layer}") for layer, state in convs.items()}
+    others = {layer: _state_view(state, f"{prefix}recurrent_state_{layer}") for layer, state in recurrent.items()}
+    return tuple(convs.values()), tuple((convs | others).values())
 
 
 def _state_view(state: torch.Tensor, name: str):

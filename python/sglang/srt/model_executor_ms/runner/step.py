@@ -27,6 +27,10 @@ def _lora_slots(host: HostStep) -> np.ndarray:
     return host.lora_slots[host.request_ids]
 
 
+def _intermediate_rows(host: HostStep) -> np.ndarray:
+    return np.full(len(host.seq_lens), -1, np.int32) if host.intermediate_rows is None else host.intermediate_rows
+
+
 FIELDS = (
     Field("positions", (TOKENS,), build=_rotary_positions),  # rows of the rotary tables
     Field("lora_slots", (TOKENS,), build=_lora_slots, optional=True),  # of each token's adapter, -1: none
@@ -36,6 +40,7 @@ FIELDS = (
     Field("out_cache_loc", (TOKENS,), per_group=True),  # cache slot that receives a token's key and value
     Field("block_tables", (REQUESTS, BLOCKS), per_group=True),  # cache pages of each request in order
     Field("state_slots", (REQUESTS,), build=lambda host: host.state_slots, optional=True),
+    Field("intermediate_rows", (REQUESTS,), build=_intermediate_rows, optional=True),  # of states behind drafts
 )
 
 

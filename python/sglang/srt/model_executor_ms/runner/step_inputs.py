@@ -19,15 +19,18 @@ def step_inputs(
     positions=None,
     lora_slots=None,
     state_slots=None,
+    verifies=False,
 ) -> StepInputs:
     """Build the step from host arrays.
 
     query_lens, seq_lens [B]; out_cache_loc [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each
     request. full_to_swa: of each slot, the one in the pool of sliding windows, page by page; None: there is one pool.
-    dp_tokens, positions, lora_slots, state_slots: as HostStep has them. B is 0 where a rank is idle beside others.
+    dp_tokens, positions, lora_slots, state_slots: as HostStep has them. verifies: whether all tokens are drafts.
+    B is 0 where a rank is idle beside others.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
-    slots = dict(lora_slots=lora_slots, state_slots=state_slots)
+    rows = np.arange(len(query_lens), dtype=np.int32) if verifies and state_slots is not None else None
+    slots = dict(lora_slots=lora_slots, state_slots=state_slots, intermediate_rows=rows)
     host = HostStep(query_lens, seq_lens, page_size, rotary_positions=positions, dp_tokens=dp_tokens, **slots)
     blocks = -(-seq_lens // page_size)
     tables = np.asarray(token_table)[:, : host.num_blocks * page_size : page_size] // page_size
@@ -56,10 +59,15 @@ def host_lengths(forward_batch) -> tuple[np.ndarray, np.ndarray]:
     seq_lens = forward_batch.seq_lens_cpu.numpy().astype(np.int32)
     if forward_batch.forward_mode.is_decode_or_idle():
         return np.ones(len(seq_lens), np.int32), seq_lens
-    if forward_batch.forward_mode.is_target_verify():  # SGLang's lengths are those before the drafts
+    if _verifies(forward_batch):  # SGLang's lengths are those before the drafts
         drafts = np.int32(forward_batch.spec_info.draft_token_num)
         return np.full(len(seq_lens), drafts), seq_lens + drafts
     return np.asarray(forward_batch.extend_seq_lens_cpu, np.int32), seq_lens
+
+
+def _verifies(forward_batch) -> bool:
+    mode = forward_batch.forward_mode
+    return not mode.is_decode_or_idle() and mode.is_target_verify()
 
 
 def from_forward_batch(
@@ -86,4 +94,5 @@ def from_forward_batch(
         slots = {name: None if own is None else own[of] for name, own in slots.items()}
     elif isinstance(forward_batch, spec_trees.DraftStep) and forward_batch.branch_slots is not None:
         spec_trees.put_branches(forward_batch, seq_lens, table)
+    slots["verifies"] = _verifies(forward_batch)
     return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens, **slots)

@@ -85,6 +85,14 @@ def attend_drafts_with(decode: Callable, extend: Callable) -> None:
     hooks.replace(f"{DRAFT_BACKENDS}.create_draft_extend_backend", extend)
 
 
+def keep_whole_states() -> None:
+    """Give the convolution's state behind each draft memory of its own.
+
+    SGLang's kernels for CUDA let those behind two drafts share what is in both.
+    """
+    hooks.replace(f"{POOLS}.conv_window_dedup_enabled", lambda *_: False)
+
+
 def look_up_with(hook: Callable, reconstruct: Callable) -> None:
     """hook(original, worker, batch) around what looks up n-grams -> tokens [B * n], masks [B * n * n].
 

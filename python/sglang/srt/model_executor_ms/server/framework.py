@@ -286,6 +286,7 @@ def verify(server_args) -> None:
         model = model_config_of(server_args)
         check_model(model, view.pp_size, experts, view.attn_dp_size)
         check_speculation(server_args, model, experts)
+        states.check_drafts(view, model)
         if view.quantization_param_path is not None:
             from sglang.srt.model_executor_ms.runner import kv_scales
 

@@ -46,10 +46,6 @@ def _refuse(view) -> None:
         problems.append(f"--device {view.device}: layers with a state are computed on CPUs only so far")
     if view.page_size not in (None, 1):
         problems.append(f"--page-size {view.page_size}: a model whose layers have a state wants pages of one token")
-    if view.speculative_algorithm:
-        problems.append(
-            f"--speculative-algorithm {view.speculative_algorithm}: the state after refused drafts cannot be taken back"
-        )
     if view.attn_dp_size > 1:
         problems.append(f"--attn-dp-size {view.attn_dp_size}: not supported yet for a model whose layers have a state")
     if view.enable_hierarchical_cache:
@@ -58,3 +54,18 @@ def _refuse(view) -> None:
         problems.append("--disaggregation-mode: not supported yet for a model whose layers have a state")
     if problems:
         raise UnsupportedFlag("\n".join(problems))
+
+
+def check_drafts(view, model_config) -> None:
+    """UnsupportedFlag where drafts form a tree and the model has states: those behind drafts follow a chain."""
+    from sglang.srt.configs.hybrid_arch import mambaish_config
+
+    if view.speculative_algorithm is None or (view.speculative_eagle_topk or 1) == 1:
+        return
+    if mambaish_config(model_config) is not None:
+        n_grams = view.speculative_algorithm == "NGRAM"
+        flag = "--speculative-ngram-max-bfs-breadth" if n_grams else "--speculative-eagle-topk"
+        raise UnsupportedFlag(
+            f"--speculative-algorithm {view.speculative_algorithm} with {flag} {view.speculative_eagle_topk}: drafts "
+            f"are a chain for a model whose layers have a state: give {flag} 1"
+        )

@@ -3,22 +3,27 @@
 from sglang.srt.layers_ms.ops.cpu import stubs
 
 
-def causal_conv(x, weight, bias, state, step):
-    return stubs.causal_conv(x, weight, bias, state, step["state_slots"], step["query_lens"], False)
+def _requests(step, intermediate):
+    """Slots, lengths and rows of intermediate states of a step's requests; without the latter the rows are not read."""
+    slots = step["state_slots"]
+    return slots, step["query_lens"], slots if intermediate is None else step["intermediate_rows"]
 
 
-def short_conv(x, weight, bias, state, step):
-    return stubs.causal_conv(x, weight, bias, state, step["state_slots"], step["query_lens"], True)
+def causal_conv(x, weight, bias, state, step, intermediate=None):
+    return stubs.causal_conv(x, weight, bias, state, intermediate, *_requests(step, intermediate), False)
 
 
-def gated_delta(x, gates, a_log, dt_bias, state, step, key_size):
-    requests = (step["state_slots"], step["query_lens"])
-    return stubs.gated_delta(x, gates, a_log, dt_bias, state, *requests)
+def short_conv(x, weight, bias, state, step, intermediate=None):
+    return stubs.causal_conv(x, weight, bias, state, intermediate, *_requests(step, intermediate), True)
 
 
-def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high):
-    requests = (step["state_slots"], step["query_lens"])
-    return stubs.state_space(x, dt, a_log, skip, dt_bias, state, *requests, low, high)
+def gated_delta(x, gates, a_log, dt_bias, state, step, key_size, intermediate=None):
+    return stubs.gated_delta(x, gates, a_log, dt_bias, state, intermediate, *_requests(step, intermediate))
+
+
+def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high, intermediate=None):
+    requests = _requests(step, intermediate)
+    return stubs.state_space(x, dt, a_log, skip, dt_bias, state, intermediate, *requests, low, high)
 
 
 def gated_norm(x, gate, weight, eps, group, activation, gate_first):

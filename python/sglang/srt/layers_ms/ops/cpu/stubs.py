@@ -21,7 +21,8 @@ from sglang.srt.layers_ms.ops.cpu.library import floats, ints, nothing, sizes  #
 from sglang.srt.layers_ms.ops.cpu.rows import paired, valid_rows, values  # noqa: F401 - the same
 
 ROWS = ("tokens", "gathered", "dispatched", "sent_room")  # axes of which not all rows count
-TENSORS = ("IN", "OPT", "FLAT", "STATE", "SCALAR")
+TENSORS = ("IN", "OPT", "FLAT", "STATE", "OPTSTATE", "SCALAR")
+OPTIONAL = ("OPT", "OPTSTATE")
 DTYPES = {"F32": mstype.float32, "I32": mstype.int32}
 
 
@@ -84,10 +85,10 @@ def _result_shapes(arguments: list[Argument], shapes) -> list[list[int]]:
     found = []
     for each in arguments:
         shape = of_input.get(id(each))
-        if each.what in ("IN", "STATE", "OPT", "SIZE"):
+        if each.what in ("IN", "STATE", *OPTIONAL, "SIZE"):
             axes = each.parts if each.what == "SIZE" else each.parts[2:]
             for axis, size in zip(axes, shape, strict=False):  # of one that is not given, nothing is known
-                if axis.isidentifier() and each.what != "OPT":
+                if axis.isidentifier() and each.what not in OPTIONAL:
                     names.setdefault(axis, size)
         elif each.what == "ROOM":
             names[each.parts[0]] = _value(each.parts[1], names)
@@ -127,7 +128,7 @@ def _expression(what: str, arguments: list[Argument]) -> str:
         return f"{what}({', '.join(names)})"
     if what == "SIZE":
         return f"sizes({', '.join(arguments[0].parts)})"
-    if what == "OPT":
+    if what in OPTIONAL:
         given = f"values({names[0]})" if _first_axis(arguments[0]) in ROWS else names[0]
         return f"nothing() if {names[0]} is None else {given}"
     return names[0]

@@ -59,6 +59,7 @@ class CpuTable(
         kv_cache_dtypes=("auto", "fp8_e4m3"),
         static_graphs=True,
         inner_lora=True,
+        intermediate_states=True,
     )
 
     def start(self, processors):

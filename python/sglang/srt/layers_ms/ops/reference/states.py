@@ -20,6 +20,12 @@ def _each(count, times):
     return Tensor(np.repeat(np.arange(count, dtype=np.int32), times))
 
 
+def _refuse(intermediate):
+    """The state behind each token is not computed here: Capabilities.intermediate_states says so."""
+    if intermediate is not None:
+        raise NotImplementedError("the reference table keeps no intermediate states")
+
+
 def _held(state, slots):
     """What the slots [B] hold, float32 [B, values]."""
     rows = ops.gather(state, slots, 0)
@@ -55,11 +61,13 @@ def _conv(x, weight, bias, state, step):
     return ops.depend(found, ops.scatter_update(state, ops.depend(slots, found), kept))
 
 
-def causal_conv(x, weight, bias, state, step):
+def causal_conv(x, weight, bias, state, step, intermediate=None):
+    _refuse(intermediate)
     return mint.nn.functional.silu(_conv(_rounded(x, state), weight, bias, state, step))
 
 
-def short_conv(x, weight, bias, state, step):
+def short_conv(x, weight, bias, state, step, intermediate=None):
+    _refuse(intermediate)
     before, after, values = mint.chunk(x, 3, -1)
     return after * _conv(_rounded(before * values, state), weight, bias, state, step)
 
@@ -91,8 +99,9 @@ def _repeated(x, times):
 SQUARINGS = 13  # of a matrix whose power of so many tokens is zero: 2 ** 13 tokens of a request in a step
 
 
-def gated_delta(x, gates, a_log, dt_bias, state, step, key_size):
+def gated_delta(x, gates, a_log, dt_bias, state, step, key_size, intermediate=None):
     """All tokens of the step at once: what they add to the state is the solution of a triangular system."""
+    _refuse(intermediate)
     heads = a_log.shape[0]
     slots, query_lens = step["state_slots"], step["query_lens"]
     rows, gates = ops.gather(x, step["query_rows"], 0), ops.gather(gates, step["query_rows"], 0)
@@ -129,8 +138,9 @@ def gated_delta(x, gates, a_log, dt_bias, state, step, key_size):
     return ops.depend(found, ops.scatter_update(state, ops.depend(slots, found), after))
 
 
-def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high):
+def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high, intermediate=None):
     """As gated_delta, where what a token adds does not depend on the state."""
+    _refuse(intermediate)
     heads = a_log.shape[0]
     slots, query_lens = step["state_slots"], step["query_lens"]
     rows, dt = ops.gather(x, step["query_rows"], 0), ops.gather(dt, step["query_rows"], 0)

@@ -41,6 +41,7 @@ struct Call {
 #define OPT(name, type, ...) POINTER_##type(const) name;
 #define FLAT(name, type, ...) POINTER_##type(const) name;
 #define STATE(name, type, ...) POINTER_##type() name;
+#define OPTSTATE(name, type, ...) POINTER_##type() name;
 #define OUT(name, type, ...) POINTER_##type() name;
 #define SCALAR(name) int64_t name;
 #define SIZE(...) int64_t __VA_ARGS__;

@@ -23,6 +23,7 @@ namespace calls {
 #define OPT(name, type, ...) name = static_cast<decltype(name)>(arguments.optional(#name, Kind::type, {__VA_ARGS__}));
 #define FLAT(name, type, size) name = static_cast<decltype(name)>(arguments.flat(#name, Kind::type, size));
 #define STATE IN
+#define OPTSTATE OPT
 #define OUT IN
 #define SCALAR(name) name = arguments.scalar(#name);
 #define SIZE(...) arguments.sizes({__VA_ARGS__});
@@ -74,6 +75,7 @@ int answer(Function function, const char* name, int results, int count, void** d
 #define OPT(...)
 #define FLAT(...)
 #define STATE(...)
+#define OPTSTATE(...)
 #define OUT(...) +1
 #define SCALAR(...)
 #define SIZE(...)

@@ -2,6 +2,7 @@
 #pragma once
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "states.h"
 
@@ -77,15 +78,23 @@ void advance_states(const Call& a, const float* keys, int64_t groups, const floa
   pool::each(a.requests * a.heads * pieces, [&](int64_t task) {
     const int64_t request = task / (a.heads * pieces), head = task / pieces % a.heads, first = task % pieces * piece;
     const int64_t end = std::min(a.value, first + piece);
-    float* state = a.state + (a.state_slots[request] * a.heads + head) * a.value * a.size;
+    const int64_t matrix = a.value * a.size;
+    float* state = a.state + (a.state_slots[request] * a.heads + head) * matrix;
+    float* apart = intermediate_of<float>(a, request, a.heads * matrix);
     auto advance = [&](auto rows_at_once, auto tail, int64_t from) {
+      float *current = state + from * a.size, *next = apart ? apart + head * matrix + from * a.size : nullptr;
       for (int64_t row = rows[request]; row < rows[request] + a.query_lens[request]; ++row) {
+        if (apart) {
+          std::memcpy(next, current, sizeof(float) * rows_at_once() * a.size);
+          current = next;
+          next += a.heads * matrix;
+        }
         const float* key = keys + 2 * (row * groups + head / group) * padded;
         const float* gate = gates + 2 * (row * a.heads + head);
         const TokenOfHead token{key, key + padded, gate[0], gate[1], skip ? skip[head] : 0.0f};
         const T* v = in<T>(a.x) + row * a.columns + values + head * a.value + from;
         T* y = out<T>(a.out) + (row * a.heads + head) * a.value + from;
-        state_step<rows_at_once(), kDelta, tail()>(state + from * a.size, a.size, token, v, y);
+        state_step<rows_at_once(), kDelta, tail()>(current, a.size, token, v, y);
       }
     };
     using Four = std::integral_constant<int, kStateRows>;

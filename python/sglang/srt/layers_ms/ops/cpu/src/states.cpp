@@ -13,6 +13,13 @@ void check_states(Arguments& arguments, const Call& a) {
   }
   arguments.check(queries == a.tokens, "the requests have %ld tokens, the step %ld", queries, a.tokens);
   arguments.check(within(a.state_slots, a.requests, a.slots), "a slot is none of the %ld of states", a.slots);
+  for (int64_t i = 0; a.intermediate && i < a.requests && !arguments.failed(); ++i) {
+    if (a.intermediate_rows[i] < 0) continue;
+    arguments.check(a.intermediate_rows[i] < a.rows, "row %d is none of the %ld of intermediate states",
+                    a.intermediate_rows[i], a.rows);
+    arguments.check(a.query_lens[i] <= a.drafts, "request %ld has %d tokens, and intermediate states of %ld", i,
+                    a.query_lens[i], a.drafts);
+  }
 }
 
 }  // namespace

@@ -40,9 +40,16 @@ inline f32x16 rounded_to<float>(f32x16 x) {
   return x;
 }
 
+// Where the state behind each token of a request goes, `size` values a token; null: there is one state, the last.
+template <typename State, typename Call>
+State* intermediate_of(const Call& a, int64_t request, int64_t size) {
+  if (!a.intermediate || a.intermediate_rows[request] < 0) return nullptr;
+  return static_cast<State*>(a.intermediate) + a.intermediate_rows[request] * a.drafts * size;
+}
+
 // Up to 16 channels from `first` on, of the tokens of one request.
 template <typename T, typename C, bool gated>
-void conv_channels(const calls::causal_conv& a, int64_t row, int64_t tokens, C* state, int64_t first) {
+void conv_channels(const calls::causal_conv& a, int64_t row, int64_t tokens, C* state, C* intermediate, int64_t first) {
   const int64_t count = std::min<int64_t>(16, a.channels - first), window = a.window, width = a.width;
   const T *weight = in<T>(a.weight) + first * width, *bias = in<T>(a.bias);
   f32x16 past[kMaxWindow], taps[kMaxWindow + 1];
@@ -51,6 +58,10 @@ void conv_channels(const calls::causal_conv& a, int64_t row, int64_t tokens, C* 
   for (int64_t j = 0; j < width; ++j)
     for (int64_t i = 0; i < 16; ++i) taps[j][i] = i < count ? to_float(weight[i * width + j]) : 0.0f;
   const f32x16 start = bias ? load_upto16(bias + first, count) : f32x16{};
+  auto leave = [&](C* to) {
+    for (int64_t j = 0; j < window; ++j)
+      for (int64_t i = 0; i < count; ++i) to[(first + i) * window + j] = from_float<C>(past[j][i]);
+  };
   for (int64_t t = 0; t < tokens; ++t) {
     const T* x = in<T>(a.x) + (row + t) * a.columns + first;
     f32x16 value = load_upto16(gated ? x + 2 * a.channels : x, count);
@@ -63,9 +74,9 @@ void conv_channels(const calls::causal_conv& a, int64_t row, int64_t tokens, C* 
     past[window - 1] = value;
     y = gated ? y * load_upto16(x + a.channels, count) : activate(kSilu, y);
     store_upto16(out<T>(a.out) + (row + t) * a.channels + first, y, count);
+    if (intermediate) leave(intermediate + t * a.channels * window);
   }
-  for (int64_t j = 0; j < window; ++j)
-    for (int64_t i = 0; i < count; ++i) state[(first + i) * window + j] = from_float<C>(past[j][i]);
+  if (!intermediate) leave(state);
 }
 
 template <typename T, typename C>
@@ -78,11 +89,12 @@ void causal_conv_as(const calls::causal_conv& a) {
   pool::each(a.requests * pieces, [&](int64_t task) {
     const int64_t request = task / pieces, first = task % pieces * piece;
     C* state = static_cast<C*>(a.state) + a.state_slots[request] * a.channels * a.window;
+    C* apart = intermediate_of<C>(a, request, a.channels * a.window);
     for (int64_t channel = first; channel < std::min(a.channels, first + piece); channel += 16) {
       if (a.gated)
-        conv_channels<T, C, true>(a, rows[request], a.query_lens[request], state, channel);
+        conv_channels<T, C, true>(a, rows[request], a.query_lens[request], state, apart, channel);
       else
-        conv_channels<T, C, false>(a, rows[request], a.query_lens[request], state, channel);
+        conv_channels<T, C, false>(a, rows[request], a.query_lens[request], state, apart, channel);
     }
   });
 }
