@@ -68,9 +68,9 @@ def test_a_request_that_cannot_be_scheduled_ends_alone(scheduler):
 
 
 def test_a_profile_that_fails_is_dropped():
-    profiler = SimpleNamespace(profile_in_progress=True)
-    control_requests.keep_serving(faults.explain, failing(OSError("disk")), profiler, None)
-    assert profiler.profile_in_progress is False
+    profiler, dropped = SimpleNamespace(profile_in_progress=True), []
+    control_requests.keep_serving(faults.explain, dropped.append, failing(OSError("disk")), profiler, None)
+    assert profiler.profile_in_progress is False and dropped == [profiler]
 
 
 def test_a_fault_of_the_device_ends_the_server(scheduler):
@@ -79,4 +79,4 @@ def test_a_fault_of_the_device_ends_the_server(scheduler):
     with pytest.raises(RuntimeError, match="out of memory"):
         control_requests.take_in(faults.explain, failing(FAULT), scheduler, SimpleNamespace(rid="x"))
     with pytest.raises(RuntimeError, match="out of memory"):
-        control_requests.keep_serving(faults.explain, failing(FAULT), SimpleNamespace(), None)
+        control_requests.keep_serving(faults.explain, print, failing(FAULT), SimpleNamespace(), None)

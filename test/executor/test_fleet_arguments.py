@@ -12,6 +12,7 @@ from sglang.srt.model_executor_ms.server.fleet_arguments import check_fleet
 SECONDS = 1
 PLAIN = dict(
     device="cpu",
+    enable_trace=False,
     enable_hierarchical_cache=False,
     enable_memory_saver=False,
     disaggregation_mode="null",
@@ -58,3 +59,15 @@ def test_disaggregation_is_refused_on_npus():
     view = PLAIN | dict(device="npu", disaggregation_mode="prefill", disaggregation_transfer_backend="ascend")
     with pytest.raises(UnsupportedFlag, match="--disaggregation-mode prefill is served on CPUs only"):
         check_fleet(SimpleNamespace(**view))
+
+
+def test_traces_without_their_packages_are_refused(monkeypatch):
+    traced = SimpleNamespace(**PLAIN | dict(enable_trace=True))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    check_fleet(traced)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if "sdk" in name else name)
+    with pytest.raises(UnsupportedFlag, match="sdk.trace is not installed: pip install opentelemetry-sdk"):
+        check_fleet(traced)
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    with pytest.raises(UnsupportedFlag, match="opentelemetry is not installed"):
+        check_fleet(traced)

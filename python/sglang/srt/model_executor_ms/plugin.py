@@ -314,6 +314,7 @@ def _hook_speculation() -> None:
 
 
 def _hook_control() -> None:
+    from sglang.srt.model_executor_ms.runner import operator_trace
     from sglang.srt.model_executor_ms.seams import control
     from sglang.srt.model_executor_ms.server import control_requests
 
@@ -321,7 +322,8 @@ def _hook_control() -> None:
     control.take_in_with(functools.partial(control_requests.take_in, faults.explain))
     control.read_tensors_with(control_requests.read_tensors)
     control.while_paused(control.sleep_until_asked)
-    control.profile_with(functools.partial(control_requests.keep_serving, faults.explain))
+    control.profile_with(functools.partial(control_requests.keep_serving, faults.explain, operator_trace.drop))
+    control.trace_with(operator_trace.OperatorProfile)
 
 
 MINDSPORE = frameworks.Framework(

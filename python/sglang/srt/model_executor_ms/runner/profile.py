@@ -19,6 +19,34 @@ TABLE_EVERY = 100  # steps of a kind
 HOST, OPERATORS = 1, 2  # rows of the trace
 
 
+class OperatorEvents:
+    """Times of operators, as `ops.recorded` gives them, for each who wants them: a table hands them out once."""
+
+    def __init__(self):
+        self.wanted: list[list] = []
+
+    def begin(self) -> list:
+        """A list that gets the events of operators from now on, with each `take`."""
+        self.take()
+        self.wanted.append([])
+        ops.record(True)
+        return self.wanted[-1]
+
+    def take(self) -> None:
+        events = ops.recorded()
+        for one in self.wanted:
+            one.extend(events)
+
+    def end(self, events: list) -> None:
+        """Let a list of `begin` have what has come, and no more."""
+        self.take()
+        self.wanted = [one for one in self.wanted if one is not events]
+        ops.record(bool(self.wanted))
+
+
+EVENTS = OperatorEvents()
+
+
 class ForwardProfile:
     """Times steps. Costs nothing when it is switched off."""
 
@@ -26,7 +54,7 @@ class ForwardProfile:
         """traces: the folder for the trace, or None for the temporary one."""
         self.enabled = enabled
         if enabled:
-            ops.record(True)
+            self.events = EVENTS.begin()
             self.trace = Trace(Path(traces or tempfile.gettempdir()))
             self.steps: Counter[str] = Counter()
             self.tables: dict[str, Counter] = defaultdict(Counter)  # of a kind: nanoseconds of an operator
@@ -51,11 +79,11 @@ class ForwardProfile:
 
     @contextmanager
     def _step(self, kind, requests, tokens):
-        ops.recorded()  # drop events from before this step
+        self._taken()  # drop events from before this step
         started = time.perf_counter_ns()
         yield
         elapsed = time.perf_counter_ns() - started
-        events = ops.recorded()
+        events = self._taken()
         size = f"{requests} requests, {tokens} tokens"
         shares = f"operators {sum(event[2] for event in events) / 1e6:.2f} ms, " if events else ""
         print(f"mindspore forward: {kind}, {size}, {elapsed / 1e6:.2f} ms, {shares}graphs {compilations()}", flush=True)
@@ -69,6 +97,12 @@ class ForwardProfile:
         self.steps[kind] += 1
         if self.steps[kind] % TABLE_EVERY == 0:
             print(self.table(kind), flush=True)
+
+    def _taken(self) -> list:
+        EVENTS.take()
+        events = self.events.copy()
+        self.events.clear()
+        return events
 
     def table(self, kind: str) -> str:
         """The mean time of each operator in a step of this kind, and of the host outside operators."""

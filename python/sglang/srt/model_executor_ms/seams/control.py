@@ -86,6 +86,16 @@ def profile_with(hook: Callable) -> None:
     hooks.around(f"{PROFILER}._profile_batch_predicate", hook)
 
 
+def trace_with(hook: Callable) -> None:
+    """hook(profiler of torch) -> what takes its place, once a scheduler has begun one."""
+
+    def begun(_result, profiler, *_arguments, **_named):
+        if getattr(profiler, "torch_profiler", None) is not None:
+            profiler.torch_profiler = hook(profiler.torch_profiler)
+
+    hooks.after(f"{PROFILER}._start_profile", begun)
+
+
 def read_tensors_with(hook: Callable) -> None:
     """hook(original, worker, payloads) around how a rank reads the tensors of a request."""
     hooks.around(WORKER + ".deserialize_own_rank", hook)

@@ -166,14 +166,18 @@ def read_tensors(original, worker, *arguments):
         return Unreadable(error)
 
 
-def keep_serving(explain_fault: Callable[[BaseException], str | None], original, profiler, batch) -> None:
-    """Around what a profiler does before each step: a profile that fails ends, and the server goes on."""
+def keep_serving(explain_fault: Callable[[BaseException], str | None], drop: Callable, original, profiler, batch):
+    """Around what a profiler does before each step: a profile that fails ends, and the server goes on.
+
+    drop: called with the profiler before its profile is forgotten.
+    """
     try:
         original(profiler, batch)
     except Exception as error:
         if explain_fault(error):
             raise
         logger.exception("the profile has failed, and is dropped")
+        drop(profiler)
         control.drop_profile(profiler)
 
 

@@ -42,6 +42,7 @@ SUPPORTED = _names("""
     bucket_e2e_request_latency prompt_tokens_buckets generation_tokens_buckets gc_warning_threshold_secs
     decode_log_interval enable_request_time_stats_logging kv_events_config load_publish_endpoint enable_trace
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
+    enable_mfu_metrics
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
     enable_deterministic_inference swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set
@@ -297,6 +298,10 @@ REFUSED = (
         """),
     ),
     (
+        "it times steps by events of a GPU, and ends the server at the first one without",
+        _names("enable_forward_pass_metrics forward_pass_metrics_worker_id forward_pass_metrics_ipc_name"),
+    ),
+    (
         "it looks into torch modules, and the model's are MindSpore's",
         _names("""
             kv_canary kv_canary_real_data kv_canary_sweep_interval debug_tensor_dump_output_folder
@@ -313,7 +318,6 @@ REFUSED = (
             watermark_key_b watermark_context_window watermark_mixing_probability watermark_max_probability
             watermark_default_enabled watermark_enforce_all enable_streaming_session smg_grpc_mode grpc_mode grpc_port
             grpc_worker_threads grpc_response_timeout_secs sidecar sidecar_args smg_http_sidecar_port
-            enable_mfu_metrics enable_forward_pass_metrics forward_pass_metrics_worker_id forward_pass_metrics_ipc_name
         """),
     ),
 )

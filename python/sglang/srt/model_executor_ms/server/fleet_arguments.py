@@ -7,6 +7,12 @@ from sglang.srt.model_executor_ms.environment import compile_without_a_wrapper, 
 from sglang.srt.model_executor_ms.seams import memory
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
+# What SGLang's traces are made and sent with.
+OPENTELEMETRY = (
+    "opentelemetry.sdk.trace",
+    "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
+    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
+)
 # Ways to send keys and values: the package, the library of the system that it wants, and how to install both.
 TRANSFERS = {
     "nixl": ("nixl", None, "pip install --no-deps nixl nixl-cu12"),
@@ -20,6 +26,7 @@ TRANSFERS = {
 
 def check_fleet(view) -> None:
     """UnsupportedFlag, before any process is started."""
+    _check_traces(view)
     _check_host_cache(view)
     _check_disaggregation(view)
     if view.enable_memory_saver and view.device != "cpu":
@@ -29,6 +36,20 @@ def check_fleet(view) -> None:
         )
     if view.enable_memory_saver and view.speculative_algorithm:
         raise UnsupportedFlag("--enable-memory-saver with --speculative-algorithm: not tried together yet")
+
+
+def _check_traces(view) -> None:
+    """UnsupportedFlag where a package is missing, without which SGLang ends each of its processes."""
+    if not view.enable_trace:
+        return
+    try:
+        lacking = [name for name in OPENTELEMETRY if importlib.util.find_spec(name) is None]
+    except ModuleNotFoundError as error:  # what a module is in
+        lacking = [error.name]
+    if lacking:
+        raise UnsupportedFlag(
+            f"--enable-trace: {lacking[0]} is not installed: pip install opentelemetry-sdk opentelemetry-exporter-otlp"
+        )
 
 
 def _check_disaggregation(view) -> None:
