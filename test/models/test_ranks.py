@@ -45,8 +45,9 @@ EXPERTS += ["granitemoeshared", "glm4_moe_lite", "deepseek_v32", "glm_moe_dsa"]
 EXPERTS += ["afmoe", "hunyuan_v1_moe", "hy_v3", "mellum", "bailing_moe", "bailing_moe_v2"]
 DENSE += ["lfm2", "qwen3_5", "falcon_h1"]
 EXPERTS += ["granitemoehybrid-experts", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
-ONE_RANK = ["granitemoehybrid-experts", "falcon_h1"]  # in a stage
-STATES = [*ONE_RANK, "lfm2", "qwen3_5", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]  # in no attention DP
+DENSE += ["falcon_h1-norm"]
+STATES = ["granitemoehybrid-experts", "falcon_h1", "falcon_h1-norm"]  # in no attention DP
+STATES += ["lfm2", "qwen3_5", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 VARIANTS = [f"{name}@ranks" for name in (*DENSE, *EXPERTS)]
 # Other names of an architecture: a checkpoint differs in that name.
 SAME = {
@@ -57,7 +58,6 @@ SAME = {
 }
 CASES = [(name, layout) for name in VARIANTS for layout in LAYOUTS if "EP" not in layout or name[:-6] in EXPERTS]
 CASES = [(name, layout) for name, layout in CASES if "DP" not in layout or name[:-6] not in STATES]
-CASES = [(name, layout) for name, layout in CASES if layout == "PP 2" or name[:-6] not in ONE_RANK]
 KINDS = {  # of weights and of layers: in which layouts `make test` has them, beside "TP 2"
     "qwen3": LAYOUTS,
     "qwen3_moe": LAYOUTS,
@@ -67,6 +67,7 @@ KINDS = {  # of weights and of layers: in which layouts `make test` has them, be
     "gemma2": ("PP 2", "attention DP 2"),
     "chatglm": ("TP 4", "PP 2"),
     "granitemoehybrid-experts": ("PP 2",),
+    "falcon_h1-norm": ("TP 4",),  # more ranks than groups of heads
     "qwen3_next": ("TP 4", "PP 2"),
 }
 

@@ -125,17 +125,17 @@ class Shard:
         first = self.rank // inside * held
         return ExpertShare(places[first : first + held], first, len(places), Shard(self.rank % inside, inside))
 
-    def kv_heads(self, total: int) -> tuple[int, slice]:
-        """The number and the range of this rank's key/value heads, out of `total`.
+    def kv_heads(self, total: int, what: str = "num_key_value_heads") -> tuple[int, slice]:
+        """The number and the range of this rank's key/value heads, or of what else heads share, out of `total`.
 
         If there are more ranks than heads, size / total neighboring ranks share a head, together with the query heads
-        that use it. ShardError if neither total nor size divides the other.
+        that use it. ShardError, which names `what`, if neither total nor size divides the other.
         """
         if self.size <= total:
-            heads = self.slice(total, "num_key_value_heads")
+            heads = self.slice(total, what)
             return heads.stop - heads.start, heads
         if self.size % total:
-            raise self._uneven(total, "num_key_value_heads", f"{_divisors(total)}, or a multiple of {total}")
+            raise self._uneven(total, what, f"{_divisors(total)}, or a multiple of {total}")
         head = self.rank // (self.size // total)
         return 1, slice(head, head + 1)
 

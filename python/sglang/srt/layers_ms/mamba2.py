@@ -5,13 +5,14 @@ from typing import NamedTuple
 import mindspore as ms
 from mindspore import nn
 
+from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.cache_spec import StateLayer, StateSpec
 from sglang.srt.layers_ms.linear import ColumnParallelLinear, RowParallelLinear
 from sglang.srt.layers_ms.short_conv import CausalConv
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
-ALL = slice(None)
+HEADS, GROUPS = "heads of Mamba-2 layers", "groups of Mamba-2 layers"  # in errors
 
 
 class Mamba2Sizes(NamedTuple):
@@ -38,24 +39,42 @@ class Mamba2Sizes(NamedTuple):
         """Of the convolution: values, B and C."""
         return self.inner + 2 * self.groups * self.state_size
 
+    def rows(self, shard: Shard) -> list[slice]:
+        """Of what in_proj makes, z, x, B, C and dt one behind the other, those that a rank has.
+
+        It has whole heads, and their groups; ranks that outnumber the groups share them.
+        """
+        heads, (_, groups) = shard.slice(self.heads, HEADS), shard.kv_heads(self.groups, GROUPS)
+        parts = ((self.heads, self.head_dim, heads),) * 2
+        parts += ((self.groups, self.state_size, groups),) * 2 + ((self.heads, 1, heads),)
+        found, start = [], 0
+        for count, size, own in parts:
+            found.append(slice(start + own.start * size, start + own.stop * size))
+            start += count * size
+        return found
+
 
 class Mamba2(StateLayer):
-    """out(norm(space(conv(x, B, C), dt) * silu(z))), of what in_proj makes: z, x, B, C, dt. On one rank."""
+    """out(norm(space(conv(x, B, C), dt) * silu(z))), of what in_proj makes: z, x, B, C, dt."""
 
     def __init__(self, config, layer_id, sizes: Mamba2Sizes):
         super().__init__()
-        hidden, dtype, inner = config.hidden_size, config.dtype, sizes.inner
+        hidden, dtype, inner, shard = config.hidden_size, config.dtype, sizes.inner, config.shard.attention
+        rows, heads = sizes.rows(shard), shard.slice(sizes.heads, HEADS)
+        held = heads.stop - heads.start
         self.layer_id = layer_id
-        self.in_proj = InProjection(hidden, sizes, dtype)
-        self.conv1d = CausalConv(sizes.channels, sizes.width, sizes.conv_bias, [slice(0, sizes.channels)], dtype)
+        self.in_proj = InProjection(hidden, sizes, rows, dtype)
+        channels = [slice(part.start - inner, part.stop - inner) for part in rows[1:4]]
+        self.conv1d = CausalConv(sizes.channels, sizes.width, sizes.conv_bias, channels, dtype)
         self.A_log, self.D, self.dt_bias = (
-            parameter((sizes.heads,), ms.float32, WeightSlice(name, (ALL,))) for name in ("A_log", "D", "dt_bias")
+            parameter((held,), ms.float32, WeightSlice(name, (heads,), whole=(sizes.heads,)))
+            for name in ("A_log", "D", "dt_bias")
         )
         groups, eps = sizes.norm_groups, config.rms_norm_eps
-        self.norm = GatedFirstRMSNorm(inner, inner // groups, eps, dtype) if groups else Gate()
-        self.out_proj = RowParallelLinear(inner, hidden, sizes.bias, config.shard.attention, dtype, "mamba_n_heads")
+        self.norm = GatedFirstRMSNorm(inner, groups, eps, dtype, shard) if groups else Gate()
+        self.out_proj = RowParallelLinear(inner, hidden, sizes.bias, shard, dtype, HEADS)
         self.state_size, self.low, self.high = sizes.state_size, sizes.low, sizes.high
-        self.cache_spec = StateSpec(self.conv1d.state, (sizes.heads, sizes.head_dim, sizes.state_size))
+        self.cache_spec = StateSpec(self.conv1d.state, (held, sizes.head_dim, sizes.state_size))
 
     def output_proj(self) -> RowParallelLinear:
         """The product that ends the block, see `before_output`."""
@@ -75,21 +94,23 @@ class Mamba2(StateLayer):
 
 
 class InProjection(nn.Cell):
-    """x [T, hidden_size] -> z [T, H * P], what is convolved [T, H * P + 2 * G * N], and dt [T, H], each scaled."""
+    """x [T, hidden_size] -> z, what is convolved (x, B and C), and dt, of a rank's heads and groups, each scaled."""
 
-    def __init__(self, hidden: int, sizes: Mamba2Sizes, dtype):
+    def __init__(self, hidden: int, sizes: Mamba2Sizes, rows: list[slice], dtype):
+        """rows: of each part of the checkpoint's matrix, those that the rank has, as `Mamba2Sizes.rows` says."""
         super().__init__()
-        counts = (sizes.inner, sizes.inner, *[sizes.groups * sizes.state_size] * 2, sizes.heads)
-        whole, start, parts = sum(counts), 0, []
-        for place, (count, factor) in enumerate(zip(counts, sizes.multipliers, strict=True)):
-            rows = slice(start, start + count)
+        whole, parts = 2 * sizes.inner + 2 * sizes.groups * sizes.state_size + sizes.heads, []
+        for place, (own, factor) in enumerate(zip(rows, sizes.multipliers, strict=True)):
             if place in (2, 3) and parts[-1][1] == factor:  # one product with what is convolved beside it
-                rows = slice(parts.pop()[0].start, rows.stop)
-            parts.append((rows, factor))
-            start += count
+                parts[-1][0].append(own)
+            else:
+                parts.append(([own], factor))
         self.factors = tuple(factor for _, factor in parts)
         self.parts = nn.CellList(
-            [ColumnParallelLinear(hidden, [("../../in_proj", whole, rows)], sizes.bias, dtype) for rows, _ in parts]
+            [
+                ColumnParallelLinear(hidden, [("../../in_proj", whole, own) for own in held], sizes.bias, dtype)
+                for held, _ in parts
+            ]
         )
 
     def _part(self, x, place: int):
@@ -111,12 +132,20 @@ class Gate(nn.Cell):
 
 
 class GatedFirstRMSNorm(nn.Cell):
-    """RMS norm, of every `group` values of rows of `size`, of x * silu(gate)."""
+    """RMS norm of x * silu(gate), over each of `groups` parts of rows of `size`, which the ranks divide.
 
-    def __init__(self, size: int, group: int, eps: float, dtype):
+    Where ranks outnumber the parts, an all-reduce adds up the squares of those that share one.
+    """
+
+    def __init__(self, size: int, groups: int, eps: float, dtype, shard: Shard):
         super().__init__()
-        self.group, self.eps = group, eps
-        self.weight = parameter((size,), dtype, WeightSlice("weight", (ALL,)))
+        rows, (_, own) = shard.slice(size, HEADS), shard.kv_heads(groups, GROUPS)
+        self.group, self.eps = size // groups, eps
+        self.weight = parameter((rows.stop - rows.start,), dtype, WeightSlice("weight", (rows,), whole=(size,)))
+        self.groups, self.own, self.ranks = groups, own.start, shard.group if shard.size > groups else None
 
     def construct(self, x, gate):
-        return ops.gated_norm(x, gate, self.weight, self.eps, self.group, "silu", True)
+        if self.ranks is None:
+            return ops.gated_norm(x, gate, self.weight, self.eps, self.group, "silu", True)
+        sums = ops.all_reduce(ops.gated_squares(x, gate, self.groups, self.own), self.ranks)
+        return ops.gated_norm_tp(x, gate, sums, self.weight, self.group, self.own, self.eps)

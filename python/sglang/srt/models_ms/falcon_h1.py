@@ -56,8 +56,6 @@ class FalconH1Config(DecoderConfig):
 
     def problems(self):
         yield from super().problems()
-        if self.shard.attention.size > 1:
-            yield "Mamba-2 layers are computed on one rank so far: start with --tp-size 1"
         if self.has_norm and self.norm_first:
             yield "mamba_norm_before_gate = True is not supported with mamba_rms_norm, only [False]"
         if self.out_bias != self.proj_bias:

@@ -60,8 +60,6 @@ class GraniteHybridConfig(GraniteMoeConfig):
 
     def problems(self):
         yield from super().problems() if self.num_experts else super(MoeConfig, self).problems()
-        if self.shard.attention.size > 1 and any(self.states):
-            yield "Mamba-2 layers are computed on one rank so far: start with --tp-size 1"
 
 
 class GraniteHybridLayer(ScaledLayer):

@@ -177,5 +177,14 @@ def gated_norm(x, gate, weight, eps, group, activation, gate_first):
     return y if gate_first else y * gate
 
 
+def gated_squares(x, gate, groups, own):
+    y = x * mint.nn.functional.silu(gate)
+    return (y * y).sum(-1, keepdims=True) * (_numbers(groups) == own).astype(mstype.float32)
+
+
+def gated_norm_tp(x, gate, sums, weight, group, own, eps):
+    return x * mint.nn.functional.silu(gate) * mint.rsqrt(sums[:, own : own + 1] / group + eps) * weight
+
+
 def sigmoid_gate(x, gate):
     return x * mint.sigmoid(gate)

@@ -114,6 +114,43 @@ void sigmoid_gate_as(const calls::sigmoid_gate& a) {
   });
 }
 
+// x * silu(gate), of up to 16 values.
+template <typename T>
+inline f32x16 gated_upto16(const T* x, const T* gate, int64_t count) {
+  return load_upto16(x, count) * activate(kSilu, load_upto16(gate, count));
+}
+
+template <typename T>
+void gated_squares_as(const calls::gated_squares& a) {
+  over_rows(a.tokens, a.columns, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const T *x = in<T>(a.x) + row * a.columns, *gate = in<T>(a.gate) + row * a.columns;
+      f32x16 squares{};
+      for (int64_t i = 0; i < a.columns; i += 16) {
+        const f32x16 value = gated_upto16(x + i, gate + i, a.columns - i);
+        squares += value * value;
+      }
+      std::fill(a.out + row * a.groups, a.out + (row + 1) * a.groups, 0.0f);
+      a.out[row * a.groups + a.own] = sum(squares);
+    }
+  });
+}
+
+template <typename T>
+void gated_norm_tp_as(const calls::gated_norm_tp& a) {
+  over_rows(a.tokens, a.columns, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const T *x = in<T>(a.x) + row * a.columns, *gate = in<T>(a.gate) + row * a.columns, *weight = in<T>(a.weight);
+      const float factor = inverse_root(a.sums[row * a.groups + a.own], static_cast<float>(a.group), a.eps);
+      for (int64_t i = 0; i < a.columns; i += 16) {
+        const int64_t rest = a.columns - i;
+        const f32x16 value = gated_upto16(x + i, gate + i, rest) * factor * load_upto16(weight + i, rest);
+        store_upto16(out<T>(a.out) + row * a.columns + i, value, rest);
+      }
+    }
+  });
+}
+
 template <typename T>
 void gated_norm_as(const calls::gated_norm& a) {
   over_rows(a.tokens * (a.columns / a.group), a.group, [&](int64_t first, int64_t last) {
