@@ -70,7 +70,8 @@ CUTS = ([40], [8, 32], [17, 23], [24, 8, 8])  # attention of fewer rows adds up 
 
 @pytest.mark.parametrize("table", ["cpu"], indirect=True)
 @pytest.mark.parametrize(
-    "variant", mostly_slow(["lfm2", "qwen3_5", "granitemoehybrid"], lambda name: name == "qwen3_5")
+    "variant",
+    mostly_slow(["lfm2", "qwen3_5", "granitemoehybrid", "nemotron_h-experts"], lambda name: name == "qwen3_5"),
 )
 def test_chunks_leave_the_same_states_to_the_last_bit(table, tmp_path, prompt, variant):
     model, found = PagedModel(save(variant, tmp_path, "bfloat16"), "bfloat16"), []

@@ -38,6 +38,7 @@ NOT_HELD = {
         "FalconH1ForCausalLM",
         "GraniteMoeHybridForCausalLM",
         "Lfm2MoeForCausalLM",
+        "NemotronHForCausalLM",
         "Qwen3NextForCausalLM",
         "Qwen3_5ForCausalLM",
         "Qwen3_5MoeForCausalLM",

@@ -120,6 +120,7 @@ def divisible(config: dict) -> dict:
     sizes |= dict(moe_intermediate_size=36, ffn_hidden_size=36)
     sizes |= dict(shared_expert_intermediate_size=52, shared_intermediate_size=52)
     sizes |= dict(linear_num_key_heads=4, linear_num_value_heads=8, mamba_n_heads=8, mamba_d_head=24, mamba_d_ssm=192)
+    sizes |= dict(mamba_num_heads=8, moe_shared_expert_intermediate_size=52)
     found = {key: sizes.get(key, value) for key, value in config.items()}
     if "intermediate_size" in config:
         found["intermediate_size"] = config["intermediate_size"] // 4 * 4
@@ -188,7 +189,7 @@ def reference_logits(name: str, ids, dtype: str = "float32"):
         return reference_models.reference_logits(described(name), ids, dtype)
     model = hugging_face(name, dtype)
     ids, config = torch.as_tensor(ids), model.config
-    if config.rope_parameters.get("rope_type") in ("dynamic", "longrope"):
+    if (getattr(config, "rope_parameters", None) or {}).get("rope_type") in ("dynamic", "longrope"):
         # Its base depends on the length of the batch, ours is always the one of the longest: pad to that.
         longest = int(config.rope_parameters.get("factor", 1) * config.max_position_embeddings)
         padded = torch.nn.functional.pad(ids, (0, longest - len(ids)))

@@ -62,11 +62,11 @@ void test_route() {
 void test_experts(const std::string& dtype) {
   const int64_t tokens = any(1, any(0, 3) ? 9 : 250), width = any(1, 100), size = any(1, 150), experts = any(1, 6);
   const int64_t before = any(0, 1) * any(0, 6), all = before + experts + any(0, 1) * any(0, 6);  // on other ranks
-  const int64_t top_k = any(1, all), kind = any(0, 3);
+  const int64_t top_k = any(1, all), kind = any(0, 4), parts = kind == 4 ? 1 : 2;
   const bool biased = any(0, 1);
   const double alpha = 1.7, limit = 0.6;
-  Array x(dtype, {tokens, width}), gate_up(dtype, {experts, 2, size, width}), down(dtype, {experts, width, size});
-  Array inner(dtype, {experts, 2, size}), outer(dtype, {experts, width});
+  Array x(dtype, {tokens, width}), gate_up(dtype, {experts, parts, size, width}), down(dtype, {experts, width, size});
+  Array inner(dtype, {experts, parts, size}), outer(dtype, {experts, width});
   Array weights("float32", {tokens, top_k}), chosen("int32", {tokens, top_k}), y(dtype, x.shape);
   Array integers = ints({kind, before, all}), numbers("float32", {2});
   x.fill(), gate_up.fill(-0.3, 0.3), down.fill(-0.3, 0.3), inner.fill(), outer.fill(), weights.fill(0, 1);
@@ -75,7 +75,7 @@ void test_experts(const std::string& dtype) {
   Array first(dtype, gate_up.shape), second(dtype, down.shape);  // packed
   std::memcpy(first.bytes.get(), gate_up.bytes.get(), gate_up.size * gate_up.width());
   std::memcpy(second.bytes.get(), down.bytes.get(), down.size * down.width());
-  for (int64_t i = 0; i < 2 * experts; ++i)
+  for (int64_t i = 0; i < parts * experts; ++i)
     mindspore_cpu_prepack(index_of(dtype), first.bytes.get() + i * size * width * x.width(), size, width);
   for (int64_t i = 0; i < experts; ++i)
     mindspore_cpu_prepack(index_of(dtype), second.bytes.get() + i * size * width * x.width(), width, size);
@@ -83,6 +83,7 @@ void test_experts(const std::string& dtype) {
   std::vector<Array*> arguments{
       &x,       &first, biased ? &inner : &nothing, &second, biased ? &outer : &nothing, &weights, &chosen, &integers,
       &numbers, &y};
+  if (parts == 1) adapters.given = false;
   adapters.put(arguments, 7);
   expect(call(fused_experts, arguments) == 0, "fused_experts");
   auto gated = [&](double gate, double up) {
@@ -90,6 +91,7 @@ void test_experts(const std::string& dtype) {
     if (kind == 1) return 0.5 * gate * (1 + std::erf(gate / std::sqrt(2.0))) * up;
     if (kind == 2)
       return 0.5 * gate * (1 + std::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
+    if (kind == 4) return std::pow(std::max(gate, 0.0), 2);
     gate = std::min(gate, limit), up = std::min(std::max(up, -limit), limit);
     return gate / (1 + std::exp(-alpha * gate)) * (up + 1);
   };
@@ -100,8 +102,8 @@ void test_experts(const std::string& dtype) {
     std::vector<double> middle(size);
     for (int64_t j = 0; j < size; ++j) {
       double found[2];
-      for (int64_t part = 0; part < 2; ++part) {
-        const int64_t row = (expert * 2 + part) * size + j;
+      for (int64_t part = 0; part < parts; ++part) {
+        const int64_t row = (expert * parts + part) * size + j;
         found[part] = biased ? inner.get(row) : 0;
         for (int64_t c = 0; c < width; ++c) found[part] += gate_up.get(row * width + c) * x.get(token * width + c);
         found[part] += adapters.added(token, expert, part, j, [&](int64_t c) { return x.get(token * width + c); });
@@ -118,9 +120,11 @@ void test_experts(const std::string& dtype) {
   close(y, y.size, [&](int64_t i) { return wanted[i]; }, dtype, "fused_experts");
   chosen.set(chosen.size - 1, all);
   expect(call(fused_experts, arguments) != 0, "fused_experts takes an expert that there is not");
-  Array others = ints({kind, before, before + experts - 1});
+  Array others = ints({kind, before, before + experts - 1}), wrong = ints({kind == 4 ? 0 : 4, before, all});
   std::vector<Array*> changed = arguments;
-  chosen.set(chosen.size - 1, 0), changed[14] = &others;
+  chosen.set(chosen.size - 1, 0), changed[14] = &wrong;
+  expect(call(fused_experts, changed) != 0, "fused_experts takes gates where there are none");
+  changed[14] = &others;
   expect(call(fused_experts, changed) != 0, "fused_experts takes more experts than there are");
   if (adapters.given) {
     adapters.of_rows.set(0, adapters.slots);

@@ -158,6 +158,30 @@ def test_experts_have_the_activations_of_dense_layers(activation):
     close(found, mixed(x, gate_up, None, down, None, weights, chosen, activation))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("tokens, width, size, experts, top_k", SHAPES)
+def test_experts_without_a_gate_square_what_is_positive(tokens, width, size, experts, top_k, dtype):
+    (x, x_), (up, up_), (down, down_) = (
+        rounded(dtype, *shape, seed=seed, scale=shape[-1] ** -0.5 if seed else 1.0)
+        for seed, shape in enumerate([(tokens, width), (experts, 1, size, width), (experts, width, size)])
+    )
+    weights = np.abs(draw(tokens, top_k))
+    chosen = np.argsort(draw(tokens, experts), -1)[:, :top_k].astype(np.int32)
+
+    def operator(x, weights, chosen, up, down):
+        return ops.fused_experts(x, up, None, down, None, weights, chosen, "relu2", 1.0, 1.0)
+
+    def pack(up, down):
+        ops.prepack_experts(up)
+        ops.prepack_experts(down)
+
+    found = call(operator, [x_, weights, chosen], [up_, down_], (), pack)
+    inner = np.maximum(np.einsum("enw,tw->ten", up[:, 0], x.astype(np.float64)), 0) ** 2
+    made = np.einsum("ewn,ten->tew", down, inner)
+    wanted = (np.take_along_axis(made, chosen[:, :, None], 1) * weights[:, :, None]).sum(1)
+    close(found, wanted, ops.compute_dtype(dtype))
+
+
 def test_wide_products_are_float32():
     for dtype in ("float32", "bfloat16"):
         (x, x_), (weight, weight_) = rounded(dtype, 3, 50), rounded(dtype, 7, 50)

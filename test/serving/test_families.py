@@ -84,6 +84,7 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "MinistralForCausalLM": ["ministral"],
     "MistralForCausalLM": ["mistral-window"],
     "MixtralForCausalLM": ["mixtral"],
+    "NemotronHForCausalLM": ["nemotron_h-experts"],
     "Olmo2ForCausalLM": ["olmo2", "olmo3", "olmo3-transformers"],
     "OlmoeForCausalLM": ["olmoe"],
     "PhiForCausalLM": ["phi"],

@@ -80,7 +80,36 @@ FALCON = dict(
     ssm_multipliers=[0.9, 1.1, 0.7, 1.2, 0.6],
     mlp_multipliers=[0.8, 1.4],
 )
+PATTERN = {"M": "linear_attention", "*": FULL, "-": "mlp", "E": "moe"}
+OF_LAYERS = ("rms_norm_eps", "num_hidden_layers", "rope_parameters")
+NEMOTRON = {key: value for key, value in COMMON.items() if key not in OF_LAYERS} | dict(
+    model_type="nemotron_h",
+    layer_norm_epsilon=3e-3,
+    layers_block_type=[PATTERN[letter] for letter in "M-*M-*"],
+    head_dim=14,
+    mamba_num_heads=6,
+    mamba_head_dim=14,
+    n_groups=2,
+    ssm_state_size=18,
+    conv_kernel=3,
+    chunk_size=16,
+    time_step_min=1e-9,  # by which transformers bounds steps; published code, and SGLang, bound none
+)
+NEMOTRON_MOE = dict(
+    NEMOTRON,
+    layers_block_type=[PATTERN[letter] for letter in "ME*M-E"],
+    n_routed_experts=7,
+    num_experts_per_tok=3,
+    n_shared_experts=1,
+    moe_intermediate_size=34,
+    moe_shared_expert_intermediate_size=50,
+    routed_scaling_factor=1.7,
+)
 VARIANTS = {
+    "nemotron_h": NEMOTRON,
+    "nemotron_h-bias": dict(NEMOTRON, use_bias=True, mlp_bias=True, use_conv_bias=False),
+    "nemotron_h-experts": NEMOTRON_MOE,
+    "nemotron_h-latent": dict(NEMOTRON_MOE, moe_latent_size=26, norm_topk_prob=False),
     "falcon_h1": FALCON,
     "falcon_h1-norm": dict(
         FALCON,
@@ -121,7 +150,7 @@ VARIANTS = {
         tie_word_embeddings=False,
     ),
 }
-DENSE = ["falcon_h1", "granitemoehybrid", "lfm2", "qwen3_5"]
+DENSE = ["falcon_h1", "granitemoehybrid", "lfm2", "nemotron_h", "qwen3_5"]
 MOE = ["lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 PLAIN = [*DENSE, *MOE]
 
@@ -137,12 +166,20 @@ def _qwen3_next(written: dict) -> dict:
     return _by_interval(written) | {key: value for key, value in rope.items() if key != "rope_type"}
 
 
+def _nemotron_h(written: dict) -> dict:
+    """A letter for each layer in the place of a list."""
+    letters = {kind: letter for letter, kind in PATTERN.items()}
+    pattern = "".join(letters[kind] for kind in written.pop("layers_block_type"))
+    return written | dict(hybrid_override_pattern=pattern, num_hidden_layers=len(pattern))
+
+
 def _falcon_h1(written: dict) -> dict:
     return written | {"rope_theta": written.pop("rope_parameters")["rope_theta"]}
 
 
 # Model types of which SGLang has configs that are not made of transformers' own.
-SGLANGS = ("falcon_h1", "granitemoehybrid", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+SGLANGS = ("falcon_h1", "granitemoehybrid", "nemotron_h", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
 PUBLISHED_CONFIGS = dict.fromkeys(("qwen3_5", "qwen3_5-tied", "qwen3_5_moe"), _by_interval)
 PUBLISHED_CONFIGS |= dict.fromkeys(("falcon_h1", "falcon_h1-norm"), _falcon_h1)
+PUBLISHED_CONFIGS |= {name: _nemotron_h for name in VARIANTS if name.startswith("nemotron_h")}
 PUBLISHED_CONFIGS |= dict.fromkeys(("qwen3_next", "qwen3_next-dense"), _qwen3_next)

@@ -19,7 +19,7 @@ from sglang.srt.layers_ms.linear import (
 from sglang.srt.layers_ms.mamba2 import Mamba2, Mamba2Sizes
 from sglang.srt.layers_ms.mla import MLAAttention
 from sglang.srt.layers_ms.mlp import MLP, XIELU, GatedMLP
-from sglang.srt.layers_ms.moe import Experts, Router, Routing, SparseMoeBlock
+from sglang.srt.layers_ms.moe import Experts, LatentMoeBlock, Router, Routing, SparseMoeBlock
 from sglang.srt.layers_ms.norm import HeadNorms, LayerNorm, RMSNorm, RowNorm
 from sglang.srt.layers_ms.short_conv import ShortConv
 
@@ -33,6 +33,7 @@ __all__ = [
     "GatedMLP",
     "HeadNorms",
     "LMHead",
+    "LatentMoeBlock",
     "MLP",
     "MLAAttention",
     "Mamba2",

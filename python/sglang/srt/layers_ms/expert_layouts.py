@@ -66,12 +66,13 @@ def separate(*names: str) -> Callable[[Sizes], tuple[Layout, ...]]:
     return layouts
 
 
-def one_by_one(sizes: Sizes, gate: str, up: str, down: str, bias: bool = False) -> Layout:
-    """Three matrices an expert, and a bias for each of them."""
+def one_by_one(sizes: Sizes, *names: str, bias: bool = False) -> Layout:
+    """A few matrices an expert, and a bias for each of them. names: gate, up and down; or up and down."""
+    *inside, down = names
     others = sorted(set(range(sizes.experts)) - set(sizes.held))
 
     def gate_up(kind: str, read: tuple, whole: tuple) -> tuple:
-        parts = list(enumerate((gate, up)))
+        parts = list(enumerate(inside))
         held = [
             WeightSlice(f"{expert}.{name}.{kind}", read, (place, part), whole)
             for expert, place in sizes.places()
@@ -98,18 +99,21 @@ def one_by_one(sizes: Sizes, gate: str, up: str, down: str, bias: bool = False) 
     return Layout(*matrices, gate_up("bias", (sizes.own,), inner[:1]), downs("bias", (added,), outer[:1]))
 
 
-def fused(sizes: Sizes, transposed: bool = False, names: tuple[str, str] = ("gate_up_proj", "down_proj")) -> Layout:
+def fused(
+    sizes: Sizes, transposed: bool = False, names: tuple[str, str] = ("gate_up_proj", "down_proj"), parts: int = 2
+) -> Layout:
     """Two tensors for all experts, as transformers holds them: gate and up, gate first, and down.
 
     transposed: [E, width, 2 * size] and [E, size, width], in the place of [E, 2 * size, width] and [E, width, size].
+    parts: 1 where there is no gate.
     """
 
     def turned(*axes):
         return (axes[0], axes[2], axes[1]) if transposed else axes
 
     start, stop = sizes.own.start, sizes.own.stop
-    whole = turned(sizes.experts, 2 * sizes.size, sizes.width)
-    rows = [slice(part * sizes.size + start, part * sizes.size + stop) for part in (0, 1)]
+    whole = turned(sizes.experts, parts * sizes.size, sizes.width)
+    rows = [slice(part * sizes.size + start, part * sizes.size + stop) for part in range(parts)]
     gate_up = tuple(
         WeightSlice(names[0], turned(experts, own, ALL), (places, part), whole, transposed)
         for experts, places in sizes.runs()
@@ -145,6 +149,11 @@ def stacked(sizes: Sizes) -> Layout:
 
 
 SEPARATE = separate(*USUAL)
+
+
+def ungated(sizes):
+    """Two matrices an expert, or in two tensors for all experts, where there is no gate."""
+    return one_by_one(sizes, "up_proj", "down_proj"), fused(sizes, names=("up_proj", "down_proj"), parts=1)
 
 
 def granites(sizes):

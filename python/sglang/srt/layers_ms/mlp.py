@@ -90,6 +90,10 @@ class MLP(nn.Cell):
         self.down_proj = RowParallelLinear(size, hidden, bias, shard, dtype, "intermediate_size")
         self.dp_gather_scatter = DPGatherScatter(shard)
 
+    def partial(self, x, step):
+        """What this rank's share makes of x; the sum over the ranks is the result."""
+        return self.down_proj.partial(self.act_fn(self.up_proj(x, step)), step)
+
     def output_proj(self) -> RowParallelLinear:
         """The product that ends the block, see `before_output`."""
         return self.down_proj

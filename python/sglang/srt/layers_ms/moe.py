@@ -8,11 +8,12 @@ from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.dp_gather_scatter import DPGatherScatter
 from sglang.srt.layers_ms.expert_layouts import SEPARATE, Sizes
-from sglang.srt.layers_ms.linear import Linear
+from sglang.srt.layers_ms.linear import Linear, ReplicatedLinear
 from sglang.srt.layers_ms.quantization.base import DENSE, MOE, Matrix, MethodLayer
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
 
 ALL = slice(None)
+UNGATED = ("relu2",)  # activations of experts that have no gate
 
 
 class Routing(NamedTuple):
@@ -58,7 +59,7 @@ class Router(Linear):
 
 
 class Experts(MethodLayer):
-    """The weighted sum of act(gate) * up MLPs that a router chose for each token.
+    """The weighted sum of act(gate) * up MLPs, or without a gate act(up), that a router chose for each token.
 
     A rank has the experts that `shard.experts` names, and computes its part of the sum; an all-reduce adds the parts.
     With dispatch, a token is sent only to ranks that hold its experts, and their results return.
@@ -89,9 +90,9 @@ class Experts(MethodLayer):
         own = share.inside.slice(size, "moe_intermediate_size")
         self.dtype, self.layouts, self.sizes = dtype, layouts, Sizes(count, share.held, width, size, own)
         self.has_bias, self.is_placed = bias, bool(shard.physical_to_logical_map)
+        self.activation, self.alpha, self.limit = activation, alpha, limit
         self.gate_up_bias = self._bias("gate_up_bias") if bias else None
         self.down_bias = self._bias("down_bias") if bias else None
-        self.activation, self.alpha, self.limit = activation, alpha, limit
         self.held, self.first, self.count = len(share.held), share.first, share.count
         self.dispatch, self.group = shard.dispatch, shard.group
         self.attn_dp_size, self.rank, self.ranks = shard.attn_dp_size, shard.rank, shard.size
@@ -106,10 +107,11 @@ class Experts(MethodLayer):
         """The stack of that name of a layout, this rank's part of it."""
         sizes, first, *others = self.sizes, *(getattr(layout, name) for layout in self.layouts(self.sizes))
         here, local = len(sizes.held), sizes.own.stop - sizes.own.start
+        parts = 1 if self.activation in UNGATED else 2
         shapes = {
-            "gate_up": (here, 2, local, sizes.width),
+            "gate_up": (here, parts, local, sizes.width),
             "down": (here, sizes.width, local),
-            "gate_up_bias": (here, 2, local),
+            "gate_up_bias": (here, parts, local),
             "down_bias": (here, sizes.width),
         }
         return Matrix(shapes[name], self.dtype, first, others)
@@ -181,10 +183,27 @@ class SparseMoeBlock(nn.Cell):
     def output_proj(self) -> None:
         """None: the ranks add up sums over experts, not products."""
 
+    def routed(self, x, step):
+        """This rank's part of what the chosen experts make of x."""
+        weights, experts = self.gate(x)
+        return self.experts(x, weights, experts, step)
+
     def construct(self, x, step):
         x = self.dp_gather_scatter.gather(x, step)
-        weights, experts = self.gate(x)
-        y = self.experts(x, weights, experts, step)
+        y = self.routed(x, step)
         if self.shared_experts is not None:
             y = ops.add(y, self.shared_experts.partial(x, step), 1.0)
         return self.dp_gather_scatter.reduce_scatter(y, step)
+
+
+class LatentMoeBlock(SparseMoeBlock):
+    """A SparseMoeBlock whose experts see fewer values of a token, which a product makes, and another one undoes."""
+
+    def __init__(self, gate, experts, shard: Shard, shared_experts, hidden: int, latent: int, dtype: Type):
+        super().__init__(gate, experts, shard, shared_experts)
+        self.fc1_latent_proj = ReplicatedLinear(hidden, latent, dtype)
+        self.fc2_latent_proj = ReplicatedLinear(latent, hidden, dtype)
+
+    def routed(self, x, step):
+        weights, experts = self.gate(x)
+        return self.fc2_latent_proj(self.experts(self.fc1_latent_proj(x), weights, experts, step))

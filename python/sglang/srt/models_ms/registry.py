@@ -154,6 +154,9 @@ MODELS = {  # sorted by name
     "ModernBertModel": Model(
         "modernbert", "gte-modernbert, modernbert-embed", "embedding, both directions, sliding windows", task=EMBED
     ),
+    "NemotronHForCausalLM": Model(
+        "nemotron_h", "Nemotron-H, Nemotron Nano 2, Nemotron 3", "Mamba-2, MLPs of squared relu, experts without gates"
+    ),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2, OLMo 3", "norms after, query/key norm over all heads, sliding windows"),
     "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
     "OlmoForCausalLM": Model("olmo", "OLMo", "LayerNorm without weights, clipped queries and keys"),

@@ -86,9 +86,7 @@ def gated_squares(x: Tensor, gate: Tensor, groups: int, own: int) -> Tensor:
     """float32 [T, groups]: the sum of the squares of x * silu(gate), of x and gate [T, n], in column `own`, else 0."""
 
 
-def gated_norm_tp(
-    x: Tensor, gate: Tensor, sums: Tensor, weight: Tensor, group: int, own: int, eps: float
-) -> Tensor:
+def gated_norm_tp(x: Tensor, gate: Tensor, sums: Tensor, weight: Tensor, group: int, own: int, eps: float) -> Tensor:
     """rms_norm(x * silu(gate)) of rows [T, n] that are parts of `group` values, of which other ranks have the others.
 
     sums [T, groups]: `gated_squares` of all ranks, added up, of which column `own` is that of the rank's group.

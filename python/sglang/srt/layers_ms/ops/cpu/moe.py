@@ -2,7 +2,7 @@
 
 from sglang.srt.layers_ms.ops.cpu import stubs
 
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3}  # as in src/experts.h
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3, "relu2": 4}  # as in src/experts.h
 NO_LORA = (None,) * 7
 
 

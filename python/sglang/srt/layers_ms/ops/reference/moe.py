@@ -43,6 +43,13 @@ def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, a
     return places
 
 
+def activated(inner, size, activation, alpha, limit):
+    """inner [T, 2 * size], gate before up; or of experts without a gate [T, size]."""
+    if activation == "relu2":
+        return ops.maximum(inner, 0.0) * inner
+    return gated(inner[:, :size], inner[:, size:], activation, alpha, limit)
+
+
 def gated(gate, up, activation, alpha, limit):
     if activation == "clamped_silu":
         gate, up = ops.minimum(gate, limit), ops.maximum(ops.minimum(up, limit), -limit)
@@ -93,17 +100,17 @@ def fused_experts(
     count=None,
     lora=None,
 ):
-    held, _, size, width = gate_up.shape
+    held, parts, size, width = gate_up.shape
     if count is not None and count != held:
         experts, weights = _held(experts, weights, first, held)
     total = ops.zeros_like(x)
     for choice in range(experts.shape[1]):
         chosen = experts[:, choice]
-        inner = mint.matmul(_of(gate_up, chosen).reshape(-1, 2 * size, width), mint.unsqueeze(x, -1))
-        inner = inner.reshape(-1, 2 * size)
+        inner = mint.matmul(_of(gate_up, chosen).reshape(-1, parts * size, width), mint.unsqueeze(x, -1))
+        inner = inner.reshape(-1, parts * size)
         inner = inner if gate_up_bias is None else inner + _of(gate_up_bias, chosen)
         inner = inner if lora is None else adapted(inner, x, *lora[:4], chosen, held)
-        inner = gated(inner[:, :size], inner[:, size:], activation, alpha, limit)
+        inner = activated(inner, size, activation, alpha, limit)
         found = mint.matmul(_of(down, chosen).reshape(-1, width, size), mint.unsqueeze(inner, -1)).reshape(-1, width)
         found = found if down_bias is None else found + _of(down_bias, chosen)
         found = found if lora is None else adapted(found, inner, lora[0], *lora[4:], chosen, held)

@@ -21,8 +21,9 @@ namespace KERNEL_ISA {
 
 constexpr int64_t kScratch = 128 << 20;  // bytes for the rows of the tokens that are taken together
 constexpr int64_t kHugePage = 2 << 20;
-constexpr int64_t kRun = 4;  // pieces of an expert that a task takes one after the other
-constexpr int kClamped = 3;  // activation; the others are those of act_and_mul
+constexpr int64_t kRun = 4;      // pieces of an expert that a task takes one after the other
+constexpr int kClamped = 3;      // activation; the others are those of act_and_mul
+constexpr int kSquaredRelu = 4;  // of up alone: there is no gate
 
 // The scores of one token: softmax or sigmoid of its logits, with room for a whole last vector.
 inline void score(const calls::route& a, const float* logits, float* scores) {
@@ -155,13 +156,14 @@ class PlainStacks {
                bool fetch) const {
     const bool down = part == Part::down;
     const int64_t n = down ? a_.width : a_.size, k = down ? a_.size : a_.width;
-    const int64_t matrix = down ? expert : expert * 2 + (part == Part::up);
+    const bool ungated = a_.activation == kSquaredRelu;
+    const int64_t matrix = down || ungated ? expert : expert * 2 + (part == Part::up);
     const W* w = in<W>(down ? a_.down : a_.gate_up) + matrix * n * k;
     const void* biases = down ? a_.down_bias : a_.gate_up_bias;
     // Behind these columns of a gate are those of up, and behind those the next ones of the gate.
     const W* next = w + (c.first + c.width) * k;
     if (part == Part::gate) next = w + (n + c.first) * k;
-    if (part == Part::up) next -= n * k;
+    if (part == Part::up && !ungated) next -= n * k;
     const bool fetches = count > kMostRows && (fetch || part == Part::gate);
     multiply_columns(x_ + row * k, w, biases ? in<T>(biases) + matrix * n : nullptr, y, count, k, stride, c,
                      fetches ? next : nullptr);
@@ -174,6 +176,7 @@ class PlainStacks {
 
 template <typename Call>
 inline f32x16 gated(const Call& a, f32x16 gate, f32x16 up) {
+  if (a.activation == kSquaredRelu) return up > 0.0f ? up * up : f32x16{};
   if (a.activation != kClamped) return activate(a.activation, gate) * up;
   const f32x16 limit = splat(a.limit);
   gate = gate > limit ? limit : gate;
@@ -271,16 +274,17 @@ class SortedTokens {
     });
   }
 
-  // Gate and up of some columns, activated.
+  // Gate and up of some columns, or up alone, activated.
   void inner(const Piece& piece, int64_t block, bool fetch) {
     const Columns c = Stacks::columns(block, a_.size, a_.width);
     alignas(64) float gate[kRowBlock * kWide], up[kRowBlock * kWide];
-    stacks_.product(Part::gate, piece.expert, piece.row, piece.count, c, gate, kWide, fetch);
+    const bool ungated = a_.activation == kSquaredRelu;
+    if (!ungated) stacks_.product(Part::gate, piece.expert, piece.row, piece.count, c, gate, kWide, fetch);
     stacks_.product(Part::up, piece.expert, piece.row, piece.count, c, up, kWide, fetch);
     lora_.add(0, piece.row, piece.count, c.first, c.width, gate, kWide);
     lora_.add(1, piece.row, piece.count, c.first, c.width, up, kWide);
     for (int64_t row = 0; row < piece.count; ++row) {
-      const float *g = gate + row * kWide, *u = up + row * kWide;
+      const float *u = up + row * kWide, *g = ungated ? u : gate + row * kWide;
       T* y = inner_ + (piece.row + row) * a_.size + c.first;
       over(
           c.width, [&](int64_t i) { store(y + i, gated(a_, load(g + i), load(u + i))); },
