@@ -34,6 +34,7 @@ NAMES = {
     "granitemoe": "GraniteMoeForCausalLM",
     "falcon_h1": "FalconH1ForCausalLM",
     "granitemoehybrid": "GraniteMoeHybridForCausalLM",
+    "kimi_linear": "KimiLinearForCausalLM",
     "lfm2_moe": "Lfm2MoeForCausalLM",
     "nemotron_h": "NemotronHForCausalLM",
     "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",

@@ -100,7 +100,9 @@ def test_a_checkpoint_and_cache_of_half_precision_stay_within_bounds(paged_model
 
 
 # Without qwen3_5_moe, which goes beyond these bounds in bfloat16; why is not known yet.
-EXPERTS = [("cpu", variant) for variant in (*experts.PLAIN, "lfm2_moe", "nemotron_h-experts", "qwen3_next")]
+EXPERTS = [
+    ("cpu", variant) for variant in (*experts.PLAIN, "kimi_linear", "lfm2_moe", "nemotron_h-experts", "qwen3_next")
+]
 EXPERTS = mostly_slow(EXPERTS, lambda table, variant: variant in KINDS)
 
 

@@ -37,6 +37,7 @@ NOT_HELD = {
     *(
         "FalconH1ForCausalLM",
         "GraniteMoeHybridForCausalLM",
+        "KimiLinearForCausalLM",
         "Lfm2MoeForCausalLM",
         "NemotronHForCausalLM",
         "Qwen3NextForCausalLM",

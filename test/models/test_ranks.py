@@ -46,9 +46,9 @@ EXPERTS += ["afmoe", "hunyuan_v1_moe", "hy_v3", "mellum", "bailing_moe", "bailin
 DENSE += ["lfm2", "qwen3_5", "falcon_h1"]
 EXPERTS += ["granitemoehybrid-experts", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 DENSE += ["falcon_h1-norm", "nemotron_h"]
-EXPERTS += ["nemotron_h-latent"]
+EXPERTS += ["nemotron_h-latent", "kimi_linear"]
 STATES = ["granitemoehybrid-experts", "falcon_h1", "falcon_h1-norm"]  # in no attention DP
-STATES += ["nemotron_h", "nemotron_h-latent", "lfm2", "qwen3_5", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
+STATES += ["kimi_linear", "nemotron_h", "nemotron_h-latent", "lfm2", "qwen3_5", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 VARIANTS = [f"{name}@ranks" for name in (*DENSE, *EXPERTS)]
 # Other names of an architecture: a checkpoint differs in that name.
 SAME = {

@@ -73,7 +73,7 @@ TINY = {
 # What makers publish of a variant's config.json, where transformers writes it in another way.
 PUBLISHED_CONFIGS = {**experts.PUBLISHED_CONFIGS, **mla.PUBLISHED_CONFIGS, **windows.PUBLISHED_CONFIGS}
 PUBLISHED_CONFIGS |= {**states.PUBLISHED_CONFIGS, "mimo": mimo_config}
-PUBLISHED_TENSORS = {"mimo": mimo_tensors, **experts.PUBLISHED_TENSORS}
+PUBLISHED_TENSORS = {"mimo": mimo_tensors, **experts.PUBLISHED_TENSORS, **states.PUBLISHED_TENSORS}
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
 # What the reference table computes as a graph, which takes it seconds a model; of the others it runs the operators one
 # by one. test/ops compiles each of them, and the CPU's table compiles every variant.
@@ -126,6 +126,8 @@ def divisible(config: dict) -> dict:
         found["intermediate_size"] = config["intermediate_size"] // 4 * 4
     if "num_key_value_heads" in config and config["num_key_value_heads"] == config["num_attention_heads"]:
         found["num_key_value_heads"] = 8
+    if "linear_attn_config" in config:
+        found["linear_attn_config"] = config["linear_attn_config"] | dict(num_heads=8)
     if "ffn_config" in config:
         found["ffn_config"] = divisible(config["ffn_config"])
     return found

@@ -30,7 +30,7 @@ void test_causal_conv(const std::string& dtype, const std::string& state_dtype) 
   Array out(dtype, {requests.tokens, channels}), before("float32", state.shape);
   x.fill(), weight.fill(), bias.fill(), state.fill();
   for (int64_t i = 0; i < state.size; ++i) before.set(i, state.get(i));
-  const std::vector<Array*> arguments{&x, &weight, &bias, &state, &slots, &lens, &flag, &out};
+  const std::vector<Array*> arguments{&x, &weight, &bias, &state, &nothing, &slots, &lens, &slots, &flag, &out};
   expect(call(causal_conv, arguments) == 0, "causal_conv");
   auto value = [&](int64_t request, int64_t first, int64_t channel, int64_t token) {
     if (token < 0) return before.get((requests.slots[request] * channels + channel) * window + window + token);
@@ -50,7 +50,7 @@ void test_causal_conv(const std::string& dtype, const std::string& state_dtype) 
   const std::string& coarse = kLimits[index_of(dtype)] > kLimits[index_of(state_dtype)] ? dtype : state_dtype;
   close(out, out.size, [&](int64_t i) { return wanted.get(i); }, coarse, "causal_conv");
   for (int64_t i = 0; i < channels * window; ++i) expect(state.get(i) == before.get(i), "a slot of nobody is written");
-  refuse_states(causal_conv, arguments, 4, requests);
+  refuse_states(causal_conv, arguments, 5, requests);
 }
 
 void test_recurrent_states(const std::string& dtype) {
@@ -103,8 +103,9 @@ void test_recurrent_states(const std::string& dtype) {
         }
     return wanted;
   };
-  const std::vector<Array*> delta{&x, &gates, &a_log, &bias, &state, &slots, &lens, &out};
-  const std::vector<Array*> space{&x, &dt, &a_log, &skip, &bias, &state, &slots, &lens, &limits, &out};
+  const std::vector<Array*> delta{&x, &gates, &a_log, &bias, &state, &nothing, &slots, &lens, &slots, &out};
+  const std::vector<Array*> space{&x,       &dt,    &a_log, &skip,  &bias,   &state,
+                                  &nothing, &slots, &lens,  &slots, &limits, &out};
   for (const auto* arguments : {&delta, &space}) {
     const bool is_delta = arguments == &delta;
     begin();
@@ -113,8 +114,49 @@ void test_recurrent_states(const std::string& dtype) {
     const std::vector<double> wanted = expected(is_delta);
     close(out, out.size, [&](int64_t i) { return wanted[i]; }, dtype, is_delta ? "gated_delta" : "state_space");
     close(state, state.size, [&](int64_t i) { return s[i]; }, "float32", "states");
-    refuse_states(op, *arguments, is_delta ? 5 : 6, requests);
+    refuse_states(op, *arguments, is_delta ? 6 : 7, requests);
   }
+}
+
+void test_kimi_delta(const std::string& dtype) {
+  const Requests requests;
+  const int64_t heads = any(1, 5), values = any(1, 9), size = any(1, 36), columns = heads * (2 * size + values);
+  Array x(dtype, {requests.tokens, columns}), forget(dtype, {requests.tokens, heads * size});
+  Array beta(dtype, {requests.tokens, heads}), a_log("float32", {heads}), bias("float32", {heads * size});
+  Array state("float32", {requests.room, heads, values, size}), out(dtype, {requests.tokens, heads * values});
+  Array slots = ints(requests.slots), lens = ints(requests.lens);
+  x.fill(), forget.fill(), beta.fill(), a_log.fill(), bias.fill(), state.fill();
+  std::vector<double> s(state.size), wanted(out.size);
+  for (int64_t i = 0; i < state.size; ++i) s[i] = state.get(i);
+  for (int64_t request = 0, first = 0; request < lens.size; first += requests.lens[request++])
+    for (int64_t t = first; t < first + requests.lens[request]; ++t)
+      for (int64_t head = 0; head < heads; ++head) {
+        const int64_t q_at = t * columns + head * size, k_at = q_at + heads * size;
+        double q_squares = 1e-6, k_squares = 1e-6;
+        for (int64_t i = 0; i < size; ++i)
+          q_squares += std::pow(x.get(q_at + i), 2), k_squares += std::pow(x.get(k_at + i), 2);
+        const double added = 1 / (1 + std::exp(-beta.get(t * heads + head)));
+        for (int64_t v = 0; v < values; ++v) {
+          const double value = x.get(t * columns + 2 * heads * size + head * values + v);
+          double* of = &s[((requests.slots[request] * heads + head) * values + v) * size];
+          double seen = 0, found = 0;
+          for (int64_t i = 0; i < size; ++i) {
+            const double rate = forget.get((t * heads + head) * size + i) + bias.get(head * size + i);
+            of[i] *= std::exp(-std::exp(a_log.get(head)) * std::log1p(std::exp(rate)));
+            seen += of[i] * x.get(k_at + i) / std::sqrt(k_squares);
+          }
+          for (int64_t i = 0; i < size; ++i) {
+            of[i] += added * (value - seen) * x.get(k_at + i) / std::sqrt(k_squares);
+            found += of[i] * x.get(q_at + i) / std::sqrt(q_squares * size);
+          }
+          wanted[(t * heads + head) * values + v] = found;
+        }
+      }
+  const std::vector<Array*> arguments{&x, &forget, &beta, &a_log, &bias, &state, &nothing, &slots, &lens, &slots, &out};
+  expect(call(kimi_delta, arguments) == 0, "kimi_delta");
+  close(out, out.size, [&](int64_t i) { return wanted[i]; }, dtype, "kimi_delta");
+  close(state, state.size, [&](int64_t i) { return s[i]; }, "float32", "states of kimi_delta");
+  refuse_states(kimi_delta, arguments, 7, requests);
 }
 
 void test_gates(const std::string& dtype) {

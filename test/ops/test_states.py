@@ -7,6 +7,7 @@ import torch
 from mindspore import mutable, nn
 from ops.numpy_reference import call, draw, tensor
 from torch.nn import functional
+from transformers.models.kimi_linear import modeling_kimi_linear as kimi_linear
 from transformers.models.mamba2 import modeling_mamba2 as mamba2
 from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
@@ -218,6 +219,61 @@ def test_the_delta_rule_goes_on_from_each_requests_state_and_leaves_the_next_one
 def test_chunks_of_any_cut_follow_the_delta_rule_as_one_piece(table, sizes):
     limit = 0 if table == "cpu" else 1e-5
     assert_cuts_agree(lambda: delta_layer(*sizes), delta_inputs(*sizes, 40), limit)
+
+
+KIMI_SIZES = [(6, 10, 14), (1, 16, 3), (4, 32, 8)]  # heads, and the size of their keys and values
+
+
+def kimi_layer(heads, key_size, value_size):
+    a_log, dt_bias = normal(heads, seed=1), normal(heads * key_size, seed=2)
+    state = normal(SLOTS, heads, value_size, key_size, seed=3)
+    return Layer(ops.kimi_delta, [a_log, dt_bias], state, key_size), a_log, dt_bias, state.clone()
+
+
+def kimi_inputs(heads, key_size, value_size, tokens, dtype=torch.float32):
+    widths = (heads * (2 * key_size + value_size), heads * key_size, heads)
+    return [normal(tokens, width, seed=seed, dtype=dtype) for seed, width in enumerate(widths, 4)]
+
+
+def kimi_delta(function, sizes, x, forget, beta, a_log, dt_bias, before):
+    """transformers' rule for the rows of one request -> (answers, the state behind them, [H, V, K])."""
+    heads, key_size, value_size = sizes
+    q, k, v = x.float().split([heads * key_size, heads * key_size, heads * value_size], 1)
+    rates = -a_log.exp()[:, None] * functional.softplus(forget.float() + dt_bias).reshape(1, len(x), heads, key_size)
+    y, left = function(
+        *(one.reshape(1, len(x), heads, key_size) for one in (q, k)),
+        v.reshape(1, len(x), heads, value_size),
+        g=rates,
+        beta=beta.float().sigmoid()[None],
+        initial_state=before.transpose(1, 2)[None].clone(),
+        output_final_state=True,
+        use_qk_l2norm_in_kernel=True,
+    )
+    return y.reshape(len(x), -1), left[0].transpose(1, 2)
+
+
+KIMI_RULES = [kimi_linear.recurrent_kimi_delta_attention, kimi_linear.chunk_kimi_delta_attention]
+
+
+@pytest.mark.parametrize("dtype", LIMITS, ids=str)
+@pytest.mark.parametrize("sizes", KIMI_SIZES)
+def test_kimis_delta_rule_goes_on_from_each_requests_state_and_leaves_the_next_one(sizes, dtype):
+    layer, a_log, dt_bias, given = kimi_layer(*sizes)
+    rows, slots = kimi_inputs(*sizes, sum(LENGTHS), dtype), [3, 8, 1, 5, 2]
+    found = pieces(layer(LENGTHS, slots, *(as_computed(one, dtype) for one in rows)))
+    requests = zip(*map(pieces, rows), found, slots, strict=True)
+    for number, (x, forget, beta, answer, slot) in enumerate(requests):
+        y, left = kimi_delta(KIMI_RULES[number % 2], sizes, x, forget, beta, a_log, dt_bias, given[slot])
+        close(answer, y, LIMITS[dtype])
+        close(layer.state[slot], left, 2 * LIMITS[torch.float32])
+    untouched = [slot for slot in range(SLOTS) if slot not in slots]
+    torch.testing.assert_close(layer.state[untouched], given[untouched], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sizes", KIMI_SIZES)
+def test_chunks_of_any_cut_follow_kimis_delta_rule_as_one_piece(table, sizes):
+    limit = 0 if table == "cpu" else 1e-5
+    assert_cuts_agree(lambda: kimi_layer(*sizes), kimi_inputs(*sizes, 40), limit)
 
 
 SPACES = [(2, 6, 10, 14), (1, 1, 3, 16), (2, 4, 8, 32)]  # groups, heads, values of each, size of a state

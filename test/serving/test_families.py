@@ -76,6 +76,7 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "InternLM2ForCausalLM": ["internlm2"],
     "InternLM3ForCausalLM": ["internlm3"],
     "LLaMAForCausalLM": ["llama-mha"],
+    "KimiLinearForCausalLM": ["kimi_linear"],
     "Lfm2ForCausalLM": ["lfm2-bias"],
     "Lfm2MoeForCausalLM": ["lfm2_moe"],
     "LlamaForCausalLM": ["llama3"],

@@ -1,5 +1,7 @@
 """Layers that keep a state of each request: convolutions, and recurrent ones."""
 
+import re
+
 from models.variants import COMMON
 
 CONV, FULL = "conv", "full_attention"
@@ -105,7 +107,32 @@ NEMOTRON_MOE = dict(
     moe_shared_expert_intermediate_size=50,
     routed_scaling_factor=1.7,
 )
+KIMI_STATES = dict(kda_layers=[1, 3], full_attn_layers=[2, 4], num_heads=6, head_dim=14, short_conv_kernel_size=4)
+KIMI = {
+    key: value for key, value in COMMON.items() if key not in ("max_position_embeddings", "rope_parameters")
+} | dict(
+    model_type="kimi_linear",
+    num_hidden_layers=4,
+    num_key_value_heads=6,
+    model_max_length=256,
+    pad_token_id=0,
+    bos_token_id=1,
+    eos_token_id=2,
+    kv_lora_rank=22,
+    qk_rope_head_dim=6,
+    qk_nope_head_dim=10,
+    v_head_dim=14,
+    linear_attn_config=KIMI_STATES,
+    first_k_dense_replace=1,
+    num_experts=7,
+    num_experts_per_token=3,
+    num_shared_experts=1,
+    moe_intermediate_size=34,
+    routed_scaling_factor=1.7,
+)
 VARIANTS = {
+    "kimi_linear": KIMI,
+    "kimi_linear-queries": dict(KIMI, q_lora_rank=26, moe_renormalize=False, num_shared_experts=2),
     "nemotron_h": NEMOTRON,
     "nemotron_h-bias": dict(NEMOTRON, use_bias=True, mlp_bias=True, use_conv_bias=False),
     "nemotron_h-experts": NEMOTRON_MOE,
@@ -151,7 +178,7 @@ VARIANTS = {
     ),
 }
 DENSE = ["falcon_h1", "granitemoehybrid", "lfm2", "nemotron_h", "qwen3_5"]
-MOE = ["lfm2_moe", "qwen3_next", "qwen3_5_moe"]
+MOE = ["kimi_linear", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 PLAIN = [*DENSE, *MOE]
 
 
@@ -166,6 +193,22 @@ def _qwen3_next(written: dict) -> dict:
     return _by_interval(written) | {key: value for key, value in rope.items() if key != "rope_type"}
 
 
+OF_TRANSFORMERS = ("layer_types", "mlp_layer_types", "linear_head_dim", "linear_num_heads", "linear_conv_kernel_dim")
+
+
+def _kimi_linear(written: dict) -> dict:
+    """What layers are, and their sizes, in a part of its own."""
+    kept = {key: value for key, value in written.items() if key not in OF_TRANSFORMERS}
+    heads = KIMI_STATES | dict(num_heads=written["linear_num_heads"])
+    return kept | dict(linear_attn_config=heads, first_k_dense_replace=1, mla_use_nope=True)
+
+
+def _kimi_tensors(tensors: dict) -> dict:
+    """The MLP of a layer without experts has a name of its own."""
+    dense = re.compile(r"block_sparse_moe\.(?=(gate|up|down)_proj)")
+    return {dense.sub("mlp.", name): tensor for name, tensor in tensors.items()}
+
+
 def _nemotron_h(written: dict) -> dict:
     """A letter for each layer in the place of a list."""
     letters = {kind: letter for letter, kind in PATTERN.items()}
@@ -178,8 +221,18 @@ def _falcon_h1(written: dict) -> dict:
 
 
 # Model types of which SGLang has configs that are not made of transformers' own.
-SGLANGS = ("falcon_h1", "granitemoehybrid", "nemotron_h", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")
+SGLANGS = (
+    "falcon_h1",
+    "granitemoehybrid",
+    "kimi_linear",
+    "nemotron_h",
+    "qwen3_next",
+    "qwen3_5_text",
+    "qwen3_5_moe_text",
+)
 PUBLISHED_CONFIGS = dict.fromkeys(("qwen3_5", "qwen3_5-tied", "qwen3_5_moe"), _by_interval)
 PUBLISHED_CONFIGS |= dict.fromkeys(("falcon_h1", "falcon_h1-norm"), _falcon_h1)
 PUBLISHED_CONFIGS |= {name: _nemotron_h for name in VARIANTS if name.startswith("nemotron_h")}
+PUBLISHED_CONFIGS |= dict.fromkeys(("kimi_linear", "kimi_linear-queries"), _kimi_linear)
 PUBLISHED_CONFIGS |= dict.fromkeys(("qwen3_next", "qwen3_next-dense"), _qwen3_next)
+PUBLISHED_TENSORS = dict.fromkeys(("kimi_linear", "kimi_linear-queries"), _kimi_tensors)

@@ -7,6 +7,7 @@ from sglang.srt.layers_ms.attention import Attention
 from sglang.srt.layers_ms.delta_net import DeltaHeads, GatedDeltaNet, packed_projections, separate_projections
 from sglang.srt.layers_ms.dp_gather_scatter import DPGatherScatter
 from sglang.srt.layers_ms.embedding import LMHead, ReplicatedEmbedding, VocabParallelEmbedding
+from sglang.srt.layers_ms.kimi_delta import KimiDeltaAttention
 from sglang.srt.layers_ms.linear import (
     ColumnParallelLinear,
     Linear,
@@ -32,6 +33,7 @@ __all__ = [
     "GatedDeltaNet",
     "GatedMLP",
     "HeadNorms",
+    "KimiDeltaAttention",
     "LMHead",
     "LatentMoeBlock",
     "MLP",

@@ -17,10 +17,10 @@ ALL = slice(None)
 MLA_NORM_EPS = 1e-6  # of the norms of latent rows: published code uses it and not rms_norm_eps
 
 
-def mla_scale(rope: Rope, head_dim: int) -> float:
-    """Factor of scores: head_dim ** -0.5, and with YaRN its mscale squared."""
+def mla_scale(rope: Rope | None, head_dim: int) -> float:
+    """Factor of scores: head_dim ** -0.5, and with YaRN its mscale squared. rope: None where nothing is rotated."""
     stretch = 1.0
-    if rope.rope_type != "default" and rope.mscale_all_dim:
+    if rope is not None and rope.rope_type != "default" and rope.mscale_all_dim:
         stretch = yarn_mscale(rope.factor, rope.mscale_all_dim)
     return head_dim**-0.5 * stretch * stretch
 
@@ -75,7 +75,10 @@ class MLAAttention(nn.Cell):
         blockwise = ops.blockwise(0, 0.0, False, False, mla=True)
         self.cache_spec = MLASpec(rank, config.qk_rope_head_dim, blockwise)
         self.cache_group = self.cache_spec.group
-        self.cos, self.sin = rotary_tables(config.rope, config.max_positions, dtype, config.rotary_rows)
+        tables = (None, None)
+        if config.rope is not None:
+            tables = rotary_tables(config.rope, config.max_positions, dtype, config.rotary_rows)
+        self.cos, self.sin = tables
 
         def queries(name, width):
             rows = slice(heads.start * size, heads.stop * size)

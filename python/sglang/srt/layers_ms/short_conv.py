@@ -1,5 +1,8 @@
 """A short convolution between two gates, as LFM2 has in the place of attention."""
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 from mindspore import nn
 
 from sglang.srt.layers_ms import ops
@@ -13,16 +16,17 @@ ALL = slice(None)
 class CausalConv(nn.Cell):
     """Weights of a convolution of `channels` by itself, each with `width` values of its own, as torch's Conv1d's.
 
-    rows: of each part of the channels, which this rank has; their order is the checkpoint's.
+    rows: of each part of the channels, which this rank has; their order is the checkpoint's. names: of the convolution
+    of each part, of so many channels, where it has one of its own.
     """
 
-    def __init__(self, channels: int, width: int, bias: bool, rows: list[slice], dtype):
+    def __init__(self, channels: int, width: int, bias: bool, rows: list[slice], dtype, names: Sequence[str] = ()):
         super().__init__()
         weights, biases, start = [], [], 0
-        for part in rows:
+        for part, name in zip_longest(rows, [f"../{name}." for name in names], fillvalue=""):
             into = slice(start, start + part.stop - part.start)
-            weights.append(WeightSlice("weight", (part, ALL, ALL), into, (channels, 1, width)))
-            biases.append(WeightSlice("bias", (part,), into, (channels,)))
+            weights.append(WeightSlice(f"{name}weight", (part, ALL, ALL), into, (channels, 1, width)))
+            biases.append(WeightSlice(f"{name}bias", (part,), into, (channels,)))
             start = into.stop
         self.weight = parameter((start, 1, width), dtype, *weights)
         self.bias = parameter((start,), dtype, *biases) if bias else None

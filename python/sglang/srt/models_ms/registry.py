@@ -110,6 +110,9 @@ MODELS = {  # sorted by name
     "InternVLForConditionalGeneration": Model(
         "internvl", "InternVL 2.5, 3, as transformers names them", "images in tiles; Qwen2, Llama, Qwen3", task=SEE
     ),
+    "KimiLinearForCausalLM": Model(
+        "kimi_linear", "Kimi-Linear-48B-A3B", "delta attention by key, MLA without positions, experts"
+    ),
     "Lfm2ForCausalLM": Model("lfm2", "LFM2, LFM2.5", "short convolutions"),
     "Lfm2MoeForCausalLM": Model("lfm2_moe", "LFM2-8B-A1B", "short convolutions, experts, routing bias"),
     "LlamaEmbeddingModel": Model("pooled", "Llama as an encoder, SGLang's name", "embedding", task=EMBED),

@@ -268,14 +268,14 @@ def mla_to_cache(
     kv: Tensor,
     norm: Tensor,
     eps: float,
-    cos: Tensor,
-    sin: Tensor,
+    cos: Tensor | None,
+    sin: Tensor | None,
     interleaved: bool,
     cache: Tensor,
     step: dict,
     heads: int,
 ) -> tuple:
-    """Write the rows that latent attention caches, and rotate its queries.
+    """Write the rows that latent attention caches, and rotate its queries; without cos and sin nothing is rotated.
 
     Of kv [T, L + R] the first L values are normalized by norm [L] (`rms_norm`) and the others rotated, into the first
     columns of the step's slots [T] of the cache. The last R values of each head of q [T, H * (N + R)] are rotated

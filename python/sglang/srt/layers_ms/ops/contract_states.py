@@ -51,6 +51,25 @@ def gated_delta(
     """
 
 
+def kimi_delta(
+    x: Tensor,
+    forget: Tensor,
+    beta: Tensor,
+    a_log: Tensor,
+    dt_bias: Tensor,
+    state: Tensor,
+    step: dict,
+    key_size: int,
+    intermediate: Tensor | None = None,
+) -> Tensor:
+    """As `gated_delta`, where each of a key's values forgets at a rate of its own; x [T, 2 * H * K + H * V].
+
+    forget [T, H * K], beta [T, H]; a_log [H], dt_bias [H * K] float32. S <- S with each column times
+    exp(-exp(a_log) * softplus(forget + dt_bias)); S <- S + sigmoid(beta) * (v - S k) k^T; the result is S q. Kimi Team,
+    2025.
+    """
+
+
 def state_space(
     x: Tensor,
     dt: Tensor,

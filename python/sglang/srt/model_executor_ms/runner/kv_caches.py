@@ -94,7 +94,7 @@ class StatePool:
         self.slots_of_requests = pool.req_index_to_mamba_index_mapping
         self.slots = pool.mamba_pool.size  # the spare first one is not counted
         held = {layer: pool.mamba2_layer_cache(layer) for layer in specs}
-        self.specs, self.convs = specs, {layer: one.conv[0] for layer, one in held.items()}
+        self.specs, self.convs = specs, {layer: _in_rows(held[layer].conv[0], specs[layer].conv) for layer in specs}
         self.recurrent = {layer: held[layer].temporal for layer, spec in specs.items() if spec.recurrent}
         verified = {layer: one for layer, one in held.items() if getattr(one, "intermediate_conv_window", None)}
         self.intermediate = {
@@ -141,6 +141,11 @@ def _state_views(convs: Mapping, recurrent: Mapping, prefix: str) -> tuple[tuple
     convs = {layer: _state_view(state, f"{prefix}conv_state_{layer}") for layer, state in convs.items()}
     others = {layer: _state_view(state, f"{prefix}recurrent_state_{layer}") for layer, state in recurrent.items()}
     return tuple(convs.values()), tuple((convs | others).values())
+
+
+def _in_rows(state: torch.Tensor, wanted: tuple[int, int]) -> torch.Tensor:
+    """States [slots, K - 1, C] of SGLang's for KDA as [slots, C, K - 1]: what they hold is for us alone to read."""
+    return state.view(len(state), *wanted) if tuple(state.shape[1:]) == wanted[::-1] else state
 
 
 def _state_view(state: torch.Tensor, name: str):

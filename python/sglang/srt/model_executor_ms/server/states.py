@@ -23,7 +23,7 @@ def adjusted(view, model_config) -> dict:
     config = mambaish_config(model_config)
     if config is None:
         return {}
-    _refuse(view)
+    _refuse(view, getattr(config, "model_type", ""))
     found = dict(page_size=1, mamba_radix_cache_strategy="no_buffer")
     if not view.disable_radix_cache:
         found |= dict(uses_mamba_radix_cache=True, disable_overlap_schedule=True)
@@ -40,8 +40,10 @@ def adjusted(view, model_config) -> dict:
     return found
 
 
-def _refuse(view) -> None:
+def _refuse(view, model_type: str) -> None:
     problems = []
+    if view.speculative_algorithm and model_type == "kimi_linear":
+        problems.append(f"--speculative-algorithm {view.speculative_algorithm}: not supported yet for Kimi Linear")
     if view.device != "cpu":
         problems.append(f"--device {view.device}: layers with a state are computed on CPUs only so far")
     if view.page_size not in (None, 1):

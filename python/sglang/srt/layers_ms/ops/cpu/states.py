@@ -21,6 +21,11 @@ def gated_delta(x, gates, a_log, dt_bias, state, step, key_size, intermediate=No
     return stubs.gated_delta(x, gates, a_log, dt_bias, state, intermediate, *_requests(step, intermediate))
 
 
+def kimi_delta(x, forget, beta, a_log, dt_bias, state, step, key_size, intermediate=None):
+    requests = _requests(step, intermediate)
+    return stubs.kimi_delta(x, forget, beta, a_log, dt_bias, state, intermediate, *requests)
+
+
 def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high, intermediate=None):
     requests = _requests(step, intermediate)
     return stubs.state_space(x, dt, a_log, skip, dt_bias, state, intermediate, *requests, low, high)

@@ -20,15 +20,16 @@ def turned(x, cos, sin, interleaved):
 def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
     rank, tokens = norm.shape[0], q.shape[0]
     rope = kv.shape[-1] - rank
-    cos = mint.unsqueeze(ops.gather(cos, step["positions"], 0), 1)
-    sin = mint.unsqueeze(ops.gather(sin, step["positions"], 0), 1)
-    query = q.reshape(tokens, heads, -1)
-    nope = query.shape[-1] - rope
-    plain, turning = mint.split(query, (nope, rope), -1)
-    query = mint.cat((plain, turned(turning, cos, sin, interleaved)), -1).reshape(q.shape)
     latent, key = mint.split(kv, (rank, rope), -1)
     latent = latent * mint.rsqrt(mint.mean(latent * latent, -1, True) + eps) * norm
-    key = turned(key.reshape(tokens, 1, rope), cos, sin, interleaved).reshape(tokens, rope)
+    query = q
+    if cos is not None:
+        cos = mint.unsqueeze(ops.gather(cos, step["positions"], 0), 1)
+        sin = mint.unsqueeze(ops.gather(sin, step["positions"], 0), 1)
+        query = q.reshape(tokens, heads, -1)
+        plain, turning = mint.split(query, (query.shape[-1] - rope, rope), -1)
+        query = mint.cat((plain, turned(turning, cos, sin, interleaved)), -1).reshape(q.shape)
+        key = turned(key.reshape(tokens, 1, rope), cos, sin, interleaved).reshape(tokens, rope)
     return query, put_columns(mint.cat((latent, key), -1), cache, step, 0)
 
 

@@ -138,6 +138,37 @@ def gated_delta(x, gates, a_log, dt_bias, state, step, key_size, intermediate=No
     return ops.depend(found, ops.scatter_update(state, ops.depend(slots, found), after))
 
 
+def kimi_delta(x, forget, beta, a_log, dt_bias, state, step, key_size, intermediate=None):
+    """As gated_delta, with what is left of each of a key's values between two tokens."""
+    _refuse(intermediate)
+    heads = a_log.shape[0]
+    slots, query_lens, place = step["state_slots"], step["query_lens"], step["query_numbers"]
+    rows, forget, beta = (ops.gather(each, step["query_rows"], 0) for each in (x, forget, beta))
+    requests, longest = step["query_rows"].shape
+    value_size = state.shape[1] // (heads * key_size)
+    q, k, v = (_heads(one, heads) for one in mint.split(rows, (heads * key_size,) * 2 + (heads * value_size,), -1))
+    q, k = _unit_length(q) * key_size**-0.5, _unit_length(k)
+    before = ops.gather(state, slots, 0).reshape(requests, heads, value_size, key_size)
+    counts = (place.reshape(1, -1) < query_lens.reshape(-1, 1)).astype(mstype.float32).reshape(requests, 1, longest, 1)
+    beta = _heads(mint.sigmoid(beta), heads) * counts  # [B, H, L, 1]
+    decay = _heads(_softplus(forget + dt_bias), heads) * -ops.exp(a_log).reshape(1, -1, 1, 1) * counts  # [B, H, L, K]
+    earlier, until = place.reshape(1, -1) < place.reshape(-1, 1), place.reshape(1, -1) <= place.reshape(-1, 1)
+    total = mint.matmul(until.astype(mstype.float32), decay)
+    between = mint.unsqueeze(total, 3) - mint.unsqueeze(total, 2)  # from the token of a column to that of a row
+    weight = ops.exp(mint.where(mint.unsqueeze(until, -1), between, -1e9)) * mint.unsqueeze(k, 2)
+    since, last = ops.exp(total), total[:, :, -1:]
+    added = beta * (v - mint.matmul(since * k, before.permute(0, 1, 3, 2)))
+    power = -beta * mint.where(earlier, (mint.unsqueeze(k, 3) * weight).sum(-1), 0.0)
+    for _ in range(SQUARINGS):
+        added, power = added + mint.matmul(power, added), mint.matmul(power, power)
+    found = mint.matmul(since * q, before.permute(0, 1, 3, 2))
+    found = found + mint.matmul((mint.unsqueeze(q, 3) * weight).sum(-1), added)
+    after = ops.exp(last) * before + mint.matmul(added.permute(0, 1, 3, 2), ops.exp(last - total) * k)
+    found = found.permute(0, 2, 1, 3).reshape(requests * longest, -1)
+    found = ops.gather(found, step["token_rows"], 0)
+    return ops.depend(found, ops.scatter_update(state, ops.depend(slots, found), after.reshape(requests, -1)))
+
+
 def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high, intermediate=None):
     """As gated_delta, where what a token adds does not depend on the state."""
     _refuse(intermediate)

@@ -30,7 +30,7 @@ void mla_to_cache_as(const calls::mla_to_cache& a) {
       auto turn = [&](const T* from, auto* to) {
         const int64_t place = a.positions[token] * half;
         widen_head<T>(from, row, nullptr, {}, a.rope);
-        rotate(row, a.cos + place, a.sin + place, half, a.interleaved);
+        if (a.cos) rotate(row, a.cos + place, a.sin + place, half, a.interleaved);
         narrow(row, to, a.rope);
       };
       for (int64_t head = 0; head < a.heads; ++head) {

@@ -26,4 +26,5 @@ void check_states(Arguments& arguments, const Call& a) {
 
 void calls::causal_conv::validate(Arguments& arguments) const { check_states(arguments, *this); }
 void calls::gated_delta::validate(Arguments& arguments) const { check_states(arguments, *this); }
+void calls::kimi_delta::validate(Arguments& arguments) const { check_states(arguments, *this); }
 void calls::state_space::validate(Arguments& arguments) const { check_states(arguments, *this); }
