@@ -65,6 +65,7 @@ LFM2_MOE = {key: value for key, value in LFM2.items() if not key.startswith("blo
 FALCON = dict(
     COMMON,
     model_type="falcon_h1",
+    num_hidden_layers=3,  # no other list has as many
     mamba_d_ssm=84,
     mamba_n_heads=6,
     mamba_d_head=14,
