@@ -26,6 +26,7 @@ DEFAULTS = dict(
     max_mamba_cache_size=None,
     mamba_full_memory_ratio=0.9,
     max_running_requests=None,
+    speculative_algorithm=None,
     enable_hierarchical_cache=False,
     disaggregation_mode="null",
 )
