@@ -84,8 +84,9 @@ void test_chosen(const std::string& dtype, const std::string& cache_dtype) {
   std::vector<Array*> arguments{&q,     &cache, &chosen, &keys, &absorb, &values,
                                 &table, &one,   &length, &one,  &factor, &out};
   expect(call(sparse_mla_attention, arguments) == 0, "sparse_mla_attention");
-  expect(call(mla_attention, {&q, &own, &keys, &absorb, &values, &own_table, &one, &few, &one, &factor, &wanted}) == 0,
-         "mla_attention of what was chosen");
+  const std::vector<Array*> dense{&q,   &own,     &keys,    &absorb,  &values,  &own_table, &one,   &few,
+                                  &one, &nothing, &nothing, &nothing, &nothing, &factor,    &wanted};
+  expect(call(mla_attention, dense) == 0, "mla_attention of what was chosen");
   close(out, out.size, [&](int64_t i) { return wanted.get(i); }, dtype, "sparse_mla_attention");
   Array unseen("int32", {1, top_k});
   for (int64_t i = 0; i < top_k; ++i) unseen.set(i, seen);

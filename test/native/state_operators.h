@@ -175,17 +175,17 @@ void test_gates(const std::string& dtype) {
   close(out, out.size, normed, dtype, "gated_norm");
   expect(call(gated_norm, {&x, &gate, &weight, &uneven, &eps, &out}) != 0, "gated_norm takes groups that do not fit");
   // Of three groups, of twice as many values each, this is half of the last one.
-  Array sums("float32", {rows, 3}), place = ints({2}), parts("int32", {3}), whole = ints({2 * columns, 2}),
+  Array sums("float32", {rows, 3}), place = ints({2}), thirds("int32", {3}), whole = ints({2 * columns, 2}),
                                     small = ints({columns - 1, 2});
   Array beyond = ints({3});
-  expect(call(gated_squares, {&x, &gate, &parts, &place, &sums}) == 0, "gated_squares");
+  expect(call(gated_squares, {&x, &gate, &thirds, &place, &sums}) == 0, "gated_squares");
   auto squares = [&](int64_t i) {
     double total = 0;
     for (int64_t j = 0; j < columns; ++j) total += std::pow(gated(i / 3 * columns + j), 2);
     return i % 3 == 2 ? total : 0;
   };
   close(sums, sums.size, squares, dtype, "gated_squares");
-  expect(call(gated_squares, {&x, &gate, &parts, &beyond, &sums}) != 0, "gated_squares takes a group that is none");
+  expect(call(gated_squares, {&x, &gate, &thirds, &beyond, &sums}) != 0, "gated_squares takes a group that is none");
   expect(call(gated_norm_tp, {&x, &gate, &sums, &weight, &whole, &eps, &out}) == 0, "gated_norm_tp");
   auto shared = [&](int64_t i) {
     const double total = squares(i / columns * 3 + 2);
