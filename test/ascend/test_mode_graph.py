@@ -78,7 +78,7 @@ def test_logits_of_torchs_head_are_those_of_the_operators(graph, scale, soft_cap
     weight = ms.Parameter(ms.Tensor(np.random.default_rng(0).normal(size=(11, 8)).astype(np.float32)))
     weight.on_device = True  # as when it is loaded
     hidden = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32))
-    network = SimpleNamespace(head=lambda: weight, logits=lambda x: ops.logits(x, weight))
+    network = SimpleNamespace(head=lambda: weight, logits=lambda x: ops.logits(x, weight), head_bias=lambda: None)
     ours, torchs = (head(network, scale, soft_cap) for head in (LMHead, TorchLMHead))
     found = torchs.apply(torchs, hidden)
     assert found.dtype == torch.float32

@@ -140,6 +140,13 @@ def test_updates_of_weights_wait_for_each_other():
     assert asyncio.run(ask()) == [0, 1, 2]
 
 
+def test_a_profile_is_begun_by_one_method_that_keeps_torchs_profiler():
+    """control.trace_with"""
+    assert parameters(profiler_manager.SchedulerProfilerManager._start_profile) == ["self", "stage"]
+    found = names("srt.managers.scheduler_components.profiler_manager", "SchedulerProfilerManager._start_profile")
+    assert_in_order(found, "profile", "torch_profiler", "start")
+
+
 # ---- weights ----
 
 

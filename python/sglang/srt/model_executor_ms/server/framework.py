@@ -245,7 +245,7 @@ def share_of_memory(server_args, view) -> float:
     SGLang keeps 1.5 MB free for each token of the largest step. GPUs may need these. Without chunks of prompts they are
     24 GB, and leave nothing for the weights of many machines.
     """
-    if view.device != "cpu" or server_args.mem_fraction_static is not None:
+    if view.device != "cpu" or server_args.mem_fraction_static is not None or view.mem_fraction_static is None:
         return view.mem_fraction_static
     return max(view.mem_fraction_static, LEAST_MEMORY)
 
