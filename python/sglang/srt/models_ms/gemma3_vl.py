@@ -11,10 +11,9 @@ from sglang.srt.layers_ms.vision import mean_rows, transposed_linear
 from sglang.srt.models_ms.config import UnsupportedConfig, key
 from sglang.srt.models_ms.gemma3 import Gemma3Layer
 from sglang.srt.models_ms.llava import ROLES
-from sglang.srt.models_ms.multimodal import Multimodal, TowerConfig, VisionInputs
+from sglang.srt.models_ms.multimodal import Multimodal, TowerConfig
 from sglang.srt.models_ms.vision import grids
-from sglang.srt.models_ms.vision.patches import even_bounds, patches_of
-from sglang.srt.models_ms.vision.siglip import SiglipVisionConfig, SiglipVisionTower
+from sglang.srt.models_ms.vision.siglip import SiglipVisionConfig, SiglipVisionTower, inputs_of_squares
 
 
 class Gemma3VisionConfig(TowerConfig):
@@ -76,13 +75,11 @@ class Gemma3ForConditionalGeneration(Multimodal):
         self.multi_modal_projector = Gemma3Projector(self.vision_config, self.config.hidden_size)
 
     def vision_inputs(self, feature, modality, known):
-        images, side = feature.reshape(-1, *feature.shape[-3:]), self.vision_config.side
-        count, rows = len(images), side * side
-        patches = np.concatenate([patches_of(image, self.vision_config.patch_size) for image in images])
-        places = np.tile(np.arange(rows, dtype=np.int32), count)
-        squares = grids.squares(side, side, self.merge) + rows * np.arange(count)[:, None, None]
+        made, side = inputs_of_squares(feature, self.vision_config), self.vision_config.side
+        firsts = np.arange(0, len(made.patches), side * side)  # of each image
+        squares = grids.squares(side, side, self.merge) + firsts[:, None, None]
         corners = np.ascontiguousarray(squares.reshape(-1, self.merge**2).T, np.int32)
-        return VisionInputs(patches, (places, even_bounds(count, rows), *corners))
+        return made._replace(indices=(*made.indices, *corners))
 
     def vision(self, patches, places, bounds, *corners):
         return self.multi_modal_projector(self.vision_tower(patches, places, bounds), corners)

@@ -11,7 +11,7 @@ from sglang.srt.models_ms.vision import grids
 from sglang.srt.models_ms.vision.clip import CLIPVisionConfig, CLIPVisionTower
 from sglang.srt.models_ms.vision.patches import even_bounds, patches_of
 from sglang.srt.models_ms.vision.pixtral import PixtralVisionConfig, PixtralVisionTower
-from sglang.srt.models_ms.vision.siglip import SiglipVisionConfig, SiglipVisionTower
+from sglang.srt.models_ms.vision.siglip import SiglipVisionConfig, SiglipVisionTower, inputs_of_squares
 
 
 class Features:
@@ -68,10 +68,7 @@ class SiglipFeatures(Features):
         super().__init__(vision_config, own, runtime)
 
     def inputs(self, feature, known):
-        images = feature.reshape(-1, *feature.shape[-3:])
-        patches = np.concatenate([patches_of(image, self.config.patch_size) for image in images])
-        places = np.tile(np.arange(self.config.patches, dtype=np.int32), len(images))
-        return VisionInputs(patches, (places, even_bounds(len(images), self.config.patches)))
+        return inputs_of_squares(feature, self.config)
 
 
 class PixtralFeatures(Features):

@@ -3,12 +3,15 @@
 References: transformers/models/siglip/modeling_siglip.py, transformers/models/idefics3/modeling_idefics3.py.
 """
 
+import numpy as np
 from mindspore import nn
 
 from sglang.srt.layers_ms import LayerNorm, ops
 from sglang.srt.layers_ms.vision import ACTIVATIONS, PatchEmbedding, Table
 from sglang.srt.models_ms.config import key
+from sglang.srt.models_ms.multimodal import VisionInputs
 from sglang.srt.models_ms.vision.clip import CLIPEncoder, CLIPVisionConfig
+from sglang.srt.models_ms.vision.patches import even_bounds, patches_of
 
 
 class SiglipVisionConfig(CLIPVisionConfig):
@@ -21,6 +24,14 @@ class SiglipVisionConfig(CLIPVisionConfig):
     def side(self) -> int:
         """Patches of an image, in height and in width."""
         return self.image_size // self.patch_size
+
+
+def inputs_of_squares(feature: np.ndarray, config: SiglipVisionConfig) -> VisionInputs:
+    """Images [..., channels, image_size, image_size] -> what SiglipVisionTower computes of them."""
+    images = feature.reshape(-1, *feature.shape[-3:])
+    patches = np.concatenate([patches_of(image, config.patch_size) for image in images])
+    places = np.tile(np.arange(config.patches, dtype=np.int32), len(images))
+    return VisionInputs(patches, (places, even_bounds(len(images), config.patches)))
 
 
 class SiglipEmbeddings(nn.Cell):
@@ -39,11 +50,8 @@ class SiglipVisionTower(nn.Cell):
 
     def __init__(self, config, layers: int | None = None):
         super().__init__()
-        every = config.num_hidden_layers
-        self.embeddings, self.encoder = (
-            SiglipEmbeddings(config),
-            CLIPEncoder(config, every if layers is None else layers),
-        )
+        self.embeddings = SiglipEmbeddings(config)
+        self.encoder = CLIPEncoder(config, config.num_hidden_layers if layers is None else layers)
         self.post_layernorm = None
         if layers is None:
             self.post_layernorm = LayerNorm(config.hidden_size, config.layer_norm_eps, config.dtype)
