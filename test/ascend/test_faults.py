@@ -53,7 +53,9 @@ class FakeScheduler:
         self.running_batch, self.last_batch = SimpleNamespace(reqs=[a, b]), SimpleNamespace(reqs=[b])
         self.cur_batch, self.chunked_req, self.waiting_queue = None, c, [d]
         self.sent = []
-        send = SimpleNamespace(send_output=lambda answer, request: self.sent.append((request.rid, answer)))
+        send = SimpleNamespace(
+            socket=object(), send_output=lambda answer, request: self.sent.append((request.rid, answer))
+        )
         self.ipc_channels = SimpleNamespace(send_to_tokenizer=send)
 
 
@@ -86,6 +88,35 @@ def test_after_a_fault_every_request_ends_once_with_the_reason_and_then_sglang_e
     for answer in found.values():
         assert answer.finished_reason["type"] == "abort" and answer.finished_reason["status_code"] == 500
         assert "the NPU is out of memory: NPU out of memory. Tried" in answer.finished_reason["message"]
+
+
+def test_a_rank_that_sglang_connects_to_no_client_connects_itself(monkeypatch, tmp_path):
+    import zmq
+
+    from sglang.srt.managers.io_struct import AbortReq, sock_recv
+    from sglang.srt.managers.scheduler_components.output_sender import SenderWrapper
+
+    monkeypatch.setattr(
+        "sglang.srt.managers.scheduler._make_abort_req",
+        lambda request, finished_reason: AbortReq(rid=request.rid, finished_reason=finished_reason),
+    )
+    monkeypatch.setattr(faults, "SECONDS_TO_ANSWER", 0.5)
+    address = f"ipc://{tmp_path}/tokenizer"
+    scheduler = FakeScheduler()
+    scheduler.ipc_channels.send_to_tokenizer = SenderWrapper(None)
+    faults.keep_address(scheduler, SimpleNamespace(tokenizer_ipc_name=address))
+
+    def loop(_scheduler):
+        raise RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB")
+
+    with zmq.Context(1) as context, context.socket(zmq.PULL) as tokenizer:
+        tokenizer.bind(address)
+        tokenizer.setsockopt(zmq.RCVTIMEO, 60_000)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            faults.serve_until_fault(loop, scheduler)
+        answers = [sock_recv(tokenizer) for _ in "abcd"]
+    assert {answer.rid for answer in answers} == set("abcd")
+    assert all("the NPU is out of memory" in answer.finished_reason["message"] for answer in answers)
 
 
 def test_after_another_error_sglang_alone_decides(answered):

@@ -326,6 +326,14 @@ def test_a_scheduler_serves_in_this_loop():
     assert parameters(Scheduler.run_event_loop) == ["self"]
 
 
+def test_a_scheduler_connects_only_its_first_rank_to_the_tokenizer():
+    """processes.before_channels"""
+    assert parameters(Scheduler.init_ipc_channels) == ["self", "port_args"]
+    assert_in_order(names("srt.managers.scheduler", "Scheduler.__init__"), "init_ipc_channels")
+    made = names("srt.managers.scheduler_components.ipc_channels", "SchedulerIpcChannels.create")
+    assert_in_order(made, "tokenizer_ipc_name", "SenderWrapper", "SenderWrapper", None)
+
+
 def test_a_scheduler_makes_its_watchdog_by_this_function():
     """processes.after_watchdog"""
     made = names("srt.managers.scheduler_components.invariant_checker", "create_scheduler_watchdog")

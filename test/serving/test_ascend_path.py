@@ -13,7 +13,8 @@ from serving.conftest import MODEL, Server
 
 SECONDS = 60
 PROMPTS = ["Return the", "The first", "def main(self):\n", "import os"]
-# Python runs it at its start: steps fail as on a card that is out of memory, once the file TRIGGER exists.
+# Python runs it at its start: steps of the second rank, which SGLang connects to no client, fail as on a card that is
+# out of memory, once the file TRIGGER exists.
 INJECTED = """
 import importlib.machinery, pathlib, sys
 class Fault:
@@ -23,10 +24,11 @@ class Fault:
         spec = importlib.machinery.PathFinder.find_spec(name, path, target)
         execute = spec.loader.exec_module
         def exec_module(module):
+            import torch
             execute(module)
             run = module.NPUGraphRunner.run
             def failing(self, *inputs):
-                if pathlib.Path(TRIGGER).exists():
+                if torch.distributed.get_rank() == 1 and pathlib.Path(TRIGGER).exists():
                     raise RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB")
                 return run(self, *inputs)
             module.NPUGraphRunner.run = failing

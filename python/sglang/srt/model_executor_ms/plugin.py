@@ -273,7 +273,7 @@ def _hook_scheduler(device: str) -> None:
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
         _hook_control()
-        processes.run_scheduler_with(faults.serve_until_fault)
+        _hook_faults()
         processes.run_scheduler_with(rank_status.log_rank_states_on_error)
         processes.receive_requests_with(agreement.receive_requests)
         processes.after_watchdog(rank_status.add_rank_states_to_watchdog)
@@ -311,6 +311,11 @@ def _hook_speculation() -> None:
     speculation.keep_whole_states()
     speculation.mask_drafts_only()
     memory.find_last_slots_with(allocation.last_slots)
+
+
+def _hook_faults() -> None:
+    processes.before_channels(faults.keep_address)
+    processes.run_scheduler_with(faults.serve_until_fault)
 
 
 def _hook_control() -> None:

@@ -3,6 +3,9 @@
 A device fault leaves caches and streams in an unknown state, and the other ranks wait in a collective. So no step is
 retried. Every request ends with the reason. SGLang then ends the server, as after any exception of its scheduler; a
 supervisor can restart it.
+
+One rank of a group alone may fail, and SGLang connects only the first one to the clients. So the rank that fails
+connects itself.
 """
 
 import logging
@@ -12,7 +15,7 @@ from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 
-SECONDS_TO_ANSWER = 1.0  # the answers need this long to reach clients before SGLang ends the processes
+SECONDS_TO_ANSWER = 5.0  # on a busy host the answers need this long to reach clients before SGLang ends the processes
 STATUS = 500
 
 
@@ -79,11 +82,30 @@ def _end_requests(scheduler, reason):
 
     ended = {"type": "abort", "message": reason, "status_code": STATUS, "err_type": "DeviceFault"}
     requests = unfinished(scheduler)
+    sender = _sender(scheduler)
     for request in requests:
-        answer = _make_abort_req(request, finished_reason=ended)
-        scheduler.ipc_channels.send_to_tokenizer.send_output(answer, request)
+        sender.send_output(_make_abort_req(request, finished_reason=ended), request)
     if requests:
         time.sleep(SECONDS_TO_ANSWER)
+
+
+def keep_address(scheduler, port_args) -> None:
+    """Before SGLang's Scheduler.init_ipc_channels: keep where answers go, for a rank that SGLang does not connect."""
+    scheduler.tokenizer_address = port_args.tokenizer_ipc_name
+
+
+def _sender(scheduler):
+    import zmq
+
+    from sglang.srt.managers.scheduler_components.output_sender import SenderWrapper
+    from sglang.srt.utils.network import get_zmq_socket
+
+    sender = scheduler.ipc_channels.send_to_tokenizer
+    if sender.socket is not None:
+        return sender
+    socket = get_zmq_socket(zmq.Context(1), zmq.PUSH, scheduler.tokenizer_address, False)
+    socket.setsockopt(zmq.LINGER, 0)  # the process ends even if nobody is there to read
+    return SenderWrapper(socket)
 
 
 def unfinished(scheduler) -> list:

@@ -47,6 +47,11 @@ def run_scheduler_with(hook: Callable) -> None:
     hooks.around(f"{SCHEDULER}.Scheduler.run_event_loop", hook)
 
 
+def before_channels(hook: Callable) -> None:
+    """hook(scheduler, port_args) before a scheduler connects itself to SGLang's other processes."""
+    hooks.before(f"{SCHEDULER}.Scheduler.init_ipc_channels", hook)
+
+
 def receive_requests_with(hook: Callable) -> None:
     """hook(original, receiver, ...) around what a scheduler gets its requests by, on each of its ranks."""
     receiver = "sglang.srt.managers.scheduler_components.request_receiver.SchedulerRequestReceiver"
