@@ -14,6 +14,8 @@ SERVE_ARGS ?= --max-total-tokens 32768
 
 RUN := $(VENV)/bin/python
 SIDE_BY_SIDE = $(RUN) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+# Failures are status 1; what broke off has no list of them.
+RERUN_FAILED = { test $$? = 1 && $(RUN) test/rerun_failed.py; }
 PIP := $(RUN) -m pip --disable-pip-version-check --quiet
 REQUIREMENTS := $(addprefix requirements/,cpu.txt dev.txt no-deps.txt dev-no-deps.txt)
 ROOMS := $(wildcard python/sglang/srt/*_ms/__init__.py)
@@ -46,10 +48,10 @@ serve: $(STAMP) $(MODEL_STAMP)  ## serve MODEL over HTTP on PORT (30000)
 		$(SERVE_ARGS)
 
 test: lint $(MODEL_STAMP)  ## lint, then run the tests of every kind of thing, in TEST_PROCESSES (2) side by side
-	$(SIDE_BY_SIDE)
+	$(SIDE_BY_SIDE) || $(RERUN_FAILED)
 
 test-all: lint $(MODEL_STAMP)  ## the same with all repetitions: each mechanism on every architecture and layout
-	$(SIDE_BY_SIDE) -m ""
+	$(SIDE_BY_SIDE) -m "" || $(RERUN_FAILED)
 
 test-fast: $(STAMP) $(MODEL_STAMP)  ## the tests that start no server and build no wheel
 	$(SIDE_BY_SIDE) --ignore=test/serving --ignore=test/test_packaging.py

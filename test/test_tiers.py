@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from models import results
+from rerun_failed import FLAKY, rerun
 from tiers import SLOW, mostly_slow, offenders, seconds
 
 SECONDS = 15
@@ -88,3 +89,27 @@ def test_results_of_a_run_are_added_to_those_of_earlier_ones(tmp_path):
         "A": {"against": "transformers", "passed": False, "served": True},
         "B": {"passed": True, "served": True},
     }
+
+
+def run_beside_a_file(folder: Path, tests: str) -> int:
+    """The status of a rerun after pytest has run these tests, while a file is missing that is then there."""
+    (folder / "test_file.py").write_text(f"from pathlib import Path\n{tests}")
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "test_file.py"], cwd=folder, stdout=subprocess.DEVNULL)
+    (folder / "file").touch()
+    return rerun(folder)
+
+
+FLAKY_TEST = "def test_{0}(): assert Path('file').exists()\n"
+
+
+def test_a_test_that_fails_beside_others_and_passes_alone_is_named(tmp_path, capfd):
+    assert run_beside_a_file(tmp_path, FLAKY_TEST.format("a") + "def test_b(): pass\n") == 0
+    assert "flaky, as they failed beside others and pass alone:\n  test_file.py::test_a\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "tests", ["def test(): assert 0\n" + FLAKY_TEST.format("a"), "".join(map(FLAKY_TEST.format, range(FLAKY + 1)))]
+)
+def test_what_fails_again_or_with_many_others_stays_failed(tmp_path, capfd, tests):
+    assert run_beside_a_file(tmp_path, tests) == 1
+    assert "flaky, as" not in capfd.readouterr().out
