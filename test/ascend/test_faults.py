@@ -6,6 +6,7 @@ import pytest
 
 from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.model_executor_ms.npu import faults
+from sglang.srt.model_executor_ms.seams import processes
 
 SECONDS = 1
 
@@ -104,7 +105,7 @@ def test_a_rank_that_sglang_connects_to_no_client_connects_itself(monkeypatch, t
     address = f"ipc://{tmp_path}/tokenizer"
     scheduler = FakeScheduler()
     scheduler.ipc_channels.send_to_tokenizer = SenderWrapper(None)
-    faults.keep_address(scheduler, SimpleNamespace(tokenizer_ipc_name=address))
+    processes._keep_tokenizer_address(scheduler, SimpleNamespace(tokenizer_ipc_name=address))
 
     def loop(_scheduler):
         raise RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB")

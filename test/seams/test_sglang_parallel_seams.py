@@ -327,7 +327,7 @@ def test_a_scheduler_serves_in_this_loop():
 
 
 def test_a_scheduler_connects_only_its_first_rank_to_the_tokenizer():
-    """processes.before_channels"""
+    """processes.keep_tokenizer_address, processes.tokenizer_sender"""
     assert parameters(Scheduler.init_ipc_channels) == ["self", "port_args"]
     assert_in_order(names("srt.managers.scheduler", "Scheduler.__init__"), "init_ipc_channels")
     made = names("srt.managers.scheduler_components.ipc_channels", "SchedulerIpcChannels.create")

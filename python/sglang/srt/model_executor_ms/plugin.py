@@ -314,7 +314,7 @@ def _hook_speculation() -> None:
 
 
 def _hook_faults() -> None:
-    processes.before_channels(faults.keep_address)
+    processes.keep_tokenizer_address()
     processes.run_scheduler_with(faults.serve_until_fault)
 
 

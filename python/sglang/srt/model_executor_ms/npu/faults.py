@@ -13,6 +13,8 @@ import re
 import time
 from typing import NamedTuple
 
+from sglang.srt.model_executor_ms.seams import processes
+
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_ANSWER = 5.0  # on a busy host the answers need this long to reach clients before SGLang ends the processes
@@ -82,30 +84,11 @@ def _end_requests(scheduler, reason):
 
     ended = {"type": "abort", "message": reason, "status_code": STATUS, "err_type": "DeviceFault"}
     requests = unfinished(scheduler)
-    sender = _sender(scheduler)
+    sender = processes.tokenizer_sender(scheduler)
     for request in requests:
         sender.send_output(_make_abort_req(request, finished_reason=ended), request)
     if requests:
         time.sleep(SECONDS_TO_ANSWER)
-
-
-def keep_address(scheduler, port_args) -> None:
-    """Before SGLang's Scheduler.init_ipc_channels: keep where answers go, for a rank that SGLang does not connect."""
-    scheduler.tokenizer_address = port_args.tokenizer_ipc_name
-
-
-def _sender(scheduler):
-    import zmq
-
-    from sglang.srt.managers.scheduler_components.output_sender import SenderWrapper
-    from sglang.srt.utils.network import get_zmq_socket
-
-    sender = scheduler.ipc_channels.send_to_tokenizer
-    if sender.socket is not None:
-        return sender
-    socket = get_zmq_socket(zmq.Context(1), zmq.PUSH, scheduler.tokenizer_address, False)
-    socket.setsockopt(zmq.LINGER, 0)  # the process ends even if nobody is there to read
-    return SenderWrapper(socket)
 
 
 def unfinished(scheduler) -> list:

@@ -47,9 +47,28 @@ def run_scheduler_with(hook: Callable) -> None:
     hooks.around(f"{SCHEDULER}.Scheduler.run_event_loop", hook)
 
 
-def before_channels(hook: Callable) -> None:
-    """hook(scheduler, port_args) before a scheduler connects itself to SGLang's other processes."""
-    hooks.before(f"{SCHEDULER}.Scheduler.init_ipc_channels", hook)
+def keep_tokenizer_address() -> None:
+    """Keep with a scheduler where its answers go, for `tokenizer_sender`."""
+    hooks.before(f"{SCHEDULER}.Scheduler.init_ipc_channels", _keep_tokenizer_address)
+
+
+def _keep_tokenizer_address(scheduler, port_args) -> None:
+    scheduler.tokenizer_address = port_args.tokenizer_ipc_name
+
+
+def tokenizer_sender(scheduler):
+    """What sends answers to clients, on any rank: SGLang connects the first one of a group only."""
+    import zmq
+
+    from sglang.srt.managers.scheduler_components.output_sender import SenderWrapper
+    from sglang.srt.utils.network import get_zmq_socket
+
+    sender = scheduler.ipc_channels.send_to_tokenizer
+    if sender.socket is not None:
+        return sender
+    socket = get_zmq_socket(zmq.Context(1), zmq.PUSH, scheduler.tokenizer_address, False)
+    socket.setsockopt(zmq.LINGER, 0)  # the process ends even if nobody is there to read
+    return SenderWrapper(socket)
 
 
 def receive_requests_with(hook: Callable) -> None:
