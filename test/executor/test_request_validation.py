@@ -17,7 +17,7 @@ def check(monkeypatch):
     monkeypatch.setattr(runtime_context, "get_model", lambda: SimpleNamespace(model_impl="mindspore"))
 
     def checked(request, sees):
-        config, processor = SimpleNamespace(vocab_size=9), object() if sees else None
+        config, processor = SimpleNamespace(vocab_size=9, hidden_size=2), object() if sees else None
         check_request(SimpleNamespace(is_generation=True, model_config=config, mm_processor=processor), request, [1])
 
     return checked
@@ -49,3 +49,42 @@ def test_every_image_has_a_place(given, places):
 
 def test_why_an_image_cannot_be_read_is_said():
     assert unreadable(OSError("truncated")) == "An image or a video of the request cannot be read: OSError: truncated"
+
+
+@pytest.fixture
+def on(monkeypatch, check):
+    """Function of a device and a drafter: that of the server."""
+
+    def set_up(device="cpu", drafter=None):
+        monkeypatch.setattr(runtime_context, "get_device", lambda: SimpleNamespace(device=device))
+        monkeypatch.setattr(runtime_context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=drafter))
+
+    return set_up
+
+
+def embedded(rows):
+    return GenerateReqInput(input_embeds=rows, sampling_params={})
+
+
+def test_embeddings_in_the_place_of_tokens_are_rows_of_the_models_width(check, on):
+    on()
+    check(embedded([[0.5, 1.5], [2, 3]]), sees=False)
+    for wrong in (
+        [],
+        [0.5, 1.5],
+        [[0.5]],
+        [[0.5, 1.5], [1.5]],
+        [["a", "b"]],
+        [[0.5, 1e300]],
+        [[0.5, float("nan")]],
+        [[[0.5, 1.5]]],
+    ):
+        with pytest.raises(ValueError, match="one row or more of 2 finite numbers"):
+            check(embedded(wrong), sees=False)
+
+
+@pytest.mark.parametrize("server", [dict(device="npu"), dict(drafter="NGRAM")])
+def test_embeddings_are_refused_where_steps_do_not_begin_with_them(check, on, server):
+    on(**server)
+    with pytest.raises(ValueError, match="input_embeds is served by --framework mindspore on CPUs"):
+        check(embedded([[0.5, 1.5]]), sees=False)

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 from types import SimpleNamespace
 
+import torch
 from seams.contract import assert_in_order, names, parameters, works_around
 
 from sglang.srt.configs.model_config import ModelConfig
@@ -43,6 +44,22 @@ def test_a_request_without_token_types_has_some_beside_one_that_has():
     init = inspect.unwrap(ForwardBatch._maybe_init_non_generation_fields)
     init(made, SimpleNamespace(reqs=reqs, device="cpu"))
     assert len(made.token_type_ids) == 4
+
+
+def test_rows_of_embeddings_of_a_batch_are_those_of_the_requests_that_bring_some():
+    """batches.spread_input_embeds"""
+    found = names("srt.managers.schedule_batch", "ScheduleBatch.prepare_for_extend")
+    assert {"input_embeds", "extend_lens"} <= set(found)
+    brings = [None, [[1.0, 2.0]], None]
+    reqs = [SimpleNamespace(input_embeds=own) for own in brings]
+    batch = SimpleNamespace(input_embeds=None, reqs=reqs, extend_lens=[2, 1, 1])
+    forward_batch = SimpleNamespace(input_embeds=None)
+    batches._spread_input_embeds(forward_batch, batch)
+    assert forward_batch.input_embeds is None
+    batch.input_embeds = torch.tensor(brings[1])
+    batches._spread_input_embeds(forward_batch, batch)
+    assert forward_batch.input_embeds.isnan().all(1).tolist() == [True, True, False, True]
+    assert forward_batch.input_embeds[2].tolist() == [1.0, 2.0]
 
 
 # ---- limits ----

@@ -22,6 +22,7 @@ from sglang.srt.model_executor_ms.runner import (
     device,
     eplb,
     image_chunks,
+    input_rows,
     kv_scales,
     sentence_transformers,
 )
@@ -100,7 +101,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         written = with_own_head(written, network_class, folder, load_format)
         published = config_fixups.restored(written, model_config.model_path, model_config.revision)
         self.network = network_class(published, runtime)
-        image_chunks.keep_images_whole(self.network)
+        self._prepare_media(model_config.is_generation)
         self.expert_counter = eplb.ExpertCounter(self.network)
         self.pooling = None if generates else self._pooling(model_config, load_format)
         self.profile = ForwardProfile(environment.profile, environment.traces)
@@ -114,6 +115,10 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         self.update = AllOrNone(self.check_checkpoint)
         self.weights = NamedWeights(self.network, self._bind_head)
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
+
+    def _prepare_media(self, generates: bool) -> None:
+        image_chunks.keep_images_whole(self.network)
+        input_rows.take_input_embeds(self.network, generates)
 
     def _pooling(self, model_config, load_format: str) -> Pooling:
         where = (model_config.model_path, model_config.revision)
@@ -227,10 +232,13 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         states.commit(states.slots_of_requests[requests], steps)
 
     @torch.no_grad()
-    def forward(self, input_ids, positions, forward_batch, get_embedding=False, pp_proxy_tensors=None):
+    def forward(
+        self, input_ids, positions, forward_batch, get_embedding=False, pp_proxy_tensors=None, input_embeds=None
+    ):
         """One step of SGLang: input_ids [T], positions [T] -> LogitsProcessorOutput, or EmbeddingPoolerOutput.
 
-        Stages of a pipeline pass on hidden states [T, hidden_size] as PPProxyTensors.
+        Stages of a pipeline pass on hidden states [T, hidden_size] as PPProxyTensors. input_embeds is SGLang's bfloat16
+        copy of what forward_batch has in float32, which is read.
         """
         backend, kind = get_attn_backend(), forward_batch.forward_mode.name.lower()
         if (
@@ -258,7 +266,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         inputs = {"input_ids": input_ids}
         if not self.stage.first:
             inputs = {PP_HIDDEN_STATES: pp_proxy_tensors[PP_HIDDEN_STATES]}
-        elif self.sees:
+        elif self.takes_media:
             with self.profile.phase("media"):
                 inputs |= self.media_inputs(input_ids, forward_batch)
         elif TOKEN_TYPE_IDS in self.network.model_inputs():

@@ -11,7 +11,7 @@ from sglang.srt.layers_ms.ops.metadata import LAST_SEEN
 from sglang.srt.managers.mm_schedule import get_embedding_and_mask
 from sglang.srt.managers.mm_utils import pad_mm_tokens
 from sglang.srt.managers.schedule_batch import Modality
-from sglang.srt.model_executor_ms.runner import bridge
+from sglang.srt.model_executor_ms.runner import bridge, input_rows
 from sglang.srt.models_ms.decoder import MEDIA_MASK, MEDIA_ROWS, MROPE
 
 MODALITIES = {"image": Modality.IMAGE, "video": Modality.VIDEO}
@@ -21,8 +21,9 @@ class MediaInputs:
     """What SGLang asks of a model that sees. A mixin of MindSporeForCausalLM, whose `network` computes."""
 
     @property
-    def sees(self) -> bool:
-        return getattr(self.network, "modalities", ()) != ()
+    def takes_media(self) -> bool:
+        """Whether steps begin with rows that take the place of tokens."""
+        return MEDIA_MASK in self.network.model_inputs()
 
     def pad_input_ids(self, input_ids, mm_inputs):
         """Put a number made of each image in the place of its placeholder tokens: the radix cache's key."""
@@ -53,8 +54,9 @@ class MediaInputs:
         rows = torch.zeros(len(input_ids), len(names) * width, dtype=dtype, device=input_ids.device)
         mask = torch.zeros(len(input_ids), dtype=torch.int32, device=input_ids.device)
         if _has_media(forward_batch):
-            for modality in self.network.modalities:
+            for modality in getattr(self.network, "modalities", ()):
                 self._merge(modality, input_ids, forward_batch, rows, mask)
+        input_rows.put_input_embeds(forward_batch, rows[:, :width], mask)
         parts = (part.contiguous() for part in rows.split(width, 1))
         return {MEDIA_MASK.name: mask, **dict(zip(names, parts, strict=True))}
 

@@ -23,6 +23,26 @@ def _prepare_unpadded(forward_batch, _model_runner) -> None:
     set_is_extend_in_batch(forward_batch.is_extend_in_batch)
 
 
+def spread_input_embeds() -> None:
+    """Make ForwardBatch.input_embeds [T, hidden_size], with NaN in the rows of requests that bring no embeddings.
+
+    SGLang puts the rows of those that do behind each other, and does not say whose they are.
+    """
+    target = "sglang.srt.model_executor.forward_batch_info.ForwardBatch._maybe_init_non_generation_fields"
+    hooks.before(target, _spread_input_embeds)
+
+
+def _spread_input_embeds(forward_batch, batch) -> None:
+    if batch.input_embeds is None:
+        return
+    given, brings = batch.input_embeds, [request.input_embeds is not None for request in batch.reqs]
+    spread, mine = given.new_full((sum(batch.extend_lens), given.shape[1]), float("nan")), []
+    for own, count in zip(brings, batch.extend_lens, strict=True):
+        mine += [own] * count
+    spread[mine] = given
+    forward_batch.input_embeds = spread
+
+
 def note_lora_slots(forward_batch, slots) -> None:
     """Keep the slot of each request's adapter, numpy [B] int32, with a ForwardBatch, for `lora_slots`."""
     forward_batch.lora_slots = slots

@@ -5,8 +5,10 @@ SGLang 0.5.23 does not check the ranges below. A value out of range would end it
 
 from collections.abc import Iterable
 
+import numpy as np
+
 SOURCE = "--framework mindspore"
-TENSORS = ("input_embeds", "positional_embed_overrides")
+TENSORS = ("positional_embed_overrides",)
 MEDIA = ("image_data", "video_data", "audio_data")
 
 
@@ -29,7 +31,10 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
         problems += [
             f"{name} is given, and this server takes text only" for name in MEDIA if _count(_of(request, name))
         ]
-    if not problems and not input_ids:
+    embeds = _of(request, "input_embeds")
+    if embeds is not None:
+        problems += _embedding_problems(request, embeds, tokenizer_manager.model_config.hidden_size)
+    if not problems and not input_ids and embeds is None:
         problems.append("The prompt has no tokens: give text or input_ids with at least one")
     problems += _token_problems("input_ids", input_ids, vocab_size)
     problems += _range_problem("top_logprobs_num (logprobs in /v1)", _of(request, "top_logprobs_num"), 0, vocab_size)
@@ -37,6 +42,25 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
     if problems:
         raise ValueError("; ".join(problems))
     _leave_out_stop_tokens(request.sampling_params, vocab_size)
+
+
+def _embedding_problems(request, embeds, width: int) -> list[str]:
+    """Of rows of embeddings in the place of a prompt's tokens."""
+    from sglang.srt.managers.io_struct import GenerateReqInput
+    from sglang.srt.runtime_context import get_device, get_spec
+
+    if not isinstance(request, GenerateReqInput):
+        return ["input_embeds is served for texts to generate, and not for embeddings"]
+    if get_device().device != "cpu" or get_spec().speculative_algorithm:
+        return [f"input_embeds is served by {SOURCE} on CPUs, without speculative decoding: give text or input_ids"]
+    try:
+        with np.errstate(over="ignore"):
+            rows = np.asarray(embeds, np.float64).astype(np.float32)  # as SGLang hands them on
+    except (TypeError, ValueError):
+        rows = np.empty(0)
+    if rows.ndim != 2 or not len(rows) or rows.shape[1] != width or not np.isfinite(rows).all():
+        return [f"input_embeds is a list of one row or more of {width} finite numbers each, one row a token"]
+    return []
 
 
 def unreadable(error: Exception) -> str:
