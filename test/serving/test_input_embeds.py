@@ -7,7 +7,7 @@ import pytest
 import torch
 from serving.conftest import MODEL
 
-SECONDS = 0, 40
+SECONDS = 1, 40
 TOKENS = 6
 
 
