@@ -82,13 +82,14 @@ def serve_until_fault(original, scheduler):
 def _end_requests(scheduler, reason):
     from sglang.srt.managers.scheduler import _make_abort_req
 
-    ended = {"type": "abort", "message": reason, "status_code": STATUS, "err_type": "DeviceFault"}
     requests = unfinished(scheduler)
+    if not requests:
+        return
+    ended = {"type": "abort", "message": reason, "status_code": STATUS, "err_type": "DeviceFault"}
     sender = processes.tokenizer_sender(scheduler)
     for request in requests:
         sender.send_output(_make_abort_req(request, finished_reason=ended), request)
-    if requests:
-        time.sleep(SECONDS_TO_ANSWER)
+    time.sleep(SECONDS_TO_ANSWER)
 
 
 def unfinished(scheduler) -> list:
