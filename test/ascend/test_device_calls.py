@@ -203,12 +203,18 @@ def test_a_rank_knows_its_share_of_tensors_and_of_experts_wherever_it_computes(m
     assert joined == [(name, where) for name in wanted]
 
 
-@pytest.mark.parametrize("stages, divided", [(1, True), (2, False)])
-def test_layers_with_a_window_have_a_pool_of_their_own_where_there_is_one_stage(monkeypatch, stages, divided):
-    specs = SlidingWindowSpec(2, 16, sliding_window=9), FullAttentionSpec(2, 16)
+@pytest.mark.parametrize(
+    "stages, size, refused, divided",
+    [(1, 16, False, True), (2, 16, False, False), (1, 16, True, False), (1, 32, True, True)],
+)
+def test_layers_with_a_window_have_a_pool_of_their_own_where_there_is_one_stage(
+    monkeypatch, stages, size, refused, divided
+):
+    """size: of heads of the other layers; refused: by --disable-hybrid-swa-memory, which two sizes cannot do with."""
+    specs = SlidingWindowSpec(2, 16, sliding_window=9), FullAttentionSpec(2, size)
     layers = [("", SimpleNamespace(layer_id=layer, cache_spec=spec)) for layer, spec in enumerate(specs)]
     model = SimpleNamespace(network=SimpleNamespace(cells_and_names=lambda: layers))
-    flags = SimpleNamespace(disable_hybrid_swa_memory=False)
+    flags = SimpleNamespace(disable_hybrid_swa_memory=refused)
     made = SimpleNamespace(model=model, model_config=SimpleNamespace(), server_args=flags, device="npu")
     monkeypatch.setattr(swa_pool, "get_parallel", lambda: SimpleNamespace(pp_size=stages))
     swa_pool.divide_pool(made)

@@ -18,9 +18,9 @@ SECONDS = 6
 LLAMA = {"model_type": "llama", "architectures": ["LlamaForCausalLM"]}
 
 
-def arguments(path, overrides=None):
-    flag = json.dumps(overrides or {})
-    return SimpleNamespace(model_path=str(path), revision=None, trust_remote_code=True, json_model_override_args=flag)
+def arguments(path, overrides=None, **flags):
+    given = dict(revision=None, trust_remote_code=True, enable_multimodal=None) | flags
+    return SimpleNamespace(model_path=str(path), json_model_override_args=json.dumps(overrides or {}), **given)
 
 
 def write(folder, **config):
@@ -99,6 +99,13 @@ def test_a_config_that_does_not_say_what_it_is_is_refused(tmp_path, config, mess
 def test_a_name_in_the_place_of_a_list_is_one_architecture(tmp_path):
     write(tmp_path, model_type="llama", architectures="LlamaForCausalLM")
     assert json.loads(model_config.overrides(arguments(tmp_path))) == {"architectures": ["LlamaForCausalLM"]}
+
+
+def test_a_model_of_which_only_the_text_is_served_is_a_model_of_text_to_sglang(tmp_path):
+    folder = tiny.save("gemma4-shared", tmp_path)
+    assert json.loads(model_config.overrides(arguments(folder)))["language_model_only"]
+    with pytest.raises(UnsupportedModel, match="only its text is served: leave out --enable-multimodal"):
+        model_config.overrides(arguments(folder, enable_multimodal=True))
 
 
 YARN = dict(rope_type="yarn", factor=3.0, original_max_position_embeddings=64)

@@ -16,8 +16,9 @@ def check(monkeypatch):
     """Function of a request and whether the server takes images: refuses it, or not."""
     monkeypatch.setattr(runtime_context, "get_model", lambda: SimpleNamespace(model_impl="mindspore"))
 
-    def checked(request, sees):
-        config, processor = SimpleNamespace(vocab_size=9, hidden_size=2), object() if sees else None
+    def checked(request, sees, **text_config):
+        processor, text = object() if sees else None, SimpleNamespace(**text_config)
+        config = SimpleNamespace(vocab_size=9, hidden_size=2, hf_text_config=text)
         check_request(SimpleNamespace(is_generation=True, model_config=config, mm_processor=processor), request, [1])
 
     return checked
@@ -88,3 +89,9 @@ def test_embeddings_are_refused_where_steps_do_not_begin_with_them(check, on, se
     on(**server)
     with pytest.raises(ValueError, match="input_embeds is served by --framework mindspore on CPUs"):
         check(embedded([[0.5, 1.5]]), sees=False)
+
+
+def test_embeddings_are_refused_of_models_whose_layers_have_some_of_tokens(check, on):
+    on()
+    with pytest.raises(ValueError, match="not served of a model with per-layer embeddings"):
+        check(embedded([[0.5, 1.5]]), sees=False, hidden_size_per_layer_input=4)

@@ -38,6 +38,21 @@ REQUESTS = 8  # that have states
 STALE = 100.0  # what a used cache may hold where nobody should look
 
 
+class PoolsOfRows:
+    """A pool for the layers of each size of rows, as SGLang's SWAKVPool has two."""
+
+    def __init__(self, pools: dict):
+        """pools: of each layer."""
+        self.pools = pools
+        self.size, self.page_size = SLOTS, next(iter(pools.values())).page_size
+
+    def get_key_buffer(self, layer):
+        return self.pools[layer].get_key_buffer(layer)
+
+    def get_value_buffer(self, layer):
+        return self.pools[layer].get_value_buffer(layer)
+
+
 def pool_of(specs, dtype: torch.dtype, page_size: int, made=MHATokenToKVPool):
     """The pool that SGLang makes for layers of one kind. made: its class where there are keys and values.
 
@@ -45,6 +60,11 @@ def pool_of(specs, dtype: torch.dtype, page_size: int, made=MHATokenToKVPool):
     """
     if not specs:
         return None
+    rows = {spec.row for spec in specs.values()}
+    if len(rows) > 1:
+        kinds = [{layer: spec for layer, spec in specs.items() if spec.row == row} for row in rows]
+        pools = [(kind, pool_of(kind, dtype, page_size, made)) for kind in kinds]
+        return PoolsOfRows({layer: pool for kind, pool in pools for layer in kind})
     shared = dict(
         size=SLOTS - page_size,
         page_size=page_size,
@@ -145,7 +165,8 @@ class PagedModel:
         """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
         of_sglang = config = get_config(str(folder), trust_remote_code=True)
         computed = getattr(ms, ops.compute_dtype(dtype))
-        longest = model_class(config.architectures).longest_context(config) or get_context_length(config)
+        of_text = getattr(config, "text_config", config)
+        longest = model_class(config.architectures).longest_context(config) or get_context_length(of_text)
         runtime = Runtime(
             dtype=computed, max_positions=longest, max_prefill_tokens=TOKENS, kv_cache_dtype=kv_cache_dtype
         )

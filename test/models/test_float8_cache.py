@@ -14,7 +14,7 @@ from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights
 
 SECONDS = 12, 20
-VARIANTS = ["qwen3", "gemma2", "gpt_oss"]  # norms of keys; windows and soft caps; sinks
+VARIANTS = ["qwen3", "gemma2", "gpt_oss", "gemma4-shared"]  # norms of keys; windows, soft caps; sinks; shared keys
 # Of the largest logit. A value half way between two codes may become the other one: a sixteenth of it.
 LIMIT = 1e-2
 NAMES = [("k_scale", "v_scale"), ("k_proj.k_scale", "v_proj.v_scale"), ("kv_scale", "kv_scale")]

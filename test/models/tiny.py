@@ -23,7 +23,7 @@ LLAMA, MISTRAL, QWEN2, QWEN3 = (
     dict(COMMON, model_type="qwen2"),
     dict(COMMON, model_type="qwen3", head_dim=18),
 )
-CORRECTIONS = ("e_score_correction_bias", "expert_bias")  # buffers of routers
+BUFFERS = ("e_score_correction_bias", "expert_bias", "layer_scalar")  # of routers, and of Gemma 4's layers
 
 
 def mimo_config(written: dict) -> dict:
@@ -74,6 +74,7 @@ TINY = {
 PUBLISHED_CONFIGS = {**experts.PUBLISHED_CONFIGS, **mla.PUBLISHED_CONFIGS, **windows.PUBLISHED_CONFIGS}
 PUBLISHED_CONFIGS |= {**states.PUBLISHED_CONFIGS, "mimo": mimo_config}
 PUBLISHED_TENSORS = {"mimo": mimo_tensors, **experts.PUBLISHED_TENSORS, **states.PUBLISHED_TENSORS}
+PUBLISHED_TENSORS |= windows.PUBLISHED_TENSORS
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
 # What the reference table computes as a graph, which takes it seconds a model; of the others it runs the operators one
 # by one. test/ops compiles each of them, and the CPU's table compiles every variant.
@@ -88,8 +89,8 @@ PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLA
 def described(name: str) -> dict:
     """The config of a variant; llama@32: of llama with heads of 32 values, llama@h96: with a hidden_size of 96.
 
-    For tables that compute only heads of such sizes. deepseek_v3@16: with sizes that are multiples of 16, all others.
-    llama@ranks: of sizes that four ranks can divide; llama@ranks16: the same with heads of 16 values.
+    For tables that compute only heads of such sizes. deepseek_v3@16, gemma4-shared@16: with several sizes, all
+    multiples of 16. llama@ranks: of sizes that four ranks can divide; llama@ranks16: the same with heads of 16 values.
     """
     variant, _, size = name.partition("@")
     if not size:
@@ -101,6 +102,8 @@ def described(name: str) -> dict:
         unit = int(size)
         sizes = dict(kv_lora_rank=5 * unit, qk_nope_head_dim=3 * unit, qk_rope_head_dim=unit, v_head_dim=2 * unit)
         return TINY[variant] | sizes
+    if "global_head_dim" in TINY[variant]:
+        return TINY[variant] | dict(head_dim=int(size), global_head_dim=2 * int(size))
     if not size.startswith("h"):
         return TINY[variant] | {"head_dim": int(size)}
     return _of_width(TINY[variant], int(size.removeprefix("h")))
@@ -155,8 +158,8 @@ def hugging_face(name: str, dtype: str = "float32"):
     eager = dict(attn_implementation="eager", experts_implementation="eager")  # grouped products want even sizes
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager).eval()
     with torch.no_grad():
-        corrections = [named for named in model.named_buffers() if named[0].endswith(CORRECTIONS)]
-        for parameter_name, parameter in [*model.named_parameters(), *corrections]:
+        buffers = [named for named in model.named_buffers() if named[0].endswith(BUFFERS)]
+        for parameter_name, parameter in [*model.named_parameters(), *buffers]:
             randomize(parameter_name, parameter)
             parameter.copy_(parameter.to(getattr(torch, dtype)))
     return model

@@ -588,6 +588,7 @@ int main(int count, char** arguments) {
           test_latent_write(dtype, cache_dtype), test_mla_attention(dtype, cache_dtype);
           test_choice(dtype, cache_dtype), test_chosen(dtype, cache_dtype);
         }
+        test_turned(dtype);
       }
     std::printf("%s: %d checks so far, %d failed\n", isa, checks, failures);
   }

@@ -54,3 +54,29 @@ void test_values(const std::string& dtype) {
   expect(call(scale_by_position, {&x, &factors, &far, &count, &y}) != 0, "scale_by_position takes far positions");
   expect(call(scale_by_position, {&x, &factors, &place, &many, &y}) != 0, "scale_by_position takes many columns");
 }
+
+void test_turned(const std::string& dtype) {
+  const int64_t rows = any(1, 20), heads = any(1, 4), half = any(1, 20), size = 2 * half + any(0, 20);
+  const int64_t positions = any(1, 30);
+  Array q(dtype, {rows, heads * size}), norm(dtype, {size}), out(dtype, q.shape), place("int32", {rows});
+  Array cos("float32", {positions, half}), sin("float32", {positions, half}), eps = number(1e-5);
+  Array far = ints(std::vector<int64_t>(rows, positions)), factor("float32", {1});
+  q.fill(), norm.fill(0.5, 1.5), cos.fill(), sin.fill(), factor.fill();
+  for (int64_t i = 0; i < rows; ++i) place.set(i, any(0, positions - 1));
+  expect(call(turn_queries, {&q, &norm, &cos, &sin, &place, &eps, &out}) == 0, "turn_queries");
+  auto normalized = [&](int64_t first, int64_t d) {
+    double squares = 0;
+    for (int64_t j = 0; j < size; ++j) squares += std::pow(q.get(first + j), 2);
+    return q.get(first + d) / std::sqrt(squares / size + 1e-5) * norm.get(d);
+  };
+  auto wanted = [&](int64_t i) {
+    const int64_t d = i % size, first = i - d, row = static_cast<int64_t>(place.get(i / (heads * size))) * half;
+    if (d >= 2 * half) return normalized(first, d);
+    const double other = normalized(first, (d + half) % (2 * half)), turn = sin.get(row + d % half);
+    return normalized(first, d) * cos.get(row + d % half) + (d >= half ? other : -other) * turn;
+  };
+  close(out, out.size, wanted, dtype, "turn_queries");
+  expect(call(turn_queries, {&q, &norm, &cos, &sin, &far, &eps, &out}) != 0, "turn_queries takes a position outside");
+  expect(call(scale_by, {&q, &factor, &out}) == 0, "scale_by");
+  close(out, out.size, [&](int64_t i) { return q.get(i) * factor.get(0); }, dtype, "scale_by");
+}

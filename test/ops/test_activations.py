@@ -66,3 +66,24 @@ def test_columns_are_scaled_by_their_tokens_positions(table, columns):
     wanted = x.clone()
     wanted[:, :columns] *= factors[positions][:, None]
     torch.testing.assert_close(torch.from_numpy(found.asnumpy()), wanted, atol=1e-6, rtol=1e-6)
+
+
+def test_a_loaded_factor_scales(table):
+    x, factor = rows(4, 19), rows(1, seed=1)
+    found = run(ops.scale_by, x, bridge.to_mindspore(factor))
+    torch.testing.assert_close(found, x * factor, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("half", [5, 9])
+def test_queries_are_normalized_and_turned_by_their_positions(table, half):
+    size, positions = 18, [8, 0, 3, 3]
+    x, norm, angles = rows(4, 3 * size), rows(size, seed=1), rows(9, half, seed=2)
+    step = step_of(x, positions=positions)
+    given = [bridge.to_mindspore(tensor) for tensor in (norm, angles.cos(), angles.sin())]
+    found = ops.without_valid_rows(ops.turn_queries(gated(x, step), given[0], 3e-3, *given[1:], step))
+    wanted = torch.nn.functional.rms_norm(x.view(4, 3, size), (size,), norm, 3e-3)
+    turned = torch.complex(wanted[..., :half], wanted[..., half : 2 * half]) * torch.polar(
+        torch.ones(4, 1, half), angles[positions][:, None]
+    )
+    wanted = torch.cat([turned.real, turned.imag, wanted[..., 2 * half :]], -1).view(4, -1)
+    torch.testing.assert_close(torch.from_numpy(found.asnumpy()), wanted, atol=1e-5, rtol=1e-5)

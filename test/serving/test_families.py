@@ -160,6 +160,13 @@ def test_tokens_and_logprobs_are_the_references(start_engine, serves, tmp_path, 
     assert_served(start_engine(save_as(architecture, variant, tmp_path), skip_tokenizer_init=True), variant)
 
 
+@SLOW
+@pytest.mark.parametrize("variant", ["gemma4-shared"])
+def test_the_text_of_a_model_that_sees_is_the_references(start_engine, serves, tmp_path, variant):
+    serves(json.loads((save(variant, tmp_path) / "config.json").read_text())["architectures"][0])
+    assert_served(start_engine(tmp_path, skip_tokenizer_init=True), variant)
+
+
 @pytest.mark.parametrize(
     "architecture, variant", [("Olmo2ForCausalLM", "olmo3"), pytest.param("OlmoeForCausalLM", "olmoe", marks=SLOW)]
 )

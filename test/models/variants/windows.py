@@ -50,7 +50,33 @@ EXAONE4 = dict(COMMON, model_type="exaone4", head_dim=18, sliding_window=9, laye
 CWM = dict(COMMON, model_type="cwm", head_dim=14, num_hidden_layers=3, sliding_window=9)
 VAULTGEMMA = dict(GEMMA2, model_type="vaultgemma")
 LLAMA3 = rope("llama3", factor=6.0, low_freq_factor=1.3, high_freq_factor=3.5, original_max_position_embeddings=32)
+GEMMA4 = dict(
+    COMMON,
+    model_type="gemma4_text",
+    head_dim=14,
+    global_head_dim=20,
+    num_hidden_layers=5,
+    layer_types=[SLIDING, FULL, SLIDING, SLIDING, FULL],
+    sliding_window=9,
+    num_kv_shared_layers=2,
+    use_double_wide_mlp=True,
+    hidden_size_per_layer_input=18,
+    vocab_size_per_layer_input=131,
+    final_logit_softcapping=7.3,
+    rope_parameters={
+        FULL: dict(rope_type="proportional", rope_theta=500.0, partial_rotary_factor=0.5),
+        SLIDING: dict(rope_type="default", rope_theta=30.0),
+    },
+)
 VARIANTS = {
+    "gemma4-shared": GEMMA4,
+    "gemma4-plain": dict(
+        GEMMA4,
+        num_kv_shared_layers=0,
+        hidden_size_per_layer_input=0,
+        attention_k_eq_v=True,
+        num_global_key_value_heads=1,
+    ),
     "mistral-window": dict(MISTRAL, sliding_window=3),
     "mistral-wide-window": dict(MISTRAL, sliding_window=23),
     "ministral": dict(MISTRAL, model_type="ministral", sliding_window=7, layer_types=[FULL, SLIDING]),
@@ -84,4 +110,25 @@ def _olmo3(written: dict) -> dict:
     return written | {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
 
 
-PUBLISHED_CONFIGS = {"olmo3": _olmo3}
+def _gemma4(written: dict) -> dict:
+    """The decoder of a model that sees."""
+    text = {name: value for name, value in written.items() if name != "architectures"}
+    return dict(architectures=["Gemma4ForConditionalGeneration"], model_type="gemma4", text_config=text)
+
+
+def _of_text(tensors: dict) -> dict:
+    return {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in tensors.items()}
+
+
+def _gemma4_tensors(tensors: dict) -> dict:
+    """Beside a tower, and with keys and values of the layers that have none, which published checkpoints hold too."""
+    found = _of_text(tensors)
+    for name in ("k_proj", "v_proj", "k_norm"):
+        of_layers = "model.language_model.layers.{}.self_attn." + name + ".weight"
+        layers = range(GEMMA4["num_hidden_layers"])
+        found = {of_layers.format(layer): found[of_layers.format(0)].clone() for layer in layers} | found
+    return found | {"model.vision_tower.patch_embedder.input_proj.weight": found[of_layers.format(0)].clone()}
+
+
+PUBLISHED_CONFIGS = {"olmo3": _olmo3, "gemma4-shared": _gemma4, "gemma4-plain": _gemma4}
+PUBLISHED_TENSORS = {"gemma4-shared": _gemma4_tensors, "gemma4-plain": _of_text}

@@ -43,7 +43,8 @@ class Attention(nn.Cell):
     bound of scores; 0: none. sinks: the checkpoint's name of the sink score of each head (gpt-oss), or None.
     alibi: None, or the slope of each query head of the model (`alibi_slopes`). fused_qkv, gated: as QKVParallelLinear
     has them. query_factors: None, or what queries are multiplied with at each position, float32. gates: None, or how
-    many gates of a product g_proj each head has: 1, or one for each of its values.
+    many gates of a product g_proj each head has: 1, or one for each of its values. qkv_proj: what makes queries, keys
+    and values of this rank's heads, as QKVParallelLinear does, which is the default.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Attention(nn.Cell):
         norm_last=False,
         query_factors=None,
         gates=None,
+        qkv_proj=None,
     ):
         super().__init__()
         self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
@@ -76,7 +78,7 @@ class Attention(nn.Cell):
         self.scale = config.head_dim**-0.5 if scale is None else scale
         shard, dtype = config.shard.attention, config.dtype
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.qkv_proj = QKVParallelLinear(
+        self.qkv_proj = qkv_proj or QKVParallelLinear(
             config.hidden_size, heads, kv_heads, config.head_dim, qkv_bias, shard, dtype, fused_qkv, gated
         )
         gate = (config.hidden_size, heads, config.head_dim, qkv_bias, shard, dtype)
@@ -122,10 +124,13 @@ class Attention(nn.Cell):
 
     def before_output(self, x, step):
         """The input of `output_proj`: [T, H * D] of this rank's heads."""
+        return self.attend(x, *self.queries_and_caches(x, step), step)
+
+    def queries_and_caches(self, x, step):
+        """x [T, hidden_size] -> queries, and the caches of keys and of values with those of x in them."""
         attn = step["attn"][self.cache_group]
         q_norm = None if self.q_norm is None else self.q_norm.weight
         k_norm = None if self.k_norm is None else self.k_norm.weight
-        kv_scales = None if self.kv_scales is None else self.kv_scales.scales
         qkv = self.qkv_proj(x, step)
         cos, sin = self.cos, self.sin
         if self.axes is not None:
@@ -134,7 +139,7 @@ class Attention(nn.Cell):
             q_norm = k_norm = cos = sin = None
         if self.query_factors is not None:  # a factor goes through rotation
             qkv = ops.scale_by_position(qkv, self.query_factors, step, self.query_size)
-        q, k_cache, v_cache = ops.qkv_to_cache(
+        return ops.qkv_to_cache(
             qkv if self.qk_norm is None else self.qk_norm(qkv),
             q_norm,
             k_norm,
@@ -148,9 +153,17 @@ class Attention(nn.Cell):
             attn,
             self.num_kv_heads,
             self.head_dim,
-            kv_scales,
+            self.scales_of_cache(),
             self.norm_last,
         )
+
+    def scales_of_cache(self):
+        """What cached keys and values are multiplied by, float32 [2]; None where they have the model's dtype."""
+        return None if self.kv_scales is None else self.kv_scales.scales
+
+    def attend(self, x, q, k_cache, v_cache, step):
+        """x, and what `queries_and_caches` made of it -> the input of `output_proj`."""
+        attn = step["attn"][self.cache_group]
         y = ops.paged_attention(
             q,
             k_cache,
@@ -163,7 +176,7 @@ class Attention(nn.Cell):
             self.soft_cap,
             self.sinks,
             self.slopes,
-            kv_scales,
+            self.scales_of_cache(),
             self.bidirectional,
             attn[LAST_SEEN.name] if self.whole_images else None,
         )

@@ -37,6 +37,7 @@ class Rope:
     short_mscale: float | None = None
     long_mscale: float | None = None
     longest: int = 0  # served context length, in tokens
+    proportion: float = 1.0  # of the pairs, that are rotated, where rotary_dim are counted
     mrope_section: tuple = ()  # how many pairs each of three positions turns; (): a token has one position
     mrope_interleaved: bool = False  # whether the three take turns, and the first has what is left
 
@@ -47,6 +48,12 @@ def _exponents(rope):
 
 def _default(rope):
     return rope.rope_theta ** -_exponents(rope), 1.0
+
+
+def _proportional(rope):
+    """Of all pairs of a head the first ones are rotated, and the others have the frequency zero. Gemma 4."""
+    frequencies = _default(rope)[0] / rope.factor
+    return np.where(np.arange(len(frequencies)) < int(rope.proportion * rope.rotary_dim // 2), frequencies, 0.0), 1.0
 
 
 def _linear(rope):
@@ -122,6 +129,7 @@ def _longrope(rope):
 FREQUENCIES = {
     "default": _default,
     "linear": _linear,
+    "proportional": _proportional,
     "dynamic": _dynamic,
     "llama3": _llama3,
     "yarn": _yarn,

@@ -20,6 +20,7 @@ class Model(NamedTuple):
     task: str = GENERATE
     class_name: str = ""  # in the module, where it is not the architecture's name
     needs: str = ""  # a package that its processor imports, and SGLang does not bring
+    text_alone: bool = False  # of a model that sees: whether nothing but its text is computed
 
     @property
     def generates(self) -> bool:
@@ -83,6 +84,13 @@ MODELS = {  # sorted by name
         "gemma3_vl", "Gemma 3 4B, 12B, 27B", "as Gemma3ForCausalLM; SigLIP's tower, whole images seen", task=SEE
     ),
     "Gemma3TextModel": Model("pooled", "EmbeddingGemma", "embedding, both directions", task=EMBED),
+    "Gemma4ForConditionalGeneration": Model(
+        "gemma4",
+        "Gemma 4 E2B, E4B, 31B, text alone",
+        "per-layer embeddings, shared keys and values",
+        task=SEE,
+        text_alone=True,
+    ),
     "GemmaForCausalLM": Model("gemma", "Gemma", "norm weights less one, scaled embeddings"),
     "Glm4ForCausalLM": Model("glm4", "GLM-4-0414", "norms before and after, interleaved partial rotary"),
     "Glm4MoeForCausalLM": Model("glm4_moe", "GLM-4.5, GLM-4.6", "experts, shared experts, sigmoid router with a bias"),
@@ -238,6 +246,8 @@ NOT_COMPUTED = {
     "PixtralForConditionalGeneration": "take the checkpoint that transformers reads, LlavaForConditionalGeneration",
     "YiVLForCausalLM": "its tower lies in a folder of its own, and neither SGLang nor transformers reads its images",
 }
+# Decoders of models that see, which no checkpoint names by themselves.
+INNER = {"Gemma4ForCausalLM": Model("gemma4", "", "")}
 PLAIN = "LlamaForCausalLM"
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.
@@ -257,6 +267,7 @@ class UnknownArchitecture(Exception):
 
 DECODERS = {  # model_type of a text_config -> the architecture that computes it
     "gemma3_text": "Gemma3ForCausalLM",
+    "gemma4_text": "Gemma4ForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
@@ -274,7 +285,7 @@ def model_class(architectures: list[str], hf_config: Mapping | None = None) -> t
     hf_config: what names the decoder of a model that sees; without it such a model has the usual one.
     """
     for architecture in architectures:
-        model = MODELS.get(architecture) or DRAFTS.get(architecture)
+        model = MODELS.get(architecture) or DRAFTS.get(architecture) or INNER.get(architecture)
         if model is not None:
             module = importlib.import_module(f"{__package__}.{model.module}")
             found = getattr(module, model.class_name or architecture)

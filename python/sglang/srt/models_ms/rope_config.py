@@ -45,10 +45,12 @@ def read_rope(config, layer_type: str | None = None) -> Rope:
     if kind not in FREQUENCIES:
         raise UnsupportedConfig(f"rope_type = {kind!r} is not supported, only {sorted(FREQUENCIES)}")
     partial = given.get("partial_rotary_factor") or config.partial_rotary_factor
-    rotary_dim = int(config.head_dim * partial)
+    whole = kind == "proportional"
+    rotary_dim = config.head_dim if whole else int(config.head_dim * partial)
     used = SCALING | LONGROPE if kind == "longrope" else SCALING
     values = {name: given[name] for name in used if given.get(name) is not None}
     values |= {name: tuple(values[name]) for name in (*LISTS, "mrope_section") if name in values}
+    values |= {"proportion": partial, "factor": given.get("factor", 1.0)} if whole else {}
     problems = [*_wrong_keys(kind, given, used), *_wrong_sizes(config.head_dim, partial, rotary_dim, values)]
     if problems:
         raise UnsupportedConfig(*problems)

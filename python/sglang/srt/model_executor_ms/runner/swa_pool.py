@@ -21,8 +21,9 @@ def divide_pool(model_runner) -> None:
     others = [layer for layer in specs if layer not in swa_layers]
     # Raw: what the user asked for. SGLang's own decisions are for its own attention backends.
     requested = not model_runner.server_args.disable_hybrid_swa_memory
+    sizes = {spec.row for spec in specs.values()}  # a pool has one
     # A stage may have layers of one kind only.
-    divided = bool(requested and get_parallel().pp_size == 1 and swa_layers and others)
+    divided = bool((requested or len(sizes) > 1) and get_parallel().pp_size == 1 and swa_layers and others)
     if not divided:
         runner.divide_pool(model_runner, (), others, 0)
     else:

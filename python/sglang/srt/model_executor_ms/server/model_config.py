@@ -32,9 +32,23 @@ def overrides(arguments) -> str | None:
     _check_config_class(arguments, merged, architectures)
     if merged.get("architectures") != architectures:
         given = {**given, "architectures": architectures}
+    given = {**given, **_text_alone(arguments, architectures)}
     if not given:
         return None
     return json.dumps(_resolved(arguments, written, given, architectures), default=str)
+
+
+def _text_alone(arguments, architectures: list[str]) -> dict:
+    """What makes SGLang treat a model that sees as one of text, where its tower is not computed."""
+    from sglang.srt.models_ms.registry import MODELS
+
+    found = next((MODELS[name] for name in architectures if name in MODELS), None)
+    if found is None or not found.text_alone:
+        return {}
+    if arguments.enable_multimodal:
+        raise UnsupportedModel(f"{arguments.model_path}: only its text is served: leave out --enable-multimodal")
+    logger.info("only the text of this model is served, without images and sound")
+    return {"language_model_only": True}
 
 
 def explain(server_args, error: Exception) -> None:

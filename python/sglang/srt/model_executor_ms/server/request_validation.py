@@ -33,7 +33,7 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
         ]
     embeds = _of(request, "input_embeds")
     if embeds is not None:
-        problems += _embedding_problems(request, embeds, tokenizer_manager.model_config.hidden_size)
+        problems += _embedding_problems(request, embeds, tokenizer_manager.model_config)
     if not problems and not input_ids and embeds is None:
         problems.append("The prompt has no tokens: give text or input_ids with at least one")
     problems += _token_problems("input_ids", input_ids, vocab_size)
@@ -44,7 +44,7 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
     _leave_out_stop_tokens(request.sampling_params, vocab_size)
 
 
-def _embedding_problems(request, embeds, width: int) -> list[str]:
+def _embedding_problems(request, embeds, model_config) -> list[str]:
     """Of rows of embeddings in the place of a prompt's tokens."""
     from sglang.srt.managers.io_struct import GenerateReqInput
     from sglang.srt.runtime_context import get_device, get_spec
@@ -53,6 +53,11 @@ def _embedding_problems(request, embeds, width: int) -> list[str]:
         return ["input_embeds is served for texts to generate, and not for embeddings"]
     if get_device().device != "cpu" or get_spec().speculative_algorithm:
         return [f"input_embeds is served by {SOURCE} on CPUs, without speculative decoding: give text or input_ids"]
+    if getattr(model_config.hf_text_config, "hidden_size_per_layer_input", 0):
+        return [
+            "input_embeds is not served of a model with per-layer embeddings, which tokens alone have: give input_ids"
+        ]
+    width = model_config.hidden_size
     try:
         with np.errstate(over="ignore"):
             rows = np.asarray(embeds, np.float64).astype(np.float32)  # as SGLang hands them on

@@ -126,6 +126,11 @@ def qkv_to_cache(
     return q, (k_cache, k), (v_cache, v)
 
 
+def turn_queries(q, norm, eps, cos, sin, step):
+    q = rms_norm(q, norm, eps, 0.0)
+    return rotary(q, q, cos, sin, False, step, norm.shape[0])[0]
+
+
 def chunk_mask(step, page_size, dtype):
     """What hides from each token the later ones of its request: [T, places of the longest block table], 0 or HIDDEN.
 

@@ -88,6 +88,10 @@ def scale(x, factor):
     return kernels.mul(x, factor)
 
 
+def scale_by(x, factor):
+    return kernels.mul(x, kernels.cast(factor, x.dtype))
+
+
 def clip(x, limit):
     return kernels.clamp(x, -limit, limit)
 

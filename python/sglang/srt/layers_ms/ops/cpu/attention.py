@@ -25,6 +25,10 @@ def qkv_to_cache(
     return q, k_cache, v_cache
 
 
+def turn_queries(q, norm, eps, cos, sin, step):
+    return stubs.turn_queries(q, norm, cos, sin, step["positions"], eps)
+
+
 def scale_by_position(x, factors, step, columns):
     return stubs.scale_by_position(x, factors, step["positions"], columns)
 

@@ -27,6 +27,12 @@ def _rotary(q, k, positions, cos, sin, interleaved, head_dim):
     return _rotate(q, cos, sin, interleaved, head_dim), _rotate(k, cos, sin, interleaved, head_dim)
 
 
+def turn_queries(q, norm, eps, cos, sin, step):
+    cos = mint.unsqueeze(ops.gather(cos, step["positions"], 0), 1)
+    sin = mint.unsqueeze(ops.gather(sin, step["positions"], 0), 1)
+    return _rotate(rms_norm(q, norm, eps, 0.0), cos, sin, False, norm.shape[0])
+
+
 def _stored(rows, cache):
     """Rows in the form in which the cache holds them: int16 stands for the bits of a bfloat16."""
     return bfloat16.to_bits(rows) if cache.dtype == mstype.int16 else rows.astype(cache.dtype)

@@ -62,6 +62,10 @@ def scale(x, factor):
     return x * factor
 
 
+def scale_by(x, factor):
+    return x * factor
+
+
 def clip(x, limit):
     return ops.clip_by_value(x, -limit, limit)
 

@@ -33,6 +33,9 @@ void check_places(Arguments& arguments, const Call& a) {
 void calls::scale_by_position::validate(Arguments& arguments) const {
   arguments.check(within(positions, tokens, rows), "a position is outside the %ld factors", rows);
 }
+void calls::turn_queries::validate(Arguments& arguments) const {
+  arguments.check(within(positions, tokens, rows), "a position is outside the rotary table of %ld", rows);
+}
 void calls::qkv_to_cache::validate(Arguments& arguments) const { check_places(arguments, *this); }
 void calls::mla_to_cache::validate(Arguments& arguments) const { check_places(arguments, *this); }
 void calls::paged_attention::validate(Arguments& arguments) const { check_requests(arguments, *this); }

@@ -160,6 +160,17 @@ void concat_columns_as(const calls::concat_columns& a) {
 }
 
 template <typename T>
+void scale_by_as(const calls::scale_by& a) {
+  const float factor = a.factor[0];
+  over_rows(a.tokens, a.size, [&](int64_t first, int64_t last) {
+    const T* x = in<T>(a.x) + first * a.size;
+    T* to = out<T>(a.out) + first * a.size;
+    over((last - first) * a.size, [&](int64_t i) { store(to + i, load(x + i) * factor); },
+         [&](int64_t i) { to[i] = from_float<T>(to_float(x[i]) * factor); });
+  });
+}
+
+template <typename T>
 void clip_as(const calls::clip& a) {
   const float limit = a.limit;
   const f32x16 high = splat(limit), low = splat(-limit);
@@ -432,6 +443,22 @@ inline void narrow(const float* from, To* to, int64_t size, float factor = 1.0f)
   over(
       size, [&](int64_t i) { store(to + i, load(from + i) * factor); },
       [&](int64_t i) { to[i] = from_float<To>(from[i] * factor); });
+}
+
+template <typename T>
+void turn_queries_as(const calls::turn_queries& a) {
+  const RMS rms{a.eps, 0.0f};
+  over_rows(a.tokens, a.columns, [&](int64_t first, int64_t last) {
+    std::vector<float> head(a.head_dim + 16);
+    for (int64_t row = first; row < last; ++row) {
+      const float *cos = a.cos + a.positions[row] * a.half, *sin = a.sin + a.positions[row] * a.half;
+      for (int64_t at = row * a.columns; at < (row + 1) * a.columns; at += a.head_dim) {
+        widen_head(in<T>(a.q) + at, head.data(), in<T>(a.norm), rms, a.head_dim);
+        rotate(head.data(), cos, sin, a.half, false);
+        narrow(head.data(), out<T>(a.out) + at, a.head_dim);
+      }
+    }
+  });
 }
 
 template <typename T, typename C>

@@ -1,0 +1,142 @@
+"""Gemma 4, dense, its text: per-layer embeddings, layers that share keys and values, two sizes of heads.
+
+Reference: transformers/models/gemma4/modeling_gemma4.py.
+"""
+
+import dataclasses
+
+from sglang.srt.layers_ms import Attention, ops
+from sglang.srt.layers_ms.per_layer_inputs import LayerScalar, PerLayerGate, PerLayerInputs
+from sglang.srt.layers_ms.shared_kv import NormalizedValues, SharedKVAttention
+from sglang.srt.models_ms.config import RopeOfEachKindConfig, computed, key
+from sglang.srt.models_ms.decoder import CausalLM, Decoder, SandwichNormLayer
+from sglang.srt.models_ms.gemma import GemmaConfig
+from sglang.srt.models_ms.moe_config import sized_mlp
+from sglang.srt.models_ms.multimodal import Multimodal
+from sglang.srt.models_ms.windows import sliding_windows
+
+
+class Gemma4Config(GemmaConfig, RopeOfEachKindConfig):
+    """head_dim and num_key_value_heads are those of full attention, as SGLang has them."""
+
+    swa_head_dim: int = key("swa_head_dim", lambda config: config.head_dim)
+    swa_num_key_value_heads: int = key("swa_num_key_value_heads", lambda config: config.num_key_value_heads)
+    bidirectional: str | None = key("use_bidirectional_attention", None, accepted=("vision",))
+    attention_k_eq_v: bool = key("attention_k_eq_v", False)
+    num_kv_shared_layers: int = key("num_kv_shared_layers", 0)
+    use_double_wide_mlp: bool = key("use_double_wide_mlp", False)
+    hidden_size_per_layer_input: int = key("hidden_size_per_layer_input", 0)
+    vocab_size_per_layer_input: int = key("vocab_size_per_layer_input", lambda config: config.vocab_size)
+    final_logit_softcapping: float | None = key("final_logit_softcapping", None)
+    expected = {"enable_moe_block": False}
+    ignored = {
+        "expert_intermediate_size": "of experts, which there are none of",
+        "moe_intermediate_size": "of experts, which there are none of",
+        "num_experts": "of experts, which there are none of",
+        "top_k_experts": "of experts, which there are none of",
+    }
+
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: (layer + 1) % 6)
+
+    @property
+    def of_windows(self) -> "Gemma4Config":
+        """The same with the sizes of layers that have a window."""
+        sizes = dict(head_dim=self.swa_head_dim, num_key_value_heads=self.swa_num_key_value_heads)
+        return dataclasses.replace(self, **sizes)
+
+    @property
+    def first_shared(self) -> int:
+        """The first layer of those that have no keys and values of their own."""
+        return self.num_hidden_layers - self.num_kv_shared_layers
+
+    def problems(self):
+        yield from super().problems()
+        if self.stage.size > 1:
+            yield f"--pp-size {self.stage.size}: layers see keys, values and embeddings that other stages would have"
+        longest, window = self.max_positions, self.sliding_window
+        if any(self.windows) and window >= longest:  # there would be no layers with a window, and one pool
+            yield f"--context-length {longest}: it has to be more than the sliding_window, {window}"
+        kinds = {bool(window) for window in self.windows[: self.first_shared]}
+        if not kinds >= {bool(window) for window in self.windows}:
+            yield f"num_kv_shared_layers = {self.num_kv_shared_layers}: some layers have none to share with"
+
+
+def attention(config: Gemma4Config, layer_id: int):
+    window = config.windows[layer_id]
+    sized, rope = (config.of_windows, config.of_windows.local_rope) if window else (config, config.rope)
+    if layer_id >= config.first_shared:
+        return SharedKVAttention(sized, rope=rope, scale=1.0, window=window)
+    values = "k_proj" if config.attention_k_eq_v and not window else "v_proj"
+    made = NormalizedValues(sized, values)
+    bias = config.attention_bias
+    return Attention(sized, layer_id, out_bias=bias, qk_norm="head", scale=1.0, rope=rope, window=window, qkv_proj=made)
+
+
+class Gemma4Layer(SandwichNormLayer):
+    def __init__(self, config, layer_id):
+        wide = 2 if config.use_double_wide_mlp and layer_id >= config.first_shared else 1
+        mlp = sized_mlp(config, wide * config.intermediate_size)
+        super().__init__(config, attention(config, layer_id), mlp)
+        self.scalar = LayerScalar()
+        self.first, self.shares = layer_id == 0, layer_id >= config.first_shared
+        self.windowed, self.inputs = config.windows[layer_id] > 0, None
+        if config.hidden_size_per_layer_input:
+            self.inputs, self.per_layer = PerLayerInputs(config, layer_id), PerLayerGate(config)
+
+    def attend(self, x, kept, step):
+        """kept: what shared layers see, of the last layer without a window that has keys, and of the last with one."""
+        if self.shares:
+            return self.self_attn(x, kept[1 if self.windowed else 0], step), kept
+        q, k_cache, v_cache = self.self_attn.queries_and_caches(x, step)
+        added = self.self_attn.o_proj(self.self_attn.attend(x, q, k_cache, v_cache, step), step)
+        own = (k_cache, v_cache, self.self_attn.scales_of_cache())
+        return added, ((kept[0], own) if self.windowed else (own, kept[1]))
+
+    def construct(self, x, handed_on, step):
+        embedded, kept = (x, ((), ())) if self.first else handed_on
+        added, kept = self.attend(self.input_layernorm.plain(x), kept, step)
+        normed, x = self.pre_feedforward_layernorm(self.post_attention_layernorm.plain(added), x)
+        x = ops.add(x, self.post_feedforward_layernorm.plain(self.mlp(normed, step)), 1.0)
+        if self.inputs is not None:
+            x = ops.add(x, self.per_layer(x, self.inputs(embedded, step), step), 1.0)
+        return self.scalar(x), (embedded, kept)
+
+
+class Gemma4Decoder(Decoder):
+    """Layers are handed what tokens were embedded as, and the keys and values of layers before."""
+
+    def apply_layer(self, layer, x, residual, handed_on, step):
+        x, handed_on = layer(x, handed_on, step)
+        return x, residual, handed_on
+
+
+TOWERS = ("vision_tower", "embed_vision", "audio_tower", "embed_audio")
+NAMES = {
+    "per_layer.gate": "per_layer_input_gate",
+    "per_layer.projection": "per_layer_projection",
+    "per_layer.norm": "post_per_layer_input_norm",
+}
+
+
+class Gemma4ForCausalLM(CausalLM):
+    config_class = Gemma4Config
+    decoder_class = Gemma4Decoder
+    layer_class = Gemma4Layer
+    tensor_names = NAMES
+
+    def __init__(self, hf_config, runtime):
+        super().__init__(hf_config, runtime)
+        shared = "|".join(map(str, range(self.config.first_shared, self.config.num_hidden_layers)))
+        if shared:  # checkpoints have keys and values of these layers too, which nothing reads
+            self.ignored_tensors += (rf"\.layers\.({shared})\.self_attn\.(k_proj|v_proj|k_norm)\.weight$",)
+
+
+class Gemma4ForConditionalGeneration(Multimodal):
+    """Its image tokens see the whole image, which no table's attention computes yet."""
+
+    modalities = ()
+    decoders = ("gemma4_text",)
+    towers = TOWERS
+    tensor_names = {**NAMES, "model": "model.language_model", **{name: f"model.{name}" for name in TOWERS}}

@@ -1,0 +1,29 @@
+"""What Gemma 4's layers, some of which share keys and values, do not go with is refused by name."""
+
+import contextlib
+
+import pytest
+from models.tiny import save
+
+from sglang.srt.distributed_ms.stage import Stage
+from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
+from sglang.srt.models_ms.registry import model_class
+from sglang.srt.utils.hf_transformers_utils import get_config
+
+SECONDS = 2
+
+
+@pytest.mark.parametrize(
+    "runtime, message",
+    [
+        (Runtime(stage=Stage(0, 2)), "--pp-size 2: layers see keys, values and embeddings that other stages"),
+        (Runtime(max_positions=9), "--context-length 9: it has to be more than the sliding_window, 9"),
+        (Runtime(max_positions=10), None),
+    ],
+)
+def test_stages_and_contexts_in_which_layers_cannot_share_keys_are_refused(tmp_path, runtime, message):
+    save("gemma4-shared", tmp_path)
+    text = get_config(str(tmp_path), trust_remote_code=True).text_config.to_dict()
+    refused = pytest.raises(UnsupportedConfig, match=message) if message else contextlib.nullcontext()
+    with refused:
+        model_class(["Gemma4ForCausalLM"]).config_class.read(text, runtime=runtime)
