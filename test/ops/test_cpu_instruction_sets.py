@@ -8,7 +8,7 @@ import torch
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge, device
 
-SECONDS = 2
+SECONDS = 3
 cpu = pytest.importorskip("sglang.srt.layers_ms.ops.cpu.library", reason="the C++ operators were not built")
 HEADS, KV_HEADS, PAGE, SLOTS = 6, 2, 4, 128
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
@@ -104,20 +104,39 @@ INT8 = [("int8", 0, "int8"), ("int4", 0, "int8")]
 FORMATS = [("int4", 32, "float"), ("e2m1", 32, "float"), ("e4m3", 64, "float"), *INT8]
 
 
-def codes(dtype, kind, group, activations):
-    generator, bits = torch.Generator().manual_seed(0), 4 if kind in ("int4", "e2m1") else 8
+def product_with_codes(dtype, kind, group, activations, offset=False):
+    """-> the product of rows [rows, 128] with a quantized matrix [70, 128]."""
+    generator, bits = torch.Generator().manual_seed(0), 4 if kind in ("int4", "uint4", "e2m1") else 8
     drawn = torch.randint(0, 120, (70, 128 * bits // 8), generator=generator, dtype=torch.uint8)  # no NaN of e4m3
     held = drawn.view(torch.int8) if kind == "int8" else drawn
-    weight, scale, x = tensors(held, draw(torch.float16, 70, 128 // (group or 128)), draw(dtype, 9, 128))
-    ops.prepack_quant(weight, scale, None, kind, group, "float", ms.float32)
-    found = ops.quant_linear(x, weight, scale, None, None, None, None, kind, group, activations)
-    return [bridge.to_torch(found)]
+    factors = [draw(torch.float32, 70, 128 // (group or 128)) for _ in range(1 + offset)]
+    weight, scale, *least = tensors(held, *factors)
+    offsets = least[0] if offset else None
+    ops.prepack_quant(weight, scale, offsets, kind, group, "float", ms.float32)
+
+    def product(x):
+        (x,) = tensors(x)
+        return bridge.to_torch(
+            ops.quant_linear(x, weight, scale, offsets, None, None, None, kind, group, activations)
+        ).clone()
+
+    return product
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_products_with_codes_agree(isa, dtype, form):
-    compare(isa, dtype, lambda: codes(dtype, *form))
+    compare(isa, dtype, lambda: [product_with_codes(dtype, *form)(draw(dtype, 9, 128))])
+
+
+@pytest.mark.parametrize("form", [*FORMATS, ("uint4", 32, "int8_group", True), ("uint8", 32, "float", True)], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_meets_codes_as_it_does_alone(isa, dtype, form):
+    """To the bit: scales have all their bits, and products with few rows are other functions each."""
+    product, x = product_with_codes(dtype, *form), draw(dtype, 9, 128)
+    alone = torch.cat([product(row[None]) for row in x])
+    for rows in range(2, 10):
+        assert torch.equal(product(x[:rows]), alone[:rows]), f"{rows} rows"
 
 
 @pytest.mark.parametrize("head_dim", [20, 64, 80, 96, 128, 256])

@@ -99,8 +99,8 @@ struct Finish {
       const float* of_rows = rows.sums + own;
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
-        Lanes total = load_lanes(sums + m * kBlock + at) + part[m][p] * scale;
-        if (block.offset) total += load_lanes(offset) * of_rows[m * rows.segments];
+        Lanes total = multiply_add(part[m][p], scale, load_lanes(sums + m * kBlock + at));
+        if (block.offset) total = multiply_add(load_lanes(offset), splat_lanes(of_rows[m * rows.segments]), total);
         store_lanes(sums + m * kBlock + at, total);
       }
     } else {
@@ -114,9 +114,9 @@ struct Finish {
           whole -= *reinterpret_cast<const Bits*>(offset) * static_cast<uint32_t>(of_row);
         else
           whole -= static_cast<uint32_t>(zero_of(a.kind) - D::kTaken) * static_cast<uint32_t>(of_row);
-        Lanes total = load_lanes(sums + m * kBlock + at);
-        total += __builtin_convertvector((Ints)whole, Lanes) * (scale * step);
-        if (adds) total += load_lanes(offset) * (static_cast<float>(of_row) * step);
+        const Lanes sum = __builtin_convertvector((Ints)whole, Lanes), before = load_lanes(sums + m * kBlock + at);
+        Lanes total = multiply_add(sum, scale * step, before);
+        if (adds) total = multiply_add(load_lanes(offset), splat_lanes(static_cast<float>(of_row) * step), total);
         store_lanes(sums + m * kBlock + at, total);
       }
     }

@@ -46,6 +46,20 @@ typedef f16 HalfLanes __attribute__((vector_size(2 * kLanes), aligned(2)));
 inline f32x16 splat(float x) { return x - f32x16{}; }
 inline Lanes splat_lanes(float x) { return x - Lanes{}; }
 
+// a * b + c, rounded once where the processor can. GCC fuses a product and a sum where both stand in one block only: a
+// row's sums would differ with the number of rows beside it.
+ALWAYS_INLINE Lanes multiply_add(Lanes a, Lanes b, Lanes c) {
+#if defined(__AVX512F__)
+  return (Lanes)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+  return (Lanes)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+  return (Lanes)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+  return a * b + c;
+#endif
+}
+
 inline f32x16 load(const float* p) { return *reinterpret_cast<const f32x16*>(p); }
 
 inline f32x16 load(const bf16* p) {
