@@ -12,7 +12,7 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 from sglang.srt.model_executor_ms.runner.device import start
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.step import step_layout
-from sglang.srt.model_executor_ms.runner.step_inputs import from_forward_batch
+from sglang.srt.model_executor_ms.runner.step_inputs import from_forward_batch, state_tracks
 from sglang.srt.model_executor_ms.server import states
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
@@ -29,6 +29,9 @@ DEFAULTS = dict(
     speculative_algorithm=None,
     enable_hierarchical_cache=False,
     disaggregation_mode="null",
+    disable_overlap_schedule=False,
+    mamba_radix_cache_strategy="auto",
+    pp_size=1,
 )
 
 
@@ -44,6 +47,27 @@ def adjusted(monkeypatch):
 def test_the_radix_cache_keeps_states_without_a_buffer_and_without_overlap(adjusted):
     wanted = dict(page_size=1, mamba_radix_cache_strategy="no_buffer", disable_overlap_schedule=True)
     assert adjusted() == wanted | dict(uses_mamba_radix_cache=True, max_mamba_cache_size=96)
+
+
+def test_with_further_slots_states_are_kept_within_prompts_with_overlap_and_pages_of_any_size(adjusted):
+    wanted = dict(mamba_radix_cache_strategy="extra_buffer", uses_mamba_radix_cache=True, max_mamba_cache_size=160)
+    assert adjusted(page_size=16) == wanted
+    assert adjusted(mamba_radix_cache_strategy="extra_buffer") == wanted
+    for given in (dict(disable_overlap_schedule=True), dict(pp_size=2)):
+        assert adjusted(page_size=16, **given) == wanted | dict(max_mamba_cache_size=128)
+
+
+def test_pages_and_the_tokens_between_two_states_divide_each_other(adjusted):
+    assert adjusted(page_size=128)
+    with pytest.raises(UnsupportedFlag, match="a divisor or a multiple of 64 tokens"):
+        adjusted(page_size=48)
+
+
+def test_lfm2_has_no_states_within_prompts(monkeypatch):
+    monkeypatch.setattr(hybrid_arch, "mambaish_config", lambda model_config: SimpleNamespace(model_type="lfm2_moe"))
+    assert states.adjusted(SimpleNamespace(**DEFAULTS), None)["mamba_radix_cache_strategy"] == "no_buffer"
+    with pytest.raises(UnsupportedFlag, match="LFM2's states are kept at ends only"):
+        states.adjusted(SimpleNamespace(**DEFAULTS | dict(page_size=16)), None)
 
 
 def test_other_models_are_left_alone(adjusted):
@@ -69,13 +93,16 @@ def test_a_number_or_a_share_of_memory_that_was_given_stays(adjusted, given):
     assert "max_mamba_cache_size" not in adjusted(**given)
 
 
-REFUSED = [dict(device="npu"), dict(page_size=16), dict(attn_dp_size=2)]
+REFUSED = [dict(device="npu"), dict(attn_dp_size=2)]
+REFUSED += [dict(mamba_radix_cache_strategy="extra_buffer", speculative_algorithm="NGRAM")]
 REFUSED += [dict(enable_hierarchical_cache=True), dict(disaggregation_mode="prefill")]
+REFUSED += [dict(page_size=16, mamba_radix_cache_strategy="no_buffer")]
+REFUSED += [dict(mamba_radix_cache_strategy="extra_buffer", disable_radix_cache=True)]
 
 
 @pytest.mark.parametrize("given", REFUSED)
 def test_what_is_not_served_is_refused_by_name(adjusted, given):
-    (name,) = given
+    name = next(iter(given))
     with pytest.raises(UnsupportedFlag, match="--" + name.replace("_", "-")):
         adjusted(**given)
 
@@ -121,13 +148,34 @@ def test_a_graph_is_given_the_states_of_each_layer_and_a_step_the_slot_of_each_r
         req_pool_indices=torch.tensor([3, 1]),
         global_num_tokens_cpu=None,
         out_cache_loc=torch.tensor([5, 6]),
+        mamba_track_mask=None,
     )
     table = torch.arange(16, dtype=torch.int32).reshape(4, 4)
     step = from_forward_batch(batch, table, 1, None, caches.slots_of_requests())
     np.testing.assert_array_equal(step.arrays["state_slots"], [2, 3])
     assert "state_slots" in [entry.field.name for entry in step_layout(optional=("state_slots",)).inputs]
+    for name, nothing in (("track_slots", -1), ("track_lens", 0)):
+        np.testing.assert_array_equal(step.arrays[name], [nothing] * 2)
     assert "state_slots" not in [entry.field.name for entry in step_layout().inputs]
     assert "state_slots" not in from_forward_batch(batch, table, 1).arrays
+
+
+def tracking(decodes, mask, indices, aligned=None):
+    return SimpleNamespace(
+        forward_mode=SimpleNamespace(is_decode_or_idle=lambda: decodes),
+        mamba_track_mask=torch.tensor(mask),
+        mamba_track_indices=torch.tensor(indices),
+        mamba_track_aligned_lens=lambda: torch.tensor(aligned),
+    )
+
+
+def test_a_step_leaves_states_where_and_when_sglang_asks_for_them():
+    slots, lens = state_tracks(tracking(True, [True, False, True], [7, 8, -1]))
+    np.testing.assert_array_equal(slots, [7, -1, -1])  # nobody's, and one whose request is gone
+    np.testing.assert_array_equal(lens, [1, 0, 0])
+    slots, lens = state_tracks(tracking(False, [True, True, False], [7, 8, 9], [128, 0, -64]))
+    np.testing.assert_array_equal(slots, [7, -1, -1])
+    np.testing.assert_array_equal(lens, [128, 0, 0])
 
 
 @pytest.mark.parametrize("spec", [StateSpec((6, 3)), StateSpec((6, 2), (2, 5, 3))])
@@ -150,7 +198,7 @@ def test_a_verify_step_has_a_row_of_intermediate_states_for_each_request_and_oth
     caches = KVCaches(None, {}, states=StatePool(request_pool(drafts=2), {1: SPEC, 3: SPEC}))
     shapes = [(4, 6, 2)] * 2 + [(3, 2, 6, 2)] * 2 + [(4, 2, 3, 5)] * 2 + [(3, 2, 2, 3, 5)] * 2
     assert [cache.shape for cache in (*caches.k_caches, *caches.v_caches)] == shapes
-    assert caches.optional_fields == ("state_slots", "intermediate_rows")
+    assert caches.optional_fields == ("state_slots", "track_slots", "track_lens", "intermediate_rows")
     batch = SimpleNamespace(
         forward_mode=ForwardMode.TARGET_VERIFY,
         spec_info=SimpleNamespace(draft_token_num=2, tree_topk=1),
@@ -158,10 +206,14 @@ def test_a_verify_step_has_a_row_of_intermediate_states_for_each_request_and_oth
         req_pool_indices=torch.tensor([3, 1]),
         global_num_tokens_cpu=None,
         out_cache_loc=torch.tensor([5, 6, 7, 8]),
+        mamba_track_mask=torch.tensor([True, True]),  # for the commit: which drafts stay is not known yet
+        mamba_track_indices=torch.tensor([0, 1]),
     )
     table = torch.arange(16, dtype=torch.int32).reshape(4, 4)
     step = from_forward_batch(batch, table, 1, None, caches.slots_of_requests())
     np.testing.assert_array_equal(step.arrays["intermediate_rows"], [0, 1])
+    np.testing.assert_array_equal(step.arrays["track_slots"], [-1, -1])
+    batch.mamba_track_mask = None
     batch.forward_mode = ForwardMode.DECODE
     step = from_forward_batch(batch, table, 1, None, caches.slots_of_requests())
     np.testing.assert_array_equal(step.arrays["intermediate_rows"], [-1, -1])

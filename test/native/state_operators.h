@@ -1,17 +1,22 @@
 // Tests of layers with a state; a part of operators.cpp, whose helpers they use.
 struct Requests {
-  std::vector<int64_t> lens, slots;
+  std::vector<int64_t> lens, slots, tracks, kept;  // tracks: second slots, -1: none; left behind so many tokens
   int64_t tokens = 0, room;
   Requests() {
     for (int64_t i = any(1, 4); i--;) lens.push_back(any(1, 9)), tokens += lens.back();
     room = lens.size() + any(1, 3);
     for (size_t i = 0; i < lens.size(); ++i) slots.push_back(room - 1 - i);  // the first one is nobody's
+    for (int64_t length : lens) {
+      kept.push_back(any(0, 1) ? any(1, length) : 0);
+      tracks.push_back(kept.back() ? room++ : -1);
+    }
   }
 };
 
 void refuse_states(Operator op, const std::vector<Array*>& arguments, size_t slots, const Requests& requests) {
   Array outside = ints(std::vector<int64_t>(requests.lens.size(), requests.room)), none = ints(requests.lens);
-  none.set(0, 0);
+  Array late = ints(requests.kept), first = ints(requests.tracks);
+  none.set(0, 0), first.set(0, 0), late.set(0, requests.lens[0] + 1);
   auto refused = [&](size_t argument, Array* bad, const std::string& what) {
     std::vector<Array*> changed = arguments;
     changed[argument] = bad;
@@ -19,6 +24,9 @@ void refuse_states(Operator op, const std::vector<Array*>& arguments, size_t slo
   };
   refused(slots, &outside, "a slot that is none");
   refused(slots + 1, &none, "a request without tokens");
+  refused(slots + 2, &outside, "a second slot that is none");
+  if (requests.tracks[0] >= 0) refused(slots + 3, &late, "a state behind more tokens than there are");
+  if (requests.tracks[0] < 0) refused(slots + 2, &first, "a state behind no token");
 }
 
 void test_causal_conv(const std::string& dtype, const std::string& state_dtype) {
@@ -27,10 +35,12 @@ void test_causal_conv(const std::string& dtype, const std::string& state_dtype) 
   Array x(dtype, {requests.tokens, channels * (gated ? 3 : 1)}), weight(dtype, {channels, 1, width});
   Array bias(dtype, {channels}), state(state_dtype, {requests.room, channels, window});
   Array slots = ints(requests.slots), lens = ints(requests.lens), flag = ints({gated});
+  Array tracks = ints(requests.tracks), kept = ints(requests.kept);
   Array out(dtype, {requests.tokens, channels}), before("float32", state.shape);
   x.fill(), weight.fill(), bias.fill(), state.fill();
   for (int64_t i = 0; i < state.size; ++i) before.set(i, state.get(i));
-  const std::vector<Array*> arguments{&x, &weight, &bias, &state, &nothing, &slots, &lens, &slots, &flag, &out};
+  const std::vector<Array*> arguments{&x,    &weight, &bias, &state, &nothing, &slots,
+                                      &lens, &tracks, &kept, &slots, &flag,    &out};
   expect(call(causal_conv, arguments) == 0, "causal_conv");
   auto value = [&](int64_t request, int64_t first, int64_t channel, int64_t token) {
     if (token < 0) return before.get((requests.slots[request] * channels + channel) * window + window + token);
@@ -38,7 +48,13 @@ void test_causal_conv(const std::string& dtype, const std::string& state_dtype) 
     return gated ? x.get(at) * x.get(at + 2 * channels) : x.get(at);
   };
   Array wanted("float32", out.shape);
-  for (int64_t request = 0, first = 0; request < lens.size; first += requests.lens[request++])
+  for (int64_t request = 0, first = 0; request < lens.size; first += requests.lens[request++]) {
+    for (int64_t i = 0; requests.kept[request] && i < channels * window; ++i) {
+      const int64_t token = requests.kept[request] - window + i % window;
+      const double left = state.get(requests.tracks[request] * channels * window + i);
+      const double passed = value(request, first, i / window, token);
+      expect(std::fabs(left - passed) < kLimits[index_of(state_dtype)] + kLimits[index_of(dtype)], "a second slot");
+    }
     for (int64_t token = 0; token < requests.lens[request]; ++token)
       for (int64_t channel = 0; channel < channels; ++channel) {
         double y = bias.get(channel);
@@ -47,6 +63,7 @@ void test_causal_conv(const std::string& dtype, const std::string& state_dtype) 
         const int64_t at = (first + token) * channels + channel;
         wanted.set(at, gated ? y * x.get((first + token) * x.shape[1] + channels + channel) : y / (1 + std::exp(-y)));
       }
+  }
   const std::string& coarse = kLimits[index_of(dtype)] > kLimits[index_of(state_dtype)] ? dtype : state_dtype;
   close(out, out.size, [&](int64_t i) { return wanted.get(i); }, coarse, "causal_conv");
   for (int64_t i = 0; i < channels * window; ++i) expect(state.get(i) == before.get(i), "a slot of nobody is written");
@@ -60,6 +77,7 @@ void test_recurrent_states(const std::string& dtype) {
   Array dt(dtype, {requests.tokens, heads}), a_log("float32", {heads}), skip("float32", {heads});
   Array bias("float32", {heads}), state("float32", {requests.room, heads, values, size});
   Array slots = ints(requests.slots), lens = ints(requests.lens), limits = numbers({0.1, 1.5});
+  Array tracks = ints(requests.tracks), kept = ints(requests.kept);
   Array out(dtype, {requests.tokens, heads * values});
   x.fill(), gates.fill(), dt.fill(), a_log.fill(), skip.fill(), bias.fill(), state.fill();
   std::vector<double> s(state.size);
@@ -98,14 +116,17 @@ void test_recurrent_states(const std::string& dtype) {
               of[i] = stays * of[i] + added * (x.get(v_at + v) - seen) * x.get(k_at + i) * k_scale;
               found += of[i] * x.get(q_at + i) * q_scale;
             }
+            if (t - first + 1 == requests.kept[request])
+              std::copy(of, of + size, &s[((requests.tracks[request] * heads + head) * values + v) * size]);
             wanted[(t * heads + head) * values + v] = found + (delta ? 0 : skip.get(head) * x.get(v_at + v));
           }
         }
     return wanted;
   };
-  const std::vector<Array*> delta{&x, &gates, &a_log, &bias, &state, &nothing, &slots, &lens, &slots, &out};
-  const std::vector<Array*> space{&x,       &dt,    &a_log, &skip,  &bias,   &state,
-                                  &nothing, &slots, &lens,  &slots, &limits, &out};
+  const std::vector<Array*> delta{&x,     &gates, &a_log,  &bias, &state, &nothing,
+                                  &slots, &lens,  &tracks, &kept, &slots, &out};
+  const std::vector<Array*> space{&x,     &dt,   &a_log,  &skip, &bias,  &state,  &nothing,
+                                  &slots, &lens, &tracks, &kept, &slots, &limits, &out};
   for (const auto* arguments : {&delta, &space}) {
     const bool is_delta = arguments == &delta;
     begin();
@@ -125,6 +146,7 @@ void test_kimi_delta(const std::string& dtype) {
   Array beta(dtype, {requests.tokens, heads}), a_log("float32", {heads}), bias("float32", {heads * size});
   Array state("float32", {requests.room, heads, values, size}), out(dtype, {requests.tokens, heads * values});
   Array slots = ints(requests.slots), lens = ints(requests.lens);
+  Array tracks = ints(requests.tracks), kept = ints(requests.kept);
   x.fill(), forget.fill(), beta.fill(), a_log.fill(), bias.fill(), state.fill();
   std::vector<double> s(state.size), wanted(out.size);
   for (int64_t i = 0; i < state.size; ++i) s[i] = state.get(i);
@@ -149,10 +171,13 @@ void test_kimi_delta(const std::string& dtype) {
             of[i] += added * (value - seen) * x.get(k_at + i) / std::sqrt(k_squares);
             found += of[i] * x.get(q_at + i) / std::sqrt(q_squares * size);
           }
+          if (t - first + 1 == requests.kept[request])
+            std::copy(of, of + size, &s[((requests.tracks[request] * heads + head) * values + v) * size]);
           wanted[(t * heads + head) * values + v] = found;
         }
       }
-  const std::vector<Array*> arguments{&x, &forget, &beta, &a_log, &bias, &state, &nothing, &slots, &lens, &slots, &out};
+  const std::vector<Array*> arguments{&x,     &forget, &beta,   &a_log, &bias,  &state, &nothing,
+                                      &slots, &lens,   &tracks, &kept,  &slots, &out};
   expect(call(kimi_delta, arguments) == 0, "kimi_delta");
   close(out, out.size, [&](int64_t i) { return wanted[i]; }, dtype, "kimi_delta");
   close(state, state.size, [&](int64_t i) { return s[i]; }, "float32", "states of kimi_delta");

@@ -12,10 +12,13 @@ from sglang.srt.configs.mamba_utils import mamba2_state_dtype
 from sglang.srt.environ import envs
 from sglang.srt.layers.attention import attention_registry
 from sglang.srt.mem_cache import memory_pool
+from sglang.srt.mem_cache.allocation_sizing import get_mamba_tracking_slots
+from sglang.srt.mem_cache.kv_cache_configurator import MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO
 from sglang.srt.mem_cache.memory_pool import HybridReqToTokenPool
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor_ms.runner.attention_backend import MindSporeAttnBackend
 from sglang.srt.model_executor_ms.server.flags import defaults
-from sglang.srt.model_executor_ms.server.states import RATIO
+from sglang.srt.model_executor_ms.server.states import RATIO, SLOTS_PER_REQUEST
 from sglang.srt.runtime_context import get_parallel
 from sglang.srt.server_args import ServerArgs
 from sglang.srt.speculative import spec_utils
@@ -74,6 +77,31 @@ def test_slots_are_cleared_and_filled_before_the_forward_pass():
     assert "_maybe_execute_deferred_mamba_cow_and_clear" in forward
     found = names(RUNNER, "ModelRunner._maybe_execute_deferred_mamba_cow_and_clear")
     assert_in_order(found, "mamba_clear_indices", "clear_slots", "mamba_cow_src_indices", "copy_mamba_state")
+
+
+@works_around("pins what says which states a decode step keeps, without asking: memory.leave_memory_unpinned")
+def test_a_decode_step_pins_no_memory_without_asking():
+    assert "pin_memory" not in names("srt.managers.schedule_batch", "ScheduleBatch.prepare_for_decode")
+
+
+def test_a_batch_says_which_states_a_step_keeps_and_behind_how_many_tokens():
+    """step_inputs.state_tracks"""
+    fields = ForwardBatch.__dataclass_fields__
+    assert {"mamba_track_mask", "mamba_track_indices", "mamba_track_seqlens"} <= set(fields)
+    found = names("srt.model_executor.forward_batch_info", "ForwardBatch.mamba_track_aligned_lens")
+    assert_in_order(found, "mamba_cache_chunk_size", "mamba_track_seqlens", "extend_prefix_lens")
+    # The token counts that has brought a request to a multiple of the interval.
+    decode = names("srt.managers.schedule_batch", "ScheduleBatch.prepare_for_decode")
+    assert_in_order(decode, "mamba_track_grid", "set_mamba_track_indices_from_reqs", "seq_lens_cpu", "mamba_track_mask")
+
+
+def test_further_slots_are_one_of_a_request_and_a_second_one_with_overlap():
+    """server.states"""
+    assert get_mamba_tracking_slots(extra_buffer=True, overlap=False) == 1
+    assert get_mamba_tracking_slots(extra_buffer=True, overlap=True) == 2
+    assert MAMBA_CACHE_SIZE_MAX_RUNNING_REQUESTS_RATIO == SLOTS_PER_REQUEST
+    of_config = names("srt.arg_groups.overrides", "mamba_cache_chunk_size")
+    assert_in_order(of_config, "mamba_chunk_size", "page_size")
 
 
 def test_a_verify_step_has_states_apart_until_its_backend_is_told_which_stay():

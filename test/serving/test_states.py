@@ -96,3 +96,29 @@ def test_requests_that_are_retracted_begin_again_with_a_state_of_nothing(started
 @pytest.mark.parametrize("arguments", mostly_slow([dict(tp_size=2), dict(pp_size=2)], lambda given: "tp_size" in given))
 def test_ranks_and_stages_have_states_of_their_own(started, arguments):
     assert_served(started("qwen3_5", **arguments), "qwen3_5")
+
+
+EVERY_64 = ("qwen3_5", "kimi_linear")  # tokens of a prompt a state may be kept; others have an own chunk size
+BUFFERED = [(variant, 1) for variant in (*EVERY_64, "falcon_h1")]
+BUFFERED = mostly_slow([("qwen3_5", 2), *BUFFERED], lambda variant, ranks: (variant, ranks) == ("qwen3_5", 1))
+
+
+@pytest.mark.parametrize("variant, ranks", BUFFERED)
+def test_prompts_share_a_beginning_with_pages_of_sixteen_tokens_and_steps_that_overlap(started, variant, ranks):
+    """SGLang's strategy extra_buffer: the last state on a grid is kept, and one where two prompts are seen to part."""
+    sizes = dict(chunked_prefill_size=256, max_mamba_cache_size=30, max_total_tokens=2048)
+    engine = started(variant, page_size=16, mamba_track_interval=64, tp_size=ranks, **sizes)
+    (shared,) = prompts(1, 150)
+    asked = [[*shared, *rest] for rest in prompts(4, 21, 9, 40, 1)]
+    sampled = dict(sampling_params=greedy(30, ignore_eos=True), return_logprob=True)
+    answers = engine.generate(input_ids=asked[:1], **sampled)
+    answers += engine.generate(input_ids=[*asked[1:], *prompts(3, 70, 3)], **sampled)
+    first, *cached = (answer["meta_info"]["cached_tokens"] for answer in answers[:4])
+    assert first == 0 and (cached == [128] * 3 if variant in EVERY_64 else any(cached))
+    for prompt, answer in zip(asked, answers, strict=False):
+        assert_answers(variant, prompt, answer)
+    # A state within an answer is kept too, where one more prompt goes on from.
+    longer = [*asked[0], *answers[0]["output_ids"], 7, 8]
+    (again,) = engine.generate(input_ids=[longer], **sampled)
+    assert again["meta_info"]["cached_tokens"] >= 192
+    assert_answers(variant, longer, again)

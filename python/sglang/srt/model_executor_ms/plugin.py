@@ -239,14 +239,12 @@ def _hook_replicas() -> None:
 @functools.cache
 def _hook_scheduler(device: str) -> None:
     from sglang.srt.model_executor_ms import model_runner
-    from sglang.srt.model_executor_ms.parallel import agreement, dp_attention, groups, hosts, rank_status
+    from sglang.srt.model_executor_ms.parallel import agreement, dp_attention, hosts, rank_status
     from sglang.srt.model_executor_ms.runner import (
         admission,
         device_layout_cache,
         end_tokens,
         hidden_states,
-        host_pools,
-        murmur_hash,
         weights,
     )
     from sglang.srt.model_executor_ms.seams import batches, memory, parallel, runner, scheduling
@@ -278,15 +276,24 @@ def _hook_scheduler(device: str) -> None:
         processes.receive_requests_with(agreement.receive_requests)
         processes.after_watchdog(rank_status.add_rank_states_to_watchdog)
     if device == "cpu":
-        batches.hash_seeds_with(murmur_hash.murmur_hash32)
-        batches.copy_tokens_on_cpu()
-        runner.replace_cpu_padding(groups.skip_tp_padding)
-        memory.make_host_pools_with(host_pools.make_pool)
-        memory.copy_pages_with(host_pools.COPIES)
+        _hook_cpu_scheduler()
     if device.startswith("npu"):
         memory.make_allocator_with(allocation.paged_allocator)
         memory.find_last_slots_with(allocation.last_slots)
         memory.support_triton_with(allocation.support_triton)
+
+
+def _hook_cpu_scheduler() -> None:
+    from sglang.srt.model_executor_ms.parallel import groups
+    from sglang.srt.model_executor_ms.runner import host_pools, murmur_hash
+    from sglang.srt.model_executor_ms.seams import batches, memory, runner
+
+    batches.hash_seeds_with(murmur_hash.murmur_hash32)
+    batches.copy_tokens_on_cpu()
+    runner.replace_cpu_padding(groups.skip_tp_padding)
+    memory.make_host_pools_with(host_pools.make_pool)
+    memory.copy_pages_with(host_pools.COPIES)
+    memory.leave_memory_unpinned()
 
 
 @functools.cache

@@ -2,7 +2,8 @@
 
 A state is what a layer keeps of all earlier tokens of a request, in a slot of the request's own. `step` says which:
 state_slots [B]. An operator reads the state of a request's slot before its first token of the step, which is zero where
-the request begins, and leaves there the state behind its last one. Requests of a step have slots of their own.
+the request begins, and leaves there the state behind its last one. Requests of a step have slots of their own. Where
+track_slots [B] is not -1, a second slot is left the state behind the first track_lens [B] tokens of the step.
 
 Where a step verifies drafts it is not known yet which tokens stay. An operator that is given `intermediate`
 [rows, n, ...], of states as in a slot, reads intermediate_rows [B] of the step: of a request with a row, not -1, it

@@ -24,6 +24,8 @@ class HostStep:
     dp_tokens: tuple[int, ...] = ()  # T of each attention DP rank, this one's among them; (): there is one
     lora_slots: np.ndarray | None = None  # [B] slot of each request's adapter, -1: none; None: of no request
     state_slots: np.ndarray | None = None  # [B] where each request keeps the states of layers; None: there are none
+    # [B] second slots, -1: none, and behind how many tokens of the step a state is left there; None: of no request.
+    tracks: tuple[np.ndarray, np.ndarray] | None = None
     # [B] where each request keeps the states behind its drafts, -1: it has none; None: no request has any.
     intermediate_rows: np.ndarray | None = None
     dp_padded: bool = False  # whether all DP ranks have as many rows as this one, padding included: a captured graph

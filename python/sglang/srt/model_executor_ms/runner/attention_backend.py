@@ -23,6 +23,6 @@ class MindSporeAttnBackend(AttentionBackend):
     ):
         """SGLang's commit of what a verify step left: which of its tokens is the last that stays, of each request [B].
 
-        The other arguments are for its strategy `extra_buffer`, which is not served, and for what the backend knows.
+        The other arguments are for its strategy `extra_buffer`, refused with drafts, and for what the backend knows.
         """
         self.model.commit_states(req_pool_indices, last_correct_step_indices)

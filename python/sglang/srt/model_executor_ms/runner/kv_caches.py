@@ -36,7 +36,8 @@ class KVCaches:
         """Fields of a step that only models with such caches read."""
         if not self.states:
             return ()
-        return ("state_slots", "intermediate_rows") if self.states.intermediate else ("state_slots",)
+        found = ("state_slots", "track_slots", "track_lens")
+        return (*found, "intermediate_rows") if self.states.intermediate else found
 
     def slots_of_requests(self) -> torch.Tensor | None:
         """Of each row of SGLang's table of requests, the slot of its states, int32; None: no layer has any."""

@@ -27,6 +27,11 @@ def _lora_slots(host: HostStep) -> np.ndarray:
     return host.lora_slots[host.request_ids]
 
 
+def _tracks(host: HostStep) -> tuple[np.ndarray, np.ndarray]:
+    nowhere = np.full(len(host.query_lens), -1, np.int32), np.zeros(len(host.query_lens), np.int32)
+    return nowhere if host.tracks is None else host.tracks
+
+
 def _intermediate_rows(host: HostStep) -> np.ndarray:
     return np.full(len(host.seq_lens), -1, np.int32) if host.intermediate_rows is None else host.intermediate_rows
 
@@ -40,6 +45,8 @@ FIELDS = (
     Field("out_cache_loc", (TOKENS,), per_group=True),  # cache slot that receives a token's key and value
     Field("block_tables", (REQUESTS, BLOCKS), per_group=True),  # cache pages of each request in order
     Field("state_slots", (REQUESTS,), build=lambda host: host.state_slots, optional=True),
+    Field("track_slots", (REQUESTS,), build=lambda host: _tracks(host)[0], optional=True),
+    Field("track_lens", (REQUESTS,), build=lambda host: _tracks(host)[1], optional=True),
     Field("intermediate_rows", (REQUESTS,), build=_intermediate_rows, optional=True),  # of states behind drafts
 )
 

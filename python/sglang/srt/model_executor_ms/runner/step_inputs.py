@@ -1,6 +1,7 @@
 """Steps prepared from arrays of the host: SGLang's ForwardBatch, or lengths and slots alone."""
 
 import numpy as np
+import torch
 
 from sglang.srt.layers_ms.ops.metadata import FULL, SWA, HostStep
 from sglang.srt.model_executor_ms.runner import spec_trees
@@ -20,17 +21,18 @@ def step_inputs(
     lora_slots=None,
     state_slots=None,
     verifies=False,
+    tracks=None,
 ) -> StepInputs:
     """Build the step from host arrays.
 
     query_lens, seq_lens [B]; out_cache_loc [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each
     request. full_to_swa: of each slot, the one in the pool of sliding windows, page by page; None: there is one pool.
-    dp_tokens, positions, lora_slots, state_slots: as HostStep has them. verifies: whether all tokens are drafts.
-    B is 0 where a rank is idle beside others.
+    dp_tokens, positions, lora_slots, state_slots, tracks: as HostStep has them. verifies: whether all tokens are
+    drafts. B is 0 where a rank is idle beside others.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
     rows = np.arange(len(query_lens), dtype=np.int32) if verifies and state_slots is not None else None
-    slots = dict(lora_slots=lora_slots, state_slots=state_slots, intermediate_rows=rows)
+    slots = dict(lora_slots=lora_slots, state_slots=state_slots, tracks=tracks, intermediate_rows=rows)
     host = HostStep(query_lens, seq_lens, page_size, rotary_positions=positions, dp_tokens=dp_tokens, **slots)
     blocks = -(-seq_lens // page_size)
     tables = np.asarray(token_table)[:, : host.num_blocks * page_size : page_size] // page_size
@@ -70,6 +72,21 @@ def _verifies(forward_batch) -> bool:
     return not mode.is_decode_or_idle() and mode.is_target_verify()
 
 
+def state_tracks(forward_batch) -> tuple[np.ndarray, np.ndarray] | None:
+    """Which slots a step is to leave states in for the radix cache, and behind how many tokens, as HostStep.tracks.
+
+    None: in none, as with SGLang's strategy `no_buffer`.
+    """
+    mask = forward_batch.mamba_track_mask
+    if mask is None:
+        return None
+    slots, lens = forward_batch.mamba_track_indices, torch.ones_like(forward_batch.mamba_track_indices)
+    if not forward_batch.forward_mode.is_decode_or_idle():
+        lens = forward_batch.mamba_track_aligned_lens()
+    kept = mask & (slots >= 0) & (lens > 0)
+    return tuple(torch.where(kept, of, none).to(torch.int32).numpy() for of, none in ((slots, -1), (lens, 0)))
+
+
 def from_forward_batch(
     forward_batch, req_to_token, page_size: int, full_to_swa=None, slots_of_requests=None
 ) -> StepInputs:
@@ -95,4 +112,6 @@ def from_forward_batch(
     elif isinstance(forward_batch, spec_trees.DraftStep) and forward_batch.branch_slots is not None:
         spec_trees.put_branches(forward_batch, seq_lens, table)
     slots["verifies"] = _verifies(forward_batch)
+    if states is not None and not slots["verifies"]:
+        slots["tracks"] = state_tracks(forward_batch)
     return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens, **slots)

@@ -35,6 +35,18 @@ def make_host_pools_with(hook: Callable) -> None:
     hooks.around("sglang.srt.mem_cache.pool_host.base.HostKVCache.__init__", hook)
 
 
+def leave_memory_unpinned() -> None:
+    """Pin no memory of the host: there is no accelerator that reads it, and torch refuses to without one.
+
+    SGLang's scheduler asks before it pins, but not for what says which states a step keeps.
+    """
+    hooks.replace("torch.Tensor.pin_memory", _as_it_is)
+
+
+def _as_it_is(tensor, device=None):
+    return tensor
+
+
 def tag_pages(pool, tag: str) -> None:
     """Have what stores pages of a pool of the host keep them under names with this tag."""
     pool.storage_format_tag = tag

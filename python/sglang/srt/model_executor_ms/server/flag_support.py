@@ -53,7 +53,7 @@ SUPPORTED = _names("""
     pp_size pp_max_micro_batch_size pp_async_batch_depth cuda_graph_max_bs_decode cuda_graph_bs_decode enable_mis
     enable_lora max_lora_rank lora_target_modules lora_paths max_loaded_loras max_loras_per_batch lora_eviction_policy
     lora_strict_loading lora_drain_wait_threshold
-    max_mamba_cache_size mamba_full_memory_ratio mamba_max_states_per_path
+    max_mamba_cache_size mamba_full_memory_ratio mamba_max_states_per_path mamba_track_interval
     speculative_draft_model_path speculative_draft_model_revision speculative_num_steps speculative_num_draft_tokens
     speculative_eagle_topk
     speculative_accept_threshold_single speculative_accept_threshold_acc speculative_attention_mode
@@ -103,7 +103,7 @@ LIMITED = {
     "hicache_host_memory_mode": ("cache",),
     "hicache_storage_backend": (None, "file"),
     "boundary_reduction": ("auto", "rs+rsv"),
-    "mamba_radix_cache_strategy": ("auto", "no_buffer"),
+    "mamba_radix_cache_strategy": ("auto", "no_buffer", "extra_buffer"),
     "mamba_ssm_dtype": (None, "float32"),
     "speculative_algorithm": (None, "NGRAM", "STANDALONE", "EAGLE", "EAGLE3", "NEXTN"),
     "speculative_draft_load_format": (None, "auto", "safetensors", "pt", "dummy"),
@@ -117,7 +117,7 @@ REASONS = {
     "kv_cache_dtype": "caches are of the dtype of activations, or of float8 with one scale for the keys of a layer",
     "moe_a2a_backend": "others name libraries of one device for what deepep asks for, which this backend does itself",
     "deepep_mode": "there is one dispatch for steps of any size",
-    "mamba_radix_cache_strategy": "states are kept where a prompt, a chunk of one, or an answer ends",
+    "mamba_radix_cache_strategy": "slots are handed out when a request begins, not when it needs them",
     "mamba_ssm_dtype": "recurrent states are float32",
     "mm_feature_transport": "others hand on the memory of a CUDA device",
     "mm_attention_backend": "towers attend by this backend's own operators",
@@ -234,7 +234,7 @@ REFUSED = (
         "it is about kernels or caches of states that this backend does not have",
         _names("""
             mamba_backend enable_mamba_cache_stochastic_rounding mamba_cache_philox_rounds uses_mamba_radix_cache
-            mamba_track_interval enable_int8_mamba_checkpoint int8_mamba_ckpt_size
+            enable_int8_mamba_checkpoint int8_mamba_ckpt_size
             linear_attn_backend linear_attn_decode_backend linear_attn_prefill_backend linear_attn_verify_backend
             enable_linear_replayssm linear_replayssm_cache_len enable_linear_replayssm_spec
         """),

@@ -1,11 +1,15 @@
 """What a server's arguments become for a model whose layers keep a state of each request, beside keys and values.
 
 SGLang has slots for states, as many as --max-mamba-cache-size says. A request that runs takes one, and so does each
-prefix in the radix cache whose state is kept. The radix cache keeps the states of ends of prompts, of their chunks and
-of answers (SGLang's strategy `no_buffer`), which wants pages of one token, and no step prepared before the last ends.
+prefix in the radix cache whose state is kept. SGLang has two strategies for these, --mamba-radix-cache-strategy:
+
+`no_buffer`, our default, keeps the states of ends of prompts, of their chunks and of answers. It wants pages of one
+token, and no step prepared before the last ends. `extra_buffer` keeps states within prompts and answers too, which
+steps leave in further slots of a request (step_inputs.state_tracks). It takes pages of any size, and overlap.
 """
 
 import logging
+from collections.abc import Iterator
 
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
@@ -14,6 +18,8 @@ logger = logging.getLogger(__name__)
 RUNNING = 32  # requests at a time for which there are slots, where --max-running-requests does not say less
 RATIO = 0.9  # what SGLang takes for --mamba-full-memory-ratio where it is not given: half of a CPU's memory for states
 SLOTS_PER_REQUEST = 3  # SGLang lets a third as many requests run as there are slots, without a radix cache as many
+CHUNK = 64  # tokens from one state that is kept to the next, where config.json has no mamba_chunk_size
+NO_BUFFER, EXTRA_BUFFER = "no_buffer", "extra_buffer"
 
 
 def adjusted(view, model_config) -> dict:
@@ -23,31 +29,44 @@ def adjusted(view, model_config) -> dict:
     config = mambaish_config(model_config)
     if config is None:
         return {}
-    _refuse(view, getattr(config, "model_type", ""))
-    found = dict(page_size=1, mamba_radix_cache_strategy="no_buffer")
+    paged = view.page_size not in (None, 1)
+    asked = view.mamba_radix_cache_strategy
+    strategy = asked if asked != "auto" else EXTRA_BUFFER if paged else NO_BUFFER
+    _refuse(view, config, strategy)
+    found = dict(mamba_radix_cache_strategy=strategy)
+    if strategy == NO_BUFFER:
+        found["page_size"] = 1
     if not view.disable_radix_cache:
-        found |= dict(uses_mamba_radix_cache=True, disable_overlap_schedule=True)
+        found["uses_mamba_radix_cache"] = True
+        if strategy == NO_BUFFER:
+            found["disable_overlap_schedule"] = True
     if view.max_mamba_cache_size is None and view.mamba_full_memory_ratio in (None, RATIO):
-        slots = min(view.max_running_requests or RUNNING, RUNNING)
-        slots *= 1 if view.disable_radix_cache else SLOTS_PER_REQUEST
-        found["max_mamba_cache_size"] = slots * view.dp_size
+        slots, each = min(view.max_running_requests or RUNNING, RUNNING), _slots_per_request(view, strategy)
+        found["max_mamba_cache_size"] = slots * each * view.dp_size
         logger.info(
             "states of requests: %d slots, for %d requests at a time and for cached prefixes; "
             "--max-mamba-cache-size gives another number, and further requests wait",
+            slots * each,
             slots,
-            slots if view.disable_radix_cache else slots // SLOTS_PER_REQUEST,
         )
     return found
 
 
-def _refuse(view, model_type: str) -> None:
-    problems = []
-    if view.speculative_algorithm and model_type == "kimi_linear":
+def _slots_per_request(view, strategy: str) -> int:
+    """How many slots there are for each request that SGLang lets run (its _calculate_mamba_ratio)."""
+    if view.disable_radix_cache:
+        return 1
+    if strategy == NO_BUFFER:
+        return SLOTS_PER_REQUEST
+    return SLOTS_PER_REQUEST + (1 if view.disable_overlap_schedule or view.pp_size > 1 else 2)
+
+
+def _refuse(view, config, strategy: str) -> None:
+    problems = [*_problems_of_strategy(view, config, strategy)]
+    if view.speculative_algorithm and getattr(config, "model_type", "") == "kimi_linear":
         problems.append(f"--speculative-algorithm {view.speculative_algorithm}: not supported yet for Kimi Linear")
     if view.device != "cpu":
         problems.append(f"--device {view.device}: layers with a state are computed on CPUs only so far")
-    if view.page_size not in (None, 1):
-        problems.append(f"--page-size {view.page_size}: a model whose layers have a state wants pages of one token")
     if view.attn_dp_size > 1:
         problems.append(f"--attn-dp-size {view.attn_dp_size}: not supported yet for a model whose layers have a state")
     if view.enable_hierarchical_cache:
@@ -71,3 +90,28 @@ def check_drafts(view, model_config) -> None:
             f"--speculative-algorithm {view.speculative_algorithm} with {flag} {view.speculative_eagle_topk}: drafts "
             f"are a chain for a model whose layers have a state: give {flag} 1"
         )
+
+
+def _problems_of_strategy(view, config, strategy: str) -> Iterator[str]:
+    page, chunk = view.page_size or 1, getattr(config, "mamba_chunk_size", None) or CHUNK
+    if strategy == NO_BUFFER:
+        if page != 1:
+            yield (
+                f"--page-size {page}: states without further slots want pages of one token; "
+                f"--mamba-radix-cache-strategy {EXTRA_BUFFER} takes larger ones"
+            )
+        return
+    if getattr(config, "model_type", "").startswith("lfm2"):
+        yield "LFM2's states are kept at ends only, as in SGLang: --mamba-radix-cache-strategy no_buffer"
+    elif max(page, chunk) % min(page, chunk):
+        yield (
+            f"--page-size {page}: states are kept every {chunk} tokens of a prompt, so that pages have a divisor or a "
+            f"multiple of {chunk} tokens"
+        )
+    if view.speculative_algorithm:
+        yield (
+            f"--speculative-algorithm {view.speculative_algorithm}: drafts are verified with states that are kept at "
+            f"ends only: --mamba-radix-cache-strategy {NO_BUFFER} and --page-size 1"
+        )
+    if view.disable_radix_cache:
+        yield f"--mamba-radix-cache-strategy {EXTRA_BUFFER} is of the radix cache, which is off"

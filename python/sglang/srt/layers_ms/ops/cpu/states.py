@@ -4,9 +4,10 @@ from sglang.srt.layers_ms.ops.cpu import stubs
 
 
 def _requests(step, intermediate):
-    """Slots, lengths and rows of intermediate states of a step's requests; without the latter the rows are not read."""
+    """Slots, lengths, second slots and their lengths, and rows of intermediate states, of a step's requests."""
     slots = step["state_slots"]
-    return slots, step["query_lens"], slots if intermediate is None else step["intermediate_rows"]
+    rows = slots if intermediate is None else step["intermediate_rows"]  # without the former the rows are not read
+    return slots, step["query_lens"], step["track_slots"], step["track_lens"], rows
 
 
 def causal_conv(x, weight, bias, state, step, intermediate=None):

@@ -53,12 +53,41 @@ def _conv(x, weight, bias, state, step):
     for place in range(width):
         y = y + rows[:, place : place + longest] * weight[:, 0, place]
     y = y if bias is None else y + bias
-    last = (step["request_numbers"] * rows.shape[1] + query_lens).reshape(-1, 1) + _numbers(width - 1)
-    kept = ops.gather(rows.reshape(-1, channels), last, 0)  # [B, K - 1, C]
-    kept = _stored(kept.permute(0, 2, 1).reshape(-1, channels * (width - 1)), state)
     found = ops.gather(y.reshape(-1, channels), step["token_rows"], 0)
-    # Reads of the state come before it is written.
-    return ops.depend(found, ops.scatter_update(state, ops.depend(slots, found), kept))
+    kept, tracked = (_last(rows, lens, step, width - 1) for lens in (query_lens, step["track_lens"]))
+    return _left(found, state, step, _stored(kept, state), _stored(tracked, state))
+
+
+def _last(rows, lens, step, count):
+    """The last values before each request's token number lens [B], of rows [B, ...] that begin with earlier ones."""
+    last = (step["request_numbers"] * rows.shape[1] + lens).reshape(-1, 1) + _numbers(count)
+    found = ops.gather(rows.reshape(-1, rows.shape[2]), last, 0)  # [B, K - 1, C]
+    return found.permute(0, 2, 1).reshape(-1, rows.shape[2] * count)
+
+
+def _left(found, state, step, after, tracked):
+    """found, when both states of each request are in their slots. Reads of them come before they are written."""
+    slots = step["state_slots"]
+    # Where a request has no second slot, what it leaves goes into the first one, which is written once more.
+    others = mint.where(step["track_slots"] < 0, slots, step["track_slots"])
+    written = ops.scatter_update(state, ops.depend(others, found), tracked)
+    return ops.depend(found, ops.scatter_update(state, ops.depend(slots, written), after))
+
+
+def _states(before, added, k, total, step):
+    """The states [B, values] behind all tokens of each request, and behind those that count for its second slot.
+
+    before [B, H, V, K], added [B, H, L, V], k [B, H, L, K]; total: of the decays up to each token, [B, H, L, K or 1].
+    """
+    place = step["query_numbers"].reshape(1, 1, -1, 1)
+    found = ()
+    for lens in (step["query_lens"], step["track_lens"]):
+        inside = (place < lens.reshape(-1, 1, 1, 1)).astype(mstype.float32)
+        last = (total * (place == lens.reshape(-1, 1, 1, 1) - 1).astype(mstype.float32)).sum(2, keepdims=True)
+        left = ops.exp(ops.minimum(last - total, 0.0)) * inside * k
+        after = ops.exp(last) * before + mint.matmul(added.permute(0, 1, 3, 2), left)
+        found = found + (after.reshape(before.shape[0], -1),)
+    return found
 
 
 def causal_conv(x, weight, bias, state, step, intermediate=None):
@@ -130,12 +159,9 @@ def gated_delta(x, gates, a_log, dt_bias, state, step, key_size, intermediate=No
         added, power = added + mint.matmul(power, added), mint.matmul(power, power)
     found = since * mint.matmul(q, before.permute(0, 1, 3, 2))
     found = found + mint.matmul(weight * mint.matmul(q, k.permute(0, 1, 3, 2)), added)
-    left = mint.unsqueeze(ops.exp(total[..., -1:] - total), -1) * added
-    after = ops.exp(total[..., -1:]).reshape(requests, heads, 1, 1) * before
-    after = (after + mint.matmul(left.permute(0, 1, 3, 2), k)).reshape(requests, -1)
     found = found.permute(0, 2, 1, 3).reshape(requests * longest, -1)
     found = ops.gather(found, step["token_rows"], 0)
-    return ops.depend(found, ops.scatter_update(state, ops.depend(slots, found), after))
+    return _left(found, state, step, *_states(before, added, k, mint.unsqueeze(total, -1), step))
 
 
 def kimi_delta(x, forget, beta, a_log, dt_bias, state, step, key_size, intermediate=None):
@@ -156,17 +182,16 @@ def kimi_delta(x, forget, beta, a_log, dt_bias, state, step, key_size, intermedi
     total = mint.matmul(until.astype(mstype.float32), decay)
     between = mint.unsqueeze(total, 3) - mint.unsqueeze(total, 2)  # from the token of a column to that of a row
     weight = ops.exp(mint.where(mint.unsqueeze(until, -1), between, -1e9)) * mint.unsqueeze(k, 2)
-    since, last = ops.exp(total), total[:, :, -1:]
+    since = ops.exp(total)
     added = beta * (v - mint.matmul(since * k, before.permute(0, 1, 3, 2)))
     power = -beta * mint.where(earlier, (mint.unsqueeze(k, 3) * weight).sum(-1), 0.0)
     for _ in range(SQUARINGS):
         added, power = added + mint.matmul(power, added), mint.matmul(power, power)
     found = mint.matmul(since * q, before.permute(0, 1, 3, 2))
     found = found + mint.matmul((mint.unsqueeze(q, 3) * weight).sum(-1), added)
-    after = ops.exp(last) * before + mint.matmul(added.permute(0, 1, 3, 2), ops.exp(last - total) * k)
     found = found.permute(0, 2, 1, 3).reshape(requests * longest, -1)
     found = ops.gather(found, step["token_rows"], 0)
-    return ops.depend(found, ops.scatter_update(state, ops.depend(slots, found), after.reshape(requests, -1)))
+    return _left(found, state, step, *_states(before, added, k, total, step))
 
 
 def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high, intermediate=None):
@@ -185,19 +210,17 @@ def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high,
     place = step["query_numbers"]
     counts = (place.reshape(1, -1) < query_lens.reshape(-1, 1)).astype(mstype.float32).reshape(requests, 1, longest)
     width = ops.clip_by_value(_softplus(dt + dt_bias), low, high).permute(0, 2, 1) * counts  # [B, H, L]
-    total = _sums(-ops.exp(a_log).reshape(1, -1, 1) * width, place)
+    decay = -ops.exp(a_log).reshape(1, -1, 1) * width
+    total = _sums(decay, place)
     between = mint.unsqueeze(total, -1) - mint.unsqueeze(total, -2)  # from the token of a column to that of a row
     weight = ops.exp(mint.where(place.reshape(1, -1) <= place.reshape(-1, 1), between, -1e9))
     added = mint.unsqueeze(width, -1) * v
     found = mint.unsqueeze(ops.exp(total), -1) * mint.matmul(c, before.permute(0, 1, 3, 2))
     found = found + mint.matmul(weight * mint.matmul(c, b.permute(0, 1, 3, 2)), added)
     found = found + skip.reshape(1, -1, 1, 1) * v
-    left = mint.unsqueeze(ops.exp(total[..., -1:] - total), -1) * added
-    after = ops.exp(total[..., -1:]).reshape(requests, heads, 1, 1) * before
-    after = (after + mint.matmul(left.permute(0, 1, 3, 2), b)).reshape(requests, -1)
     found = found.permute(0, 2, 1, 3).reshape(requests * longest, -1)
     found = ops.gather(found, step["token_rows"], 0)
-    return ops.depend(found, ops.scatter_update(state, ops.depend(slots, found), after))
+    return _left(found, state, step, *_states(before, added, b, mint.unsqueeze(total, -1), step))
 
 
 def gated_norm(x, gate, weight, eps, group, activation, gate_first):

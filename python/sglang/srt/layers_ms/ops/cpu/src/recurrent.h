@@ -93,6 +93,8 @@ void advance_states(const Call& a, const float* keys, int64_t groups, const floa
     const int64_t matrix = a.value * a.size;
     float* state = a.state + (a.state_slots[request] * a.heads + head) * matrix;
     float* apart = intermediate_of<float>(a, request, a.heads * matrix);
+    const int64_t kept = tracked(a, request), last_kept = rows[request] + kept - 1;
+    float* copy = a.state + ((kept ? a.track_slots[request] : 0) * a.heads + head) * matrix;
     auto advance = [&](auto rows_at_once, auto tail, int64_t from) {
       float *current = state + from * a.size, *next = apart ? apart + head * matrix + from * a.size : nullptr;
       for (int64_t row = rows[request]; row < rows[request] + a.query_lens[request]; ++row) {
@@ -107,6 +109,7 @@ void advance_states(const Call& a, const float* keys, int64_t groups, const floa
         const T* v = in<T>(a.x) + row * a.columns + values + head * a.value + from;
         T* y = out<T>(a.out) + (row * a.heads + head) * a.value + from;
         state_step<rows_at_once(), kRule, tail()>(current, a.size, token, v, y);
+        if (kept && row == last_kept) std::copy(current, current + rows_at_once() * a.size, copy + from * a.size);
       }
     };
     using Four = std::integral_constant<int, kStateRows>;

@@ -40,6 +40,12 @@ inline f32x16 rounded_to<float>(f32x16 x) {
   return x;
 }
 
+// A second slot of a request, and behind how many of its tokens of the step the state is left there: 0: nowhere.
+template <typename Call>
+inline int64_t tracked(const Call& a, int64_t request) {
+  return a.track_slots[request] < 0 ? 0 : a.track_lens[request];
+}
+
 // Where the state behind each token of a request goes, `size` values a token; null: there is one state, the last.
 template <typename State, typename Call>
 State* intermediate_of(const Call& a, int64_t request, int64_t size) {
@@ -47,9 +53,10 @@ State* intermediate_of(const Call& a, int64_t request, int64_t size) {
   return static_cast<State*>(a.intermediate) + a.intermediate_rows[request] * a.drafts * size;
 }
 
-// Up to 16 channels from `first` on, of the tokens of one request.
+// Up to 16 channels from `first` on, of the tokens of one request; behind `kept` of them the state is left in `copy`.
 template <typename T, typename C, bool gated>
-void conv_channels(const calls::causal_conv& a, int64_t row, int64_t tokens, C* state, C* intermediate, int64_t first) {
+void conv_channels(const calls::causal_conv& a, int64_t row, int64_t tokens, C* state, C* intermediate, int64_t first,
+                   C* copy, int64_t kept) {
   const int64_t count = std::min<int64_t>(16, a.channels - first), window = a.window, width = a.width;
   const T *weight = in<T>(a.weight) + first * width, *bias = in<T>(a.bias);
   f32x16 past[kMaxWindow], taps[kMaxWindow + 1];
@@ -72,6 +79,7 @@ void conv_channels(const calls::causal_conv& a, int64_t row, int64_t tokens, C* 
     y += taps[window] * value;
     for (int64_t j = 0; j + 1 < window; ++j) past[j] = past[j + 1];
     past[window - 1] = value;
+    if (t + 1 == kept) leave(copy);
     y = gated ? y * load_upto16(x + a.channels, count) : activate(kSilu, y);
     store_upto16(out<T>(a.out) + (row + t) * a.channels + first, y, count);
     if (intermediate) leave(intermediate + t * a.channels * window);
@@ -89,12 +97,14 @@ void causal_conv_as(const calls::causal_conv& a) {
   pool::each(a.requests * pieces, [&](int64_t task) {
     const int64_t request = task / pieces, first = task % pieces * piece;
     C* state = static_cast<C*>(a.state) + a.state_slots[request] * a.channels * a.window;
+    const int64_t kept = tracked(a, request);
+    C* copy = static_cast<C*>(a.state) + (kept ? a.track_slots[request] : 0) * a.channels * a.window;
     C* apart = intermediate_of<C>(a, request, a.channels * a.window);
     for (int64_t channel = first; channel < std::min(a.channels, first + piece); channel += 16) {
       if (a.gated)
-        conv_channels<T, C, true>(a, rows[request], a.query_lens[request], state, apart, channel);
+        conv_channels<T, C, true>(a, rows[request], a.query_lens[request], state, apart, channel, copy, kept);
       else
-        conv_channels<T, C, false>(a, rows[request], a.query_lens[request], state, apart, channel);
+        conv_channels<T, C, false>(a, rows[request], a.query_lens[request], state, apart, channel, copy, kept);
     }
   });
 }
