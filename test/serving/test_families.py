@@ -100,6 +100,7 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "Qwen3MoeForCausalLM": ["qwen3_moe"],
     "StableLmForCausalLM": ["stablelm-parallel"],
 }
+TEXT_ALONE = {"Gemma4ForConditionalGeneration": "gemma4-shared"}  # of models that see
 CASES = [(architecture, variant) for architecture, variants in GENERATING.items() for variant in variants]
 # Of each kind of config and cache one: test_logits.py has all of them step by step.
 KINDS = ["baichuan-13b", "chatglm", "deepseek_v3", "gemma3", "gpt_oss"]
@@ -152,6 +153,7 @@ def test_every_architecture_is_served_by_one_of_these_tests():
     generating = {name for name, model in MODELS.items() if model.generates} - seeing
     assert set(GENERATING) == generating
     assert set(pooled.KINDS) == set(MODELS) - generating - seeing
+    assert set(TEXT_ALONE) == {name for name, model in MODELS.items() if model.text_alone}
 
 
 @pytest.mark.parametrize("architecture, variant", mostly_slow(CASES, lambda _, variant: variant in KINDS))
@@ -161,10 +163,11 @@ def test_tokens_and_logprobs_are_the_references(start_engine, serves, tmp_path, 
 
 
 @SLOW
-@pytest.mark.parametrize("variant", ["gemma4-shared"])
-def test_the_text_of_a_model_that_sees_is_the_references(start_engine, serves, tmp_path, variant):
-    serves(json.loads((save(variant, tmp_path) / "config.json").read_text())["architectures"][0])
-    assert_served(start_engine(tmp_path, skip_tokenizer_init=True), variant)
+@pytest.mark.parametrize("architecture", TEXT_ALONE)
+def test_the_text_of_a_model_that_sees_is_the_references(start_engine, serves, tmp_path, architecture):
+    serves(architecture)
+    folder = save_as(architecture, TEXT_ALONE[architecture], tmp_path)
+    assert_served(start_engine(folder, skip_tokenizer_init=True), TEXT_ALONE[architecture])
 
 
 @pytest.mark.parametrize(
