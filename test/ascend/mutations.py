@@ -17,6 +17,48 @@ ASCEND = "python/sglang/srt/layers_ms/ops/ascend"
 
 MUTATIONS = (
     Mutation(
+        "drafts that see the drafts after them",
+        f"{EXECUTOR}/npu/verify_rows.py",
+        "torch.arange(1, n + 1)",
+        "n + 0 * torch.arange(1, n + 1)",
+        "test/ascend/test_speculation.py -k row_with_its_own",
+    ),
+    Mutation(
+        "drafts that do not see themselves",
+        f"{EXECUTOR}/npu/verify_rows.py",
+        "torch.arange(1, n + 1)",
+        "torch.arange(n)",
+        "test/ascend/test_speculation.py -k row_with_its_own",
+    ),
+    Mutation(
+        "drafts of a request in the rows of another",
+        f"{EXECUTOR}/npu/verify_rows.py",
+        "rows[:, None].expand(-1, times).reshape(-1)",
+        "rows.repeat(times)",
+        "test/ascend/test_speculation.py -k row_with_its_own",
+    ),
+    Mutation(
+        "adapters of requests in the rows of others",
+        f"{EXECUTOR}/npu/verify_rows.py",
+        "np.repeat(slots, n)",
+        "np.tile(slots, n)",
+        "test/ascend/test_speculation.py -k row_with_its_own",
+    ),
+    Mutation(
+        "trees verified as chains",
+        f"{EXECUTOR}/npu/verify_rows.py",
+        "if trees is not None and not",
+        "if False and not",
+        "test/ascend/test_speculation.py -k trees_are_refused",
+    ),
+    Mutation(
+        "captured sizes that count requests",
+        f"{EXECUTOR}/npu/start.py",
+        "[size * drafts for size",
+        "[size for size",
+        "test/ascend/test_speculation.py -k count_rows",
+    ),
+    Mutation(
         "adapters of all slots added to each row",
         f"{ASCEND}/lora.py",
         "kernels.select(own, kernels.contiguous(of_part), _zero(x.dtype))",

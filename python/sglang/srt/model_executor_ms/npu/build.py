@@ -96,7 +96,7 @@ def npu_runner(
     agree: as RunnerConfig has it.
     """
     graphs = ModeGraphs(network, caches, bool(buckets) or mindspore_device.captures())
-    largest = max(limits.requests, *buckets) if buckets else limits.requests
+    largest = max((limits.requests * limits.drafts, *buckets))
     dp_size = network.config.shard.attn_dp_size
     tables = BlockTables(link, req_to_token, page_size, largest, limits.blocks, caches.full_to_swa())
     block = host.capabilities().single_block if blockwise(network) else None

@@ -14,6 +14,7 @@ from sglang.srt.model_executor_ms.npu.inputs import StagedSubBatch, SubBatch, su
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
+from sglang.srt.model_executor_ms.npu.verify_rows import decode_rows
 from sglang.srt.model_executor_ms.runner.step import GraphOutputs, ModelInputs, StepLayout
 from sglang.srt.model_executor_ms.runner.step_inputs import host_lengths
 from sglang.srt.model_executor_ms.seams import batches
@@ -171,6 +172,7 @@ class NPUGraphRunner:
 
     def prepare(self, forward_batch) -> Step:
         """Send what the step needs, in one copy, and bring the block tables up to date; SGLang's ForwardBatch in."""
+        forward_batch = decode_rows(forward_batch, self.link)
         query_lens, seq_lens = host_lengths(forward_batch)
         sub_batches = [
             self._sub_batch(forward_mode, rows, query_lens, seq_lens, forward_batch)

@@ -110,12 +110,13 @@ def check_nodes(nodes: int) -> None:
 def runner(network, caches, limits, req_to_token, page_size, vocab_size, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     link = _link(req_to_token.device)
-    requests, is_blockwise = limits.requests, blockwise(network)
+    requests, is_blockwise = limits.requests * limits.drafts, blockwise(network)
     if is_blockwise:
         block = host.capabilities().single_block
         longest, requests = block.max_context, min(requests, block.max_requests)
     shard = network.config.shard
-    buckets = _buckets(requests, most_graphs(len(caches.k_caches), *_split_by(shard))) if first else ()
+    fit = most_graphs(len(caches.k_caches), *_split_by(shard))
+    buckets = _buckets(requests, fit, limits.drafts) if first else ()
     if buckets and not host.capabilities().captures:
         logger.info("%s captures no graphs: decode graphs run as they are", kernels.soc())
         buckets = ()
@@ -158,11 +159,14 @@ def _link(device):
     return DeviceLink(str(device), NpuStreams())
 
 
-def _buckets(requests, fit):
-    """The sizes of decode graphs that SGLang's flags ask for, so many at most; none where they switch graphs off."""
+def _buckets(requests, fit, drafts=1):
+    """The sizes of decode graphs that SGLang's flags ask for, so many at most; none where they switch graphs off.
+
+    drafts: rows that each request has in a verify step.
+    """
     from sglang.srt.runtime_context import get_exec
 
     graph = get_exec().graph
     if graph.disable_cuda_graph or graph.disable_decode_cuda_graph or not graph.cuda_graph_config.decode.bs:
         return ()
-    return decode_buckets(graph.cuda_graph_config.decode.bs, requests, fit)
+    return decode_buckets([size * drafts for size in graph.cuda_graph_config.decode.bs], requests, fit)

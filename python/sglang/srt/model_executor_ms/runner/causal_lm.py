@@ -305,4 +305,5 @@ def _limits(model_runner) -> Limits:
     requests = max(model_runner.max_running_requests, *(len(queries) for _, queries, _ in WARM_UP))
     rows = requests * _tree_width()
     tokens = max(prefill + requests, requests * drafts, rows, *(sum(queries) for _, queries, _ in WARM_UP))
-    return Limits(tokens, rows, -(-(context + drafts) // model_runner.page_size) + 1)
+    verified = 1 if model_runner.is_draft_worker else max(drafts, 1)
+    return Limits(tokens, rows, -(-(context + drafts) // model_runner.page_size) + 1, verified)

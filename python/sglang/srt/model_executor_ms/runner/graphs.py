@@ -21,6 +21,7 @@ class Limits(NamedTuple):
     tokens: int
     requests: int
     blocks: int  # pages of one request
+    drafts: int = 1  # tokens of each request in a verify step; 1 where there is none
 
 
 Step = tuple[ModelInputs, StepInputs]

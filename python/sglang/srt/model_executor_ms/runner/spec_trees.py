@@ -15,12 +15,14 @@ from sglang.srt.model_executor.forward_batch_info import ForwardMode
 
 @dataclass
 class DraftStep:
-    """What runners read of a ForwardBatch: a step of R branches of drafts, one token each."""
+    """What runners read of a ForwardBatch: a step of R branches of drafts, or of R drafts verified, one token each."""
 
     seq_lens_cpu: torch.Tensor  # [R] tokens of each branch, its new one among them
     req_pool_indices: torch.Tensor  # [R]
     out_cache_loc: torch.Tensor  # [R]
     branch_slots: np.ndarray | None  # [R, drafts] where each branch has its own tokens; None: as the table says
+    lora_slots: np.ndarray | None = None  # [R], as batches.note_lora_slots has it
+    rids: None = None  # of requests: rows that change place from step to step have none
     forward_mode: ForwardMode = ForwardMode.DECODE
     global_num_tokens_cpu: list[int] | None = None
 

@@ -34,7 +34,10 @@ def check_speculation(server_args, target, experts: bool = False) -> None:
 
 def _problems(view):
     if view.device != "cpu":
-        yield f"not supported yet with --device {view.device}"
+        yield (
+            f"not supported yet with --device {view.device}: SGLang accepts drafts there by kernels of sgl_kernel_npu, "
+            "beside its overlap schedule, which is not tried yet"
+        )
     if view.is_embedding:
         yield "a server with --is-embedding generates nothing"
     if view.pp_size > 1:
