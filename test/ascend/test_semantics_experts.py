@@ -18,6 +18,7 @@ ONE_WAY = {
     "ernie4_5_moe@16": "one_piece",
     "flex_olmo@h96": "mixed_batch",
     "granitemoe@16": "mixed_batch",
+    "phimoe@16": "mixed_batch",
     "hunyuan_v1_moe@16": "mixed_batch",
     "hy_v3@16": "mixed_batch",
     "deepseek_v32-dense@16": "mixed_batch",

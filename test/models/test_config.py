@@ -50,6 +50,7 @@ NAMES = {
     "chatglm": "ChatGLMModel",
     "gpt_oss": "GptOssForCausalLM",
     "phi": "PhiForCausalLM",
+    "phimoe": "PhiMoEForCausalLM",
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v32": "DeepseekV32ForCausalLM",
     "glm_moe_dsa": "GlmMoeDsaForCausalLM",
@@ -113,6 +114,7 @@ OF_OTHERS = {  # keys that most architectures ignore
     *("is_decoder", "pad_token_id"),  # encoders are none, and count positions from it
     "head_dim",  # latent attention has qk_rope_head_dim
     "max_position_embeddings",  # ChatGLM and Qwen have seq_length
+    "router_jitter_noise",  # Phi-3.5-MoE's router weights experts by it
     "swa_head_dim",  # Gemma 4 has heads of two sizes
     "model_max_length",  # Baichuan 13B has no other length
     "v_head_dim",  # latent attention has it
@@ -352,7 +354,7 @@ def test_an_unknown_architecture_is_an_error_that_lists_the_supported_ones(archi
         ("Llama4ForConditionalGeneration", "LlamaForCausalLM"),
         ("LlamaModel", "LlamaForCausalLM"),
         ("Gemma3ForConditionalGeneration", "Gemma3ForCausalLM"),
-        ("PhiMoEForCausalLM", "PhiForCausalLM"),
+        ("Phi3SmallForCausalLM", "Phi3ForCausalLM"),
         ("OlmoHybridForCausalLM", "OlmoForCausalLM"),
         *((name, None) for name in ("ViTModel", "DebertaV2Model", "RwkvForCausalLM", "MambaForCausalLM")),
         *((name, None) for name in ("GPTJForCausalLM", "GPT2LMHeadModel")),

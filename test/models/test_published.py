@@ -29,7 +29,7 @@ NOT_HELD = {
     *("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM", "MiniMaxM2ForCausalLM", "SeedOssForCausalLM"),
     *("AfmoeForCausalLM", "ApertusForCausalLM", "ArceeForCausalLM", "BailingMoeForCausalLM"),
     *("BailingMoeV2ForCausalLM", "HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM", "HYV3ForCausalLM"),
-    *("GlmMoeDsaForCausalLM", "MellumForCausalLM", "MiMoForCausalLM"),
+    *("GlmMoeDsaForCausalLM", "MellumForCausalLM", "MiMoForCausalLM", "PhiMoEForCausalLM"),
     *("Ministral3ForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
     *("BertForSequenceClassification", "Contriever", "Gemma3TextModel"),
     *("ModernBertForSequenceClassification", "ModernBertModel"),

@@ -143,3 +143,25 @@ void test_experts(const std::string& dtype) {
   expect(call(clip, {&x, &bound, &y}) == 0, "clip");
   close(y, y.size, [&](int64_t i) { return std::min(std::max(x.get(i), -0.5), 0.5); }, dtype, "clip");
 }
+
+void test_sparsemixer() {
+  const int64_t tokens = any(1, 40), experts = any(2, 40);
+  Array logits("float32", {tokens, experts}), one("float32", {tokens, 1}), jitter = number(0.3);
+  Array weights("float32", {tokens, 2}), chosen("int32", {tokens, 2});
+  logits.fill(-3, 3);
+  expect(call(route_sparsemixer, {&logits, &jitter, &weights, &chosen}) == 0, "route_sparsemixer");
+  for (int64_t token = 0; token < tokens; ++token) {
+    std::vector<double> left;
+    for (int64_t i = 0; i < experts; ++i) left.push_back(logits.get(token * experts + i));
+    for (int64_t place = 2 * token; place < 2 * token + 2; ++place) {
+      const int64_t best = std::max_element(left.begin(), left.end()) - left.begin();
+      double total = 0;
+      for (double x : left)
+        if (left[best] - x <= 0.6 * std::max(std::fabs(x), left[best])) total += std::exp(x - left[best]);
+      expect(chosen.get(place) == best, "the expert of a sparse mixer");
+      expect(std::fabs(weights.get(place) - 1 / total) < 1e-5, "its weight");
+      left[best] = -1e30;
+    }
+  }
+  expect(call(route_sparsemixer, {&one, &jitter, &weights, &chosen}) != 0, "route_sparsemixer takes one expert");
+}

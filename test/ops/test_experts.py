@@ -6,6 +6,7 @@ import pytest
 import torch
 from mindspore import nn
 from ops.numpy_reference import ACTIVATIONS, call, close, draw, product
+from transformers.models.phimoe.modeling_phimoe import sparsemixer
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
@@ -55,6 +56,17 @@ def test_a_router_gives_the_chosen_experts_and_their_weights(router, biased):
         wanted = routed(logits[token], bias, *constants)
         assert list(experts[token]) == list(wanted)
         np.testing.assert_allclose(weights[token], list(wanted.values()), rtol=1e-5)
+
+
+@pytest.mark.parametrize("jitter", [0.01, 0.4])
+def test_a_sparse_mixer_weights_two_experts_among_those_near_them(jitter):
+    logits = draw(19, 13, scale=2.0)
+    logits[0] = -np.abs(logits[0])  # none above zero
+    found = call(ops.route_sparsemixer, [logits], (), (jitter,))
+    wanted = sparsemixer(torch.from_numpy(logits.astype(np.float32)), jitter, training=False)
+    np.testing.assert_array_equal(found[1].asnumpy(), wanted[1].numpy())
+    np.testing.assert_allclose(found[0].asnumpy(), wanted[0].numpy(), rtol=1e-5)
+    assert found[1].asnumpy().dtype == np.int32 and (wanted[0] < 0.9).any()
 
 
 def gated(gate, up, activation):

@@ -89,6 +89,7 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "Olmo2ForCausalLM": ["olmo2", "olmo3", "olmo3-transformers"],
     "OlmoeForCausalLM": ["olmoe"],
     "PhiForCausalLM": ["phi"],
+    "PhiMoEForCausalLM": ["phimoe"],
     "Phi3ForCausalLM": ["phi3-long", "phi3-window"],
     "QWenLMHeadModel": ["qwen"],
     "Qwen2ForCausalLM": ["qwen2-yarn"],

@@ -223,6 +223,17 @@ MELLUM = dict(
         sliding_attention=dict(rope_type="default", rope_theta=30.0),
     ),
 )
+PHIMOE = dict(
+    COMMON,
+    model_type="phimoe",
+    hidden_size=84,
+    intermediate_size=38,
+    num_local_experts=7,
+    num_experts_per_tok=2,
+    router_jitter_noise=0.01,
+    attention_bias=True,
+    lm_head_bias=True,
+)
 WINDOW = dict(use_sliding_window=True, sliding_window=9)
 VARIANTS = {
     "afmoe": AFMOE,
@@ -241,6 +252,9 @@ VARIANTS = {
     "granitemoe": GRANITE_MOE,
     "granitemoeshared": dict(GRANITE_MOE, model_type="granitemoeshared", shared_intermediate_size=50),
     "mixtral": MIXTRAL,
+    "phimoe": PHIMOE,
+    # Of more scores near each other: rounded ones may be near in one place only, and weights jump.
+    "phimoe-mixed": dict(PHIMOE, router_jitter_noise=0.3, attention_bias=False, lm_head_bias=False, sliding_window=9),
     "mixtral-window": dict(MIXTRAL, sliding_window=9),
     "dbrx": DBRX,
     "dbrx-plain": dict(
@@ -270,7 +284,7 @@ VARIANTS = {
 }
 PLAIN = ["mixtral", "dbrx", "deepseek", "grok", "gpt_oss", "qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
 PLAIN += ["afmoe", "hunyuan_v1_moe", "hy_v3", "mellum", "bailing_moe", "bailing_moe_v2"]
-PLAIN += ["dots1", "solar_open", "exaone_moe", "minimax_m2", "ernie4_5_moe", "flex_olmo", "granitemoeshared"]
+PLAIN += ["phimoe", "dots1", "solar_open", "exaone_moe", "minimax_m2", "ernie4_5_moe", "flex_olmo", "granitemoeshared"]
 
 
 def _dbrx(written: dict) -> dict:
@@ -332,7 +346,13 @@ def _bailing_tensors(tensors: dict) -> dict:
     return found
 
 
+def _phimoe(written: dict) -> dict:
+    return written | dict(architectures=["PhiMoEForCausalLM"])
+
+
 PUBLISHED_CONFIGS = {
+    "phimoe": _phimoe,
+    "phimoe-mixed": _phimoe,
     "dbrx": _dbrx,
     "dbrx-plain": _dbrx,
     "bailing_moe": _bailing,

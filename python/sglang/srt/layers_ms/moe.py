@@ -58,6 +58,17 @@ class Router(Linear):
         return ops.route(ops.linear_fp32(x, self.weight, self.bias), self.correction, *self.routing)
 
 
+class SparseMixerRouter(Router):
+    """A Router that gives two experts of each token weights without a sum of one, as ops.route_sparsemixer says."""
+
+    def __init__(self, config, num_experts: int, jitter: float):
+        super().__init__(config, num_experts, Routing(2))
+        self.jitter = jitter
+
+    def construct(self, x):
+        return ops.route_sparsemixer(ops.linear_fp32(x, self.weight, self.bias), self.jitter)
+
+
 class Experts(MethodLayer):
     """The weighted sum of act(gate) * up MLPs, or without a gate act(up), that a router chose for each token.
 

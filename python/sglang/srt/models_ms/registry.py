@@ -175,6 +175,9 @@ MODELS = {  # sorted by name
         "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "fused weights, partial rotary, longrope, sliding window"
     ),
     "PhiForCausalLM": Model("phi", "Phi-1, Phi-1.5, Phi-2", "LayerNorm, parallel residual, partial rotary, biases"),
+    "PhiMoEForCausalLM": Model(
+        "phimoe", "Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE", "experts, sparsemixer router, LayerNorm, longrope"
+    ),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN, sliding windows"),
     "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward", task=REWARD),
     "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores", task=CLASSIFY),

@@ -11,6 +11,7 @@ from mindspore import Tensor
 from sglang.srt.layers_ms.ops.contract_lora import *  # noqa: F403 - of low-rank adapters
 from sglang.srt.layers_ms.ops.contract_per_layer import *  # noqa: F403 - of layers that share what they read
 from sglang.srt.layers_ms.ops.contract_quant import *  # noqa: F403 - of quantized weights
+from sglang.srt.layers_ms.ops.contract_routing import *  # noqa: F403 - of other routers
 from sglang.srt.layers_ms.ops.contract_sparse import *  # noqa: F403 - of sparse attention
 from sglang.srt.layers_ms.ops.contract_states import *  # noqa: F403 - of layers with a state
 from sglang.srt.layers_ms.ops.contract_vision import *  # noqa: F403 - of vision towers

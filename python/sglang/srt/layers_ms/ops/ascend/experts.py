@@ -48,6 +48,25 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return _scaled(weights, scaling), experts
 
 
+def _sparsemixer_weight(scores, best, expert, jitter):
+    """The softmax score of an expert [T, 1], whose score is best [T, 1], without those of scores [T, E] far below."""
+    below = kernels.add(kernels.mul(scores, -1.0), best)
+    size = kernels.maximum(kernels.maximum(scores, kernels.mul(scores, -1.0)), best)
+    far = kernels.cast(kernels.greater(below, kernels.mul(size, 2.0 * jitter)), mstype.float32)
+    return kernels.columns(kernels.softmax(kernels.add_scaled(scores, far, -FAR)), expert)
+
+
+def route_sparsemixer(logits, jitter):
+    best, experts = kernels.top_k(logits, 2)
+    best, next_best = kernels.split(best, (1, 1))
+    first, second = kernels.split(experts, (1, 1))
+    first = kernels.contiguous(first)
+    others = kernels.add_scaled(logits, kernels.membership(first, logits.shape[1]), -FAR)
+    weight = _sparsemixer_weight(logits, kernels.contiguous(best), first, jitter)
+    second = _sparsemixer_weight(others, kernels.contiguous(next_best), kernels.contiguous(second), jitter)
+    return kernels.cat((weight, second)), experts
+
+
 def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
     top_k = experts.shape[1]
     token = kernels.floor_divide(kernels.numbered(experts.reshape(-1)), top_k)

@@ -69,15 +69,15 @@ def fused_attention(query, key, value, shift, mask, before, heads, kv_heads, sca
 
 
 def maximum(x, y):
-    check("Maximum", "x", x, INTEGERS)
-    check("Maximum", "y", y, INTEGERS)
-    return tensor(np.maximum(stored(x), stored(y)), mstype.int32)
+    check("Maximum", "x", x, (*INTEGERS, *FLOAT))
+    check("Maximum", "y", y, (x.dtype,))
+    return tensor(np.maximum(stored(x), stored(y)), x.dtype)
 
 
 def greater(x, y):
-    check("Greater", "x", x, INTEGERS)
+    check("Greater", "x", x, (*INTEGERS, *FLOAT))
     if not isinstance(y, int):
-        check("Greater", "y", y, INTEGERS)
+        check("Greater", "y", y, (x.dtype,))
         y = stored(y)
     return tensor(stored(x) > y, mstype.bool_)
 

@@ -33,5 +33,9 @@ def fused_experts(
     )
 
 
+def route_sparsemixer(logits, jitter):
+    return stubs.route_sparsemixer(logits, jitter)
+
+
 def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
     return stubs.to_physical_experts(experts, logical_to_physical_map, expert_counts)

@@ -33,6 +33,20 @@ def route(logits, bias, top_k, scoring, groups, top_groups, group_top, renormali
     return weights * scaling, experts.astype(mstype.int32)
 
 
+def _sparsemixer_weight(scores, best, jitter):
+    """scores [T, E], best [T, 1]: of the expert that is weighted."""
+    far = best - scores > 2.0 * jitter * ops.maximum(ops.abs(scores), best)
+    return 1.0 / mint.where(far, 0.0, ops.exp(scores - best)).sum(-1, keepdims=True)
+
+
+def route_sparsemixer(logits, jitter):
+    best, experts = ops.topk(logits, 2)
+    others = mint.where(ops.one_hot(experts[:, 0], logits.shape[1]) > 0, -math.inf, logits)
+    first = _sparsemixer_weight(logits, best[:, :1], jitter)
+    second = _sparsemixer_weight(others, best[:, 1:], jitter)
+    return mint.cat((first, second), -1), experts.astype(mstype.int32)
+
+
 def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
     rows = ops.gather(logical_to_physical_map, experts, 0)  # [T, k, 1 + most]
     # MindSpore 2.10: no arange of a dynamic length in a graph: count the rows instead.

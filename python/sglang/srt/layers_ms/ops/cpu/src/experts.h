@@ -85,6 +85,26 @@ inline void route_as(const calls::route& a) {
   });
 }
 
+inline void route_sparsemixer_as(const calls::route_sparsemixer& a) {
+  over_rows(a.tokens, 2 * a.experts, [&](int64_t first, int64_t last) {
+    const std::unique_ptr<bool[]> taken(new bool[a.experts]);
+    for (int64_t token = first; token < last; ++token) {
+      const float* logits = a.logits + token * a.experts;
+      std::fill(taken.get(), taken.get() + a.experts, false);
+      for (int64_t place = 2 * token; place < 2 * token + 2; ++place) {
+        const int64_t best = take_largest(logits, a.experts, taken.get());
+        const float most = logits[best];
+        float total = 1;  // of the expert itself
+        for (int64_t i = 0; i < a.experts; ++i)
+          if (!taken[i] && most - logits[i] <= 2 * a.jitter * std::max(std::fabs(logits[i]), most))
+            total += std::exp(logits[i] - most);
+        a.weights[place] = 1 / total;
+        a.chosen[place] = static_cast<int32_t>(best);
+      }
+    }
+  });
+}
+
 // Memory of this thread for the rows of the tokens that are taken together, kept from call to call: the system takes a
 // tenth of a prefill's time to hand out as much anew.
 inline char* kept_memory(int64_t bytes) {
