@@ -65,7 +65,7 @@ NAMES = {
     "qwen2_moe": "Qwen2MoeForCausalLM",
     "stablelm": "StableLmForCausalLM",
 }
-SEEING = ("gemma4_text",)  # of decoders that only models that see have
+SEEING = ("gemma3n_text", "gemma4_text")  # of decoders that only models that see have
 ALONE = [name for name in TINY if TINY[name]["model_type"] not in SEEING]
 SAME = {
     "BaiChuanForCausalLM": "BaichuanForCausalLM",

@@ -1,4 +1,4 @@
-"""What Gemma 4's layers, some of which share keys and values, do not go with is refused by name."""
+"""What the layers of Gemma 3n and 4, some of which share keys and values, do not go with is refused by name."""
 
 import contextlib
 
@@ -27,3 +27,22 @@ def test_stages_and_contexts_in_which_layers_cannot_share_keys_are_refused(tmp_p
     refused = pytest.raises(UnsupportedConfig, match=message) if message else contextlib.nullcontext()
     with refused:
         model_class(["Gemma4ForCausalLM"]).config_class.read(text, runtime=runtime)
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(altup_active_idx=3), "altup_active_idx = 3 of 3 streams"),
+        (dict(intermediate_size=[76, 76]), "intermediate_size has 2 values for 5 layers"),
+        (dict(activation_sparsity_pattern=[0.5, 0.5]), "activation_sparsity_pattern has 2 values for 5 layers"),
+        (dict(activation_sparsity_pattern=1.0), r"activation_sparsity_pattern = \[1.0\]: shares are from 0 to less"),
+        (dict(altup_correct_scale=False), "altup_correct_scale = False"),
+        ({}, None),
+    ],
+)
+def test_streams_and_layers_that_do_not_fit_are_refused(tmp_path, wrong, message):
+    save("gemma3n", tmp_path)
+    text = get_config(str(tmp_path), trust_remote_code=True).text_config.to_dict() | wrong
+    refused = pytest.raises(UnsupportedConfig, match=message) if message else contextlib.nullcontext()
+    with refused:
+        model_class(["Gemma3nForCausalLM"]).config_class.read(text, runtime=Runtime())

@@ -59,7 +59,7 @@ SAME = {
 }
 CASES = [(name, layout) for name in VARIANTS for layout in LAYOUTS if "EP" not in layout or name[:-6] in EXPERTS]
 CASES = [(name, layout) for name, layout in CASES if "DP" not in layout or name[:-6] not in STATES]
-CASES.append(("gemma4-shared@ranks", "TP 2"))  # the text of a model that sees
+CASES += [("gemma4-shared@ranks", "TP 2"), ("gemma3n@ranks", "TP 2")]  # the text of models that see
 KINDS = {  # of weights and of layers: in which layouts `make test` has them, beside "TP 2"
     "qwen3": LAYOUTS,
     "qwen3_moe": LAYOUTS,

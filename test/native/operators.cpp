@@ -559,6 +559,7 @@ void test_cache_write(const std::string& dtype, const std::string& cache_dtype) 
 #include "mla_operators.h"
 #include "sparse_operators.h"
 #include "state_operators.h"
+#include "streams.h"
 #include "vision_operators.h"
 
 }  // namespace
@@ -588,7 +589,7 @@ int main(int count, char** arguments) {
           test_latent_write(dtype, cache_dtype), test_mla_attention(dtype, cache_dtype);
           test_choice(dtype, cache_dtype), test_chosen(dtype, cache_dtype);
         }
-        test_turned(dtype);
+        test_turned(dtype), test_streams(dtype), test_sparse_gate(dtype);
       }
     std::printf("%s: %d checks so far, %d failed\n", isa, checks, failures);
   }

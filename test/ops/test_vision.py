@@ -20,7 +20,7 @@ SECONDS = 12
 pytestmark = pytest.mark.usefixtures("table")
 
 
-@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_pytorch_tanh", "quick_gelu"])
+@pytest.mark.parametrize("kind", ["silu", "gelu", "gelu_pytorch_tanh", "quick_gelu", "tanh"])
 def test_an_activation_is_that_of_transformers(kind):
     x = draw(5, 77, scale=3.0)
     wanted = ACT2FN[kind](torch.from_numpy(x).double()).float().numpy()

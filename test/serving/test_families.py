@@ -101,7 +101,10 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "Qwen3MoeForCausalLM": ["qwen3_moe"],
     "StableLmForCausalLM": ["stablelm-parallel"],
 }
-TEXT_ALONE = {"Gemma4ForConditionalGeneration": "gemma4-shared"}  # of models that see
+TEXT_ALONE = {  # of models that see
+    "Gemma3nForConditionalGeneration": "gemma3n",
+    "Gemma4ForConditionalGeneration": "gemma4-shared",
+}
 CASES = [(architecture, variant) for architecture, variants in GENERATING.items() for variant in variants]
 # Of each kind of config and cache one: test_logits.py has all of them step by step.
 KINDS = ["baichuan-13b", "chatglm", "deepseek_v3", "gemma3", "gpt_oss"]

@@ -68,7 +68,28 @@ GEMMA4 = dict(
         SLIDING: dict(rope_type="default", rope_theta=30.0),
     },
 )
+GEMMA3N = dict(
+    COMMON,
+    model_type="gemma3n_text",
+    head_dim=14,
+    num_hidden_layers=5,
+    layer_types=[SLIDING, FULL, SLIDING, SLIDING, FULL],
+    sliding_window=9,
+    num_kv_shared_layers=2,
+    hidden_size_per_layer_input=18,
+    vocab_size_per_layer_input=131,
+    final_logit_softcapping=7.3,
+    altup_num_inputs=3,
+    altup_active_idx=1,
+    laurel_rank=22,
+    activation_sparsity_pattern=[0.7, 0.0, 0.3, 0.0, 0.7],
+    rope_parameters={
+        FULL: dict(rope_type="default", rope_theta=500.0),
+        SLIDING: dict(rope_type="default", rope_theta=30.0),
+    },
+)
 VARIANTS = {
+    "gemma3n": GEMMA3N,
     "gemma4-shared": GEMMA4,
     "gemma4-plain": dict(
         GEMMA4,
@@ -110,17 +131,21 @@ def _olmo3(written: dict) -> dict:
     return written | {"rope_theta": scaling.pop("rope_theta"), "rope_scaling": scaling}
 
 
-def _gemma4(written: dict) -> dict:
+def _seeing(architecture: str, model_type: str):
     """The decoder of a model that sees."""
-    text = {name: value for name, value in written.items() if name != "architectures"}
-    return dict(architectures=["Gemma4ForConditionalGeneration"], model_type="gemma4", text_config=text)
+
+    def within(written: dict) -> dict:
+        text = {name: value for name, value in written.items() if name != "architectures"}
+        return dict(architectures=[architecture], model_type=model_type, text_config=text)
+
+    return within
 
 
 def _of_text(tensors: dict) -> dict:
     return {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in tensors.items()}
 
 
-def _gemma4_tensors(tensors: dict) -> dict:
+def _beside_a_tower(tensors: dict) -> dict:
     """Beside a tower, and with keys and values of the layers that have none, which published checkpoints hold too."""
     found = _of_text(tensors)
     for name in ("k_proj", "v_proj", "k_norm"):
@@ -130,5 +155,7 @@ def _gemma4_tensors(tensors: dict) -> dict:
     return found | {"model.vision_tower.patch_embedder.input_proj.weight": found[of_layers.format(0)].clone()}
 
 
+_gemma4 = _seeing("Gemma4ForConditionalGeneration", "gemma4")
 PUBLISHED_CONFIGS = {"olmo3": _olmo3, "gemma4-shared": _gemma4, "gemma4-plain": _gemma4}
-PUBLISHED_TENSORS = {"gemma4-shared": _gemma4_tensors, "gemma4-plain": _of_text}
+PUBLISHED_CONFIGS["gemma3n"] = _seeing("Gemma3nForConditionalGeneration", "gemma3n")
+PUBLISHED_TENSORS = {"gemma3n": _beside_a_tower, "gemma4-shared": _beside_a_tower, "gemma4-plain": _of_text}

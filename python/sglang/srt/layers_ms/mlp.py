@@ -1,5 +1,7 @@
 """Feed-forward blocks, gated and plain."""
 
+from statistics import NormalDist
+
 from mindspore import float32, nn
 
 from sglang.srt.layers_ms import ops
@@ -22,16 +24,34 @@ UNGATED = {  # Hugging Face's hidden_act -> the name that `ops.activate` has for
 }
 
 
+class GaussianTopK(nn.Cell):
+    """gate_up [T, 2 * n] of this rank -> gelu(gate) * up of what is left of a token's gate values. Gemma 3n.
+
+    sparsity: the share of them that is cut off, were they normally distributed.
+    """
+
+    def __init__(self, config, sparsity):
+        super().__init__()
+        self.count, self.group = config.intermediate_size, config.shard.group if config.shard.size > 1 else None
+        self.deviations = config.runtime.cast_like_activations(NormalDist().inv_cdf(sparsity))
+
+    def construct(self, gate_up):
+        moments = ops.gate_moments(gate_up)
+        moments = moments if self.group is None else ops.all_reduce(moments, self.group)
+        return ops.sparse_gelu_and_mul(gate_up, moments, self.count, self.deviations)
+
+
 class GatedMLP(nn.Cell):
     """down(act(gate(x)) * up(x)), gate and up in one product.
 
-    fused_gate_up: whether the checkpoint has them in one matrix, gate_up_proj, gate first.
+    fused_gate_up: whether the checkpoint has them in one matrix, gate_up_proj, gate first. act_and_mul: what makes
+    act(gate) * up of it; by default by config.hidden_act.
     """
 
-    def __init__(self, config, bias=False, fused_gate_up=False):
+    def __init__(self, config, bias=False, fused_gate_up=False, act_and_mul=None):
         super().__init__()
         hidden, size, shard, dtype = config.hidden_size, config.intermediate_size, config.shard, config.dtype
-        self.act_and_mul = getattr(ops, ACTIVATIONS[config.hidden_act])
+        self.act_and_mul = act_and_mul or getattr(ops, ACTIVATIONS[config.hidden_act])
         fused = "gate_up_proj" if fused_gate_up else None
         self.gate_up_proj = MergedColumnParallelLinear(
             hidden, ["gate_proj", "up_proj"], size, bias, shard, dtype, fused=fused

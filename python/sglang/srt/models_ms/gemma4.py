@@ -74,12 +74,14 @@ def attention(config: Gemma4Config, layer_id: int):
     return Attention(sized, layer_id, out_bias=bias, qk_norm="head", scale=1.0, rope=rope, window=window, qkv_proj=made)
 
 
-class Gemma4Layer(SandwichNormLayer):
-    def __init__(self, config, layer_id):
-        wide = 2 if config.use_double_wide_mlp and layer_id >= config.first_shared else 1
-        mlp = sized_mlp(config, wide * config.intermediate_size)
+class SharedKVLayer(SandwichNormLayer):
+    """Its attention takes keys and values from layers before, or hands them on; its tokens may have inputs of its own.
+
+    handed_on: what tokens were embedded as, and the keys and values.
+    """
+
+    def __init__(self, config, layer_id, mlp):
         super().__init__(config, attention(config, layer_id), mlp)
-        self.scalar = LayerScalar()
         self.first, self.shares = layer_id == 0, layer_id >= config.first_shared
         self.windowed, self.inputs = config.windows[layer_id] > 0, None
         if config.hidden_size_per_layer_input:
@@ -93,6 +95,13 @@ class Gemma4Layer(SandwichNormLayer):
         added = self.self_attn.o_proj(self.self_attn.attend(x, q, k_cache, v_cache, step), step)
         own = (k_cache, v_cache, self.self_attn.scales_of_cache())
         return added, ((kept[0], own) if self.windowed else (own, kept[1]))
+
+
+class Gemma4Layer(SharedKVLayer):
+    def __init__(self, config, layer_id):
+        wide = 2 if config.use_double_wide_mlp and layer_id >= config.first_shared else 1
+        super().__init__(config, layer_id, sized_mlp(config, wide * config.intermediate_size))
+        self.scalar = LayerScalar()
 
     def construct(self, x, handed_on, step):
         embedded, kept = (x, ((), ())) if self.first else handed_on
@@ -120,17 +129,19 @@ NAMES = {
 }
 
 
-class Gemma4ForCausalLM(CausalLM):
-    config_class = Gemma4Config
-    decoder_class = Gemma4Decoder
-    layer_class = Gemma4Layer
-    tensor_names = NAMES
-
+class SharedKVModel(CausalLM):
     def __init__(self, hf_config, runtime):
         super().__init__(hf_config, runtime)
         shared = "|".join(map(str, range(self.config.first_shared, self.config.num_hidden_layers)))
         if shared:  # checkpoints have keys and values of these layers too, which nothing reads
             self.ignored_tensors += (rf"\.layers\.({shared})\.self_attn\.(k_proj|v_proj|k_norm)\.weight$",)
+
+
+class Gemma4ForCausalLM(SharedKVModel):
+    config_class = Gemma4Config
+    decoder_class = Gemma4Decoder
+    layer_class = Gemma4Layer
+    tensor_names = NAMES
 
 
 class Gemma4ForConditionalGeneration(Multimodal):

@@ -83,6 +83,13 @@ MODELS = {  # sorted by name
     "Gemma3ForConditionalGeneration": Model(
         "gemma3_vl", "Gemma 3 4B, 12B, 27B", "as Gemma3ForCausalLM; SigLIP's tower, whole images seen", task=SEE
     ),
+    "Gemma3nForConditionalGeneration": Model(
+        "gemma3n",
+        "Gemma 3n E2B, E4B, text alone",
+        "AltUp, sparse activations, per-layer embeddings, shared keys and values",
+        task=SEE,
+        text_alone=True,
+    ),
     "Gemma3TextModel": Model("pooled", "EmbeddingGemma", "embedding, both directions", task=EMBED),
     "Gemma4ForConditionalGeneration": Model(
         "gemma4",
@@ -250,7 +257,7 @@ NOT_COMPUTED = {
     "YiVLForCausalLM": "its tower lies in a folder of its own, and neither SGLang nor transformers reads its images",
 }
 # Decoders of models that see, which no checkpoint names by themselves.
-INNER = {"Gemma4ForCausalLM": Model("gemma4", "", "")}
+INNER = {"Gemma3nForCausalLM": Model("gemma3n", "", ""), "Gemma4ForCausalLM": Model("gemma4", "", "")}
 PLAIN = "LlamaForCausalLM"
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.
@@ -270,6 +277,7 @@ class UnknownArchitecture(Exception):
 
 DECODERS = {  # model_type of a text_config -> the architecture that computes it
     "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3n_text": "Gemma3nForCausalLM",
     "gemma4_text": "Gemma4ForCausalLM",
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",

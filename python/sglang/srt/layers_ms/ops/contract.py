@@ -8,6 +8,7 @@ scores are float32 inside every operator; results have the dtype of the first ar
 
 from mindspore import Tensor
 
+from sglang.srt.layers_ms.ops.contract_altup import *  # noqa: F403 - of streams
 from sglang.srt.layers_ms.ops.contract_lora import *  # noqa: F403 - of low-rank adapters
 from sglang.srt.layers_ms.ops.contract_per_layer import *  # noqa: F403 - of layers that share what they read
 from sglang.srt.layers_ms.ops.contract_quant import *  # noqa: F403 - of quantized weights

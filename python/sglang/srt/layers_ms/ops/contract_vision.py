@@ -10,7 +10,8 @@ def activate(x: Tensor, kind: str) -> Tensor:
     """x [T, n] -> each value activated, by transformers' name of it.
 
     "silu" (x * sigmoid(x)), "gelu" (with the error function), "gelu_pytorch_tanh" (its tanh approximation),
-    "quick_gelu" (x * sigmoid(1.702 x)), Hendrycks and Gimpel, 2016; "relu", or "relu2", its square, So et al., 2021.
+    "quick_gelu" (x * sigmoid(1.702 x)), Hendrycks and Gimpel, 2016; "relu", or "relu2", its square, So et al., 2021;
+    "tanh".
     """
 
 

@@ -5,6 +5,7 @@ else. ascend_reference puts other kernels in their place, which check what they 
 """
 
 from sglang.srt.layers_ms.ops.ascend import (
+    altup,
     attention,
     collectives,
     dense,
@@ -20,7 +21,21 @@ from sglang.srt.layers_ms.ops.ascend import (
 )
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
 
-OPERATORS = (dense, lora, attention, mla, experts, quant, quant_weights, collectives, host, metadata, stacks, vision)
+OPERATORS = (
+    dense,
+    lora,
+    attention,
+    mla,
+    experts,
+    quant,
+    quant_weights,
+    collectives,
+    host,
+    metadata,
+    stacks,
+    vision,
+    altup,
+)
 
 
 class AscendTable(ReferenceTable, operators=OPERATORS, inherits=()):

@@ -9,6 +9,8 @@ from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
 def activate(x, kind):
     if kind in ("gelu", "gelu_pytorch_tanh"):
         return kernels.gelu(x, "none" if kind == "gelu" else "tanh")
+    if kind == "tanh":
+        return kernels.cast(kernels.tanh(kernels.cast(x, mstype.float32)), x.dtype)
     if kind in ("relu", "relu2"):
         above = kernels.clamp(x, 0, None)
         return kernels.mul(above, above) if kind == "relu2" else above

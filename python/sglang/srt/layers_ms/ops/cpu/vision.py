@@ -3,7 +3,7 @@
 from sglang.srt.layers_ms.ops.cpu import stubs
 
 # As in src/vision.h.
-KINDS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "quick_gelu": 3, "relu": 4, "relu2": 5}
+KINDS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "quick_gelu": 3, "relu": 4, "relu2": 5, "tanh": 6}
 
 
 def activate(x, kind):

@@ -5,6 +5,7 @@ from mindspore import Parameter, Tensor
 from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.reference import (
+    altup,
     attention,
     collectives,
     dense,
@@ -19,7 +20,7 @@ from sglang.srt.layers_ms.ops.reference import (
 )
 from sglang.srt.layers_ms.ops.table import Capabilities, OperatorTable
 
-OPERATORS = (dense, quant, lora, attention, mla, moe, sparse, states, collectives, metadata, vision)
+OPERATORS = (dense, quant, lora, attention, mla, moe, sparse, states, collectives, metadata, vision, altup)
 
 
 class ReferenceTable(OperatorTable, operators=OPERATORS):

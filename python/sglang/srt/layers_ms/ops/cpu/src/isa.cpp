@@ -1,4 +1,5 @@
 // All kernels, for the instruction set that this file is compiled for; KERNEL_ISA names it.
+#include "altup.h"
 #include "attention.h"
 #include "elementwise.h"
 #include "experts.h"

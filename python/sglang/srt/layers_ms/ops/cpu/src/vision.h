@@ -15,6 +15,7 @@ void activate_as(const calls::activate& a) {
   T* y = out<T>(a.out);
   const auto value = [&](f32x16 v) {
     if (a.kind == 3) return v / (1.0f + exp(-1.702f * v));  // quick_gelu
+    if (a.kind == 6) return 2.0f / (1.0f + exp(-2.0f * v)) - 1.0f;
     return activate(static_cast<int>(a.kind), v);
   };
   over_rows(a.tokens, a.size, [&](int64_t first, int64_t last) {
