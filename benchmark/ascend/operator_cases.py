@@ -39,7 +39,7 @@ NOT_TRIED = {
     **dict.fromkeys(("all_gather", "reduce_scatter"), "it is for --enable-dp-attention"),
     **dict.fromkeys(("broadcast", "send", "receive", "all_to_all"), "no server on NPUs uses it"),
     "add_at": "it writes a parameter: --enable-eplb does",
-    "select": "it is for --enable-lora",
+    "select": "it is for --enable-lora, and for second slots of states",
     "format_cast": "it makes the caches of a 310P, which the cases with caches read",
     "grouped_int4_matmul": "its weights are qint4x2, in which no case has inputs",
     "static_quant_matmul": "its weights are in NZ, in which no case has inputs; a 310P has it",
@@ -144,6 +144,10 @@ def stacks(x, query_lens, seq_lens):
 
 def put(x, query_lens, seq_lens):
     return (kernels.gather(kernels.put(x[0], x[1], x[2]).reshape(4 * PAGE, KV_HEADS * HEAD), x[3]),)
+
+
+def state_rows(x, query_lens, seq_lens):
+    return (kernels.append_rows(kernels.gather(kernels.put_rows(x[0], x[1], x[2]), x[3]), x[2]),)
 
 
 # ---- MLA ----
@@ -283,6 +287,14 @@ CASES = (
             np.arange(8, dtype=I32),
         ),
         avoid="--framework torch for models with sliding windows, sinks or ALiBi on a 310P",
+        written=(0,),
+    ),
+    Case(
+        "put_rows append_rows",
+        state_rows,
+        (draw(9, WIDTH, seed=46), np.array([7, 0, 4], I32), draw(3, WIDTH, seed=47), np.arange(9, dtype=I32)),
+        avoid="--framework torch for models whose layers keep a state",
+        all_chips=False,
         written=(0,),
     ),
     Case(

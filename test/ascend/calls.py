@@ -7,7 +7,7 @@ import mindspore as ms
 import numpy as np
 
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, mla, windows
+from sglang.srt.layers_ms.ops.ascend_reference import attention, collectives, dense, experts, mla, states, windows
 from sglang.srt.layers_ms.ops.ascend_reference.memory import tensor
 
 BF16, F16, F32, I32, I64, I8, BOOL = ms.bfloat16, ms.float16, ms.float32, ms.int32, ms.int64, ms.int8, ms.bool_
@@ -170,6 +170,25 @@ CALLS = {
         {2: True},
     ),
     windows.exp: ((of(F32, 2),), {0: of(F16, 2)}),
+    # ---- states.py ----
+    states.append_rows: (
+        (of(F16, 3, 4), of(F16, 2, 4)),
+        {0: ints([1, 2, 3, 4])},
+        {1: of(BF16, 2, 4)},
+        {1: of(F16, 2, 5)},
+        {1: of(F16, 4)},
+    ),
+    states.put_rows: (
+        (of(F16, 5, 4), ints(3, 0), of(F16, 2, 4)),
+        {0: of(F16, 5, 2, 2)},
+        {0: apart(F16, 5, 4)},
+        {1: ints(3, 0, dtype=I64)},
+        {1: ints(3, 5)},
+        {1: ints(3, -1)},
+        {2: of(BF16, 2, 4)},
+        {2: of(F16, 2, 3)},
+        {2: of(F16, 3, 4)},
+    ),
     # ---- mla.py ----
     mla.mla_paged_attention: (
         (of(F16, 2, 96), ROWS, ints([1], [2]), ints(3, 5), ints(1, 1), 2, 0.3, 32),

@@ -9,6 +9,7 @@ from ascend.watched import LEDGER, DeviceTensor, RecordingLink, on_device, on_ho
 from sglang.srt.layers_ms.ops.ascend import metadata
 from sglang.srt.layers_ms.ops.metadata import FULL, INPUT_IDS, REQUESTS, SWA, TOKENS
 from sglang.srt.model_executor_ms.npu.graph_runner import NPUGraphRunner, RunnerConfig
+from sglang.srt.model_executor_ms.npu.states import StateSlots
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
 from sglang.srt.model_executor_ms.runner.step import FIELDS, Entry, GraphOutputs, StepLayout
@@ -24,7 +25,8 @@ class Refused(AssertionError):
 class FakeGraph:
     """Stands for a compiled graph: checks its inputs, caches tokens in slots, and sums up each token's context.
 
-    Of two pools also what a window sees of the second one. A captured one has seen its shapes before it is sealed:
+    Of two pools also what a window sees of the second one, and with states what a request's slot holds of all its
+    tokens. A captured one has seen its shapes before it is sealed:
     tracing, capturing, then replaying at the same addresses. aux: whether it gives hidden states plus one too.
     """
 
@@ -32,6 +34,7 @@ class FakeGraph:
         self.cache, self.layout, self.captured, self.aux = cache, layout, captured, aux
         self.sealed, self.seen, self.calls = False, {}, 0
         self.window_cache = cache.setdefault("windows", {})
+        self.states = cache.get("states")
 
     def __call__(self, arrays):
         self.calls += 1
@@ -81,7 +84,26 @@ class FakeGraph:
             self._contexts(cache, arrays["attn"][pool], window, ids, query_lens, seq_lens)
             for pool, cache, window in zip(self.layout.pools, caches, windows, strict=False)
         ]
+        if self.states is not None:
+            found.append(self._states(arrays, ids, query_lens, seq_lens))
         return torch.tensor([*found, on_host(arrays["positions"]).tolist()], dtype=torch.float32).T
+
+    def _states(self, arrays, ids, query_lens, seq_lens):
+        """Of each token, the fingerprint of its request's tokens, of which the slot has that of the earlier ones."""
+        found, starts = [], np.cumsum(query_lens) - query_lens
+        slots, tracks, lens = (on_host(arrays[name]) for name in ("state_slots", "track_slots", "track_lens"))
+        of_requests = zip(starts, query_lens, seq_lens, slots, tracks, lens, strict=True)
+        for start, queries, length, slot, track, kept in of_requests:
+            if length == 0 and (slot, track) != (0, -1):
+                raise Refused("a padding row has a slot of states")
+            states = [self.states.get(int(slot), 0)]
+            for token in ids[start : start + queries]:
+                states.append(after(states[-1], token))
+            if track >= 0:
+                self.states[int(track)] = states[kept]
+            self.states[int(slot)] = states[-1]
+            found += states[1:]
+        return found
 
     @staticmethod
     def _contexts(cache, pool, window, ids, query_lens, seq_lens):
@@ -101,8 +123,13 @@ def fingerprint(tokens) -> float:
     """Of tokens in order, exact in float32."""
     found = 0
     for token in tokens:
-        found = (found * 31 + int(token) + 1) % 65521
+        found = after(found, token)
     return float(found)
+
+
+def after(found: int, token) -> int:
+    """The fingerprint of tokens with one more."""
+    return (found * 31 + int(token) + 1) % 65521
 
 
 DECODE, FRESH, CHUNK = "decode", "fresh", "chunk"
@@ -124,10 +151,10 @@ POOLS = {False: ((FULL, FULL), (SWA, FULL)), True: ((FULL, FULL), (SWA, SWA))}  
 POSITIONS = Entry(FIELDS[0])
 
 
-def layout_of(kind, windows=False, model_input=INPUT_IDS, attn_dp_size=1, padded=False) -> StepLayout:
+def layout_of(kind, windows=False, model_input=INPUT_IDS, attn_dp_size=1, padded=False, optional=()) -> StepLayout:
     """Of steps of the Ascend table."""
-    own = (field for field in FIELDS if not field.optional)
-    fields = (*own, *metadata.metadata_fields(kind, attn_dp_size, padded))
+    possible = (*FIELDS, *metadata.metadata_fields(kind, attn_dp_size, padded))
+    fields = tuple(field for field in possible if not field.optional or field.name in optional)
     return StepLayout((model_input,), fields, POOLS[windows], kind, padded)
 
 
@@ -139,24 +166,33 @@ def host_arrays(host) -> dict:
 class Scheduler:
     """Requests as SGLang schedules them: pages from a pool that knows no order, rows that are given again.
 
-    windows: pages of a second pool, in which what windows have left behind is freed; 0: there is none.
+    windows: pages of a second pool, in which what windows have left behind is freed; 0: there is none. states: whether
+    requests have slots of states, which begin with nothing.
     """
 
-    def __init__(self, seed=0, rows=12, context=40, pages=400, windows=0):
+    def __init__(self, seed=0, rows=12, context=40, pages=400, windows=0, states=False):
         self.random = np.random.default_rng(seed)
         self.req_to_token = on_device(np.zeros((rows, context)))
         self.free_rows = list(range(1, rows))
         self.free_pages = list(self.random.permutation(np.arange(1, pages)))
         self.tokens, self.rows, self.slots = {}, {}, {}  # by request id
-        self.columns = 3 if windows else 2  # of hidden states
+        self.states = {} if states else None  # by slot
+        self.slots_of_requests = on_device(np.zeros(rows))
+        self.free_states = list(self.random.permutation(np.arange(1, 2 * rows)))
+        self.columns = 2 + bool(windows) + states  # of hidden states
         self.full_to_swa = on_device(np.zeros(pages * PAGE), torch.int64) if windows else None
         self.free_window_pages = list(self.random.permutation(np.arange(1, windows)))
         self.left = {}  # by request id: how many of its pages its window has left behind
 
     def start(self, rid, prompt):
         self.tokens[rid], self.rows[rid], self.slots[rid] = list(prompt), self.free_rows.pop(), []
+        if self.states is not None:
+            slot = self.free_states.pop(0)
+            on_host(self.slots_of_requests)[self.rows[rid]], self.states[slot] = slot, 0
 
     def finish(self, rid):
+        if self.states is not None:
+            self.free_states.append(int(on_host(self.slots_of_requests)[self.rows[rid]]))
         self._leave(rid, len(self.slots[rid]) + WINDOW + PAGE)
         self.left.pop(rid, None)
         self.free_rows.append(self.rows.pop(rid))
@@ -174,7 +210,8 @@ class Scheduler:
             for place in range(first, first + count):
                 slots.append(slots[-1] + 1 if place % PAGE else self.free_pages.pop(0) * PAGE)
                 windows = self._give(slots[-1], tokens[max(0, place + 1 - WINDOW) : place + 1])
-                wanted.append([fingerprint(tokens[: place + 1]), *windows, place])
+                seen = fingerprint(tokens[: place + 1])
+                wanted.append([seen, *windows, *([] if self.states is None else [seen]), place])
             on_host(self.req_to_token)[self.rows[rid], : len(slots)] = slots
             ids += tokens[first : first + count]
             out += slots[first:]
@@ -188,6 +225,7 @@ class Scheduler:
             req_pool_indices=on_device([self.rows[rid] for rid in lengths], torch.int64),
             rids=list(lengths),
             is_extend_in_batch=not decodes,
+            mamba_track_mask=None,
         )
         return batch, on_device(ids, torch.int64), np.array(wanted, np.float32).reshape(-1, self.columns)
 
@@ -232,22 +270,33 @@ def runner(
     made_of(fake, captured): the graph that it calls.
     """
     cache, link, windows = {}, RecordingLink(), scheduler.full_to_swa is not None
+    states = None if scheduler.states is None else state_slots(link, scheduler)
+    if states:
+        cache["states"] = scheduler.states
+    made = (field.name for field in metadata.metadata_fields() if field.optional)
+    optional = ("state_slots", "track_slots", "track_lens", *made) if states else ()
 
     def graph(kind, captured=False):
-        layout = layout_of(kind, windows, model_input, attn_dp_size, captured)
+        layout = layout_of(kind, windows, model_input, attn_dp_size, captured, optional)
         return FakeGraph(cache, layout, captured, aux)
 
     fake, graphs = graph(DECODE, captured=True), {kind: graph(kind) for kind in (DECODE, FRESH, CHUNK)}
     tables = BlockTables(link, scheduler.req_to_token, PAGE, requests, 10, scheduler.full_to_swa)
     config = RunnerConfig(parts, host_arrays, buckets, longest, attn_dp_size)
     given = {kind: made_of(one, False) for kind, one in graphs.items()}
-    made = NPUGraphRunner(given, made_of(fake, True), link, UploadBuffer(link, 8192), tables, config)
+    made = NPUGraphRunner(given, made_of(fake, True), link, UploadBuffer(link, 8192), tables, config, states)
     with LEDGER.unwatched():
         made.capture(pages=6, vocab_size=99)
     fake.sealed, graphs[DECODE].calls = True, 0
     fake.window_cache.clear()
     cache.clear()
     return made
+
+
+def state_slots(link, scheduler) -> StateSlots:
+    """Those of a scheduler, as of a pool of memory."""
+    own = dict(slots_of_requests=scheduler.slots_of_requests, slots=6, clear=scheduler.states.clear)
+    return StateSlots(link, SimpleNamespace(**own))
 
 
 def wrapped(graph, call):

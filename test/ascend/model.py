@@ -26,6 +26,7 @@ class NpuSteps:
         link, limits = DeviceLink("cpu", OneOrder(), pin_memory=False), Limits(TOKENS, REQUESTS, SLOTS // page_size)
         self.runner = npu_runner(network, caches, limits, self.req_to_token, page_size, link, buckets)
         self.runner.capture(SLOTS // page_size - 1, VOCABULARY)
+        self.states = caches.states
         self.extends = None  # whether any of several attention replicas has more than single tokens
 
     def run(self, inputs, step):
@@ -34,6 +35,8 @@ class NpuSteps:
         self.req_to_token[: len(tables), : tables.shape[1] * self.page_size : self.page_size] = tables * self.page_size
         batch = batch_of(host.query_lens, host.seq_lens, pool["out_cache_loc"], "cpu", host.dp_tokens, self.extends)
         batch.lora_slots = host.lora_slots
+        if self.states:
+            self.states.slots_of_requests[: len(tables)] = torch.from_numpy(host.state_slots)
         inputs = {name: torch.as_tensor(array) for name, array in inputs.items()}
         return self.runner.run(inputs, self.runner.prepare(batch))
 

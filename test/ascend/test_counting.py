@@ -19,12 +19,13 @@ STEP_PATH = (
     "npu/inputs",
     "npu/link",
     "npu/upload",
+    "npu/states",
     "npu/streams",
     "npu/tables",
 )
 # Whatever makes the host wait for a device, in torch, torch_npu, MindSpore, or CANN.
 FORBIDDEN = {"item", "cpu", "asnumpy", "tolist", "synchronize", "synchronize_stream", "synchronize_event", "nonzero"}
-BEFORE_SERVING = {"capture", "_warm_up", "_compare"}
+BEFORE_SERVING = {"capture", "_warm_up", "_warm_up_once", "_compare"}
 
 
 @pytest.fixture

@@ -173,7 +173,7 @@ def spoiled(monkeypatch, name):
 def test_each_kernel_that_is_off_is_found_and_what_avoids_it_is_named(monkeypatch, name):
     wanted = expected("ascend910b")
     card = Played()
-    if name in ("reshape_and_cache", "put"):  # what they return only orders others: they write elsewhere
+    if name in ("reshape_and_cache", "put", "put_rows"):  # what they return only orders others: they write elsewhere
         write = getattr(kernels, name)
 
         def elsewhere(*arguments):

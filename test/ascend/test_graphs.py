@@ -24,7 +24,7 @@ from sglang.srt.model_executor_ms.runner.step_inputs import first_pages
 from .inference import LACKING
 from .model import PAGE, NpuModel, NpuSteps
 
-SECONDS = 50, 105
+SECONDS = 56, 115
 
 
 @pytest.fixture
@@ -45,9 +45,11 @@ VARIANTS = [
     *("qwen3@32", "llama-gelu@16", "gemma@16", "stablelm-parallel@h192", "glm4@32", "olmo2@16", "granite@16"),
     *("gemma3@16", "gemma4-shared@16", "mistral-wide-window@16", "gemma2@16", "gpt_oss@16", "baichuan-13b@h96"),
     *("qwen3_moe@16", "deepseek_v3@16", "deepseek_v2@32", "minicpm3@16"),
+    *("lfm2@h96", "qwen3_5@32", "granitemoehybrid@h96"),
 ]
 FIRST = {"gemma4-shared@16": "Reshape"}  # of the mask that all its embeddings have
 KINDS = ["qwen3@32", "stablelm-parallel@h192", "gemma2@16", "baichuan-13b@h96", "qwen3_moe@16", "deepseek_v3@16"]
+KINDS += ["lfm2@h96", "qwen3_5@32"]
 
 
 @pytest.mark.parametrize("variant", mostly_slow(VARIANTS, lambda variant: variant in KINDS))

@@ -330,3 +330,11 @@ def test_a_kernel_that_is_lacking_or_has_other_parameters_is_named():
     with pytest.raises(TypeError, match=r"kernel all_reduce\(x, group\): none cannot take its place"):
         kernels.bind(dense)
     assert kernels.matmul is not dense.matmul
+
+
+def test_states_are_written_by_a_kernel_that_only_the_device_has():
+    for dtype, width in ((FP16, 2048), (FP32, 32 * 128 * 128)):
+        arguments = [((300, width), dtype), ((REQUESTS,), INT32), ((REQUESTS, width), dtype)]
+        assert infer("put_rows", arguments, ()) == "InplaceIndexPut"
+    with pytest.raises(Inferred):
+        infer("put_rows", [((300, 8), FP32), ((REQUESTS,), FP32), ((REQUESTS, 8), FP32)], ())

@@ -204,11 +204,13 @@ def test_the_largest_step_beside_others_as_large_fits_into_the_copy(replicas):
 @pytest.mark.parametrize("dp_tokens, padded", [((), False), ((6, 9), False), ((3, 3), True)])
 def test_the_table_makes_what_it_declares_for_each_forward_mode(kind, queries, dp_tokens, padded):
     lengths = np.array(queries, np.int32)
-    step = HostStep(lengths, lengths, PAGE, kind, dp_tokens=dp_tokens, dp_padded=padded)
-    arrays = metadata.build_metadata(step)
     fields = metadata.metadata_fields(kind, max(len(dp_tokens), 1), padded)
-    assert {field.name for field in fields} == set(arrays)
-    assert {array.dtype for array in arrays.values()} == {np.dtype("int32")}
+    for states in (None, lengths):  # slots, which only some models have
+        step = HostStep(lengths, lengths, PAGE, kind, dp_tokens=dp_tokens, dp_padded=padded, state_slots=states)
+        arrays = metadata.build_metadata(step)
+        wanted = {field.name for field in fields if states is not None or not field.optional}
+        assert wanted == set(arrays)
+        assert {array.dtype for array in arrays.values()} == {np.dtype("int32")}
 
 
 def test_kinds_that_must_be_one_run_are_a_chunk_which_reads_what_is_cached():

@@ -63,11 +63,13 @@ def test_pages_and_the_tokens_between_two_states_divide_each_other(adjusted):
         adjusted(page_size=48)
 
 
-def test_lfm2_has_no_states_within_prompts(monkeypatch):
-    monkeypatch.setattr(hybrid_arch, "mambaish_config", lambda model_config: SimpleNamespace(model_type="lfm2_moe"))
-    assert states.adjusted(SimpleNamespace(**DEFAULTS), None)["mamba_radix_cache_strategy"] == "no_buffer"
-    with pytest.raises(UnsupportedFlag, match="LFM2's states are kept at ends only"):
-        states.adjusted(SimpleNamespace(**DEFAULTS | dict(page_size=16)), None)
+def test_without_a_radix_cache_pages_have_any_size(adjusted):
+    found = adjusted(page_size=16, disable_radix_cache=True)
+    assert found == dict(mamba_radix_cache_strategy="no_buffer", max_mamba_cache_size=32)
+
+
+def test_npus_whose_pages_have_many_tokens_keep_states_within_prompts(adjusted):
+    assert adjusted(device="npu", page_size=128)["mamba_radix_cache_strategy"] == "extra_buffer"
 
 
 def test_other_models_are_left_alone(adjusted):
@@ -93,7 +95,7 @@ def test_a_number_or_a_share_of_memory_that_was_given_stays(adjusted, given):
     assert "max_mamba_cache_size" not in adjusted(**given)
 
 
-REFUSED = [dict(device="npu"), dict(attn_dp_size=2)]
+REFUSED = [dict(attn_dp_size=2)]
 REFUSED += [dict(mamba_radix_cache_strategy="extra_buffer", speculative_algorithm="NGRAM")]
 REFUSED += [dict(enable_hierarchical_cache=True), dict(disaggregation_mode="prefill")]
 REFUSED += [dict(page_size=16, mamba_radix_cache_strategy="no_buffer")]

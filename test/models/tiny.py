@@ -113,6 +113,8 @@ def _of_width(config: dict, width: int) -> dict:
     sizes = {"d_model" if "d_model" in config else "hidden_size": width}
     if "kv_channels" in config:
         sizes["kv_channels"] = width // config["num_attention_heads"]
+    if "mamba_expand" in config:
+        sizes["mamba_d_head"] = width * config["mamba_expand"] // config["mamba_n_heads"]
     return config | sizes
 
 

@@ -43,3 +43,8 @@ def test_a_gate_is_a_sigmoid():
     x, gate = draw(5, 38), draw(5, 38, seed=1)
     found = call(ops.sigmoid_gate, [x, gate])
     close(torch.from_numpy(found.asnumpy()), torch.from_numpy(x) * torch.from_numpy(gate).sigmoid(), 1e-6)
+
+
+@pytest.mark.parametrize("kind", ["short_conv", "gated_delta", "kimi_delta", "state_space"])
+def test_every_kind_of_layer_with_a_state_is_computed(kind):
+    ops.check_states(kind, 9)

@@ -99,7 +99,7 @@ def test_ranks_and_stages_have_states_of_their_own(started, arguments):
 
 
 EVERY_64 = ("qwen3_5", "kimi_linear")  # tokens of a prompt a state may be kept; others have an own chunk size
-BUFFERED = [(variant, 1) for variant in (*EVERY_64, "falcon_h1")]
+BUFFERED = [(variant, 1) for variant in (*EVERY_64, "falcon_h1", "lfm2")]
 BUFFERED = mostly_slow([("qwen3_5", 2), *BUFFERED], lambda variant, ranks: (variant, ranks) == ("qwen3_5", 1))
 
 

@@ -209,12 +209,10 @@ class OperatorTable:
         bidirectional: bool,
         last_seen: bool = False,
     ) -> None:
-        """Raise NotImplementedError, with what is lacking and what to do, if `paged_attention` cannot compute a
-        layer's.
+        """Raise NotImplementedError, with what is lacking and what to do, if `paged_attention` cannot compute it.
 
-        rotary_dim: of head_dim, how many values are rotated; window: 0 also where no context that is served outgrows
-        it; sinks, slopes: whether there are any; bidirectional: as `paged_attention`'s; last_seen:
-        whether tokens have one.
+        rotary_dim: how many of head_dim are rotated; window: 0 also where no context that is served outgrows it; sinks,
+        slopes: whether there are any; bidirectional: as `paged_attention`'s; last_seen: whether tokens have one.
         """
 
     def check_mla_attention(self, rank: int, rope: int, nope: int, value: int) -> None:
@@ -222,6 +220,9 @@ class OperatorTable:
 
     def check_sparse_attention(self, top_k: int) -> None:
         """As check_attention, of the operators that choose top_k keys, and attend to them."""
+
+    def check_states(self, kind: str, window: int) -> None:
+        """As check_attention, of the operator `kind` of a layer whose convolution reads `window` earlier values."""
 
     def check_quant(self, kind: str, group: int, offset: str, activations: str, use: str, shape: tuple, dtype) -> None:
         """As check_attention, of operators by `use`: quant_linear ("linear"), quant_logits ("head"), these and
@@ -233,8 +234,7 @@ class OperatorTable:
     def blockwise(self, window: int, soft_cap: float, sinks: bool, slopes: bool, mla: bool) -> bool:
         """Whether attention of such a layer is a loop over blocks of keys, more of them where contexts are longer.
 
-        Such a graph cannot be captured: the number of its kernels changes. See `Capabilities.single_block`.
-        """
+        Such a graph cannot be captured: the number of its kernels changes. See `Capabilities.single_block`."""
         return False
 
     # ---- a step ----

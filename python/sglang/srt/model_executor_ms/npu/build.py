@@ -17,6 +17,7 @@ from sglang.srt.model_executor_ms.npu import mindspore_device
 from sglang.srt.model_executor_ms.npu.graph_runner import DECODE, NPUGraphRunner, RunnerConfig
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
 from sglang.srt.model_executor_ms.npu.mode_graph import ModeGraph, phase_of
+from sglang.srt.model_executor_ms.npu.states import StateSlots
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer, aligned_size
 from sglang.srt.model_executor_ms.runner.graphs import Limits, compilations, dynamic_graph
@@ -53,7 +54,7 @@ class ModeGraphs(dict):
     def layout(self, forward_mode: str, captured: bool = False) -> StepLayout:
         """Of the steps of one forward mode."""
         swa_pool, dp_size = self.caches.full_to_swa() is not None, self.network.config.shard.attn_dp_size
-        fields = self.network.optional_fields
+        fields = (*self.network.optional_fields, *self.caches.optional_fields)
         return step_layout(self.network.model_inputs(), swa_pool, forward_mode, dp_size, captured, fields)
 
 
@@ -105,7 +106,8 @@ def npu_runner(
     layouts = [graphs.layout("", padded) for padded in (False, True)]  # of any forward mode
     upload = UploadBuffer(link, capacity(layouts, limits, largest, dp_size))
     config = RunnerConfig(ops.split_by_forward_mode, host_arrays, tuple(buckets), longest, dp_size, agree)
-    return NPUGraphRunner(graphs, captured, link, upload, tables, config)
+    states = StateSlots(link, caches.states) if caches.states else None
+    return NPUGraphRunner(graphs, captured, link, upload, tables, config, states)
 
 
 def compile_kinds(
@@ -161,4 +163,5 @@ def batch_of(query_lens, seq_lens, slots, device: str, counts=(), extends: bool 
         rids=None,
         global_num_tokens_cpu=list(counts),
         is_extend_in_batch=not decodes if extends is None else extends,
+        mamba_track_mask=None,
     )

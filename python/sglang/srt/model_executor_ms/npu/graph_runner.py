@@ -12,6 +12,7 @@ from tqdm import tqdm
 from sglang.srt.model_executor_ms.npu.buckets import bucket_of
 from sglang.srt.model_executor_ms.npu.inputs import StagedSubBatch, SubBatch, sub_batch
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
+from sglang.srt.model_executor_ms.npu.states import StateSlots, track_lens
 from sglang.srt.model_executor_ms.npu.tables import BlockTables
 from sglang.srt.model_executor_ms.npu.upload import UploadBuffer
 from sglang.srt.model_executor_ms.npu.verify_rows import decode_rows
@@ -73,11 +74,15 @@ class NPUGraphRunner:
         upload: UploadBuffer,
         tables: BlockTables,
         config: RunnerConfig,
+        states: StateSlots | None = None,
     ):
-        """graphs: by forward mode, for any size. captured: for decoding in the buckets, or None."""
+        """graphs: by forward mode, for any size. captured: for decoding in the buckets, or None.
+
+        states: None where no layer has any.
+        """
         self.graphs, self.captured, self.link, self.upload, self.tables = graphs, captured, link, upload, tables
         self.split_by_forward_mode, self.host_arrays = config.split_by_forward_mode, config.host_arrays
-        self.dp_size, self.agree = config.dp_size, config.agree
+        self.dp_size, self.agree, self.states = config.dp_size, config.agree, states
         self.buckets, self.longest = config.buckets if captured else (), config.longest
         self.model_inputs = graphs[DECODE].layout.model_inputs
         # Where hidden states lie among padding; ids do in `upload`.
@@ -109,13 +114,16 @@ class NPUGraphRunner:
         """Capture each bucket, the largest first: the others fit into the memory that it took. CaptureError.
 
         Where MindSpore captures no more, `buckets` are those that it has until then. Pages 1 to `pages` of each pool
-        are written; nothing is kept in them yet.
+        are written; nothing is kept in them yet. States are zeros afterwards.
         """
+        most = pages if self.states is None else min(pages, self.states.count)
         for count, bucket in enumerate(bar := tqdm(self.buckets[::-1], desc="Capturing decode graphs")):
             bar.set_postfix(requests=bucket)
-            if not self._capture(bucket, min(bucket, pages), vocab_size):
+            if not self._capture(bucket, min(bucket, most), vocab_size):
                 self.buckets = self.buckets[len(self.buckets) - count :]
-                return
+                break
+        if self.states is not None:
+            self.states.forget()
 
     def _capture(self, bucket, requests, vocab_size) -> bool:
         """Whether this bucket is captured, on all ranks."""
@@ -140,16 +148,26 @@ class NPUGraphRunner:
     def _warm_up(self, bucket, requests, vocab_size, other=False):
         """One run of the first tokens of so many requests, each with a page of its own; bucket: None: uncaptured.
 
-        other: of second tokens, which are others, of requests that have each other's pages.
+        other: of second tokens, which are others, of requests that have each other's pages, and states.
         """
+        if self.states is not None:
+            self.states.forget()
+            if other:  # from here on each request's is another one
+                self._warm_up_once(None, requests, vocab_size, False)
+        return self._warm_up_once(bucket, requests, vocab_size, other)
+
+    def _warm_up_once(self, bucket, requests, vocab_size, other):
         ones, pages = np.ones(requests, np.int32), (self._numbers(requests) + other) % requests + 1
         for table in self.tables.view(requests):
             table[:] = 0
             table[:, 0] = pages
         self.upload.begin()
         dp_tokens = (requests,) * self.dp_size if self.dp_size > 1 else ()
-        staged = self._stage(SubBatch(DECODE, ones, ones + other, bucket, dp_tokens=dp_tokens))
+        tracks = None if self.states is None else np.zeros_like(ones)
+        staged = self._stage(SubBatch(DECODE, ones, ones + other, bucket, dp_tokens=dp_tokens, track_lens=tracks))
         self.upload.send()
+        if self.states is not None:
+            self.states.put_numbers(staged, pages)
         self.tables.invalidate()
         tables = self.tables.view(bucket or requests)
         if bucket is None:
@@ -183,6 +201,9 @@ class NPUGraphRunner:
         self.upload.begin()
         staged_batches = [self._stage(sub_batch) for sub_batch in sub_batches]
         self.upload.send()
+        if self.states is not None:
+            for staged in staged_batches:
+                self.states.put(staged, forward_batch)
         slots = self.tables.slots_of(forward_batch.out_cache_loc)
         out_cache_loc = dict(zip(staged_batches[0].layout.pools, slots, strict=True))
         runs = tuple((staged, self._tables(staged, forward_batch, out_cache_loc)) for staged in staged_batches)
@@ -202,7 +223,8 @@ class NPUGraphRunner:
         bucket = self._bucket(forward_mode, seq_lens[rows], forward_batch)
         dp_tokens = tuple(forward_batch.global_num_tokens_cpu) if self.dp_size > 1 else ()
         slots = batches.lora_slots(forward_batch)
-        return sub_batch(forward_mode, rows, query_lens, seq_lens, bucket, dp_tokens, slots)
+        tracks = None if self.states is None else track_lens(forward_batch, query_lens, seq_lens)
+        return sub_batch(forward_mode, rows, query_lens, seq_lens, bucket, dp_tokens, slots, tracks)
 
     def _bucket(self, forward_mode, seq_lens, forward_batch):
         """The size of the captured graph that computes them, or None. Of all replicas alike: they replay together."""

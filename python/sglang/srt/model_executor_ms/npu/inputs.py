@@ -23,6 +23,8 @@ class SubBatch:
     tokens: np.ndarray | None = None  # which tokens; None: all
     dp_tokens: tuple[int, ...] = ()  # tokens of each attention DP rank; (): there is one
     lora_slots: np.ndarray | None = None  # [B], of these requests, as HostStep has it
+    # [B], of these, as HostStep.tracks has them; None: no layer has a state. Which slots these are, the device knows.
+    track_lens: np.ndarray | None = None
 
     @property
     def size(self) -> int:
@@ -39,22 +41,37 @@ class SubBatch:
         lengths = _padded(self.query_lens, self.padded, 1), _padded(self.seq_lens, self.padded, 0)
         slots = None if self.lora_slots is None else _padded(self.lora_slots, self.padded, -1)
         padded = dict(dp_tokens=self.dp_tokens, dp_padded=bool(self.bucket), lora_slots=slots)
+        if self.track_lens is not None:
+            spare = np.zeros(len(lengths[0]), np.int32)  # the slot that no request is given
+            padded |= dict(state_slots=spare, tracks=(spare - 1, _padded(self.track_lens, self.padded, 0)))
         return HostStep(*lengths, page_size, self.forward_mode, **padded)
 
 
 def sub_batch(
-    forward_mode: str, rows: np.ndarray, query_lens, seq_lens, bucket: int | None, dp_tokens=(), lora_slots=None
+    forward_mode: str,
+    rows: np.ndarray,
+    query_lens,
+    seq_lens,
+    bucket: int | None,
+    dp_tokens=(),
+    lora_slots=None,
+    track_lens=None,
 ) -> SubBatch:
-    """The requests `rows` of a step with lengths [B]; dp_tokens: of a step that is one run. lora_slots: of the step."""
-    own, slots = (query_lens[rows], seq_lens[rows]), None if lora_slots is None else lora_slots[rows]
+    """The requests `rows` of a step with lengths [B]; dp_tokens: of a step that is one run.
+
+    lora_slots, track_lens: of the step.
+    """
+    own = query_lens[rows], seq_lens[rows]
+    slots, tracks = (None if of is None else of[rows] for of in (lora_slots, track_lens))
+    beside = dict(lora_slots=slots, track_lens=tracks)
     if len(rows) == len(query_lens):
-        return SubBatch(forward_mode, *own, bucket, dp_tokens=dp_tokens, lora_slots=slots)
+        return SubBatch(forward_mode, *own, bucket, dp_tokens=dp_tokens, **beside)
     ends = np.cumsum(query_lens, dtype=np.int32)
     firsts, lengths = (ends - query_lens)[rows], own[0]
     before = np.cumsum(lengths, dtype=np.int32) - lengths
     tokens = np.repeat(firsts - before, lengths) + np.arange(lengths.sum(), dtype=np.int32)
     places = rows.astype(np.int32), tokens.astype(np.int32)
-    return SubBatch(forward_mode, *own, bucket, *places, lora_slots=slots)
+    return SubBatch(forward_mode, *own, bucket, *places, **beside)
 
 
 class StagedSubBatch:

@@ -36,7 +36,8 @@ class KVCaches:
         """Fields of a step that only models with such caches read."""
         if not self.states:
             return ()
-        found = ("state_slots", "track_slots", "track_lens")
+        made = (field.name for field in ops.metadata_fields() if field.optional)
+        found = ("state_slots", "track_slots", "track_lens", *made)
         return (*found, "intermediate_rows") if self.states.intermediate else found
 
     def slots_of_requests(self) -> torch.Tensor | None:

@@ -113,8 +113,8 @@ def step_layout(
     swa_pool: whether sliding windows have a pool of their own. forward_mode: of ops.split_by_forward_mode. dp_size:
     attention DP ranks. dp_padded: as HostStep has it. optional: which of the optional fields these steps have.
     """
-    own = (field for field in FIELDS if not field.optional or field.name in optional)
-    fields = (*own, *ops.metadata_fields(forward_mode, dp_size, dp_padded))
+    possible = (*FIELDS, *ops.metadata_fields(forward_mode, dp_size, dp_padded))
+    fields = tuple(field for field in possible if not field.optional or field.name in optional)
     return StepLayout(model_inputs, fields, ((FULL, FULL), (SWA, SWA if swa_pool else FULL)), forward_mode, dp_padded)
 
 

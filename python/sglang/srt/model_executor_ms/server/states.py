@@ -29,17 +29,13 @@ def adjusted(view, model_config) -> dict:
     config = mambaish_config(model_config)
     if config is None:
         return {}
-    paged = view.page_size not in (None, 1)
-    asked = view.mamba_radix_cache_strategy
-    strategy = asked if asked != "auto" else EXTRA_BUFFER if paged else NO_BUFFER
+    strategy = _strategy(view)
     _refuse(view, config, strategy)
     found = dict(mamba_radix_cache_strategy=strategy)
-    if strategy == NO_BUFFER:
-        found["page_size"] = 1
     if not view.disable_radix_cache:
         found["uses_mamba_radix_cache"] = True
         if strategy == NO_BUFFER:
-            found["disable_overlap_schedule"] = True
+            found |= dict(page_size=1, disable_overlap_schedule=True)
     if view.max_mamba_cache_size is None and view.mamba_full_memory_ratio in (None, RATIO):
         slots, each = min(view.max_running_requests or RUNNING, RUNNING), _slots_per_request(view, strategy)
         found["max_mamba_cache_size"] = slots * each * view.dp_size
@@ -50,6 +46,12 @@ def adjusted(view, model_config) -> dict:
             slots,
         )
     return found
+
+
+def _strategy(view) -> str:
+    if view.mamba_radix_cache_strategy != "auto":
+        return view.mamba_radix_cache_strategy
+    return NO_BUFFER if view.page_size in (None, 1) or view.disable_radix_cache else EXTRA_BUFFER
 
 
 def _slots_per_request(view, strategy: str) -> int:
@@ -65,8 +67,6 @@ def _refuse(view, config, strategy: str) -> None:
     problems = [*_problems_of_strategy(view, config, strategy)]
     if view.speculative_algorithm and getattr(config, "model_type", "") == "kimi_linear":
         problems.append(f"--speculative-algorithm {view.speculative_algorithm}: not supported yet for Kimi Linear")
-    if view.device != "cpu":
-        problems.append(f"--device {view.device}: layers with a state are computed on CPUs only so far")
     if view.attn_dp_size > 1:
         problems.append(f"--attn-dp-size {view.attn_dp_size}: not supported yet for a model whose layers have a state")
     if view.enable_hierarchical_cache:
@@ -95,15 +95,13 @@ def check_drafts(view, model_config) -> None:
 def _problems_of_strategy(view, config, strategy: str) -> Iterator[str]:
     page, chunk = view.page_size or 1, getattr(config, "mamba_chunk_size", None) or CHUNK
     if strategy == NO_BUFFER:
-        if page != 1:
+        if page != 1 and not view.disable_radix_cache:
             yield (
                 f"--page-size {page}: states without further slots want pages of one token; "
                 f"--mamba-radix-cache-strategy {EXTRA_BUFFER} takes larger ones"
             )
         return
-    if getattr(config, "model_type", "").startswith("lfm2"):
-        yield "LFM2's states are kept at ends only, as in SGLang: --mamba-radix-cache-strategy no_buffer"
-    elif max(page, chunk) % min(page, chunk):
+    if max(page, chunk) % min(page, chunk):
         yield (
             f"--page-size {page}: states are kept every {chunk} tokens of a prompt, so that pages have a divisor or a "
             f"multiple of {chunk} tokens"

@@ -19,10 +19,12 @@ SINGLE_BLOCK = "decode single block"  # as DECODE; blockwise attention has one b
 PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
 LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
+STATES = ("short_conv", "gated_delta", "state_space")  # operators of layers with a state that are written
 TILE = 16  # values of a row that lie side by side in NZ
 LARGEST_ROW = 576  # values of a row that latent attention caches
 LARGEST_CACHE = 2**31  # values of a cache that is written value by value, whose places are int32
 LARGEST_GROUP = 128  # query heads of one key/value head
+LARGEST_WINDOW = 3  # earlier values that a convolution reads: with each comes an input of the graph
 LARGEST_GATHERED_GROUP = 64  # of FusedInferAttentionScore
 QUERY_BLOCK = 512  # queries that are computed together where their keys are gathered
 KEYS = 512  # that are gathered for a round of fused attention, no fewer than PIECE
@@ -39,6 +41,7 @@ class Profile:
     dtypes: tuple[str, ...]  # of weights, activations and caches
     fractal: bool  # whether matrices of linear layers, and caches that kernels of attention read, are in NZ
     fused_blocks: bool  # whether there are FusedInferAttentionScore, and PagedAttention of latent rows
+    states: bool  # whether there is IndexPutImpl, which writes states
     products: str  # dtype in which what is exact elsewhere is multiplied: routers, and attention of plain operators
     captures: bool  # whether decode graphs can be captured
     triton: bool  # whether there are the kernels by which SGLang hands out pages
@@ -48,10 +51,10 @@ class Profile:
 
 
 PROFILES = {
-    "310p": Profile(("float16",), True, False, "float16", False, False, (), False, False),
-    "910b": Profile(("bfloat16", "float16"), False, True, "float32", True, True, (2, 4, 8), True, True),
+    "310p": Profile(("float16",), True, False, False, "float16", False, False, (), False, False),
+    "910b": Profile(("bfloat16", "float16"), False, True, True, "float32", True, True, (2, 4, 8), True, True),
 }
-DEFAULT = Profile(("bfloat16", "float16"), False, True, "float32", True, True, (), True, True)  # 910C
+DEFAULT = Profile(("bfloat16", "float16"), False, True, True, "float32", True, True, (), True, True)  # 910C
 
 
 def profile() -> Profile:
@@ -133,6 +136,18 @@ def check_sparse_attention(top_k):
     )
 
 
+def check_states(kind, window):
+    lacking = []
+    if kind not in STATES:
+        lacking.append(f"{kind}, which is computed on CPUs only so far")
+    if not profile().states:
+        lacking.append(f"what writes states on {kernels.soc()}")
+    if window > LARGEST_WINDOW:
+        lacking.append(f"convolutions of {window + 1} values, at most {LARGEST_WINDOW + 1}")
+    if lacking:
+        raise NotImplementedError("MindSpore on Ascend lacks, of layers with a state: " + "; ".join(lacking))
+
+
 def rotary_tables(cos, sin, dtype):
     return tuple(Tensor(np.concatenate([table, table], -1)).astype(dtype) for table in (cos, sin))
 
@@ -158,7 +173,8 @@ def cache_view(cache, name, page_size):
 
 
 def state_view(state, name):
-    return state
+    """Rows: of convolutions [slots * (K - 1), C], of others one a slot."""
+    return state.view(-1, state.shape[1]) if state.ndim == 3 else state.view(state.shape[0], -1)
 
 
 def device_layout_cache(shape, dtype, blockwise, page_size):

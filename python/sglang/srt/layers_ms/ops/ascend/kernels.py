@@ -15,6 +15,7 @@ from sglang.srt.layers_ms.ops.ascend.kernels_collectives import *  # noqa: F403 
 from sglang.srt.layers_ms.ops.ascend.kernels_experts import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_mla import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_quant import *  # noqa: F403
+from sglang.srt.layers_ms.ops.ascend.kernels_states import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_vision import *  # noqa: F403
 from sglang.srt.layers_ms.ops.ascend.kernels_windows import *  # noqa: F403
 

@@ -1,9 +1,15 @@
-"""What the Ascend table reads of a step: blocks of queries for gathered attention, and exchanges of DP ranks' rows."""
+"""What the Ascend table reads of a step.
+
+Blocks of queries for gathered attention, rows of what convolutions read, pieces of prompts for
+recurrent states, and exchanges of DP ranks' rows.
+"""
 
 import numpy as np
 
 from sglang.srt.layers_ms.ops.ascend import host
 from sglang.srt.layers_ms.ops.ascend.collectives import EXCHANGE, TOKEN_MASK, exchange, real_rows
+from sglang.srt.layers_ms.ops.ascend.recurrent import pieces, recurrent_fields
+from sglang.srt.layers_ms.ops.ascend.states import conv_fields, conv_rows
 from sglang.srt.layers_ms.ops.metadata import TOKENS, Field
 
 # Blocks of queries whose keys are gathered together; a request that decodes is one.
@@ -26,9 +32,10 @@ def without_valid_rows(x):
 
 def metadata_fields(forward_mode="", dp_size=1, dp_padded=False):
     blocks = (LAST_PLACES,) if host.decodes(forward_mode) else (LAST_PLACES, *QUERY_BLOCKS)
+    fields = (*blocks, *conv_fields(forward_mode), *recurrent_fields(forward_mode))
     if dp_size == 1:
-        return blocks
-    return (*blocks, TOKEN_MASK) if dp_padded else (*blocks, *EXCHANGE)
+        return fields
+    return (*fields, TOKEN_MASK) if dp_padded else (*fields, *EXCHANGE)
 
 
 def build_metadata(step):
@@ -37,6 +44,8 @@ def build_metadata(step):
     else:
         arrays = _query_blocks(step.request_ids, step.query_lens)
         arrays[LAST_PLACES.name] = step.places[arrays["query_block_lasts"]]
+    if step.state_slots is not None:
+        arrays |= conv_rows(step) | pieces(step)
     if not step.dp_tokens:
         return arrays
     if step.dp_padded:

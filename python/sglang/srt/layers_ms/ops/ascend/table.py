@@ -10,13 +10,16 @@ from sglang.srt.layers_ms.ops.ascend import (
     collectives,
     dense,
     experts,
+    gates,
     host,
     lora,
     metadata,
     mla,
     quant,
     quant_weights,
+    recurrent,
     stacks,
+    states,
     vision,
 )
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
@@ -33,6 +36,9 @@ OPERATORS = (
     host,
     metadata,
     stacks,
+    states,
+    recurrent,
+    gates,
     vision,
     altup,
 )

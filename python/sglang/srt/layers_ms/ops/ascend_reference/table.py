@@ -18,11 +18,12 @@ from sglang.srt.layers_ms.ops.ascend_reference import (
     experts,
     mla,
     quant,
+    states,
     vision,
     windows,
 )
 
-KERNELS = (dense, attention, experts, quant, mla, windows, vision, collectives)
+KERNELS = (dense, attention, experts, quant, mla, windows, vision, collectives, states)
 
 
 class AscendReferenceTable(AscendTable):
