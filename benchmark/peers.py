@@ -110,10 +110,10 @@ class Session:
         atexit.register(self._each, "resume")  # to find its pipe closed, and end
         self._each("suspend")
 
-    def seconds(self, batch: int, length: int, new: int) -> float:
-        """What `batch` prompts of `length` tokens took, with `new` tokens for each."""
+    def seconds(self, batch: int, length: int, new: int, *asked) -> float:
+        """What `batch` prompts of `length` tokens took, with `new` tokens for each. asked: more of its generate's."""
         self._each("resume")
-        print(json.dumps([batch, length, new]), file=self.process.stdin, flush=True)
+        print(json.dumps([batch, length, new, *asked]), file=self.process.stdin, flush=True)
         found = self._answer("seconds")
         self._each("suspend")
         return found

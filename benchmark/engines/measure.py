@@ -1,7 +1,7 @@
 """How every engine is timed: the same prompts, asked for on standard input.
 
 Standard library only, to run in any environment. Says {"ready": time} once, then for each line
-[batch, tokens in, tokens out] {"seconds": what that took}.
+[batch, tokens in, tokens out] {"seconds": what that took}. What else a line has is for the engine's generate.
 """
 
 import json
@@ -25,9 +25,9 @@ def main(start) -> None:
     say(ready=time.time())
     generator = random.Random(0)
     for line in sys.stdin:
-        batch, length, new = json.loads(line)
+        batch, length, new, *asked = json.loads(line)
         prompts = prompts_of(batch, length, generator)
         begin = time.perf_counter()
-        generate(prompts, new)
+        generate(prompts, new, *asked)
         say(seconds=time.perf_counter() - begin)
     sys.stdout.flush()

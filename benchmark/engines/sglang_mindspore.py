@@ -3,11 +3,11 @@
 import measure
 
 
-def start(model, **arguments):
+def engine(model, **arguments):
     """arguments: more of the Engine's."""
     import sglang
 
-    engine = sglang.Engine(
+    return sglang.Engine(
         model_path=model,
         framework="mindspore",
         device="cpu",
@@ -20,9 +20,17 @@ def start(model, **arguments):
         **arguments,
     )
 
+
+def greedy(new_tokens):
+    return {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True}
+
+
+def start(model, **arguments):
+    """arguments: as engine's."""
+    started = engine(model, **arguments)
+
     def generate(prompts, new_tokens):
-        sampling = {"temperature": 0, "max_new_tokens": new_tokens, "ignore_eos": True}
-        engine.generate(input_ids=prompts, sampling_params=sampling)
+        started.generate(input_ids=prompts, sampling_params=greedy(new_tokens))
 
     return generate
 

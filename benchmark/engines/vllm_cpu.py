@@ -9,10 +9,11 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "3")  # GiB
 os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, sorted(os.sched_getaffinity(0)))))
 
 
-def start(model):
-    from vllm import LLM, SamplingParams
+def engine(model, **arguments):
+    """arguments: more of LLM's."""
+    from vllm import LLM
 
-    llm = LLM(
+    return LLM(
         model=model,
         dtype="bfloat16",
         max_model_len=10240,
@@ -20,11 +21,21 @@ def start(model):
         enable_prefix_caching=False,
         skip_tokenizer_init=True,
         disable_log_stats=True,
+        **arguments,
     )
 
+
+def greedy(new_tokens):
+    from vllm import SamplingParams
+
+    return SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)
+
+
+def start(model):
+    llm = engine(model)
+
     def generate(prompts, new_tokens):
-        sampling = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True, detokenize=False)
-        llm.generate([{"prompt_token_ids": ids} for ids in prompts], sampling, use_tqdm=False)
+        llm.generate([{"prompt_token_ids": ids} for ids in prompts], greedy(new_tokens), use_tqdm=False)
 
     return generate
 
