@@ -74,7 +74,13 @@ def _part(ids, step, owners, replica, attn_dp_size, page_size):
     counts = tuple(int(step.host.query_lens[owners == each].sum()) for each in range(attn_dp_size))
     table = np.repeat(_tables(step)[mine] * page_size, page_size, axis=1)
     sizes = (step.host.query_lens[mine], step.host.seq_lens[mine], slots[tokens], table, page_size)
-    return ids[tokens], step_inputs(*sizes, dp_tokens=counts)
+    adapters, dp_adapters = step.host.lora_slots, None
+    if adapters is not None:
+        of_tokens = adapters[step.host.request_ids]
+        dp_adapters = np.concatenate([of_tokens[owners[step.host.request_ids] == each] for each in range(attn_dp_size)])
+        adapters = adapters[mine]
+    more = dict(dp_tokens=counts, lora_slots=adapters, dp_lora_slots=dp_adapters)
+    return ids[tokens], step_inputs(*sizes, **more)
 
 
 def _tables(step) -> np.ndarray:

@@ -16,7 +16,7 @@ from sglang.srt.arg_groups import overrides
 from sglang.srt.configs import hybrid_arch
 from sglang.srt.model_executor_ms import environment
 from sglang.srt.model_executor_ms.parallel import expert_parallel
-from sglang.srt.model_executor_ms.server import flags, framework, lora_arguments, model_config, parallel_arguments
+from sglang.srt.model_executor_ms.server import flags, framework, model_config, parallel_arguments
 from sglang.srt.model_executor_ms.server.flag_support import LIMITED, REFUSED, SUPPORTED
 from sglang.srt.server_args import ServerArgs
 
@@ -178,23 +178,6 @@ def test_hidden_states_are_refused_in_stages():
     with pytest.raises(flags.UnsupportedFlag, match="--enable-return-hidden-states with --pp-size 2"):
         parallel_arguments.check_parallelism(environment)
     parallel_arguments.check_parallelism(SimpleNamespace(**{**vars(environment), "pp_size": 1}))
-
-
-@pytest.mark.parametrize(
-    "flag, given",
-    [
-        ("--enable-dp-attention", dict(attn_dp_size=2)),
-        ("--pp-size", dict(pp_size=2)),
-        ("--is-embedding", dict(is_embedding=True)),
-    ],
-)
-def test_adapters_are_refused_beside_what_they_were_not_made_for(flag, given):
-    plain = dict(enable_dp_attention=False, attn_dp_size=1, pp_size=1, is_embedding=False)
-    lora_arguments.check_lora(SimpleNamespace(**plain | given, enable_lora=None, lora_paths=None))
-    for asked in (dict(enable_lora=True, lora_paths=None), dict(enable_lora=None, lora_paths=["a=b"])):
-        lora_arguments.check_lora(SimpleNamespace(**plain, **asked))
-        with pytest.raises(flags.UnsupportedFlag, match=f"--enable-lora with {flag}"):
-            lora_arguments.check_lora(SimpleNamespace(**plain | given, **asked))
 
 
 def test_pooled_models_are_refused_in_stages_and_in_replicas_of_attention(tmp_path):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from distributed.pool import Pool
 from models.adapters import ALL, BESIDE, LATENT, MAX_RANK, PACKED, adapted, adapter_of, fill, load, logits_of, with_room
 from models.harness import PagedModel, Requests, assert_logits_close
@@ -18,7 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sglang.srt.layers_ms.cache_spec import StateSpec
 from sglang.srt.layers_ms.lora_attach import attach_embedding
 from sglang.srt.layers_ms.quantization.unquantized import unquantized
+from sglang.srt.model_executor_ms.runner import lora as runner_lora
 from sglang.srt.model_executor_ms.runner.lora import KEPT, MindSporeLoRAManager, MindSporeLoRAMemoryPool
+from sglang.srt.model_executor_ms.seams import batches
 from sglang.srt.model_loader_ms import lora
 from sglang.srt.model_loader_ms.loader import Wanted
 from sglang.srt.models_ms.decoder import CausalLM
@@ -113,7 +116,6 @@ def test_every_kind_of_projection_has_pefts_logits(table, tmp_path, variant):
 @ON_CPU
 def test_what_is_not_served_is_refused_by_name(table, tmp_path):
     import safetensors.torch
-    import torch
 
     folder = save("llama", tmp_path / "model")
     layers = with_room(PagedModel(folder).network)
@@ -215,7 +217,8 @@ def test_ranks_say_what_one_process_says_with_the_same_adapters(four, tmp_path, 
         adapter_of(variant, folder / BESIDE / name, seed, r=3 + seed, lora_alpha=6, **RANKS[variant])
     steps, wanted = four.alone(folder)
     assert {slot for _, step in steps for slot in step.host.lora_slots} == {-1, 0, 1}
-    for layout in ("TP 2", "TP 4", "PP 2", *(["EP 2"] if "target_parameters" in RANKS[variant] else [])):
+    experts = ["EP 2", "attention DP 2, EP 2"] if "target_parameters" in RANKS[variant] else []
+    for layout in ("TP 2", "TP 4", "PP 2", "attention DP 2", *experts):
         check(four.together(folder, LAYOUTS[layout], steps), wanted)
 
 
@@ -262,6 +265,26 @@ def test_a_request_on_its_way_to_an_adapter_that_is_unloaded_meanwhile_still_has
     assert written == [(5, "adapter 1")] and manager.loras == {}
     with pytest.raises(lora.AdapterError, match="not loaded any more"):  # and not the model without it
         pool.load_lora_weight_to_buffer("0", 5, None)
+
+
+def test_attention_replicas_tell_each_other_the_slots_of_their_tokens(monkeypatch):
+    """Of a step in which one has two requests in an extend, and the other is idle."""
+    manager = object.__new__(MindSporeLoRAManager)
+    manager.memory_pool = SimpleNamespace(uid_to_buffer_id={None: 0, "a": 2})
+    manager.attn_dp_enabled, manager.heads, manager.dp_lora_slots = True, [], None
+    said = []
+    group = SimpleNamespace(all_gather_object=lambda own: said.append(own) or [own, np.array([], np.int32)])
+    monkeypatch.setattr(runner_lora, "get_parallel", lambda: SimpleNamespace(tp_group=group))
+    mode = SimpleNamespace(is_decode_or_idle=lambda: False, is_target_verify=lambda: False)
+    batch = SimpleNamespace(lora_ids=["a", None], extend_seq_lens_cpu=[3, 1], seq_lens_cpu=torch.tensor([3, 5]))
+    batch.forward_mode = mode
+    manager.prepare_lora_batch(batch)
+    manager.note_slots(batch)
+    assert batches.lora_slots(batch).tolist() == [2, -1]
+    assert batches.dp_lora_slots(batch).tolist() == said[0].tolist() == [2, 2, 2, -1]
+    manager.attn_dp_enabled = False
+    manager.prepare_lora_batch(batch)
+    assert len(said) == 1
 
 
 def test_models_whose_layers_keep_states_and_models_that_see_are_refused():

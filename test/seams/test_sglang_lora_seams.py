@@ -3,8 +3,10 @@
 import pytest
 from seams.contract import assert_in_order, names, parameters
 
+from sglang.srt.lora.backend.triton_backend import TritonLoRABackend
 from sglang.srt.lora.mem_pool import LoRAMemoryPool
 from sglang.srt.lora.utils import get_normalized_target_modules
+from sglang.srt.managers.tp_worker import BaseTpWorker
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor_ms.model_runner import MindSporeModelRunner
@@ -13,7 +15,8 @@ from sglang.srt.model_executor_ms.seams import batches
 
 SECONDS = 1
 OWN = {  # what they add to SGLang's
-    MindSporeLoRAManager: {"__init__", "_forgetting", "_keep", "_check", "_names", "_wanted", "_heads", "note_slots"},
+    MindSporeLoRAManager: {"__init__", "_forgetting", "_prepare", "_read", "_check", "_names", "_wanted", "_heads"}
+    | {"note_slots", "refuse", "_slots"},
     MindSporeLoRAMemoryPool: {"__init__", "_write"},
 }
 
@@ -48,8 +51,19 @@ def test_a_manager_reads_adapters_then_shapes_then_makes_room_then_slots():
     assert "parameters" in names("srt.lora.lora_manager", "LoRAManager.__init__")
 
 
+def test_an_adapter_of_tensors_is_read_by_a_method_of_the_worker():
+    """control.load_adapters_with; compiled code: whatever is wrong with the tensors is raised before the manager has
+    them, or is its answer.
+    """
+    assert parameters(BaseTpWorker.load_lora_adapter_from_tensors) == ["self", "recv_req"]
+    found = names("srt.managers.tp_worker", "BaseTpWorker.load_lora_adapter_from_tensors")
+    assert_in_order(found, "deserialize_own_rank", "reconstruct_tensors", "expected_checksums", "model_runner")
+    assert_in_order(found, "model_runner", "load_lora_adapter_from_tensors", "to_ref", "config_dict")
+    assert "added_tokens_config" in found
+
+
 def test_adapters_of_a_batch_are_in_their_slots_before_the_step_is_prepared():
-    """batches.note_lora_slots; compiled code. What a batch is copied to has its fields, and nothing else."""
+    """batches.note_lora_slots, batches.dp_lora_slots; compiled code. What a batch is copied to has its fields only."""
     assert "fetch_new_loras" in names("srt.model_executor.forward_batch_info", "ForwardBatch.init_new")
     assert "replace" in names("srt.model_executor.runner.eager_runner", "EagerRunner.load_batch")
     assert "lora_ids" in ForwardBatch.__dataclass_fields__ and not hasattr(ForwardBatch, "__slots__")
@@ -57,6 +71,17 @@ def test_adapters_of_a_batch_are_in_their_slots_before_the_step_is_prepared():
     assert batches.lora_slots(batch) is None
     batches.note_lora_slots(batch, [1, -1])
     assert batches.lora_slots(batch) == [1, -1]
+
+
+def test_attention_dp_ranks_prepare_adapters_once_in_each_pass_and_those_are_pinned():
+    """lora.MindSporeLoRAManager.prepare_lora_batch; compiled code: all ranks must call it, and no other time."""
+    passes = names("srt.model_executor.model_runner", "ModelRunner._prepare_eager_forward_batch")
+    assert_in_order(passes, "prepare_mlp_sync_batch", "attn_dp_enabled", "prepare_lora_batch")
+    made = names("srt.model_executor.forward_batch_info", "ForwardBatch.init_new")
+    assert_in_order(made, "attn_dp_enabled", "fetch_new_loras", "prepare_lora_batch")
+    assert "pinned" in names("srt.lora.lora_manager", "LoRAManager.validate_new_adapter")
+    assert "all_gather_object" in names("srt.lora.lora_manager", "LoRAManager.prepare_lora_batch")
+    assert TritonLoRABackend.supports_dp_attention
 
 
 def test_one_of_the_matrices_that_are_multiplied_as_one_stands_for_all():

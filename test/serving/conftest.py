@@ -250,6 +250,15 @@ def serve(tmp_path_factory):
         server.stop()
 
 
+@pytest.fixture
+def shared_by_name():
+    """Torch shares memory with other processes than its own children."""
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy("file_system")
+    yield
+    torch.multiprocessing.set_sharing_strategy(before)
+
+
 @pytest.fixture(scope="module")
 def network():
     """Two hosts made of this machine, on which processes can be started."""

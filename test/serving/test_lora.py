@@ -13,13 +13,13 @@ import torch
 from models import drafts
 from models.adapters import ALL, adapted, adapter_of, logits_of
 from models.tiny import hugging_face, save
-from serving.conftest import MODEL, Reference
+from serving.conftest import MODEL, Reference, free_port
 from serving.test_eagle import SIZES
 from tiers import SLOW
 
 from sglang.srt.utils import MultiprocessingSerializer
 
-SECONDS = 35, 275
+SECONDS = 35, 300
 RANK, SLOTS, TOKENS = 8, 2, 12
 CONFIGS = {
     "a": dict(r=4, lora_alpha=8, target_modules=ALL),
@@ -146,15 +146,6 @@ def test_logprobs_with_tensors_for_the_embedding_and_the_head_are_pefts(server, 
     assert found == [wanted(*each) for each in zip(ids, names, strict=True)]
 
 
-@pytest.fixture
-def shared_by_name():
-    """Torch shares memory with other processes than its own children."""
-    before = torch.multiprocessing.get_sharing_strategy()
-    torch.multiprocessing.set_sharing_strategy("file_system")
-    yield
-    torch.multiprocessing.set_sharing_strategy(before)
-
-
 def test_an_adapter_comes_as_tensors(server, adapters, wanted, shared_by_name):
     folder = adapters[0] / "c"
     tensors = safetensors.torch.load_file(folder / "adapter_model.safetensors")
@@ -210,13 +201,13 @@ def test_an_adapter_that_cannot_be_served_is_refused_and_the_server_serves_on(se
     assert found == [wanted(prompt(1), "a")]
 
 
-@pytest.mark.slow
-def test_no_token_is_wrong_while_adapters_come_and_go_for_two_minutes(server, adapters, wanted):
+def check_traffic(server, adapters, wanted, seconds):
+    """Adapters come and go beside requests for them, of which none gets a wrong token."""
     for name in "cd":
         load(server, adapters, name)
     cases = [(prompt(seed), name) for seed in range(300, 304) for name in ("a", "b", "c", "d", None)]
     expected = [wanted(*case) for case in cases]
-    end, wrong, answered, moved = time.monotonic() + 120, [], [0] * 3, [0]
+    end, wrong, answered, moved = time.monotonic() + seconds, [], [0] * 3, [0]
 
     def ask(number):
         rng = np.random.default_rng(number)
@@ -238,6 +229,11 @@ def test_no_token_is_wrong_while_adapters_come_and_go_for_two_minutes(server, ad
             done.result()
     print(f"{sum(answered)} requests, {moved[0]} times an adapter came and went")
     assert not wrong and min(answered) > 20 and moved[0] > 20
+
+
+@pytest.mark.slow
+def test_no_token_is_wrong_while_adapters_come_and_go_for_two_minutes(server, adapters, wanted):
+    check_traffic(server, adapters, wanted, 120)
 
 
 @pytest.mark.slow
@@ -271,6 +267,24 @@ def test_two_ranks_have_the_same_tokens(serve, adapters, wanted):
     ids, names = [prompt(seed) for seed in range(400, 406)], ["a", "b", None, "d", "c", "a"]
     found, _ = generate(server, ids, names)
     assert found == [wanted(*each) for each in zip(ids, names, strict=True)]
+
+
+@pytest.mark.slow
+def test_replicas_of_attention_have_the_same_tokens(start_engine, adapters, wanted):
+    folder, _ = adapters
+    paths = [dict(lora_name=name, lora_path=str(folder / name), pinned=True) for name in ("a", "b", "ends")]
+    sizes = dict(tp_size=2, dp_size=2, enable_dp_attention=True, enable_dp_lm_head=True, port=free_port())
+    engine = start_engine(MODEL, lora_paths=paths, max_loras_per_batch=4, chunked_prefill_size=16, **sizes)
+
+    def check(ids, names):
+        asked = dict(temperature=0, max_new_tokens=TOKENS, ignore_eos=True)
+        found = engine.generate(input_ids=ids, lora_path=names, sampling_params=asked)
+        assert [one["output_ids"] for one in found] == [wanted(*each) for each in zip(ids, names, strict=True)]
+
+    for number, name in enumerate(("a", None, "ends", "b")):  # while the other replica is idle
+        check([prompt(700 + number)], [name])
+    lengths, names = (3, 40, 9, 17, 5, 21, 8), ["a", None, "ends", "b", "a", "b", None]
+    check([prompt(710 + number, length) for number, length in enumerate(lengths)], names)
 
 
 @SLOW

@@ -15,6 +15,7 @@ from sglang.srt.model_loader_ms.names import TensorNames
 from sglang.srt.model_loader_ms.weight_slice import parameter, restore_host
 
 LORA_SLOTS = "lora_slots"  # the field of a step that has the slot of each token
+DP_LORA_SLOTS = "dp_lora_slots"  # the same of the tokens of all attention DP ranks
 
 
 class LoRAPart(NamedTuple):
@@ -54,6 +55,7 @@ class LoRA(nn.Cell):
 
     def __init__(self, parts: Sequence[LoRAPart], dtype, max_loras: int, rank: int):
         super().__init__()
+        self.slots = LORA_SLOTS  # or DP_LORA_SLOTS, where x has the rows of all attention DP ranks
         self.parts, self.widths = tuple(parts), tuple(part.width for part in parts)
         columns = parts[0].columns.stop - parts[0].columns.start
         self.lora_a = parameter((len(parts), max_loras, rank, columns), dtype)
@@ -70,7 +72,7 @@ class LoRA(nn.Cell):
 
     def factors(self, step):
         """What an operator takes that adds adapters by itself. In graphs."""
-        return step[LORA_SLOTS], self.lora_a, self.lora_b, self.ranks
+        return step[self.slots], self.lora_a, self.lora_b, self.ranks
 
     def places(self, slot: int) -> list:
         """[(place of a slot in lora_a, lora_b and ranks, the forms in which an adapter may have each part)]"""
@@ -86,7 +88,7 @@ class LoRA(nn.Cell):
     process_weights_after_loading = renew
 
     def construct(self, y, x, step):
-        return ops.add_lora(y, x, step[LORA_SLOTS], self.lora_a, self.lora_b, self.ranks, self.widths)
+        return ops.add_lora(y, x, step[self.slots], self.lora_a, self.lora_b, self.ranks, self.widths)
 
 
 class LoRATable(nn.Cell):

@@ -7,7 +7,15 @@ from mindspore import nn
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.embedding import VocabParallelEmbedding
 from sglang.srt.layers_ms.linear import Linear
-from sglang.srt.layers_ms.lora import LORA_SLOTS, EmbeddingLoRA, LoRA, LoRAPart, lora_parts, vocabulary_part
+from sglang.srt.layers_ms.lora import (
+    DP_LORA_SLOTS,
+    LORA_SLOTS,
+    EmbeddingLoRA,
+    LoRA,
+    LoRAPart,
+    lora_parts,
+    vocabulary_part,
+)
 from sglang.srt.layers_ms.lora_experts import ExpertsLoRA, expert_parts
 from sglang.srt.layers_ms.mla import KVBProj
 from sglang.srt.layers_ms.moe import Experts
@@ -40,18 +48,29 @@ def attach(
     Routers and gates have none. names: what the checkpoint calls the network's tensors. What the table has no operators
     for has no room either, nor have experts to which rows are dispatched, or which move.
     """
-    found, network.optional_fields = [], (*network.optional_fields, LORA_SLOTS)
+    found, gathered = [], _gathered(network)
+    network.optional_fields = (*network.optional_fields, LORA_SLOTS, *([DP_LORA_SLOTS] if gathered else []))
     inner = ops.capabilities().inner_lora
     for path, layer in list(network.cells_and_names()):
         if not path.startswith(DECODER):
             continue
         latent = inner and isinstance(layer, KVBProj) and layer.takes_adapters
         multiplies = layer.kind == LINEAR if isinstance(layer, Linear) else latent
+        made = []
         if multiplies:
-            found += _linear(path, layer, layer.matrices().values(), names, wanted, (max_loras, rank))
+            made = _linear(path, layer, layer.matrices().values(), names, wanted, (max_loras, rank))
         elif inner and isinstance(layer, Experts) and not (layer.dispatch or layer.is_placed):
-            found += _experts(path, layer, names, wanted, (max_loras, rank))
+            made = _experts(path, layer, names, wanted, (max_loras, rank))
+        for one in made if path.startswith(gathered) else ():
+            one.slots = DP_LORA_SLOTS
+        found += made
     return found
+
+
+def _gathered(network: nn.Cell) -> tuple[str, ...]:
+    """What paths of layers begin with that are given the tokens of all attention DP ranks."""
+    cells = ((path, getattr(cell, "dp_gather_scatter", None)) for path, cell in network.cells_and_names())
+    return tuple(f"{path}." for path, around in cells if around is not None and around.attn_dp_size > 1)
 
 
 def _linear(path, layer, matrices, names, wanted, room) -> list[LoRA]:

@@ -184,10 +184,10 @@ def _of_module(pattern: Mapping | None, module: str, default):
 def check_fits(loaded: Adapter, layers: Iterable, max_rank: int, elsewhere: Sequence[str] = ()) -> None:
     """AdapterError where layers, LoRA cells, have no room for a module, or it has another shape than the model's.
 
-    elsewhere: what names of modules of other pipeline stages begin with.
+    elsewhere: what names of modules of other pipeline stages, and a dot, begin with.
     """
     known = {name: part for layer in layers for part in layer.parts for name in part.names}
-    left = [one for one in loaded.modules if one not in known and not one.startswith(tuple(elsewhere))]
+    left = [one for one in loaded.modules if one not in known and not f"{one}.".startswith(tuple(elsewhere))]
     if left:
         raise AdapterError(
             f"modules of the adapter that the model does not have, or that no room was made for: {listed(left)}. "

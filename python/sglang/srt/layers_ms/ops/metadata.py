@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 TOKENS, REQUESTS, BLOCKS = "tokens", "requests", "blocks"  # axes whose length differs from step to step
+DP_TOKENS = "dp_tokens"  # another one: the tokens of all attention DP ranks
 FULL, SWA = "full", "swa"  # groups of caches: of all tokens, and of those that a sliding window still sees
 
 
@@ -23,6 +24,8 @@ class HostStep:
     rotary_positions: np.ndarray | None = None
     dp_tokens: tuple[int, ...] = ()  # T of each attention DP rank, this one's among them; (): there is one
     lora_slots: np.ndarray | None = None  # [B] slot of each request's adapter, -1: none; None: of no request
+    # As lora_slots, but of each token of each DP rank in turn; None: of no token. Only where dp_tokens says how many.
+    dp_lora_slots: np.ndarray | None = None
     state_slots: np.ndarray | None = None  # [B] where each request keeps the states of layers; None: there are none
     # [B] second slots, -1: none, and behind how many tokens of the step a state is left there; None: of no request.
     tracks: tuple[np.ndarray, np.ndarray] | None = None

@@ -59,7 +59,7 @@ class AllOrNone:
         except Exception as error:  # whatever it is, the other ranks wait for an answer
             logger.debug("not prepared", exc_info=True)
             problem = str(error) or type(error).__name__
-        return Outcome(prepared, list(dict.fromkeys(filter(None, _gather(problem)))))
+        return Outcome(prepared, list(dict.fromkeys(filter(None, problems_of_all_ranks(problem)))))
 
 
 def receive_requests(receive: Callable, receiver, *arguments, **options) -> list:
@@ -83,8 +83,8 @@ def _send_on(question: Question) -> None:
     point_to_point_pyobj([question], here, group, here, here + parallel.tp_size)
 
 
-def _gather(problem: str | None) -> list[str | None]:
-    """The problems of all ranks."""
+def problems_of_all_ranks(problem: str | None) -> list[str | None]:
+    """Of each rank its problem, or None. All ranks call it at once."""
     parallel = get_parallel()
     if parallel.tp_size * parallel.pp_size == 1:
         return [problem]

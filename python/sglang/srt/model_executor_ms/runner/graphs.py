@@ -10,7 +10,7 @@ from mindspore import Tensor, mutable, nn
 from mindspore.graph.api import ms_compile_cache
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.ops.metadata import BLOCKS, REQUESTS, TOKENS, Field
+from sglang.srt.layers_ms.ops.metadata import BLOCKS, DP_TOKENS, REQUESTS, TOKENS, Field
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.runner.step import Entry, GraphOutputs, ModelInputs, StepInputs, StepLayout
 
@@ -184,6 +184,7 @@ class StaticGraph(ForwardGraph):
         super().__init__(model, k_caches, v_caches, layout)
         self.limits, self.replay, self.replayed = limits, None, ()
         sizes = {TOKENS: limits.tokens, REQUESTS: limits.requests, BLOCKS: limits.blocks}
+        sizes[DP_TOKENS] = limits.tokens * layout.dp_size
         self.buffers = [[_buffer(entry.field, sizes) for entry in row] for row in (layout.inputs, layout.parameters)]
         inputs, self.lengths = ([as_tensor(buffer) for buffer in row] for row in self.buffers)
         self.inputs = mutable(tuple(inputs))

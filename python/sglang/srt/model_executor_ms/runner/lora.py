@@ -13,12 +13,14 @@ from sglang.srt.layers_ms.lora_attach import attach, attach_embedding
 from sglang.srt.lora.lora_manager import LoRAManager
 from sglang.srt.lora.mem_pool import LoRAMemoryPool
 from sglang.srt.lora.utils import get_normalized_target_modules
+from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone, Outcome, problems_of_all_ranks
 from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.runner.lora_head import HeadLoRA
+from sglang.srt.model_executor_ms.runner.step_inputs import host_lengths
 from sglang.srt.model_executor_ms.seams import batches
 from sglang.srt.model_loader_ms import lora
 from sglang.srt.model_loader_ms.loader import Wanted
-from sglang.srt.runtime_context import get_lora
+from sglang.srt.runtime_context import get_lora, get_parallel
 
 ALL, EXPERTS = "all", ".experts."
 KEPT = 16  # unloaded adapters: requests that were on their way to one when it was unloaded come soon
@@ -77,24 +79,57 @@ class MindSporeLoRAManager(LoRAManager):
             raise ValueError("--enable-lora: the model's layers keep a state of each request; not served so yet")
         if getattr(self.network, "towers", ()):
             raise ValueError("--enable-lora: the model takes images; adapters are not served so yet")
+        self.serves, self.prepared, self.loading = False, None, AllOrNone(self._read)
+        self.dp_lora_slots = None
         super().__init__(base_model=model, **options)
+        self.serves = True
 
-    # ---- adapters, as they are read ----
+    # ---- adapters, as they are read: by all ranks, or by none ----
 
     def _load_lora_adapter(self, lora_ref):
-        try:
-            lora.check_config(lora.read_config(lora.locate_adapter(lora_ref.lora_path)))
-        except lora.AdapterError as error:
-            return self.create_lora_update_result(False, f"{lora_ref.lora_path}: {error}")
-        return self._forgetting(lora_ref, super()._load_lora_adapter(lora_ref))
+        refused = self._prepare(lora_ref.lora_path)
+        return refused or self._forgetting(lora_ref, super()._load_lora_adapter(lora_ref))
 
     def _load_lora_adapter_from_tensors(self, lora_ref, tensors, config_dict, added_tokens_config=None):
-        try:
-            lora.check_config(config_dict)
-        except lora.AdapterError as error:
-            return self.create_lora_update_result(False, f"{lora_ref.lora_name}: {error}")
+        own = {name: tensors[name].detach().cpu().clone() for name in tensors}  # the sender may change its own
+        refused = self._prepare(lora_ref.lora_name, config_dict, own)
+        if refused:
+            return refused
         result = super()._load_lora_adapter_from_tensors(lora_ref, tensors, config_dict, added_tokens_config)
         return self._forgetting(lora_ref, result)
+
+    def refuse(self, lora_ref, problem: str):
+        """Where this rank cannot read the tensors of an adapter: no rank loads it -> SGLang's result."""
+        return self._prepare(lora_ref.lora_name, {}, problem)
+
+    def _prepare(self, *given):
+        """Read an adapter on all ranks, and keep it for SGLang to ask for -> SGLang's result if one of them cannot."""
+        if self.serves:
+            outcome = self.loading.prepare(*given)
+        else:  # all ranks start at once, and end if one of them fails
+            try:
+                outcome = Outcome(self._read(*given), [])
+            except lora.AdapterError as error:
+                outcome = Outcome(None, [str(error)])
+        self.prepared = outcome.prepared
+        return self.create_lora_update_result(False, "\n".join(outcome.problems)) if outcome.problems else None
+
+    def _read(self, name: str, config: dict | None = None, tensors: dict | str | None = None) -> lora.Adapter:
+        """An adapter, of a folder or given, that fits this rank. tensors: or why there are none. AdapterError."""
+        try:
+            if isinstance(tensors, str):
+                raise lora.AdapterError(f"the tensors cannot be read: {tensors}")
+            if config is None:
+                folder = lora.locate_adapter(name)
+                config = lora.read_config(folder)
+                lora.check_config(config)
+                tensors = lora.read_tensors(folder)
+            adapter = lora.adapter(config, tensors)
+            if self.serves:
+                self._check(adapter)
+        except lora.AdapterError as error:
+            raise lora.AdapterError(f"{name}: {error}") from error
+        return adapter
 
     def _forgetting(self, lora_ref, result):
         if not result.success:
@@ -112,21 +147,10 @@ class MindSporeLoRAManager(LoRAManager):
         return result
 
     def load_lora_weights(self, lora_ref):
-        folder = lora.locate_adapter(lora_ref.lora_path)
-        self._keep(lora_ref, lora.read_config(folder), lora.read_tensors(folder))
+        self.loras[lora_ref.lora_id], self.prepared = self.prepared, None
 
     def load_lora_weights_from_tensors(self, lora_ref, tensors):
-        own = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}  # the sender may change its own
-        self._keep(lora_ref, self.configs[lora_ref.lora_id].hf_config, own)
-
-    def _keep(self, lora_ref, config, tensors):
-        try:
-            adapter = lora.adapter(config, tensors)
-            if hasattr(self, "layers"):
-                self._check(adapter)
-        except lora.AdapterError as error:
-            raise lora.AdapterError(f"{lora_ref.lora_path}: {error}") from error
-        self.loras[lora_ref.lora_id] = adapter
+        self.load_lora_weights(lora_ref)
 
     def _check(self, adapter):
         names = self._names()
@@ -165,8 +189,11 @@ class MindSporeLoRAManager(LoRAManager):
         self.layers = attach(self.network, self._names(), self._wanted, *sizes)
         self.embeddings = attach_embedding(self.network, self._names(), self._wanted, *sizes)
         self.heads = self._heads(*sizes)
+        nowhere = None
         if not (self.layers or self.embeddings or self.heads):
-            raise ValueError(f"--lora-target-modules {sorted(self.target_modules)}: the model has none of them")
+            nowhere = f"--lora-target-modules {sorted(self.target_modules)}: the model has none of them"
+        if all(problems_of_all_ranks(nowhere)):  # other stages may have some
+            raise ValueError(nowhere)
         for lora_id, adapter in self.loras.items():
             try:
                 self._check(adapter)
@@ -177,7 +204,9 @@ class MindSporeLoRAManager(LoRAManager):
         head = self.base_model.lm_head
         tied = self.network.lm_head is None
         own = self.network.model.embed_tokens if tied else self.network.lm_head
-        if head is None or not hasattr(own, "matrix"):
+        shard = self.network.config.shard
+        gathers = self.attn_dp_enabled and shard.head != shard.attention  # the rows of all attention DP ranks
+        if head is None or gathers or not hasattr(own, "matrix"):
             return []
         part = vocabulary_part("lm_head", own.matrix, self._names(), "weight")
         if not self._wanted((part,)):
@@ -201,7 +230,8 @@ class MindSporeLoRAManager(LoRAManager):
             eviction_policy=self.eviction_policy,
             lora_added_tokens_size=self.lora_added_tokens_size,
         )
-        self.fetch_new_loras({None})
+        # Those of attention DP ranks are pinned, and so have the same slots on all of them.
+        self.fetch_new_loras({None, *(self.loras if self.attn_dp_enabled else ())})
 
     def update_lora_info(self):
         """The layers know their memory."""
@@ -209,16 +239,25 @@ class MindSporeLoRAManager(LoRAManager):
     # ---- each step ----
 
     def prepare_lora_batch(self, forward_batch):
-        """SGLang makes another ForwardBatch of it before the step's inputs are made: see note_slots."""
+        """SGLang makes another ForwardBatch of it before the step's inputs are made: see note_slots.
+
+        Attention DP ranks call it at once, those that are idle too, and tell each other the slots of their tokens.
+        """
+        if self.attn_dp_enabled:
+            query_lens, _ = host_lengths(forward_batch)
+            own = np.repeat(self._slots(forward_batch), query_lens)
+            self.dp_lora_slots = np.concatenate(get_parallel().tp_group.all_gather_object(own))
 
     def note_slots(self, forward_batch) -> None:
         """Note the slot of each request's adapter with the ForwardBatch of which the step's inputs are made."""
-        slots = self.memory_pool.uid_to_buffer_id
-        found = [-1 if uid is None else slots[uid] for uid in forward_batch.lora_ids]
-        found = np.array(found, np.int32)
-        batches.note_lora_slots(forward_batch, found)
+        found = self._slots(forward_batch)
+        batches.note_lora_slots(forward_batch, found, self.dp_lora_slots)
         for head in self.heads:
             head.begin(forward_batch, found)
+
+    def _slots(self, forward_batch) -> np.ndarray:
+        slots = self.memory_pool.uid_to_buffer_id
+        return np.array([-1 if uid is None else slots[uid] for uid in forward_batch.lora_ids], np.int32)
 
     def reset_lora_batch(self):
         """An idle step has no requests."""

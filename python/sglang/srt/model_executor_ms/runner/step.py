@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.layers_ms.ops.metadata import BLOCKS, FULL, INPUT_IDS, REQUESTS, SWA, TOKENS, Field, HostStep
+from sglang.srt.layers_ms.ops.metadata import BLOCKS, DP_TOKENS, FULL, INPUT_IDS, REQUESTS, SWA, TOKENS, Field, HostStep
 
 
 def _rotary_positions(host: HostStep) -> np.ndarray:
@@ -32,6 +32,14 @@ def _tracks(host: HostStep) -> tuple[np.ndarray, np.ndarray]:
     return nowhere if host.tracks is None else host.tracks
 
 
+def _dp_lora_slots(host: HostStep) -> np.ndarray | None:
+    if not host.dp_tokens:
+        return None
+    if host.dp_lora_slots is None:
+        return np.full(sum(host.dp_tokens), -1, np.int32)
+    return host.dp_lora_slots.astype(np.int32)
+
+
 def _intermediate_rows(host: HostStep) -> np.ndarray:
     return np.full(len(host.seq_lens), -1, np.int32) if host.intermediate_rows is None else host.intermediate_rows
 
@@ -39,6 +47,7 @@ def _intermediate_rows(host: HostStep) -> np.ndarray:
 FIELDS = (
     Field("positions", (TOKENS,), build=_rotary_positions),  # rows of the rotary tables
     Field("lora_slots", (TOKENS,), build=_lora_slots, optional=True),  # of each token's adapter, -1: none
+    Field("dp_lora_slots", (DP_TOKENS,), build=_dp_lora_slots, optional=True),  # of the rows that DP ranks gather
     # MindSpore's attention kernels for Ascend read lengths on the host, and find them by the names of parameters.
     Field("query_lens", (REQUESTS,), build=lambda host: host.query_lens, graph_parameter="q_seq_lens"),
     Field("seq_lens", (REQUESTS,), build=lambda host: host.seq_lens, graph_parameter="batch_valid_length"),
@@ -72,6 +81,7 @@ class StepLayout:
     groups: tuple[tuple[str, str], ...]
     forward_mode: str = ""  # of ops.split_by_forward_mode
     dp_padded: bool = False  # as HostStep has it
+    dp_size: int = 1  # attention DP ranks
 
     @cached_property
     def pools(self) -> tuple[str, ...]:
@@ -115,7 +125,8 @@ def step_layout(
     """
     possible = (*FIELDS, *ops.metadata_fields(forward_mode, dp_size, dp_padded))
     fields = tuple(field for field in possible if not field.optional or field.name in optional)
-    return StepLayout(model_inputs, fields, ((FULL, FULL), (SWA, SWA if swa_pool else FULL)), forward_mode, dp_padded)
+    groups = ((FULL, FULL), (SWA, SWA if swa_pool else FULL))
+    return StepLayout(model_inputs, fields, groups, forward_mode, dp_padded, dp_size)
 
 
 # What a step begins with, by name: ids [T], or hidden states [T, hidden_size].

@@ -19,6 +19,7 @@ def step_inputs(
     dp_tokens=(),
     positions=None,
     lora_slots=None,
+    dp_lora_slots=None,
     state_slots=None,
     verifies=False,
     tracks=None,
@@ -27,13 +28,14 @@ def step_inputs(
 
     query_lens, seq_lens [B]; out_cache_loc [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each
     request. full_to_swa: of each slot, the one in the pool of sliding windows, page by page; None: there is one pool.
-    dp_tokens, positions, lora_slots, state_slots, tracks: as HostStep has them. verifies: whether all tokens are
-    drafts. B is 0 where a rank is idle beside others.
+    dp_tokens, positions, lora_slots, dp_lora_slots, state_slots, tracks: as HostStep has them. verifies: whether all
+    tokens are drafts. B is 0 where a rank is idle beside others.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
     rows = np.arange(len(query_lens), dtype=np.int32) if verifies and state_slots is not None else None
-    slots = dict(lora_slots=lora_slots, state_slots=state_slots, tracks=tracks, intermediate_rows=rows)
-    host = HostStep(query_lens, seq_lens, page_size, rotary_positions=positions, dp_tokens=dp_tokens, **slots)
+    slots = dict(lora_slots=lora_slots, dp_lora_slots=dp_lora_slots, state_slots=state_slots, intermediate_rows=rows)
+    more = dict(rotary_positions=positions, dp_tokens=dp_tokens, tracks=tracks)
+    host = HostStep(query_lens, seq_lens, page_size, **more, **slots)
     blocks = -(-seq_lens // page_size)
     tables = np.asarray(token_table)[:, : host.num_blocks * page_size : page_size] // page_size
     tables = np.where(np.arange(tables.shape[1]) < blocks[:, None], tables, 0).astype(np.int32)
@@ -111,7 +113,7 @@ def from_forward_batch(
         slots = {name: None if own is None else own[of] for name, own in slots.items()}
     elif isinstance(forward_batch, spec_trees.DraftStep) and forward_batch.branch_slots is not None:
         spec_trees.put_branches(forward_batch, seq_lens, table)
-    slots["verifies"] = _verifies(forward_batch)
+    slots |= dict(verifies=_verifies(forward_batch), dp_lora_slots=batches.dp_lora_slots(forward_batch))
     if states is not None and not slots["verifies"]:
         slots["tracks"] = state_tracks(forward_batch)
     return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens, **slots)

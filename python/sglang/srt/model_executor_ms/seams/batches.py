@@ -43,14 +43,22 @@ def _spread_input_embeds(forward_batch, batch) -> None:
     forward_batch.input_embeds = spread
 
 
-def note_lora_slots(forward_batch, slots) -> None:
-    """Keep the slot of each request's adapter, numpy [B] int32, with a ForwardBatch, for `lora_slots`."""
-    forward_batch.lora_slots = slots
+def note_lora_slots(forward_batch, slots, dp_slots=None) -> None:
+    """Keep the slot of each request's adapter, numpy [B] int32, with a ForwardBatch, for `lora_slots`.
+
+    dp_slots: of each token of all attention DP ranks, for `dp_lora_slots`.
+    """
+    forward_batch.lora_slots, forward_batch.dp_lora_slots = slots, dp_slots
 
 
 def lora_slots(forward_batch):
     """What `note_lora_slots` kept; None where no request can have an adapter."""
     return getattr(forward_batch, "lora_slots", None)
+
+
+def dp_lora_slots(forward_batch):
+    """What `note_lora_slots` kept of all attention DP ranks; None where there is one, or no adapter."""
+    return getattr(forward_batch, "dp_lora_slots", None)
 
 
 def fill_token_types() -> None:

@@ -101,6 +101,11 @@ def read_tensors_with(hook: Callable) -> None:
     hooks.around(WORKER + ".deserialize_own_rank", hook)
 
 
+def load_adapters_with(hook: Callable) -> None:
+    """hook(original, worker, request) around how a rank loads an adapter of a request's tensors."""
+    hooks.around(WORKER + ".load_lora_adapter_from_tensors", hook)
+
+
 def send_tensors_of_cpus() -> None:
     """Let tensors of a CPU be sent to other processes once SGLang has sent or received some.
 

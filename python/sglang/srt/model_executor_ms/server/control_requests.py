@@ -166,6 +166,19 @@ def read_tensors(original, worker, *arguments):
         return Unreadable(error)
 
 
+def load_adapter(original, worker, request):
+    """Around how a rank loads an adapter of a request's tensors: of those that it cannot read no rank loads one."""
+    manager = worker.model_runner.lora_manager
+    if get_parallel().pp_rank:  # the first stage has read it
+        return manager.load_lora_adapter_from_tensors(
+            request.to_ref(), {}, request.config_dict, request.added_tokens_config
+        )
+    try:
+        return original(worker, request)
+    except Exception as error:
+        return manager.refuse(request.to_ref(), str(error) or type(error).__name__)
+
+
 def keep_serving(explain_fault: Callable[[BaseException], str | None], drop: Callable, original, profiler, batch):
     """Around what a profiler does before each step: a profile that fails ends, and the server goes on.
 
