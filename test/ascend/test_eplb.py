@@ -152,8 +152,10 @@ def test_what_sglangs_updater_has_moved_is_where_graphs_look_from_then_on(checke
         return {1: [7]}
 
     monkeypatch.setattr(eplb.ExpertLocationUpdater, "update", moved)
-    updater = eplb.Updater()
+    followed = []
+    updater = eplb.Updater(SimpleNamespace(follow_experts=followed.append))  # adapters
     assert updater.update(layers, torch.tensor([0, 1, 2, 3, 1, 1]), [1], nnodes=1, rank=0) == {1: [7]}
+    assert followed == [layers[1]]
     tables = [experts.logical_to_physical_map.asnumpy().tolist() for experts in layers.values()]
     assert tables[0] == [[2, 1, 2, 0], [1, 3, 0, 0], [1, 4, 0, 0], [2, 0, 5, 0]]
     assert tables[1] == [[1, 0, 0, 0], [3, 1, 4, 5], [1, 2, 0, 0], [1, 3, 0, 0]]

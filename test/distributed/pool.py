@@ -231,6 +231,7 @@ def _move(state, layout, places, meeting):
             )
         experts.set_physical_experts(places[layer])
         ops.renew(experts.logical_to_physical_map)
+        state.part.adapters.follow_experts(experts)
 
 
 def _replay(state, layout, steps, inputs, hidden_states):

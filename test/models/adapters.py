@@ -9,6 +9,7 @@ import torch
 from models.tiny import hugging_face
 
 from sglang.srt.layers_ms.lora_attach import attach
+from sglang.srt.model_executor_ms.runner.lora import MindSporeLoRAManager, MindSporeLoRAMemoryPool
 from sglang.srt.model_loader_ms import lora
 from sglang.srt.model_loader_ms.loader import Wanted
 
@@ -69,10 +70,18 @@ def fill(layers, slot: int, adapter: lora.Adapter, rank: int = MAX_RANK, elsewhe
         layer.renew()
 
 
-def with_adapters(network, folder: Path) -> None:
-    """Give a network the adapters beside its checkpoint, if there are any: in slots 0, 1, ..."""
+def with_adapters(network, folder: Path) -> MindSporeLoRAManager:
+    """Give a network the adapters beside its checkpoint, if there are any: in slots 0, 1, ...
+
+    -> what knows of them when experts move.
+    """
+    manager = object.__new__(MindSporeLoRAManager)
+    manager.memory_pool = object.__new__(MindSporeLoRAMemoryPool)
+    manager.memory_pool.kind, manager.memory_pool.written = "cpu", {}
     found = sorted(Path(folder, BESIDE).glob("*"))
     layers = with_room(network) if found else []
     elsewhere = [f"{cell}." for cell in network.other_stages]
     for slot, one in enumerate(found):
-        fill(layers, slot, load(one), elsewhere=elsewhere)
+        manager.memory_pool.written[slot] = adapter = load(one)
+        fill(layers, slot, adapter, elsewhere=elsewhere)
+    return manager

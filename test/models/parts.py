@@ -55,7 +55,7 @@ class Part:
     def __init__(self, folder, stage: Stage, dtype="float32", shard: Shard | None = None, compiled=True):
         self.network = built(folder, stage, dtype, shard)
         load_weights(self.network, check_weights(self.network, folder), progress=False)
-        with_adapters(self.network, folder)
+        self.adapters = with_adapters(self.network, folder)
         self.config = config = self.network.config
         specs = cache_specs(self.network)
         self.pool = pool_of(specs, getattr(torch, dtype), self.page_size, pool_class(specs))

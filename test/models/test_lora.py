@@ -11,7 +11,7 @@ from models.adapters import ALL, BESIDE, LATENT, MAX_RANK, PACKED, adapted, adap
 from models.harness import PagedModel, Requests, assert_logits_close
 from models.test_logits import LIMITS, chunks, mixed_batch, prompts
 from models.test_quantized import FOLDER, LIMIT, stated
-from models.test_ranks import LAYOUTS, check
+from models.test_ranks import LAYOUTS, PLACES, check
 from models.tiny import save
 from tiers import mostly_slow
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -220,6 +220,11 @@ def test_ranks_say_what_one_process_says_with_the_same_adapters(four, tmp_path, 
     experts = ["EP 2", "attention DP 2, EP 2"] if "target_parameters" in RANKS[variant] else []
     for layout in ("TP 2", "TP 4", "PP 2", "attention DP 2", *experts):
         check(four.together(folder, LAYOUTS[layout], steps), wanted)
+    if experts:
+        layout = LAYOUTS["EP 2 with replicas"]
+        check(four.together(folder, layout, steps), wanted)
+        four.move(layout, PLACES[::-1], tmp_path / "meeting")
+        check(four.again(layout, steps), wanted)
 
 
 @ON_CPU
@@ -252,7 +257,7 @@ def test_a_quantized_base_with_an_adapter_is_the_dequantized_one_with_it(table, 
 def test_a_request_on_its_way_to_an_adapter_that_is_unloaded_meanwhile_still_has_it():
     written = []
     pool = object.__new__(MindSporeLoRAMemoryPool)
-    pool.layers, pool.embeddings, pool.kind, pool.unloaded = [], [], "cpu", {}
+    pool.layers, pool.embeddings, pool.kind, pool.unloaded, pool.written = [], [], "cpu", {}, {}
     pool.heads = [SimpleNamespace(put=lambda slot, adapter: written.append((slot, adapter)))]
     pool.remove_lora = lambda uid: None
     manager = object.__new__(MindSporeLoRAManager)

@@ -16,8 +16,8 @@ from sglang.srt.model_executor_ms.seams import batches
 SECONDS = 1
 OWN = {  # what they add to SGLang's
     MindSporeLoRAManager: {"__init__", "_forgetting", "_prepare", "_read", "_check", "_names", "_wanted", "_heads"}
-    | {"note_slots", "refuse", "_slots"},
-    MindSporeLoRAMemoryPool: {"__init__", "_write"},
+    | {"note_slots", "refuse", "_slots", "follow_experts"},
+    MindSporeLoRAMemoryPool: {"__init__", "_write", "rewrite"},
 }
 
 

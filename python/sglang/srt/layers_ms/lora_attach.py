@@ -46,7 +46,7 @@ def attach(
     """Give the decoder's layers that are wanted room for adapters, before the network is compiled.
 
     Routers and gates have none. names: what the checkpoint calls the network's tensors. What the table has no operators
-    for has no room either, nor have experts to which rows are dispatched, or which move.
+    for has no room either, nor have experts to which rows are dispatched.
     """
     found, gathered = [], _gathered(network)
     network.optional_fields = (*network.optional_fields, LORA_SLOTS, *([DP_LORA_SLOTS] if gathered else []))
@@ -59,7 +59,7 @@ def attach(
         made = []
         if multiplies:
             made = _linear(path, layer, layer.matrices().values(), names, wanted, (max_loras, rank))
-        elif inner and isinstance(layer, Experts) and not (layer.dispatch or layer.is_placed):
+        elif inner and isinstance(layer, Experts) and not layer.dispatch:
             made = _experts(path, layer, names, wanted, (max_loras, rank))
         for one in made if path.startswith(gathered) else ():
             one.slots = DP_LORA_SLOTS
@@ -83,10 +83,11 @@ def _linear(path, layer, matrices, names, wanted, room) -> list[LoRA]:
 
 
 def _experts(path, layer, names, wanted, room) -> list[LoRA]:
-    stacks = {name: expert_parts(path, matrix, names) for name, matrix in layer.matrices().items()}
-    if not any(wanted(known) for _, known in stacks.values()):
+    def described(name):
+        return lambda: expert_parts(path, layer.matrices()[name], names)
+
+    stacks = described("gate_up"), described("down")
+    if not any(wanted(known) for _, known in (stack() for stack in stacks)):
         return []
-    layer.gate_up_lora, layer.down_lora = (
-        ExpertsLoRA(*stacks[name], layer.dtype, *room) for name in ("gate_up", "down")
-    )
+    layer.gate_up_lora, layer.down_lora = (ExpertsLoRA(stack, layer.dtype, *room) for stack in stacks)
     return [layer.gate_up_lora, layer.down_lora]

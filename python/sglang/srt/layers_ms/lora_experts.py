@@ -1,6 +1,6 @@
 """Low-rank adapters of single experts of a mixture: the slots in which its two stacks have them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 
 from sglang.srt.layers_ms.lora import LoRA, LoRAPart
 from sglang.srt.layers_ms.quantization.base import Matrix
@@ -13,10 +13,16 @@ class ExpertsLoRA(LoRA):
     Place e * max_loras + s of lora_a, lora_b and ranks is what the adapter in slot s has for expert e of the rank.
     """
 
-    def __init__(self, experts: Sequence, known: Sequence[LoRAPart], dtype, max_loras: int, rank: int):
-        """experts, known: as of expert_parts."""
+    def __init__(self, described: Callable, dtype, max_loras: int, rank: int):
+        """described: function of nothing -> experts and what is known, as of expert_parts, where experts are now."""
+        experts, _ = described()
         super().__init__([forms[0] for forms in experts[0]], dtype, len(experts) * max_loras, rank)
-        self.parts, self.experts, self.max_loras = tuple(known), tuple(experts), max_loras
+        self.described, self.max_loras = described, max_loras
+        self.locate()
+
+    def locate(self) -> None:
+        """Know where experts are now. What is in slots is still where they were."""
+        self.experts, self.parts = map(tuple, self.described())
 
     def places(self, slot):
         return [(number * self.max_loras + slot, parts) for number, parts in enumerate(self.experts)]

@@ -91,8 +91,12 @@ class ExpertCounter:
 class Updater(ExpertLocationUpdater):
     """SGLang's, which moves weights to where experts are to be; then our tokens are sent there.
 
-    Of each layer it is given its Experts, which know what to move.
+    Of each layer it is given its Experts, which know what to move. adapters: a MindSporeLoRAManager, or None.
     """
+
+    def __init__(self, adapters=None):
+        super().__init__()
+        self.adapters = adapters
 
     def update(self, routed_experts_weights_of_layer, new_expert_location_metadata, update_layer_ids, **where):
         missing = {}
@@ -102,10 +106,12 @@ class Updater(ExpertLocationUpdater):
                 missing |= super().update({layer_id: moved}, new_expert_location_metadata, [layer_id], **where)
             experts.set_physical_experts(physical_to_logical_map()[layer_id])
             ops.renew(experts.logical_to_physical_map)
+            if self.adapters is not None:
+                self.adapters.follow_experts(experts)
         return missing
 
 
 def prepare(model_runner) -> None:
     """Let SGLang's manager and recorder work with a MindSpore model. Once, after the model was loaded."""
-    parallel.set_expert_updater(model_runner, Updater())
+    parallel.set_expert_updater(model_runner, Updater(model_runner.lora_manager))
     parallel.record_without_gpu(get_global_expert_distribution_recorder())

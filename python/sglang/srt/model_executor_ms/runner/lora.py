@@ -33,6 +33,7 @@ class MindSporeLoRAMemoryPool(LoRAMemoryPool):
         """layers: LoRA cells; embeddings: EmbeddingLoRA cells; heads: of HeadLoRA. kind: of the device of all."""
         self.layers, self.embeddings, self.heads, self.kind = layers, embeddings, heads, kind
         self.unloaded = {}  # by SGLang's id, the last one at the end
+        self.written = {}  # slot -> its adapter
         super().__init__(**options)
 
     def init_buffers(self, base_model):
@@ -44,6 +45,7 @@ class MindSporeLoRAMemoryPool(LoRAMemoryPool):
 
     def _write(self, buffer_id: int, adapter: lora.Adapter | None) -> None:
         device.synchronize(self.kind)  # a step before may still read the slot
+        self.written[buffer_id] = adapter
         for layer in self.layers:
             lora.put(layer, buffer_id, adapter)
             layer.renew()
@@ -52,6 +54,15 @@ class MindSporeLoRAMemoryPool(LoRAMemoryPool):
             embedding.renew()
         for head in self.heads:
             head.put(buffer_id, adapter)
+        device.synchronize(self.kind)
+
+    def rewrite(self, layers) -> None:
+        """Write again what these layers have of the adapters in slots: the layers hold other experts now."""
+        device.synchronize(self.kind)
+        for layer in layers:
+            for buffer_id, adapter in self.written.items():
+                lora.put(layer, buffer_id, adapter)
+            layer.renew()
         device.synchronize(self.kind)
 
     def load_lora_weight_to_buffer(self, uid, buffer_id, lora_adapter, *_modules):
@@ -235,6 +246,13 @@ class MindSporeLoRAManager(LoRAManager):
 
     def update_lora_info(self):
         """The layers know their memory."""
+
+    def follow_experts(self, experts) -> None:
+        """Experts, of a layer, have moved: what adapters have for them goes where they are now. Between steps."""
+        layers = [layer for layer in (experts.gate_up_lora, experts.down_lora) if layer is not None]
+        for layer in layers:
+            layer.locate()
+        self.memory_pool.rewrite(layers)
 
     # ---- each step ----
 
