@@ -109,6 +109,13 @@ MUTATIONS = (
         "test/ascend/test_lora.py",
     ),
     Mutation(
+        "adapters of all slots added to each expert's rows",
+        f"{ASCEND}/lora_experts.py",
+        "kernels.select(kept, hidden, _zero(rows.dtype))",
+        "hidden",
+        "test/ascend/test_lora.py",
+    ),
+    Mutation(
         "adapters lost when weights come anew",
         "python/sglang/srt/layers_ms/lora.py",
         "leaves the adapters as they are.\n    process_weights_after_loading = renew\n",

@@ -11,18 +11,25 @@ from models.tiny import hugging_face, save
 from .model import PAGE, NpuModel
 
 SECONDS = 10
-VARIANT, DTYPE, ROOM = "llama@32", "float16", 8
+DTYPE, ROOM = "float16", 8
+STACKS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+EXPERTS = dict(target_modules=["q_proj"], target_parameters=STACKS)
+CONFIGS = {
+    "llama@32": (dict(target_modules=ALL), dict(target_modules=["q_proj", "v_proj", "down_proj"])),
+    "qwen3_moe@16": (EXPERTS, dict(target_modules=[], target_parameters=STACKS[1:])),
+}
 
 
 @pytest.fixture
-def folders(tmp_path):
+def folders(tmp_path, request):
     """The model's folder and PEFT's models of two adapters, whose folders are beside it."""
-    model = hugging_face(VARIANT, DTYPE)
-    configs = {"a": dict(r=4, target_modules=ALL), "b": dict(r=6, target_modules=["q_proj", "v_proj", "down_proj"])}
+    variant = getattr(request, "param", "llama@32")
+    model = hugging_face(variant, DTYPE)
     found = {
-        name: adapted(model, tmp_path / name, seed, **config) for seed, (name, config) in enumerate(configs.items())
+        name: adapted(model, tmp_path / name, seed, r=4 + 2 * seed, **config)
+        for seed, (name, config) in enumerate(zip("ab", CONFIGS[variant], strict=True))
     }
-    return save(VARIANT, tmp_path / "model", DTYPE), tmp_path, found
+    return save(variant, tmp_path / "model", DTYPE), tmp_path, found
 
 
 def serve(requests, ids):
@@ -31,6 +38,7 @@ def serve(requests, ids):
     return {name: np.concatenate([first[name], last[name]]) for name in last}
 
 
+@pytest.mark.parametrize("folders", CONFIGS, indirect=True)
 def test_captured_and_uncaptured_steps_add_what_each_rows_adapter_does(checked, monkeypatch, folders):
     folder, path, references = folders
     ids, layers = prompts() | {"one more": np.arange(17) * 5 % 131}, []

@@ -161,6 +161,13 @@ def test_an_adapter_comes_as_tensors(server, adapters, wanted, shared_by_name):
     assert server.post("/unload_lora_adapter", {"lora_name": "sent"}).ok
 
 
+def test_weights_that_come_anew_leave_adapters_as_they_are(server, wanted):
+    assert server.post("/update_weights_from_disk", {"model_path": MODEL}).json()["success"]
+    ids, names = [prompt(seed) for seed in range(800, 803)], ["a", None, "b"]
+    found, _ = generate(server, ids, names)
+    assert found == [wanted(*each) for each in zip(ids, names, strict=True)]
+
+
 def test_openais_client_names_an_adapter_behind_the_model(server, wanted):
     client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none")
     tokenizer = Reference().tokenizer

@@ -50,16 +50,16 @@ def attach(
     """
     found, gathered = [], _gathered(network)
     network.optional_fields = (*network.optional_fields, LORA_SLOTS, *([DP_LORA_SLOTS] if gathered else []))
-    inner = ops.capabilities().inner_lora
+    can = ops.capabilities()
     for path, layer in list(network.cells_and_names()):
         if not path.startswith(DECODER):
             continue
-        latent = inner and isinstance(layer, KVBProj) and layer.takes_adapters
+        latent = can.latent_lora and isinstance(layer, KVBProj) and layer.takes_adapters
         multiplies = layer.kind == LINEAR if isinstance(layer, Linear) else latent
         made = []
         if multiplies:
             made = _linear(path, layer, layer.matrices().values(), names, wanted, (max_loras, rank))
-        elif inner and isinstance(layer, Experts) and not layer.dispatch:
+        elif can.experts_lora and isinstance(layer, Experts) and not layer.dispatch:
             made = _experts(path, layer, names, wanted, (max_loras, rank))
         for one in made if path.startswith(gathered) else ():
             one.slots = DP_LORA_SLOTS

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.lora import LoRA, LoRAPart
 from sglang.srt.layers_ms.quantization.base import Matrix
 from sglang.srt.model_loader_ms.names import TensorNames
@@ -19,10 +20,17 @@ class ExpertsLoRA(LoRA):
         super().__init__([forms[0] for forms in experts[0]], dtype, len(experts) * max_loras, rank)
         self.described, self.max_loras = described, max_loras
         self.locate()
+        ops.prepack_experts_lora(self.lora_a, self.lora_b, max_loras, self.widths)
 
     def locate(self) -> None:
         """Know where experts are now. What is in slots is still where they were."""
         self.experts, self.parts = map(tuple, self.described())
+
+    def renew(self):
+        super().renew()
+        ops.prepack_experts_lora(self.lora_a, self.lora_b, self.max_loras, self.widths)
+
+    process_weights_after_loading = renew
 
     def places(self, slot):
         return [(number * self.max_loras + slot, parts) for number, parts in enumerate(self.experts)]

@@ -7,8 +7,8 @@ import importlib
 import logging
 
 from .contract import *  # noqa: F403 - the contract's signatures are what editors and readers see
+from .host_rows import Rows as Rows
 from .table import METHODS, OPERATORS, Capabilities, OperatorTable, OperatorTableError
-from .table import Rows as Rows
 
 logger = logging.getLogger(__name__)
 

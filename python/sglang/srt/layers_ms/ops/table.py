@@ -17,6 +17,7 @@ import numpy as np
 from mindspore import Tensor
 
 from sglang.srt.layers_ms.ops import contract
+from sglang.srt.layers_ms.ops.host_rows import Rows, check_rows
 from sglang.srt.layers_ms.ops.metadata import Field, HostStep
 
 OPERATORS = tuple(name for name, value in vars(contract).items() if inspect.isfunction(value))
@@ -32,20 +33,6 @@ class SingleBlock(NamedTuple):
     forward_mode: str
     max_context: int  # tokens
     max_requests: int
-
-
-class Rows(NamedTuple):
-    """Rows of memory of the host."""
-
-    address: int  # of row 0
-    stride: int  # bytes from a row to the next one
-    numbers: np.ndarray  # int64: of which rows
-
-
-def check_rows(target: Rows, source: Rows) -> None:
-    """ValueError if there are not as many rows of one as of the other."""
-    if len(target.numbers) != len(source.numbers):
-        raise ValueError(f"{len(source.numbers)} rows are to fill {len(target.numbers)}")
 
 
 @dataclass(frozen=True)
@@ -64,7 +51,8 @@ class Capabilities:
     fractal_weights: bool = False  # whether matrices are kept in a layout of the device's own
     multi_host: bool = True  # whether ranks on several hosts reach each other
     triton: bool = False  # whether SGLang's kernels that hand out pages run
-    inner_lora: bool = False  # whether fused_experts, quant_experts and mla_attention take adapters
+    experts_lora: bool = False  # whether fused_experts and quant_experts take adapters
+    latent_lora: bool = False  # whether mla_attention does
     intermediate_states: bool = False  # whether operators with a state keep that behind each draft
 
 
@@ -325,6 +313,12 @@ class OperatorTable:
 
     def prepack_experts(self, weight) -> None:
         """As prepack_linear, of a stack that `fused_experts` reads."""
+
+    def prepack_experts_lora(self, lora_a, lora_b, max_loras: int, parts: tuple[int, ...]) -> None:
+        """Rearrange what adapters have for experts, as contract_lora.py has it, for fused_experts and quant_experts.
+
+        Once when it is made, and whenever it was renewed: `host` is left as it is. parts: as of add_lora.
+        """
 
     def unpack_linear(self, weight) -> None:
         """Undo prepack_linear: `weight.host`, which has been fetched, is as it was loaded."""

@@ -7,6 +7,7 @@ from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend.dense import gelu_of_halves
+from sglang.srt.layers_ms.ops.ascend.lora_experts import add_sorted_lora, slots_of_tokens
 from sglang.srt.layers_ms.ops.metadata import FULL
 
 MOST_EXPERTS, MOST_IN_A_GROUP, GROUPS = 256, 32, 8  # that FusedAddTopKDiv sorts: 32 at once, in 8 groups if more
@@ -136,6 +137,14 @@ def sorted_by_expert(x, experts, weights, first, held, divided):
     return rows, places, kernels.cast(counts, mstype.int64), weights
 
 
+def sorted_slots(lora, dtype, experts, weights, first, held, divided):
+    """Which columns of down's factors of all slots are of the adapter of each of the rows of sorted_by_expert."""
+    slots, _, _, ranks, down_a, *_ = lora
+    marked = slots_of_tokens(slots, ranks.shape[0] // held, down_a.shape[-1], dtype)
+    own, *_ = sorted_by_expert(marked, experts, weights, first, held, divided)
+    return own
+
+
 def sum_by_token(found, places, counts, weights, divided):
     if divided:  # rows of other ranks' experts hold what was in memory, and 0 times that may be no number
         own = kernels.greater(kernels.cast(kernels.total(counts), mstype.int32), kernels.numbered(places))
@@ -158,15 +167,18 @@ def fused_experts(
     count=None,
     lora=None,
 ):
-    if lora is not None:
-        raise NotImplementedError("adapters of experts: no such kernel")
     held, _, columns = gate_up.shape  # as prepack_experts leaves it: [E, h, 2 * n], gate before up
     divided = count is not None and count != held
     rows, places, counts, weights = sorted_by_expert(x, experts, weights, first, held, divided)
+    own = None if lora is None else sorted_slots(lora, x.dtype, experts, weights, first, held, divided)
     inner_bias = None if gate_up_bias is None else gate_up_bias.reshape(held, columns)
     inner = kernels.grouped_matmul(rows, gate_up, as_bias(inner_bias), counts)
+    if lora is not None:
+        inner = add_sorted_lora(inner, rows, own, lora[1], lora[2], counts)
     inner = gated(inner, activation, alpha, limit)
     found = kernels.grouped_matmul(inner, down, as_bias(down_bias), counts)
+    if lora is not None:
+        found = add_sorted_lora(found, inner, own, lora[4], lora[5], counts)
     return sum_by_token(found, places, counts, weights, divided)
 
 

@@ -70,6 +70,7 @@ def _capabilities(chip: str, chosen: Profile) -> Capabilities:
         all_reduce_norm_fusion=chosen.summed,
         single_block=SingleBlock(SINGLE_BLOCK, SINGLE_BLOCK_KEYS, SINGLE_BLOCK_REQUESTS),
         fractal_weights=chosen.fractal,
+        experts_lora=not chosen.fractal,
         multi_host=chosen.hosts,
         triton=chosen.triton,
     )

@@ -7,7 +7,8 @@ from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.layers_ms.ops.ascend.dense import embedding
-from sglang.srt.layers_ms.ops.ascend.experts import as_bias, gated, sorted_by_expert, sum_by_token
+from sglang.srt.layers_ms.ops.ascend.experts import as_bias, gated, sorted_by_expert, sorted_slots, sum_by_token
+from sglang.srt.layers_ms.ops.ascend.lora_experts import add_sorted_lora
 
 
 def quant_linear(x, weight, scale, offset, input_scale, input_offset, bias, kind, group, activations):
@@ -72,28 +73,35 @@ def quant_experts(
     count=None,
     lora=None,
 ):
-    if lora is not None:
-        raise NotImplementedError("adapters of experts: no such kernel")
     if activations == "int8" and (gate_up_bias is not None or down_bias is not None):
         raise NotImplementedError("experts of rounded rows with biases: GroupedMatmulV4 adds none to such products")
     held = gate_up.shape[0]
     divided = count is not None and count != held
     rows, places, counts, weights = sorted_by_expert(x, experts, weights, first, held, divided)
+    own = None if lora is None else sorted_slots(lora, x.dtype, experts, weights, first, held, divided)
     if activations == "float" or gate_up_scale.dtype == x.dtype:  # as int4 has them where products are not bfloat16
         inner = _weight_only(rows, gate_up, gate_up_scale, gate_up_offset, gate_up_bias, counts)
-        inner = gated(inner, activation, alpha, limit)
+        inner = gated(_adapted(inner, rows, own, lora, 1, counts), activation, alpha, limit)
         found = _weight_only(inner, down, down_scale, down_offset, down_bias, counts)
     else:
         rounded, steps = kernels.dynamic_quant(rows)
-        if activation == "silu" and gate_up_kind == "int8":
+        if activation == "silu" and gate_up_kind == "int8" and lora is None:
             sums = kernels.grouped_int_matmul(rounded, gate_up, counts)
             scale = gate_up_scale.reshape(held, -1)
             rounded, steps = kernels.dequant_swiglu_quant(sums, scale, steps.reshape(-1, 1), counts)
         else:
             inner = _rounded_product(rounded, steps, gate_up, gate_up_scale, gate_up_offset, counts)
-            rounded, steps = kernels.dynamic_quant(gated(inner, activation, alpha, limit))
+            inner = gated(_adapted(inner, rows, own, lora, 1, counts), activation, alpha, limit)
+            rounded, steps = kernels.dynamic_quant(inner)
         found = _rounded_product(rounded, steps, down, down_scale, down_offset, counts)
+    if lora is not None:
+        found = _adapted(found, inner, own, lora, 4, counts)
     return sum_by_token(found, places, counts, weights, divided)
+
+
+def _adapted(y, rows, own, lora, place, counts):
+    """y, and what adapters add to it: lora has the factors from `place` on."""
+    return y if lora is None else add_sorted_lora(y, rows, own, lora[place], lora[place + 1], counts)
 
 
 def _rounded_product(rounded, steps, matrices, scale, sums, counts):

@@ -5,6 +5,8 @@ import ctypes
 import numpy as np
 from mindspore import Tensor
 
+from sglang.srt.layers_ms.ops.ascend import kernels
+
 
 def _host(weight) -> np.ndarray:
     """What the loader filled, in the shape in which it did; or a copy of a tensor that it did not make.
@@ -22,13 +24,13 @@ def prepack_stack(weight) -> None:
 
     Grouped products want inputs as rows, and weights without a Reshape, which might copy them at every step.
     """
-    _put(weight, _turned(_host(weight)))
+    put_stack(weight, _turned(_host(weight)))
 
 
 def prepack_matrix(weight) -> None:
     """[out, in] becomes [in, out], as prepack_stack has it."""
     (turned,) = _turned(_host(weight)[None])
-    _put(weight, turned)
+    put_stack(weight, turned)
 
 
 def unpack_stack(weight) -> None:
@@ -58,12 +60,13 @@ def _turned(host: np.ndarray) -> np.ndarray:
     return packed
 
 
-def _put(weight, packed: np.ndarray) -> None:
+def put_stack(weight, packed: np.ndarray) -> None:
+    """Let a parameter have these values, and their shape."""
     value = Tensor.from_numpy(packed).view(weight.dtype)
     if weight.shape == value.shape:  # packed before, and known to captured graphs by its address
         weight.copy_(value)
         return
-    weight.assign_value(value)
+    weight.assign_value(kernels.to_device(value) if getattr(weight, "on_device", False) else value)
     if getattr(weight, "param_info", None) is not None:
         weight.param_info.parameter_shape = list(packed.shape)
 

@@ -13,6 +13,7 @@ from sglang.srt.layers_ms.ops.ascend import (
     gates,
     host,
     lora,
+    lora_experts,
     metadata,
     mla,
     quant,
@@ -27,6 +28,7 @@ from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
 OPERATORS = (
     dense,
     lora,
+    lora_experts,
     attention,
     mla,
     experts,

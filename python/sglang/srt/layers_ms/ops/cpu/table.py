@@ -26,9 +26,10 @@ from sglang.srt.layers_ms.ops.cpu import (
     vision,
 )
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS
+from sglang.srt.layers_ms.ops.host_rows import check_rows
 from sglang.srt.layers_ms.ops.metadata import Field
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
-from sglang.srt.layers_ms.ops.table import Capabilities, check_rows
+from sglang.srt.layers_ms.ops.table import Capabilities
 
 _library = library.library
 
@@ -58,7 +59,8 @@ class CpuTable(
         compute_dtypes={str(dtype).lower(): str(dtype).lower() for dtype in FORMATS},
         kv_cache_dtypes=("auto", "fp8_e4m3"),
         static_graphs=True,
-        inner_lora=True,
+        experts_lora=True,
+        latent_lora=True,
         intermediate_states=True,
     )
 

@@ -27,7 +27,9 @@ class ReferenceTable(OperatorTable, operators=OPERATORS):
     """Weights and activations are float32, whatever a user asks for. Computes on one rank."""
 
     capabilities = Capabilities(
-        compute_dtypes=dict.fromkeys(("float32", "float16", "bfloat16"), "float32"), inner_lora=True
+        compute_dtypes=dict.fromkeys(("float32", "float16", "bfloat16"), "float32"),
+        experts_lora=True,
+        latent_lora=True,
     )
 
     def start(self, processors):
