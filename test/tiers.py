@@ -6,7 +6,7 @@ that are marked slow: without and with these.
 
 import ast
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -31,6 +31,13 @@ def mostly_slow(cases: Iterable, quick: Callable[..., bool]) -> list:
     values = [case if isinstance(case, tuple) else (case,) for case in cases]
     assert any(quick(*case) for case in values), "then `make test` would run none of them"
     return [pytest.param(*case, marks=() if quick(*case) else SLOW) for case in values]
+
+
+def of_dtypes(cases: Sequence, dtypes: Iterable) -> list:
+    """Parameters (case, dtype), slow but for all cases in the first dtype, and the first case in the others."""
+    first, *others = dtypes
+    both = [(case, dtype) for dtype in (first, *others) for case in cases]
+    return mostly_slow(both, lambda case, dtype: dtype == first or case == cases[0])
 
 
 def offenders(check: Callable, cases: Iterable) -> list[str]:

@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import SLOW
 
-SECONDS = 30
+SECONDS = 1, 30
+pytestmark = SLOW  # one more framework: others show how each is found and served
 MODEL = Path(__file__).parents[2] / "ms_example/demo_model"
 
 # The other distribution's only module. It knows SGLang's seams, the registry and nothing of MindSpore.

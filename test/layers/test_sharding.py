@@ -24,6 +24,7 @@ from layers.shares import (
     same,
 )
 from mindspore import nn
+from tiers import mostly_slow
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import (
@@ -49,7 +50,7 @@ from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.llama import LlamaConfig
 
-SECONDS = 25
+SECONDS = 15, 25
 pytestmark = pytest.mark.usefixtures("table")
 
 
@@ -245,12 +246,20 @@ def whole_attention(table, kv_heads, norm="head"):
     return attention(Shard(), kv_heads, norm)
 
 
-@pytest.mark.parametrize("size, kv_heads", [(2, 1), (2, 4), (4, 2)])
+RANKS = [(table, *case) for table in ("reference", "cpu") for case in ((2, 1), (2, 4), (4, 2))]
+RANKS = mostly_slow(RANKS, lambda table, size, kv_heads: table == "cpu" or kv_heads < size)
+
+
+@pytest.mark.parametrize("table, size, kv_heads", RANKS, indirect=["table"])
 def test_attention_adds_up_with_divided_and_with_replicated_key_value_heads(partial_results, table, size, kv_heads):
     close(sum(attention(shard, kv_heads) for shard in ranks(size)), whole_attention(table, kv_heads))
 
 
-@pytest.mark.parametrize("norm, kv_heads", [("heads", 4), ("heads", 1), ("each head", 4)])
+NORMED = [(table, *case) for table in ("reference", "cpu") for case in (("heads", 4), ("heads", 1), ("each head", 4))]
+NORMED = mostly_slow(NORMED, lambda table, norm, kv_heads: table == "cpu" or norm == "each head")
+
+
+@pytest.mark.parametrize("table, norm, kv_heads", NORMED, indirect=["table"])
 def test_each_rank_has_the_norms_of_its_heads(partial_results, table, norm, kv_heads):
     close(sum(attention(shard, kv_heads, norm) for shard in ranks(2)), whole_attention(table, kv_heads, norm))
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from models.harness import PagedModel, Requests
+from tiers import mostly_slow
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-SECONDS = 20
+SECONDS = 15, 20
 FOLDER = Path(__file__).parents[2] / "ms_example/demo_model"
 WINDOW, WINDOWS = 128, 6
 
@@ -50,7 +51,11 @@ def test_the_model_has_learnt_what_the_documentation_looks_like(wanted):
     assert wanted < 22  # 2,048 for one that knows nothing
 
 
-@pytest.mark.parametrize("dtype, limit", [("float32", 1e-4), ("bfloat16", 1e-2)])
+CASES = [(table, *case) for table in ("reference", "cpu") for case in (("float32", 1e-4), ("bfloat16", 1e-2))]
+CASES = mostly_slow(CASES, lambda table, dtype, _: table == "cpu" or dtype == "float32")
+
+
+@pytest.mark.parametrize("table, dtype, limit", CASES, indirect=["table"])
 def test_its_perplexity_through_us_equals_that_through_transformers(table, windows, wanted, dtype, limit):
     model = PagedModel(FOLDER, dtype)
     requests = Requests(model, page_size=4)

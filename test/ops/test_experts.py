@@ -6,13 +6,14 @@ import pytest
 import torch
 from mindspore import nn
 from ops.numpy_reference import ACTIVATIONS, call, close, draw, product
+from tiers import of_dtypes
 from transformers.models.phimoe.modeling_phimoe import sparsemixer
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_loader_ms.weight_slice import parameter
 
-SECONDS = 15
+SECONDS = 10, 15
 pytestmark = pytest.mark.usefixtures("table")
 
 ALPHA, LIMIT = 1.3, 0.8
@@ -94,13 +95,14 @@ def rounded(dtype, *shape, seed=0, scale=1.0):
 
 
 # tokens, width, size, experts, top_k: whole blocks of columns, none, and some with columns left; a few rows and many
-SHAPES = [(1, 64, 128, 9, 3), (7, 60, 38, 5, 2), (5, 33, 21, 4, 4), (230, 80, 84, 3, 2)]
+SHAPES = [(230, 80, 84, 3, 2), (1, 64, 128, 9, 3), (7, 60, 38, 5, 2), (5, 33, 21, 4, 4)]
+CASES = of_dtypes(SHAPES, ["float32", "float16", "bfloat16"])
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("shape, dtype", CASES, ids=str)
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("tokens, width, size, experts, top_k", SHAPES)
-def test_tokens_get_the_weighted_sum_of_what_their_experts_make(tokens, width, size, experts, top_k, biased, dtype):
+def test_tokens_get_the_weighted_sum_of_what_their_experts_make(shape, biased, dtype):
+    tokens, width, size, experts, top_k = shape
     activation = "clamped_silu" if biased else "silu"
     (x, x_), (gate_up, gate_up_), (down, down_), (inner, inner_), (outer, outer_) = (
         rounded(dtype, *shape, seed=seed, scale=shape[-1] ** -0.5 if len(shape) > 2 else 1.0)
@@ -170,9 +172,9 @@ def test_experts_have_the_activations_of_dense_layers(activation):
     close(found, mixed(x, gate_up, None, down, None, weights, chosen, activation))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("tokens, width, size, experts, top_k", SHAPES)
-def test_experts_without_a_gate_square_what_is_positive(tokens, width, size, experts, top_k, dtype):
+@pytest.mark.parametrize("shape, dtype", CASES, ids=str)
+def test_experts_without_a_gate_square_what_is_positive(shape, dtype):
+    tokens, width, size, experts, top_k = shape
     (x, x_), (up, up_), (down, down_) = (
         rounded(dtype, *shape, seed=seed, scale=shape[-1] ** -0.5 if seed else 1.0)
         for seed, shape in enumerate([(tokens, width), (experts, 1, size, width), (experts, width, size)])

@@ -158,7 +158,7 @@ def test_attention_with_scales_and_all_that_it_may_have(isa, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("sizes", test_mla.SIZES, ids=str)
 def test_latent_attention_reads_float8(isa, sizes, dtype):
-    case = test_mla.Case(sizes, test_mla.STEPS[2], dtype, interleaved=False)
+    case = test_mla.Case(sizes, test_mla.STEPS["mixed"], dtype, interleaved=False)
     case.cache = case.cache.to(FLOAT8).view(torch.uint8)
     q, found = case.run()
     _, rows, _ = case.wanted()

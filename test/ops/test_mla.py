@@ -6,20 +6,22 @@ import pytest
 import torch
 from mindspore import mutable, nn
 from ops.numpy_reference import EPS, LIMITS, close, draw
+from tiers import mostly_slow
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.metadata import FULL
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 
-SECONDS = 20
+SECONDS = 15, 40
 pytestmark = pytest.mark.usefixtures("table")
 DTYPES = ["float32", "float16", "bfloat16"]
 SLOTS, PAGE, SCALE, POSITIONS = 256, 4, 0.3, 100
 # Heads, dimensions of a key that are not rotated and that are, of a value, of a cached row. Every request is absorbed
 # where rows are short; of the second sizes those of more than 32 queries are up-projected, of the third all but few.
 SIZES = [(3, 10, 12, 14, 11), (2, 18, 6, 14, 32), (4, 16, 4, 16, 17)]
-STEPS = [([1], [30]), ([40], [40]), ([1, 40, 3, 1, 70], [65, 45, 3, 1, 90])]  # query and sequence lengths
+# Query and sequence lengths. The last has requests of both other kinds.
+STEPS = {"decode": ([1], [30]), "prefill": ([40], [40]), "mixed": ([1, 40, 3, 1, 70], [65, 45, 3, 1, 90])}
 
 
 class Step(nn.Cell):
@@ -138,10 +140,12 @@ def test_every_size_that_is_tested_here_is_accepted(sizes):
     ops.check_mla_attention(rank, rope, nope, value)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("lengths", STEPS, ids=["decode", "prefill", "mixed"])
-@pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_mla_attention(sizes, lengths, dtype):
+CASES = [(sizes, way, dtype) for sizes in SIZES for way in STEPS for dtype in DTYPES]
+
+
+@pytest.mark.parametrize("sizes, way, dtype", mostly_slow(CASES, lambda _, way, __: way == "mixed"), ids=str)
+def test_mla_attention(sizes, way, dtype):
+    lengths = STEPS[way]
     case = Case(sizes, lengths, dtype, interleaved=sizes[0] != 2)
     q, found = case.run()
     wanted_q, rows, wanted = case.wanted()
@@ -160,7 +164,7 @@ def test_mla_attention(sizes, lengths, dtype):
 
 @pytest.mark.parametrize("position", [0, 7], ids=["siblings of one position", "shifted"])
 def test_rotary_positions_turn_keys_and_hide_none(position):
-    case = Case(SIZES[1], STEPS[2], "float32", interleaved=False)
+    case = Case(SIZES[1], STEPS["mixed"], "float32", interleaved=False)
     case.positions = (case.positions + position) % POSITIONS if position else case.positions * 0 + 5
     _, found = case.run()
     wanted = case.wanted()[2]

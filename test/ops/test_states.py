@@ -8,7 +8,7 @@ import pytest
 import torch
 from mindspore import mutable, nn
 from ops.numpy_reference import draw, tensor
-from tiers import mostly_slow
+from tiers import mostly_slow, of_dtypes
 from torch.nn import functional
 from transformers.models.kimi_linear import modeling_kimi_linear as kimi_linear
 from transformers.models.mamba2 import modeling_mamba2 as mamba2
@@ -18,7 +18,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.metadata import HostStep
 from sglang.srt.model_executor_ms.runner import bridge
 
-SECONDS = 42
+SECONDS = 35, 45
 pytestmark = pytest.mark.usefixtures("table")
 SLOTS = 9
 LENGTHS = [1, 70, 2, 150, 5]  # tokens of each request of a step
@@ -120,13 +120,13 @@ def as_computed(x, dtype):
     return x.to(getattr(torch, ops.compute_dtype(str(dtype).removeprefix("torch."))))
 
 
-@pytest.mark.parametrize("dtype", LIMITS, ids=str)
-@pytest.mark.parametrize("channels, width, biased", [(21, 4, False), (32, 3, True), (70, 2, False)])
+# Channels, of how many tokens each sees, with a bias.
+@pytest.mark.parametrize("sizes, dtype", of_dtypes([(21, 4, False), (32, 3, True), (70, 2, False)], LIMITS), ids=str)
 @pytest.mark.parametrize("gated", [False, True])
-def test_a_convolution_goes_on_from_each_requests_state_and_leaves_the_next_one(channels, width, biased, gated, dtype):
+def test_a_convolution_goes_on_from_each_requests_state_and_leaves_the_next_one(sizes, gated, dtype):
     operator = ops.short_conv if gated else ops.causal_conv
-    layer, weight, bias, given = conv_layer(operator, channels, width, biased, dtype)
-    x, slots = normal(sum(LENGTHS), channels * (3 if gated else 1), seed=4, dtype=dtype), [3, 8, 1, 5, 2]
+    layer, weight, bias, given = conv_layer(operator, *sizes, dtype)
+    x, slots = normal(sum(LENGTHS), sizes[0] * (3 if gated else 1), seed=4, dtype=dtype), [3, 8, 1, 5, 2]
     found = layer(LENGTHS, slots, as_computed(x, dtype))
     for rows, answer, slot in zip(pieces(x), pieces(found), slots, strict=True):
         if gated:
@@ -207,8 +207,7 @@ def delta(function, sizes, x, gates, a_log, dt_bias, before):
 RULES = [qwen3_next.torch_recurrent_gated_delta_rule, qwen3_next.torch_chunk_gated_delta_rule]
 
 
-@pytest.mark.parametrize("dtype", LIMITS, ids=str)
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("sizes, dtype", of_dtypes(SIZES, LIMITS), ids=str)
 def test_the_delta_rule_goes_on_from_each_requests_state_and_leaves_the_next_one(sizes, dtype):
     layer, a_log, dt_bias, given = delta_layer(*sizes)
     (x, gates), slots = delta_inputs(*sizes, sum(LENGTHS), dtype), [3, 8, 1, 5, 2]
@@ -321,8 +320,7 @@ def spaced(sizes, x, dt, a_log, skip, dt_bias, before):
     return y.reshape(len(x), -1), left[0]
 
 
-@pytest.mark.parametrize("dtype", LIMITS, ids=str)
-@pytest.mark.parametrize("sizes", SPACES)
+@pytest.mark.parametrize("sizes, dtype", of_dtypes(SPACES, LIMITS), ids=str)
 def test_a_state_space_goes_on_from_each_requests_state_and_leaves_the_next_one(sizes, dtype):
     layer, *weights, given = space_layer(*sizes)
     (x, dt), slots = space_inputs(*sizes, sum(LENGTHS), dtype), [3, 8, 1, 5, 2]

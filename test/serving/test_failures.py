@@ -11,7 +11,7 @@ from serving.conftest import Server
 from serving.warm import WarmServer, warm_up
 from tiers import SLOW
 
-SECONDS = 45, 60
+SECONDS = 35, 75
 SMALL = ("--mount", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"', "sh")
 LIMIT = 120  # seconds
 
@@ -50,6 +50,7 @@ def test_a_taken_port_is_an_error(server):
     assert "Traceback" not in text
 
 
+@SLOW
 def test_a_rank_that_is_stopped_for_too_long_ends_the_server_and_is_named(server):
     pair = server("--tp-size", "2", "--dist-timeout", "20").await_ready()
     late = pair.ranks()[0]  # which the others wait for between steps, too

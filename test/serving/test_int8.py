@@ -7,10 +7,12 @@ import torch
 from models.int8 import reference, to_int8
 from models.tiny import COMMON, save
 from serving.conftest import Engine
+from tiers import SLOW
 
-SECONDS = 15
+SECONDS = 1, 15
 
 
+@SLOW
 def test_answers_are_those_of_rounded_rows_and_weights(tmp_path):
     source, folder = save("qwen2", tmp_path / "source"), tmp_path / "int8"
     to_int8(source, folder, "w8a8_int8", skipped="no layer")

@@ -9,12 +9,13 @@ import torch
 from models import pooled, tiny
 from safetensors.torch import save_file
 from serving.conftest import Engine
+from tiers import SLOW
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-SECONDS = 90
+SECONDS = 75, 95
 YES, NO = 17, 101
 IDENTITY = "torch.nn.modules.linear.Identity"
 WORDS = {f"w{number}": number for number in range(tiny.COMMON["vocab_size"])}
@@ -231,6 +232,7 @@ class TestClassifier:
         assert_near([found["embedding"]], answers("Qwen3ForSequenceClassification", TEXTS[:1]))
 
 
+@SLOW
 class TestReranker:
     """Qwen3-Reranker: a generating model whose probabilities of yes and no are the score."""
 
