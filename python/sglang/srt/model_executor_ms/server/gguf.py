@@ -5,7 +5,6 @@ from pathlib import Path
 
 from sglang.srt.model_executor_ms.environment import Refusal
 from sglang.srt.model_loader_ms.files import CheckpointError, find, is_gguf
-from sglang.srt.model_loader_ms.gguf.folder import folder_of
 from sglang.srt.model_loader_ms.gguf.header import GGUFError
 from sglang.srt.model_loader_ms.gguf.split import parts
 
@@ -95,6 +94,9 @@ def _from_hub(named: str, revision: str | None) -> Path | None:
 
 
 def _folder(path: Path) -> Path:
+    # Half a second of transformers' code for tokenizers, in each process of every server.
+    from sglang.srt.model_loader_ms.gguf.folder import folder_of
+
     reason = "no folder can be written"
     for cache in (Path.home() / ".cache" / "sglang-mindspore", Path(tempfile.gettempdir()) / "sglang-mindspore"):
         try:
