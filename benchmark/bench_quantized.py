@@ -2,9 +2,10 @@
 
 python benchmark/bench_quantized.py --shape 8b-cut --schemes W8A8 W4A16 --cases 1:128:32 8:128:32 1:1024:0
 
-Checkpoints are random, of --shape, and quantized to the nearest codes (quantized_checkpoint.py). All engines are this
-backend. "fp8 cache" is the bfloat16 checkpoint with --kv-cache-dtype fp8_e4m3. Prefill and decode are in tokens a
-second; memory is the most that an engine and its children held while it loaded and served.
+Checkpoints are random, of --shape, and quantized to the nearest codes (quantized_checkpoint.py), those in GGUF's blocks
+(Q4_K_M) by llama.cpp, which is compiled on first use. All engines are this backend. "fp8 cache" is the bfloat16
+checkpoint with --kv-cache-dtype fp8_e4m3. Prefill and decode are in tokens a second; memory is the most that an engine
+and its children held while it loaded and served.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import sys
 from pathlib import Path
 
-from peers import CACHE, ENGINES, Engine, Session, machine, measure
+from peers import CACHE, ENGINES, GGUF_TYPES, Engine, Session, machine, measure, quantized_gguf
 from quantized_checkpoint import SCHEMES, write_quantized
 from random_checkpoint import SHAPES, write_checkpoint
 
@@ -24,13 +25,15 @@ ENGINES[FLOAT8_CACHE] = Engine("float8_cache.py")
 def folder_of(name: str, shape: str) -> Path:
     """The checkpoint of a scheme, made on first use."""
     source = write_checkpoint(shape, CACHE / shape)
+    if name in GGUF_TYPES:
+        return quantized_gguf(source, name, CACHE / "peers")
     return write_quantized(name, source, CACHE / f"{shape}-{name}") if name in SCHEMES else source
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="8b-cut")
-    parser.add_argument("--schemes", nargs="+", choices=[*SCHEMES, FLOAT8_CACHE], default=list(SCHEMES))
+    parser.add_argument("--schemes", nargs="+", choices=[*SCHEMES, *GGUF_TYPES, FLOAT8_CACHE], default=list(SCHEMES))
     parser.add_argument("--cases", nargs="+", default=CASES.split(), help="batch:input:output; output 0 is prefill")
     parser.add_argument("--repetitions", type=int, default=3, help="of each case, by turns")
     arguments = parser.parse_args()

@@ -23,6 +23,7 @@ import psutil
 HERE = Path(__file__).parent
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sglang-mindspore"
 OURS = "sglang-mindspore"
+GGUF_TYPES = ("Q4_0", "Q4_K_M", "Q8_0")  # that benchmarks have files of
 SAMPLE = 1  # seconds between readings of memory
 # What torchvision's wheel wants beside a CPU build of torch; a peer's environment needs it too.
 TORCHVISION = ("sglang_mindspore_torchvision.py", "sglang_mindspore_torchvision.pth")
@@ -74,6 +75,12 @@ def prepare(engine: Engine, name: str, environments: Path) -> str:
             shutil.copy(HERE.parent / "python" / file, packages)
         done.touch()
     return python
+
+
+def quantized_gguf(model: Path, name: str, environments: Path) -> Path:
+    """The checkpoint in GGUF's blocks, as Q4_K_M, by llama.cpp's own quantizer; written on first use."""
+    command = [interpreter("llama.cpp", environments), str(HERE / "engines/quantized_gguf.py"), str(model), name]
+    return Path(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
 class PeakMemory(threading.Thread):

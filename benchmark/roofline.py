@@ -11,12 +11,14 @@ those count that tokens go to, of several tokens as many as random ones would hi
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import mindspore
 import torch
+from gguf import GGUFReader
 from peers import CACHE, OURS, Reads, Session, interpreter, machine, measure
 from random_checkpoint import SHAPES, write_checkpoint
 from transformers import AutoConfig
@@ -28,6 +30,7 @@ from sglang.srt.model_executor_ms.runner import bridge, device
 from sglang.srt.model_loader_ms.weight_slice import parameter
 
 CASES = ["1:128:32", "4:128:32", "8:128:32", "1:4096:64", "1:1024:0", "8:128:0"]
+EMBEDDING = re.compile("embed_tokens|token_embd")
 BUFFER = 1 << 30  # bytes to read: far more than caches hold
 SIZES = ((1024, 1024, 4096), (1024, 2048, 8192), (2048, 4096, 4096))  # rows, columns of x, columns of the product
 
@@ -92,13 +95,15 @@ class Work:
     """Bytes and operations of a decoder."""
 
     def __init__(self, model: Path):
-        config = AutoConfig.from_pretrained(model)
+        """model: a folder, or a GGUF file."""
+        gguf = {"gguf_file": model.name} if model.is_file() else {}
+        config = AutoConfig.from_pretrained(model.parent if gguf else model, **gguf)
         sizes = _tensor_sizes(model)
-        untied = any(name.endswith("lm_head.weight") for name in sizes)
+        untied = any(name.endswith("lm_head.weight") or name == "output.weight" for name in sizes)
         experts = {name: size for name, size in sizes.items() if ".experts." in name}
         self.experts = sum(experts.values())  # bytes of those that a router chooses from
         dense = {name: size for name, size in sizes.items() if name not in experts}
-        self.weights = sum(size for name, size in dense.items() if not (untied and "embed_tokens" in name))
+        self.weights = sum(size for name, size in dense.items() if not (untied and EMBEDDING.search(name)))
         count = getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", 1)
         self.chosen = config.num_experts_per_tok / count if experts else 0.0
         self.head = config.vocab_size * config.hidden_size * 2
@@ -127,6 +132,8 @@ def _attention(config) -> tuple[int, int]:
 
 
 def _tensor_sizes(model: Path) -> dict[str, int]:
+    if model.is_file():
+        return {tensor.name: int(tensor.n_bytes) for tensor in GGUFReader(model).tensors}
     sizes = {}
     for file in model.glob("*.safetensors"):
         with file.open("rb") as stream:

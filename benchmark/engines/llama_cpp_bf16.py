@@ -1,4 +1,7 @@
-"""llama.cpp in bfloat16, through the C functions that llama-cpp-python binds: its Llama class serves one request."""
+"""llama.cpp in bfloat16, or on a GGUF file as it is, through the C functions that llama-cpp-python binds.
+
+Its class Llama serves one request.
+"""
 
 import ctypes
 import os
@@ -11,7 +14,9 @@ REQUESTS, CONTEXT, BATCH = 32, 20480, 512  # cache for all requests together; to
 
 
 def converted(model: Path) -> Path:
-    """The checkpoint as GGUF, beside it or in the temporary folder; written once."""
+    """The checkpoint as GGUF, beside it or in the temporary folder; written once. A file is GGUF already."""
+    if model.is_file():
+        return model
     import to_gguf
 
     folder = model if os.access(model, os.W_OK) else Path(tempfile.gettempdir())
