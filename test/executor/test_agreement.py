@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sglang.srt.model_executor_ms.parallel import agreement
-from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone, Question, receive_requests
+from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone, FirstStagePrepares, Question, receive_requests
 
 SECONDS = 1
 WAIT = 20  # seconds until a test fails whose ranks wait for each other
@@ -23,6 +23,7 @@ class World:
         self.here, self.barrier = threading.local(), threading.Barrier(self.size)
         self.channels = {rank: queue.Queue() for rank in range(self.size)}
         self.values = [None] * self.size
+        self.of_stages = [threading.Barrier(width) for _ in range(stages)]
         monkeypatch.setattr(agreement, "get_parallel", self.parallel)
         monkeypatch.setattr(agreement, "point_to_point_pyobj", self.send)
         monkeypatch.setattr(torch.distributed, "all_gather_object", self.gather)
@@ -40,17 +41,20 @@ class World:
             attn_cp_size=1,
             attn_dp_rank=rank % tensor_parallel // attention,
             world_group=SimpleNamespace(cpu_group=self),
+            tp_group=SimpleNamespace(cpu_group=(self, rank // tensor_parallel)),
         )
 
-    def send(self, data, rank, group, source, destination):
+    def send(self, data, rank, group, source, destination, async_send):
         assert (rank, source, group) == (self.here.rank, self.here.rank, self)
         self.channels[destination].put(data)
+        return [SimpleNamespace(work=SimpleNamespace(is_completed=lambda: True))] if async_send else []
 
     def gather(self, found, value, group):
+        first, barrier = (0, self.barrier) if group is self else (group[1] * self.width, self.of_stages[group[1]])
         self.values[self.here.rank] = value
-        self.barrier.wait(WAIT)
-        found[:] = self.values
-        self.barrier.wait(WAIT)
+        barrier.wait(WAIT)
+        found[:] = self.values[first : first + len(found)]
+        barrier.wait(WAIT)
 
     def receive(self, _receiver):
         """SGLang's recv_requests: the first rank of each replica gets them from the stage before, and shares them."""
@@ -97,11 +101,11 @@ class Process:
 
 @pytest.fixture
 def outcomes(monkeypatch):
-    def run(fails, *sizes):
+    def run(fails, *sizes, kind=AllOrNone):
         world, tasks = World(monkeypatch, *sizes), {}
         process = Process(world, tasks, fails)
         for rank in range(world.size):
-            tasks[rank] = AllOrNone(lambda path, rank=rank: process.check(rank, path))
+            tasks[rank] = kind(lambda path, rank=rank: process.check(rank, path))
         # Each rank is a process with one task, its first.
         monkeypatch.setattr(AllOrNone, "tasks", ByRank(world, tasks))
         return world.run(process.update)
@@ -138,6 +142,31 @@ def test_what_one_rank_cannot_do_none_does(outcomes, sizes):
 def test_every_problem_is_told_once(outcomes):
     for outcome in outcomes((0, 3), 2, 2):
         assert outcome.problems == ["folder does not fit rank 0", "folder does not fit rank 3"]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 2), (2, 1), (3, 1), (2, 2)])
+def test_later_stages_are_given_what_the_first_one_has_prepared(outcomes, sizes):
+    stages, width = sizes
+    found = outcomes((), *sizes, kind=FirstStagePrepares)
+    own = [f"plan of {rank}" for rank in range(width)]  # the first rank of a stage sends on
+    assert [outcome.prepared for outcome in found] == own + [own[0]] * (len(found) - width)
+    assert not any(outcome.problems for outcome in found)
+    for rank in range(width):
+        found = outcomes((rank,), *sizes, kind=FirstStagePrepares)
+        assert [outcome.problems for outcome in found] == [[f"folder does not fit rank {rank}"]] * len(found)
+
+
+def test_the_first_stage_waits_for_no_later_one(monkeypatch):
+    """Of which each may be waiting for it."""
+    world = World(monkeypatch, 2, 1)
+    world.here.rank = 0
+    task = FirstStagePrepares(lambda path: path)
+    assert [task.prepare(path) for path in "ab"] == [("a", []), ("b", [])]
+    world.here.rank = 1
+    messages = [world.channels[1].get_nowait() for _ in range(2)]
+    assert receive_requests(lambda _receiver: messages.pop(0) if messages else ["request"], None) == ["request"]
+    assert [task.prepare(path) for path in "ab"] == [("a", []), ("b", [])]
+    assert task.prepare("c").problems == ["the stage before did not prepare it"]
 
 
 def test_a_question_is_no_request(monkeypatch):

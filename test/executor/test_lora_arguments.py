@@ -9,14 +9,14 @@ from sglang.srt.model_executor_ms.server import flags, lora_arguments
 SECONDS = 1
 
 
-@pytest.mark.parametrize("flag, given", [("--pp-size", dict(pp_size=2)), ("--is-embedding", dict(is_embedding=True))])
-def test_adapters_are_refused_beside_what_they_were_not_made_for(flag, given):
-    plain = dict(enable_dp_attention=False, attn_dp_size=1, pp_size=1, is_embedding=False)
-    lora_arguments.check_lora(SimpleNamespace(**plain | given, enable_lora=None, lora_paths=None))
+def test_adapters_of_models_that_are_pooled_are_refused():
+    plain = dict(enable_dp_attention=False, attn_dp_size=1, is_embedding=False)
+    pooled = plain | dict(is_embedding=True)
+    lora_arguments.check_lora(SimpleNamespace(**pooled, enable_lora=None, lora_paths=None))
     for asked in (dict(enable_lora=True, lora_paths=None), dict(enable_lora=None, lora_paths=["a=b"])):
         lora_arguments.check_lora(SimpleNamespace(**plain, **asked))
-        with pytest.raises(flags.UnsupportedFlag, match=f"--enable-lora with {flag}"):
-            lora_arguments.check_lora(SimpleNamespace(**plain | given, **asked))
+        with pytest.raises(flags.UnsupportedFlag, match="--enable-lora with --is-embedding"):
+            lora_arguments.check_lora(SimpleNamespace(**pooled, **asked))
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_adapters_are_refused_beside_what_they_were_not_made_for(flag, given):
 )
 def test_adapters_in_replicas_of_attention_are_as_sglang_has_them(changed, problem):
     pinned = dict(lora_name="a", lora_path="b", pinned=True)
-    given = dict(device="cpu", pp_size=1, enable_dp_attention=True, attn_dp_size=2, tp_size=2, is_embedding=False)
+    given = dict(device="cpu", enable_dp_attention=True, attn_dp_size=2, tp_size=2, is_embedding=False)
     given |= dict(enable_lora=True, lora_paths=[pinned, SimpleNamespace(**pinned)])
     lora_arguments.check_lora(SimpleNamespace(**given))
     with pytest.raises(flags.UnsupportedFlag, match=f"--enable-lora with --enable-dp-attention: {problem}"):

@@ -62,9 +62,14 @@ def with_room(network, rank: int = MAX_RANK, max_loras: int = MAX_LORAS) -> list
     return attach(network, Wanted(**network.checkpoint()).tensor_names(), lambda parts: True, max_loras, rank)
 
 
-def fill(layers, slot: int, adapter: lora.Adapter, rank: int = MAX_RANK, elsewhere=()) -> None:
+def fill(layers, slot: int, adapter: lora.Adapter, rank: int = MAX_RANK) -> None:
     """Put an adapter into a slot of the layers."""
-    lora.check_fits(adapter, layers, rank, elsewhere)
+    lora.check_fits(adapter, lora.room_of(layers), rank)
+    put(layers, slot, adapter)
+
+
+def put(layers, slot: int, adapter: lora.Adapter) -> None:
+    """The same of layers that may be some of the model's only."""
     for layer in layers:
         lora.put(layer, slot, adapter)
         layer.renew()
@@ -80,8 +85,7 @@ def with_adapters(network, folder: Path) -> MindSporeLoRAManager:
     manager.memory_pool.kind, manager.memory_pool.written = "cpu", {}
     found = sorted(Path(folder, BESIDE).glob("*"))
     layers = with_room(network) if found else []
-    elsewhere = [f"{cell}." for cell in network.other_stages]
     for slot, one in enumerate(found):
         manager.memory_pool.written[slot] = adapter = load(one)
-        fill(layers, slot, adapter, elsewhere=elsewhere)
+        put(layers, slot, adapter)
     return manager

@@ -145,7 +145,7 @@ def test_what_is_not_served_is_refused_by_name(table, tmp_path):
     }
     for problem, (of, tensors) in refused.items():
         with pytest.raises(lora.AdapterError) as error:
-            lora.check_fits(lora.adapter(of, tensors), layers, MAX_RANK)
+            lora.check_fits(lora.adapter(of, tensors), lora.room_of(layers), MAX_RANK)
         assert problem in str(error.value), (problem, str(error.value))
     (tmp_path / "b").mkdir()
     for problem in (lora.CONFIG, "neither adapter_model"):
@@ -156,7 +156,7 @@ def test_what_is_not_served_is_refused_by_name(table, tmp_path):
     with pytest.raises(lora.AdapterError, match="cannot be read"):
         load(tmp_path / "b")
     safetensors.torch.save_file(good, tmp_path / "b" / lora.WEIGHTS[0])
-    lora.check_fits(load(tmp_path / "b"), layers, MAX_RANK)
+    lora.check_fits(load(tmp_path / "b"), lora.room_of(layers), MAX_RANK)
 
 
 EMBEDDINGS = [("cpu", "llama-tied"), ("cpu", "gemma"), ("reference", "llama-tied")]
@@ -176,7 +176,7 @@ def test_an_embedding_with_adapters_has_pefts_logits(table, tmp_path, variant):
     (embedding,) = attach_embedding(model.network, names, lambda parts: True, 3, MAX_RANK)
     for slot, name in enumerate("ab"):
         adapter = load(tmp_path / name)
-        lora.check_fits(adapter, [*layers, embedding], MAX_RANK)
+        lora.check_fits(adapter, lora.room_of([*layers, embedding]), MAX_RANK)
         for layer in layers:
             lora.put(layer, slot, adapter)
             layer.renew()

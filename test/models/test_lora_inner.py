@@ -76,7 +76,7 @@ def test_every_form_of_experts_adapters_means_the_same(table, tmp_path, form):
     layers = with_room(PagedModel(save("qwen3_moe", tmp_path / "model")).network)
     fill(layers, 0, load(tmp_path / "a"))
     other = lora.adapter(*in_other_forms(tmp_path / "a", form))
-    lora.check_fits(other, layers, MAX_RANK)
+    lora.check_fits(other, lora.room_of(layers), MAX_RANK)
     experts = [layer for layer in layers if isinstance(layer, ExpertsLoRA)]
     assert len(experts) == 2 * 2  # layers
     for layer in experts:
@@ -133,6 +133,6 @@ def test_adapters_of_experts_that_do_not_fit_are_refused_by_name(table, tmp_path
     }
     for problem, (of, tensors) in refused.items():
         with pytest.raises(lora.AdapterError) as error:
-            lora.check_fits(lora.adapter(of, tensors), layers, MAX_RANK)
+            lora.check_fits(lora.adapter(of, tensors), lora.room_of(layers), MAX_RANK)
         assert problem in str(error.value), (problem, str(error.value))
-    lora.check_fits(lora.adapter(config, good), layers, MAX_RANK)
+    lora.check_fits(lora.adapter(config, good), lora.room_of(layers), MAX_RANK)

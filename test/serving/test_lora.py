@@ -19,7 +19,7 @@ from tiers import SLOW
 
 from sglang.srt.utils import MultiprocessingSerializer
 
-SECONDS = 35, 300
+SECONDS = 35, 360
 RANK, SLOTS, TOKENS = 8, 2, 12
 CONFIGS = {
     "a": dict(r=4, lora_alpha=8, target_modules=ALL),
@@ -241,6 +241,14 @@ def check_traffic(server, adapters, wanted, seconds):
 @pytest.mark.slow
 def test_no_token_is_wrong_while_adapters_come_and_go_for_two_minutes(server, adapters, wanted):
     check_traffic(server, adapters, wanted, 120)
+
+
+@pytest.mark.slow
+def test_no_token_is_wrong_while_adapters_come_and_go_in_stages(serve, adapters, wanted):
+    folder, _ = adapters
+    paths = [f"{name}={folder / name}" for name in "ab"]
+    sizes = ["--max-loras-per-batch", str(SLOTS), "--max-lora-rank", str(RANK), "--lora-target-modules", "all"]
+    check_traffic(serve(MODEL, "--pp-size", "2", "--lora-paths", *paths, *sizes), adapters, wanted, 40)
 
 
 @pytest.mark.slow

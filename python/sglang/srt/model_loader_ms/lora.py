@@ -181,41 +181,55 @@ def _of_module(pattern: Mapping | None, module: str, default):
     return default
 
 
-def check_fits(loaded: Adapter, layers: Iterable, max_rank: int, elsewhere: Sequence[str] = ()) -> None:
-    """AdapterError where layers, LoRA cells, have no room for a module, or it has another shape than the model's.
+class Room(NamedTuple):
+    """The modules that there is room for, in the layers of a rank or of several."""
 
-    elsewhere: what names of modules of other pipeline stages, and a dot, begin with.
-    """
-    known = {name: part for layer in layers for part in layer.parts for name in part.names}
-    left = [one for one in loaded.modules if one not in known and not f"{one}.".startswith(tuple(elsewhere))]
+    matrices: Mapping[str, tuple]  # name of a module -> [out, in] of its matrix, and of how many it is a stack, or 0
+    alike: frozenset[tuple[str, ...]]  # names of one matrix of a stack
+
+    def __or__(self, other):
+        return Room({**self.matrices, **other.matrices}, self.alike | other.alike)
+
+
+def room_of(layers: Iterable) -> Room:
+    """What LoRA cells have room for."""
+    matrices, alike = {}, set()
+    for layer in layers:
+        matrices |= {name: (tuple(part.whole), part.stack) for part in layer.parts for name in part.names}
+        for forms in (forms for _, parts in getattr(layer, "places", lambda slot: ())(0) for forms in parts):
+            if len(names := [name for part in forms for name in part.names]) > 1:
+                alike.add(tuple(sorted(set(names))))
+    return Room(matrices, frozenset(alike))
+
+
+def check_fits(loaded: Adapter, room: Room, max_rank: int) -> None:
+    """AdapterError where there is no room for a module, or it has another shape than the model's."""
+    left = [one for one in loaded.modules if one not in room.matrices]
     if left:
         raise AdapterError(
             f"modules of the adapter that the model does not have, or that no room was made for: {listed(left)}. "
             "--lora-target-modules says for which ones there is room"
         )
     for module, factors in loaded.modules.items():
-        if module not in known:
-            continue
-        part, (a, b, _) = known[module], factors
-        if not _fits(part, a, b):
-            matrix = [part.stack, *part.whole] if part.stack else [*part.whole]
+        (whole, stack), (a, b, _) = room.matrices[module], factors
+        if not _fits(whole, stack, a, b):
+            matrix = [stack, *whole] if stack else [*whole]
             raise AdapterError(
                 f"{module} has lora_A {list(a.shape)} and lora_B {list(b.shape)}; the model's matrix is {matrix}"
             )
         if factors.rank > max_rank:
             raise AdapterError(f"{module} has rank {factors.rank}, more than --max-lora-rank {max_rank}")
-    for layer in layers:
-        for forms in (forms for _, parts in getattr(layer, "places", lambda slot: ())(0) for forms in parts):
-            twice = sorted({name for part in forms for name in part.names if name in loaded.modules})
-            if len(twice) > 1:
-                raise AdapterError(f"{' and '.join(twice)} are the same matrix")
+    for names in room.alike:
+        twice = [name for name in names if name in loaded.modules]
+        if len(twice) > 1:
+            raise AdapterError(f"{' and '.join(twice)} are the same matrix")
 
 
-def _fits(part, a: torch.Tensor, b: torch.Tensor) -> bool:
+def _fits(whole: tuple[int, int], stack: int, a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether factors have the shape of a matrix, or of the stack that it is in."""
-    if (b.shape[-2], a.shape[-1]) != tuple(part.whole):
+    if (b.shape[-2], a.shape[-1]) != whole:
         return False
-    return {len(a), len(b)} <= {1, part.stack} if a.dim() == 3 else not part.stack
+    return {len(a), len(b)} <= {1, stack} if a.dim() == 3 else not stack
 
 
 def put_embedding(layer, slot: int, loaded: Adapter | None) -> None:

@@ -4,6 +4,9 @@ Which adapters are loaded, which are in a slot, and which goes when another come
 which layers have room for them, and what a slot holds are this backend's.
 """
 
+import functools
+import operator
+
 import numpy as np
 import torch
 
@@ -13,7 +16,7 @@ from sglang.srt.layers_ms.lora_attach import attach, attach_embedding
 from sglang.srt.lora.lora_manager import LoRAManager
 from sglang.srt.lora.mem_pool import LoRAMemoryPool
 from sglang.srt.lora.utils import get_normalized_target_modules
-from sglang.srt.model_executor_ms.parallel.agreement import AllOrNone, Outcome, problems_of_all_ranks
+from sglang.srt.model_executor_ms.parallel.agreement import FirstStagePrepares, Outcome, of_all_ranks
 from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.runner.lora_head import HeadLoRA
 from sglang.srt.model_executor_ms.runner.step_inputs import host_lengths
@@ -90,7 +93,7 @@ class MindSporeLoRAManager(LoRAManager):
             raise ValueError("--enable-lora: the model's layers keep a state of each request; not served so yet")
         if getattr(self.network, "towers", ()):
             raise ValueError("--enable-lora: the model takes images; adapters are not served so yet")
-        self.serves, self.prepared, self.loading = False, None, AllOrNone(self._read)
+        self.serves, self.prepared, self.loading = False, None, FirstStagePrepares(self._read)
         self.dp_lora_slots = None
         super().__init__(base_model=model, **options)
         self.serves = True
@@ -126,7 +129,7 @@ class MindSporeLoRAManager(LoRAManager):
         return self.create_lora_update_result(False, "\n".join(outcome.problems)) if outcome.problems else None
 
     def _read(self, name: str, config: dict | None = None, tensors: dict | str | None = None) -> lora.Adapter:
-        """An adapter, of a folder or given, that fits this rank. tensors: or why there are none. AdapterError."""
+        """An adapter, of a folder or given, that fits the model. tensors: or why there are none. AdapterError."""
         try:
             if isinstance(tensors, str):
                 raise lora.AdapterError(f"the tensors cannot be read: {tensors}")
@@ -164,10 +167,7 @@ class MindSporeLoRAManager(LoRAManager):
         self.load_lora_weights(lora_ref)
 
     def _check(self, adapter):
-        names = self._names()
-        elsewhere = [f"{name}." for cell in self.network.other_stages for name in names.cells(cell)]
-        places = [*self.layers, *self.embeddings, *self.heads]
-        lora.check_fits(adapter, places, self.max_lora_rank, elsewhere)
+        lora.check_fits(adapter, self.room, self.max_lora_rank)
 
     def _names(self):
         return Wanted(**self.network.checkpoint()).tensor_names()
@@ -200,11 +200,11 @@ class MindSporeLoRAManager(LoRAManager):
         self.layers = attach(self.network, self._names(), self._wanted, *sizes)
         self.embeddings = attach_embedding(self.network, self._names(), self._wanted, *sizes)
         self.heads = self._heads(*sizes)
-        nowhere = None
-        if not (self.layers or self.embeddings or self.heads):
-            nowhere = f"--lora-target-modules {sorted(self.target_modules)}: the model has none of them"
-        if all(problems_of_all_ranks(nowhere)):  # other stages may have some
-            raise ValueError(nowhere)
+        own = lora.room_of([*self.layers, *self.embeddings, *self.heads])
+        # Of all stages: each rank can check a whole adapter.
+        self.room = functools.reduce(operator.or_, of_all_ranks(own))
+        if not self.room.matrices:
+            raise ValueError(f"--lora-target-modules {sorted(self.target_modules)}: the model has none of them")
         for lora_id, adapter in self.loras.items():
             try:
                 self._check(adapter)

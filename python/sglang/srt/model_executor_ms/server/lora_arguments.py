@@ -7,9 +7,8 @@ def check_lora(arguments) -> None:
     """UnsupportedFlag for adapters beside what they were not made for."""
     if not arguments.enable_lora and not arguments.lora_paths:
         return
-    for flag, given in (("--is-embedding", arguments.is_embedding), ("--pp-size", arguments.pp_size > 1)):
-        if given:
-            raise UnsupportedFlag(f"--enable-lora with {flag}: adapters are not served so yet")
+    if arguments.is_embedding:
+        raise UnsupportedFlag("--enable-lora with --is-embedding: adapters are not served so yet")
     if arguments.enable_dp_attention or arguments.attn_dp_size > 1:
         _check_replicas(arguments)
 
