@@ -150,7 +150,7 @@ def test_one_function_says_whether_a_model_has_sparse_attention():
 
 
 def test_two_sizes_say_how_wide_the_rows_of_latent_attention_are():
-    """arguments.widen_rows_with"""
+    """arguments.widen_latent_rows_with"""
     derive, sizes = model_config.ModelConfig._derive_model_shapes, {"kv_lora_rank", "qk_rope_head_dim"}
     assert parameters(inspect.unwrap(derive)) == ["self"]
     made = names("srt.configs.model_config", "ModelConfig.__init__")

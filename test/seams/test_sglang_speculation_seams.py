@@ -124,7 +124,7 @@ def test_n_grams_are_looked_up_in_one_method():
 
 @works_around("has too few places in a request's row of its table for what a decode step allocates of a tree")
 def test_a_row_of_the_table_has_room_for_what_a_step_allocates(monkeypatch):
-    """speculation.widen_rows_with"""
+    """speculation.widen_slot_rows_with"""
     build = names("srt.mem_cache.kv_cache_configurator", "KVCacheConfigurator._build_req_to_token_pool")
     if "get_req_to_token_extra_context_len" not in build:
         pytest.fail("rows of the table are made by another function")

@@ -153,7 +153,7 @@ def _hook_arguments() -> None:
     arguments.reserve_for_graphs_with(framework.reserve_for_graphs)
     arguments.accept_mindspore_on_any_device()
     arguments.attend_densely()
-    arguments.widen_rows_with(framework.index_columns)
+    arguments.widen_latent_rows_with(framework.index_columns)
 
 
 @functools.cache
@@ -314,7 +314,7 @@ def _hook_speculation() -> None:
     speculation.select_drafts_uncompiled()
     speculation.attend_drafts_with(draft_steps.decode_backend, draft_steps.extend_backend)
     speculation.look_up_with(spec_kernels.drafted_by_n_grams, spec_kernels.reconstruct_tree)
-    speculation.widen_rows_with(spec_kernels.room_for_branches)
+    speculation.widen_slot_rows_with(spec_kernels.room_for_branches)
     speculation.keep_whole_states()
     speculation.mask_drafts_only()
     memory.find_last_slots_with(allocation.last_slots)

@@ -92,7 +92,7 @@ def attend_densely() -> None:
     hooks.replace("sglang.srt.configs.model_config.is_deepseek_dsa", _is_not)
 
 
-def widen_rows_with(columns: Callable) -> None:
+def widen_latent_rows_with(columns: Callable) -> None:
     """Let rows that latent attention caches have columns(model_config) more values: keys of an indexer.
 
     All that makes, counts, copies or sends these rows reads the two sizes that they are made of, and nothing that is

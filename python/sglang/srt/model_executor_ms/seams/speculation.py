@@ -109,7 +109,7 @@ def look_up_with(hook: Callable, reconstruct: Callable) -> None:
     hooks.around("sglang.srt.speculative.ngram_worker.NGRAMWorker._prepare_draft_tokens", hook)
 
 
-def widen_rows_with(hook: Callable) -> None:
+def widen_slot_rows_with(hook: Callable) -> None:
     """hook(original) -> places that a request's row of SGLang's table of slots has beside those of the context."""
     hooks.around("sglang.srt.mem_cache.allocation_sizing.get_req_to_token_extra_context_len", hook)
 
