@@ -1,8 +1,13 @@
 """Operators of vision towers on the Ascend table, whose kernels check what they are given, against the reference."""
 
+from types import SimpleNamespace
+
 import mindspore as ms
 import numpy as np
 import pytest
+from ascend.model import PAGE, NpuModel
+from models.harness import Requests
+from models.tiny import save
 from ops import test_vision
 from ops.numpy_reference import draw
 from ops.test_vision import attended
@@ -10,6 +15,8 @@ from ops.test_vision import attended
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.ascend_reference.memory import ContractError
 from sglang.srt.layers_ms.rotary import Rope, mrope_axes, rotary_tables
+from sglang.srt.model_executor.forward_batch_info import ForwardMode
+from sglang.srt.model_executor_ms.npu.graph_runner import DECODE
 from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.models_ms.vision import grids
 
@@ -61,6 +68,22 @@ def test_heads_that_the_kernel_does_not_take_are_refused():
 def test_segments_that_end_elsewhere_than_the_rows_are_refused():
     with pytest.raises(ContractError, match=r"segments that end at \(3,\) of 4 rows"):
         ops.segment_attention(half(4, 96), None, None, ms.Tensor(np.array([0, 3], np.int32)), 1, 1.0)
+
+
+def test_captured_graphs_take_no_rows_in_the_place_of_tokens(tmp_path):
+    folder = save("qwen3@16", tmp_path, "float16")
+    takes = dict(buckets=(2,), change=lambda model: model.network.model.take_media(0))
+    models = [NpuModel(folder, "float16", **more) for more in (dict(buckets=(2,)), takes)]
+    runner = models[1].graph.runner
+    names = [{field.name for field in graph.layout.model_inputs} for graph in (runner.captured, runner.graphs[DECODE])]
+    assert names == [{"input_ids"}, {"input_ids", "media_mask", "media_rows"}]
+    wanted, found = (Requests(model, PAGE) for model in models)
+    for step in ({"one": np.arange(5), "other": np.arange(2)}, {"one": np.array([7]), "other": np.array([9])}):
+        for one, other in zip(wanted.step(step).values(), found.step(step).values(), strict=True):
+            np.testing.assert_array_equal(one, other)
+    for shown, bucket in ((False, 2), (True, None)):  # a prompt's last token may be an image's
+        batch = SimpleNamespace(forward_mode=ForwardMode.EXTEND, contains_mm_inputs=lambda shown=shown: shown)
+        assert runner._bucket(DECODE, np.array([3]), batch) == bucket
 
 
 def test_rows_are_taken_and_put():

@@ -6,7 +6,7 @@ import pytest
 
 from sglang.srt import runtime_context
 from sglang.srt.managers.io_struct import GenerateReqInput
-from sglang.srt.model_executor_ms.server.request_validation import check_media, check_request, unreadable
+from sglang.srt.model_executor_ms.server.request_validation import check_media, check_prompt, check_request, unreadable
 
 SECONDS = 1
 
@@ -61,6 +61,14 @@ def on(monkeypatch, check):
         monkeypatch.setattr(runtime_context, "get_spec", lambda: SimpleNamespace(speculative_algorithm=drafter))
 
     return set_up
+
+
+@pytest.mark.parametrize("rows", [[], [[]], [[], [[0.5, 1.5]]]])
+def test_a_prompt_of_no_embeddings_is_refused(check, rows):
+    with pytest.raises(ValueError, match=r"input_embeds is \[.*give one row or more"):
+        check_prompt(embedded(rows))
+    check_prompt(GenerateReqInput(text="a", input_embeds=rows))  # which SGLang leaves out
+    check_prompt(embedded([[0.5, 1.5]]))
 
 
 def embedded(rows):

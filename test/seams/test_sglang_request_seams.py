@@ -19,6 +19,7 @@ from seams.contract import assert_in_order, names, parameters, works_around
 from sglang.srt.entrypoints.openai.protocol import CompletionRequest, Tool, ToolChoice, ToolChoiceFuncName
 from sglang.srt.entrypoints.openai.serving_chat import OpenAIServingChat
 from sglang.srt.function_call.function_call_parser import FunctionCallParser
+from sglang.srt.managers import io_struct
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.model_executor_ms.seams import requests
 from sglang.srt.sampling.sampling_params import SamplingParams
@@ -33,6 +34,25 @@ def test_one_answer_is_asked_for_by_one_method_and_n_answers_share_their_paramet
     assert parameters(TokenizerManager._send_one_request) == ["self", "tokenized_obj"]
     assert "parallel_sample_num" in names(MANAGER, "TokenizerManager._handle_batch_request")
     assert SamplingParams(n=3).n == 3
+
+
+@works_around("looks into input_embeds that have nothing in them: requests.check_prompts_with")
+@pytest.mark.parametrize("rows", [[], [[]]])
+def test_a_prompt_of_no_embeddings_is_the_clients_fault(rows):
+    try:
+        inspect.unwrap(io_struct.GenerateReqInput._determine_batch_size)(io_struct.GenerateReqInput(input_embeds=rows))
+    except ValueError:
+        return
+    except IndexError as error:
+        raise AssertionError("it is the server's") from error
+
+
+def test_whether_a_request_is_one_prompt_is_seen_before_all_else():
+    """requests.check_prompts_with"""
+    found = names("srt.managers.io_struct", "GenerateReqInput.normalize_batch_and_arguments")
+    assert_in_order(found, "_determine_batch_size", "_normalize_single_inputs")
+    assert parameters(io_struct.GenerateReqInput._determine_batch_size) == ["self"]
+    assert "normalize_batch_and_arguments" in names(MANAGER, "TokenizerManager.generate_request")
 
 
 @works_around("refuses max_tokens=0 of completions, which OpenAI serves: requests.accept_completions_of_no_tokens")

@@ -48,6 +48,6 @@ def test_prompts_of_embeddings_are_answered_as_by_transformers(serve, reference)
         chosen = [logprob for logprob, *_ in made["meta_info"]["output_token_logprobs"]]
         np.testing.assert_allclose(chosen, logprobs, atol=1e-4)
     assert [answer.json()["output_ids"] for answer in found[len(prompts) :]] == [alone] * 3
-    wrong = ([[0.5]], [[0.5] * table.shape[1], [0.5]], [["a"] * table.shape[1]])
+    wrong = ([], [[]], [[0.5]], [[0.5] * table.shape[1], [0.5]], [["a"] * table.shape[1]])
     assert [ask(server, input_embeds=rows).status_code for rows in wrong] == [400] * len(wrong)
     assert ask(server, **text).json()["output_ids"] == alone

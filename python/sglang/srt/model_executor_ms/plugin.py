@@ -180,6 +180,7 @@ def _hook_launcher() -> None:
     control.raise_refusals()
     control.update_one_at_a_time()
     control.answer_errors_with(control_requests.answer_error, ValueError, AssertionError, OSError)
+    requests.check_prompts_with(request_validation.check_prompt)
     processes.check_requests_with(request_validation.check_request)
     processes.after_ports(shared_files.note)
     processes.before_kill(shared_files.remove)

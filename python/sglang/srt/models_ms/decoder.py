@@ -123,7 +123,7 @@ class Decoder(nn.Cell):
         self.embed_tokens = self.norm = self.fused = None
         # Which field the first layer's input is made of, and before which layers that are held the sum goes out too.
         self.begins_with, self.aux_places = INPUT_IDS.name if config.stage.first else "hidden_states", ()
-        # Whether a step begins with rows too that take the place of embedded tokens, and with which that are added
+        # Whether steps may begin with rows too that take the place of embedded tokens, and with which that are added
         # to what the first layers give.
         self.takes_media, self.deepstack = False, ()
         if config.stage.first:
@@ -142,7 +142,7 @@ class Decoder(nn.Cell):
             self.norm = norm(config)
 
     def take_media(self, deepstack: int) -> None:
-        """Begin with rows too that take the place of tokens; deepstack: after how many layers others are added."""
+        """Let steps begin with rows in the place of tokens; deepstack: after how many layers others are added."""
         if deepstack > len(self.layers):
             raise UnsupportedConfig(f"rows are added after {deepstack} layers, and the first stage has fewer")
         self.takes_media, self.deepstack = True, tuple(f"deepstack_{layer}" for layer in range(deepstack))
@@ -178,7 +178,7 @@ class Decoder(nn.Cell):
         residual, aux, handed_on = None, (), ()
         if self.begins_with == INPUT_IDS.name:
             x = self.embed_tokens(x, step)
-        if self.takes_media:
+        if MEDIA_MASK.name in step:
             x = ops.put_rows(x, step[MEDIA_ROWS], step[MEDIA_MASK.name])
         if self.fused is not None:
             return (self.fused(x, residual, step),)
@@ -186,7 +186,7 @@ class Decoder(nn.Cell):
             if place in self.aux_places:
                 aux = aux + (x if residual is None else ops.add(x, residual, 1.0),)
             x, residual, handed_on = self.apply_layer(layer, x, residual, handed_on, step)
-            if place < len(self.deepstack):
+            if place < len(self.deepstack) and MEDIA_MASK.name in step:
                 x = ops.add(x, step[self.deepstack[place]], 1.0)
         if len(self.layers) in self.aux_places:
             aux = aux + (ops.add(x, residual, 1.0),)
@@ -291,13 +291,17 @@ class CausalLM(nn.Cell):
 
     def model_inputs(self) -> tuple[Field, ...]:
         """What a step of this model begins with: ids, or of a later stage the hidden states of the one before."""
-        dtype, width = str(self.config.dtype).lower(), self.config.hidden_size
-        if self.model.begins_with != INPUT_IDS.name:
-            return (Field(self.model.begins_with, (TOKENS, width), dtype), *self._positions())
-        media = (MEDIA_ROWS, *self.model.deepstack) if self.model.takes_media else ()
-        media = tuple(Field(name, (TOKENS, width), dtype) for name in media)
-        media = (MEDIA_MASK, *media) if media else ()
-        return (INPUT_IDS, *media, *self._positions())
+        first = INPUT_IDS if self.model.begins_with == INPUT_IDS.name else self._rows(self.model.begins_with)
+        return (first, *self._positions())
+
+    def media_inputs(self) -> tuple[Field, ...]:
+        """What a step begins with too if rows take the place of some of its tokens; () where none ever do."""
+        if not self.model.takes_media:
+            return ()
+        return (MEDIA_MASK, *map(self._rows, (MEDIA_ROWS, *self.model.deepstack)))
+
+    def _rows(self, name: str) -> Field:
+        return Field(name, (TOKENS, self.config.hidden_size), str(self.config.dtype).lower())
 
     def _positions(self) -> tuple[Field, ...]:
         rope = self.config.rope

@@ -80,7 +80,7 @@ class EagleLayer(nn.Cell):
 class DraftDecoder(nn.Cell):
     """What drafts share: the embedding is the target's, which whoever loads both hands over."""
 
-    begins_with, aux_places = INPUT_IDS.name, ()
+    begins_with, aux_places, takes_media = INPUT_IDS.name, (), False
 
     def __init__(self, layers):
         super().__init__()

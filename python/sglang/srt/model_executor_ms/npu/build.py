@@ -55,7 +55,9 @@ class ModeGraphs(dict):
         """Of the steps of one forward mode."""
         swa_pool, dp_size = self.caches.full_to_swa() is not None, self.network.config.shard.attn_dp_size
         fields = (*self.network.optional_fields, *self.caches.optional_fields)
-        return step_layout(self.network.model_inputs(), swa_pool, forward_mode, dp_size, captured, fields)
+        media = () if captured else self.network.media_inputs()
+        inputs = (*self.network.model_inputs(), *media)
+        return step_layout(inputs, swa_pool, forward_mode, dp_size, captured, fields)
 
 
 def blockwise(network) -> bool:
@@ -105,7 +107,8 @@ def npu_runner(
     captured = graphs.make(forward_mode, captured=True) if buckets else None
     layouts = [graphs.layout("", padded) for padded in (False, True)]  # of any forward mode
     upload = UploadBuffer(link, capacity(layouts, limits, largest, dp_size))
-    config = RunnerConfig(ops.split_by_forward_mode, host_arrays, tuple(buckets), longest, dp_size, agree)
+    own = dict(longest=longest, dp_size=dp_size, agree=agree, media=network.media_inputs())
+    config = RunnerConfig(ops.split_by_forward_mode, host_arrays, tuple(buckets), **own)
     states = StateSlots(link, caches.states) if caches.states else None
     return NPUGraphRunner(graphs, captured, link, upload, tables, config, states)
 
@@ -164,4 +167,5 @@ def batch_of(query_lens, seq_lens, slots, device: str, counts=(), extends: bool 
         global_num_tokens_cpu=list(counts),
         is_extend_in_batch=not decodes if extends is None else extends,
         mamba_track_mask=None,
+        contains_mm_inputs=lambda: False,
     )

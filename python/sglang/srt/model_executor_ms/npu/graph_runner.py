@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from sglang.srt.layers_ms.ops.metadata import Field
 from sglang.srt.model_executor_ms.npu.buckets import bucket_of
 from sglang.srt.model_executor_ms.npu.inputs import StagedSubBatch, SubBatch, sub_batch
 from sglang.srt.model_executor_ms.npu.link import DeviceLink
@@ -61,6 +62,8 @@ class RunnerConfig:
     # graphs; none knows the others' contexts, so `longest` is None then.
     dp_size: int = 1
     agree: Callable[[bool], bool] = bool  # whether all ranks that run the same step say so
+    # What only some steps begin with, and what is captured never does: rows that take the place of tokens.
+    media: tuple[Field, ...] = ()
 
 
 class NPUGraphRunner:
@@ -84,7 +87,8 @@ class NPUGraphRunner:
         self.split_by_forward_mode, self.host_arrays = config.split_by_forward_mode, config.host_arrays
         self.dp_size, self.agree, self.states = config.dp_size, config.agree, states
         self.buckets, self.longest = config.buckets if captured else (), config.longest
-        self.model_inputs = graphs[DECODE].layout.model_inputs
+        self.media = config.media
+        self.model_inputs = [field for field in graphs[DECODE].layout.model_inputs if field not in config.media]
         # Where hidden states lie among padding; ids do in `upload`.
         rows = max(self.buckets, default=1)
         self.hidden_buffers = {
@@ -231,6 +235,8 @@ class NPUGraphRunner:
         if self.dp_size > 1:
             fit = not forward_batch.is_extend_in_batch  # of any of them
             return bucket_of(self.buckets, max(forward_batch.global_num_tokens_cpu)) if fit else None
+        if self.media and batches.has_media(forward_batch):  # the last token of a prompt may be an image's
+            return None
         if forward_mode != DECODE or (self.longest is not None and seq_lens.max() > self.longest):
             return None
         return bucket_of(self.buckets, len(seq_lens))
@@ -267,8 +273,7 @@ class NPUGraphRunner:
         graph = self._graph(of)
         arrays = staged.views()
         for field in layout.model_inputs:
-            target = self._begin(staged, field.name)
-            arrays[field.name] = self._placed(staged, inputs[field.name], target, getattr(torch, field.dtype))
+            arrays[field.name] = self._begun(staged, field, inputs)
         arrays["attn"] = {
             pool: {"out_cache_loc": self._slots(staged, pool, out_cache_loc[pool]), "block_tables": table}
             for pool, table in zip(layout.pools, tables, strict=True)
@@ -280,6 +285,14 @@ class NPUGraphRunner:
 
     def _cloned(self, rows):
         return self.link.launch(torch.clone, rows)
+
+    def _begun(self, staged, field, inputs):
+        """An input of the model: what the step begins with, or zeros, of rows for no token."""
+        of, dtype = staged.sub_batch, getattr(torch, field.dtype)
+        if field in self.media and field.name not in inputs:
+            shape = (of.padded or of.size, *field.axes[1:])
+            return self.link.launch(torch.zeros, shape, dtype=dtype, device=self.link.device)
+        return self._placed(staged, inputs[field.name], self._begin(staged, field.name), dtype)
 
     def _begin(self, staged, name):
         """Where a graph finds ids or hidden states among padding; None: it takes them where they are."""

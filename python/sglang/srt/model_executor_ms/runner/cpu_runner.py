@@ -2,15 +2,18 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from sglang.srt.model_executor_ms.runner.graphs import Limits, Step, compilations, forward_graph
+from sglang.srt.layers_ms.ops.metadata import Field
+from sglang.srt.model_executor_ms.runner.graphs import ForwardGraph, Limits, Step, compilations, forward_graph
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.step import GraphOutputs, ModelInputs, StepInputs, step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import first_pages, from_forward_batch, step_inputs
+from sglang.srt.models_ms.decoder import MEDIA_MASK
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +25,11 @@ WARM_UP = (("prefill", (3, 2), (3, 2)), ("cached prefix", (2,), (5,)), ("decode"
 def runner(network, caches: KVCaches, limits: Limits, req_to_token, page_size: int, vocab_size: int, first: bool):
     """The runner of a model, compiled. first: whether no graph of this process was captured before."""
     made = CpuGraphRunner(network, caches, limits, req_to_token, page_size)
-    made.warm_up(_warm_up_steps(page_size, network, caches))
+    steps, with_media = _warm_up_steps(page_size, network, caches, network.model_inputs()), []
+    if getattr(network, "modalities", ()):  # for a text model a request may bring rows, and few do
+        inputs = (*network.model_inputs(), *network.media_inputs())
+        with_media = _warm_up_steps(page_size, network, caches, inputs)
+    made.warm_up(steps, with_media)
     return made
 
 
@@ -31,16 +38,28 @@ class CpuGraphRunner:
 
     def __init__(self, network, caches: KVCaches, limits: Limits, req_to_token: torch.Tensor, page_size: int):
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
-        swa_pool, dp_size = caches.full_to_swa() is not None, network.config.shard.attn_dp_size
-        optional = (*network.optional_fields, *caches.optional_fields)
-        layout = step_layout(network.model_inputs(), swa_pool, dp_size=dp_size, optional=optional)
-        self.graph = forward_graph(network, caches.k_caches, caches.v_caches, limits, layout)
+        self.network, self.limits = network, limits
         self.caches, self.req_to_token, self.page_size = caches, req_to_token, page_size
+        self.graph = self._graph(network.model_inputs())
 
-    def warm_up(self, steps: Sequence[Step]) -> None:
-        """Compile all that serving needs, with a progress bar."""
-        for inputs, step in (bar := tqdm(steps, desc="Compiling MindSpore graphs")):
-            self.graph.run(inputs, step)
+    @cached_property
+    def media_graph(self) -> ForwardGraph:
+        """Of steps with rows in the place of tokens. Others neither compute nor copy any."""
+        return self._graph((*self.network.model_inputs(), *self.network.media_inputs()))
+
+    def _graph(self, model_inputs) -> ForwardGraph:
+        swa_pool, dp_size = self.caches.full_to_swa() is not None, self.network.config.shard.attn_dp_size
+        optional = (*self.network.optional_fields, *self.caches.optional_fields)
+        layout = step_layout(model_inputs, swa_pool, dp_size=dp_size, optional=optional)
+        return forward_graph(self.network, self.caches.k_caches, self.caches.v_caches, self.limits, layout)
+
+    def warm_up(self, steps: Sequence[Step], with_media: Sequence[Step] = ()) -> None:
+        """Compile all that serving needs, with a progress bar.
+
+        with_media: those that begin with rows in the place of tokens too, where serving needs them at once.
+        """
+        for inputs, step in (bar := tqdm([*steps, *with_media], desc="Compiling MindSpore graphs")):
+            self._graph_of(inputs).run(inputs, step)
             bar.set_postfix(graphs=compilations())
         captured = self.graph.capture(steps, self.caches.forget_states)
         logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
@@ -54,21 +73,24 @@ class CpuGraphRunner:
 
     def run(self, inputs: ModelInputs, step: StepInputs) -> GraphOutputs:
         """inputs: what the model begins with, for T tokens."""
-        return self.graph.run({name: _on_host(array) for name, array in inputs.items()}, step)
+        return self._graph_of(inputs).run({name: _on_host(array) for name, array in inputs.items()}, step)
+
+    def _graph_of(self, inputs: ModelInputs) -> ForwardGraph:
+        return self.media_graph if MEDIA_MASK.name in inputs else self.graph
 
 
 def _on_host(array: torch.Tensor) -> np.ndarray | torch.Tensor:
     return array if array.is_floating_point() else array.to(torch.int32).numpy()
 
 
-def _warm_up_steps(page_size: int, network, caches: KVCaches) -> list[Step]:
+def _warm_up_steps(page_size: int, network, caches: KVCaches, fields: Sequence[Field]) -> list[Step]:
     """WARM_UP on slots of the pool, in which nothing is kept yet; tokens that share one would have varying results."""
     generator = np.random.default_rng(0)
     steps, dp_size = [], network.config.shard.attn_dp_size
     for _, query_lens, seq_lens in WARM_UP:
         dp_tokens = (sum(query_lens),) * dp_size if dp_size > 1 else ()  # all replicas run the same steps
         table, slots = first_pages(query_lens, seq_lens, page_size)
-        inputs = {field.name: _some(field, len(slots), network, generator) for field in network.model_inputs()}
+        inputs = {field.name: _some(field, len(slots), network, generator) for field in fields}
         full_to_swa = None if caches.full_to_swa() is None else np.arange(table.max() + 1)
         common = (query_lens, seq_lens, slots, table, page_size, full_to_swa, dp_tokens)
         states = np.arange(1, len(query_lens) + 1, dtype=np.int32) if caches.states else None

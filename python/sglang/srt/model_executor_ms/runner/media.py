@@ -12,6 +12,7 @@ from sglang.srt.managers.mm_schedule import get_embedding_and_mask
 from sglang.srt.managers.mm_utils import pad_mm_tokens
 from sglang.srt.managers.schedule_batch import Modality
 from sglang.srt.model_executor_ms.runner import bridge, input_rows
+from sglang.srt.model_executor_ms.seams import batches
 from sglang.srt.models_ms.decoder import MEDIA_MASK, MEDIA_ROWS, MROPE
 
 MODALITIES = {"image": Modality.IMAGE, "video": Modality.VIDEO}
@@ -22,8 +23,8 @@ class MediaInputs:
 
     @property
     def takes_media(self) -> bool:
-        """Whether steps begin with rows that take the place of tokens."""
-        return MEDIA_MASK in self.network.model_inputs()
+        """Whether steps may begin with rows that take the place of tokens."""
+        return self.network.media_inputs() != ()
 
     def pad_input_ids(self, input_ids, mm_inputs):
         """Put a number made of each image in the place of its placeholder tokens: the radix cache's key."""
@@ -48,12 +49,14 @@ class MediaInputs:
         return bridge.to_torch(self.network.vision(patches, *indices)).clone()
 
     def media_inputs(self, input_ids: torch.Tensor, forward_batch) -> dict[str, torch.Tensor]:
-        """What a step of T tokens begins with beside ids: which are replaced, and their rows."""
+        """What a step of T tokens begins with beside ids: which are replaced, and their rows. {}: none is."""
+        if not batches.has_media(forward_batch) and forward_batch.input_embeds is None:
+            return {}
         width, dtype = self.network.config.hidden_size, getattr(torch, str(self.network.config.dtype).lower())
         names = (MEDIA_ROWS, *self.network.model.deepstack)
         rows = torch.zeros(len(input_ids), len(names) * width, dtype=dtype, device=input_ids.device)
         mask = torch.zeros(len(input_ids), dtype=torch.int32, device=input_ids.device)
-        if _has_media(forward_batch):
+        if batches.has_media(forward_batch):
             for modality in getattr(self.network, "modalities", ()):
                 self._merge(modality, input_ids, forward_batch, rows, mask)
         input_rows.put_input_embeds(forward_batch, rows[:, :width], mask)
@@ -62,7 +65,7 @@ class MediaInputs:
 
     def clamp_placeholders(self, input_ids: torch.Tensor, forward_batch) -> None:
         """Make placeholders ids of the vocabulary, in place, for whoever reads them next."""
-        if _has_media(forward_batch):
+        if batches.has_media(forward_batch):
             input_ids.clamp_(0, self.network.config.vocab_size - 1)
 
     def mrope_inputs(self, positions: torch.Tensor, forward_batch) -> dict[str, torch.Tensor]:
@@ -78,7 +81,7 @@ class MediaInputs:
         if LAST_SEEN not in self.network.model_inputs():
             return {}
         found, begin = positions.clone(), 0
-        if _has_media(forward_batch):
+        if batches.has_media(forward_batch):
             lengths = (forward_batch.extend_prefix_lens_cpu, forward_batch.extend_seq_lens_cpu)
             for mm_inputs, cached, new in zip(forward_batch.mm_inputs, *lengths, strict=True):
                 for first, last in image_places(mm_inputs):
@@ -119,10 +122,6 @@ def image_places(mm_inputs) -> list[tuple[int, int]]:
     """First and last place of each image of a prompt, in SGLang's MultimodalInputs or None."""
     items = [] if mm_inputs is None else mm_inputs.mm_items
     return [tuple(places) for item in items if item.is_image() for places in item.offsets]
-
-
-def _has_media(forward_batch) -> bool:
-    return not forward_batch.forward_mode.is_decode_or_idle() and forward_batch.contains_mm_inputs()
 
 
 def _array(value):

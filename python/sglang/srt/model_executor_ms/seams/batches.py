@@ -43,6 +43,11 @@ def _spread_input_embeds(forward_batch, batch) -> None:
     forward_batch.input_embeds = spread
 
 
+def has_media(forward_batch) -> bool:
+    """Whether requests of a batch show something that tokens of this step may be of."""
+    return not forward_batch.forward_mode.is_decode_or_idle() and forward_batch.contains_mm_inputs()
+
+
 def note_lora_slots(forward_batch, slots, dp_slots=None) -> None:
     """Keep the slot of each request's adapter, numpy [B] int32, with a ForwardBatch, for `lora_slots`.
 

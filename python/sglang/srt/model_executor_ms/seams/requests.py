@@ -52,6 +52,14 @@ def refuse_media_with(explain: Callable[[Exception], str], check: Callable[[obje
     hooks.around(f"{TOKENIZER}._tokenize_one_request", tokenize)
 
 
+def check_prompts_with(check: Callable) -> None:
+    """check(asked) before SGLang tells a request of one prompt from one of several; raises ValueError for 400.
+
+    SGLang 0.5.23 looks into `input_embeds` there, and answers with 500 where there is nothing in it.
+    """
+    hooks.before("sglang.srt.managers.io_struct.GenerateReqInput._determine_batch_size", check)
+
+
 def accept_completions_of_no_tokens() -> None:
     """Let `max_tokens` of /v1/completions be 0, as OpenAI does: the prompt's logprobs are the answer.
 

@@ -44,6 +44,17 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
     _leave_out_stop_tokens(request.sampling_params, vocab_size)
 
 
+def check_prompt(request) -> None:
+    """Raise ValueError where `input_embeds` is the prompt of a `request`, not tokenized yet, and has nothing in it."""
+    from sglang.srt.runtime_context import get_model
+
+    embeds = request.input_embeds
+    if get_model().model_impl != "mindspore" or not (request.text is None and request.input_ids is None):
+        return
+    if not embeds or not embeds[0]:
+        raise ValueError(f"input_embeds is {embeds}: give one row or more, one row a token")
+
+
 def _embedding_problems(request, embeds, model_config) -> list[str]:
     """Of rows of embeddings in the place of a prompt's tokens."""
     from sglang.srt.managers.io_struct import GenerateReqInput
