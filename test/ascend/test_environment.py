@@ -91,6 +91,14 @@ def test_each_call_of_mindspore_finds_what_it_reads(start, monkeypatch):
         assert found == {one: SET[one] for one in READ_BY.get(name, ())}
 
 
+def test_what_a_decode_server_retracts_is_kept_as_tensors_of_the_host(start, monkeypatch):
+    """Not in a pool of the host, whose kernels are for SGLang's own pools of NPUs."""
+    seen = []
+    monkeypatch.setattr(framework, "check_hosts", seen.append)
+    start(disaggregation_mode="decode", disaggregation_transfer_backend="ascend")
+    assert resolving_view(seen[0]).disaggregation_decode_retraction_backup == "cpu_tensor"
+
+
 # ---- memory that SGLang keeps for graphs ----
 
 

@@ -53,6 +53,8 @@ class FakeScheduler:
         a, b, c, d = (SimpleNamespace(rid=rid, weight_version_events=[], output_ids=[]) for rid in "abcd")
         self.running_batch, self.last_batch = SimpleNamespace(reqs=[a, b]), SimpleNamespace(reqs=[b])
         self.cur_batch, self.chunked_req, self.waiting_queue = None, c, [d]
+        self.disagg_prefill_bootstrap_queue = self.disagg_prefill_inflight_queue = None
+        self.disagg_decode_prealloc_queue = self.disagg_decode_transfer_queue = None
         self.sent = []
         send = SimpleNamespace(
             socket=object(), send_output=lambda answer, request: self.sent.append((request.rid, answer))
@@ -118,6 +120,16 @@ def test_a_rank_that_sglang_connects_to_no_client_connects_itself(monkeypatch, t
         answers = [sock_recv(tokenizer) for _ in "abcd"]
     assert {answer.rid for answer in answers} == set("abcd")
     assert all("the NPU is out of memory" in answer.finished_reason["message"] for answer in answers)
+
+
+def test_requests_between_two_servers_are_told_too():
+    a, b, c, d, e = (SimpleNamespace(rid=rid) for rid in "vwxyz")
+    prefill, decode = FakeScheduler(), FakeScheduler()
+    prefill.disagg_prefill_bootstrap_queue, prefill.disagg_prefill_inflight_queue = SimpleNamespace(queue=[a]), [b]
+    decode.disagg_decode_prealloc_queue = SimpleNamespace(queue=[SimpleNamespace(req=c)], retracted_queue=[d])
+    decode.disagg_decode_transfer_queue = SimpleNamespace(queue=[SimpleNamespace(req=e)])
+    assert {one.rid for one in faults.unfinished(prefill)} == set("abcdvw")
+    assert {one.rid for one in faults.unfinished(decode)} == set("abcdxyz")
 
 
 def test_after_another_error_sglang_alone_decides(answered):

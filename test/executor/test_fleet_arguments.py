@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.util
+import os
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 from sglang.srt.model_executor_ms.server.fleet_arguments import check_fleet
 
 SECONDS = 1
+EARLY = "SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX"
 PLAIN = dict(
     device="cpu",
     enable_trace=False,
@@ -25,14 +27,14 @@ PLAIN = dict(
 
 def absent(name):
     """As find_spec where a package is not there."""
-    if "." in name:
+    if "." in name:  # an absent package has no modules
         raise ModuleNotFoundError(f"No module named {name.partition('.')[0]!r}", name=name.partition(".")[0])
 
 
 CASES = {
     "mooncake": "package mooncake is not installed: pip install --no-deps mooncake-transfer-engine-non-cuda",
     "nixl": "package nixl is not installed: pip install --no-deps nixl nixl-cu12",
-    "ascend": "only nixl, mooncake and mooncake_tcp are served",
+    "ascend": "only nixl, mooncake and mooncake_tcp are served on CPUs",
 }
 
 
@@ -55,10 +57,30 @@ def test_a_library_that_mooncake_wants_is_named(monkeypatch):
         check_fleet(SimpleNamespace(**PLAIN | dict(disaggregation_mode="decode")))
 
 
-def test_disaggregation_is_refused_on_npus():
-    view = PLAIN | dict(device="npu", disaggregation_mode="prefill", disaggregation_transfer_backend="ascend")
-    with pytest.raises(UnsupportedFlag, match="--disaggregation-mode prefill is served on CPUs only"):
-        check_fleet(SimpleNamespace(**view))
+def test_npus_send_by_memfabric_alone_and_are_told_where_to_meet(monkeypatch):
+    view = SimpleNamespace(**PLAIN | dict(device="npu", disaggregation_mode="prefill"))
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    monkeypatch.delenv("ASCEND_MF_STORE_URL", raising=False)
+    for backend in ("nixl", "mooncake", "mooncake_tcp"):
+        view.disaggregation_transfer_backend = backend
+        with pytest.raises(UnsupportedFlag, match=f"{backend}: only ascend is served on NPUs"):
+            check_fleet(view)
+    view.disaggregation_transfer_backend = "ascend"
+    with pytest.raises(UnsupportedFlag, match="ascend: the package memfabric_hybrid is not installed: pip install"):
+        check_fleet(view)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    for given in (None, "127.0.0.1:9000"):
+        if given:
+            monkeypatch.setenv("ASCEND_MF_STORE_URL", given)
+        with pytest.raises(UnsupportedFlag, match=f"ASCEND_MF_STORE_URL is {given!r}: export"):
+            check_fleet(view)
+    monkeypatch.setenv("ASCEND_MF_STORE_URL", "tcp://127.0.0.1:9000")
+    monkeypatch.setenv(EARLY, "1")
+    check_fleet(view)
+    assert os.environ[EARLY] == "0"
+    view.pp_size = 2
+    with pytest.raises(UnsupportedFlag, match="--pp-size"):
+        check_fleet(view)
 
 
 def test_traces_without_their_packages_are_refused(monkeypatch):

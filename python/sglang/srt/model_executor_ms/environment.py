@@ -233,6 +233,14 @@ def send_prefixes_with_the_rest() -> None:
     dictate({"SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0"})
 
 
+MEMFABRIC_STORE = "ASCEND_MF_STORE_URL"
+
+
+def memfabric_store() -> str | None:
+    """Where servers with NPUs find each other; the prefill server listens there. None: it is not said."""
+    return os.environ.get(MEMFABRIC_STORE)
+
+
 def compile_without_a_wrapper(variables: MutableMapping[str, str] = os.environ) -> None:
     """Let torch build extensions where CXX is such as `ccache g++`: it looks for a program whose name is all that."""
     wrapper, _, compiler = variables.get("CXX", "").partition(" ")

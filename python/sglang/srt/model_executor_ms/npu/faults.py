@@ -13,7 +13,7 @@ import re
 import time
 from typing import NamedTuple
 
-from sglang.srt.model_executor_ms.seams import processes
+from sglang.srt.model_executor_ms.seams import processes, transfers
 
 logger = logging.getLogger(__name__)
 
@@ -93,10 +93,10 @@ def _end_requests(scheduler, reason):
 
 
 def unfinished(scheduler) -> list:
-    """The requests of this scheduler that have no answer yet: running, chunked and waiting."""
+    """The requests of this scheduler that have no answer yet: running, chunked, waiting, and between two servers."""
     requests = [request for batch in _batches(scheduler) for request in batch.reqs]
     requests += [request for request in (scheduler.chunked_req,) if request is not None]
-    requests += scheduler.waiting_queue
+    requests += scheduler.waiting_queue + transfers.unfinished(scheduler)
     return list({request.rid: request for request in requests}.values())
 
 

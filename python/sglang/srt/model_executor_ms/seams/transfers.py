@@ -26,7 +26,20 @@ def _host(mem_type: str | None) -> str | None:
 
 
 def send_places_as_arrays() -> None:
-    """Have Mooncake be told pages as arrays: SGLang copies them to pinned memory, and waits for an event of a GPU."""
+    """Have Mooncake be told pages as arrays: SGLang copies them to pinned memory, and waits for an event of a GPU.
+
+    What sends between NPUs inherits it.
+    """
     from sglang.srt.disaggregation.mooncake import conn
 
     conn.MooncakeKVSender.supports_host_tensor_indices = False
+
+
+def unfinished(scheduler) -> list:
+    """The requests of a scheduler that wait for the other server, or whose keys and values are on their way."""
+    prealloc = scheduler.disagg_decode_prealloc_queue
+    owners = (scheduler.disagg_prefill_bootstrap_queue, prealloc, scheduler.disagg_decode_transfer_queue)
+    waiting = [one for owner in owners if owner is not None for one in owner.queue]
+    waiting += prealloc.retracted_queue if prealloc is not None else []
+    waiting += scheduler.disagg_prefill_inflight_queue or []
+    return [getattr(one, "req", one) for one in waiting]  # a decode server keeps what receives them with each

@@ -96,7 +96,7 @@ LIMITED = {
     "ep_dispatch_algorithm": (None, "dynamic"),
     "expert_distribution_recorder_mode": (None, "stat", "per_pass"),
     "disaggregation_mode": ("null", "prefill", "decode"),
-    "disaggregation_transfer_backend": ("mooncake", "mooncake_tcp", "nixl"),
+    "disaggregation_transfer_backend": ("mooncake", "mooncake_tcp", "nixl", "ascend"),
     "hicache_io_backend": ("kernel", "direct"),  # SGLang's default is kernel; either is this backend's own copy
     "hicache_mem_layout": ("layer_first", "page_first", "page_first_direct"),
     "hicache_write_policy": ("write_through", "write_through_selective"),
@@ -240,7 +240,7 @@ REFUSED = (
         """),
     ),
     (
-        "of prefill and decode on separate servers, --disaggregation-mode over nixl is supported so far",
+        "of prefill and decode on separate servers, only --disaggregation-mode is supported so far",
         _names("""
             disaggregation_ib_device
             disaggregation_decode_enable_radix_cache disaggregation_decode_enable_offload_kvcache

@@ -3,7 +3,12 @@
 import ctypes
 import importlib.util
 
-from sglang.srt.model_executor_ms.environment import compile_without_a_wrapper, send_prefixes_with_the_rest
+from sglang.srt.model_executor_ms.environment import (
+    MEMFABRIC_STORE,
+    compile_without_a_wrapper,
+    memfabric_store,
+    send_prefixes_with_the_rest,
+)
 from sglang.srt.model_executor_ms.seams import memory
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
@@ -13,7 +18,8 @@ OPENTELEMETRY = (
     "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 )
-# Ways to send keys and values: the package, the library of the system that it wants, and how to install both.
+# Ways to send keys and values between CPUs: the package, the library of the system that it wants, and how to install
+# both.
 TRANSFERS = {
     "nixl": ("nixl", None, "pip install --no-deps nixl nixl-cu12"),
     "mooncake": (
@@ -58,9 +64,11 @@ def _check_disaggregation(view) -> None:
     if mode == "null":
         return
     flag = f"--disaggregation-mode {mode}"
-    if view.device != "cpu":
-        raise UnsupportedFlag(f"{flag} is served on CPUs only, and --device is {view.device}")
-    check_transfers(f"{flag} --disaggregation-transfer-backend {backend}", backend.removesuffix("_tcp"))
+    named = f"{flag} --disaggregation-transfer-backend {backend}"
+    if view.device == "cpu":
+        check_transfers(named, backend.removesuffix("_tcp"))
+    else:
+        _check_transfers_of_npus(named, backend)
     if view.pp_size > 1 or view.speculative_algorithm or view.kv_cache_dtype != "auto":
         raise UnsupportedFlag(
             f"{flag} with --pp-size, --speculative-algorithm or --kv-cache-dtype: not tried together yet"
@@ -72,7 +80,7 @@ def _check_disaggregation(view) -> None:
 def check_transfers(flag: str, backend: str) -> None:
     """UnsupportedFlag where a backend is not served, or lacks what it wants."""
     if backend not in TRANSFERS:
-        raise UnsupportedFlag(f"{flag}: only nixl, mooncake and mooncake_tcp are served")
+        raise UnsupportedFlag(f"{flag}: only nixl, mooncake and mooncake_tcp are served on CPUs")
     package, library, command = TRANSFERS[backend]
     command = f"{command} (no GPU is needed)"
     if importlib.util.find_spec(package) is None:
@@ -82,6 +90,22 @@ def check_transfers(flag: str, backend: str) -> None:
             ctypes.CDLL(library)
     except OSError as error:
         raise UnsupportedFlag(f"{flag}: {package} wants {library}: {error}: {command}") from error
+
+
+def _check_transfers_of_npus(flag: str, backend: str) -> None:
+    """UnsupportedFlag where NPUs cannot send keys and values by MemFabric, or do not know where to meet."""
+    if backend != "ascend":
+        raise UnsupportedFlag(f"{flag}: only ascend is served on NPUs")
+    if importlib.util.find_spec("memfabric_hybrid") is None:
+        raise UnsupportedFlag(
+            f"{flag}: the package memfabric_hybrid is not installed: pip install --no-deps memfabric-hybrid"
+        )
+    store = memfabric_store()
+    if store is None or not store.startswith("tcp://"):
+        raise UnsupportedFlag(
+            f"{flag}: {MEMFABRIC_STORE} is {store!r}: export {MEMFABRIC_STORE}=tcp://HOST:PORT on all servers, with an "
+            "address of the prefill server's host and a free port"
+        )
 
 
 def _check_host_cache(view) -> None:
