@@ -65,12 +65,13 @@ def test_products_are_those_of_the_values(checked, form, dtype, most):
     held = Held(*form, 48, 128)
     x = tensor(np.random.default_rng(0).standard_normal((5, 128)).astype(np.float32), dtype)
     wanted = values(x) @ held.values.T
+    addresses = set()
     for _ in range(2):  # and loaded anew, where it is
         found = ops.quant_linear(x, *held.prepack("linear", dtype), None, None, None, *held.form, "float")
         assert found.dtype == dtype
         np.testing.assert_allclose(values(found), wanted, rtol=0, atol=most * np.abs(wanted).max())
-        address = held.weight.data_ptr()
-    assert address == held.weight.data_ptr()
+        addresses.add(held.weight.data_ptr())
+    assert len(addresses) == 1
     assert held.weight.nbytes == held.values.size // (2 if form[0] == "int4" else 1)
 
 
