@@ -12,8 +12,9 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
 from sglang.srt.model_executor_ms.runner.media import MediaInputs
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights
-from sglang.srt.models_ms.config import Runtime
+from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
 from sglang.srt.models_ms.registry import model_class
+from sglang.srt.models_ms.vision import anyres
 from sglang.srt.utils.hf_transformers_utils import get_config
 
 SECONDS = 12
@@ -82,6 +83,13 @@ def test_rows_of_a_videos_frames_are_transformers(table, tmp_path, kind):
     pixels = made.pop("pixel_values_videos")
     (found,) = seeing.get_video_feature([item(Modality.VIDEO, pixels, **made)])
     np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-4 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["anyres_max_", "anyres_max_0", "anyres_max_-1", "anyres", "9"])
+def test_a_ratio_that_names_no_number_of_tiles_is_refused(name):
+    assert anyres.most_tiles("anyres_max_12") == 12
+    with pytest.raises(UnsupportedConfig, match=f"vision_aspect_ratio = '{name}' is not supported"):
+        anyres.most_tiles(name)
 
 
 def test_a_checkpoint_with_published_names_of_tensors_is_the_same(table, tmp_path):

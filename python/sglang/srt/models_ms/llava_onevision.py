@@ -7,24 +7,16 @@ import numpy as np
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.vision import mixed_rows
-from sglang.srt.models_ms.config import UnsupportedConfig, key
+from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.llava import LlavaForConditionalGeneration
 from sglang.srt.models_ms.llava_next import LlavaNextConfig, LlavaNextForConditionalGeneration
 from sglang.srt.models_ms.vision import anyres
 
 
-def most_tiles(name: str) -> int:
-    """Of "anyres_max_9", 9."""
-    number = name.removeprefix("anyres_max_")
-    if number == name or not number.isdecimal() or not int(number):
-        raise UnsupportedConfig(f"vision_aspect_ratio = {name!r} is not supported, only 'anyres_max_' and a number")
-    return int(number)
-
-
 class LlavaOnevisionConfig(LlavaNextConfig):
     vision_feature_layer: int = key("vision_feature_layer", -1)
     select: str = key("vision_feature_select_strategy", "full", accepted=("full",))
-    most_tiles: int = key("vision_aspect_ratio", 9, convert=most_tiles)
+    most_tiles: int = key("vision_aspect_ratio", 9, convert=anyres.most_tiles)
     ignored = {"video_token_index": "no videos are taken"}
 
 

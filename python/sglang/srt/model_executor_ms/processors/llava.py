@@ -105,5 +105,5 @@ class LlavaOnevisionProcessor(LlavaNextProcessor):
         if len(sizes) > 1:
             return [len(anyres.untiled(self.side)[0])] * len(sizes)
         possible, tile = self.hf_config.image_grid_pinpoints, self.hf_config.vision_config.image_size
-        most = int(self.hf_config.vision_aspect_ratio.removeprefix("anyres_max_"))
+        most = anyres.most_tiles(self.hf_config.vision_aspect_ratio)
         return [len(anyres.resized(sizes[0], possible, tile, self.side, most)[0])]

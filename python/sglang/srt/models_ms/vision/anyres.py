@@ -5,7 +5,17 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sglang.srt.models_ms.config_keys import UnsupportedConfig
+
 NEWLINE = -1  # among indices of rows: the row that ends a line
+
+
+def most_tiles(name: str) -> int:
+    """Of vision_aspect_ratio, "anyres_max_9": 9. UnsupportedConfig if it is not of this kind."""
+    number = name.removeprefix("anyres_max_")
+    if number == name or not number.isdecimal() or not int(number):
+        raise UnsupportedConfig(f"vision_aspect_ratio = {name!r} is not supported, only 'anyres_max_' and a number")
+    return int(number)
 
 
 def resolution(size: tuple[int, int], possible: Sequence[tuple[int, int]]) -> tuple[int, int]:
