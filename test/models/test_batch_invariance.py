@@ -56,7 +56,7 @@ def alone(model, prompt):
 
 
 @pytest.mark.parametrize("table", ["cpu", pytest.param("reference", marks=SLOW)], indirect=True)
-@pytest.mark.parametrize("prefix", [0, 8, 64])
+@pytest.mark.parametrize("prefix", [0, 20, 64])  # more than attention computes as if each were alone
 @pytest.mark.parametrize("beside", [0, 2, 7])
 def test_an_answer_is_the_same_in_every_batch_and_after_a_cache_hit(model, prompt, alone, table, beside, prefix):
     found = answer(model, prompt, beside, prefix)
@@ -65,7 +65,20 @@ def test_an_answer_is_the_same_in_every_batch_and_after_a_cache_hit(model, promp
         np.testing.assert_array_equal(found, alone)
 
 
-CUTS = ([40], [8, 32], [17, 23], [24, 8, 8])  # attention of fewer rows adds up in another order
+@pytest.mark.parametrize("table", ["cpu"], indirect=True)
+def test_a_few_tokens_at_once_are_computed_as_one_after_the_other(model, prompt, table):
+    """As drafts that are verified are, here over the end of 128 keys."""
+    ids, found = np.concatenate([prompt[:16], prompt]), []
+    for count in (1, 4, 16):
+        requests = Requests(model, 4)
+        requests.step({"asked": ids[:PROMPT]})
+        steps = [requests.step({"asked": part})["asked"] for part in np.split(ids[PROMPT:], 16 // count)]
+        found.append(np.concatenate(steps))
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
+
+
+CUTS = ([51], [17, 34], [34, 17], [17, 17, 17])  # attention of up to 16 rows adds up in another order
 
 
 # Not kimi_linear: latent attention of few queries adds up in another order than that of many.

@@ -347,7 +347,7 @@ struct Batch {
     for (int64_t i = 0; i < requests; ++i) {
       const int64_t length = any(1, any(0, 1) ? 20 : 300);
       seq_lens.push_back(length);
-      query_lens.push_back(any(0, 2) ? any(1, length) : 1);
+      query_lens.push_back(any(1, std::vector<int64_t>{1, std::min<int64_t>(length, 20), length}[any(0, 2)]));
       tokens += query_lens.back();
     }
     blocks = 0;

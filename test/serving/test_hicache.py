@@ -44,17 +44,20 @@ def started(start_engine, folder, **more):
     return start_engine(folder, dtype="float32", skip_tokenizer_init=True, **sizes, **more)
 
 
+def assert_same(found, wanted):
+    """But for the last bits: attention of the few tokens behind a prefix adds up in another order than that of many."""
+    for answer, other in zip(found, wanted, strict=True):
+        assert [token for token, _ in answer] == [token for token, _ in other]
+        assert max(abs(one - two) for (_, one), (_, two) in zip(answer, other, strict=True)) <= 1e-5
+
+
 @SLOW
 @pytest.mark.parametrize("variant, layout", KINDS)
 def test_prefixes_come_back_from_memory_of_the_host(start_engine, tmp_path, variant, layout):
     folder = save(variant, tmp_path)
     wanted, _ = asked(started(start_engine, folder))
     found, places = asked(started(start_engine, folder, hicache_mem_layout=layout, **CACHE))
-    # MLA reads a prefix from the cache in another way than it computes it, wherever the prefix was meanwhile.
-    limit = 1e-5 if variant.startswith("deepseek") else 0.0
-    for answer, other in zip(found, wanted, strict=True):
-        assert [token for token, _ in answer] == [token for token, _ in other]
-        assert max(abs(one - two) for (_, one), (_, two) in zip(answer, other, strict=True)) <= limit
+    assert_same(found, wanted)
     assert [place.get("host", 0) >= 90 for place in places] == [False] * 4 + [True, False, True], places
 
 
@@ -65,7 +68,7 @@ def test_prefixes_come_back_from_files_of_a_server_before(start_engine, tmp_path
     first, _ = asked(started(start_engine, folder, **CACHE, **STORED))
     engine = started(start_engine, folder, **CACHE, **STORED)
     second, places = asked(engine)
-    assert second == first
+    assert_same(second, first)
     assert places[0].get("storage", 0) >= 90, places
     refused = engine.update_weights_from_disk(str(folder))
     assert not refused[0] and "stored pages are of the weights" in refused[1]

@@ -1,11 +1,11 @@
 // Causal attention over the paged cache, online softmax (Milakov and Gimelshein, 2018): memory linear in length.
 //
-// One key/value head serves a group of query heads, so its keys are read once for all of them. Requests with one
-// query are split over their keys into pieces, all heads together, since the heads of a token lie side by side in the
+// One key/value head serves a group of query heads, so its keys are read once for all of them. Requests with few
+// queries are split over their keys into pieces, all heads together, since the heads of a token lie side by side in the
 // cache, or where there are few pieces neighboring ones; the others over heads and blocks of queries, each of which
 // ends at the last place that one of its queries sees. Which keys and queries are a task's depends on its own request
-// alone, and so do its results. Where there is a window, tasks begin with the first key that one of their queries sees.
-// Bidirectional queries reach past their own place.
+// alone, and so do its results. Each of a few queries has, to the last bit, what it has alone. Where there is a window,
+// tasks begin with the first key that one of their queries sees. Bidirectional queries reach past their own place.
 #pragma once
 #include <algorithm>
 #include <utility>
@@ -17,7 +17,8 @@
 namespace KERNEL_ISA {
 
 constexpr int64_t kRows = 512;   // query rows (queries times heads of a group) of a task, about
-constexpr int64_t kSplit = 128;  // keys of a task where a request has one query
+constexpr int64_t kFew = 16;     // queries of a request that are split over keys
+constexpr int64_t kSplit = 128;  // keys of a task of theirs
 constexpr int64_t kShared = 16;  // query heads that make a matrix with the keys of one head
 
 // ---- many rows: pack a block of keys and values once, then multiply as matrices ----
@@ -155,8 +156,9 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
     const int64_t row =
         std::max<int64_t>(0, first - first_place - behind) * group;  // those before see no key of this block,
     const int64_t end = last_row(a, rows, group, first + count - 1 - first_place);  // nor do these and those after
-    if (task.queries == 1 && first + kKeys < task.last_key) {
-      const Block<C> next(a, a.k_cache, table, 0, first + kKeys, std::min(kKeys, task.last_key - first - kKeys));
+    if (task.queries <= kFew && first + kKeys < task.last_key) {
+      const int64_t after = first + kKeys;
+      const Block<C> next(a, a.k_cache, table, task.kv_head, after, std::min(kKeys, task.last_key - after));
       for (const C* each : next.row) fetch(each, size);
     }
     const Block<C> keys(a, a.k_cache, table, task.kv_head, first, count);
@@ -188,74 +190,128 @@ inline int64_t first_seen(const Attention& a, int64_t place) {
   return a.window ? std::max<int64_t>(0, place + 1 - a.window) : 0;
 }
 
-inline int64_t pieces_of(const Attention& a, int64_t request) {
-  const int64_t length = a.seq_lens[request];
-  return a.query_lens[request] > 1 ? 0 : (length - first_seen(a, length - 1) + kSplit - 1) / kSplit;
+// Drafts that are verified, tails of cached prompts, and steps of one token. What reaches past its own place is not
+// among them.
+inline bool few_queries(const Attention& a, int64_t request) {
+  const int64_t queries = a.query_lens[request];
+  return queries == 1 || (queries > 1 && queries <= kFew && !a.bidirectional && !a.last_seen);
 }
 
-// The pieces of a request with one query, each in so many parts of the heads.
+// Into how many pieces the keys are split that this query of a request sees. Later queries have no fewer.
+inline int64_t pieces_of(const Attention& a, int64_t request, int64_t query) {
+  const int64_t place = a.seq_lens[request] - a.query_lens[request] + query;
+  return (place + 1 - first_seen(a, place) + kSplit - 1) / kSplit;
+}
+
+// The pieces of a request with few queries, each in so many parts of the heads. `partials` counts queries.
 inline void add_pieces(const Attention& a, int64_t request, int64_t parts, std::vector<Task>& tasks,
                        int64_t& partials) {
-  const int64_t length = a.seq_lens[request], first = first_seen(a, length - 1), pieces = pieces_of(a, request);
+  const int64_t queries = a.query_lens[request], pieces = pieces_of(a, request, queries - 1);
   for (int64_t piece = 0; piece < pieces; ++piece) {
-    const int64_t key = first + piece * kSplit, partial = pieces > 1 ? partials++ : -1;
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t head = part * a.kv_heads / parts, heads = (part + 1) * a.kv_heads / parts - head;
-      tasks.push_back({request, head, heads, 0, 1, key, std::min(length, key + kSplit), piece, pieces, partial});
+      tasks.push_back({request, head, heads, 0, queries, 0, 0, piece, pieces > 1 ? partials : -1});
     }
+    if (pieces > 1) partials += queries;
   }
+}
+
+// f(task) for the parts of a piece, in the order in which each of its queries would meet them alone: queries that all
+// see the keys of the part, all of them as far as their blocks of keys are the same, then each for itself.
+template <typename F>
+inline void over_parts(const Attention& a, const Task& piece, F&& f) {
+  const int64_t queries = piece.queries, before = a.seq_lens[piece.request] - queries;
+  auto begin = [&](int64_t query) { return first_seen(a, before + query) + piece.piece * kSplit; };
+  auto end = [&](int64_t query) { return std::min(before + query + 1, begin(query) + kSplit); };
+  auto part = [&](int64_t query, int64_t count, int64_t first, int64_t last) {
+    Task task = piece;
+    task.first_query = query, task.queries = count, task.first_key = first, task.last_key = last;
+    if (first < last) f(task);
+  };
+  if (queries == 1) return part(0, 1, begin(0), end(0));
+  int64_t done = 0;
+  if (begin(0) == begin(queries - 1)) done = std::max<int64_t>(0, end(0) - begin(0)) / kKeys * kKeys;
+  part(0, queries, begin(0), begin(0) + done);
+  for (; done < kSplit; done += kKeys)
+    for (int64_t query = 0; query < queries; ++query) {
+      const int64_t first = begin(query) + done;
+      part(query, 1, first, std::min(end(query), first + kKeys));
+    }
 }
 
 inline std::vector<Task> tasks_of(const Attention& a, int64_t& partials) {
   const int64_t group = a.heads / a.kv_heads, block = std::max<int64_t>(1, kRows / group);
   int64_t pieces = 0, token = 0;
-  for (int64_t request = 0; request < a.requests; ++request) pieces += pieces_of(a, request);
+  for (int64_t request = 0; request < a.requests; ++request)
+    if (few_queries(a, request)) pieces += pieces_of(a, request, a.query_lens[request] - 1);
   // Two tasks a thread, as far as heads go: pieces differ in length.
   const int64_t parts = pieces ? std::min(a.kv_heads, (2 * pool::threads() + pieces - 1) / pieces) : 1;
   std::vector<Task> tasks;
   partials = 0;
   for (int64_t request = 0; request < a.requests; ++request) {
     const int64_t queries = a.query_lens[request], length = a.seq_lens[request];
-    if (queries == 1) add_pieces(a, request, parts, tasks, partials);
-    for (int64_t head = 0; queries > 1 && head < a.kv_heads; ++head)
+    const bool few = few_queries(a, request);
+    if (few) add_pieces(a, request, parts, tasks, partials);
+    for (int64_t head = 0; !few && queries > 0 && head < a.kv_heads; ++head)
       for (int64_t query = (queries - 1) / block * block; query >= 0; query -= block) {  // the longest first
         const int64_t count = std::min(block, queries - query);
         const int64_t place = length - queries + query;
         // The last query's own place is not behind that of the one that reaches furthest.
         const int64_t last = place + count + longest_reach(a, length, token + query, place, count);
-        tasks.push_back({request, head, 1, query, count, first_seen(a, place), std::min(length, last), 0, 1, -1});
+        tasks.push_back({request, head, 1, query, count, first_seen(a, place), std::min(length, last), 0, -1});
       }
     token += queries;
   }
   return tasks;
 }
 
+// f(row, query, head) for the rows of some of a task's queries: those of each key/value head lie query by query.
+template <typename F>
+inline void over_rows_of(const Attention& a, const Task& task, int64_t first, int64_t last, F&& f) {
+  const int64_t group = a.heads / a.kv_heads;
+  for (int64_t kv_head = 0; kv_head < task.kv_heads; ++kv_head)
+    for (int64_t query = first; query < last; ++query)
+      for (int64_t head = 0; head < group; ++head)
+        f((kv_head * task.queries + query) * group + head, query, (task.kv_head + kv_head) * group + head);
+}
+
 template <typename T>
-inline void write_rows(const Attention& a, const Task& task, int64_t first_token, const Rows& state) {
-  const int64_t heads = heads_of(a, task), rows = task.queries * heads;
-  for (int64_t row = 0; row < rows; ++row) {
-    const int64_t token = first_token + task.first_query + row / heads, head = first_head(a, task) + row % heads;
-    T* out = static_cast<T*>(a.out) + (token * a.heads + head) * a.head_dim;
+inline void write_rows(const Attention& a, const Task& task, int64_t first, int64_t last, int64_t first_token,
+                       const Rows& state) {
+  over_rows_of(a, task, first, last, [&](int64_t row, int64_t query, int64_t head) {
+    T* out = static_cast<T*>(a.out) + ((first_token + task.first_query + query) * a.heads + head) * a.head_dim;
     const float* values = state.values + row * state.width;
     const float sink = a.sinks ? std::exp(a.sinks[head] - state.most[row]) : 0.0f;
     const float factor = (a.kv_scales ? a.kv_scales[1] : 1.0f) / (state.weight[row] + sink);
     over(
         a.head_dim, [&](int64_t i) { store(out + i, load(values + i) * factor); },
         [&](int64_t i) { out[i] = from_float<T>(values[i] * factor); });
+  });
+}
+
+inline void merge(Rows& into, const Rows& other, int64_t row) {
+  const float top = std::max(into.most[row], other.most[row]);
+  const float a = std::exp(into.most[row] - top), b = std::exp(other.most[row] - top);
+  into.most[row] = top;
+  into.weight[row] = into.weight[row] * a + other.weight[row] * b;
+  for (int64_t i = 0; i < into.width; ++i) {
+    float& value = into.values[row * into.width + i];
+    value = value * a + other.values[row * into.width + i] * b;
   }
 }
 
-inline void merge(Rows& into, const Rows& other) {
-  for (int64_t row = 0; row < into.rows; ++row) {
-    const float top = std::max(into.most[row], other.most[row]);
-    const float a = std::exp(into.most[row] - top), b = std::exp(other.most[row] - top);
-    into.most[row] = top;
-    into.weight[row] = into.weight[row] * a + other.weight[row] * b;
-    for (int64_t i = 0; i < into.width; ++i) {
-      float& value = into.values[row * into.width + i];
-      value = value * a + other.values[row * into.width + i] * b;
-    }
-  }
+template <typename T, typename Q>
+inline void copy_queries(const Attention& a, const Task& task, int64_t first_token, int64_t width, Q* q) {
+  over_rows_of(a, task, 0, task.queries, [&](int64_t row, int64_t query, int64_t head) {
+    const int64_t token = first_token + task.first_query + query;
+    const T* from = static_cast<const T*>(a.q) + (token * a.heads + head) * a.head_dim;
+    Q* to = q + row * width;
+    if constexpr (std::is_same_v<Q, T>)
+      std::copy(from, from + a.head_dim, to);
+    else
+      widen(from, to, a.head_dim);
+    std::fill(to + a.head_dim, to + width, Q{});
+  });
 }
 
 template <typename T, typename C>
@@ -267,47 +323,50 @@ void paged_attention_as(const Attention& given) {
   for (int64_t i = 0; i < a.requests; ++i) starts[i + 1] = starts[i] + a.query_lens[i];
   int64_t partials;
   const std::vector<Task> tasks = tasks_of(a, partials);
-  const int64_t kept_size = Rows::size(a.heads, width);
+  const int64_t group = a.heads / a.kv_heads, kept_size = Rows::size(a.heads, width);
   float* kept = scratch<Purpose::partials, float>(partials * kept_size);
   auto partial = [&](const Task& task, int64_t piece) {
-    const Rows all(kept + (task.partial + piece) * kept_size, a.heads, width);
-    return all.part(first_head(a, task), heads_of(a, task));
+    const Rows all(kept + (task.partial + piece * task.queries) * kept_size, task.queries * a.heads, width);
+    return all.part(task.queries * task.kv_head * group, rows_of(a, task));
   };
+  // So many heads of one row, as latent attention has them, are worth packing what they share.
+  const bool packs = kPairs && a.kv_heads == 1 && a.heads >= kShared;
   pool::each(static_cast<int64_t>(tasks.size()), [&](int64_t index) {
+    using Q = Query<T, C>;
     const Task& task = tasks[index];
     const int32_t* table = a.block_tables + task.request * a.blocks;
-    const int64_t heads = heads_of(a, task), rows = task.queries * heads, first_token = starts[task.request];
-    using Q = Query<T, C>;
+    const int64_t rows = rows_of(a, task), first_token = starts[task.request];
     Q* q = scratch<Purpose::q, Q>(rows * width);
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t token = first_token + task.first_query + row / heads, head = first_head(a, task) + row % heads;
-      const T* from = static_cast<const T*>(a.q) + (token * a.heads + head) * a.head_dim;
-      Q* to = q + row * width;
-      if constexpr (std::is_same_v<Q, T>)
-        std::copy(from, from + a.head_dim, to);
-      else
-        widen(from, to, a.head_dim);
-      std::fill(to + a.head_dim, to + width, Q{});
-    }
+    copy_queries<T>(a, task, first_token, width, q);
     Rows state = task.partial >= 0 ? partial(task, 0)
                                    : Rows(scratch<Purpose::rows, float>(Rows::size(rows, width)), rows, width);
     state.clear();
-    // So many heads of one row, as latent attention has them, are worth packing what they share.
-    if (task.queries == 1 && !(kPairs && a.kv_heads == 1 && a.heads >= kShared))
-      few_rows<C, Q>(a, q, table, task, state);
+    if (few_queries(a, task.request))
+      over_parts(a, task, [&](const Task& part) {
+        const int64_t row = part.first_query * group;
+        Rows own = state.part(row, rows - row);
+        if (packs)
+          many_rows<C, Q>(a, rows_of(a, part), q + row * width, table, part, first_token, own);
+        else
+          few_rows<C, Q>(a, q + row * width, table, part, task.queries * group, own);
+      });
     else
       many_rows<C, Q>(a, rows, q, table, task, first_token, state);
-    if (task.partial < 0) write_rows<T>(a, task, first_token, state);
+    if (task.partial < 0) write_rows<T>(a, task, 0, task.queries, first_token, state);
   });
   if (partials == 0) return;
-  std::vector<Task> firsts;  // of requests with several pieces
+  std::vector<std::pair<Task, int64_t>> merged;  // of requests with several pieces, and each of their queries
   for (const Task& task : tasks)
-    if (task.partial >= 0 && task.piece == 0) firsts.push_back(task);
-  pool::each(static_cast<int64_t>(firsts.size()), [&](int64_t index) {
-    const Task& task = firsts[index];
+    for (int64_t query = 0; task.partial >= 0 && task.piece == 0 && query < task.queries; ++query)
+      merged.emplace_back(task, query);
+  pool::each(static_cast<int64_t>(merged.size()), [&](int64_t index) {
+    const auto& [task, query] = merged[index];
     Rows state = partial(task, 0);
-    for (int64_t piece = 1; piece < task.pieces; ++piece) merge(state, partial(task, piece));
-    write_rows<T>(a, task, starts[task.request], state);
+    for (int64_t piece = 1; piece < pieces_of(a, task.request, query); ++piece) {
+      const Rows other = partial(task, piece);
+      over_rows_of(a, task, query, query + 1, [&](int64_t row, int64_t, int64_t) { merge(state, other, row); });
+    }
+    write_rows<T>(a, task, query, query + 1, starts[task.request], state);
   });
 }
 

@@ -16,11 +16,13 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 struct Task {
   int64_t request, kv_head, kv_heads, first_query, queries, first_key, last_key;
-  int64_t piece, pieces;  // which of how many of the request's keys
-  int64_t partial;        // where its results are kept until those of other pieces are there; -1: there are none
+  int64_t piece;    // which one of the request's keys
+  int64_t partial;  // where its results are kept until those of other pieces are there; -1: there are none
 };
 
-inline int64_t heads_of(const Attention& a, const Task& task) { return task.kv_heads * (a.heads / a.kv_heads); }
+inline int64_t rows_of(const Attention& a, const Task& task) {
+  return task.queries * task.kv_heads * (a.heads / a.kv_heads);
+}
 inline int64_t first_head(const Attention& a, const Task& task) { return task.kv_head * (a.heads / a.kv_heads); }
 
 // What one task keeps of its rows: the largest score, the sum of weights, and the weighted sum of values.
@@ -129,17 +131,28 @@ inline void fetch(const C* row, int64_t size) {
 
 // total[m] += products of a key with the M queries, place by place.
 template <int M, typename C>
-inline void add_products(const float* q, int64_t width, const C* key, int64_t size, f32x16 (&total)[M]) {
+ALWAYS_INLINE void add_products(const float* q, int64_t width, const C* key, int64_t size, f32x16 (&total)[M]) {
   for (int64_t d = 0; d < size; d += 16) {
     const f32x16 x = size - d >= 16 ? load(key + d) : load_part(key + d, size - d);
     for (int m = 0; m < M; ++m) total[m] += x * load(q + m * width + d);
   }
 }
 
+// The same of four keys.
+template <int M, typename C, typename Q>
+ALWAYS_INLINE void add_products(const Q* q, int64_t width, const C* const (&key)[4], int64_t size,
+                                f32x16 (&total)[M][4]) {
+  for (int i = 0; i < 4; ++i) {
+    f32x16 products[M] = {};
+    add_products<M>(q, width, key[i], size, products);
+    for (int m = 0; m < M; ++m) total[m][i] = products[m];
+  }
+}
+
 #if defined(__AVX512BF16__)
 // The same for bfloat16 queries and keys: AVX-512's dot product of pairs, exact products, sums in float32.
 template <int M>
-inline void add_products(const bf16* q, int64_t width, const bf16* key, int64_t size, f32x16 (&total)[M]) {
+ALWAYS_INLINE void add_products(const bf16* q, int64_t width, const bf16* key, int64_t size, f32x16 (&total)[M]) {
   int64_t d = 0;
   auto add = [&](__mmask32 there) {
     const __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(there, key + d);
@@ -149,6 +162,24 @@ inline void add_products(const bf16* q, int64_t width, const bf16* key, int64_t 
   };
   for (; d + 32 <= size; d += 32) add(~__mmask32{0});
   if (d < size) add((__mmask32{1} << (size - d)) - 1);
+}
+
+// Of four keys: what is loaded of a query meets all of them.
+template <int M>
+ALWAYS_INLINE void add_products(const bf16* q, int64_t width, const bf16* const (&key)[4], int64_t size,
+                                f32x16 (&total)[M][4]) {
+  int64_t d = 0;
+  auto add = [&](auto&& load_pairs) {
+    __m512bh x[4];
+    for (int i = 0; i < 4; ++i) x[i] = load_pairs(key[i] + d);
+    for (int m = 0; m < M; ++m) {
+      const __m512bh pairs = load_pairs(q + m * width + d);
+      for (int i = 0; i < 4; ++i) total[m][i] = (f32x16)_mm512_dpbf16_ps((__m512)total[m][i], x[i], pairs);
+    }
+  };
+  for (; d + 32 <= size; d += 32) add([](const bf16* from) { return (__m512bh)_mm512_loadu_si512(from); });
+  const __mmask32 there = (__mmask32{1} << (size - d)) - 1;
+  if (d < size) add([&](const bf16* from) { return (__m512bh)_mm512_maskz_loadu_epi16(there, from); });
 }
 constexpr bool kPairs = true;
 #else
@@ -181,11 +212,19 @@ inline Block<Held<C, Q>> held(const Block<C>& rows, int64_t size, int64_t count)
     return rows;
 }
 
-// Scores of M queries of each of `heads` key/value heads, `group` rows of q apart, from row `first` of the group on.
-// The first block of a task, which nobody has fetched, is fetched a few keys `ahead`, if that is not 0.
-template <int M, typename C, typename N, typename Q>
-inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t first, const Block<C>& keys,
-                       const Block<N>& next, int64_t count, int64_t heads, float* scores, int64_t ahead) {
+// f(first, integral constant M) for rows of a group, 4, 2 or 1 at a time.
+template <int M = 4, typename F>
+inline void in_fours(int64_t rows, F&& f, int64_t first = 0) {
+  for (; first + M <= rows; first += M) f(first, std::integral_constant<int, M>{});
+  if constexpr (M > 1) in_fours<M / 2>(rows, f, first);
+}
+
+// Scores of M rows of each of `heads` key/value heads, `apart` rows of q apart, from row `first` of the group on. The
+// first block of a task, which nobody has fetched, is fetched a few keys `ahead`, if that is not 0.
+template <int M, typename C, typename Q>
+inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t first, int64_t apart,
+                       const Block<C>& keys, const Block<C>& next, int64_t count, int64_t heads, float* scores,
+                       int64_t ahead) {
   const int64_t group = a.heads / a.kv_heads, all = count * heads;
   for (int64_t start = 0, j = 0, head = 0; start < all; start += 4) {  // four heads, in the order of the cache
     f32x16 total[M][4] = {};
@@ -196,7 +235,8 @@ inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t fi
       fetch(next.row[key[i]] + head * a.head_dim, a.head_dim);
       if (ahead && j + ahead < count) fetch(keys.row[j + ahead] + head * a.head_dim, a.head_dim);
       f32x16 products[M] = {};
-      add_products<M>(q + row[i] * width, width, keys.row[key[i]] + head * a.head_dim, a.head_dim, products);
+      add_products<M>(q + (head * apart + first) * width, width, keys.row[key[i]] + head * a.head_dim, a.head_dim,
+                      products);
       for (int m = 0; m < M; ++m) total[m][i] = products[m];
       if (start + i + 1 < all && ++head == heads) head = 0, ++j;  // after the last, that again
     }
@@ -208,10 +248,35 @@ inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t fi
   }
 }
 
+// Scores of `rows` rows of each of `heads` key/value heads, `apart` rows of q apart. A key is read once for all of
+// them.
+template <typename C, typename N, typename Q>
+inline void scores_of_rows(const Attention& a, const Q* q, int64_t width, int64_t rows, int64_t apart,
+                           const Block<C>& keys, const Block<N>& next, int64_t count, int64_t heads, float* scores,
+                           int64_t ahead) {
+  for (int64_t first = 0; first < count; first += 4)
+    for (int64_t head = 0; head < heads; ++head) {
+      const C* key[4];
+      for (int i = 0; i < 4; ++i) {
+        key[i] = keys.row[first + i] + head * a.head_dim;
+        fetch(next.row[first + i] + head * a.head_dim, a.head_dim);
+        if (ahead && first + i + ahead < count) fetch(keys.row[first + i + ahead] + head * a.head_dim, a.head_dim);
+      }
+      in_fours(rows, [&](int64_t row, auto m) {
+        constexpr int M = m.value;
+        f32x16 total[M][4] = {};
+        add_products<M>(q + (head * apart + row) * width, width, key, a.head_dim, total);
+        for (int i = 0; i < M; ++i) sums(total[i], scores + (head * rows + row + i) * kKeys + first);
+      });
+    }
+  for (int64_t row = 0; count % 4 && row < heads * rows; ++row)  // the last key again
+    std::fill(scores + row * kKeys + count, scores + row * kKeys + (count + 3) / 4 * 4, kNone);
+}
+
 // V vectors of every row, from column d on, stay in registers over all keys; `size` columns of them are there.
 template <int M, int V, typename C>
-inline void add_values(const float* weights, const Block<C>& values, int64_t d, int64_t size, int64_t count, float* out,
-                       int64_t width) {
+ALWAYS_INLINE void add_values(const float* weights, const Block<C>& values, int64_t d, int64_t size, int64_t count,
+                              float* out, int64_t width) {
   f32x16 total[M][V];
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < V; ++v) total[m][v] = load(out + m * width + d + v * 16);
@@ -230,8 +295,8 @@ inline void add_values(const float* weights, const Block<C>& values, int64_t d, 
 // The same for pairs of keys and V * 32 columns, with weights rounded to bfloat16. Interleaving two rows of values
 // within each quarter of a register puts its columns in this order: those 0 to 3 of every eight, then those 4 to 7.
 template <int M, int V>
-inline void add_pairs(const bf16* weights, const Block<bf16>& values, int64_t d, int64_t count, float* out,
-                      int64_t width) {
+ALWAYS_INLINE void add_pairs(const bf16* weights, const Block<bf16>& values, int64_t d, int64_t count, float* out,
+                             int64_t width) {
   __m512 low[M][V], high[M][V];
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < V; ++v) {
@@ -292,49 +357,53 @@ inline void few_values(const float* weights, const Block<C>& values, int64_t siz
   for (; d < size; d += 16) add_values<M, 1>(weights, values, d, std::min<int64_t>(16, size - d), count, out, width);
 }
 
-// f(first, integral constant M) for rows of a group, 4, 2 or 1 at a time.
-template <int M = 4, typename F>
-inline void in_fours(int64_t rows, F&& f, int64_t first = 0) {
-  for (; first + M <= rows; first += M) f(first, std::integral_constant<int, M>{});
-  if constexpr (M > 1) in_fours<M / 2>(rows, f, first);
-}
-
+// Queries of a task that all see all of its keys. Rows of one key/value head lie `apart` from those of the next one, in
+// q and in state.
 template <typename C, typename Q>
-inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const Task& task, Rows& state) {
-  const int64_t group = a.heads / a.kv_heads, width = state.width, rows = heads_of(a, task);
-  float* scores = scratch<Purpose::scores, float>(rows * kKeys);
+inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const Task& task, int64_t apart,
+                     Rows& state) {
+  const int64_t group = a.heads / a.kv_heads, width = state.width, rows = task.queries * group;
+  const int64_t place = a.seq_lens[task.request] - a.query_lens[task.request] + task.first_query;
+  float* scores = scratch<Purpose::scores, float>(task.kv_heads * rows * kKeys);
+  auto each_row = [&](auto&& f) {  // its scores, its row in q and state, its query, and its head
+    for (int64_t head = 0; head < task.kv_heads; ++head)
+      for (int64_t row = 0; row < rows; ++row)
+        f(scores + (head * rows + row) * kKeys, head * apart + row, row / group, head * group + row % group);
+  };
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first), after = std::min(first + kKeys, task.last_key - 1);
     const Block<C> keys(a, a.k_cache, table, task.kv_head, first, count);
     const Block<C> values(a, a.v_cache, table, task.kv_head, first, count);
     const Block<C> next(a, a.k_cache, table, task.kv_head, after, std::min(kKeys, task.last_key - after));
-    std::fill(scores, scores + rows * kKeys, kNone);
+    std::fill(scores, scores + task.kv_heads * rows * kKeys, kNone);
     if constexpr (std::is_same_v<Held<C, Q>, C>) {
       const int64_t ahead = first == task.first_key ? kAhead : 0;
-      in_fours(group, [&](int64_t row, auto m) {
-        few_scores<m.value>(a, q, width, row, keys, values, count, task.kv_heads, scores, row == 0 ? ahead : 0);
-      });
+      if (task.queries == 1)
+        in_fours(rows, [&](int64_t row, auto m) {
+          few_scores<m.value>(a, q, width, row, apart, keys, values, count, task.kv_heads, scores,
+                              row == 0 ? ahead : 0);
+        });
+      else
+        scores_of_rows(a, q, width, rows, apart, keys, values, count, task.kv_heads, scores, ahead);
     } else {  // head by head: what is widened stays in the first cache
       for (int64_t head = 0; head < task.kv_heads; ++head) {
         const auto part = held<Q>(keys.from(head * a.head_dim), a.head_dim, count);
-        const Block<C> after_it = values.from(head * a.head_dim);
-        in_fours(group, [&](int64_t row, auto m) {
-          few_scores<m.value>(a, q + head * group * width, width, row, part, after_it, count, 1,
-                              scores + head * group * kKeys, 0);
-        });
+        scores_of_rows(a, q + head * apart * width, width, rows, apart, part, values.from(head * a.head_dim), count, 1,
+                       scores + head * rows * kKeys, 0);
       }
     }
     if (finishes(a))
-      for (int64_t row = 0; row < rows; ++row)
-        finish(a, scores + row * kKeys, first_head(a, task) + row, first + 1 - a.seq_lens[task.request]);
+      each_row([&](float* own, int64_t, int64_t query, int64_t head) {
+        finish(a, own, first_head(a, task) + head, first - place - query);
+      });
     const float scale = finishes(a) ? 1.0f : a.scale;
-    for (int64_t row = 0; row < rows; ++row) softmax_step(scores + row * kKeys, scale, row, state);
+    each_row([&](float* own, int64_t row, int64_t, int64_t) { softmax_step(own, scale, row, state); });
     for (int64_t head = 0; head < task.kv_heads; ++head) {
       const auto part = held<Q>(values.from(head * a.head_dim), a.head_dim, count);
       for (int64_t j = 0; j < kKeys; ++j) fetch(next.row[j] + head * a.head_dim, a.head_dim);
-      in_fours(group, [&](int64_t row, auto m) {
-        const int64_t at = head * group + row;
-        few_values<m.value, Q>(scores + at * kKeys, part, a.head_dim, count, state.values + at * width, width);
+      in_fours(rows, [&](int64_t row, auto m) {
+        few_values<m.value, Q>(scores + (head * rows + row) * kKeys, part, a.head_dim, count,
+                               state.values + (head * apart + row) * width, width);
       });
     }
   }

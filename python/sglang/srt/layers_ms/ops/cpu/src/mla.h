@@ -49,9 +49,9 @@ void mla_to_cache_as(const calls::mla_to_cache& a) {
   });
 }
 
-// Whether a request with so many queries had better compute its keys and values.
+// Whether a request with so many queries had better compute its keys and values. Few are absorbed as one alone is.
 inline bool up_projects(const MLAAttention& a, int64_t queries) {
-  return queries * (2 * a.rank - a.nope - a.value) > a.rank * (a.nope + a.value);
+  return queries > kFew && queries * (2 * a.rank - a.nope - a.value) > a.rank * (a.nope + a.value);
 }
 
 // y[i] = the product of x[i] with a head's packed weight [n, k], for `count` places: from(i) and to(i) say where they
