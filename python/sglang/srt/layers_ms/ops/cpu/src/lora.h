@@ -70,52 +70,54 @@ inline void lora_add(const float* hidden, const T* matrix, int64_t apart, int64_
       });
 }
 
-// out[rows][columns] = y + hidden[M][rank] * B[rank][columns], of V vectors of columns.
+// out[M rows][V * 16 columns from `column` on] = y + hidden[M][rank] * B[rank][columns].
 template <int M, int V, typename T>
-inline void lora_tile(const T* const (&y)[M], T* const (&out)[M], const float* hidden, int64_t stride, const T* matrix,
-                      int64_t apart, int64_t rank) {
+inline void lora_tile(const T* const (&y)[M], T* const (&out)[M], int64_t column, const float* hidden, int64_t stride,
+                      const T* matrix, int64_t apart, int64_t rank) {
   f32x16 total[M][V] = {};
   for (int64_t k = 0; k < rank; ++k) {
-    f32x16 column[V];
+    f32x16 values[V];
 #pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) column[v] = load(matrix + k * apart + v * 16);
+    for (int v = 0; v < V; ++v) values[v] = load(matrix + k * apart + column + v * 16);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const f32x16 value = splat(hidden[m * stride + k]);
 #pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) total[m][v] += value * column[v];
+      for (int v = 0; v < V; ++v) total[m][v] += value * values[v];
     }
   }
   for (int m = 0; m < M; ++m)
-    for (int v = 0; v < V; ++v) store(out[m] + v * 16, load(y[m] + v * 16) + total[m][v]);
+    for (int v = 0; v < V; ++v) {
+      const int64_t at = column + v * 16;
+      store(out[m] + at, load(y[m] + at) + total[m][v]);
+    }
 }
 
-// The columns first to last of a part of B, [rank][part], whose first column is that of y.
+// The columns first to last of a part of B, [rank][part], whose first column is that of y. A few rows at a time, along
+// their columns: they are read and written in the order of their memory, while B stays in the first cache.
 template <typename T>
 inline void lora_expand(const calls::add_lora& a, const LoraRun& run, const T* matrix, int64_t part, int64_t begin,
                         int64_t first, int64_t last, const float* hidden, int64_t stride) {
-  auto columns_at = [&](int64_t column, auto v) {
-    in_fours(run.rows.size(), [&](int64_t at, auto m) {
-      const T* y[m.value];
-      T* out_[m.value];
-      for (int i = 0; i < m.value; ++i) {
-        const int64_t place = run.rows[at + i] * a.size + begin + column;
-        y[i] = in<T>(a.y) + place, out_[i] = out<T>(a.out) + place;
-      }
-      lora_tile<m.value, v.value>(y, out_, hidden + at * stride, stride, matrix + column, part, run.rank);
-    });
-  };
-  int64_t column = first;
-  for (; column + kLoraVectors * 16 <= last; column += kLoraVectors * 16)
-    columns_at(column, std::integral_constant<int, kLoraVectors>{});
-  for (; column + 16 <= last; column += 16) columns_at(column, std::integral_constant<int, 1>{});
-  for (; column < last; ++column)
-    for (size_t at = 0; at < run.rows.size(); ++at) {
-      const int64_t place = run.rows[at] * a.size + begin + column;
-      float total = 0;
-      for (int64_t k = 0; k < run.rank; ++k) total += hidden[at * stride + k] * to_float(matrix[k * part + column]);
-      out<T>(a.out)[place] = from_float<T>(to_float(in<T>(a.y)[place]) + total);
+  in_fours(run.rows.size(), [&](int64_t at, auto m) {
+    const T* y[m.value];
+    T* out_[m.value];
+    for (int i = 0; i < m.value; ++i) {
+      const int64_t place = run.rows[at + i] * a.size + begin;
+      y[i] = in<T>(a.y) + place, out_[i] = out<T>(a.out) + place;
     }
+    const float* of = hidden + at * stride;
+    int64_t column = first;
+    for (; column + kLoraVectors * 16 <= last; column += kLoraVectors * 16)
+      lora_tile<m.value, kLoraVectors>(y, out_, column, of, stride, matrix, part, run.rank);
+    for (; column + 16 <= last; column += 16)
+      lora_tile<m.value, 1>(y, out_, column, of, stride, matrix, part, run.rank);
+    for (; column < last; ++column)
+      for (int i = 0; i < m.value; ++i) {
+        float total = 0;
+        for (int64_t k = 0; k < run.rank; ++k) total += of[i * stride + k] * to_float(matrix[k * part + column]);
+        out_[i][column] = from_float<T>(to_float(y[i][column]) + total);
+      }
+  });
 }
 
 // A piece of a run's work: some rows of A, or some columns of y, of one part.
