@@ -85,6 +85,7 @@ def quant_experts(
         found = _weight_only(inner, down, down_scale, down_offset, down_bias, counts)
     else:
         rounded, steps = kernels.dynamic_quant(rows)
+        inner = None  # what adapters read; graphs want it in both branches
         if activation == "silu" and gate_up_kind == "int8" and lora is None:
             sums = kernels.grouped_int_matmul(rounded, gate_up, counts)
             scale = gate_up_scale.reshape(held, -1)
