@@ -152,8 +152,8 @@ CALLS = {
         {0: of(F16, 3, 33, 64), 3: None},
         {5: -1},
     ),
-    windows.maximum: ((ints(1), ints(2)), {0: of(F32, 1)}, {1: of(F32, 1)}),
-    windows.greater: ((ints(1), ints(2)), {0: of(F32, 1)}, {1: of(F32, 1)}),
+    windows.maximum: ((ints(1), ints(2)), {0: of(BOOL, 1)}, {1: of(F32, 1)}),
+    windows.greater: ((ints(1), ints(2)), {0: of(BOOL, 1)}, {1: of(F32, 1)}),
     windows.floor_divide: ((ints(1), ints(2)), {0: of(F32, 1)}, {1: of(F32, 1)}, {1: ints(2, 2)}),
     windows.where: (
         (of(BOOL, 2), of(F16, 2), 0),

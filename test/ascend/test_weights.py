@@ -82,7 +82,7 @@ def test_weights_that_are_loaded_again_are_served_from_where_the_old_ones_were(t
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_trainers_tensors_are_served_from_where_the_old_weights_were(monkeypatch, tmp_path, variant):
     """In buckets that part what one parameter has; what is not given is fetched from the card."""
-    alone = SimpleNamespace(pp_rank=0, pp_size=1, tp_size=1, attn_tp_rank=0, attn_cp_rank=0)
+    alone = SimpleNamespace(pp_rank=0, pp_size=1, tp_size=1, attn_tp_rank=0, attn_cp_rank=0, world_group=None)
     for module in (agreement, named_weights):
         monkeypatch.setattr(module, "get_parallel", lambda: alone)
     first, second = save(variant, tmp_path / "first", "float16"), save(variant, tmp_path / "second", "float16")

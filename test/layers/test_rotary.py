@@ -62,6 +62,9 @@ SCALINGS = {
         {"original_max_position_embeddings": st.integers(16, 2048)},
         optional={"factor": floats(1.0, 64.0), "attention_factor": floats(0.5, 2.0)},
     ),
+    "proportional": st.fixed_dictionaries(
+        {"partial_rotary_factor": floats(0.25, 1.0)}, optional={"factor": floats(1.0, 64.0)}
+    ),
 }
 DIVISORS = floats(0.5, 64.0)
 

@@ -31,7 +31,7 @@ MESSAGE = "which is updated from disk only"
 @pytest.fixture(autouse=True)
 def one_rank(monkeypatch):
     device.start("cpu", "cpu")
-    alone = SimpleNamespace(pp_rank=0, pp_size=1, tp_size=1, attn_tp_rank=0, attn_cp_rank=0)
+    alone = SimpleNamespace(pp_rank=0, pp_size=1, tp_size=1, attn_tp_rank=0, attn_cp_rank=0, world_group=None)
     for module in (agreement, named_weights):
         monkeypatch.setattr(module, "get_parallel", lambda: alone)
 
@@ -146,7 +146,7 @@ def test_what_is_wrong_with_one_tensor_is_said_and_no_other_one_is_written(tmp_p
 def test_nobody_writes_where_another_rank_cannot(tmp_path, monkeypatch):
     made = network(save("qwen3", tmp_path), "float32")
     before, tensors = memory(made), load_file(tmp_path / "model.safetensors")
-    monkeypatch.setattr(agreement, "_gather", lambda problem: [problem, "the other one has no room"])
+    monkeypatch.setattr(agreement, "of_all_ranks", lambda problem: [problem, "the other one has no room"])
     found = update(NamedWeights(made, lambda: None), {name: one + 1 for name, one in tensors.items()})
     assert found == (False, "the other one has no room")
     assert_same(memory(made), before)

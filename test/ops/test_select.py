@@ -37,7 +37,7 @@ def prepack_linear(weight):
 
 
 # How a device holds weights: in test/ascend.
-OF_WEIGHTS = {"computed_offset", "prepack_static_quant"}
+OF_WEIGHTS = {"computed_offset", "prepack_static_quant", "prepack_experts_lora"}
 
 
 def test_every_operator_is_tested_beside_this_file_for_every_table():

@@ -21,7 +21,7 @@ from sglang.srt.layers.logits_processor import LogitsProcessor, should_apply_lm_
 from sglang.srt.layers.sampler import Sampler
 from sglang.srt.managers.tokenizer_manager import TokenizerManager
 from sglang.srt.model_executor import model_runner
-from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode
 from sglang.srt.model_executor.model_runner_components import (
     attention_backend_setup,
     cuda_graph_setup,
@@ -30,7 +30,7 @@ from sglang.srt.model_executor.model_runner_components import (
 )
 from sglang.srt.model_executor.model_runner_components.weight_exporter import WeightExporter
 from sglang.srt.model_executor_ms.runner.weights import MindSporeWeightExporter, MindSporeWeightUpdater
-from sglang.srt.model_executor_ms.seams import runner
+from sglang.srt.model_executor_ms.seams import batches, runner
 from sglang.srt.model_loader import loader, utils
 from sglang.srt.utils.weight_checker import WeightChecker
 
@@ -272,3 +272,15 @@ def test_whole_blocks_of_quantized_experts_are_asked_for_by_a_method_of_the_runn
     found = names(RUNNER, "ModelRunner.__init__")
     assert_in_order(found, "initialize", "check_quantized_moe_compatibility")
     assert parameters(model_runner.ModelRunner.check_quantized_moe_compatibility) == ["self"]
+
+
+def test_a_batch_says_whether_its_requests_show_something():
+    """batches.has_media"""
+    shown = SimpleNamespace(
+        contains_audio_inputs=lambda: False, contains_video_inputs=lambda: False, contains_image_inputs=lambda: True
+    )
+    prefill, decode = ForwardMode.EXTEND, ForwardMode.DECODE
+    for mode, inputs, found in ((prefill, [None, shown], True), (prefill, None, False), (decode, [shown], False)):
+        batch = object.__new__(ForwardBatch)
+        batch.forward_mode, batch.mm_inputs = mode, inputs
+        assert batches.has_media(batch) is found
