@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sglang.srt.entrypoints.engine import Engine as SglangEngine
 from sglang.srt.managers.load_snapshot import shm_path_for
+from sglang.srt.runtime_context import restore_context, snapshot_context
 from sglang.srt.utils import kill_process_tree
 
 ROOT = Path(__file__).parents[2]
@@ -67,17 +68,28 @@ def reference():
 
 
 class Engine(SglangEngine):
-    """An Engine beside which others can run: SGLang's `shutdown` ends all children of the process that it is in."""
+    """An Engine beside which others can run: SGLang's `shutdown` ends all children of the process that it is in.
+
+    SGLang has one runtime context a process, that of the Engine that was started last, whether or not it still runs.
+    """
+
+    running = []  # in the order of their starts
 
     def __init__(self, model=MODEL, **arguments):
         others = set(psutil.Process().children())
         arguments = dict(device="cpu", dtype="float32", random_seed=0, max_total_tokens=2048) | arguments
         super().__init__(model_path=str(model), framework="mindspore", **arguments)
         self.own = set(psutil.Process().children()) - others
+        self.context = snapshot_context()
+        self.running.append(self)
 
     def shutdown(self):
         with mock.patch("sglang.srt.entrypoints.engine.kill_process_tree", self._end):
             super().shutdown()
+        if self in self.running:
+            self.running.remove(self)
+        if self.running:
+            restore_context(self.running[-1].context)
         if hasattr(self, "port_args"):  # it has started
             Path(shm_path_for(self.port_args.instance_id)).unlink(missing_ok=True)  # which would go with this process
 
