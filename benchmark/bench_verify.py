@@ -12,6 +12,7 @@ import time
 import mindspore as ms
 import numpy as np
 import torch
+from random_checkpoint import SHAPES
 
 from sglang.srt.layers_ms.cache_spec import cache_specs
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool
@@ -27,30 +28,19 @@ from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weig
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.registry import model_class
 
-QWEN3 = dict(
-    architectures=["Qwen3ForCausalLM"],
-    vocab_size=151936,
-    hidden_size=1024,
-    intermediate_size=3072,
-    num_attention_heads=16,
-    num_key_value_heads=8,
-    head_dim=128,
-    max_position_embeddings=40960,
-    rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
-    tie_word_embeddings=True,
-    hidden_act="silu",
-    rms_norm_eps=1e-6,
-)
+SHAPE = SHAPES["qwen3-0.6b"].to_dict()
+del SHAPE["layer_types"]  # one for each of all its layers, and --layers may want fewer
 
 
 class Model:
     """A network of random weights, on a pool of random keys and values."""
 
     def __init__(self, layers: int, slots: int, tokens: int, requests: int):
-        config = QWEN3 | {"num_hidden_layers": layers}
+        config = SHAPE | {"architectures": ["Qwen3ForCausalLM"], "num_hidden_layers": layers}
         network = model_class(config["architectures"])(config, Runtime(dtype=ms.bfloat16, max_positions=slots))
         load_weights(network, check_weights(network, "", "dummy"), progress=False)
-        sizes = dict(head_num=8, head_dim=128, layer_num=layers, page_size=1, size=slots, dtype=torch.bfloat16)
+        heads = dict(head_num=SHAPE["num_key_value_heads"], head_dim=SHAPE["head_dim"])
+        sizes = dict(layer_num=layers, page_size=1, size=slots, dtype=torch.bfloat16, **heads)
         pool = MHATokenToKVPool(**sizes, device="cpu", enable_memory_saver=False)
         for layer in range(layers):
             pool.get_key_buffer(layer).normal_(), pool.get_value_buffer(layer).normal_()
@@ -65,7 +55,7 @@ class Model:
         """The last tokens of requests with so many cached before them."""
         lengths = [context + tokens] * requests
         table, slots = first_pages([tokens] * requests, lengths, 1)
-        ids = np.random.default_rng(0).integers(0, QWEN3["vocab_size"], len(slots), np.int32)
+        ids = np.random.default_rng(0).integers(0, SHAPE["vocab_size"], len(slots), np.int32)
         return {"input_ids": ids}, step_inputs([tokens] * requests, lengths, slots, table, 1)
 
     def seconds(self, step) -> float:
