@@ -10,8 +10,7 @@ from sglang.srt.layers_ms.altup import AltUp, Laurel, StreamsNorm, projections, 
 from sglang.srt.layers_ms.mlp import GaussianTopK
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import Decoder
-from sglang.srt.models_ms.gemma4 import NAMES, TOWERS, Gemma4Config, SharedKVLayer, SharedKVModel
-from sglang.srt.models_ms.multimodal import Multimodal
+from sglang.srt.models_ms.gemma4 import NAMES, Gemma4Config, SharedKVLayer, SharedKVModel, TextAlone, inner_names
 from sglang.srt.models_ms.windows import sliding_windows
 
 
@@ -108,10 +107,8 @@ class Gemma3nForCausalLM(SharedKVModel):
     tensor_names = OWN
 
 
-class Gemma3nForConditionalGeneration(Multimodal):
+class Gemma3nForConditionalGeneration(TextAlone):
     """Its towers are not computed yet."""
 
-    modalities = ()
     decoders = ("gemma3n_text",)
-    towers = TOWERS
-    tensor_names = {**OWN, "model": "model.language_model", **{name: f"model.{name}" for name in TOWERS}}
+    tensor_names = inner_names(OWN)

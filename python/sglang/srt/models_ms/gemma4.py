@@ -144,10 +144,20 @@ class Gemma4ForCausalLM(SharedKVModel):
     tensor_names = NAMES
 
 
-class Gemma4ForConditionalGeneration(Multimodal):
-    """Its image tokens see the whole image, which no table's attention computes yet."""
+class TextAlone(Multimodal):
+    """A model that sees and hears, of which only the text is computed."""
 
     modalities = ()
-    decoders = ("gemma4_text",)
     towers = TOWERS
-    tensor_names = {**NAMES, "model": "model.language_model", **{name: f"model.{name}" for name in TOWERS}}
+
+
+def inner_names(names: dict[str, str]) -> dict[str, str]:
+    """names: of the decoder's cells -> those of the whole model's."""
+    return {**names, "model": "model.language_model", **{name: f"model.{name}" for name in TOWERS}}
+
+
+class Gemma4ForConditionalGeneration(TextAlone):
+    """Its image tokens see the whole image, which no table's attention computes yet."""
+
+    decoders = ("gemma4_text",)
+    tensor_names = inner_names(NAMES)
