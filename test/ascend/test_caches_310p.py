@@ -297,8 +297,9 @@ def test_a_card_is_taken_with_the_memory_that_caches_and_attention_replicas_want
     for name, double in device.items():
         monkeypatch.setattr(mindspore_device, name, double)
     sizes = dict(tp_size=replicas, pp_size=1, attn_dp_size=replicas)
-    context = mock.MagicMock(nnodes=1, mem_fraction_static=0.8, enable_lora=False, **sizes)
-    for name in ("get_exec", "get_lora", "get_model", "get_parallel", "get_schedule", "get_server_args"):
+    alone = dict(enable_lora=False, speculative_algorithm=None, speculative_draft_model_path=None)
+    context = mock.MagicMock(nnodes=1, mem_fraction_static=0.8, **alone, **sizes)
+    for name in ("get_exec", "get_lora", "get_model", "get_parallel", "get_schedule", "get_server_args", "get_spec"):
         monkeypatch.setattr(runtime_context, name, lambda: context)
     start.take_card(mock.MagicMock(), (), False)
     assert started[0] == 3 and started[-1] == cap and set(started[1:-1]) == {"chip"}

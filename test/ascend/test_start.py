@@ -96,7 +96,30 @@ def test_experts_with_a_second_place_take_their_share_of_the_card():
     assert with_redundant_experts(None, 8, 2) is None
 
 
+def test_a_draft_with_a_checkpoint_of_its_own_takes_its_share_of_the_card(tmp_path):
+    save_file({"fc.weight": torch.zeros(40, 10)}, tmp_path / "model.safetensors")
+    model = SimpleNamespace(model_path="target", load_format="auto")
+    spec = SimpleNamespace(speculative_draft_model_path=str(tmp_path), speculative_draft_load_format=None)
+    assert start.with_draft(1000, model, spec, 2, 4) == 1000 + 4 * 400 // 2
+    assert start.with_draft(None, model, spec, 2, 4) is None
+    for path, wanted in ((None, 1000), ("target", 1000), ("some/draft-on-the-hub", None)):
+        spec.speculative_draft_model_path = path
+        assert start.with_draft(1000, model, spec, 2, 4) == wanted
+
+
 # ---- compiled graphs ----
+
+
+def test_graphs_depend_on_what_drafts_and_on_how_many_drafts_are_verified(tmp_path):
+    spec = SimpleNamespace(speculative_algorithm=None)
+    assert start.drafts(spec) == ()
+    (tmp_path / "config.json").write_text('{"eagle_config": {}}')
+    spec = SimpleNamespace(speculative_algorithm="EAGLE3", speculative_num_draft_tokens=4)
+    spec.speculative_draft_model_path = str(tmp_path)
+    assert start.drafts(spec) == ("EAGLE3", 4, '{"eagle_config": {}}')
+    for path in ("some/draft-on-the-hub", None):
+        spec.speculative_draft_model_path = path
+        assert start.drafts(spec) == ("EAGLE3", 4, path)
 
 
 def test_graphs_are_kept_by_what_they_were_made_of(tmp_path):

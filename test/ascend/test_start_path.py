@@ -100,6 +100,18 @@ def test_deterministic_inference_is_served_with_sums_of_hccl_in_one_order(resolv
     assert os.environ["HCCL_DETERMINISTIC"] == "true"
 
 
+def test_chains_of_drafts_are_served_and_trees_are_not(resolve, checkpoints, monkeypatch):
+    draft = dict(speculative_algorithm="STANDALONE", speculative_draft_model_path=str(checkpoints("qwen3@16")))
+    view = resolve(**draft)
+    assert (view.speculative_eagle_topk, view.speculative_num_draft_tokens) == (1, 4)
+    assert not view.disable_overlap_schedule and view.max_running_requests == 48
+    tree = dict(speculative_num_steps=3, speculative_eagle_topk=4, speculative_num_draft_tokens=8)
+    with pytest.raises(UnsupportedFlag, match="--speculative-eagle-topk 4 makes trees of drafts"):
+        resolve(page_size=1, **draft, **tree)
+    with pytest.raises(ValueError, match="Ngram speculative decoding only supports CUDA, CPU, or XPU"):
+        resolve(speculative_algorithm="NGRAM")
+
+
 def test_tokens_are_not_dispatched_and_the_reason_is_told(resolve):
     with pytest.raises(UnsupportedFlag, match="MoeDistributeDispatch is for 16 or more ranks"):
         resolve("qwen3_moe@16", tp_size=2, ep_size=2, moe_a2a_backend="deepep")
@@ -125,10 +137,14 @@ def test_the_kernel_that_adds_up_in_no_order_is_not_used_then(asked_for, monkeyp
     monkeypatch.setattr("sglang.srt.model_executor_ms.runner.causal_lm.hosts.stages_span", lambda: False)
     adapters = SimpleNamespace(enable_lora=False)
     monkeypatch.setattr("sglang.srt.model_executor_ms.runner.causal_lm.get_lora", lambda: adapters)
+    drafts = SimpleNamespace(speculative_algorithm=None)
+    monkeypatch.setattr("sglang.srt.model_executor_ms.runner.causal_lm.get_spec", lambda: drafts)
     model = object.__new__(causal_lm.NpuForCausalLM)
     assert model.fuses_allreduce(SimpleNamespace(allreduce_fusion=True)) is not deterministic
     assert not model.fuses_allreduce(SimpleNamespace(allreduce_fusion=False))
     adapters.enable_lora = True  # which add to a product before it is summed
+    assert not model.fuses_allreduce(SimpleNamespace(allreduce_fusion=True))
+    adapters.enable_lora, drafts.speculative_algorithm = False, "EAGLE3"  # which reads sums
     assert not model.fuses_allreduce(SimpleNamespace(allreduce_fusion=True))
 
 

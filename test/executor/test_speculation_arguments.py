@@ -9,6 +9,8 @@ from models import drafts
 from models.tiny import TINY, save
 from serving.conftest import MODEL
 
+from sglang.srt.model_executor_ms.environment import Environment
+from sglang.srt.model_executor_ms.runner.device import AS_ON_NPU, ON_REQUEST, TABLES
 from sglang.srt.model_executor_ms.server import speculation
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 from sglang.srt.server_args import ServerArgs
@@ -16,6 +18,7 @@ from sglang.srt.server_args import ServerArgs
 SECONDS = 5
 GOOD = dict(
     speculative_algorithm="NGRAM", device="cpu", is_embedding=False, pp_size=1, attn_dp_size=1,
+    speculative_eagle_topk=1, speculative_adaptive=False,
     speculative_draft_model_path=None, speculative_draft_model_revision=None, trust_remote_code=False,
     enable_lora=None, lora_paths=None, model_path=MODEL, revision=None,
 )  # fmt: skip
@@ -40,7 +43,12 @@ def test_no_speculation_and_n_grams_pass(check, monkeypatch):
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        (dict(device="npu"), "--device npu"),
+        (dict(device="npu", speculative_eagle_topk=10), "--speculative-ngram-max-bfs-breadth 10 makes trees of drafts"),
+        (
+            dict(device="npu", speculative_eagle_topk=4, speculative_algorithm="STANDALONE"),
+            "trees of drafts, and attention on an NPU verifies chains.*: give --speculative-eagle-topk 1",
+        ),
+        (dict(device="npu", speculative_adaptive=True), "--speculative-adaptive: SGLang captures graphs of its own"),
         (dict(is_embedding=True), "--is-embedding"),
         (dict(pp_size=2), "--pp-size 2"),
         (dict(attn_dp_size=2), "--attn-dp-size 2"),
@@ -53,6 +61,22 @@ def test_what_goes_with_no_speculation_is_named(check, monkeypatch, changed, nam
     monkeypatch.setattr(shutil, "which", str)
     with pytest.raises(UnsupportedFlag, match=named):
         check(**changed)
+
+
+def test_an_npu_and_its_operators_on_a_cpu_take_chains(check, monkeypatch):
+    monkeypatch.setattr(shutil, "which", str)
+    check(device="npu")
+    check(speculative_eagle_topk=10)
+    monkeypatch.setenv("SGLANG_MS_OPS", "ascend_reference")
+    check()
+    with pytest.raises(UnsupportedFlag, match="--speculative-ngram-max-bfs-breadth 10 makes trees"):
+        check(speculative_eagle_topk=10)
+
+
+def test_steps_are_as_on_an_npu_with_the_tables_that_the_runner_prepares_so():
+    for table in (None, *TABLES["cpu"], *ON_REQUEST["cpu"]):
+        assert Environment(ops_table=table).as_on_npu("cpu") == (table in AS_ON_NPU)
+    assert Environment().as_on_npu("npu") and Environment().as_on_npu("npu:1")
 
 
 def test_a_missing_compiler_is_named(check, monkeypatch):
@@ -75,6 +99,12 @@ def test_a_draft_of_other_tokens_or_of_an_unknown_kind_is_refused(check, tmp_pat
         check(target, **draft(tmp_path, "qwen3", vocab_size=77))
     with pytest.raises(UnsupportedFlag, match="NoSuchModel"):
         check(target, **draft(tmp_path, "qwen3", architectures=["NoSuchModel"]))
+
+
+def test_a_draft_whose_layers_keep_a_state_is_refused(check, tmp_path):
+    target = SimpleNamespace(vocab_size=TINY["lfm2"]["vocab_size"], model_path="target")
+    with pytest.raises(UnsupportedFlag, match="keeps a state of each request"):
+        check(target, **draft(tmp_path, "lfm2"))
 
 
 def test_a_draft_that_sglang_takes_for_a_layer_of_eagle_is_refused(check, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy import stats
 
+from sglang.srt.model_executor_ms.npu import draft_chains
 from sglang.srt.model_executor_ms.runner import spec_kernels, spec_sampling, spec_trees
 
 SECONDS = 15
@@ -39,9 +40,9 @@ def blank(outputs):
     return {name: torch.full_like(value, filled.get(name, 0)) for name, value in outputs.items()}
 
 
-def built(given, mode, outputs):
+def built(given, mode, outputs, build=spec_kernels.build_tree):
     topk, steps, n, _ = given["sizes"]
-    spec_kernels.build_tree(
+    build(
         given["parents"], given["chosen"], given["lengths"], outputs["tree_mask"], outputs["positions"],
         *outputs["retrieve"], topk, steps, n, mode,
     )  # fmt: skip
@@ -64,6 +65,24 @@ def test_what_is_accepted_is_what_sglangs_kernel_accepts(oracle):
         assert_equal(found, case["verified"])
         accepted.update(found["accept_token_num"].tolist())
     assert accepted >= {0, 1, 2}
+
+
+def test_chains_on_an_npu_are_those_of_sglangs_kernels_and_accepted_as_by_them(oracle):
+    chains, accepted = [case for case in oracle["trees"] if case["given"]["sizes"][0] == 1], set()
+    for case in chains:
+        given, wanted = case["given"], case["tree"] | {"tree_mask": case["given"]["masks"]}
+        small = blank(case["tree"]) | {"tree_mask": torch.zeros_like(given["masks"])}
+        assert_equal(built(given, QLEN_ONLY, small, draft_chains.build_chain), wanted)
+        found, links = blank(case["verified"]), case["tree"]["retrieve"]
+        draft_chains.verify_chain_greedy(*found.values(), given["candidates"], *links, given["targets"], topk=1)
+        assert_equal(found, case["verified"])
+        accepted.update(found["accept_token_num"].tolist())
+    assert len(chains) >= 8 and accepted >= {0, 1, 2}
+    (tree, *_) = [case for case in oracle["trees"] if case["given"]["sizes"][0] == 2]
+    with pytest.raises(NotImplementedError, match="topk 2"):
+        built(tree["given"], QLEN_ONLY, blank(tree["tree"]), draft_chains.build_chain)
+    with pytest.raises(NotImplementedError, match="mask mode 0"):
+        built(chains[0]["given"], spec_kernels.FULL_MASK, blank(chains[0]["tree"]), draft_chains.build_chain)
 
 
 def test_trees_of_masks_are_those_of_sglangs_kernel(oracle):
@@ -112,6 +131,13 @@ def test_slots_are_those_of_sglangs_kernels(oracle):
     spec_kernels.bonus_tokens(given["tokens"], given["lengths"], found["bonus"], 4, 3)
     spec_kernels.accept_cache_locs(given["index"], found["extended"], found["accepted"], 9)
     assert_equal(found, wanted)
+
+
+def test_what_a_step_leaves_for_the_next_is_that_of_its_requests():
+    buffers = [torch.arange(24).view(6, 4) * factor for factor in (1, 10, 100, 1000)]
+    found = spec_kernels.relayed(torch.tensor([4, 0]), *buffers)
+    assert [rows[:, 0].tolist() for rows in found] == [[16 * factor, 0] for factor in (1, 10, 100, 1000)]
+    assert spec_kernels.relayed(torch.tensor([4, 0]), *buffers[:3], None)[3] is None
 
 
 # ---- sampled verification ----
@@ -202,6 +228,94 @@ def test_equal_probabilities_are_kept_together_and_one_is_the_first():
 def test_a_coin_beyond_what_rounding_left_draws_a_possible_token():
     assert spec_sampling.draw(np.float32([0, 1, 0]), [], np.nextafter(1, 0)) == 1
     assert spec_sampling.draw(np.float32([0.5, 0.5, 0]), [0], 0.0) == 1
+
+
+def sampled(verify, probs, tokens, coins, final, **thresholds):
+    requests, n = tokens.shape
+    found = torch.zeros(requests * n, dtype=torch.int32), torch.full((requests, n), -1, dtype=torch.int32)
+    found += (torch.full((requests,), 9, dtype=torch.int32),)
+    links = torch.arange(requests * n).view(requests, n), torch.arange(1, n + 1).repeat(requests, 1)
+    links[1][:, -1] = -1
+    names = ("predicts", "accept_index", "accept_token_num", "retrive_index", "retrive_next_token")
+    verify(
+        **dict(zip(names, (*found, *links), strict=True)), candidates=tokens, uniform_samples=coins,
+        retrive_next_sibling=torch.full((requests, n), -1), uniform_samples_for_final_sampling=final,
+        target_probs=probs, draft_probs=torch.zeros_like(probs), **thresholds,
+    )  # fmt: skip
+    return found
+
+
+@pytest.mark.parametrize("thresholds", [{}, dict(threshold_single=0.4), dict(threshold_acc=0.5)], ids=str)
+def test_the_same_coins_accept_and_draw_the_same_of_chains_on_an_npu(thresholds):
+    generator = np.random.default_rng(3)
+    for n in (1, 2, 4):
+        weights = generator.dirichlet(np.full(6, 0.5), (400, n)) * (generator.random((400, n, 6)) < 0.8)
+        weights[..., 0] += 1e-3  # some tokens are impossible, and one is not
+        probs = torch.from_numpy(weights / weights.sum(-1, keepdims=True)).float()
+        tokens = torch.from_numpy(generator.integers(0, 6, (400, n)))
+        coins, final = (torch.from_numpy(generator.random(size)).float() for size in ((400, n), 400))
+        wanted = sampled(spec_kernels.verify_tree_sampling, probs, tokens, coins, final, **thresholds)
+        found = sampled(draft_chains.verify_chain_sampling, probs, tokens, coins, final, **thresholds)
+        for one, other in zip(found, wanted, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert set(found[2].tolist()) == set(range(n))
+
+
+@pytest.mark.parametrize("verify", [spec_kernels.verify_tree_sampling, draft_chains.verify_chain_sampling])
+def test_an_impossible_draft_is_never_accepted(verify):
+    probs, never = torch.tensor([[[0.5, 0.5, 0.0]] * 2]), torch.zeros(1, 2)
+    tokens, final = torch.tensor([[0, 2]]), torch.tensor([0.9])
+    predicts, path, count = sampled(verify, probs, tokens, never, final, threshold_single=0.0)
+    assert predicts.tolist() == [1, 0] and path.tolist() == [[0, -1]] and count.tolist() == [0]
+
+
+def test_the_same_probabilities_are_kept_on_an_npu():
+    for scale in (0.1, 6.0):
+        probs = softmaxed(scale)
+        for k in (1, 2, 40, 5000, 1 << 30):
+            given = probs, torch.full((3,), k, dtype=torch.int32)
+            torch.testing.assert_close(draft_chains.top_k_renorm(*given), spec_sampling.top_k_renorm(*given))
+        for p in (0.05, 0.5, 0.95, 1.0):
+            given = probs, torch.full((3,), p)
+            torch.testing.assert_close(draft_chains.top_p_renorm(*given), spec_sampling.top_p_renorm(*given))
+    probs = torch.tensor([[0.2, 0.3, 0.3, 0.2]]).repeat(2, 1)
+    assert draft_chains.top_k_renorm(probs, torch.tensor([1, 2])).gt(0).int().tolist() == [[0, 1, 0, 0], [0, 1, 1, 0]]
+
+
+def test_a_coin_beyond_what_rounding_left_draws_a_possible_token_on_an_npu():
+    most = torch.tensor([np.nextafter(np.float32(1), np.float32(0))] * 3)
+    weights = torch.tensor([[0, 1, 0], [0.3, 0.3, 0.3], [0, 0, 0]])
+    assert draft_chains._drawn(weights.float(), most).tolist() == [1, 2, 2]
+
+
+def test_nothing_of_a_chain_is_read_from_a_device_or_made_beside_it():
+    """torch's device `meta` has shapes alone: it has no values to read, and takes no tensor of the host."""
+
+    def on_meta(*shape, dtype=torch.int64):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    b, n, v = 3, 4, 50
+    rows, table, lengths = on_meta(b), on_meta(6, 40, dtype=torch.int32), on_meta(b)
+    spec_kernels.draft_cache_locs(rows, table, lengths, on_meta(b * n), 1, n, positions=on_meta(b), mrope=on_meta(3, b))
+    assert spec_kernels.extend_cache_locs(rows, table, lengths, lengths + n, b, n, "meta").shape == (b * n,)
+    spec_kernels.write_req_to_token(rows, table, lengths, lengths, on_meta(b * n, dtype=torch.int32), b)
+    spec_kernels.bonus_tokens(on_meta(b, n), on_meta(b, dtype=torch.int32), on_meta(b, dtype=torch.int32), n, b)
+    hidden = on_meta(9, 16, dtype=torch.float16)
+    assert spec_kernels.relayed(rows, on_meta(9, 1), on_meta(9, 1), on_meta(9), hidden)[3].shape == (b, 16)
+    links, mask = [on_meta(b, n) for _ in range(3)], on_meta(b * n * n, dtype=torch.bool)
+    draft_chains.build_chain(
+        on_meta(b, n), on_meta(b, n - 1), lengths, mask, on_meta(b * n), *links, 1, 3, n, QLEN_ONLY
+    )
+    outputs = [on_meta(*shape, dtype=torch.int32) for shape in ((b * n,), (b, n), (b,))]
+    draft_chains.verify_chain_greedy(*outputs, on_meta(b, n), *links, on_meta(b, n), topk=1)
+    probs, coins = on_meta(b, n, v, dtype=torch.float32), on_meta(b, n, dtype=torch.float32)
+    draft_chains.verify_chain_sampling(
+        predicts=outputs[0], accept_index=outputs[1], accept_token_num=outputs[2], candidates=on_meta(b, n),
+        retrive_index=links[0], retrive_next_token=links[1], retrive_next_sibling=links[2], uniform_samples=coins,
+        uniform_samples_for_final_sampling=coins[:, 0], target_probs=probs, draft_probs=probs,
+    )  # fmt: skip
+    for renorm in (draft_chains.top_k_renorm, draft_chains.top_p_renorm):
+        assert renorm(probs.view(b * n, v), on_meta(b * n)).shape == (b * n, v)
 
 
 def test_of_a_tree_of_n_grams_the_longest_path_is_the_chain_where_the_breadth_is_1():

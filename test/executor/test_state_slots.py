@@ -112,8 +112,13 @@ def test_what_is_not_served_is_refused_by_name(adjusted, given):
 @pytest.mark.parametrize(("algorithm", "flag"), [("NGRAM", "ngram-max-bfs-breadth"), ("EAGLE", "eagle-topk")])
 def test_drafts_are_a_chain_where_layers_have_a_state(monkeypatch, algorithm, flag):
     monkeypatch.setattr(hybrid_arch, "mambaish_config", lambda model_config: model_config)
-    view = SimpleNamespace(speculative_algorithm=algorithm, speculative_eagle_topk=1)
+    view = SimpleNamespace(speculative_algorithm=algorithm, speculative_eagle_topk=1, device="cpu")
     states.check_drafts(view, SimpleNamespace())
+    view.device = "npu"
+    states.check_drafts(view, None)
+    with pytest.raises(UnsupportedFlag, match=f"--speculative-algorithm {algorithm}: not supported yet on an NPU"):
+        states.check_drafts(view, SimpleNamespace())
+    view.device = "cpu"
     view.speculative_eagle_topk = 4
     states.check_drafts(view, None)
     with pytest.raises(UnsupportedFlag, match=f"give --speculative-{flag} 1"):

@@ -9,8 +9,10 @@ import pytest
 from seams.contract import assert_in_order, names, parameters, unhooked, works_around
 
 from sglang.kernels.ops.sampling import renorm
-from sglang.kernels.ops.speculative import cache_locs, eagle, spec_tree, verify_sampling
+from sglang.kernels.ops.speculative import cache_locs, eagle, gather_spec_extras, spec_tree, verify_sampling
+from sglang.srt.arg_groups.speculative_hook import _handle_ngram
 from sglang.srt.mem_cache import allocation, allocation_sizing, memory_pool
+from sglang.srt.model_executor_ms.npu import draft_chains
 from sglang.srt.model_executor_ms.runner import draft_steps, spec_kernels, spec_sampling
 from sglang.srt.sampling.penaltylib import repetition_penalty
 from sglang.srt.speculative import eagle_utils, ngram_info, spec_utils
@@ -33,12 +35,15 @@ REPLACED = [
     (eagle.fill_accept_out_cache_loc_func, spec_kernels.accept_cache_locs),
     (spec_tree.build_tree_kernel_efficient_func, spec_kernels.build_tree),
     (spec_tree.verify_tree_greedy_func, spec_kernels.verify_tree_greedy),
+    (spec_tree.build_tree_kernel_efficient_func, draft_chains.build_chain),
+    (spec_tree.verify_tree_greedy_func, draft_chains.verify_chain_greedy),
+    (gather_spec_extras.gather_spec_extras, spec_kernels.relayed),
 ]
 
 
 @pytest.mark.parametrize(("theirs", "ours"), REPLACED)
 def test_a_kernel_is_called_by_its_place_and_its_names(theirs, ours):
-    """speculation.assign_cache_locs_with, speculation.take_accepted_with, speculation.verify_with"""
+    """speculation.assign_cache_locs_with, .take_accepted_with, .verify_with, .relay_with"""
     wanted, found = parameters(theirs), parameters(ours)
     assert len(found) == len(wanted)
     called = names(COMMON) + names(EAGLE) + names(NGRAM) + names("srt.speculative.eagle_utils")
@@ -52,10 +57,20 @@ def test_a_sampling_step_calls_three_names_that_are_none_here():
     assert_in_order(found, "tree_speculative_sampling_target_only", "top_k_renorm_prob", "top_p_renorm_prob")
     for name in parameters(spec_kernels.verify_tree_sampling):
         assert name in found, name
+    assert parameters(draft_chains.verify_chain_sampling) == parameters(spec_kernels.verify_tree_sampling)
     modules = (verify_sampling, eagle_utils, renorm)
     for name in ("tree_speculative_sampling_target_only", "top_k_renorm_prob", "top_p_renorm_prob"):
         assert any(hasattr(module, name) for module in modules), name
-    assert parameters(spec_sampling.top_k_renorm)[0] == "probs"
+    assert parameters(spec_sampling.top_k_renorm)[0] == parameters(draft_chains.top_k_renorm)[0] == "probs"
+
+
+def test_an_npu_accepts_by_the_names_that_a_cpu_does_and_looks_up_no_n_grams():
+    """speculation.sample_with, speculation.look_up_with; compiled code: SGLang asks is_npu() when it is imported"""
+    assert "sgl_kernel_npu.sample" in names("kernels.ops.speculative.verify_sampling")
+    assert "sgl_kernel_npu.sample" in names("kernels.ops.sampling.renorm")
+    assert "cache_loc_update" in names("kernels.ops.speculative.cache_locs", "assign_extend_cache_locs_func")
+    with pytest.raises(ValueError, match="Ngram speculative decoding only supports CUDA, CPU, or XPU"):
+        _handle_ngram(SimpleNamespace(device="npu"))
 
 
 def test_accepted_tokens_are_moved_by_a_method_of_the_pool():
@@ -140,8 +155,9 @@ import json, sys
 from sglang.srt.plugins import load_plugins
 load_plugins()
 from sglang.srt.model_executor_ms import plugin
-plugin._hook_speculation()
+plugin._hook_speculation("cpu")
 from sglang.kernels.ops.speculative import cache_locs, eagle, spec_tree
+from sglang.srt.managers import overlap_utils
 from sglang.srt.mem_cache import allocation, kv_cache_configurator, memory_pool
 from sglang.srt.sampling.penaltylib import repetition_penalty
 from sglang.srt.speculative import eagle_utils, eagle_worker_v2, eagle_worker_common, ngram_worker, spec_utils
@@ -153,7 +169,7 @@ used = [
     eagle_utils.top_k_renorm_prob, eagle_utils.top_p_renorm_prob, allocation.get_last_loc,
     ngram_worker.reconstruct_indices_from_tree_mask_func, cache_locs.assign_extend_cache_locs_func,
     spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties,
-    kv_cache_configurator.get_req_to_token_extra_context_len,
+    kv_cache_configurator.get_req_to_token_extra_context_len, overlap_utils.gather_spec_extras,
 ]
 found = dict(
     used={f"{function.__module__}.{function.__name__}": hasattr(function, "__wrapped__") for function in used},
@@ -164,6 +180,22 @@ found = dict(
         memory_pool.MLATokenToKVPool.move_kv_cache,
     )],
 )
+import torch
+from sglang.srt.model_executor_ms.npu import draft_chains
+plugin._hook_verification(True)  # an NPU's, of which SGLang's modules are given three, and two are hooks
+found["npu"] = [
+    module.tree_speculative_sampling_target_only is draft_chains.verify_chain_sampling
+    and module.top_k_renorm_prob is draft_chains.top_k_renorm and module.top_p_renorm_prob is draft_chains.top_p_renorm
+    for module in [eagle_utils]
+]
+links = torch.empty(3, 2, 3, dtype=torch.long, device="meta")
+try:
+    eagle_utils.build_tree_kernel_efficient_func(*[None] * 5, *links, 2, 3, 3, 1)
+except NotImplementedError as error:
+    found["npu"].append("topk 2" in str(error))
+outputs = torch.empty(6, device="meta"), torch.empty(2, 3, device="meta"), torch.empty(2, device="meta")
+eagle_utils.verify_tree_greedy_func(*outputs, links[0], *links, links[0], topk=1)  # has no values that it could read
+found["npu"].append(True)
 print("ANSWER" + json.dumps(found))
 """
 
@@ -179,3 +211,4 @@ def test_every_hook_is_where_it_is_called():
     assert len(found["used"]) >= 15
     assert found["mode"] == int(spec_tree.TreeMaskMode.QLEN_ONLY) and not found["full_mask"]
     assert all(found["around"]) and not found["shares"]
+    assert found["npu"] == [True, True, True]

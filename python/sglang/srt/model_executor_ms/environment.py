@@ -64,6 +64,10 @@ class Environment:
     pp_layer_partition: tuple[int, ...] = ()  # of each pipeline stage; (): as many in each
     allreduce_fusion: bool = True  # all-reduces may be computed with the norms behind them
 
+    def as_on_npu(self, device: str) -> bool:
+        """Whether steps are prepared and computed as on an NPU: on one, and with its tables on a CPU."""
+        return device.startswith("npu") or (self.ops_table or "").startswith("ascend")
+
 
 def read_environment(variables: Mapping[str, str] = os.environ) -> Environment:
     """The settings in `variables`. SettingError lists every malformed one; unset and empty are the default."""

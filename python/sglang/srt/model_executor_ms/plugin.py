@@ -9,7 +9,7 @@ import functools
 import importlib
 import sys
 
-from sglang.srt.model_executor_ms.environment import Refusal
+from sglang.srt.model_executor_ms.environment import Refusal, read_environment
 from sglang.srt.model_executor_ms.npu import allocation, faults
 from sglang.srt.model_executor_ms.parallel import shared_files
 from sglang.srt.model_executor_ms.seams import arguments, processes
@@ -136,7 +136,7 @@ def _activate_mindspore(server_args, role: str) -> None:
 def _activate_scheduler(view) -> None:
     _hook_scheduler(view.device)
     if view.speculative_algorithm:
-        _hook_speculation()
+        _hook_speculation(view.device)
     if view.disaggregation_mode != "null":
         _hook_transfers(view.disaggregation_transfer_backend)
     if view.use_ray and view.device == "cpu":
@@ -298,8 +298,8 @@ def _hook_cpu_scheduler() -> None:
 
 
 @functools.cache
-def _hook_speculation() -> None:
-    from sglang.srt.model_executor_ms.runner import draft_steps, spec_kernels, spec_sampling
+def _hook_speculation(device: str) -> None:
+    from sglang.srt.model_executor_ms.runner import draft_steps, spec_kernels
     from sglang.srt.model_executor_ms.seams import memory, speculation
 
     speculation.assign_cache_locs_with(
@@ -309,16 +309,32 @@ def _hook_speculation() -> None:
         spec_kernels.write_req_to_token,
     )
     speculation.take_accepted_with(spec_kernels.bonus_tokens, spec_kernels.accept_cache_locs)
-    speculation.verify_with(spec_kernels.build_tree, spec_kernels.verify_tree_greedy)
-    speculation.sample_with(spec_kernels.verify_tree_sampling, spec_sampling.top_k_renorm, spec_sampling.top_p_renorm)
+    speculation.relay_with(spec_kernels.relayed)
+    _hook_verification(read_environment().as_on_npu(device))
     speculation.move_accepted_with(spec_kernels.move_cache)
     speculation.select_drafts_uncompiled()
     speculation.attend_drafts_with(draft_steps.decode_backend, draft_steps.extend_backend)
-    speculation.look_up_with(spec_kernels.drafted_by_n_grams, spec_kernels.reconstruct_tree)
     speculation.widen_slot_rows_with(spec_kernels.room_for_branches)
     speculation.keep_whole_states()
     speculation.mask_drafts_only()
-    memory.find_last_slots_with(allocation.last_slots)
+    if device == "cpu":  # SGLang drafts by n-grams on a CPU and not on an NPU, where pages are found already
+        speculation.look_up_with(spec_kernels.drafted_by_n_grams, spec_kernels.reconstruct_tree)
+        memory.find_last_slots_with(allocation.last_slots)
+
+
+def _hook_verification(as_on_npu: bool) -> None:
+    from sglang.srt.model_executor_ms.seams import speculation
+
+    if as_on_npu:
+        from sglang.srt.model_executor_ms.npu import draft_chains as chains
+
+        speculation.verify_with(chains.build_chain, chains.verify_chain_greedy)
+        speculation.sample_with(chains.verify_chain_sampling, chains.top_k_renorm, chains.top_p_renorm)
+        return
+    from sglang.srt.model_executor_ms.runner import spec_kernels, spec_sampling
+
+    speculation.verify_with(spec_kernels.build_tree, spec_kernels.verify_tree_greedy)
+    speculation.sample_with(spec_kernels.verify_tree_sampling, spec_sampling.top_k_renorm, spec_sampling.top_p_renorm)
 
 
 def _hook_faults() -> None:

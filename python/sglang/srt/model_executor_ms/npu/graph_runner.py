@@ -223,6 +223,10 @@ class NPUGraphRunner:
         hidden_states, *aux = (self._joined(rows, step) for rows in zip(*map(_flat, outputs), strict=True))
         return GraphOutputs(hidden_states, tuple(aux))
 
+    def beside_graphs(self, function: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """What MindSpore's operators compute of rows outside of graphs, in the order of torch's stream."""
+        return self.link.graph(lambda: function(rows))
+
     def _sub_batch(self, forward_mode, rows, query_lens, seq_lens, forward_batch):
         bucket = self._bucket(forward_mode, seq_lens[rows], forward_batch)
         dp_tokens = tuple(forward_batch.global_num_tokens_cpu) if self.dp_size > 1 else ()

@@ -1,6 +1,7 @@
 """Brings up what a process of a server computes with on an NPU: the card, its memory, compiled graphs, the runner."""
 
 import logging
+from pathlib import Path
 
 from sglang.srt.layers_ms.ops.ascend import host, kernels
 from sglang.srt.model_executor_ms.npu.buckets import decode_buckets, most_graphs
@@ -32,7 +33,15 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
 
     from sglang.srt.model_executor_ms.npu import mindspore_device
     from sglang.srt.model_executor_ms.runner import eplb
-    from sglang.srt.runtime_context import get_exec, get_lora, get_model, get_parallel, get_schedule, get_server_args
+    from sglang.srt.runtime_context import (
+        get_exec,
+        get_lora,
+        get_model,
+        get_parallel,
+        get_schedule,
+        get_server_args,
+        get_spec,
+    )
 
     if reason := mindspore_device.loads():
         raise NpuUnavailable(
@@ -47,6 +56,7 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
     weights = None
     if not get_lora().enable_lora:  # the slots of adapters are MindSpore's too; how large they are is not known yet
         weights = weights_on_card(model.model_path, model.load_format, ranks, itemsize, parallel.attn_dp_size)
+        weights = with_draft(weights, model, get_spec(), ranks, itemsize)
     placed, redundant = eplb.model_config_for_expert_location(config), get_exec().moe.ep_num_redundant_experts
     if placed is not None:
         weights = with_redundant_experts(weights, placed.num_logical_experts, redundant)
@@ -64,7 +74,7 @@ def take_card(config, pp_layer_partition: tuple[int, ...], allreduce_fusion: boo
     )
     rank += (parallel.attn_dp_size, parallel.enable_dp_lm_head, allreduce_fusion)
     pools = (get_server_args().disable_hybrid_swa_memory, schedule.swa_full_tokens_ratio)
-    experts = (placed is not None, redundant, *adapters(get_lora()))
+    experts = (placed is not None, redundant, *adapters(get_lora()), *drafts(get_spec()))
     versions = (mindspore.__version__, torch.__version__, torch.get_default_dtype())
     folder = graph_cache(config.to_json_string(), *sizes, *rank, *pools, *experts, *versions)
     mindspore_device.keep_compiled_graphs(str(folder))
@@ -77,6 +87,24 @@ def adapters(lora) -> tuple:
         return ()
     paths = [one.lora_path for one in lora.lora_paths or ()]
     return lora.max_loras_per_batch, lora.max_lora_rank, *sorted(lora.lora_target_modules or paths)
+
+
+def with_draft(weights: int | None, model, spec, ranks: int, itemsize: int) -> int | None:
+    """Bytes of a rank's weights with those of a draft that has a checkpoint of its own; None: not known yet."""
+    path = spec.speculative_draft_model_path
+    if weights is None or path in (None, model.model_path):
+        return weights
+    draft = weights_on_card(path, spec.speculative_draft_load_format or model.load_format, ranks, itemsize, 1)
+    return None if draft is None else weights + draft
+
+
+def drafts(spec) -> tuple:
+    """What of the arguments for drafts a graph depends on: the hidden states that a target gives, and its draft."""
+    if spec.speculative_algorithm is None:
+        return ()
+    config = Path(spec.speculative_draft_model_path or "") / "config.json"
+    written = config.read_text(encoding="utf-8") if config.is_file() else spec.speculative_draft_model_path
+    return spec.speculative_algorithm, spec.speculative_num_draft_tokens, written
 
 
 def deterministic() -> bool:

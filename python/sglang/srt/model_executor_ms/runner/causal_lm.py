@@ -142,8 +142,9 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
 
     def fuses_allreduce(self, environment) -> bool:
         """Whether all-reduces may be computed with the norms behind them: that kernel is for the cards of one host."""
-        # Adapters add to a product before it is summed.
-        return environment.allreduce_fusion and not hosts.stages_span() and not get_lora().enable_lora
+        # Adapters add to a product before it is summed, and drafts of EAGLE3 read sums before they are normalized.
+        apart = get_lora().enable_lora or get_spec().speculative_algorithm == "EAGLE3"
+        return environment.allreduce_fusion and not hosts.stages_span() and not apart
 
     def take_device(self, config, pp_layer_partition: tuple[int, ...], allreduce_fusion: bool) -> None:
         """Make ready what MindSpore computes on, before its first operator."""

@@ -1,7 +1,7 @@
 """Steps whose inputs numpy prepares: a graph on the host's own memory."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -74,6 +74,10 @@ class CpuGraphRunner:
     def run(self, inputs: ModelInputs, step: StepInputs) -> GraphOutputs:
         """inputs: what the model begins with, for T tokens."""
         return self._graph_of(inputs).run({name: _on_host(array) for name, array in inputs.items()}, step)
+
+    def beside_graphs(self, function: Callable[[torch.Tensor], torch.Tensor], rows: torch.Tensor) -> torch.Tensor:
+        """What MindSpore's operators compute of rows outside of graphs."""
+        return function(rows)
 
     def _graph_of(self, inputs: ModelInputs) -> ForwardGraph:
         return self.media_graph if MEDIA_MASK.name in inputs else self.graph

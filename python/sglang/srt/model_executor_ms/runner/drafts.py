@@ -6,21 +6,20 @@ import torch
 from sglang.srt.model_executor_ms.runner import bridge
 from sglang.srt.models_ms.aux_layers import aux_layers
 from sglang.srt.models_ms.eagle import TARGET_HIDDEN, DraftForCausalLM
+from sglang.srt.runtime_context import get_device
 
 
 class Shared:
-    """What a target hands to its draft through SGLang, which looks at its device only."""
-
-    device = torch.device("cpu")
+    """What a target hands to its draft through SGLang, which looks at its device only: maps of tokens go there."""
 
     def __init__(self, cell):
-        self.cell = cell
+        self.cell, self.device = cell, torch.device(get_device().device)
 
 
 class EagleModel(torch.nn.Module):
     """Base of the model that SGLang calls, with what only speculative decoding calls."""
 
-    network = lm_head = hot_token_id = None
+    network = runner = lm_head = hot_token_id = None
     draft_head = None  # of a target: the head without adapters, which its draft scores with
     load_lm_head_from_target = False  # an EAGLE3 draft has a head of its own
 
@@ -68,5 +67,8 @@ class EagleModel(torch.nn.Module):
         """
         rows = forward_batch.spec_info.hidden_states
         if rows.shape[1] != self.network.config.hidden_size:
-            rows = bridge.to_torch(self.network.project(bridge.to_mindspore(rows.contiguous())))
+            rows = self.runner.beside_graphs(self._projected, rows.contiguous())
         return {TARGET_HIDDEN: rows}
+
+    def _projected(self, rows: torch.Tensor) -> torch.Tensor:
+        return bridge.to_torch(self.network.project(bridge.to_mindspore(rows)))

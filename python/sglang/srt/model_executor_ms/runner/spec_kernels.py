@@ -1,7 +1,8 @@
 """The kernels of speculative decoding that SGLang 0.5.23 has for GPUs only, on a CPU.
 
 Each takes the place of the function of SGLang's that seams/speculation.py names, has its parameters, and writes where
-it does. B requests verify n draft tokens each: a tree of tokens, whose first one is certain already, or a chain.
+it does. B requests verify n draft tokens each: a tree of tokens, whose first one is certain already, or a chain. What
+gathers, notes and hands on is for any device, and reads nothing of it; trees are for CPUs (npu/draft_chains.py).
 """
 
 import numpy as np
@@ -15,7 +16,7 @@ FULL_MASK = 0  # of SGLang's TreeMaskMode: rows have a column of each token befo
 
 def _slots(req_to_token, req_pool_indices, starts, width: int) -> torch.Tensor:
     """[B * width]: of each request the cache slots of so many places from its start on."""
-    places = starts.long()[:, None] + torch.arange(width)
+    places = starts.long()[:, None] + torch.arange(width, device=starts.device)
     return req_to_token[req_pool_indices.long()[:, None], places].reshape(-1)
 
 
@@ -44,16 +45,18 @@ def front_cache_locs(num_front, out_cache_loc, front_out_cache_loc) -> None:
 
 
 def write_req_to_token(req_pool_indices, req_to_token, start_offset, end_offset, out_cache_loc, batch_size: int):
-    """Note new slots in each request's row of the table, from start to end."""
-    written = 0
-    for row, start, end in zip(*map(torch.Tensor.tolist, (req_pool_indices, start_offset, end_offset)), strict=True):
-        req_to_token[row, start:end] = out_cache_loc[written : written + end - start].to(req_to_token.dtype)
-        written += end - start
+    """Note new slots, which are all of out_cache_loc, in each request's row of the table, from start to end."""
+    counts = (end_offset - start_offset).long()
+    ends = counts.cumsum(0)
+    numbers = torch.arange(len(out_cache_loc), device=ends.device)
+    of = (numbers[:, None] >= ends).sum(1)  # the request that each slot is of
+    places = numbers + (start_offset.long() + counts - ends)[of]
+    req_to_token[req_pool_indices.long()[of], places] = out_cache_loc.to(req_to_token.dtype)
 
 
 def bonus_tokens(accept_tokens, accept_lens, bonus_tokens, accept_stride: int, batch_size: int) -> None:
     """The last accepted token of each request, of accept_stride places for each, into bonus_tokens."""
-    last = torch.arange(batch_size) * accept_stride + accept_lens.long() - 1
+    last = torch.arange(batch_size, device=accept_lens.device) * accept_stride + accept_lens.long() - 1
     bonus_tokens.copy_(accept_tokens.reshape(-1)[last])
 
 
@@ -62,6 +65,12 @@ def accept_cache_locs(accept_index, out_cache_loc, accept_out_cache_loc, size: i
     index = accept_index.reshape(-1)[:size]
     found = out_cache_loc[index[index >= 0].long()]
     accept_out_cache_loc[: len(found)] = found
+
+
+def relayed(indices, topk_p_buf, topk_index_buf, output_tokens_buf, hidden_states_buf):
+    """What the step before left for the requests in these rows, where steps overlap; no hidden states: None."""
+    buffers = (topk_p_buf, topk_index_buf, output_tokens_buf, hidden_states_buf)
+    return tuple(None if rows is None else rows.index_select(0, indices) for rows in buffers)
 
 
 def build_tree(

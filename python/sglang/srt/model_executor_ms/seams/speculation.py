@@ -1,7 +1,7 @@
 """SGLang's speculative decoding: kernels that it has for GPUs only, drafts' attention, and the trees of its n-grams.
 
 SGLang 0.5.23 finds none of the kernels on a CPU without its own engine: some of its functions raise there, and one
-leaves its outputs as they are.
+leaves its outputs as they are. On an NPU it finds sgl_kernel_npu's and Triton's, where they are installed.
 """
 
 import sys
@@ -24,6 +24,11 @@ def assign_cache_locs_with(draft: Callable, extend: Callable, front: Callable, n
     hooks.replace(f"{ALLOCATION}.assign_req_to_token_pool_func", note)
 
 
+def relay_with(gather: Callable) -> None:
+    """What gathers from the step before where steps overlap."""
+    hooks.replace(f"{KERNELS}.gather_spec_extras.gather_spec_extras", gather)
+
+
 def take_accepted_with(bonus_tokens: Callable, cache_locs: Callable) -> None:
     """What finds the last accepted token of each request, and the slots of all accepted ones."""
     hooks.replace(f"{KERNELS}.eagle.fill_bonus_tokens_func", bonus_tokens)
@@ -43,7 +48,7 @@ def verify_with(build_tree: Callable, verify_greedy: Callable) -> None:
 def sample_with(verify: Callable, top_k_renorm: Callable, top_p_renorm: Callable) -> None:
     """What accepts drafts where the target draws, and cuts its distributions.
 
-    The names are None in SGLang. A hook would go wherever a None is: the modules that use them get them.
+    The names are None in SGLang on a CPU. A hook would go wherever a None is: the modules that use them get them.
     """
     from sglang.kernels.ops.sampling import renorm
     from sglang.kernels.ops.speculative import verify_sampling
@@ -70,13 +75,16 @@ def _move_natively(pool) -> None:
 
 
 def select_drafts_uncompiled() -> None:
-    """Choose drafts, and scale logits by penalties, uncompiled: torch.compile takes 10 s at the first request."""
+    """Choose drafts, and scale logits by penalties, uncompiled: torch.compile takes 10 s at the first request.
+
+    On an NPU SGLang compiles neither.
+    """
     from sglang.srt.sampling.penaltylib import repetition_penalty
     from sglang.srt.speculative import spec_utils
 
     for function in (spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties):
-        plain = function._torchdynamo_orig_callable
-        hooks.replace(f"{plain.__module__}.{plain.__name__}", plain)
+        if plain := getattr(function, "_torchdynamo_orig_callable", None):
+            hooks.replace(f"{plain.__module__}.{plain.__name__}", plain)
 
 
 def attend_drafts_with(decode: Callable, extend: Callable) -> None:

@@ -2,6 +2,7 @@
 
 import shutil
 
+from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
 FLAG = "--speculative-algorithm"
@@ -33,11 +34,15 @@ def check_speculation(server_args, target, experts: bool = False) -> None:
 
 
 def _problems(view):
-    if view.device != "cpu":
+    if read_environment().as_on_npu(view.device) and (width := view.speculative_eagle_topk or 1) > 1:
+        n_grams = view.speculative_algorithm == "NGRAM"
+        flag = "--speculative-ngram-max-bfs-breadth" if n_grams else "--speculative-eagle-topk"
         yield (
-            f"not supported yet with --device {view.device}: SGLang accepts drafts there by kernels of sgl_kernel_npu, "
-            "beside its overlap schedule, which is not tried yet"
+            f"{flag} {width} makes trees of drafts, and attention on an NPU verifies chains, whose tokens see all of "
+            f"their request before them: give {flag} 1"
         )
+    if view.speculative_adaptive and view.device != "cpu":
+        yield "--speculative-adaptive: SGLang captures graphs of its own there, for each number of steps"
     if view.is_embedding:
         yield "a server with --is-embedding generates nothing"
     if view.pp_size > 1:

@@ -11,6 +11,7 @@ steps leave in further slots of a request (step_inputs.state_tracks). It takes p
 import logging
 from collections.abc import Iterator
 
+from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 
 logger = logging.getLogger(__name__)
@@ -78,12 +79,20 @@ def _refuse(view, config, strategy: str) -> None:
 
 
 def check_drafts(view, model_config) -> None:
-    """UnsupportedFlag where drafts form a tree and the model has states: those behind drafts follow a chain."""
+    """UnsupportedFlag for drafts of a model with states: the operators for NPUs keep none behind drafts.
+
+    Elsewhere those follow a chain, and not a tree.
+    """
     from sglang.srt.configs.hybrid_arch import mambaish_config
 
-    if view.speculative_algorithm is None or (view.speculative_eagle_topk or 1) == 1:
+    if view.speculative_algorithm is None or mambaish_config(model_config) is None:
         return
-    if mambaish_config(model_config) is not None:
+    if read_environment().as_on_npu(view.device):
+        raise UnsupportedFlag(
+            f"--speculative-algorithm {view.speculative_algorithm}: not supported yet on an NPU for a model whose "
+            "layers have a state, as those behind drafts are not kept there"
+        )
+    if (view.speculative_eagle_topk or 1) > 1:
         n_grams = view.speculative_algorithm == "NGRAM"
         flag = "--speculative-ngram-max-bfs-breadth" if n_grams else "--speculative-eagle-topk"
         raise UnsupportedFlag(
