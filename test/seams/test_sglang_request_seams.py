@@ -36,6 +36,31 @@ def test_one_answer_is_asked_for_by_one_method_and_n_answers_share_their_paramet
     assert SamplingParams(n=3).n == 3
 
 
+@works_around("sends an abort once, also before its request: requests.repeat_early_aborts")
+def test_an_abort_that_comes_before_its_request_is_sent_after_it():
+    assert "abort_sent" in names(MANAGER, "TokenizerManager._send_one_request")
+
+
+def test_whether_an_abort_was_sent_is_known_where_its_request_is_sent():
+    """requests.repeat_early_aborts"""
+    assert parameters(TokenizerManager.abort_request) == ["self", "rid", "abort_all"]
+    assert "abort_sent" in names(MANAGER, "TokenizerManager.abort_request")
+    found = names(MANAGER, "TokenizerManager.generate_request")
+    assert_in_order(found, "_init_req_state", "is_pause_cond", "reader_lock", "_send_one_request")
+    sent = []
+
+    async def send(_manager, tokenized):
+        sent.append(tokenized)
+
+    states = {rid: SimpleNamespace(abort_sent=rid == "aborted") for rid in ("aborted", "wanted")}
+    manager = SimpleNamespace(rid_to_state=states, _dispatch_to_scheduler=sent.append)
+    asked = [SimpleNamespace(rid=rid) for rid in ("wanted", "aborted", "ended")]
+    for one in asked:
+        asyncio.run(requests.send_and_abort(send, manager, one))
+    assert sent[:2] == asked[:2] and sent[3:] == asked[2:]
+    assert isinstance(sent[2], io_struct.AbortReq) and (sent[2].rid, sent[2].abort_all) == ("aborted", False)
+
+
 @works_around("looks into input_embeds that have nothing in them: requests.check_prompts_with")
 @pytest.mark.parametrize("rows", [[], [[]]])
 def test_a_prompt_of_no_embeddings_is_the_clients_fault(rows):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from sglang.srt.managers.io_struct import ContinueGenerationReqInput, GenerateReqInput, PauseGenerationReqInput
+
 SECONDS = 70
 GREEDY = {"temperature": 0, "max_new_tokens": 24}
 PROMPTS = ["Return a list of", "The iterator", "Raises an exception if the", "def", "If the object is a string, it"]
@@ -48,6 +50,23 @@ def test_a_stream_brings_the_same_text_piece_by_piece(engine):
     pieces = list(engine.generate(PROMPTS[0], GREEDY, stream=True))
     assert len(pieces) > 3
     assert pieces[-1]["text"] == engine.generate(PROMPTS[0], GREEDY)["text"]
+
+
+def test_an_abort_that_comes_while_a_request_waits_for_the_engine_is_not_lost(engine):
+    manager = engine.tokenizer_manager
+    asked = GenerateReqInput(input_ids=[5, 6, 7], sampling_params=greedy(64, ignore_eos=True), rid="early")
+
+    async def ask():
+        await manager.pause_generation(PauseGenerationReqInput(mode="in_place"))
+        answer = asyncio.create_task(anext(manager.generate_request(asked, None)))
+        while asked.rid not in manager.rid_to_state:
+            await asyncio.sleep(0)
+        manager.abort_request(asked.rid)
+        await manager.continue_generation(ContinueGenerationReqInput())
+        return await answer
+
+    meta = engine.loop.run_until_complete(asyncio.wait_for(ask(), 60))["meta_info"]
+    assert meta["finish_reason"]["type"] == "abort" and meta["completion_tokens"] < 64
 
 
 def test_async_requests_and_streams_run_side_by_side(engine):

@@ -176,6 +176,7 @@ def _hook_launcher() -> None:
     requests.hold_forced_calls_to_their_schema()
     requests.keep_added_processors()
     requests.seed_with(choices.own_seed)
+    requests.repeat_early_aborts()
     requests.refuse_media_with(request_validation.unreadable, request_validation.check_media)
     control.raise_refusals()
     control.update_one_at_a_time()

@@ -30,6 +30,25 @@ def seed_with(seed_of: Callable[..., int | None]) -> None:
     hooks.before(f"{TOKENIZER}._send_one_request", before)
 
 
+def repeat_early_aborts() -> None:
+    """Send an abort again that came before its request.
+
+    Requests wait in the tokenizer's process while it is paused and while weights are updated. SGLang 0.5.23 sends their
+    aborts meanwhile, to schedulers that do not know them yet, and sends none a second time.
+    """
+    hooks.around(f"{TOKENIZER}._send_one_request", send_and_abort)
+
+
+async def send_and_abort(original, tokenizer_manager, tokenized) -> None:
+    """Around TokenizerManager._send_one_request."""
+    from sglang.srt.managers.io_struct import AbortReq
+
+    await original(tokenizer_manager, tokenized)
+    state = tokenizer_manager.rid_to_state.get(tokenized.rid)
+    if state is not None and state.abort_sent:
+        tokenizer_manager._dispatch_to_scheduler(AbortReq(rid=tokenized.rid))
+
+
 def refuse_media_with(explain: Callable[[Exception], str], check: Callable[[object, Sequence], None]) -> None:
     """Answer with 400 and explain(error) where what a request shows cannot be read; SGLang does for ValueError only.
 
