@@ -95,6 +95,20 @@ MUTATIONS = (
         "test/ascend/test_recurrent.py -k in_pieces",
     ),
     Mutation(
+        "earlier tokens of a piece that a later one does not see",
+        f"{ASCEND}/delta_rules.py",
+        "for half in HALVES:",
+        "for half in HALVES[:-1]:",
+        "test/ascend/test_recurrent.py -k 'in_pieces and kimi'",
+    ),
+    Mutation(
+        "what is left of a state, counted from one token too far",
+        f"{ASCEND}/delta_rules.py",
+        "(firsts < places[:, None]) & (places[:, None] <= lasts)",
+        "(firsts <= places[:, None]) & (places[:, None] <= lasts)",
+        "test/ascend/test_recurrent.py -k 'in_pieces and kimi'",
+    ),
+    Mutation(
         "earlier values of a convolution that are another request's",
         f"{ASCEND}/states.py",
         "np.where(numbers < 0, tokens - (numbers + 1) * len(requests) + of, starts[of] + numbers)",

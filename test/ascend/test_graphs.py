@@ -45,7 +45,7 @@ VARIANTS = [
     *("qwen3@32", "llama-gelu@16", "gemma@16", "stablelm-parallel@h192", "glm4@32", "olmo2@16", "granite@16"),
     *("gemma3@16", "gemma4-shared@16", "mistral-wide-window@16", "gemma2@16", "gpt_oss@16", "baichuan-13b@h96"),
     *("qwen3_moe@16", "deepseek_v3@16", "deepseek_v2@32", "minicpm3@16"),
-    *("lfm2@h96", "qwen3_5@32", "granitemoehybrid@h96"),
+    *("lfm2@h96", "qwen3_5@32", "kimi_linear@16", "granitemoehybrid@h96"),
 ]
 FIRST = {"gemma4-shared@16": "Reshape"}  # of the mask that all its embeddings have
 KINDS = ["qwen3@32", "stablelm-parallel@h192", "gemma2@16", "baichuan-13b@h96", "qwen3_moe@16", "deepseek_v3@16"]

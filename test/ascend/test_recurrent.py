@@ -6,7 +6,23 @@ import torch
 from ascend.doubles import CHUNK, DECODE
 from models.harness import Requests
 from models.test_logits import mixed_batch, prompts
-from ops.test_states import HIGH, LOW, RULES, SIZES, SPACES, close, delta, delta_inputs, normal, pieces, space_inputs
+from ops.test_states import (
+    HIGH,
+    KIMI_RULES,
+    KIMI_SIZES,
+    LOW,
+    RULES,
+    SIZES,
+    SPACES,
+    close,
+    delta,
+    delta_inputs,
+    kimi_delta,
+    kimi_inputs,
+    normal,
+    pieces,
+    space_inputs,
+)
 from ops.test_states import spaced as space
 
 from sglang.srt.layers_ms import ops
@@ -33,6 +49,18 @@ def delta_case(sizes, tokens):
     return ops.gated_delta, weights, rows, (key_size,), (values, value_size, key_size), wanted
 
 
+def kimi_case(sizes, tokens):
+    """With rates of up to 40 a token, after which nothing is left."""
+    heads, key_size, value_size = sizes
+    weights = [normal(heads, seed=1) + torch.linspace(-2, 2, heads), normal(heads * key_size, seed=2, scale=3.0)]
+    rows = kimi_inputs(*sizes, tokens, F16)
+
+    def wanted(place, x, forget, beta, before):
+        return kimi_delta(KIMI_RULES[place % 2], sizes, x, forget, beta, *weights, before)
+
+    return ops.kimi_delta, weights, rows, (key_size,), (heads, value_size, key_size), wanted
+
+
 def space_case(sizes, tokens):
     groups, heads, values, size = sizes
     weights = [normal(heads, seed=seed) for seed in (1, 2, 6)]
@@ -44,7 +72,8 @@ def space_case(sizes, tokens):
     return ops.state_space, weights, rows, (size, LOW, HIGH), (heads, values, size), wanted
 
 
-CASES = [(delta_case, sizes) for sizes in SIZES] + [(space_case, sizes) for sizes in SPACES]
+CASES = [(delta_case, sizes) for sizes in SIZES] + [(kimi_case, sizes) for sizes in KIMI_SIZES]
+CASES += [(space_case, sizes) for sizes in SPACES]
 
 
 @pytest.mark.parametrize("case, sizes", CASES)
@@ -92,7 +121,7 @@ def test_pieces_end_where_a_state_is_kept_and_lie_behind_what_slots_hold(checked
 
 
 # Heads of a multiple of 16 values, of which half are rotated where a part is.
-VARIANTS = ["qwen3_5@32", "granitemoehybrid@h96", "falcon_h1@16", "nemotron_h@16"]
+VARIANTS = ["qwen3_5@32", "kimi_linear@16", "granitemoehybrid@h96", "falcon_h1@16", "nemotron_h@16"]
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -10,7 +10,7 @@ from ascend.doubles import wrapped
 from models.harness import Requests, assert_logits_close
 from models.test_config import NAMES, SAME, SEEING
 from models.test_logits import LIMITS, WAYS, mixed_batch, prompts
-from models.test_ranks import STATES  # which test_states.py and test_recurrent.py have, but for Kimi Linear
+from models.test_ranks import STATES  # which test_states.py and test_recurrent.py have
 from models.tiny import TINY, reference_logits, save
 
 from sglang.srt.layers_ms import ops

@@ -113,14 +113,12 @@ def test_steps_of_one_token_each_give_what_one_piece_does(checked):
 
 
 def test_what_is_not_computed_is_refused_by_name(checked, monkeypatch):
-    ops.check_states("short_conv", 3)
+    ops.check_states(3)
     with pytest.raises(NotImplementedError, match="convolutions of 5 values, at most 4"):
-        ops.check_states("short_conv", 4)
-    with pytest.raises(NotImplementedError, match="kimi_delta, which is computed on CPUs only so far"):
-        ops.check_states("kimi_delta", 3)
+        ops.check_states(4)
     monkeypatch.setattr(kernels, "soc", lambda: "ascend310p")
     with pytest.raises(NotImplementedError, match="what writes states on ascend310p"):
-        ops.check_states("short_conv", 3)
+        ops.check_states(3)
 
 
 # ---- models ----

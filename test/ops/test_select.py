@@ -145,11 +145,7 @@ def test_an_npu_computes_nothing_with_the_references_operators():
     assert AscendTable.inherited() == []
 
 
-LACKING = [
-    name
-    for name in OPERATORS
-    if name == "kimi_delta" or getattr(contract, name) is getattr(contract_sparse, name, None)
-]
+LACKING = [name for name in OPERATORS if getattr(contract, name) is getattr(contract_sparse, name, None)]
 
 
 @pytest.mark.parametrize("name", ops.TABLES)
@@ -158,7 +154,7 @@ def test_no_table_lacks_an_operator(name):
         table = ops.load(name)
     except ImportError as reason:
         pytest.skip(str(reason))
-    # What is not written for a device yet: its models are refused by name (check_states, check_sparse_attention).
+    # What is not written for a device yet: its models are refused by name (check_sparse_attention).
     assert table.lacking() == (LACKING if issubclass(table, AscendTable) else [])
 
 

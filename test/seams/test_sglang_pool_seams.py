@@ -17,7 +17,7 @@ from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.mem_cache.pool_host.base import HostKVCache
-from sglang.srt.model_executor_ms.runner import host_pools
+from sglang.srt.model_executor_ms.runner import device_layout_cache, host_pools
 from sglang.srt.model_executor_ms.runner.host_memory_saver import HostMemorySaver
 from sglang.srt.utils import torch_memory_saver_adapter
 from sglang.srt.utils.common import support_triton
@@ -42,6 +42,24 @@ def test_the_choice_by_platform_is_no_seam_for_npus_whose_platform_is_sglangs(mo
     monkeypatch.setattr(kv_cache_configurator, "current_platform", platform)
     KVCacheConfigurator._resolve_kv_pool_class(SimpleNamespace(), kind="mha", default=list)
     assert asked == ["mha"]
+
+
+def test_on_an_npu_latent_rows_beside_states_would_be_in_two_buffers(monkeypatch):
+    """memory.choose_hybrid_pool_with"""
+    npu_pools = "sglang.srt.hardware_backend.npu.memory_pool_npu"
+    monkeypatch.setitem(sys.modules, npu_pools, SimpleNamespace(NPUMLATokenToKVPool=set))
+    monkeypatch.setattr(kv_cache_configurator, "_is_npu", True)
+    config = SimpleNamespace(hf_config=SimpleNamespace(architectures=["KimiLinearForCausalLM"]))
+    configurator = SimpleNamespace(use_mla_backend=True, model_config=config)
+    chosen, classes = KVCacheConfigurator._hybrid_full_attention_pool_class, ("mha", "mla", "dsa")
+    asked = {f"{kind}_pool_class": kind for kind in classes}
+    assert chosen(configurator, **asked) is set
+    assert "k_buffer" in names("srt.hardware_backend.npu.memory_pool_npu", "NPUMLATokenToKVPool.get_key_buffer")
+    assert "v_buffer" in names("srt.hardware_backend.npu.memory_pool_npu", "NPUMLATokenToKVPool.get_value_buffer")
+    assert device_layout_cache.choose_hybrid_pool(chosen, configurator, **asked) == "mla"
+    monkeypatch.setattr(kv_cache_configurator, "_is_npu", False)
+    configurator.use_mla_backend, configurator.kv_cache_dtype_str = False, "auto"
+    assert device_layout_cache.choose_hybrid_pool(chosen, configurator, **asked) == "mha"
 
 
 def test_a_pool_makes_its_buffers_on_the_device_that_it_names_and_counts_them_by_their_shapes():

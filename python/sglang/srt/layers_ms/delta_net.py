@@ -89,7 +89,7 @@ class GatedDeltaNet(StateLayer):
         self.qkv_proj = ColumnParallelLinear(hidden, qkv, False, dtype)
         self.z_proj = ColumnParallelLinear(hidden, z, False, dtype)
         self.gates_proj = ColumnParallelLinear(hidden, gates, False, dtype)
-        ops.check_states("gated_delta", width - 1)
+        ops.check_states(width - 1)
         self.conv1d = CausalConv(heads.channels, width, False, heads.rows(), dtype)
         of_heads = ((heads.held,), ms.float32)
         self.A_log = parameter(*of_heads, WeightSlice("A_log", (heads.own_values,), whole=(heads.values,)))

@@ -26,7 +26,7 @@ class KimiDeltaAttention(nn.Cell):
         self.layer_id, self.cache_index = layer_id, 0  # the decoder counts the caches of its layers
         projections = [(name, inner, rows) for name in ("q_proj", "k_proj", "v_proj")]
         self.qkv_proj = ColumnParallelLinear(hidden, projections, False, dtype)
-        ops.check_states("kimi_delta", width - 1)
+        ops.check_states(width - 1)
         self.conv1d = CausalConv(inner, width, False, [rows] * 3, dtype, ("q_conv1d", "k_conv1d", "v_conv1d"))
         self.f_a_proj = ReplicatedLinear(hidden, size, dtype)
         self.f_b_proj = ColumnParallelLinear(size, [("f_b_proj", inner, rows)], False, dtype)

@@ -65,7 +65,7 @@ class Mamba2(StateLayer):
         self.layer_id = layer_id
         self.in_proj = InProjection(hidden, sizes, rows, dtype)
         channels = [slice(part.start - inner, part.stop - inner) for part in rows[1:4]]
-        ops.check_states("state_space", sizes.width - 1)
+        ops.check_states(sizes.width - 1)
         self.conv1d = CausalConv(sizes.channels, sizes.width, sizes.conv_bias, channels, dtype)
         self.A_log, self.D, self.dt_bias = (
             parameter((held,), ms.float32, WeightSlice(name, (heads,), whole=(sizes.heads,)))

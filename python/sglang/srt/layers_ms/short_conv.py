@@ -43,7 +43,7 @@ class ShortConv(StateLayer):
         self.layer_id = layer_id
         parts = ["B", "C", "X"]
         self.in_proj = MergedColumnParallelLinear(hidden, parts, hidden, bias, shard, dtype, fused="in_proj")
-        ops.check_states("short_conv", width - 1)
+        ops.check_states(width - 1)
         self.conv = CausalConv(hidden, width, bias, [shard.slice(hidden, "hidden_size")], dtype)
         self.out_proj = RowParallelLinear(hidden, hidden, bias, shard, dtype, "hidden_size")
         self.cache_spec = StateSpec(self.conv.state)

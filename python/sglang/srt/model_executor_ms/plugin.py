@@ -280,6 +280,7 @@ def _hook_scheduler(device: str) -> None:
     if device == "cpu":
         _hook_cpu_scheduler()
     if device.startswith("npu"):
+        memory.choose_hybrid_pool_with(device_layout_cache.choose_hybrid_pool)
         memory.make_allocator_with(allocation.paged_allocator)
         memory.find_last_slots_with(allocation.last_slots)
         memory.support_triton_with(allocation.support_triton)

@@ -209,8 +209,8 @@ class OperatorTable:
     def check_sparse_attention(self, top_k: int) -> None:
         """As check_attention, of the operators that choose top_k keys, and attend to them."""
 
-    def check_states(self, kind: str, window: int) -> None:
-        """As check_attention, of the operator `kind` of a layer whose convolution reads `window` earlier values."""
+    def check_states(self, window: int) -> None:
+        """As check_attention, of a layer with a state, whose convolution reads `window` earlier values."""
 
     def check_quant(self, kind: str, group: int, offset: str, activations: str, use: str, shape: tuple, dtype) -> None:
         """As check_attention, of operators by `use`: quant_linear ("linear"), quant_logits ("head"), these and

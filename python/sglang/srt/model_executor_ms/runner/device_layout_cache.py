@@ -28,6 +28,13 @@ def choose_pool(original, configurator, *, kind, default):
     return pool_class(cache_specs(configurator.model.network)) if chosen is MHATokenToKVPool else chosen
 
 
+def choose_hybrid_pool(original, configurator, *, mla_pool_class, **others):
+    """SGLang's KVCacheConfigurator._hybrid_full_attention_pool_class, which on NPUs has latent rows in two buffers."""
+    if configurator.use_mla_backend:
+        return mla_pool_class
+    return original(configurator, mla_pool_class=mla_pool_class, **others)
+
+
 def _refused(name: str):
     def refuse(self, *_, **__):
         raise NotImplementedError(f"{name}: MindSpore has caches of this pool in a layout that SGLang cannot read")

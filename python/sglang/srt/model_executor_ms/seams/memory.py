@@ -15,6 +15,11 @@ def choose_pool_with(hook: Callable) -> None:
     hooks.around(f"{CONFIGURATOR}._resolve_kv_pool_class", hook)
 
 
+def choose_hybrid_pool_with(hook: Callable) -> None:
+    """hook(original, configurator, ...) around the choice for layers with attention, where others have a state."""
+    hooks.around(f"{CONFIGURATOR}._hybrid_full_attention_pool_class", hook)
+
+
 def make_allocator_with(hook: Callable) -> None:
     """hook(original, configurator, ...) around the making of what hands out the pool's slots."""
     hooks.around(f"{CONFIGURATOR}._build_token_to_kv_pool_allocator", hook)

@@ -19,7 +19,6 @@ SINGLE_BLOCK = "decode single block"  # as DECODE; blockwise attention has one b
 PAGE_SIZES = (16, 32, 64, 128)  # of PagedAttention
 LARGEST_BLOCK = 16384  # head_dim * page_size of PagedAttention
 LARGEST_HEAD = 256  # of FlashAttentionScore and PagedAttention, latent attention aside
-STATES = ("short_conv", "gated_delta", "state_space")  # operators of layers with a state that are written
 TILE = 16  # values of a row that lie side by side in NZ
 LARGEST_ROW = 576  # values of a row that latent attention caches
 LARGEST_CACHE = 2**31  # values of a cache that is written value by value, whose places are int32
@@ -137,10 +136,8 @@ def check_sparse_attention(top_k):
     )
 
 
-def check_states(kind, window):
+def check_states(window):
     lacking = []
-    if kind not in STATES:
-        lacking.append(f"{kind}, which is computed on CPUs only so far")
     if not profile().states:
         lacking.append(f"what writes states on {kernels.soc()}")
     if window > LARGEST_WINDOW:

@@ -24,12 +24,14 @@ def mla_to_cache(q, kv, norm, eps, cos, sin, interleaved, cache, step, heads):
     rank = norm.shape[0]
     rope = kv.shape[-1] - rank
     nope = q.shape[-1] // heads - rope
-    plain, turning = kernels.split(q.reshape(-1, heads, nope + rope), (nope, rope))
     latent, key = kernels.split(kv, (rank, rope))
-    turning = kernels.contiguous(turning).reshape(-1, heads * rope)
-    turning, key = rotary(turning, kernels.contiguous(key), cos, sin, interleaved, step, rope)
+    key = kernels.contiguous(key)
+    if cos is not None:
+        plain, turning = kernels.split(q.reshape(-1, heads, nope + rope), (nope, rope))
+        turning = kernels.contiguous(turning).reshape(-1, heads * rope)
+        turning, key = rotary(turning, key, cos, sin, interleaved, step, rope)
+        q = kernels.cat((plain, turning.reshape(-1, heads, rope))).reshape(-1, heads * (nope + rope))
     rows = kernels.cat((kernels.rms_norm(kernels.contiguous(latent), norm, eps), key))
-    q = kernels.cat((plain, turning.reshape(-1, heads, rope))).reshape(-1, heads * (nope + rope))
     if plain_on_fractal(len(cache.shape)):
         return put_rows(q, rows, cache, step["out_cache_loc"]), (cache, rows)
     written = kernels.reshape_and_cache(rows, None, cache, None, step["out_cache_loc"])

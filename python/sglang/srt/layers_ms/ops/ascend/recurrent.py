@@ -1,14 +1,11 @@
-"""Recurrent states, of stock kernels: the gated delta rule, and Mamba-2's state space, in float32.
+"""Recurrent states, of stock kernels, in float32: what delta_rules.py and state_space.py have in common.
 
 A token multiplies its head's state S [V, K] by a matrix from the right and adds another one: S <- S M + N. Where each
 request has one token, that is done. Prompts are cut into pieces of at most PIECE tokens: within one, what the tokens
-add is the solution of a triangular system, of products of matrices (Yang, Kautz and Hatamizadeh, 2024; Dao and Gu,
-2024). M and N of the pieces are joined two by two, four by four, ... (Hillis and Steele, 1986), so that no piece waits
-for all before it. Before a request's first piece is an entry with what its slot holds, whose M is zero: what is
-before that is forgotten, and requests lie one behind the other without a mask.
+add is computed of products of matrices. M and N of the pieces are joined two by two, four by four, ... (Hillis and
+Steele, 1986), so that no piece waits for all before it. Before a request's first piece is an entry with what its slot
+holds, whose M is zero: what is before that is forgotten, and requests lie one behind the other without a mask.
 """
-
-import math
 
 import numpy as np
 from mindspore import Tensor
@@ -21,7 +18,6 @@ from sglang.srt.layers_ms.ops.metadata import REQUESTS, TOKENS, Field
 
 WIDE = mstype.float32
 PIECE = 64
-SQUARINGS = 6  # of a matrix whose power of PIECE tokens is zero
 HIDDEN = -1e9  # the logarithm of a weight of 0
 PIECES, LONGEST = "pieces", "longest"
 PIECE_FIELDS = (
@@ -75,45 +71,35 @@ def pieces(step) -> dict:
 
 
 @constexpr
-def _triangle(diagonal):
+def triangle(diagonal):
     """Of pairs of places in a piece, whether the first is not before the second; or is behind it, diagonal -1."""
     return Tensor(np.tril(np.ones((PIECE, PIECE), bool), diagonal))
 
 
 @constexpr
-def _until():
+def until():
     """What adds up values along a row."""
     return Tensor(np.triu(np.ones((PIECE, PIECE), np.float32)))
 
 
-@constexpr
-def _identity(size):
-    return Tensor(np.eye(size, dtype=np.float32).reshape(1, size, size))
-
-
-@constexpr
-def _is_finite(number):
-    return math.isfinite(number)
-
-
-def _softplus(x):
+def softplus(x):
     above, below = kernels.clamp(x, 0, None), kernels.clamp(x, None, 0)
     least = kernels.add(below, kernels.mul(above, -1.0))  # -|x|
     return kernels.add(above, kernels.log(kernels.add(kernels.exp(least), 1.0)))
 
 
-def _unit_length(x):
+def unit_length(x):
     """Rows [..., K] divided by their lengths."""
     rows = x.reshape(-1, x.shape[-1])
     factors = kernels.inverse_sqrt(kernels.add(kernels.square_sum(rows), 1e-6))
     return kernels.mul(rows, factors).reshape(x.shape)
 
 
-def _difference(x, y):
+def difference(x, y):
     return kernels.add(x, kernels.mul(y, -1.0))
 
 
-def _transposed(x):
+def transposed(x):
     return kernels.contiguous(kernels.swap(x))
 
 
@@ -126,14 +112,15 @@ def _left(y, state, step, kept, last):
 # ---- requests of one token ----
 
 
-def _one_token(state, step, decay, keys, added, queries, sizes):
-    """S <- exp(decay) S, then what `added` makes of it -> S q, float32 [B * G, R * V]; the states are left.
+def one_token(state, step, decay, keys, added, queries, sizes):
+    """S <- S exp(decay), then what `added` makes of it -> S q, float32 [B * G, R * V]; the states are left.
 
-    decay [B, H]; keys, queries [B * G, 1, K]; added: function of S k [B * G, R * V, 1] -> [B * G, R * V, 1].
+    decay [B, H] or, for each column of S, [B, H * K]; keys, queries [B * G, 1, K]; added: function of S
+    [B * G, R * V, K] -> [B * G, R * V, 1].
     """
     groups, heads, value_size, key_size = sizes
-    held = kernels.gather(state, step["state_slots"]).reshape(-1, heads, value_size * key_size)
-    held = kernels.mul(held, kernels.exp(decay).reshape(-1, heads, 1))
+    held = kernels.gather(state, step["state_slots"]).reshape(-1, value_size, key_size)
+    held = kernels.mul(held, kernels.exp(decay).reshape(-1, 1, decay.shape[1] // heads))
     held = held.reshape(-1, heads // groups * value_size, key_size)
     new = kernels.multiply_stacks(added(held), keys, False)
     held = kernels.add(held, new)
@@ -145,33 +132,33 @@ def _one_token(state, step, decay, keys, added, queries, sizes):
 # ---- pieces of prompts ----
 
 
-def _in_pieces(x, step):
+def in_pieces(x, step):
     """Rows [T, n] as float32 [pieces * PIECE, n]."""
     return kernels.cast(kernels.gather(x, step["piece_rows"]), WIDE)
 
 
-def _by_heads(x, heads):
+def by_heads(x, heads):
     """[pieces * PIECE, heads * D] -> [pieces, heads, PIECE, D]"""
     return kernels.turn(x.reshape(-1, PIECE, heads, x.shape[-1] // heads))
 
 
-def _of_heads(x, step):
+def of_heads(x, step):
     """What each token has for each head, [pieces * PIECE, H] -> [pieces * H, PIECE]; 0 where there is no token."""
     tokens = kernels.cast(step["piece_tokens"], WIDE).reshape(-1, 1)
     heads = x.shape[-1]
-    return _transposed(kernels.mul(x, tokens).reshape(-1, PIECE, heads)).reshape(-1, PIECE)
+    return transposed(kernels.mul(x, tokens).reshape(-1, PIECE, heads)).reshape(-1, PIECE)
 
 
-def _decays(decay):
+def decays(decay):
     """decay [n, PIECE] -> its sums up to each token [n, PIECE], up to the last [n, 1], and weights between tokens."""
-    total = kernels.multiply(decay, _until())
+    total = kernels.multiply(decay, until())
     _, last = kernels.split(total, (PIECE - 1, 1))
-    between = _difference(total.reshape(-1, PIECE, 1), total.reshape(-1, 1, PIECE))
-    weights = kernels.exp(kernels.where(_triangle(0), between, HIDDEN))
+    between = difference(total.reshape(-1, PIECE, 1), total.reshape(-1, 1, PIECE))
+    weights = kernels.exp(kernels.where(triangle(0), between, HIDDEN))
     return total, kernels.contiguous(last), weights
 
 
-def _times(x, factors, sizes):
+def times(x, factors, sizes):
     """x [pieces, G, PIECE, n] times factors [pieces * H, PIECE] of each head -> [pieces * H, PIECE, n]."""
     groups, heads, *_ = sizes
     wide = x.reshape(-1, groups, 1, PIECE, x.shape[-1])
@@ -179,7 +166,7 @@ def _times(x, factors, sizes):
     return found.reshape(-1, PIECE, x.shape[-1])
 
 
-def _scores(x, keys, weights, sizes):
+def scores(x, keys, weights, sizes):
     """x and keys [pieces, G, PIECE, K] multiplied, times weights [pieces * H, PIECE, PIECE] of each head."""
     groups, heads, _, key_size = sizes
     products = kernels.multiply_stacks(x.reshape(-1, PIECE, key_size), keys.reshape(-1, PIECE, key_size), True)
@@ -187,21 +174,21 @@ def _scores(x, keys, weights, sizes):
     return kernels.mul(wide, products.reshape(-1, groups, 1, PIECE, PIECE)).reshape(-1, PIECE, PIECE)
 
 
-def _with_slots(new, state, step):
+def with_slots(new, state, step):
     """new [pieces * H, V, K] as rows, one a piece, with what slots hold in the place of theirs."""
     rows = new.reshape(-1, state.shape[1])
     held = kernels.gather(state, step["state_slots"])
     return kernels.gather(kernels.append_rows(rows, held), step["piece_sources"])
 
 
-def _without_slots(x, step, heads):
+def without_slots(x, step, heads):
     """x [pieces * H, a, b], but 0 for the entries of slots."""
     _, rows, columns = x.shape
     factors = kernels.cast(step["piece_continues"], WIDE).reshape(-1, 1, 1, 1)
     return kernels.mul(x.reshape(-1, heads, rows, columns), factors).reshape(-1, rows, columns)
 
 
-def _joined_states(factors, states, step, sizes, product):
+def joined_states(factors, states, step, sizes, product):
     """States behind each piece, rows [pieces, H * V * K], of what each adds and `factors` [pieces * H, a, b].
 
     product: of states [pieces * H, V, K] and factors; of factors, too.
@@ -219,128 +206,18 @@ def _joined_states(factors, states, step, sizes, product):
     return states
 
 
-def _answers(y, sizes, step):
+def answers(y, sizes, step):
     """[pieces * H, PIECE, V] -> rows of the step's tokens, [T, H * V]."""
     _, heads, value_size, _ = sizes
     rows = kernels.turn(y.reshape(-1, heads, PIECE, value_size)).reshape(-1, heads * value_size)
     return kernels.gather(rows, step["rows_in_pieces"])
 
 
-def _before(states, step):
+def states_before(states, step):
     """The state before each piece; of a slot's entry any."""
     return kernels.gather(states, kernels.clamp(kernels.add(step["piece_numbers"], -1), 0, None))
 
 
-def _ends(y, states, state, step):
+def ends(y, states, state, step):
     kept, last = (kernels.gather(states, step[name]) for name in ("kept_pieces", "last_pieces"))
     return _left(y, state, step, kept, last)
-
-
-# ---- the gated delta rule ----
-
-
-def _delta_gates(gates, a_log, dt_bias, heads):
-    """-> what tokens write of what they see, and the logarithms of what they leave, float32 [n, H]."""
-    b, a = (kernels.contiguous(part) for part in kernels.split(kernels.cast(gates, WIDE), (heads, heads)))
-    rates = kernels.mul(_softplus(kernels.add(a, dt_bias)), kernels.mul(kernels.exp(a_log), -1.0))
-    return kernels.sigmoid(b), rates
-
-
-def _delta_pieces(x, beta, decay, state, step, sizes):
-    groups, heads, value_size, key_size = sizes
-    widths = (groups * key_size, groups * key_size, heads * value_size)
-    q, k, v = (kernels.contiguous(part) for part in kernels.split(_in_pieces(x, step), widths))
-    q, k = (_unit_length(_by_heads(part, groups)) for part in (q, k))
-    q, v = kernels.mul(q, key_size**-0.5), _by_heads(v, heads).reshape(-1, PIECE, value_size)
-    beta, decay = (_of_heads(kernels.gather(part, step["piece_rows"]), step) for part in (beta, decay))
-    total, last, weights = _decays(decay)
-    since, writes = kernels.exp(total), beta.reshape(-1, PIECE, 1)
-    power = kernels.mul(_scores(k, k, weights, sizes), kernels.mul(writes, -1.0))
-    power = kernels.where(_triangle(-1), power, 0.0)
-    solved = kernels.cat((kernels.mul(v, writes), _times(k, kernels.mul(beta, since), sizes)))
-    for _ in range(SQUARINGS):
-        solved = kernels.add(solved, kernels.multiply_stacks(power, solved, False))
-        power = kernels.multiply_stacks(power, power, False)
-    added, seen = (kernels.contiguous(part) for part in kernels.split(solved, (value_size, key_size)))
-    left = _times(k, kernels.exp(_difference(last, total)), sizes)
-    factors = kernels.mul(_identity(key_size), kernels.exp(last).reshape(-1, 1, 1))
-    factors = _difference(factors, kernels.multiply_stacks(_transposed(seen), left, False))
-    states = _with_slots(kernels.multiply_stacks(_transposed(added), left, False), state, step)
-    factors = _without_slots(factors, step, heads)
-    states = _joined_states(factors, states, step, sizes, _matrices)
-    before = _before(states, step).reshape(-1, value_size, key_size)
-    added = _difference(added, kernels.multiply_stacks(seen, before, True))
-    y = kernels.multiply_stacks(_times(q, since, sizes), before, True)
-    y = kernels.add(y, kernels.multiply_stacks(_scores(q, k, weights, sizes), added, False))
-    return _ends(_answers(y, sizes, step), states, state, step)
-
-
-def _matrices(x, y):
-    return kernels.multiply_stacks(x, y, False)
-
-
-def _delta_token(x, beta, decay, state, step, sizes):
-    groups, heads, value_size, key_size = sizes
-    widths = (groups * key_size, groups * key_size, heads * value_size)
-    q, k, v = (kernels.contiguous(part) for part in kernels.split(kernels.cast(x, WIDE), widths))
-    q, k = (_unit_length(part.reshape(-1, 1, key_size)) for part in (q, k))
-    v = v.reshape(-1, heads, value_size)
-
-    def added(held):
-        seen = kernels.multiply_stacks(held, k, True).reshape(-1, heads, value_size)
-        new = kernels.mul(_difference(v, seen), beta.reshape(-1, heads, 1))
-        return new.reshape(-1, heads // groups * value_size, 1)
-
-    return _one_token(state, step, decay, k, added, kernels.mul(q, key_size**-0.5), sizes)
-
-
-def gated_delta(x, gates, a_log, dt_bias, state, step, key_size, intermediate=None):
-    heads = a_log.shape[0]
-    value_size = state.shape[1] // (heads * key_size)
-    sizes = ((x.shape[1] - heads * value_size) // (2 * key_size), heads, value_size, key_size)
-    beta, decay = _delta_gates(gates, a_log, dt_bias, heads)
-    compute = _delta_token if host.decodes(step["forward_mode"]) else _delta_pieces
-    return kernels.cast(compute(x, beta, decay, state, step, sizes), x.dtype)
-
-
-# ---- Mamba-2's state space ----
-
-
-def _space_pieces(x, width, decay, skip, state, step, sizes):
-    groups, heads, value_size, state_size = sizes
-    widths = (heads * value_size, groups * state_size, groups * state_size)
-    v, b, c = (kernels.contiguous(part) for part in kernels.split(_in_pieces(x, step), widths))
-    v, b, c = _by_heads(v, heads), _by_heads(b, groups), _by_heads(c, groups)
-    width, decay = (_of_heads(kernels.gather(part, step["piece_rows"]), step) for part in (width, decay))
-    total, last, weights = _decays(decay)
-    added = kernels.mul(v.reshape(-1, PIECE, value_size), width.reshape(-1, PIECE, 1))
-    left = _times(b, kernels.exp(_difference(last, total)), sizes)
-    states = _with_slots(kernels.multiply_stacks(_transposed(added), left, False), state, step)
-    factors = _without_slots(kernels.exp(last).reshape(-1, 1, 1), step, heads)
-    states = _joined_states(factors, states, step, sizes, kernels.mul)
-    before = _before(states, step).reshape(-1, value_size, state_size)
-    y = kernels.multiply_stacks(_times(c, kernels.exp(total), sizes), before, True)
-    y = kernels.add(y, kernels.multiply_stacks(_scores(c, b, weights, sizes), added, False))
-    skipped = kernels.mul(v, skip.reshape(1, heads, 1, 1)).reshape(-1, PIECE, value_size)
-    return _ends(_answers(kernels.add(y, skipped), sizes, step), states, state, step)
-
-
-def _space_token(x, width, decay, skip, state, step, sizes):
-    groups, heads, value_size, state_size = sizes
-    widths = (heads * value_size, groups * state_size, groups * state_size)
-    v, b, c = (kernels.contiguous(part) for part in kernels.split(kernels.cast(x, WIDE), widths))
-    v = v.reshape(-1, heads, value_size)
-    new = kernels.mul(v, width.reshape(-1, heads, 1)).reshape(-1, heads // groups * value_size, 1)
-    b, c = (part.reshape(-1, 1, state_size) for part in (b, c))
-    y = _one_token(state, step, decay, b, lambda held: new, c, sizes)
-    return kernels.add(y, kernels.mul(v, skip.reshape(1, heads, 1)).reshape(-1, heads * value_size))
-
-
-def state_space(x, dt, a_log, skip, dt_bias, state, step, state_size, low, high, intermediate=None):
-    heads, values = a_log.shape[0], state.shape[1] // state_size
-    sizes = ((x.shape[1] - values) // (2 * state_size), heads, values // heads, state_size)
-    width = _softplus(kernels.add(kernels.cast(dt, WIDE), dt_bias))
-    width = kernels.clamp(width, low, high if _is_finite(high) else None)
-    decay = kernels.mul(width, kernels.mul(kernels.exp(a_log), -1.0))
-    compute = _space_token if host.decodes(step["forward_mode"]) else _space_pieces
-    return kernels.cast(compute(x, width, decay, skip, state, step, sizes), x.dtype)
