@@ -96,7 +96,6 @@ def test_a_number_or_a_share_of_memory_that_was_given_stays(adjusted, given):
 
 
 REFUSED = [dict(attn_dp_size=2)]
-REFUSED += [dict(mamba_radix_cache_strategy="extra_buffer", speculative_algorithm="NGRAM")]
 REFUSED += [dict(enable_hierarchical_cache=True), dict(disaggregation_mode="prefill")]
 REFUSED += [dict(page_size=16, mamba_radix_cache_strategy="no_buffer")]
 REFUSED += [dict(mamba_radix_cache_strategy="extra_buffer", disable_radix_cache=True)]
@@ -107,6 +106,16 @@ def test_what_is_not_served_is_refused_by_name(adjusted, given):
     name = next(iter(given))
     with pytest.raises(UnsupportedFlag, match="--" + name.replace("_", "-")):
         adjusted(**given)
+
+
+DRAFTS = dict(speculative_algorithm="NGRAM")
+
+
+@pytest.mark.parametrize("given", [dict(mamba_radix_cache_strategy="extra_buffer"), dict(page_size=16)])
+def test_what_helps_drafts_is_said_where_it_does(adjusted, given):
+    assert adjusted(**DRAFTS) and adjusted(**DRAFTS, **given, device="npu")
+    with pytest.raises(UnsupportedFlag, match=r"^--speculative-algorithm NGRAM: .* no_buffer and --page-size 1$"):
+        adjusted(**DRAFTS, **given)
 
 
 @pytest.mark.parametrize(("algorithm", "flag"), [("NGRAM", "ngram-max-bfs-breadth"), ("EAGLE", "eagle-topk")])

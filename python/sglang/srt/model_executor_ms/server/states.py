@@ -66,8 +66,8 @@ def _slots_per_request(view, strategy: str) -> int:
 
 def _refuse(view, config, strategy: str) -> None:
     problems = [*_problems_of_strategy(view, config, strategy)]
-    if view.speculative_algorithm and getattr(config, "model_type", "") == "kimi_linear":
-        problems.append(f"--speculative-algorithm {view.speculative_algorithm}: not supported yet for Kimi Linear")
+    if view.speculative_algorithm:
+        problems += _problems_of_drafts(view, config, strategy)
     if view.attn_dp_size > 1:
         problems.append(f"--attn-dp-size {view.attn_dp_size}: not supported yet for a model whose layers have a state")
     if view.enable_hierarchical_cache:
@@ -76,6 +76,19 @@ def _refuse(view, config, strategy: str) -> None:
         problems.append("--disaggregation-mode: not supported yet for a model whose layers have a state")
     if problems:
         raise UnsupportedFlag("\n".join(problems))
+
+
+def _problems_of_drafts(view, config, strategy: str) -> Iterator[str]:
+    flag = f"--speculative-algorithm {view.speculative_algorithm}"
+    if read_environment().as_on_npu(view.device):
+        return  # where no other strategy helps: check_drafts says why
+    if getattr(config, "model_type", "") == "kimi_linear":
+        yield f"{flag}: not supported yet for Kimi Linear"
+    elif strategy == EXTRA_BUFFER:
+        yield (
+            f"{flag}: drafts are verified with states that are kept at ends only: give --mamba-radix-cache-strategy "
+            f"{NO_BUFFER} and --page-size 1"
+        )
 
 
 def check_drafts(view, model_config) -> None:
@@ -114,11 +127,6 @@ def _problems_of_strategy(view, config, strategy: str) -> Iterator[str]:
         yield (
             f"--page-size {page}: states are kept every {chunk} tokens of a prompt, so that pages have a divisor or a "
             f"multiple of {chunk} tokens"
-        )
-    if view.speculative_algorithm:
-        yield (
-            f"--speculative-algorithm {view.speculative_algorithm}: drafts are verified with states that are kept at "
-            f"ends only: --mamba-radix-cache-strategy {NO_BUFFER} and --page-size 1"
         )
     if view.disable_radix_cache:
         yield f"--mamba-radix-cache-strategy {EXTRA_BUFFER} is of the radix cache, which is off"
