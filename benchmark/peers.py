@@ -46,6 +46,10 @@ ENGINES = {
         ),
     ),
     "transformers": Engine("transformers_generate.py"),
+    "sentence-transformers": Engine(
+        "sentence_transformers_encode.py",
+        ("install torch==2.13.0", "install torchvision==0.28.0 transformers==5.19.0 sentence-transformers==6.2.0"),
+    ),
     "llama.cpp": Engine(
         "llama_cpp_bf16.py",
         ("install --no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.17.1",),

@@ -4,13 +4,26 @@ python benchmark/random_checkpoint.py qwen3-0.6b FOLDER
 """
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import AutoModelForCausalLM, DeepseekV2Config, PreTrainedTokenizerFast, Qwen3Config, Qwen3MoeConfig
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    DeepseekV2Config,
+    Gemma3TextConfig,
+    Lfm2Config,
+    PreTrainedTokenizerFast,
+    Qwen3_5TextConfig,
+    Qwen3Config,
+    Qwen3MoeConfig,
+    XLMRobertaConfig,
+)
 
 
 def qwen3(**sizes) -> Qwen3Config:
@@ -87,6 +100,66 @@ SHAPES = {
         bos_token_id=None,
         eos_token_id=2,
     ),
+    "lfm2-1.2b": Lfm2Config(
+        vocab_size=65536,
+        hidden_size=2048,
+        intermediate_size=12288,  # of which an MLP has two thirds
+        num_hidden_layers=16,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+        max_position_embeddings=128000,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000},
+        full_attn_idxs=[2, 5, 8, 10, 12, 14],
+        bos_token_id=None,
+        eos_token_id=2,
+    ),
+    "qwen3.5-0.8b": Qwen3_5TextConfig(
+        vocab_size=248320,
+        hidden_size=1024,
+        intermediate_size=3584,
+        num_hidden_layers=24,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=256,
+        linear_num_key_heads=16,
+        linear_num_value_heads=16,
+        linear_key_head_dim=128,
+        linear_value_head_dim=128,
+        max_position_embeddings=262144,
+        rope_parameters={
+            "rope_type": "default",
+            "rope_theta": 10_000_000,
+            "partial_rotary_factor": 0.25,
+            "mrope_section": [11, 11, 10],
+            "mrope_interleaved": True,
+        },
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=2,
+    ),
+    "bge-m3": XLMRobertaConfig(
+        vocab_size=250002,
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=24,
+        num_attention_heads=16,
+        max_position_embeddings=8194,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    ),
+    "embeddinggemma-300m": Gemma3TextConfig(
+        vocab_size=262144,
+        hidden_size=768,
+        intermediate_size=1152,
+        num_hidden_layers=24,
+        num_attention_heads=3,
+        num_key_value_heads=1,
+        head_dim=256,
+        query_pre_attn_scalar=256,
+        sliding_window=512,
+        max_position_embeddings=2048,
+        use_bidirectional_attention=True,
+    ),
     "tiny": Qwen3Config(
         vocab_size=4096,
         hidden_size=256,
@@ -103,11 +176,38 @@ SHAPES = {
 }
 
 
+SHAPES["qwen3.5-0.8b"].full_attention_interval = 4  # what SGLang reads; transformers has layer_types
+# Of those that embed texts: what makes one vector of a text, and the sizes of the products behind that.
+POOLING = {"bge-m3": ("cls", []), "embeddinggemma-300m": ("mean", [768, 3072, 768])}
+
+
 def write_tokenizer(vocab_size: int, folder: Path) -> None:
     """A word for every id: random models choose any id, and a load generator times those that have a text."""
     words = Tokenizer(WordLevel({f"w{number}": number for number in range(vocab_size)}, unk_token="w0"))
     words.pre_tokenizer = WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w2").save_pretrained(folder)
+
+
+def write_pooling(shape: str, folder: Path) -> None:
+    """What sentence-transformers reads beside a checkpoint."""
+    (pooling, sizes), width = POOLING[shape], SHAPES[shape].hidden_size
+    switches = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
+    parts = [("", "Transformer", None), ("1_Pooling", "Pooling", dict(word_embedding_dimension=width, **switches))]
+    identity = "torch.nn.modules.linear.Identity"
+    for number, (inner, outer) in enumerate(zip(sizes, sizes[1:], strict=False), 2):
+        config = dict(in_features=inner, out_features=outer, bias=False, activation_function=identity)
+        parts.append((f"{number}_Dense", "Dense", config))
+    parts.append((f"{len(parts)}_Normalize", "Normalize", None))
+    modules = []
+    for number, (path, kind, config) in enumerate(parts):
+        modules.append(dict(idx=number, name=str(number), path=path, type=f"sentence_transformers.models.{kind}"))
+        (folder / path).mkdir(exist_ok=True)
+        if config:
+            (folder / path / "config.json").write_text(json.dumps(config))
+        if kind == "Dense":
+            weight = torch.randn(config["out_features"], config["in_features"]) * 0.02
+            save_file({"linear.weight": weight}, folder / path / "model.safetensors")
+    (folder / "modules.json").write_text(json.dumps(modules))
 
 
 def write_checkpoint(shape: str, folder: Path) -> Path:
@@ -117,8 +217,11 @@ def write_checkpoint(shape: str, folder: Path) -> Path:
     torch.manual_seed(0)
     config = SHAPES[shape]
     config.dtype = "bfloat16"
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    made = AutoModel if shape in POOLING else AutoModelForCausalLM
+    made.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
     write_tokenizer(config.vocab_size, folder)
+    if shape in POOLING:
+        write_pooling(shape, folder)
     return folder
 
 

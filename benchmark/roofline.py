@@ -4,9 +4,9 @@ python benchmark/roofline.py --model FOLDER
 
 Measures how fast all processors together read memory and multiply bfloat16 matrices, and this backend on the checkpoint
 (default: a random one of --shape); memory before and after each case, because shared machines read it faster or slower
-from one minute to the next. A decode step has to read every weight and every cached key and value
-once; a prefill has to multiply each token with every weight, and with the keys and values before it. Of experts only
-those count that tokens go to, of several tokens as many as random ones would hit.
+from one minute to the next. A decode step has to read every weight, every cached key and value, and each request's
+states once; a prefill has to multiply each token with every weight, and with the keys and values before it. Of experts
+only those count that tokens go to, of several tokens as many as random ones would hit.
 """
 
 import argparse
@@ -107,19 +107,36 @@ class Work:
         count = getattr(config, "num_experts", None) or getattr(config, "n_routed_experts", 1)
         self.chosen = config.num_experts_per_tok / count if experts else 0.0
         self.head = config.vocab_size * config.hidden_size * 2
-        cached, multiplied = _attention(config)
-        self.cached = 2 * config.num_hidden_layers * cached
-        self.pair = 2 * config.num_hidden_layers * config.num_attention_heads * multiplied
+        kinds = getattr(config, "layer_types", None) or ["attention"] * config.num_hidden_layers
+        self.states = sum(STATES[kind](config) for kind in kinds if kind in STATES)  # of a request
+        layers, (cached, multiplied) = sum(kind not in STATES for kind in kinds), _attention(config)
+        self.cached = 2 * layers * cached
+        self.pair = 2 * layers * config.num_attention_heads * multiplied
 
     def decode_bytes(self, batch: int, context: int) -> int:
         hit = 1 - (1 - self.chosen) ** batch
-        return self.weights + hit * self.experts + batch * context * self.cached
+        return self.weights + hit * self.experts + batch * (context * self.cached + self.states)
 
     def prefill_operations(self, batch: int, length: int) -> int:
         """Two a weight (of which bfloat16 has two bytes) and token; the head sees one token of each request."""
         pairs = length * (length + 1) // 2
         each = self.weights - self.head + self.chosen * self.experts
         return batch * (length * each + self.head + pairs * self.pair)
+
+
+def _conv_state(config) -> int:
+    """Bytes that a layer of LFM2 keeps of a request."""
+    return 2 * (config.conv_L_cache - 1) * config.hidden_size
+
+
+def _delta_state(config) -> int:
+    """Bytes that a gated delta net keeps of a request: a matrix for each head, and earlier values of a convolution."""
+    keys = config.linear_num_key_heads * config.linear_key_head_dim
+    values = config.linear_num_value_heads * config.linear_value_head_dim
+    return 4 * values * config.linear_key_head_dim + 2 * (config.linear_conv_kernel_dim - 1) * (2 * keys + values)
+
+
+STATES = {"conv": _conv_state, "linear_attention": _delta_state}  # by the kind of a layer
 
 
 def _attention(config) -> tuple[int, int]:

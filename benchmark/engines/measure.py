@@ -19,6 +19,11 @@ def prompts_of(batch: int, length: int, generator: random.Random) -> list[list[i
     return [[generator.randrange(10, 4000) for _ in range(length)] for _ in range(batch)]
 
 
+def texts_of(prompts: list[list[int]]) -> list[str]:
+    """Of the tokenizer that random checkpoints have: a word for every id."""
+    return [" ".join(f"w{token}" for token in prompt) for prompt in prompts]
+
+
 def main(start) -> None:
     """start(model) -> generate(prompts, new_tokens), which answers every prompt with exactly so many tokens."""
     generate = start(sys.argv[1])

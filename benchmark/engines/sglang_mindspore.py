@@ -1,5 +1,7 @@
 """This backend, through SGLang's offline Engine."""
 
+from pathlib import Path
+
 import measure
 
 
@@ -7,8 +9,7 @@ def engine(model, **arguments):
     """arguments: more of the Engine's."""
     import sglang
 
-    return sglang.Engine(
-        model_path=model,
+    defaults = dict(
         framework="mindspore",
         device="cpu",
         dtype="bfloat16",
@@ -17,8 +18,8 @@ def engine(model, **arguments):
         disable_radix_cache=True,
         skip_tokenizer_init=True,
         log_level="warning",
-        **arguments,
     )
+    return sglang.Engine(model_path=model, **defaults | arguments)
 
 
 def greedy(new_tokens):
@@ -26,7 +27,10 @@ def greedy(new_tokens):
 
 
 def start(model, **arguments):
-    """arguments: as engine's."""
+    """arguments: as engine's. Prompts of a checkpoint with modules.json are texts, which are embedded."""
+    if (Path(model) / "modules.json").exists():
+        encoder = engine(model, is_embedding=True, skip_tokenizer_init=False, **arguments)
+        return lambda prompts, new_tokens: encoder.encode(measure.texts_of(prompts))
     started = engine(model, **arguments)
 
     def generate(prompts, new_tokens):

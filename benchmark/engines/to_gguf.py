@@ -1,12 +1,16 @@
-"""Qwen3 checkpoints in bfloat16 -> GGUF in bfloat16, without a tokenizer: what llama.cpp reads.
+"""Checkpoints of Qwen3, LFM2 and Qwen3.5 in bfloat16 -> GGUF in bfloat16, without a tokenizer: what llama.cpp reads.
 
-Names of tensors and keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md and the package `gguf`.
+Names of tensors and keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, the package `gguf`, and of layers
+with a state src/llama-arch.cpp of https://github.com/ggml-org/llama.cpp.
 """
 
 import json
 from pathlib import Path
 
+QWEN3, LFM2, QWEN35 = "qwen3", "lfm2", "qwen35"  # in GGUF
+ARCHITECTURES = {"qwen3": QWEN3, "lfm2": LFM2, "qwen3_5_text": QWEN35}  # by model_type
 WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+WHOLE["model.embedding_norm"] = "token_embd_norm"  # LFM2's last norm, in GGUF too
 PARTS = {
     "input_layernorm": "attn_norm",
     "self_attn.q_proj": "attn_q",
@@ -19,15 +23,40 @@ PARTS = {
     "mlp.gate_proj": "ffn_gate",
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
+    # LFM2
+    "operator_norm": "attn_norm",
+    "self_attn.out_proj": "attn_output",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.conv": "shortconv.conv",
+    "conv.out_proj": "shortconv.out_proj",
+    "ffn_norm": "ffn_norm",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w3": "ffn_up",
+    "feed_forward.w2": "ffn_down",
+    # Qwen3.5
+    "linear_attn.in_proj_qkv": "attn_qkv",
+    "linear_attn.in_proj_z": "attn_gate",
+    "linear_attn.in_proj_b": "ssm_beta",
+    "linear_attn.in_proj_a": "ssm_alpha",
+    "linear_attn.conv1d": "ssm_conv1d",
+    "linear_attn.norm": "ssm_norm",
+    "linear_attn.out_proj": "ssm_out",
 }
+BARE = {"linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias"}  # which do not end with "weight"
 
 
-def name_of(tensor: str) -> str:
+def name_of(tensor: str, architecture: str = QWEN3) -> str:
     """Hugging Face's name of a tensor -> GGUF's."""
     name = tensor.removesuffix(".weight")
     if name in WHOLE:
         return f"{WHOLE[name]}.weight"
     _, _, layer, part = name.split(".", 3)
+    if part in BARE:
+        return f"blk.{layer}.{BARE[part]}"
+    if (part, architecture) == ("post_attention_layernorm", QWEN35):
+        return f"blk.{layer}.post_attention_norm.weight"
     return f"blk.{layer}.{PARTS[part]}.weight"
 
 
@@ -36,32 +65,70 @@ def write(model: Path, file: Path) -> None:
     import gguf
 
     config = json.loads((model / "config.json").read_text())
-    if config["model_type"] != "qwen3":
-        raise ValueError(f"model_type {config['model_type']!r} in {model}: only qwen3 is converted")
-    writer = gguf.GGUFWriter(file, "qwen3")
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_rope_freq_base((config.get("rope_parameters") or config)["rope_theta"])
-    writer.add_vocab_size(config["vocab_size"])
+    if config["model_type"] not in ARCHITECTURES:
+        raise ValueError(
+            f"model_type {config['model_type']!r} in {model}: only {', '.join(ARCHITECTURES)} are converted"
+        )
+    architecture = ARCHITECTURES[config["model_type"]]
+    writer = gguf.GGUFWriter(file, architecture)
+    for source in sorted(model.glob("*.safetensors")):
+        add_tensors(writer, source, architecture)
+    add_sizes(writer, config)
+    {QWEN3: add_head_sizes, LFM2: add_convolutions, QWEN35: add_delta_nets}[architecture](writer, config)
     writer.add_tokenizer_model("no_vocab")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
-    for source in sorted(model.glob("*.safetensors")):
-        add_tensors(writer, source)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
 
 
-def add_tensors(writer, source: Path) -> None:
-    """Matrices stay as they are; vectors become float32, as llama.cpp wants norms."""
+def add_sizes(writer, config: dict) -> None:
+    """What all of these have; of the MLP what its weights say."""
+    (gate,) = (tensors["blk.0.ffn_gate.weight"] for tensors in writer.tensors if "blk.0.ffn_gate.weight" in tensors)
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_feed_forward_length(gate.shape[0])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_layer_norm_rms_eps(config.get("rms_norm_eps") or config["norm_eps"])
+    writer.add_rope_freq_base((config.get("rope_parameters") or config)["rope_theta"])
+    writer.add_vocab_size(config["vocab_size"])
+
+
+def add_head_sizes(writer, config: dict) -> None:
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_key_length(config["head_dim"])
+    writer.add_value_length(config["head_dim"])
+
+
+def add_convolutions(writer, config: dict) -> None:
+    """LFM2's: layers without keys and values have them."""
+    heads = config["num_key_value_heads"]
+    writer.add_head_count_kv([0 if kind == "conv" else heads for kind in config["layer_types"]])
+    writer.add_uint32("lfm2.shortconv.l_cache", config["conv_L_cache"])
+
+
+def add_delta_nets(writer, config: dict) -> None:
+    """Qwen3.5's."""
+    add_head_sizes(writer, config)
+    rope, values = config["rope_parameters"], config["linear_num_value_heads"]
+    sizes = {
+        "conv_kernel": config["linear_conv_kernel_dim"],
+        "state_size": config["linear_key_head_dim"],
+        "group_count": config["linear_num_key_heads"],
+        "time_step_rank": values,
+        "inner_size": values * config["linear_value_head_dim"],
+    }
+    for name, size in sizes.items():
+        writer.add_uint32(f"qwen35.ssm.{name}", size)
+    writer.add_uint32("qwen35.full_attention_interval", config["layer_types"].index("full_attention") + 1)
+    writer.add_rope_dimension_count(int(config["head_dim"] * rope["partial_rotary_factor"]))
+    writer.add_rope_dimension_sections([*rope["mrope_section"], 0])
+
+
+def add_tensors(writer, source: Path, architecture: str) -> None:
+    """Matrices stay as they are; vectors and convolutions become float32, as llama.cpp wants them."""
     import gguf
     import numpy as np
 
@@ -73,10 +140,15 @@ def add_tensors(writer, source: Path) -> None:
         if tensor["dtype"] != "BF16":
             raise ValueError(f"{name} in {source} is {tensor['dtype']}: only BF16 is converted")
         first, last = tensor["data_offsets"]
-        values = data[start + first : start + last]
-        if len(tensor["shape"]) == 1:
-            wide = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-            writer.add_tensor(name_of(name), wide)
-        else:
-            rows = values.reshape(tensor["shape"][0], -1)  # in bytes
-            writer.add_tensor(name_of(name), rows, raw_dtype=gguf.GGMLQuantizationType.BF16)
+        values, shape = data[start + first : start + last], tensor["shape"]
+        if len(shape) == 2:
+            rows = values.reshape(shape[0], -1)  # in bytes
+            writer.add_tensor(name_of(name, architecture), rows, raw_dtype=gguf.GGMLQuantizationType.BF16)
+            continue
+        wide = (values.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
+        if name.endswith("A_log"):
+            wide = -np.exp(wide)
+        elif architecture == QWEN35 and name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+            wide = wide + 1
+        wide = wide.reshape(shape[0], -1) if len(shape) == 3 else wide
+        writer.add_tensor(name_of(name, architecture), wide)

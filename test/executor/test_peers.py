@@ -6,8 +6,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
-SECONDS = 1
+SECONDS = 3
 BENCHMARK = Path(__file__).parents[2] / "benchmark"
 
 
@@ -100,10 +102,26 @@ def test_an_engine_that_fails_is_named_with_the_command_that_shows_why(peers, tm
         peers.Session("own", sys.executable, "a model")
 
 
-def test_every_tensor_of_qwen3_has_a_name_in_gguf(monkeypatch):
+NAMES = {
+    ("qwen3-0.6b", "qwen3"): {"27.post_attention_layernorm": "27.ffn_norm", "0.mlp.up_proj": "0.ffn_up"},
+    ("lfm2-1.2b", "lfm2"): {"2.self_attn.out_proj": "2.attn_output", "0.conv.conv": "0.shortconv.conv"},
+    ("qwen3.5-0.8b", "qwen35"): {"3.post_attention_layernorm": "3.post_attention_norm", "0.mlp.up_proj": "0.ffn_up"},
+}
+
+
+@pytest.mark.parametrize("case", NAMES, ids=str)
+def test_every_tensor_has_a_name_of_its_own_in_gguf(monkeypatch, case):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
     monkeypatch.syspath_prepend(str(BENCHMARK / "engines"))
     import to_gguf
+    from random_checkpoint import SHAPES
 
-    assert to_gguf.name_of("model.layers.27.self_attn.q_norm.weight") == "blk.27.attn_q_norm.weight"
-    assert to_gguf.name_of("model.layers.0.post_attention_layernorm.weight") == "blk.0.ffn_norm.weight"
-    assert to_gguf.name_of("model.embed_tokens.weight") == "token_embd.weight"
+    shape, architecture = case
+    with torch.device("meta"):
+        tensors = AutoModelForCausalLM.from_config(SHAPES[shape]).state_dict()
+    tensors.pop("lm_head.weight")  # it is the embedding
+    found = {name: to_gguf.name_of(name, architecture) for name in tensors}
+    assert len(set(found.values())) == len(tensors)
+    assert found["model.embed_tokens.weight"] == "token_embd.weight"
+    for name, wanted in NAMES[case].items():
+        assert found[f"model.layers.{name}.weight"] == f"blk.{wanted}.weight"
