@@ -43,7 +43,8 @@ REPLACED = [
 
 @pytest.mark.parametrize(("theirs", "ours"), REPLACED)
 def test_a_kernel_is_called_by_its_place_and_its_names(theirs, ours):
-    """speculation.assign_cache_locs_with, .take_accepted_with, .verify_with, .relay_with"""
+    """speculation.assign_cache_locs_with, speculation.take_accepted_with; speculation.relay_with and
+    speculation.verify_with."""
     wanted, found = parameters(theirs), parameters(ours)
     assert len(found) == len(wanted)
     called = names(COMMON) + names(EAGLE) + names(NGRAM) + names("srt.speculative.eagle_utils")
