@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from sglang.srt import runtime_context
-from sglang.srt.managers.io_struct import GenerateReqInput
+from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
 from sglang.srt.model_executor_ms.server.request_validation import check_media, check_prompt, check_request, unreadable
 
 SECONDS = 1
@@ -50,6 +50,7 @@ def test_every_image_has_a_place(given, places):
 
 def test_why_an_image_cannot_be_read_is_said():
     assert unreadable(OSError("truncated")) == "An image or a video of the request cannot be read: OSError: truncated"
+    assert "pip install decord2" in unreadable(RuntimeError("Error while loading x.mp4: No module named 'decord'"))
 
 
 @pytest.fixture
@@ -69,6 +70,17 @@ def test_a_prompt_of_no_embeddings_is_refused(check, rows):
         check_prompt(embedded(rows))
     check_prompt(GenerateReqInput(text="a", input_embeds=rows))  # which SGLang leaves out
     check_prompt(embedded([[0.5, 1.5]]))
+
+
+@pytest.mark.parametrize("kind", [GenerateReqInput, EmbeddingReqInput])
+def test_tensors_of_tokens_places_are_refused_by_their_name(check, kind):
+    names = ["positional_embed_overrides", *(["embed_overrides"] if kind is EmbeddingReqInput else [])]
+    for name in names:
+        with pytest.raises(ValueError, match=f"^{name} is not supported by --framework mindspore"):
+            check_prompt(kind(text=["a", "b"], **{name: {"embeds": [[1.0, 2.0]], "positions": [0]}}))
+    check_prompt(kind(text=["a", "b"]))
+    check_prompt(kind(image_data=["a.png"], text="a"))
+    check_prompt(EmbeddingReqInput(image_data=["a.png"]))
 
 
 def embedded(rows):

@@ -80,6 +80,23 @@ def test_whether_a_request_is_one_prompt_is_seen_before_all_else():
     assert "normalize_batch_and_arguments" in names(MANAGER, "TokenizerManager.generate_request")
 
 
+@works_around("looks into positional_embed_overrides of any kind: requests.check_prompts_with")
+@pytest.mark.parametrize("kind", [io_struct.GenerateReqInput, io_struct.EmbeddingReqInput])
+def test_overrides_that_are_none_are_the_clients_fault(kind):
+    request = kind(text=["a"], positional_embed_overrides={"embeds": [], "positions": []})
+    try:
+        request._get_positional_embed_overrides_item(0)
+    except ValueError:
+        return
+    except KeyError as error:
+        raise AssertionError("it is the server's") from error
+
+
+def test_requests_for_embeddings_are_taken_apart_by_one_method():
+    """requests.check_prompts_with"""
+    assert parameters(io_struct.EmbeddingReqInput.normalize_batch_and_arguments) == ["self"]
+
+
 @works_around("refuses max_tokens=0 of completions, which OpenAI serves: requests.accept_completions_of_no_tokens")
 def test_completions_of_no_tokens_are_accepted():
     code = "from sglang.srt.entrypoints.openai.protocol import CompletionRequest as C; C(model='m', prompt='a', "

@@ -12,6 +12,7 @@ COMPLETIONS = "sglang.srt.entrypoints.openai.serving_completions.OpenAIServingCo
 CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
 CALLS = "sglang.srt.function_call.function_call_parser.FunctionCallParser"
 PROCESSORS = "sglang.srt.managers.multimodal_processor"
+INPUTS = "sglang.srt.managers.io_struct"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 
@@ -74,9 +75,11 @@ def refuse_media_with(explain: Callable[[Exception], str], check: Callable[[obje
 def check_prompts_with(check: Callable) -> None:
     """check(asked) before SGLang tells a request of one prompt from one of several; raises ValueError for 400.
 
-    SGLang 0.5.23 looks into `input_embeds` there, and answers with 500 where there is nothing in it.
+    SGLang 0.5.23 looks into `input_embeds` there, and later into `positional_embed_overrides` of each prompt. Where
+    these are something else it answers with 500.
     """
-    hooks.before("sglang.srt.managers.io_struct.GenerateReqInput._determine_batch_size", check)
+    hooks.before(f"{INPUTS}.GenerateReqInput._determine_batch_size", check)
+    hooks.before(f"{INPUTS}.EmbeddingReqInput.normalize_batch_and_arguments", check)
 
 
 def accept_completions_of_no_tokens() -> None:

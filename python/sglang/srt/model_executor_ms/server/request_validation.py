@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 SOURCE = "--framework mindspore"
-TENSORS = ("positional_embed_overrides",)
+TENSORS = ("positional_embed_overrides", "embed_overrides")
 MEDIA = ("image_data", "video_data", "audio_data")
 
 
@@ -25,8 +25,7 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
             "started with --is-embedding"
         )
     vocab_size = tokenizer_manager.model_config.vocab_size
-    given = [name for name in TENSORS if _of(request, name) is not None]
-    problems = [f"{name} is not supported by {SOURCE}: give text or input_ids" for name in given]
+    problems = _tensor_problems(request)
     if tokenizer_manager.mm_processor is None:
         problems += [
             f"{name} is given, and this server takes text only" for name in MEDIA if _count(_of(request, name))
@@ -45,14 +44,28 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
 
 
 def check_prompt(request) -> None:
-    """Raise ValueError where `input_embeds` is the prompt of a `request`, not tokenized yet, and has nothing in it."""
+    """Raise ValueError for a `request`, not tokenized yet, that SGLang could not take apart into its prompts.
+
+    `input_embeds` is its prompt and has nothing in it, or it has tensors, which JSON gives SGLang as anything.
+    """
+    from sglang.srt.managers.io_struct import GenerateReqInput
     from sglang.srt.runtime_context import get_model
 
-    embeds = request.input_embeds
-    if get_model().model_impl != "mindspore" or not (request.text is None and request.input_ids is None):
+    if get_model().model_impl != "mindspore":
         return
+    problems = _tensor_problems(request)
+    if problems:
+        raise ValueError("; ".join(problems))
+    if not isinstance(request, GenerateReqInput) or request.text is not None or request.input_ids is not None:
+        return
+    embeds = request.input_embeds
     if not embeds or not embeds[0]:
         raise ValueError(f"input_embeds is {embeds}: give one row or more, one row a token")
+
+
+def _tensor_problems(request) -> list[str]:
+    given = [name for name in TENSORS if _of(request, name) is not None]
+    return [f"{name} is not supported by {SOURCE}: give text or input_ids" for name in given]
 
 
 def _embedding_problems(request, embeds, model_config) -> list[str]:
@@ -81,7 +94,8 @@ def _embedding_problems(request, embeds, model_config) -> list[str]:
 
 def unreadable(error: Exception) -> str:
     """Why a request with images or videos is refused that nothing could read."""
-    return f"An image or a video of the request cannot be read: {type(error).__name__}: {error}"
+    decoder = "; pip install decord2: SGLang decodes files of videos by it" if "'decord'" in str(error) else ""
+    return f"An image or a video of the request cannot be read: {type(error).__name__}: {error}{decoder}"
 
 
 def check_media(request, items) -> None:
