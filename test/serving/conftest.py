@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import socket
 import sys
@@ -215,7 +216,12 @@ class Server:
 
     def stop(self):
         if self.alive():
+            loads = set()  # files in memory, which killed processes leave
+            with suppress(psutil.NoSuchProcess):
+                loads = set(re.findall(r"/dev/shm/sglang_loads_\S+", self._maps()))
             os.killpg(self.process.pid, signal.SIGKILL)
+            for file in loads:
+                Path(file).unlink(missing_ok=True)
 
     def family(self):
         """Processes that it has started."""
@@ -232,12 +238,16 @@ class Server:
 
     def shared_memory(self) -> set[tuple]:
         """What its processes have open in /dev/shm, under whatever name: (device, inode)"""
-        lines: list[str] = []
+        opened = [line.split() for line in self._maps().splitlines() if " /dev/shm/" in line]
+        return {(device, int(inode)) for _, _, _, device, inode, *_ in opened}
+
+    def _maps(self) -> str:
+        """proc_pid_maps(5) of all its processes."""
+        found = ""
         for process in self.family():
             with suppress(OSError):  # it has just ended
-                lines += Path(f"/proc/{process.pid}/maps").read_text().splitlines()
-        opened = [line.split() for line in lines if " /dev/shm/" in line]
-        return {(device, int(inode)) for _, _, _, device, inode, *_ in opened}
+                found += Path(f"/proc/{process.pid}/maps").read_text()
+        return found
 
     def ranks(self) -> list[psutil.Process]:
         """The processes that compute."""
