@@ -1,111 +1,95 @@
 """Prefill on one server and decode on another: the answers of one server, and a killed one ends no other."""
 
-import os
-import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from unittest import mock
 
-import psutil
 import pytest
 import requests
-from serving.conftest import Server, free_port
+from serving.pairs import BACKENDS, Pair, await_line, await_load, body, check_answers, prompt, settle
 
-from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
-from sglang.srt.model_executor_ms.server.fleet_arguments import check_transfers
-
-SECONDS = 40
-NEW_TOKENS = 16
+SECONDS = 45, 120
 LENGTHS = (3, 5, 40, 130, 361)
-
-
-BACKENDS = {
-    "nixl": {"UCX_TLS": "tcp,self,sm"},
-    "mooncake_tcp": {"MOONCAKE_PROTOCOL": "tcp"},
-}
+LONG = 1900  # tokens of a prompt whose pages are sent for some time
+DECODE_TOKENS = 512  # less than what the requests of a test come to
+BOOTSTRAP_TIMEOUT = 45  # seconds that a prefill server waits to be asked for pages
 
 
 @pytest.fixture(
     scope="module", params=[name if name == "nixl" else pytest.param(name, marks=pytest.mark.slow) for name in BACKENDS]
 )
 def servers(request, tmp_path_factory):
-    """A prefill server, which knows the port, and a decode server."""
+    waits = {"BOOTSTRAP_TIMEOUT": str(BOOTSTRAP_TIMEOUT), "DEFERRED_DECODE_KV_RELEASE_TIMEOUT": "1"}
+    waits = {f"SGLANG_DISAGGREGATION_{name}": value for name, value in waits.items()}
+    pair = Pair(tmp_path_factory, request.param, **waits)
     try:
-        check_transfers("", request.param.removesuffix("_tcp"))
-    except UnsupportedFlag as lacking:
-        pytest.skip(f"no package that tests install: {lacking}")
-    if psutil.virtual_memory().available < 14 * 2**30:  # two servers take some of it
-        pytest.skip("a decode server's pool of the host starts only where SGLang finds 10 GiB free")
-    port, started = free_port(), []
-    common = (
-        "--disaggregation-transfer-backend",
-        request.param,
-        "--max-total-tokens",
-        "4096",
-        "--chunked-prefill-size",
-        "128",
-    )
-    with mock.patch.dict(os.environ, {"SGLANG_HOST_IP": "127.0.0.1", **BACKENDS[request.param]}):
-        for mode in ("prefill", "decode"):
-            ports = ("--disaggregation-bootstrap-port", str(port))
-            log = tmp_path_factory.mktemp(mode) / "log"
-            started.append(Server(log, "--disaggregation-mode", mode, *ports, *common))
-    for server in started:
-        server.await_ready()
-    started[0].bootstrap = port
-    yield started
-    for server in started:
-        server.stop()
-
-
-def ask(servers, body: dict, seconds: float = 60) -> requests.Response:
-    """As a router does it: both servers get the request, and the decode server answers."""
-    room = dict(bootstrap_host="127.0.0.1", bootstrap_port=servers[0].bootstrap, bootstrap_room=random.getrandbits(60))
-    with ThreadPoolExecutor(2) as clients:
-        sent = [
-            clients.submit(requests.post, f"{one.url}/generate", json=body | room, timeout=seconds) for one in servers
-        ]
-        return sent[1].result()
-
-
-def prompt(length: int) -> list:
-    chosen = random.Random(length)
-    return [chosen.randrange(5, 900) for _ in range(length)]
-
-
-def body(length: int, **more) -> dict:
-    greedy = {"temperature": 0, "max_new_tokens": NEW_TOKENS, "ignore_eos": True}
-    return dict(input_ids=prompt(length), sampling_params=greedy, **more)
+        pair.start("prefill", "--max-total-tokens", "4096")
+        pair.start("decode", "--max-total-tokens", str(DECODE_TOKENS), "--num-reserved-decode-tokens", "16")
+        yield pair.await_ready()
+    finally:
+        pair.stop()
 
 
 @pytest.mark.parametrize("turn", ["computed", "cached"])
 def test_answers_are_those_of_transformers(servers, reference, turn):
-    for length in LENGTHS:
-        meta = ask(servers, body(length, return_logprob=True)).json()["meta_info"]
-        found = [token for _, token, *_ in meta["output_token_logprobs"]]
-        ids = [*prompt(length), *found]
-        wanted = reference.logprobs(ids)[length - 1 : -1]
-        assert found == wanted.argmax(-1).tolist(), length
-        logprobs = [logprob for logprob, *_ in meta["output_token_logprobs"]]
-        assert max(abs(one - other) for one, other in zip(logprobs, wanted.max(-1).values.tolist(), strict=True)) < 1e-4
+    check_answers(servers, reference, LENGTHS)
 
 
 def test_many_requests_at_once(servers):
-    alone = {length: ask(servers, body(length)).json()["output_ids"] for length in LENGTHS}
+    alone = {length: servers.ask(body(length)).json()["output_ids"] for length in LENGTHS}
     with ThreadPoolExecutor(16) as clients:
-        found = list(clients.map(lambda length: (length, ask(servers, body(length)).json()["output_ids"]), LENGTHS * 4))
+        found = list(clients.map(lambda length: (length, servers.ask(body(length)).json()["output_ids"]), LENGTHS * 4))
     assert all(ids == alone[length] for length, ids in found)
 
 
-def test_a_request_whose_prefill_server_is_killed_ends_with_an_error_and_decode_goes_on(servers):
-    prefill, decode = servers
-    prefill.stop()
-    started = time.monotonic()
-    answer = requests.post(
-        f"{decode.url}/generate",
-        json=body(5, bootstrap_host="127.0.0.1", bootstrap_port=prefill.bootstrap, bootstrap_room=7),
-        timeout=60,
-    )
-    assert answer.status_code >= 400, answer.text
+def test_what_the_decode_server_retracts_goes_on_where_it_was(servers, reference):
+    """Requests grow until the pool is full: some leave it, and come back with the keys and values that they had."""
+    lengths, new_tokens = (40, 41, 42, 43), DECODE_TOKENS // 4
+    before = len(servers.sides["decode"].log.read_text())
+    with ThreadPoolExecutor(len(lengths)) as clients:
+        found = list(clients.map(lambda length: servers.ask(body(length, new_tokens)).json()["output_ids"], lengths))
+    assert "Retract requests" in servers.sides["decode"].log.read_text()[before:]
+    for length, ids in zip(lengths, found, strict=True):
+        wanted = reference.logits([*prompt(length), *ids])[length - 1 : -1].argmax(-1)
+        assert ids == wanted.tolist(), length
+    assert {mode: settle(side) for mode, side in servers.sides.items()} == {"prefill": 0, "decode": 0}
+
+
+@pytest.mark.slow
+def test_a_decode_server_of_two_ranks_gets_the_heads_of_each_and_is_killed_while_pages_are_sent(servers, reference):
+    """The prefill server has one rank. It goes on, and holds nothing of the requests of the one that was killed."""
+    prefill, small = servers.sides["prefill"], servers.sides["decode"]
+    if servers.backend != "nixl":
+        pytest.skip("tried over nixl")
+    with ThreadPoolExecutor(1) as clients:
+        never_asked = clients.submit(servers.send, "prefill", body(6) | servers.room(), 2 * BOOTSTRAP_TIMEOUT)
+        try:
+            ranks = servers.start("decode", "--max-total-tokens", "4096", "--tp-size", "2").await_ready()
+            check_answers(servers, reference, (3, 40, 130, 361))
+            assert settle(ranks) == 0
+            before = len(prefill.log.read_text())
+            sent = servers.answers(body(LONG))
+            await_line(prefill, "Prefill batch", before)  # of many: the first pages are on their way
+        finally:
+            servers.sides["decode"].stop()
+            servers.sides["decode"] = small
+        killed = time.monotonic()
+        assert sent["prefill"].result().status_code >= 400
+        assert time.monotonic() - killed < 30
+        assert never_asked.result().status_code >= 400 and "timed out" in never_asked.result().text
+    assert settle(prefill) == 0
+    check_answers(servers, reference, (40,))
+
+
+def test_requests_whose_prefill_server_is_killed_end_with_an_error_and_decode_goes_on(servers):
+    prefill, decode = servers.sides.values()
+    with ThreadPoolExecutor(1) as clients:
+        early = clients.submit(servers.send, "decode", body(40) | servers.room())  # and never gets its pages
+        await_load(decode, lambda load: load["disaggregation"]["decode_transfer_queue_reqs"] == 1)
+        prefill.stop()
+        started = time.monotonic()
+        late = servers.send("decode", body(5) | servers.room())
+        assert late.status_code >= 400, late.text
+        assert early.result().status_code >= 400, early.result().text
     assert time.monotonic() - started < 40
     assert decode.alive() and requests.get(f"{decode.url}/health", timeout=30).ok
+    assert settle(decode) == 0

@@ -64,7 +64,7 @@ SUPPORTED = _names("""
     enable_multimodal enable_broadcast_mm_inputs_process mm_process_config mm_processor_worker_num mm_io_worker_num
     allowed_media_domains media_url_max_file_size_mb mm_preprocess_cache_size_mb trust_mm_content_hashes
     limit_mm_data_per_request image_processor_backend disable_fast_image_processor
-    disaggregation_bootstrap_port enable_memory_saver enable_weights_cpu_backup
+    disaggregation_bootstrap_port num_reserved_decode_tokens enable_memory_saver enable_weights_cpu_backup
     enable_hierarchical_cache hicache_ratio hicache_size hicache_host_memory_fraction hicache_storage_prefetch_policy
     hicache_storage_backend_extra_config hicache_storage_prefetch_retry_poll_interval
     hicache_storage_prefetch_retry_max_attempts
@@ -97,6 +97,7 @@ LIMITED = {
     "expert_distribution_recorder_mode": (None, "stat", "per_pass"),
     "disaggregation_mode": ("null", "prefill", "decode"),
     "disaggregation_transfer_backend": ("mooncake", "mooncake_tcp", "nixl", "ascend"),
+    "disaggregation_decode_retraction_backup": (None, "cpu_tensor"),
     "hicache_io_backend": ("kernel", "direct"),  # SGLang's default is kernel; either is this backend's own copy
     "hicache_mem_layout": ("layer_first", "page_first", "page_first_direct"),
     "hicache_write_policy": ("write_through", "write_through_selective"),
@@ -117,6 +118,7 @@ REASONS = {
     "kv_cache_dtype": "caches are of the dtype of activations, or of float8 with one scale for the keys of a layer",
     "moe_a2a_backend": "others name libraries of one device for what deepep asks for, which this backend does itself",
     "deepep_mode": "there is one dispatch for steps of any size",
+    "disaggregation_decode_retraction_backup": "a pool of the host keeps pages for them from the start",
     "mamba_radix_cache_strategy": "slots are handed out when a request begins, not when it needs them",
     "mamba_ssm_dtype": "recurrent states are float32",
     "mm_feature_transport": "others hand on the memory of a CUDA device",
@@ -244,7 +246,7 @@ REFUSED = (
         _names("""
             disaggregation_ib_device
             disaggregation_decode_enable_radix_cache disaggregation_decode_enable_offload_kvcache
-            disaggregation_decode_retraction_backup num_reserved_decode_tokens disaggregation_decode_extra_slots
+            disaggregation_decode_extra_slots
             disaggregation_decode_polling_interval optimistic_prefill_attempts encoder_only language_only
             language_model_only encoder_transfer_backend encoder_urls encoder_bootstrap_port encoder_register_urls
             enable_adaptive_dispatch_to_encoder enable_pdmux pdmux_config_path sm_group_num

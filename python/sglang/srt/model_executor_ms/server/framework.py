@@ -91,9 +91,8 @@ def configure(server_args) -> None:
         declare_resolution(server_args, SOURCE, enable_mis=False)
         logger.info("--enable-mis: each item is scored as a prompt of its own, after the query")
     check_hosts(server_args)
-    if device == "npu":
-        # A pool of the host would want SGLang's pools of NPUs and their kernels.
-        declare_resolution(server_args, SOURCE, disaggregation_decode_retraction_backup="cpu_tensor")
+    # A pool of the host starts only where 10 GiB of the machine are free, and on NPUs wants SGLang's kernels.
+    declare_resolution(server_args, SOURCE, disaggregation_decode_retraction_backup="cpu_tensor")
     if device == "cpu":
         bind_processes(server_args)
         # An idle scheduler polls without a pause otherwise, on a core that others could compute with.
