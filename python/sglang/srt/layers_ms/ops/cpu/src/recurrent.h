@@ -67,6 +67,11 @@ inline void state_step(float* state, int64_t size, const TokenOfHead& token, con
   for (int r = 0; r < R; ++r) y[r] = from_float<T>(found[r] + token.skipped * to_float(v[r]));
 }
 
+// Asks for rows of a state that a step reads once, from memory, and writes.
+inline void prefetch(const float* rows, int64_t count) {
+  for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(rows + i, 1);
+}
+
 inline int64_t padded_to16(int64_t size) { return (size + 15) / 16 * 16; }
 
 // Keys and queries of all tokens, in float32 and each followed by zeros up to a whole vector: [T, groups, 2, size];
@@ -96,6 +101,7 @@ void advance_states(const Call& a, const float* keys, int64_t groups, const floa
     const int64_t kept = tracked(a, request), last_kept = rows[request] + kept - 1;
     float* copy = a.state + ((kept ? a.track_slots[request] : 0) * a.heads + head) * matrix;
     auto advance = [&](auto rows_at_once, auto tail, int64_t from) {
+      prefetch(state + (from + 2 * kStateRows) * a.size, rows_at_once() * a.size);
       float *current = state + from * a.size, *next = apart ? apart + head * matrix + from * a.size : nullptr;
       for (int64_t row = rows[request]; row < rows[request] + a.query_lens[request]; ++row) {
         if (apart) {
