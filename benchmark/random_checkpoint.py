@@ -185,7 +185,8 @@ def write_tokenizer(vocab_size: int, folder: Path) -> None:
     """A word for every id: random models choose any id, and a load generator times those that have a text."""
     words = Tokenizer(WordLevel({f"w{number}": number for number in range(vocab_size)}, unk_token="w0"))
     words.pre_tokenizer = WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, unk_token="w0", eos_token="w2").save_pretrained(folder)
+    special = dict(unk_token="w0", pad_token="w0", eos_token="w2")
+    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
 
 
 def write_pooling(shape: str, folder: Path) -> None:
