@@ -32,7 +32,7 @@ from sglang.srt.layers_ms.ops.metadata import HostStep
 from .model import PAGE, NpuModel
 from .test_states import SLOTS, compare, compute
 
-SECONDS = 5
+SECONDS = 7
 LENGTHS, IN_SLOTS = [150, 1, 70, 2, 64, 5], [3, 8, 1, 5, 2, 0]
 OTHERS, KEPT = [-1, -1, 6, -1, 4, 7], [0, 0, 65, 0, 64, 3]  # second slots, and behind how many tokens
 F16 = torch.float16
