@@ -216,12 +216,25 @@ inline void add_pieces(const Attention& a, int64_t request, int64_t parts, std::
   }
 }
 
+// The first key of a piece that one of its queries sees.
+inline int64_t first_key(const Attention& a, const Task& piece, int64_t query) {
+  return first_seen(a, a.seq_lens[piece.request] - a.query_lens[piece.request] + query) + piece.piece * kSplit;
+}
+
+// The first keys of a task of few queries; none of another one's.
+inline Keys first_keys(const Attention& a, const Task& task) {
+  if (!few_queries(a, task.request)) return {};
+  const int64_t first = first_key(a, task, 0), left = a.seq_lens[task.request] - first;
+  const int32_t* table = a.block_tables + task.request * a.blocks;
+  return {table, task.kv_head, task.kv_heads, first, std::min(kKeys, std::max<int64_t>(0, left))};
+}
+
 // f(task) for the parts of a piece, in the order in which each of its queries would meet them alone: queries that all
 // see the keys of the part, all of them as far as their blocks of keys are the same, then each for itself.
 template <typename F>
 inline void over_parts(const Attention& a, const Task& piece, F&& f) {
   const int64_t queries = piece.queries, before = a.seq_lens[piece.request] - queries;
-  auto begin = [&](int64_t query) { return first_seen(a, before + query) + piece.piece * kSplit; };
+  auto begin = [&](int64_t query) { return first_key(a, piece, query); };
   auto end = [&](int64_t query) { return std::min(before + query + 1, begin(query) + kSplit); };
   auto part = [&](int64_t query, int64_t count, int64_t first, int64_t last) {
     Task task = piece;
@@ -289,15 +302,26 @@ inline void write_rows(const Attention& a, const Task& task, int64_t first, int6
   });
 }
 
-inline void merge(Rows& into, const Rows& other, int64_t row) {
-  const float top = std::max(into.most[row], other.most[row]);
-  const float a = std::exp(into.most[row] - top), b = std::exp(other.most[row] - top);
+// A row's results in some pieces, as they count together -> in those of the first one.
+inline void merge(const std::vector<Rows>& pieces, int64_t row) {
+  const int64_t count = static_cast<int64_t>(pieces.size());
+  Rows into = pieces[0];
+  float* factors = scratch<Purpose::factors, float>(Rows::padded(count));
+  float top = kNone, weight = 0;
+  for (int64_t i = 0; i < count; ++i) factors[i] = pieces[i].most[row], top = std::max(top, factors[i]);
+  for (int64_t i = 0; i < count; i += 16) store(factors + i, exp(load(factors + i) - top));
+  for (int64_t i = 0; i < count; ++i) weight += pieces[i].weight[row] * factors[i];
   into.most[row] = top;
-  into.weight[row] = into.weight[row] * a + other.weight[row] * b;
-  for (int64_t i = 0; i < into.width; ++i) {
-    float& value = into.values[row * into.width + i];
-    value = value * a + other.values[row * into.width + i] * b;
-  }
+  into.weight[row] = weight;
+  auto add = [&](int64_t d, auto columns) {
+    f32x16 total[columns] = {};
+    for (int64_t i = 0; i < count; ++i)
+      for (int v = 0; v < columns; ++v) total[v] += load(pieces[i].values + row * into.width + d + v * 16) * factors[i];
+    for (int v = 0; v < columns; ++v) store(into.values + row * into.width + d + v * 16, total[v]);
+  };
+  int64_t d = 0;
+  for (; d + 64 <= into.width; d += 64) add(d, std::integral_constant<int, 4>{});
+  for (; d < into.width; d += 16) add(d, std::integral_constant<int, 1>{});
 }
 
 template <typename T, typename Q>
@@ -341,6 +365,8 @@ void paged_attention_as(const Attention& given) {
     Rows state = task.partial >= 0 ? partial(task, 0)
                                    : Rows(scratch<Purpose::rows, float>(Rows::size(rows, width)), rows, width);
     state.clear();
+    const size_t later = index + pool::threads();  // this thread's next task, if all take as long
+    const Keys then = later < tasks.size() ? first_keys(a, tasks[later]) : Keys{};
     if (few_queries(a, task.request))
       over_parts(a, task, [&](const Task& part) {
         const int64_t row = part.first_query * group;
@@ -348,7 +374,8 @@ void paged_attention_as(const Attention& given) {
         if (packs)
           many_rows<C, Q>(a, rows_of(a, part), q + row * width, table, part, first_token, own);
         else
-          few_rows<C, Q>(a, q + row * width, table, part, task.queries * group, own);
+          few_rows<C, Q>(a, q + row * width, table, part, task.queries * group,
+                         part.queries == task.queries && part.queries > 1 ? then : Keys{}, own);
       });
     else
       many_rows<C, Q>(a, rows, q, table, task, first_token, state);
@@ -361,11 +388,11 @@ void paged_attention_as(const Attention& given) {
       merged.emplace_back(task, query);
   pool::each(static_cast<int64_t>(merged.size()), [&](int64_t index) {
     const auto& [task, query] = merged[index];
-    Rows state = partial(task, 0);
-    for (int64_t piece = 1; piece < pieces_of(a, task.request, query); ++piece) {
-      const Rows other = partial(task, piece);
-      over_rows_of(a, task, query, query + 1, [&](int64_t row, int64_t, int64_t) { merge(state, other, row); });
-    }
+    const Rows state = partial(task, 0);
+    std::vector<Rows> pieces;
+    for (int64_t piece = 0; piece < pieces_of(a, task.request, query); ++piece) pieces.push_back(partial(task, piece));
+    if (pieces.size() > 1)
+      over_rows_of(a, task, query, query + 1, [&](int64_t row, int64_t, int64_t) { merge(pieces, row); });
     write_rows<T>(a, task, query, query + 1, starts[task.request], state);
   });
 }

@@ -112,7 +112,7 @@ struct Block {  // where kKeys neighboring rows of a request lie, from this head
       row[j] = static_cast<const C*>(cache) + slot * a.row + head * a.head_dim;
       if (++offset == a.page_size) offset = 0, ++page;
     }
-    for (int64_t j = count; j < kKeys; ++j) row[j] = row[count - 1];
+    for (int64_t j = count; count && j < kKeys; ++j) row[j] = row[count - 1];
   }
   Block from(int64_t value) const {
     Block moved = *this;
@@ -126,8 +126,35 @@ struct Block {  // where kKeys neighboring rows of a request lie, from this head
 template <typename C>
 inline void fetch(const C* row, int64_t size) {
   for (int64_t byte = 0; byte < size * static_cast<int64_t>(sizeof(C)); byte += 64)
-    __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 3);
+    __builtin_prefetch(reinterpret_cast<const char*>(row) + byte, 0, 2);
 }
+
+// Rows that are wanted next, fetched in their order, some lines a call, while others are multiplied. Who asks for many
+// lines at once waits until most of them are there.
+template <typename C>
+class Upcoming {
+ public:
+  // The first `size` values of `count` rows, which must outlive this, by so many calls.
+  Upcoming(const Block<C>& rows, int64_t count, int64_t size, int64_t calls)
+      : rows_(rows.row), count_(count), bytes_(size * static_cast<int64_t>(sizeof(C))) {
+    lines_ = (count * ((bytes_ + 63) / 64) + calls - 1) / std::max<int64_t>(1, calls);
+  }
+  void fetch() {
+    for (int64_t i = 0; i < lines_ && row_ < count_; ++i) {
+      __builtin_prefetch(reinterpret_cast<const char*>(rows_[row_]) + byte_, 0, 2);
+      byte_ += 64;
+      if (byte_ >= bytes_) byte_ = 0, ++row_;
+    }
+  }
+
+ private:
+  const C* const* rows_;
+  int64_t count_, bytes_, lines_, row_ = 0, byte_ = 0;
+};
+
+struct Nothing {  // in their place
+  void fetch() {}
+};
 
 // total[m] += products of a key with the M queries, place by place.
 template <int M, typename C>
@@ -156,6 +183,7 @@ ALWAYS_INLINE void add_products(const bf16* q, int64_t width, const bf16* key, i
   int64_t d = 0;
   auto add = [&](__mmask32 there) {
     const __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(there, key + d);
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m)
       total[m] =
           (f32x16)_mm512_dpbf16_ps((__m512)total[m], x, (__m512bh)_mm512_maskz_loadu_epi16(there, q + m * width + d));
@@ -164,16 +192,20 @@ ALWAYS_INLINE void add_products(const bf16* q, int64_t width, const bf16* key, i
   if (d < size) add((__mmask32{1} << (size - d)) - 1);
 }
 
-// Of four keys: what is loaded of a query meets all of them.
+// Of four keys: what is loaded of a query meets all of them. Loops are unrolled by order here and in add_pairs: as GCC
+// 12 unrolls them, they take a quarter longer.
 template <int M>
 ALWAYS_INLINE void add_products(const bf16* q, int64_t width, const bf16* const (&key)[4], int64_t size,
                                 f32x16 (&total)[M][4]) {
   int64_t d = 0;
   auto add = [&](auto&& load_pairs) {
     __m512bh x[4];
+#pragma GCC unroll 8
     for (int i = 0; i < 4; ++i) x[i] = load_pairs(key[i] + d);
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       const __m512bh pairs = load_pairs(q + m * width + d);
+#pragma GCC unroll 8
       for (int i = 0; i < 4; ++i) total[m][i] = (f32x16)_mm512_dpbf16_ps((__m512)total[m][i], x[i], pairs);
     }
   };
@@ -248,40 +280,44 @@ inline void few_scores(const Attention& a, const Q* q, int64_t width, int64_t fi
   }
 }
 
-// Scores of `rows` rows of each of `heads` key/value heads, `apart` rows of q apart. A key is read once for all of
-// them.
-template <typename C, typename N, typename Q>
+// Scores of `rows` rows of each of `heads` key/value heads, `apart` rows of q apart. A head's keys meet all of its
+// rows, which stay in the first cache meanwhile.
+template <typename C, typename Q, typename Next>
 inline void scores_of_rows(const Attention& a, const Q* q, int64_t width, int64_t rows, int64_t apart,
-                           const Block<C>& keys, const Block<N>& next, int64_t count, int64_t heads, float* scores,
-                           int64_t ahead) {
-  for (int64_t first = 0; first < count; first += 4)
-    for (int64_t head = 0; head < heads; ++head) {
+                           const Block<C>& keys, int64_t count, int64_t heads, float* scores, int64_t ahead,
+                           Next& next) {
+  for (int64_t head = 0; head < heads; ++head, q += apart * width, scores += rows * kKeys) {
+    for (int64_t first = 0; first < count; first += 4) {
       const C* key[4];
+#pragma GCC unroll 8
       for (int i = 0; i < 4; ++i) {
         key[i] = keys.row[first + i] + head * a.head_dim;
-        fetch(next.row[first + i] + head * a.head_dim, a.head_dim);
         if (ahead && first + i + ahead < count) fetch(keys.row[first + i + ahead] + head * a.head_dim, a.head_dim);
       }
       in_fours(rows, [&](int64_t row, auto m) {
         constexpr int M = m.value;
+        next.fetch();
         f32x16 total[M][4] = {};
-        add_products<M>(q + (head * apart + row) * width, width, key, a.head_dim, total);
-        for (int i = 0; i < M; ++i) sums(total[i], scores + (head * rows + row + i) * kKeys + first);
+        add_products<M>(q + row * width, width, key, a.head_dim, total);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) sums(total[i], scores + (row + i) * kKeys + first);
       });
     }
-  for (int64_t row = 0; count % 4 && row < heads * rows; ++row)  // the last key again
-    std::fill(scores + row * kKeys + count, scores + row * kKeys + (count + 3) / 4 * 4, kNone);
+    for (int64_t row = 0; count % 4 && row < rows; ++row)  // the last key again
+      std::fill(scores + row * kKeys + count, scores + row * kKeys + (count + 3) / 4 * 4, kNone);
+  }
 }
 
 // V vectors of every row, from column d on, stay in registers over all keys; `size` columns of them are there.
-template <int M, int V, typename C>
+template <int M, int V, typename C, typename Next>
 ALWAYS_INLINE void add_values(const float* weights, const Block<C>& values, int64_t d, int64_t size, int64_t count,
-                              float* out, int64_t width) {
+                              float* out, int64_t width, Next& next) {
   f32x16 total[M][V];
   for (int m = 0; m < M; ++m)
     for (int v = 0; v < V; ++v) total[m][v] = load(out + m * width + d + v * 16);
   for (int64_t j = 0; j < count; ++j) {
     const C* value = values.row[j] + d;
+    next.fetch();
     for (int v = 0; v < V; ++v) {
       const f32x16 x = size >= (v + 1) * 16 ? load(value + v * 16) : load_part(value + v * 16, size - v * 16);
       for (int m = 0; m < M; ++m) total[m][v] += splat(weights[m * kKeys + j]) * x;
@@ -294,11 +330,13 @@ ALWAYS_INLINE void add_values(const float* weights, const Block<C>& values, int6
 #if defined(__AVX512BF16__)
 // The same for pairs of keys and V * 32 columns, with weights rounded to bfloat16. Interleaving two rows of values
 // within each quarter of a register puts its columns in this order: those 0 to 3 of every eight, then those 4 to 7.
-template <int M, int V>
+template <int M, int V, typename Next>
 ALWAYS_INLINE void add_pairs(const bf16* weights, const Block<bf16>& values, int64_t d, int64_t count, float* out,
-                             int64_t width) {
+                             int64_t width, Next& next) {
   __m512 low[M][V], high[M][V];
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const f32x16 left = load(out + m * width + d + v * 32), right = load(out + m * width + d + v * 32 + 16);
       low[m][v] =
@@ -308,22 +346,28 @@ ALWAYS_INLINE void add_pairs(const bf16* weights, const Block<bf16>& values, int
     }
   for (int64_t j = 0; j < count; j += 2) {
     const bf16 *even = values.row[j] + d, *odd = values.row[j + 1] + d;
+    next.fetch();
     __m512bh pair[M];
+#pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
       int bits;
       std::memcpy(&bits, weights + m * kKeys + j, sizeof(bits));
       pair[m] = (__m512bh)_mm512_set1_epi32(bits);
     }
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const __m512i x = _mm512_loadu_si512(even + v * 32), y = _mm512_loadu_si512(odd + v * 32);
       const __m512bh lower = (__m512bh)_mm512_unpacklo_epi16(x, y), upper = (__m512bh)_mm512_unpackhi_epi16(x, y);
+#pragma GCC unroll 8
       for (int m = 0; m < M; ++m) {
         low[m][v] = _mm512_dpbf16_ps(low[m][v], lower, pair[m]);
         high[m][v] = _mm512_dpbf16_ps(high[m][v], upper, pair[m]);
       }
     }
   }
+#pragma GCC unroll 8
   for (int m = 0; m < M; ++m)
+#pragma GCC unroll 8
     for (int v = 0; v < V; ++v) {
       const f32x16 x = (f32x16)low[m][v], y = (f32x16)high[m][v];
       float* to = out + m * width + d + v * 32;
@@ -333,35 +377,47 @@ ALWAYS_INLINE void add_pairs(const bf16* weights, const Block<bf16>& values, int
 }
 
 // -> columns that are done: all but the last few.
-template <int M>
+template <int M, typename Next>
 inline int64_t add_pairs_of_values(const float* weights, const Block<bf16>& values, int64_t size, int64_t count,
-                                   float* out, int64_t width) {
+                                   float* out, int64_t width, Next& next) {
   bf16 narrow[M * kKeys];
   for (int64_t j = 0; j < M * kKeys; j += 16) store(narrow + j, load(weights + j));
-  constexpr int most = M > 2 ? 2 : 4;  // what fits the registers
+  constexpr int most = M > 4 ? 1 : M > 2 ? 2 : 4;  // what fits the registers
   int64_t d = 0;
-  for (; d + most * 32 <= size; d += most * 32) add_pairs<M, most>(narrow, values, d, count, out, width);
-  for (; d + 32 <= size; d += 32) add_pairs<M, 1>(narrow, values, d, count, out, width);
+  for (; d + most * 32 <= size; d += most * 32) add_pairs<M, most>(narrow, values, d, count, out, width, next);
+  for (; d + 32 <= size; d += 32) add_pairs<M, 1>(narrow, values, d, count, out, width, next);
   return d;
 }
 #endif
 
-template <int M, typename Q, typename C>
+template <int M, typename Q, typename C, typename Next>
 inline void few_values(const float* weights, const Block<C>& values, int64_t size, int64_t count, float* out,
-                       int64_t width) {
+                       int64_t width, Next& next) {
   int64_t d = 0;
 #if defined(__AVX512BF16__)
-  if constexpr (std::is_same_v<Q, bf16>) d = add_pairs_of_values<M>(weights, values, size, count, out, width);
+  if constexpr (std::is_same_v<Q, bf16>) d = add_pairs_of_values<M>(weights, values, size, count, out, width, next);
 #endif
-  for (; d + 64 <= size; d += 64) add_values<M, 4>(weights, values, d, 64, count, out, width);
-  for (; d < size; d += 16) add_values<M, 1>(weights, values, d, std::min<int64_t>(16, size - d), count, out, width);
+  for (; d + 64 <= size; d += 64) add_values<M, 4>(weights, values, d, 64, count, out, width, next);
+  for (; d < size; d += 16)
+    add_values<M, 1>(weights, values, d, std::min<int64_t>(16, size - d), count, out, width, next);
 }
 
+// So many rows of a group, at most, meet a value together.
+template <typename Q>
+constexpr int kTogetherRows = std::is_same_v<Q, bf16> ? 8 : 4;
+
+// Keys of a request that are met next.
+struct Keys {
+  const int32_t* table;
+  int64_t head, heads, first, count;
+};
+
 // Queries of a task that all see all of its keys. Rows of one key/value head lie `apart` from those of the next one, in
-// q and in state.
+// q and in state. `then`: what this thread is likely to meet after the task.
 template <typename C, typename Q>
 inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const Task& task, int64_t apart,
-                     Rows& state) {
+                     const Keys& then, Rows& state) {
+  constexpr bool pairs = std::is_same_v<Q, bf16>;
   const int64_t group = a.heads / a.kv_heads, width = state.width, rows = task.queries * group;
   const int64_t place = a.seq_lens[task.request] - a.query_lens[task.request] + task.first_query;
   float* scores = scratch<Purpose::scores, float>(task.kv_heads * rows * kKeys);
@@ -371,25 +427,29 @@ inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const
         f(scores + (head * rows + row) * kKeys, head * apart + row, row / group, head * group + row % group);
   };
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
-    const int64_t count = std::min(kKeys, task.last_key - first), after = std::min(first + kKeys, task.last_key - 1);
+    const int64_t count = std::min(kKeys, task.last_key - first), after = first + count;
+    const Keys met = after == task.last_key
+                         ? then
+                         : Keys{table, task.kv_head, task.kv_heads, after, std::min(kKeys, task.last_key - after)};
     const Block<C> keys(a, a.k_cache, table, task.kv_head, first, count);
     const Block<C> values(a, a.v_cache, table, task.kv_head, first, count);
-    const Block<C> next(a, a.k_cache, table, task.kv_head, after, std::min(kKeys, task.last_key - after));
+    const Block<C> next(a, a.k_cache, met.table, met.head, met.first, met.count);
+    const int64_t ahead = first == task.first_key ? kAhead : 0, fours = (count + 3) / 4 * ((rows + 3) / 4);
+    Upcoming<C> upcoming(values, count, task.kv_heads * a.head_dim, fours * task.kv_heads);
     std::fill(scores, scores + task.kv_heads * rows * kKeys, kNone);
     if constexpr (std::is_same_v<Held<C, Q>, C>) {
-      const int64_t ahead = first == task.first_key ? kAhead : 0;
       if (task.queries == 1)
         in_fours(rows, [&](int64_t row, auto m) {
           few_scores<m.value>(a, q, width, row, apart, keys, values, count, task.kv_heads, scores,
                               row == 0 ? ahead : 0);
         });
       else
-        scores_of_rows(a, q, width, rows, apart, keys, values, count, task.kv_heads, scores, ahead);
+        scores_of_rows(a, q, width, rows, apart, keys, count, task.kv_heads, scores, ahead, upcoming);
     } else {  // head by head: what is widened stays in the first cache
       for (int64_t head = 0; head < task.kv_heads; ++head) {
         const auto part = held<Q>(keys.from(head * a.head_dim), a.head_dim, count);
-        scores_of_rows(a, q + head * apart * width, width, rows, apart, part, values.from(head * a.head_dim), count, 1,
-                       scores + head * rows * kKeys, 0);
+        scores_of_rows(a, q + head * apart * width, width, rows, apart, part, count, 1, scores + head * rows * kKeys, 0,
+                       upcoming);
       }
     }
     if (finishes(a))
@@ -398,13 +458,23 @@ inline void few_rows(const Attention& a, const Q* q, const int32_t* table, const
       });
     const float scale = finishes(a) ? 1.0f : a.scale;
     each_row([&](float* own, int64_t row, int64_t, int64_t) { softmax_step(own, scale, row, state); });
-    for (int64_t head = 0; head < task.kv_heads; ++head) {
+    auto add_values_of = [&](int64_t head, auto& fetched) {
       const auto part = held<Q>(values.from(head * a.head_dim), a.head_dim, count);
-      for (int64_t j = 0; j < kKeys; ++j) fetch(next.row[j] + head * a.head_dim, a.head_dim);
-      in_fours(rows, [&](int64_t row, auto m) {
+      in_fours<kTogetherRows<Q>>(rows, [&](int64_t row, auto m) {
         few_values<m.value, Q>(scores + (head * rows + row) * kKeys, part, a.head_dim, count,
-                               state.values + (head * apart + row) * width, width);
+                               state.values + (head * apart + row) * width, width, fetched);
       });
+    };
+    if (task.queries == 1) {  // takes less time than memory
+      Nothing nothing;
+      for (int64_t head = 0; head < task.kv_heads; ++head) {
+        for (int64_t j = 0; j < met.count; ++j) fetch(next.row[j] + head * a.head_dim, a.head_dim);
+        add_values_of(head, nothing);
+      }
+    } else {
+      const int64_t passes = std::max<int64_t>(1, rows * a.head_dim / 256) * (pairs ? (count + 1) / 2 : count);
+      upcoming = Upcoming<C>(next, met.count, met.heads * a.head_dim, passes * task.kv_heads);
+      for (int64_t head = 0; head < task.kv_heads; ++head) add_values_of(head, upcoming);
     }
   }
 }

@@ -12,6 +12,7 @@ namespace KERNEL_ISA {
 enum class Purpose {
   wide_rows,  // linear.h
   partials,
+  factors,
   rows,
   q,
   scores,
