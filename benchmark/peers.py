@@ -33,6 +33,7 @@ class Engine(NamedTuple):
     script: str
     install: tuple = ()  # arguments of pip, one call each; nothing: runs in this environment
     environment: dict = {}  # for pip
+    arguments: tuple = ()  # of the script, behind the model
 
 
 ENGINES = {
@@ -110,7 +111,9 @@ class Session:
     """An engine that is ready, and stopped until it is given a case."""
 
     def __init__(self, name: str, python: str, model: Path):
-        self.name, self.command = name, [python, str(HERE / "engines" / ENGINES[name].script), str(model)]
+        engine = ENGINES[name]
+        self.name, self.command = name, [python, str(HERE / "engines" / engine.script), str(model), *engine.arguments]
+        self.told: dict = {}  # the last answer
         began = time.time()
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         # As this process was started: MindSpore, if imported here, has set OMP_NUM_THREADS=1 behind Python's back.
@@ -150,7 +153,8 @@ class Session:
     def _answer(self, name: str) -> float:
         for line in self.process.stdout:
             if line.startswith("RESULT "):
-                return json.loads(line.removeprefix("RESULT "))[name]
+                self.told = json.loads(line.removeprefix("RESULT "))
+                return self.told[name]
         return self._fail()
 
     def _fail(self):

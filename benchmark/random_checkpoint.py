@@ -41,6 +41,14 @@ SHAPES = {
         num_hidden_layers=28,
         num_attention_heads=16,
     ),
+    # A draft for it, with a seventh of its weights.
+    "qwen3-0.6b-draft": qwen3(
+        vocab_size=151936,
+        hidden_size=448,
+        intermediate_size=1344,
+        num_hidden_layers=5,
+        num_attention_heads=8,
+    ),
     # Qwen3-8B with 6 of its 36 layers, and a small vocabulary: the head is 5 percent of what a token reads.
     "8b-cut": qwen3(
         vocab_size=16384,

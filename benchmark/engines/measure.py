@@ -1,7 +1,8 @@
 """How every engine is timed: the same prompts, asked for on standard input.
 
 Standard library only, to run in any environment. Says {"ready": time} once, then for each line
-[batch, tokens in, tokens out] {"seconds": what that took}. What else a line has is for the engine's generate.
+[batch, tokens in, tokens out] {"seconds": what that took}. What else a line has is for the engine's generate, and what
+figures that returns by name are said too.
 """
 
 import json
@@ -33,6 +34,6 @@ def main(start) -> None:
         batch, length, new, *asked = json.loads(line)
         prompts = prompts_of(batch, length, generator)
         begin = time.perf_counter()
-        generate(prompts, new, *asked)
-        say(seconds=time.perf_counter() - begin)
+        found = generate(prompts, new, *asked)
+        say(seconds=time.perf_counter() - begin, **(found if isinstance(found, dict) else {}))
     sys.stdout.flush()

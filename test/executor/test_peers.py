@@ -79,6 +79,33 @@ def test_an_engine_is_asked_through_a_pipe_and_ends_with_it(peers, tmp_path, mon
     assert 100 < found["prefill 1x100 (tok/s)"] <= 10000
 
 
+def test_an_engine_has_arguments_and_tells_figures_of_its_own(peers, tmp_path, monkeypatch):
+    engine(
+        tmp_path,
+        monkeypatch,
+        peers,
+        "import measure, sys\n"
+        "def start(model):\n"
+        "    return lambda prompts, new, given: {'answer': [sys.argv[2], given]}\n"
+        "measure.main(start)\n",
+    )
+    monkeypatch.setitem(peers.ENGINES, "own", peers.Engine("own.py", arguments=("4",)))
+    session = peers.Session("own", sys.executable, "a model")
+    assert 0 <= session.seconds(1, 8, 1, [5, 6]) < 5
+    assert session.told["answer"] == ["4", [5, 6]]
+    session.close()
+
+
+def test_texts_that_are_corrected_differ_and_are_misspelled(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import bench_speculation
+
+    found = bench_speculation.texts()
+    assert len(found) == len(set(found)) > 7
+    assert all(len(text.split()) in bench_speculation.WORDS for text in found)
+    assert [bench_speculation.misspelled(place, "Python") for place in (6, 7)] == ["Ptyhon", "Python"]
+
+
 def stops(process):
     """Whether it is stopped, soon: a signal takes a moment."""
     end = time.monotonic() + 5
