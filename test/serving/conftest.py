@@ -129,8 +129,12 @@ def start_engine():
 
 @pytest.fixture(scope="package")
 def engine():
-    """As most users start it: overlap schedule, pages of one token."""
-    engine = Engine(
+    """With SGLang's defaults: overlap schedule, pages of one token."""
+    from serving.warm import WarmEngine, warm_up  # imports this file
+
+    warm_up()
+    engine = WarmEngine(
+        MODEL,
         max_total_tokens=8192,
         max_running_requests=32,
         enable_return_hidden_states=True,
@@ -143,7 +147,11 @@ def engine():
 @pytest.fixture(scope="package")
 def tight_engine():
     """Pages of 16 tokens, prefill in chunks of 32, no overlap, and a cache that a few requests fill."""
-    engine = Engine(
+    from serving.warm import WarmEngine, warm_up  # imports this file
+
+    warm_up()
+    engine = WarmEngine(
+        MODEL,
         max_total_tokens=768,
         page_size=16,
         chunked_prefill_size=32,
@@ -260,11 +268,14 @@ class Server:
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory):
     """Function of a checkpoint and arguments -> its server, which runs until the module's tests have ended."""
-    servers = []
+    from serving.warm import WarmServer, warm_up  # imports this file
 
-    def start(model, *arguments) -> Server:
+    servers = []
+    warm_up()
+
+    def start(model, *arguments) -> WarmServer:
         log = tmp_path_factory.mktemp("server") / "log"
-        servers.append(Server(log, "--max-total-tokens", "2048", *arguments, model=model))
+        servers.append(WarmServer(log, "--max-total-tokens", "2048", *arguments, model=model))
         return servers[-1].await_ready()
 
     yield start
@@ -295,7 +306,10 @@ def network():
 
 @pytest.fixture(scope="package")
 def server(tmp_path_factory):
-    server = Server(
+    from serving.warm import WarmServer, warm_up  # imports this file
+
+    warm_up()
+    server = WarmServer(
         tmp_path_factory.mktemp("server") / "log",
         *("--max-total-tokens", "8192", "--max-running-requests", "32", "--enable-metrics"),
         "--constrained-json-disable-any-whitespace",

@@ -9,33 +9,12 @@ from pathlib import Path
 import pytest
 import requests
 import torch
-from serving.conftest import MODEL, Server
+from serving import faulty_card
+from serving.conftest import MODEL
+from serving.warm import BEFORE
 
 SECONDS = 60
 PROMPTS = ["Return the", "The first", "def main(self):\n", "import os"]
-# Python runs it at its start: steps of the second rank, which SGLang connects to no client, fail as on a card that is
-# out of memory, once the file TRIGGER exists.
-INJECTED = """
-import importlib.machinery, pathlib, sys
-class Fault:
-    def find_spec(self, name, path=None, target=None):
-        if name != "sglang.srt.model_executor_ms.npu.graph_runner":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        execute = spec.loader.exec_module
-        def exec_module(module):
-            import torch
-            execute(module)
-            run = module.NPUGraphRunner.run
-            def failing(self, *inputs):
-                if torch.distributed.get_rank() == 1 and pathlib.Path(TRIGGER).exists():
-                    raise RuntimeError("NPU out of memory. Tried to allocate 2.00 GiB")
-                return run(self, *inputs)
-            module.NPUGraphRunner.run = failing
-        spec.loader.exec_module = exec_module
-        return spec
-sys.meta_path.insert(0, Fault())
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +23,15 @@ def trigger(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def card(tmp_path_factory, trigger):
+def card(serve, trigger):
     """Decode graphs for 2 and 4 requests; five run in a graph of any size. The test that ends it is the last."""
-    site = tmp_path_factory.mktemp("site")
-    (site / "sitecustomize.py").write_text(INJECTED.replace("TRIGGER", repr(str(trigger))))
-    arguments = ["--dtype", "float16", "--page-size", "16", "--max-total-tokens", "2048", "--context-length", "256"]
+    arguments = ["--dtype", "float16", "--page-size", "16", "--context-length", "256", "--tp-size", "2"]
     arguments += ["--max-running-requests", "6", "--cuda-graph-bs-decode", "2", "4", "--chunked-prefill-size", "32"]
-    arguments += ["--tp-size", "2"]
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("SGLANG_MS_OPS", "ascend_reference")
-        patched.setenv("PYTHONPATH", str(site))
-        started = Server(tmp_path_factory.mktemp("ascend") / "log", *arguments)
-    try:
-        yield started.await_ready()
-    finally:
-        started.stop()
+        patched.setenv(BEFORE, faulty_card.__name__)
+        patched.setenv(faulty_card.TRIGGER, str(trigger))
+        return serve(MODEL, *arguments)
 
 
 ROUNDING = 0.05  # of logits near 10, in float16: tokens that are so close may take each other's place

@@ -133,7 +133,7 @@ def test_a_second_profile_waits_for_the_end_of_the_first(server, tmp_path):
     assert server.post("/start_profile", body).ok
     assert "in progress" in server.post("/start_profile", body).text
     assert server.post("/stop_profile").ok
-    assert requests.get(f"{server.url}/health", timeout=30).ok
+    assert requests.get(f"{server.url}/health_generate", timeout=30).ok
 
 
 def test_two_updates_of_a_paused_server_are_both_answered(server):

@@ -16,7 +16,7 @@ from serving.answers import (
     check_tensors_are_taken_by_all_or_none,
     check_weights_are_taken_by_all_or_none,
 )
-from serving.conftest import Server
+from serving.conftest import MODEL
 from tiers import SLOW
 
 from sglang.srt.utils import MultiprocessingSerializer
@@ -25,15 +25,10 @@ SECONDS = 44, 49
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory):
+def stages(serve):
     """A server of two stages; the test that ends it is the last."""
-    arguments = ("--pp-size", "2", "--max-total-tokens", "2048", "--chunked-prefill-size", "32")
     adapters = ("--enable-lora", "--max-lora-rank", "6", "--lora-target-modules", "all", "--max-loras-per-batch", "3")
-    server = Server(tmp_path_factory.mktemp("stages") / "log", *arguments, *adapters)
-    try:
-        yield server.await_ready()
-    finally:
-        server.stop()
+    return serve(MODEL, "--pp-size", "2", "--chunked-prefill-size", "32", *adapters)
 
 
 def test_tokens_and_prompt_logprobs_are_those_of_transformers(stages, reference):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from models import pooled, tiny
 from safetensors.torch import save_file
-from serving.conftest import Engine
 from tiers import SLOW
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -66,14 +65,13 @@ def assert_near(found, wanted):
     torch.testing.assert_close(torch.as_tensor(found), wanted, atol=1e-4 * float(wanted.abs().max()), rtol=0)
 
 
-def test_engine_encodes_in_chunks_and_behind_cached_prefixes(tmp_path_factory):
-    folder = checkpoint(tmp_path_factory, "MistralModel")
-    with Engine(folder, chunked_prefill_size=16, max_total_tokens=96) as engine:
-        for texts in (TEXTS, TEXTS, [TEXTS[2] + " w7"]):
-            with pytest.raises(ValueError, match="95 tokens"):  # it would wait for ever, and all behind it
-                engine.encode("w7 " * 95)
-            found = engine.encode(texts)
-            assert_near([one["embedding"] for one in found], answers("MistralModel", texts))
+def test_engine_encodes_in_chunks_and_behind_cached_prefixes(start_engine, tmp_path_factory):
+    engine = start_engine(checkpoint(tmp_path_factory, "MistralModel"), chunked_prefill_size=16, max_total_tokens=96)
+    for texts in (TEXTS, TEXTS, [TEXTS[2] + " w7"]):
+        with pytest.raises(ValueError, match="95 tokens"):  # it would wait for ever, and all behind it
+            engine.encode("w7 " * 95)
+        found = engine.encode(texts)
+        assert_near([one["embedding"] for one in found], answers("MistralModel", texts))
     assert found[0]["meta_info"]["prompt_tokens"] == 51
 
 
@@ -83,17 +81,17 @@ def mean_of_xlm_roberta(text, weight):
     return torch.nn.functional.normalize(weight @ states.mean(0), dim=0)
 
 
-def test_an_encoder_is_pooled_as_sentence_transformers_files_say(tmp_path_factory):
+def test_an_encoder_is_pooled_as_sentence_transformers_files_say(start_engine, tmp_path_factory):
     """In one step a prompt, whatever chunks are asked for, and as far as its positions were learned."""
     folder = checkpoint(tmp_path_factory, "XLMRobertaModel")
     weight = sentence_transformers(folder, "mean")
-    with Engine(folder, chunked_prefill_size=16) as engine:
-        for texts in (TEXTS, [TEXTS[2] + " w7", *TEXTS]):
-            found = engine.encode(texts)
-            wanted = torch.stack([mean_of_xlm_roberta(text, weight) for text in texts])
-            assert_near([one["embedding"] for one in found], wanted)
-        with pytest.raises(ValueError, match="251"):  # 256 positions, of which 5 are not for tokens
-            engine.encode("w7 " * 252)
+    engine = start_engine(folder, chunked_prefill_size=16)
+    for texts in (TEXTS, [TEXTS[2] + " w7", *TEXTS]):
+        found = engine.encode(texts)
+        wanted = torch.stack([mean_of_xlm_roberta(text, weight) for text in texts])
+        assert_near([one["embedding"] for one in found], wanted)
+    with pytest.raises(ValueError, match="251"):  # 256 positions, of which 5 are not for tokens
+        engine.encode("w7 " * 252)
 
 
 class TestCrossEncoder:

@@ -15,19 +15,15 @@ from serving.answers import (
     check_tensors_are_taken_by_all_or_none,
     check_weights_are_taken_by_all_or_none,
 )
-from serving.conftest import MODEL, Server
+from serving.conftest import MODEL
 
 SECONDS = 30
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
+def pair(serve):
     """A server on two ranks; the test that ends it is the last."""
-    server = Server(tmp_path_factory.mktemp("pair") / "log", "--tp-size", "2", "--max-total-tokens", "2048")
-    try:
-        yield server.await_ready()
-    finally:
-        server.stop()
+    return serve(MODEL, "--tp-size", "2")
 
 
 def test_tokens_and_prompt_logprobs_are_those_of_transformers(pair, reference):

@@ -20,7 +20,7 @@ from serving.conftest import MODEL, Engine, Server, free_port
 from serving.network import HOST, is_on, move_in
 from setproctitle import getproctitle
 
-from sglang.srt.model_executor_ms.environment import CPU_PLATFORM, PLATFORM
+from sglang.srt.model_executor_ms.environment import CPU_PLATFORM, PLATFORM, PROFILE
 
 BEFORE = "BEFORE_A_PROCESS"  # names a module whose `prepare()` each process calls before it does anything else
 PRELOADED = (
@@ -30,6 +30,8 @@ PRELOADED = (
     "sglang.srt.model_executor_ms.runner.causal_lm",
 )
 
+# SGLang's own: whether /health asks for a token, and waits a second for it, as /health_generate does.
+HEALTH = "SGLANG_ENABLE_HEALTH_ENDPOINT_GENERATION"
 LOG = "SERVING_TESTS_LOG"  # the file that a process and those that it starts write to
 
 
@@ -113,7 +115,7 @@ class WarmServer(Server):
         self.log, self.port, self.host = log, free_port(), host
         self.others = set() if host else _forked()
         self.url = f"http://{address}:{self.port}"
-        where = {LOG: str(log)} | ({HOST: host} if host else {})
+        where = {LOG: str(log), PROFILE: "1", HEALTH: "0"} | ({HOST: host} if host else {})
         with mock.patch.dict(os.environ, where):
             process = FORKING.Process(target=_launch, args=(self.command(model, *arguments),))
         process.start()
