@@ -152,13 +152,13 @@ def in_chunks(layer, rows, cuts, slot=4):
 CUTS = [[40], [1] * 40, [3, 1, 17, 2, 16, 1], [39, 1]]
 
 
-def assert_cuts_agree(new_layer, rows, limit):
-    """The answers to 40 tokens, and the states behind them, are alike however they are cut."""
-    answers, states = [], []
+def assert_cuts_agree(made, rows, limit):
+    """Answers to 40 tokens, and states behind them, are alike however they are cut. made: a layer, ..., its states."""
+    (layer, *_, given), answers, states = made, [], []
     for cuts in CUTS:
-        layer, *_ = new_layer()
+        layer.state.copy_(given)
         answers.append(in_chunks(layer, rows, cuts))
-        states.append(layer.state[4])
+        states.append(layer.state[4].clone())
     for answer, state in zip(answers[1:], states[1:], strict=True):
         torch.testing.assert_close(answer, answers[0], rtol=0, atol=limit)
         torch.testing.assert_close(state, states[0], rtol=0, atol=limit)
@@ -168,7 +168,7 @@ def assert_cuts_agree(new_layer, rows, limit):
 def test_chunks_of_any_cut_are_convolved_as_one_piece(table, dtype):
     rows = [as_computed(normal(40, 63, seed=4, dtype=dtype), dtype)]
     limit = 0 if table == "cpu" else 1e-6
-    assert_cuts_agree(lambda: conv_layer(ops.short_conv, 21, 4, True, dtype), rows, limit)
+    assert_cuts_agree(conv_layer(ops.short_conv, 21, 4, True, dtype), rows, limit)
 
 
 SIZES = [(2, 6, 10, 14), (1, 1, 16, 3), (2, 4, 32, 8)]  # key heads, value heads, and the size of each
@@ -224,7 +224,7 @@ def test_the_delta_rule_goes_on_from_each_requests_state_and_leaves_the_next_one
 @pytest.mark.parametrize("sizes", SIZES)
 def test_chunks_of_any_cut_follow_the_delta_rule_as_one_piece(table, sizes):
     limit = 0 if table == "cpu" else 1e-5
-    assert_cuts_agree(lambda: delta_layer(*sizes), delta_inputs(*sizes, 40), limit)
+    assert_cuts_agree(delta_layer(*sizes), delta_inputs(*sizes, 40), limit)
 
 
 KIMI_SIZES = [(6, 10, 14), (1, 16, 3), (4, 32, 8)]  # heads, and the size of their keys and values
@@ -281,7 +281,7 @@ def test_kimis_delta_rule_goes_on_from_each_requests_state_and_leaves_the_next_o
 @pytest.mark.parametrize("sizes", mostly_slow([(sizes,) for sizes in KIMI_SIZES], lambda sizes: sizes == KIMI_SIZES[0]))
 def test_chunks_of_any_cut_follow_kimis_delta_rule_as_one_piece(table, sizes):
     limit = 0 if table == "cpu" else 1e-5
-    assert_cuts_agree(lambda: kimi_layer(*sizes), kimi_inputs(*sizes, 40), limit)
+    assert_cuts_agree(kimi_layer(*sizes), kimi_inputs(*sizes, 40), limit)
 
 
 SPACES = [(2, 6, 10, 14), (1, 1, 3, 16), (2, 4, 8, 32)]  # groups, heads, values of each, size of a state
@@ -334,7 +334,7 @@ def test_a_state_space_goes_on_from_each_requests_state_and_leaves_the_next_one(
 @pytest.mark.parametrize("sizes", SPACES)
 def test_chunks_of_any_cut_pass_a_state_space_as_one_piece(table, sizes):
     limit = 0 if table == "cpu" else 1e-4
-    assert_cuts_agree(lambda: space_layer(*sizes), space_inputs(*sizes, 40), limit)
+    assert_cuts_agree(space_layer(*sizes), space_inputs(*sizes, 40), limit)
 
 
 def verified(kind):
@@ -385,14 +385,14 @@ def test_a_second_slot_is_left_the_state_behind_some_of_a_steps_tokens(kind):
     make, widths = KEEPING[kind]
     lengths, kept, slots, others = [9, 70, 1, 5], [4, 64, 1, 0], [3, 8, 1, 5], [2, 6, 7, -1]
     rows = [normal(sum(lengths), width, seed=seed) for width, seed in widths]
-    whole, *_ = make()
-    parted, *_, given = make()
-    answers = whole(lengths, slots, *rows, tracks=(others, kept))
+    layer, *_, given = make()
+    answers, whole = layer(lengths, slots, *rows, tracks=(others, kept)), layer.state.clone()
     first = [torch.cat([part[:n] for part, n in zip(pieces(one, lengths)[:3], kept, strict=False)]) for one in rows]
-    parted(kept[:3], slots[:3], *first)
+    layer.state.copy_(given)
+    layer(kept[:3], slots[:3], *first)
     for slot, other in zip(slots[:3], others, strict=False):
-        torch.testing.assert_close(whole.state[other], parted.state[slot], rtol=0, atol=1e-5)
-    torch.testing.assert_close(whole.state[[0, 4]], given[[0, 4]], rtol=0, atol=0)  # nobody's
-    plain, *_ = make()
-    torch.testing.assert_close(answers, plain(lengths, slots, *rows), rtol=0, atol=0)
-    torch.testing.assert_close(whole.state[slots], plain.state[slots], rtol=0, atol=0)
+        torch.testing.assert_close(whole[other], layer.state[slot], rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole[[0, 4]], given[[0, 4]], rtol=0, atol=0)  # nobody's
+    layer.state.copy_(given)
+    torch.testing.assert_close(answers, layer(lengths, slots, *rows), rtol=0, atol=0)
+    torch.testing.assert_close(whole[slots], layer.state[slots], rtol=0, atol=0)

@@ -12,8 +12,8 @@ SECONDS = 25, 70
 TOKENS = 200000  # of the pool of all tokens; the window is 9, a chunk 16, and two requests run at a time
 NPU = dict(page_size=16, dtype="float16", cuda_graph_bs_decode=[2])
 GENERATOR = np.random.default_rng(2)
-PROMPTS = [GENERATOR.integers(0, COMMON["vocab_size"], length).tolist() for length in (200, 3, 150, 70)]
-GREEDY = dict(temperature=0, max_new_tokens=40, ignore_eos=True)
+PROMPTS = [GENERATOR.integers(0, COMMON["vocab_size"], length).tolist() for length in (200, 3, 150, 90)]
+GREEDY = dict(temperature=0, max_new_tokens=16, ignore_eos=True)
 
 
 def answers(engine) -> tuple[list, list, int]:
