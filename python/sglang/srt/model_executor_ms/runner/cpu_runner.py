@@ -54,15 +54,16 @@ class CpuGraphRunner:
         return forward_graph(self.network, self.caches.k_caches, self.caches.v_caches, self.limits, layout)
 
     def warm_up(self, steps: Sequence[Step], with_media: Sequence[Step] = ()) -> None:
-        """Compile all that serving needs, with a progress bar.
+        """Capture all that serving needs; what cannot be captured is compiled, with a progress bar.
 
         with_media: those that begin with rows in the place of tokens too, where serving needs them at once.
         """
-        for inputs, step in (bar := tqdm([*steps, *with_media], desc="Compiling MindSpore graphs")):
+        graphs = [(self.graph, steps), *([(self.media_graph, with_media)] if with_media else [])]
+        left = [step for graph, of in graphs if not graph.capture(of, self.caches.forget_states) for step in of]
+        for inputs, step in (bar := tqdm(left, desc="Compiling MindSpore graphs", disable=not left)):
             self._graph_of(inputs).run(inputs, step)
             bar.set_postfix(graphs=compilations())
-        captured = self.graph.capture(steps, self.caches.forget_states)
-        logger.info("steps: %s", "captured and replayed" if captured else "run by MindSpore's runtime")
+        logger.info("steps: %s", "run by MindSpore's runtime" if left else "captured and replayed")
 
     def prepare(self, forward_batch) -> StepInputs:
         """What the step of a ForwardBatch needs, made before the pass."""

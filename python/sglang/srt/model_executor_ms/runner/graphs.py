@@ -1,5 +1,7 @@
 """The compiled forward pass: one graph for every batch, in the way that the operator table wants it."""
 
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -203,22 +205,26 @@ class StaticGraph(ForwardGraph):
         return GraphOutputs(hidden_states, tuple(aux))
 
     def capture(self, steps, forget=lambda: None):
-        self._fill(*steps[0])
+        """As ForwardGraph's, without compiling it: what is captured are the operators, one by one."""
+        one_by_one = functools.partial(self._computed, self._uncompiled, forget)
+        wanted = [one_by_one(steps[0])]  # makes the constants that operators are given, too
         parameters = [parameter for _, parameter in self.model.parameters_and_names()]
         lasting = [*parameters, *self.k_caches, *self.v_caches, *self.inputs, *self.lengths]
-        replay = ops.capture(self._graph, lasting)
-        if replay and all(self._agrees(replay, forget, *step) for step in steps):
-            self.replay, self.replayed = replay, tuple(map(bridge.to_torch, replay()))
+        replay = ops.capture(self._uncompiled, lasting)
+        if replay:
+            wanted += map(one_by_one, steps[1:])
+            found = [self._computed(replay, forget, step) for step in steps]
+            if all(itertools.starmap(_equal, zip(found, wanted, strict=True))):
+                self.replay, self.replayed = replay, tuple(map(bridge.to_torch, replay()))
         forget()
         return self.replay is not None
 
-    def _agrees(self, replay, forget, inputs, step):
+    def _computed(self, run, forget, step: Step) -> list[torch.Tensor]:
+        """What `run` gives of a step of requests that begin."""
+        self._fill(*step)
         forget()
-        expected = super().run(inputs, step)
-        forget()
-        replayed = self._rows(replay(), step)
-        pairs = zip((expected[0], *expected[1]), (replayed[0], *replayed[1]), strict=True)
-        return all(torch.equal(one, other) for one, other in pairs)
+        hidden_states, aux = self._rows(run(), step[1])
+        return [tensor.clone() for tensor in (hidden_states, *aux)]
 
     def _fill(self, inputs, step):
         self._check(step.host)
@@ -228,12 +234,22 @@ class StaticGraph(ForwardGraph):
                 buffer[tuple(slice(size) for size in array.shape)] = array
 
     def _graph(self):
-        return self(self.inputs, *self.lengths, self.k_caches, self.v_caches)
+        return self(*self._arguments())
+
+    def _uncompiled(self):
+        return ForwardGraph.construct.__wrapped__(self, *self._arguments())
+
+    def _arguments(self):
+        return self.inputs, *self.lengths, self.k_caches, self.v_caches
 
     def _check(self, host):
         found = Limits(host.num_tokens, len(host.seq_lens), host.num_blocks)
         if any(size > limit for size, limit in zip(found, self.limits, strict=True)):
             raise StepTooLarge(f"a step of {found}; the graph was compiled for at most {self.limits}")
+
+
+def _equal(found: list[torch.Tensor], wanted: list[torch.Tensor]) -> bool:
+    return all(itertools.starmap(torch.equal, zip(found, wanted, strict=True)))
 
 
 def _buffer(field: Field, sizes: Mapping[str, int]) -> np.ndarray | torch.Tensor:

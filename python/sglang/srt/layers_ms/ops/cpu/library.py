@@ -1,6 +1,7 @@
 """The library of C++ operators, as MindSpore calls them, and the constants that they are given."""
 
 import ctypes
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -39,28 +40,76 @@ def use_onednn() -> str:
     return onednn.install(library)
 
 
-def custom(name, shape, dtype):
-    """The operator `name`; shape and dtype: functions of the arguments' shapes and dtypes, to the results'."""
-    return ops.Custom(f"{_PATH}:{name}", shape, dtype, func_type="aot")
+class Operator(ops.Custom):
+    """An operator of the library, which MindSpore runs in graphs.
+
+    Outside of graphs it is called here: MindSpore 2.10 would give it copies of memory that is shared with torch.
+    """
+
+    def __init__(self, name, shape, dtype):
+        """shape, dtype: functions of the arguments' shapes and dtypes, to the results'."""
+        super().__init__(f"{_PATH}:{name}", shape, dtype, func_type="aot")
+        self.operator = name
+
+    def __call__(self, *inputs):
+        shapes = self.out_shape(*(one.shape for one in inputs))
+        dtypes = self.out_dtype(*(one.dtype for one in inputs))
+        if not isinstance(dtypes, tuple):
+            return self._results(inputs, [shapes], [dtypes])[0]
+        return self._results(inputs, shapes, dtypes)
+
+    def _results(self, inputs, shapes, dtypes) -> tuple[Tensor, ...]:
+        results = tuple(map(_empty, shapes, dtypes))
+        if _call(getattr(library, self.operator), (*inputs, *results)):
+            raise RuntimeError(f"the operator {self.operator} refuses its arguments: standard error has the reason")
+        return results
 
 
-@constexpr
+def _empty(shape, dtype) -> Tensor:
+    stored = np.dtype("int16" if dtype == mstype.bfloat16 else str(dtype).lower())  # numpy has no bfloat16
+    return Tensor.from_numpy(np.empty(shape, stored)).view(dtype)
+
+
+def _call(function, tensors) -> int:
+    """Call an operator as MindSpore does, with the memory of its arguments and results -> its status."""
+    for one in tensors:
+        if not one.is_contiguous():
+            raise ValueError(f"an operator is given a tensor of {one.shape} whose rows do not lie behind each other")
+    shapes = [(ctypes.c_int64 * one.ndim)(*one.shape) for one in tensors]
+    pointers = ctypes.c_void_p * len(tensors)
+    return function(
+        len(tensors),
+        pointers(*(one.data_ptr() for one in tensors)),
+        (ctypes.c_int * len(tensors))(*(one.ndim for one in tensors)),
+        pointers(*map(ctypes.addressof, shapes)),
+        (ctypes.c_char_p * len(tensors))(*(str(one.dtype).lower().encode() for one in tensors)),
+        None,
+        None,
+    )
+
+
+def constant(make):
+    """A constant of graphs, which lasts: what is called outside of them is given the same one each time."""
+    return constexpr(functools.cache(make))
+
+
+@constant
 def sizes(*values):
     """A tensor whose shape says a result's sizes."""
     return Tensor(np.zeros(values, np.int32))
 
 
-@constexpr
+@constant
 def floats(*values):
     return Tensor(np.array(values, np.float32))
 
 
-@constexpr
+@constant
 def ints(*values):
     return Tensor(np.array(values, np.int32))
 
 
-@constexpr
+@constant
 def nothing():
     """In the place of an argument that is not given."""
     return Tensor(np.zeros(1, np.int8))

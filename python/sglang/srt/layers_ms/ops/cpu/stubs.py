@@ -164,7 +164,7 @@ def stub(name: str, arguments: list[Argument]) -> str:
 
 def _define(all_operators: dict[str, list[Argument]]) -> None:
     for name, arguments in all_operators.items():
-        globals()["_" + name] = library.custom(
+        globals()["_" + name] = library.Operator(
             name,
             lambda _valid_rows, *shapes, a=arguments: _one_or_all(_result_shapes(a, shapes)),
             lambda _valid_rows, *dtypes, a=arguments: _one_or_all(_result_dtypes(a, dtypes)),

@@ -55,18 +55,17 @@ void* Recording::constant(const char* value, int64_t size) {
 
 void Recording::add(Operator op, int outputs, int count, void** data, int* ranks, int64_t** shapes,
                     const char** dtypes) {
-  Call call{op, outputs, std::vector<void*>(data, data + count), std::vector<int>(ranks, ranks + count), {}, {},
+  Call call{op, outputs, std::vector<void*>(data, data + count), {}, std::vector<int>(ranks, ranks + count), {}, {},
             {}, {}};
   for (int i = 0; i < count; ++i) {
     call.shapes.emplace_back(shapes[i], shapes[i] + ranks[i]);
     call.dtypes.emplace_back(dtypes[i]);
     const char* start = static_cast<const char*>(data[i]);
     const int64_t size = bytes_of(call.dtypes[i], call.shapes[i]);
-    if (i >= count - outputs) {
-      results_.push_back({start, size});
-    } else if (!lasts(start) && !is_result(start)) {
-      call.data[i] = constant(start, size);
-    }
+    const bool is_output = i >= count - outputs, lasting = !is_output && lasts(start);
+    if (is_output) results_.push_back({start, size});
+    call.moved.push_back(is_output || (!lasting && is_result(start)));
+    if (!lasting && !call.moved[i]) call.data[i] = constant(start, size);
   }
   calls_.push_back(std::move(call));
 }
@@ -83,7 +82,7 @@ bool Recording::finish() {
   for (Call& call : calls_) {
     for (size_t i = 0; i < call.data.size(); ++i) {
       const char* start = static_cast<const char*>(call.data[i]);
-      for (size_t r = 0; r < results_.size(); ++r)
+      for (size_t r = 0; call.moved[i] && r < results_.size(); ++r)
         if (within(results_[r], start)) call.data[i] = places_[r] + (start - results_[r].start);
       call.shape_pointers.push_back(call.shapes[i].data());
       call.dtype_pointers.push_back(call.dtypes[i].c_str());

@@ -24,6 +24,7 @@ struct Call {
   Operator op;
   int outputs;  // the last so many arguments
   std::vector<void*> data;
+  std::vector<bool> moved;  // which of these are results, which a replay has elsewhere
   std::vector<int> ranks;
   std::vector<std::vector<int64_t>> shapes;
   std::vector<int64_t*> shape_pointers;
