@@ -33,11 +33,11 @@ class HostStep:
     intermediate_rows: np.ndarray | None = None
     dp_padded: bool = False  # whether all DP ranks have as many rows as this one, padding included: a captured graph
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         return int(self.query_lens.sum())
 
-    @property
+    @cached_property
     def num_blocks(self) -> int:
         """Pages of the longest request."""
         return int(-(-self.seq_lens.max(initial=0) // self.page_size))
@@ -52,7 +52,7 @@ class HostStep:
         """[T] the place of each token in its sequence; 0 of padding."""
         ends = np.cumsum(self.query_lens, dtype=np.int32)
         # A request's tokens of this step are its last ones.
-        places = np.arange(self.query_lens.sum(), dtype=np.int32) + np.repeat(self.seq_lens - ends, self.query_lens)
+        places = np.arange(self.num_tokens, dtype=np.int32) + np.repeat(self.seq_lens - ends, self.query_lens)
         return np.maximum(places, 0)
 
 

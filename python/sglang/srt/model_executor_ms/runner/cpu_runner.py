@@ -40,6 +40,7 @@ class CpuGraphRunner:
         """req_to_token: SGLang's table of token slots, [rows, slots]."""
         self.network, self.limits = network, limits
         self.caches, self.req_to_token, self.page_size = caches, req_to_token, page_size
+        self.optional = frozenset((*network.optional_fields, *caches.optional_fields))
         self.graph = self._graph(network.model_inputs())
 
     @cached_property
@@ -49,8 +50,7 @@ class CpuGraphRunner:
 
     def _graph(self, model_inputs) -> ForwardGraph:
         swa_pool, dp_size = self.caches.full_to_swa() is not None, self.network.config.shard.attn_dp_size
-        optional = (*self.network.optional_fields, *self.caches.optional_fields)
-        layout = step_layout(model_inputs, swa_pool, dp_size=dp_size, optional=optional)
+        layout = step_layout(model_inputs, swa_pool, dp_size=dp_size, optional=self.optional)
         return forward_graph(self.network, self.caches.k_caches, self.caches.v_caches, self.limits, layout)
 
     def warm_up(self, steps: Sequence[Step], with_media: Sequence[Step] = ()) -> None:
@@ -70,7 +70,7 @@ class CpuGraphRunner:
         full_to_swa = self.caches.full_to_swa()
         full_to_swa = None if full_to_swa is None else full_to_swa.numpy()
         states = self.caches.slots_of_requests()
-        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, full_to_swa, states)
+        return from_forward_batch(forward_batch, self.req_to_token, self.page_size, full_to_swa, states, self.optional)
 
     def run(self, inputs: ModelInputs, step: StepInputs) -> GraphOutputs:
         """inputs: what the model begins with, for T tokens."""

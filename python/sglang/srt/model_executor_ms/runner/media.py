@@ -24,7 +24,7 @@ class MediaInputs:
     @property
     def takes_media(self) -> bool:
         """Whether steps may begin with rows that take the place of tokens."""
-        return self.network.media_inputs() != ()
+        return self.network.model.takes_media
 
     def pad_input_ids(self, input_ids, mm_inputs):
         """Put a number made of each image in the place of its placeholder tokens: the radix cache's key."""

@@ -140,9 +140,13 @@ class StepInputs(NamedTuple):
     arrays: dict
 
 
-def host_arrays(host: HostStep) -> dict[str, np.ndarray]:
-    """What the host makes of a step by itself; optional fields of which it knows nothing are left out."""
-    built = ((field.name, field.build(host)) for field in FIELDS if field.build)
+def host_arrays(host: HostStep, optional: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """What the host makes of a step by itself; optional fields of which it knows nothing are left out.
+
+    optional: those of the layouts that are served; None: all.
+    """
+    wanted = (field for field in FIELDS if not field.optional or optional is None or field.name in optional)
+    built = ((field.name, field.build(host)) for field in wanted if field.build)
     return {name: array for name, array in built if array is not None} | ops.build_metadata(host)
 
 

@@ -23,13 +23,14 @@ def step_inputs(
     state_slots=None,
     verifies=False,
     tracks=None,
+    optional=None,
 ) -> StepInputs:
     """Build the step from host arrays.
 
     query_lens, seq_lens [B]; out_cache_loc [T]; token_table [B, >= max(seq_lens)]: cache slot of each place of each
     request. full_to_swa: of each slot, the one in the pool of sliding windows, page by page; None: there is one pool.
     dp_tokens, positions, lora_slots, dp_lora_slots, state_slots, tracks: as HostStep has them. verifies: whether all
-    tokens are drafts. B is 0 where a rank is idle beside others.
+    tokens are drafts. optional: as host_arrays has it. B is 0 where a rank is idle beside others.
     """
     query_lens, seq_lens = np.asarray(query_lens, np.int32), np.asarray(seq_lens, np.int32)
     rows = np.arange(len(query_lens), dtype=np.int32) if verifies and state_slots is not None else None
@@ -44,7 +45,7 @@ def step_inputs(
     if full_to_swa is not None:
         swa_tables = (full_to_swa[tables * page_size] // page_size).astype(np.int32)
         attn[SWA] = {"out_cache_loc": full_to_swa[out_cache_loc].astype(np.int32), "block_tables": swa_tables}
-    return StepInputs(host, host_arrays(host) | {"attn": attn})
+    return StepInputs(host, host_arrays(host, optional) | {"attn": attn})
 
 
 def first_pages(query_lens, seq_lens, page_size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -90,12 +91,12 @@ def state_tracks(forward_batch) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def from_forward_batch(
-    forward_batch, req_to_token, page_size: int, full_to_swa=None, slots_of_requests=None
+    forward_batch, req_to_token, page_size: int, full_to_swa=None, slots_of_requests=None, optional=None
 ) -> StepInputs:
     """SGLang's ForwardBatch -> StepInputs, from its host mirrors (`*_cpu`): lengths are never read from a device.
 
-    full_to_swa: as step_inputs'. slots_of_requests: of each row of req_to_token, the slot of its request's states;
-    None: there are none. A tree of drafts is as many requests as it has tokens: spec_trees.
+    full_to_swa, optional: as step_inputs'. slots_of_requests: of each row of req_to_token, the slot of its request's
+    states; None: there are none. A tree of drafts is as many requests as it has tokens: spec_trees.
     """
     query_lens, seq_lens = host_lengths(forward_batch)
     longest = int(seq_lens.max(initial=0))
@@ -113,7 +114,9 @@ def from_forward_batch(
         slots = {name: None if own is None else own[of] for name, own in slots.items()}
     elif isinstance(forward_batch, spec_trees.DraftStep) and forward_batch.branch_slots is not None:
         spec_trees.put_branches(forward_batch, seq_lens, table)
-    slots |= dict(verifies=_verifies(forward_batch), dp_lora_slots=batches.dp_lora_slots(forward_batch))
+    slots |= dict(
+        optional=optional, verifies=_verifies(forward_batch), dp_lora_slots=batches.dp_lora_slots(forward_batch)
+    )
     if states is not None and not slots["verifies"]:
         slots["tracks"] = state_tracks(forward_batch)
     return step_inputs(query_lens, seq_lens, out_cache_loc, table, page_size, full_to_swa, dp_tokens, **slots)
