@@ -1,22 +1,28 @@
 """--enable-memory-saver on a CPU: a server that sleeps has given its memory back, and answers as before afterwards."""
 
+import numpy as np
 import psutil
 import pytest
 from safetensors.torch import load_file
-from serving.conftest import MODEL, Engine
+from serving.conftest import MODEL
 
 from sglang.srt.model_executor_ms.seams.control import RefusedRequest
 
 SECONDS = 20
-TOKENS, ROW = 65536, 6 * 2 * 2 * 48 * 4  # layers, keys and values, heads, their size, bytes
+LENGTH = 1000  # of a prompt
+TOKENS, ROW = 32 * 1024, 6 * 2 * 2 * 48 * 4  # layers, keys and values, heads, their size, bytes
 GREEDY = {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True}
 
 
 @pytest.fixture(scope="module")
-def engine():
-    engine = Engine(enable_memory_saver=True, max_total_tokens=TOKENS)
-    yield engine
-    engine.shutdown()
+def engine(start_engine):
+    return start_engine(MODEL, enable_memory_saver=True, max_total_tokens=TOKENS, chunked_prefill_size=2048)
+
+
+def fill_pool(engine) -> None:
+    """Pages come when tokens are written to them."""
+    prompts = np.random.default_rng(0).integers(20, 400, (32, LENGTH)).tolist()
+    engine.generate(input_ids=prompts, sampling_params=GREEDY | {"max_new_tokens": 1})
 
 
 def answer(engine) -> list:
@@ -29,7 +35,10 @@ def memory(engine) -> int:
 
 
 def test_memory_of_the_pool_and_the_weights_goes_back_to_the_system(engine):
+    empty = memory(engine)
+    fill_pool(engine)
     before, awake = answer(engine), memory(engine)
+    assert awake - empty > 0.5 * TOKENS * ROW
     weights = sum(tensor.numel() * 4 for tensor in load_file(f"{MODEL}/model.safetensors").values())
     engine.release_memory_occupation()
     asleep = memory(engine)

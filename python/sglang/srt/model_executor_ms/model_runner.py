@@ -5,6 +5,7 @@ import torch
 from sglang.srt.model_executor.model_runner import ModelRunner
 from sglang.srt.model_executor_ms.environment import keep_convolution_states_in
 from sglang.srt.model_executor_ms.runner import cpu_runner, device, eplb, swa_pool, weights
+from sglang.srt.model_executor_ms.runner.lazy_zeros import LazyZeros
 from sglang.srt.model_executor_ms.runner.lora import lora_manager
 from sglang.srt.model_executor_ms.runner.sampler import HostSampler
 from sglang.srt.model_executor_ms.seams import runner
@@ -30,6 +31,15 @@ class MindSporeModelRunner(ModelRunner):
         swa_pool.divide_pool(self)
         if self.device == "cpu":
             self.sampler = HostSampler()
+
+    def alloc_memory_pool(self, *arguments, **named):
+        """Make the key/value pool, on a CPU without writing it."""
+        if self.device != "cpu":
+            return super().alloc_memory_pool(*arguments, **named)
+        with LazyZeros() as zeros:
+            super().alloc_memory_pool(*arguments, **named)
+        zeros.check(self.max_total_num_tokens)
+        return None
 
     def configure_kv_cache_dtype(self):
         """Ask SGLang for a pool of bytes: its pool of float8 is for CPUs with AMX, for its own backend, not for MLA."""

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 
 _ALIGNMENT = 64  # bytes: a cache line, and what the widest vector loads of native operators want
-_LARGE = 4 << 20  # bytes: from here on memory comes from the system, in huge pages if it has them
+LARGE = 4 << 20  # bytes: from here on memory comes from the system, in huge pages if it has them
 
 
 class WeightSlice(NamedTuple):
@@ -60,16 +60,19 @@ def _stored_dtype(dtype: ms.Type) -> np.dtype:
 def _zeros(shape: tuple, dtype: np.dtype) -> np.ndarray:
     # The system hands out zero pages only when they are touched, so nothing is written twice.
     size = math.prod(shape) * dtype.itemsize
-    if size >= _LARGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        return np.frombuffer(_huge_pages(size), dtype, math.prod(shape)).reshape(shape)
+    if size >= LARGE:
+        return np.frombuffer(huge_pages(size), dtype, math.prod(shape)).reshape(shape)
     raw = np.zeros(size + _ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-def _huge_pages(size: int) -> mmap.mmap:
-    # A tenth more of the memory's speed than in pages of 4 KiB, whose addresses have to be looked up more often.
+def huge_pages(size: int) -> mmap.mmap:
+    """Memory of zeros, which the system hands out when it is touched; in huge pages if it has them.
+
+    They give a tenth more of the memory's speed than pages of 4 KiB, whose addresses have to be looked up more often.
+    """
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a system without them
+    with contextlib.suppress(OSError, AttributeError):  # a system without them
         memory.madvise(mmap.MADV_HUGEPAGE)
     return memory
