@@ -56,6 +56,20 @@ def test_mindspore_to_torch_keeps_shape_dtype_values_and_address(dtype, shape):
     np.testing.assert_array_equal(numbers(crossed), some(torch.float32, shape).numpy())
 
 
+@one_a_dtype
+def test_a_view_of_the_host_is_a_tensors_memory_and_keeps_it(dtype):
+    tensor = some(dtype)
+    view = bridge.host_view(tensor)
+    assert (view.shape, view.dtype, view.data_ptr()) == ((3, 5), DTYPES[dtype], tensor.data_ptr())
+    tensor[1] = tensor[0]
+    wanted = numbers(tensor)
+    del tensor
+    gc.collect()
+    np.testing.assert_array_equal(numbers(view), wanted)
+    with pytest.raises(bridge.BridgeError, match="contiguous"):
+        bridge.host_view(some(dtype).t())
+
+
 def test_bools_of_a_device_are_refused_before_they_are_read_on_the_host():
     with pytest.raises(bridge.BridgeError, match="a bool tensor on meta: .* cast it first"):
         bridge.to_mindspore(torch.zeros(2, dtype=torch.bool, device="meta"))

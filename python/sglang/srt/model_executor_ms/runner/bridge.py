@@ -8,6 +8,7 @@ ordered.
 import mindspore as ms
 import numpy as np
 import torch
+from mindspore.common import np_dtype
 from mindspore.utils.dlpack import from_dlpack, to_dlpack
 from torch.utils import dlpack
 
@@ -21,10 +22,7 @@ def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
 
     BridgeError for a torch tensor that is not contiguous, and for one of bools that is on a device.
     """
-    if not tensor.is_contiguous():
-        raise BridgeError(
-            f"a torch tensor of shape {tuple(tensor.shape)} has strides {tensor.stride()}: call .contiguous() first"
-        )
+    _check_contiguous(tensor)
     tensor = tensor.detach()
     if tensor.dtype == torch.bool:  # DLPack in MindSpore 2.10 knows no bool
         if tensor.device.type != "cpu":
@@ -33,6 +31,22 @@ def to_mindspore(tensor: torch.Tensor) -> ms.Tensor:
             )
         return ms.Tensor.from_numpy(tensor.numpy())
     return from_dlpack(dlpack.to_dlpack(tensor))
+
+
+def _check_contiguous(tensor: torch.Tensor) -> None:
+    if not tensor.is_contiguous():
+        raise BridgeError(
+            f"a torch tensor of shape {tuple(tensor.shape)} has strides {tensor.stride()}: call .contiguous() first"
+        )
+
+
+def host_view(tensor: torch.Tensor) -> ms.Tensor:
+    """As `to_mindspore`, of a tensor of the host that may be large: MindSpore 2.10's from_dlpack takes 0.6 ms a MB."""
+    _check_contiguous(tensor)
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return ms.Tensor.from_numpy(tensor.view(torch.int16).numpy().view(np_dtype.bfloat16))
+    return ms.Tensor.from_numpy(tensor.numpy())
 
 
 def to_torch(tensor: ms.Tensor) -> torch.Tensor:

@@ -82,7 +82,9 @@ class KVCaches:
             raise ValueError(f"layer {layer} caches rows of {spec.row}; its buffer in the pool has {buffer.shape[-2:]}")
         if buffer.is_meta:
             return device_layout_cache.maker(buffer, spec.blockwise, self.pool.page_size)()
-        return ops.cache_view(bridge.to_mindspore(buffer), f"{name}_{layer}", self.pool.page_size)
+        # Other tables write caches by MindSpore's operators, which take memory that is torch's by from_dlpack.
+        shared = bridge.host_view if ops.capabilities().static_graphs else bridge.to_mindspore
+        return ops.cache_view(shared(buffer), f"{name}_{layer}", self.pool.page_size)
 
 
 class StatePool:

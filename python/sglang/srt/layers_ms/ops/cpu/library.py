@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from mindspore import Tensor, ops
 from mindspore import dtype as mstype
+from mindspore.common import np_dtype
 from mindspore.ops import constexpr
 
 _found = sorted(Path(__file__).parent.glob("libmindspore_cpu*.so"))
@@ -66,8 +67,8 @@ class Operator(ops.Custom):
 
 
 def _empty(shape, dtype) -> Tensor:
-    stored = np.dtype("int16" if dtype == mstype.bfloat16 else str(dtype).lower())  # numpy has no bfloat16
-    return Tensor.from_numpy(np.empty(shape, stored)).view(dtype)
+    stored = np_dtype.bfloat16 if dtype == mstype.bfloat16 else str(dtype).lower()
+    return Tensor.from_numpy(np.empty(shape, stored))
 
 
 def _call(function, tensors) -> int:
