@@ -10,7 +10,7 @@ from models import results
 from rerun_failed import FLAKY, rerun
 from tiers import SLOW, mostly_slow, offenders, seconds
 
-SECONDS = 15
+SECONDS = 25
 TEST = Path(__file__).parent
 
 

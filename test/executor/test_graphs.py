@@ -27,7 +27,7 @@ from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches
 from sglang.srt.model_executor_ms.runner.step import FIELDS, StepLayout, step_layout
 from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 
-SECONDS = 3
+SECONDS = 9, 25
 pytestmark = pytest.mark.usefixtures("table")
 
 

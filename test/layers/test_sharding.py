@@ -50,7 +50,7 @@ from sglang.srt.model_executor_ms.runner.step_inputs import step_inputs
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.llama import LlamaConfig
 
-SECONDS = 15, 25
+SECONDS = 28
 pytestmark = pytest.mark.usefixtures("table")
 
 

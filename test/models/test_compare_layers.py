@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from models.compare_layers import differences
 
-SECONDS = 30
+SECONDS = 13
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "ms_example/demo_model"
 CLOSE = 1e-5

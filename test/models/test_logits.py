@@ -7,7 +7,7 @@ from models.tiny import ARCHITECTURES, COMMON, COMPILED, KINDS, PLAIN, TINY, ref
 from models.variants import blocks, experts, layouts, states, windows
 from tiers import mostly_slow
 
-SECONDS = 105, 730
+SECONDS = 55, 500
 LENGTHS = {"one": 1, "short": 13, "long": 70}  # long goes beyond the original length of every scaled rope
 PAGE_SIZES = [1, 4, 16]
 # Largest error, relative to the largest logit, against float32 arithmetic on the checkpoint's rounded weights.

@@ -13,7 +13,7 @@ from tiers import mostly_slow
 
 from sglang.srt.models_ms.registry import MODELS, model_class
 
-SECONDS = 60, 380
+SECONDS = 25, 300
 
 # Ten places for eight experts, others in each layer. Where a layout has them they move to those of other layers.
 PLACES = tuple(tuple(np.random.default_rng(layer).permutation([*range(8), layer, 3]).tolist()) for layer in range(4))

@@ -18,7 +18,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.metadata import HostStep
 from sglang.srt.model_executor_ms.runner import bridge
 
-SECONDS = 35, 45
+SECONDS = 45, 55
 pytestmark = pytest.mark.usefixtures("table")
 SLOTS = 9
 LENGTHS = [1, 70, 2, 150, 5]  # tokens of each request of a step

@@ -13,7 +13,7 @@ from serving import faulty_card
 from serving.conftest import MODEL
 from serving.warm import BEFORE
 
-SECONDS = 60
+SECONDS = 30
 PROMPTS = ["Return the", "The first", "def main(self):\n", "import os"]
 
 

@@ -8,7 +8,7 @@ import requests
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-SECONDS = 60
+SECONDS = 20
 GREEDY = {"temperature": 0, "max_new_tokens": 12, "ignore_eos": True}
 KNOWN = {"text": "Return a list of", "sampling_params": GREEDY}
 JSON = {"Content-Type": "application/json"}

@@ -10,7 +10,7 @@ import torch
 
 from sglang.srt.managers.io_struct import ContinueGenerationReqInput, GenerateReqInput, PauseGenerationReqInput
 
-SECONDS = 70
+SECONDS = 30
 GREEDY = {"temperature": 0, "max_new_tokens": 24}
 PROMPTS = ["Return a list of", "The iterator", "Raises an exception if the", "def", "If the object is a string, it"]
 

@@ -10,7 +10,7 @@ from models.tiny import save
 from serving.answers import asked, check_answers, choices, computed
 from tiers import mostly_slow
 
-SECONDS = 70, 140
+SECONDS = 15, 80
 
 # Operator table: (variant, arguments, limit of logprobs, share of choices that rounding may change). A token goes to 3
 # of 8 experts. On the Ascend path decode graphs are captured, for two requests.

@@ -11,7 +11,7 @@ from serving.conftest import Server
 from serving.warm import WarmServer, warm_up
 from tiers import SLOW
 
-SECONDS = 35, 75
+SECONDS = 60, 100
 SMALL = ("--mount", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"', "sh")
 LIMIT = 120  # seconds
 

@@ -6,7 +6,7 @@ import pytest
 
 import sglang
 
-SECONDS = 15
+SECONDS = 8
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,7 +19,7 @@ from tiers import SLOW
 
 from sglang.srt.utils import MultiprocessingSerializer
 
-SECONDS = 35, 360
+SECONDS = 15, 300
 RANK, SLOTS, TOKENS = 8, 2, 12
 CONFIGS = {
     "a": dict(r=4, lora_alpha=8, target_modules=ALL),

@@ -21,7 +21,7 @@ from tiers import SLOW
 
 from sglang.srt.utils import MultiprocessingSerializer
 
-SECONDS = 44, 49
+SECONDS = 28, 33
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-SECONDS = 75, 95
+SECONDS = 40, 60
 YES, NO = 17, 101
 IDENTITY = "torch.nn.modules.linear.Identity"
 WORDS = {f"w{number}": number for number in range(tiny.COMMON["vocab_size"])}

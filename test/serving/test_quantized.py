@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sglang.srt.model_executor_ms.runner import kv_scales
 
-SECONDS = 25
+SECONDS = 12
 NAME, DOWN = "W4A16", "model.layers.0.mlp.down_proj.weight"
 SCALES, TOKENS = [0.03], 200000  # of the cache of each layer; tokens of the pool
 GREEDY = dict(temperature=0, max_new_tokens=24, ignore_eos=True)

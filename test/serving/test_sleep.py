@@ -8,7 +8,7 @@ from serving.conftest import MODEL
 
 from sglang.srt.model_executor_ms.seams.control import RefusedRequest
 
-SECONDS = 20
+SECONDS = 10
 LENGTH = 1000  # of a prompt
 TOKENS, ROW = 32 * 1024, 6 * 2 * 2 * 48 * 4  # layers, keys and values, heads, their size, bytes
 GREEDY = {"temperature": 0, "max_new_tokens": 16, "ignore_eos": True}
