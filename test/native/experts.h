@@ -62,7 +62,7 @@ void test_route() {
 void test_experts(const std::string& dtype) {
   const int64_t tokens = any(1, any(0, 3) ? 9 : 250), width = any(1, 100), size = any(1, 150), experts = any(1, 6);
   const int64_t before = any(0, 1) * any(0, 6), all = before + experts + any(0, 1) * any(0, 6);  // on other ranks
-  const int64_t top_k = any(1, all), kind = any(0, 4), parts = kind == 4 ? 1 : 2;
+  const int64_t top_k = any(1, all), kind = any(0, 5), parts = kind == 4 ? 1 : 2;
   const bool biased = any(0, 1);
   const double alpha = 1.7, limit = 0.6;
   Array x(dtype, {tokens, width}), gate_up(dtype, {experts, parts, size, width}), down(dtype, {experts, width, size});
@@ -92,7 +92,9 @@ void test_experts(const std::string& dtype) {
     if (kind == 2)
       return 0.5 * gate * (1 + std::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
     if (kind == 4) return std::pow(std::max(gate, 0.0), 2);
-    gate = std::min(gate, limit), up = std::min(std::max(up, -limit), limit);
+    up = std::min(std::max(up, -limit), limit);
+    if (kind == 5) return std::min(gate / (1 + std::exp(-gate)), limit) * up;
+    gate = std::min(gate, limit);
     return gate / (1 + std::exp(-alpha * gate)) * (up + 1);
   };
   std::vector<double> wanted(y.size);
@@ -164,4 +166,16 @@ void test_sparsemixer() {
     }
   }
   expect(call(route_sparsemixer, {&one, &jitter, &weights, &chosen}) != 0, "route_sparsemixer takes one expert");
+}
+
+void test_scaled_routes() {
+  const int64_t tokens = any(1, 40), experts = any(1, 40), top_k = any(1, 8);
+  Array weights("float32", {tokens, top_k}), chosen("int32", {tokens, top_k}), factors("float32", {experts});
+  Array found("float32", {tokens, top_k}), far("int32", {tokens, top_k});
+  weights.fill(), factors.fill(), far.set(any(0, far.size - 1), experts);
+  for (int64_t i = 0; i < chosen.size; ++i) chosen.set(i, any(0, experts - 1));
+  expect(call(scale_routes, {&weights, &chosen, &factors, &found}) == 0, "scale_routes");
+  auto scaled = [&](int64_t i) { return weights.get(i) * factors.get(static_cast<int64_t>(chosen.get(i))); };
+  close(found, found.size, scaled, "float32", "scale_routes");
+  expect(call(scale_routes, {&weights, &far, &factors, &found}) != 0, "scale_routes takes an expert that is none");
 }

@@ -580,7 +580,7 @@ int main(int count, char** arguments) {
             test_quant_experts(dtype);
         test_activate(dtype), test_rows_by_index(dtype), test_segment_attention(dtype), test_mrope(dtype);
         test_lora(dtype), test_rows_of_a_step(dtype), test_replay(dtype), test_route(), test_sparsemixer(),
-            test_experts(dtype), test_dispatch(dtype);
+            test_scaled_routes(), test_experts(dtype), test_dispatch(dtype);
         test_recurrent_states(dtype), test_kimi_delta(dtype), test_gates(dtype);
         for (const std::string& cache_dtype : kDtypes) test_causal_conv(dtype, cache_dtype);
         for (const std::string& cache_dtype : kCaches) {

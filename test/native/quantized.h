@@ -250,13 +250,16 @@ double gated_as(int64_t kind, double gate, double up, double alpha, double limit
   if (kind == 0) return gate / (1 + std::exp(-gate)) * up;
   if (kind == 1) return 0.5 * gate * (1 + std::erf(gate / std::sqrt(2.0))) * up;
   if (kind == 2) return 0.5 * gate * (1 + std::tanh(std::sqrt(2 / M_PI) * (gate + 0.044715 * gate * gate * gate))) * up;
-  gate = std::min(gate, limit), up = std::min(std::max(up, -limit), limit);
+  up = std::min(std::max(up, -limit), limit);
+  if (kind == 5) return std::min(gate / (1 + std::exp(-gate)), limit) * up;
+  gate = std::min(gate, limit);
   return gate / (1 + std::exp(-alpha * gate)) * (up + 1);
 }
 
 void test_quant_experts(const std::string& dtype) {
   const int64_t tokens = any(1, any(0, 3) ? 9 : 250), experts = any(1, 5), before = any(0, 3),
-                all = before + experts + any(0, 3), top_k = any(1, all), activation = any(0, 3);
+                all = before + experts + any(0, 3), top_k = any(1, all);
+  const int gated[] = {0, 1, 2, 3, 5}, activation = gated[any(0, 4)];
   const int activations = any(0, 1) ? 0 : 1 + any(0, 1);
   const int kinds[] = {0, 5, 0, 1, 6, 2, 3, 7}, kind = kinds[any(0, activations ? 4 : 7)],
             down_kind = kinds[any(0, activations ? 4 : 7)];

@@ -9,6 +9,12 @@ void test_activations(const std::string& dtype) {
   auto up = [&](int64_t i) { return x.get(i / size * 2 * size + size + i % size); };
   expect(call(silu_and_mul, {&x, &y}) == 0, "silu_and_mul");
   close(y, y.size, [&](int64_t i) { return gate(i) / (1 + std::exp(-gate(i))) * up(i); }, dtype, "silu_and_mul");
+  Array limit = number(1.3);
+  expect(call(silu_and_mul_clamped, {&x, &limit, &y}) == 0, "silu_and_mul_clamped");
+  auto clamped = [&](int64_t i) {
+    return std::min(gate(i) / (1 + std::exp(-gate(i))), 1.3) * std::min(std::max(up(i), -1.3), 1.3);
+  };
+  close(y, y.size, clamped, dtype, "silu_and_mul_clamped");
   expect(call(gelu_and_mul, {&x, &y}) == 0, "gelu_and_mul");
   close(
       y, y.size, [&](int64_t i) { return 0.5 * gate(i) * (1 + std::erf(gate(i) / std::sqrt(2.0))) * up(i); }, dtype,

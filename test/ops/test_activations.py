@@ -68,6 +68,14 @@ def test_columns_are_scaled_by_their_tokens_positions(table, columns):
     torch.testing.assert_close(torch.from_numpy(found.asnumpy()), wanted, atol=1e-6, rtol=1e-6)
 
 
+def test_gates_are_bounded_behind_silu_and_values_on_both_sides(table):
+    gate_up = rows(7, 38) * 3
+    gate, up = gate_up.chunk(2, -1)
+    wanted = torch.nn.functional.silu(gate).clamp(max=0.9) * up.clamp(-0.9, 0.9)
+    found = run(ops.silu_and_mul_clamped, gate_up, 0.9)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-6)
+
+
 def test_a_loaded_factor_scales(table):
     x, factor = rows(4, 19), rows(1, seed=1)
     found = run(ops.scale_by, x, bridge.to_mindspore(factor))

@@ -70,10 +70,18 @@ def test_a_sparse_mixer_weights_two_experts_among_those_near_them(jitter):
     assert found[1].asnumpy().dtype == np.int32 and (wanted[0] < 0.9).any()
 
 
+def test_weights_are_scaled_by_their_experts():
+    weights, factors, experts = draw(9, 3), draw(20, seed=1), np.random.default_rng(0).integers(0, 20, (9, 3), np.int32)
+    found = call(ops.scale_routes, [weights, experts], [factors])
+    close(found, weights * factors[experts])
+
+
 def gated(gate, up, activation):
     if activation == "clamped_silu":
         gate, up = np.minimum(gate, LIMIT), np.clip(up, -LIMIT, LIMIT)
         return gate / (1 + np.exp(-ALPHA * gate)) * (up + 1)
+    if activation == "silu_clamped":
+        return np.minimum(gate / (1 + np.exp(-gate)), LIMIT) * np.clip(up, -LIMIT, LIMIT)
     name = {"silu": "silu_and_mul", "gelu": "gelu_and_mul", "gelu_pytorch_tanh": "gelu_tanh_and_mul"}[activation]
     return np.vectorize(ACTIVATIONS[name])(gate) * up
 
@@ -156,13 +164,13 @@ def test_experts_that_are_not_in_the_stacks_add_nothing(dtype):
     assert not found[0].astype(ms.float32).asnumpy().any()
 
 
-@pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh"])
+@pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh", "silu_clamped"])
 def test_experts_have_the_activations_of_dense_layers(activation):
     x, gate_up, down = draw(3, 40), draw(4, 2, 24, 40, scale=0.2), draw(4, 40, 24, scale=0.2)
     weights, chosen = np.abs(draw(3, 2)), np.array([[0, 3], [2, 1], [3, 2]], np.int32)
 
     def operator(x, weights, chosen, gate_up, down, activation):
-        return ops.fused_experts(x, gate_up, None, down, None, weights, chosen, activation, 1.0, 1.0)
+        return ops.fused_experts(x, gate_up, None, down, None, weights, chosen, activation, 1.0, LIMIT)
 
     def pack(gate_up, down):
         ops.prepack_experts(gate_up)

@@ -3,7 +3,7 @@
 DeepSeek-AI, 2024 (DeepSeek-V2). Reference: transformers/models/deepseek_v2/modeling_deepseek_v2.py.
 """
 
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.cache_spec import MLASpec
@@ -61,9 +61,9 @@ class KVBProj(MethodLayer):
 
 
 class MLAAttention(nn.Cell):
-    """Causal latent attention of one layer."""
+    """Causal latent attention of one layer. query_factors: as Attention's."""
 
-    def __init__(self, config, layer_id):
+    def __init__(self, config, layer_id, query_factors=None):
         super().__init__()
         hidden, rank, shard, dtype = config.hidden_size, config.kv_lora_rank, config.shard.attention, config.dtype
         size, bias = config.qk_nope_head_dim + config.qk_rope_head_dim, config.attention_bias
@@ -87,6 +87,8 @@ class MLAAttention(nn.Cell):
         def compression(name, width):
             return ColumnParallelLinear(hidden, [(name, width, slice(0, width))], bias, dtype)
 
+        self.query_factors = None if query_factors is None else Tensor(query_factors)
+        self.query_size = self.heads * size
         self.compresses_queries = config.q_lora_rank is not None
         if self.compresses_queries:
             self.q_a_proj = compression("q_a_proj", config.q_lora_rank)
@@ -110,8 +112,11 @@ class MLAAttention(nn.Cell):
 
     def to_cache(self, x, compressed, step):
         """Write the rows of x -> queries [T, H * (N + R)] of this rank's heads, and the cache that they read."""
+        q = (self.q_b_proj if self.compresses_queries else self.q_proj)(compressed, step)
+        if self.query_factors is not None:  # a factor goes through rotation
+            q = ops.scale_by_position(q, self.query_factors, step, self.query_size)
         return ops.mla_to_cache(
-            (self.q_b_proj if self.compresses_queries else self.q_proj)(compressed, step),
+            q,
             self.kv_a_proj_with_mqa(x, step),
             self.kv_a_layernorm.weight,
             self.kv_a_layernorm.eps,

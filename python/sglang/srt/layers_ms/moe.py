@@ -69,6 +69,22 @@ class SparseMixerRouter(Router):
         return ops.route_sparsemixer(ops.linear_fp32(x, self.weight, self.bias), self.jitter)
 
 
+class ScaledRouter(Router):
+    """A Router that normalizes its rows, and multiplies the weights of each expert by a factor of its own. Gemma 4."""
+
+    def __init__(self, config, num_experts: int, routing: Routing):
+        super().__init__(config, num_experts, routing)
+        hidden = config.hidden_size
+        self.norm = parameter((hidden,), config.dtype, WeightSlice("scale", (ALL,)))
+        self.per_expert_scale = parameter((num_experts,), float32, WeightSlice("per_expert_scale", (ALL,)))
+        self.eps, self.factor = config.rms_norm_eps, hidden**-0.5
+
+    def construct(self, x):
+        logits = ops.linear_fp32(ops.rms_norm(x, self.norm, self.eps, 0.0), self.weight, self.bias)
+        weights, experts = ops.route(ops.scale(logits, self.factor), self.correction, *self.routing)
+        return ops.scale_routes(weights, experts, self.per_expert_scale), experts
+
+
 class Experts(MethodLayer):
     """The weighted sum of act(gate) * up MLPs, or without a gate act(up), that a router chose for each token.
 
@@ -183,11 +199,13 @@ class Experts(MethodLayer):
 class SparseMoeBlock(nn.Cell):
     """x -> the weighted sum of the experts that `gate`, a Router, chooses, plus shared_experts(x) if there are any.
 
-    The ranks of `shard` divide the experts. Those of shard.moe divide shared_experts, a GatedMLP.
+    The ranks of `shard` divide the experts. Those of shard.moe divide shared_experts, a GatedMLP. shared_factor: what
+    the shared experts' part is multiplied by.
     """
 
-    def __init__(self, gate, experts, shard: Shard, shared_experts=None):
+    def __init__(self, gate, experts, shard: Shard, shared_experts=None, shared_factor=1.0):
         super().__init__()
+        self.shared_factor = shared_factor
         self.gate, self.experts, self.shared_experts = gate, experts, shared_experts
         self.dp_gather_scatter = DPGatherScatter(shard.moe)
 
@@ -203,8 +221,20 @@ class SparseMoeBlock(nn.Cell):
         x = self.dp_gather_scatter.gather(x, step)
         y = self.routed(x, step)
         if self.shared_experts is not None:
-            y = ops.add(y, self.shared_experts.partial(x, step), 1.0)
+            y = ops.add(y, self.shared_experts.partial(x, step), self.shared_factor)
         return self.dp_gather_scatter.reduce_scatter(y, step)
+
+
+class NormedMoeBlock(SparseMoeBlock):
+    """A SparseMoeBlock whose experts see what a norm, a cell, makes of a token, and its router the token itself."""
+
+    def __init__(self, gate, experts, shard: Shard, norm):
+        super().__init__(gate, experts, shard)
+        self.norm = norm
+
+    def routed(self, x, step):
+        weights, experts = self.gate(x)
+        return self.experts(self.norm.plain(x), weights, experts, step)
 
 
 class LatentMoeBlock(SparseMoeBlock):

@@ -243,9 +243,10 @@ def fused_experts(
     Of each expert inner = act(gate) * up, with gate and up the products of x with gate_up [E, 2, n, h] transposed, plus
     gate_up_bias [E, 2, n]; down [E, h, n], down_bias [E, h]. The stacks are as `prepack_experts` leaves them.
     Activations: "silu", "gelu", "gelu_pytorch_tanh" and "clamped_silu", which is gate * sigmoid(alpha * gate) * (up +
-    1) with gate at most limit and up within it (gpt-oss); no other one uses alpha and limit. With "relu2" there is no
-    gate: gate_up [E, 1, n, h] has up alone, and inner = max(up, 0) ** 2. The stacks have the E
-    experts from `first` on, of `count` (None: of E); experts of a token that are not among them add nothing.
+    1) with gate at most limit and up within it (gpt-oss); "silu_clamped" is what `silu_and_mul_clamped` computes; no
+    other one uses alpha and limit. With "relu2" there is no gate: gate_up [E, 1, n, h] has up alone, and inner =
+    max(up, 0) ** 2. The stacks have the E experts from `first` on, of `count` (None: of E); experts of a token that are
+    not among them add nothing.
     lora: what adapters add to the products, as contract_lora.py says; None: nothing.
     """
 

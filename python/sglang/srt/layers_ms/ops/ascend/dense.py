@@ -128,6 +128,13 @@ def silu_and_mul(gate_up):
     return kernels.swiglu(gate_up)
 
 
+def silu_and_mul_clamped(gate_up, limit):
+    half = gate_up.shape[-1] // 2
+    gate, up = (kernels.cast(one, mstype.float32) for one in kernels.split(gate_up, (half, half)))
+    gate = kernels.clamp(kernels.mul(gate, kernels.sigmoid(gate)), None, limit)
+    return kernels.cast(kernels.mul(gate, kernels.clamp(up, -limit, limit)), gate_up.dtype)
+
+
 def gelu_of_halves(gate_up, approximate):
     half = gate_up.shape[-1] // 2
     gate, up = kernels.split(gate_up, (half, half))

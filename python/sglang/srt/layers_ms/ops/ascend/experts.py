@@ -6,7 +6,7 @@ from mindspore import dtype as mstype
 from mindspore.ops import constexpr
 
 from sglang.srt.layers_ms.ops.ascend import kernels
-from sglang.srt.layers_ms.ops.ascend.dense import gelu_of_halves
+from sglang.srt.layers_ms.ops.ascend.dense import gelu_of_halves, silu_and_mul_clamped
 from sglang.srt.layers_ms.ops.ascend.lora_experts import add_sorted_lora, slots_of_tokens
 from sglang.srt.layers_ms.ops.metadata import FULL
 
@@ -66,6 +66,10 @@ def route_sparsemixer(logits, jitter):
     weight = _sparsemixer_weight(logits, kernels.contiguous(best), first, jitter)
     second = _sparsemixer_weight(others, kernels.contiguous(next_best), kernels.contiguous(second), jitter)
     return kernels.cat((weight, second)), experts
+
+
+def scale_routes(weights, experts, factors):
+    return kernels.mul(weights, kernels.gather(factors, experts.reshape(-1)).reshape(weights.shape))
 
 
 def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
@@ -190,6 +194,8 @@ def gated(gate_up, activation, alpha, limit):
     """[n, 2 * size], gate then up -> act(gate) * up, [n, size]."""
     if activation == "silu":
         return kernels.swiglu(gate_up)
+    if activation == "silu_clamped":
+        return silu_and_mul_clamped(gate_up, limit)
     if activation != "clamped_silu":
         return gelu_of_halves(gate_up, "tanh" if activation == "gelu_pytorch_tanh" else "none")
     half = gate_up.shape[-1] // 2

@@ -2,7 +2,14 @@
 
 from sglang.srt.layers_ms.ops.cpu import stubs
 
-ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_pytorch_tanh": 2, "clamped_silu": 3, "relu2": 4}  # as in src/experts.h
+ACTIVATIONS = {  # as in src/experts.h
+    "silu": 0,
+    "gelu": 1,
+    "gelu_pytorch_tanh": 2,
+    "clamped_silu": 3,
+    "relu2": 4,
+    "silu_clamped": 5,
+}
 NO_LORA = (None,) * 7
 
 
@@ -35,6 +42,10 @@ def fused_experts(
 
 def route_sparsemixer(logits, jitter):
     return stubs.route_sparsemixer(logits, jitter)
+
+
+def scale_routes(weights, experts, factors):
+    return stubs.scale_routes(weights, experts, factors)
 
 
 def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):

@@ -94,6 +94,11 @@ def silu_and_mul(gate_up):
     return mint.nn.functional.silu(gate) * up
 
 
+def silu_and_mul_clamped(gate_up, limit):
+    gate, up = mint.chunk(gate_up, 2, -1)
+    return ops.minimum(mint.nn.functional.silu(gate), limit) * ops.maximum(ops.minimum(up, limit), -limit)
+
+
 def gelu_and_mul(gate_up):
     gate, up = mint.chunk(gate_up, 2, -1)
     return gate * 0.5 * (1.0 + ops.erf(gate * math.sqrt(0.5))) * up

@@ -47,6 +47,10 @@ def route_sparsemixer(logits, jitter):
     return mint.cat((first, second), -1), experts.astype(mstype.int32)
 
 
+def scale_routes(weights, experts, factors):
+    return weights * ops.gather(factors, experts, 0)
+
+
 def to_physical_experts(experts, logical_to_physical_map, expert_counts, step, attn_dp_size):
     rows = ops.gather(logical_to_physical_map, experts, 0)  # [T, k, 1 + most]
     # MindSpore 2.10: no arange of a dynamic length in a graph: count the rows instead.
@@ -68,6 +72,8 @@ def gated(gate, up, activation, alpha, limit):
     if activation == "clamped_silu":
         gate, up = ops.minimum(gate, limit), ops.maximum(ops.minimum(up, limit), -limit)
         return gate * mint.sigmoid(alpha * gate) * (up + 1.0)
+    if activation == "silu_clamped":
+        return ops.minimum(gate * mint.sigmoid(gate), limit) * ops.maximum(ops.minimum(up, limit), -limit)
     if activation == "gelu":
         return gate * 0.5 * (1.0 + ops.erf(gate * math.sqrt(0.5))) * up
     if activation == "gelu_pytorch_tanh":

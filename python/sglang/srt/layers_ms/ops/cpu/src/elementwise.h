@@ -383,6 +383,32 @@ template <typename T>
 void silu_and_mul_as(const calls::silu_and_mul& a) {
   act_and_mul<T>(kSilu, a);
 }
+inline f32x16 silu_and_mul_clamped(f32x16 gate, f32x16 up, float most) {
+  const f32x16 limit = splat(most);
+  gate = activate(kSilu, gate);
+  gate = gate > limit ? limit : gate;
+  up = up > limit ? limit : up;
+  return gate * (up < -limit ? -limit : up);
+}
+
+template <typename T>
+void silu_and_mul_clamped_as(const calls::silu_and_mul_clamped& a) {
+  const int64_t size = a.columns / 2;
+  const float limit = a.limit;
+  over_rows(a.tokens, size, [&](int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; ++row) {
+      const T *gate = in<T>(a.gate_up) + row * 2 * size, *up = gate + size;
+      T* to = out<T>(a.out) + row * size;
+      over(
+          size, [&](int64_t i) { store(to + i, silu_and_mul_clamped(load(gate + i), load(up + i), limit)); },
+          [&](int64_t i) {
+            const f32x16 one = splat(to_float(gate[i])), other = splat(to_float(up[i]));
+            to[i] = from_float<T>(silu_and_mul_clamped(one, other, limit)[0]);
+          });
+    }
+  });
+}
+
 template <typename T>
 void gelu_and_mul_as(const calls::gelu_and_mul& a) {
   act_and_mul<T>(kGelu, a);

@@ -24,6 +24,7 @@ constexpr int64_t kHugePage = 2 << 20;
 constexpr int64_t kRun = 4;      // pieces of an expert that a task takes one after the other
 constexpr int kClamped = 3;      // activation; the others are those of act_and_mul
 constexpr int kSquaredRelu = 4;  // of up alone: there is no gate
+constexpr int kSiluClamped = 5;
 
 // The scores of one token: softmax or sigmoid of its logits, with room for a whole last vector.
 inline void score(const calls::route& a, const float* logits, float* scores) {
@@ -197,6 +198,7 @@ class PlainStacks {
 template <typename Call>
 inline f32x16 gated(const Call& a, f32x16 gate, f32x16 up) {
   if (a.activation == kSquaredRelu) return up > 0.0f ? up * up : f32x16{};
+  if (a.activation == kSiluClamped) return silu_and_mul_clamped(gate, up, a.limit);
   if (a.activation != kClamped) return activate(a.activation, gate) * up;
   const f32x16 limit = splat(a.limit);
   gate = gate > limit ? limit : gate;

@@ -6,6 +6,12 @@ void calls::fused_experts::validate(Arguments& arguments) const {
   check_expert_adapters(arguments, *this);
 }
 
+void run(Arguments& arguments, const calls::scale_routes& a) {
+  arguments.check(within(a.ids, a.tokens * a.top_k, a.experts), "an expert is none of the %ld", a.experts);
+  if (arguments.failed()) return;
+  for (int64_t i = 0; i < a.tokens * a.top_k; ++i) a.out[i] = a.weights[i] * a.factors[a.ids[i]];
+}
+
 void run(Arguments& arguments, const calls::to_physical_experts& a) {
   arguments.check(within(a.ids, a.tokens * a.top_k, a.experts), "an expert is none of the %ld", a.experts);
   for (int64_t i = 0; i < a.experts && !arguments.failed(); ++i) {
