@@ -31,6 +31,7 @@ VARIANTS = [
     *("glm4@32", "glm4-no-bias@32", "minicpm@h96", "internlm2@h96", "internlm3@16", "exaone@h96", "phi3@h96"),
     *("baichuan@h96", "qwen@h96", "chatglm@h192", "seed_oss@16", "smollm3@16", "ernie4_5@16"),
     *("arcee@16", "apertus@16", "starcoder2@16", "olmo-clip@16", "hunyuan_v1_dense@16", "ministral3@32", "phi@h192"),
+    "youtu@16",
 ]
 
 

@@ -19,6 +19,8 @@ ONE_WAY = {
     "flex_olmo@h96": "mixed_batch",
     "granitemoe@16": "mixed_batch",
     "phimoe@16": "mixed_batch",
+    "mistral4@16": "mixed_batch",
+    "mistral-large-3@16": "chunks",
     "hunyuan_v1_moe@16": "mixed_batch",
     "hy_v3@16": "mixed_batch",
     "deepseek_v32-dense@16": "mixed_batch",

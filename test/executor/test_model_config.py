@@ -108,6 +108,29 @@ def test_a_model_of_which_only_the_text_is_served_is_a_model_of_text_to_sglang(t
         model_config.overrides(arguments(folder, enable_multimodal=True))
 
 
+@pytest.mark.parametrize("variant, alone", [("mistral-large-3", False), ("mistral-large-3-seeing", True)])
+def test_mistrals_own_files_say_whether_only_the_text_is_served(tmp_path, variant, alone):
+    folder = tmp_path / variant
+    tiny.save(variant, folder)
+    (folder / "config.json").unlink()
+    made = model_config.overrides(arguments(folder))
+    assert made is None if not alone else json.loads(made) == {"language_model_only": True}
+
+
+def test_a_broken_params_json_is_a_sentence(tmp_path):
+    folder = tmp_path / "mistral-large-3"
+    folder.mkdir()
+    (folder / "params.json").write_text("{")
+    with pytest.raises(UnsupportedModel, match="params.json cannot be read"):
+        model_config.overrides(arguments(folder))
+
+
+@pytest.mark.parametrize("variant", ["mistral4", "youtu"])
+def test_latent_attention_that_sglang_does_not_know_gets_a_second_name(tmp_path, variant):
+    (first, second) = json.loads(model_config.overrides(arguments(tiny.save(variant, tmp_path))))["architectures"]
+    assert (first[:5].lower(), second) == (variant[:5], "DeepseekV3ForCausalLM")
+
+
 YARN = dict(rope_type="yarn", factor=3.0, original_max_position_embeddings=64)
 LINEAR = dict(rope_type="linear", factor=3.0)
 OLDER = dict(type="linear", factor=3.0)

@@ -163,7 +163,7 @@ class PagedModel:
         kv_cache_dtype: str = "auto",
     ):
         """page_size: of the pool, for operator tables that read its pages; steps may have others for the rest."""
-        of_sglang = config = get_config(str(folder), trust_remote_code=True)
+        config = get_config(str(folder), trust_remote_code=True)
         computed = getattr(ms, ops.compute_dtype(dtype))
         of_text = getattr(config, "text_config", config)
         longest = model_class(config.architectures).longest_context(config) or get_context_length(of_text)
@@ -178,7 +178,7 @@ class PagedModel:
         specs = cache_specs(network)
         held = {"auto": getattr(torch, dtype), "fp8_e4m3": torch.uint8}[kv_cache_dtype]
         self.pool = pool_of(specs, held, page_size, pool_class(specs))
-        states = states_of(of_sglang, state_specs(network), getattr(torch, dtype))
+        states = states_of(of_text, state_specs(network), getattr(torch, dtype))
         self.caches = KVCaches(self.pool, specs, states=states)
         self.keeps_states = states is not None
         self.graph, self.compiled = None, compiled or ops.capabilities().static_graphs

@@ -51,6 +51,10 @@ NAMES = {
     "gpt_oss": "GptOssForCausalLM",
     "phi": "PhiForCausalLM",
     "phimoe": "PhiMoEForCausalLM",
+    "step3p5": "Step3p5ForCausalLM",
+    "youtu": "YoutuForCausalLM",
+    "cohere2_moe": "Cohere2MoeForCausalLM",
+    "mistral4": "Mistral4ForCausalLM",
     "deepseek_v2": "DeepseekV2ForCausalLM",
     "deepseek_v32": "DeepseekV32ForCausalLM",
     "glm_moe_dsa": "GlmMoeDsaForCausalLM",
@@ -76,6 +80,7 @@ SAME = {
     "LLaMAForCausalLM": "LlamaForCausalLM",
 }  # other spellings
 SAME |= {name: name for name in ("BailingMoeForCausalLM", "BailingMoeV2ForCausalLM", "MiMoForCausalLM")}  # of tensors
+SAME["MistralLarge3ForCausalLM"] = "MistralLarge3ForCausalLM"
 
 
 @functools.cache
@@ -186,9 +191,11 @@ def test_values_are_those_of_the_config(variant):
     if given["model_type"] == "qwen":  # there it is the size of gate and up together
         given["intermediate_size"] //= 2
         given["max_position_embeddings"] = given["seq_length"]
+    if given["model_type"] == "mistral4":  # there it is the size of a whole head
+        given["head_dim"] = given["qk_rope_head_dim"]
     names = {name for name in DecoderConfig.__dataclass_fields__ if given.get(name)}
     held = {name: getattr(config, name) for name in names}
-    assert held == {name: tuple(given[name]) if name == "layer_types" else given[name] for name in names}
+    assert held == {name: tuple(given[name]) if isinstance(given[name], list) else given[name] for name in names}
     longest = [given[key] for key in ("seq_length", "max_position_embeddings", "model_max_length") if key in given]
     assert config.max_positions == longest[0]
     if not {"head_dim", "qk_rope_head_dim"} & given.keys():  # Qwen2's class has no such key

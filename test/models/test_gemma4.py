@@ -30,6 +30,24 @@ def test_stages_and_contexts_in_which_layers_cannot_share_keys_are_refused(tmp_p
 
 
 @pytest.mark.parametrize(
+    "wrong, runtime, message",
+    [
+        (dict(num_experts=None), Runtime(), "enable_moe_block = True needs num_experts and moe_intermediate_size"),
+        (dict(moe_intermediate_size=None), Runtime(), "enable_moe_block = True needs num_experts and moe_interm"),
+        (dict(top_k_experts=8), Runtime(), "each token goes to 8 of 5 experts"),
+        ({}, Runtime(stage=Stage(0, 2)), "--pp-size 2: keys of layers with a window have a pool of their own"),
+        ({}, Runtime(), None),
+    ],
+)
+def test_experts_that_cannot_be_and_stages_with_two_pools_are_refused(tmp_path, wrong, runtime, message):
+    save("gemma4-experts", tmp_path)
+    text = get_config(str(tmp_path), trust_remote_code=True).text_config.to_dict() | wrong
+    refused = pytest.raises(UnsupportedConfig, match=message) if message else contextlib.nullcontext()
+    with refused:
+        model_class(["Gemma4ForCausalLM"]).config_class.read(text, runtime=runtime)
+
+
+@pytest.mark.parametrize(
     "wrong, message",
     [
         (dict(altup_active_idx=3), "altup_active_idx = 3 of 3 streams"),

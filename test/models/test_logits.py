@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from models.harness import Requests, assert_logits_close
 from models.tiny import ARCHITECTURES, COMMON, COMPILED, KINDS, PLAIN, TINY, reference_logits
-from models.variants import blocks, experts, layouts, states, windows
+from models.variants import blocks, experts, layouts, newer, states, windows
 from tiers import mostly_slow
 
 SECONDS = 55, 500
@@ -102,7 +102,7 @@ def test_a_checkpoint_and_cache_of_half_precision_stay_within_bounds(paged_model
 
 
 WITH_STATES = ("kimi_linear", "lfm2_moe", "nemotron_h-experts", "qwen3_next", "qwen3_5_moe")
-EXPERTS = [("cpu", variant) for variant in (*experts.PLAIN, *WITH_STATES)]
+EXPERTS = [("cpu", variant) for variant in (*experts.PLAIN, *newer.PLAIN, *WITH_STATES)]
 EXPERTS = mostly_slow(EXPERTS, lambda table, variant: variant in KINDS)
 
 

@@ -31,6 +31,8 @@ NOT_HELD = {
     *("BailingMoeV2ForCausalLM", "HunYuanDenseV1ForCausalLM", "HunYuanMoEV1ForCausalLM", "HYV3ForCausalLM"),
     *("GlmMoeDsaForCausalLM", "MellumForCausalLM", "MiMoForCausalLM", "PhiMoEForCausalLM"),
     *("Ministral3ForCausalLM", "OlmoForCausalLM", "Starcoder2ForCausalLM"),
+    *("Mistral4ForCausalLM", "MistralLarge3ForCausalLM", "Step3p5ForCausalLM", "Cohere2MoeForCausalLM"),
+    "YoutuForCausalLM",
     *("BertForSequenceClassification", "Contriever", "Gemma3TextModel"),
     *("ModernBertForSequenceClassification", "ModernBertModel"),
     *("SmolLM3ForCausalLM", "SolarOpenForCausalLM", "VaultGemmaForCausalLM"),

@@ -37,7 +37,7 @@ DENSE = ["llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "
 DENSE += ["cohere2", "granite", "olmo2", "glm", "glm4", "minicpm", "minicpm3", "internlm2", "internlm3", "qwen"]
 DENSE += ["exaone", "exaone4", "phi3", "chatglm", "baichuan", "baichuan-13b"]
 DENSE += ["seed_oss", "smollm3", "ernie4_5", "cwm", "vaultgemma"]
-DENSE += ["arcee", "apertus", "starcoder2", "olmo", "hunyuan_v1_dense", "ministral3", "mimo", "phi"]
+DENSE += ["arcee", "apertus", "starcoder2", "olmo", "hunyuan_v1_dense", "ministral3", "mimo", "phi", "youtu"]
 EXPERTS = ["mixtral", "dbrx", "deepseek", "deepseek_v2", "deepseek_v3", "grok", "grok-residual", "gpt_oss"]
 EXPERTS += ["qwen2_moe", "qwen3_moe", "olmoe", "glm4_moe"]
 EXPERTS += ["dots1", "solar_open", "exaone_moe", "minimax_m2", "ernie4_5_moe", "flex_olmo", "granitemoe"]
@@ -46,7 +46,8 @@ EXPERTS += ["afmoe", "hunyuan_v1_moe", "hy_v3", "mellum", "bailing_moe", "bailin
 DENSE += ["lfm2", "qwen3_5", "falcon_h1"]
 EXPERTS += ["granitemoehybrid-experts", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 DENSE += ["falcon_h1-norm", "nemotron_h"]
-EXPERTS += ["nemotron_h-latent", "kimi_linear", "phimoe"]
+EXPERTS += ["nemotron_h-latent", "kimi_linear", "phimoe", "mistral4", "mistral-large-3", "step3p5"]
+EXPERTS += ["cohere2_moe"]
 STATES = ["granitemoehybrid-experts", "falcon_h1", "falcon_h1-norm"]  # in no attention DP
 STATES += ["kimi_linear", "nemotron_h", "nemotron_h-latent", "lfm2", "qwen3_5", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 VARIANTS = [f"{name}@ranks" for name in (*DENSE, *EXPERTS)]
@@ -60,6 +61,7 @@ SAME = {
 CASES = [(name, layout) for name in VARIANTS for layout in LAYOUTS if "EP" not in layout or name[:-6] in EXPERTS]
 CASES = [(name, layout) for name, layout in CASES if "DP" not in layout or name[:-6] not in STATES]
 CASES += [("gemma4-shared@ranks", "TP 2"), ("gemma3n@ranks", "TP 2")]  # the text of models that see
+CASES += [("gemma4-experts@ranks", layout) for layout in ("TP 2", "EP 2", "EP 2, dispatch", "attention DP 2")]
 KINDS = {  # of weights and of layers: in which layouts `make test` has them, beside "TP 2"
     "qwen3": LAYOUTS,
     "qwen3_moe": LAYOUTS,

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import torch
 import transformers
-from models import reference_models
-from models.variants import COMMON, blocks, experts, layouts, mla, rope, states, windows
+from models import reference_models, step3p5
+from models.variants import COMMON, blocks, experts, layouts, mla, newer, rope, states, windows
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+
+from sglang.srt.model_executor_ms.seams.arguments import read_step_by_sglangs_class
 
 LLAMA, MISTRAL, QWEN2, QWEN3 = (
     dict(COMMON, model_type="llama"),
@@ -69,12 +71,13 @@ TINY = {
     **windows.VARIANTS,
     **layouts.VARIANTS,
     **states.VARIANTS,
+    **newer.VARIANTS,
 }
 # What makers publish of a variant's config.json, where transformers writes it in another way.
 PUBLISHED_CONFIGS = {**experts.PUBLISHED_CONFIGS, **mla.PUBLISHED_CONFIGS, **windows.PUBLISHED_CONFIGS}
-PUBLISHED_CONFIGS |= {**states.PUBLISHED_CONFIGS, "mimo": mimo_config}
+PUBLISHED_CONFIGS |= {**states.PUBLISHED_CONFIGS, **newer.PUBLISHED_CONFIGS, "mimo": mimo_config}
 PUBLISHED_TENSORS = {"mimo": mimo_tensors, **experts.PUBLISHED_TENSORS, **states.PUBLISHED_TENSORS}
-PUBLISHED_TENSORS |= windows.PUBLISHED_TENSORS
+PUBLISHED_TENSORS |= {**windows.PUBLISHED_TENSORS, **mla.PUBLISHED_TENSORS, **newer.PUBLISHED_TENSORS}
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
 # One of each kind, for which `make test` does what `make test-all` does for all: norms of queries and keys; biases;
 # ALiBi; packed projections; a parallel residual; windows and soft caps; sinks; experts; latent attention; states.
@@ -84,6 +87,7 @@ KINDS += ["qwen3_5"]
 # by one. test/ops compiles each of them, and the CPU's table compiles every variant.
 COMPILED = KINDS
 PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN, *windows.PLAIN, *states.PLAIN]
+PLAIN += newer.PLAIN
 
 
 def described(name: str) -> dict:
@@ -141,12 +145,18 @@ def divisible(config: dict) -> dict:
 def randomize(name: str, parameter: torch.Tensor) -> None:
     """Norms far from one, biases far from zero, and scores so large that attention is no plain average."""
     gain = 1.0 if parameter.ndim == 1 or "embed" in name else 1.5 / math.sqrt(parameter.shape[-1])
+    gain = 8.0 if name.endswith("router.scale") else gain  # of experts' scores, which a factor makes small
     parameter.copy_(torch.randn(parameter.shape) * gain)
+
+
+read_step_by_sglangs_class()
+# Of kinds for which transformers chooses none.
+CLASSES = {"mistral4": transformers.Mistral4ForCausalLM, "step3p5": step3p5.Step3p5ForCausalLM}
 
 
 def config_of(described: dict):
     """transformers' config. SGLang has classes of its own for some models, from which transformers makes none."""
-    if described["model_type"] in states.SGLANGS:
+    if described["model_type"] in (*states.SGLANGS, "step3p5", "cohere2_moe"):
         model_type = described.pop("model_type")
         return getattr(transformers, CONFIG_MAPPING._mapping[model_type])(**described)
     return AutoConfig.for_model(**described)
@@ -158,7 +168,9 @@ def hugging_face(name: str, dtype: str = "float32"):
     config = config_of(copy.deepcopy(described(name)))  # classes write into rope_parameters
     torch.manual_seed(len(name))
     eager = dict(attn_implementation="eager", experts_implementation="eager")  # grouped products want even sizes
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, **eager).eval()
+    own = CLASSES.get(described(name)["model_type"])
+    made = own._from_config if own else AutoModelForCausalLM.from_config
+    model = made(config, dtype=torch.float32, **eager).eval()
     with torch.no_grad():
         buffers = [named for named in model.named_buffers() if named[0].endswith(BUFFERS)]
         for parameter_name, parameter in [*model.named_parameters(), *buffers]:
@@ -179,7 +191,10 @@ def save(name: str, folder: Path, dtype: str = "float32") -> Path:
         tensors = PUBLISHED_TENSORS[variant](load_file(folder / "model.safetensors"))
         save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     if variant in PUBLISHED_CONFIGS:
-        _write_config(folder, PUBLISHED_CONFIGS[variant](json.loads((folder / "config.json").read_text())))
+        written = json.loads((folder / "config.json").read_text())
+        if variant in mla.LARGE_3:
+            mla.as_mistral_writes(folder, variant, written)
+        _write_config(folder, PUBLISHED_CONFIGS[variant](written))
     return folder
 
 

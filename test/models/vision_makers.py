@@ -3,6 +3,7 @@
 import functools
 from pathlib import Path
 
+from models.variants import blocks
 from transformers import (
     AutoTokenizer,
     CLIPImageProcessor,
@@ -39,6 +40,7 @@ from transformers import (
     LlavaOnevisionProcessor,
     LlavaOnevisionVideoProcessor,
     LlavaProcessor,
+    Ministral3Config,
     Mistral3Config,
     Mistral3ForConditionalGeneration,
     MistralConfig,
@@ -272,20 +274,20 @@ def _qwen3_vl_moe():
     return _qwen(*processors, vision, dict(head_dim=12, **experts), Qwen3VLVideoProcessor, interleaved)
 
 
-def _mistral3():
+def _mistral3(decoder=MistralConfig, **sizes):
     tokens = tokenizer("[IMG]", "[IMG_BREAK]", "[IMG_END]")
     vision = PixtralVisionConfig(
         hidden_size=48, intermediate_size=76, num_hidden_layers=3, num_attention_heads=4, image_size=168, patch_size=14
     )
     config = Mistral3Config(
         vision_config=vision,
-        text_config=text(MistralConfig, vocab_size=len(tokens), head_dim=14, sliding_window=None),
+        text_config=text(decoder, vocab_size=len(tokens), **dict(head_dim=14, sliding_window=None) | sizes),
         image_token_index=tokens.convert_tokens_to_ids("[IMG]"),
         tie_word_embeddings=False,
     )
-    sizes = dict(size={"longest_edge": 168}, patch_size={"height": 14, "width": 14})
+    shown = dict(size={"longest_edge": 168}, patch_size={"height": 14, "width": 14})
     processor = PixtralProcessor(
-        image_processor=PixtralImageProcessor(**sizes), tokenizer=tokens, patch_size=14, spatial_merge_size=2
+        image_processor=PixtralImageProcessor(**shown), tokenizer=tokens, patch_size=14, spatial_merge_size=2
     )
     return Mistral3ForConditionalGeneration, config, processor
 
@@ -377,6 +379,9 @@ KINDS = {
     "llava_siglip": _llava_siglip,
     "pixtral": _pixtral,
     "mistral3": _mistral3,
+    "mistral3-ministral3": functools.partial(
+        _mistral3, Ministral3Config, head_dim=20, rope_parameters=blocks.MINISTRAL3["rope_parameters"]
+    ),
     "qwen3_vl": _qwen3_vl,
     "qwen3_vl_moe": _qwen3_vl_moe,
     "qwen2_vl": _qwen2_vl,

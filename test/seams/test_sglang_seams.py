@@ -13,11 +13,13 @@ from types import ModuleType, SimpleNamespace
 import msgspec
 import pytest
 from seams.contract import Reached, assert_in_order, names, parameters, reached, works_around
+from transformers import AutoConfig
+from transformers.models.step3p7.configuration_step3p7 import Step3p7TextConfig
 
 import sglang
 from sglang.srt import platforms
 from sglang.srt.arg_groups import overrides, platform_hook, resolution_hooks, validation_hook
-from sglang.srt.configs import model_config
+from sglang.srt.configs import Step3p5Config, model_config
 from sglang.srt.entrypoints.engine import Engine
 from sglang.srt.environ import envs
 from sglang.srt.layers import quantization
@@ -42,6 +44,17 @@ def test_methods_of_quantization_are_known_by_one_dict_that_can_be_added_to():
     arguments.register_quantization_names()
     assert model_config.QUANTIZATION_METHODS is quantization.QUANTIZATION_METHODS
     assert {"mxfp4", "gptq"} <= set(model_config.QUANTIZATION_METHODS)
+
+
+def test_transformers_class_of_step_3_5_cannot_be_asked_how_many_heads_there_are():
+    """arguments.read_step_by_sglangs_class: SGLang asks it whatever it has, to copy it."""
+    kinds = ["full_attention", "sliding_attention"]
+    sizes = dict(num_hidden_layers=2, num_attention_heads=4, layer_types=kinds, moe_layers_enum="1")
+    made = Step3p7TextConfig(**sizes, attention_other_setting=dict(num_attention_heads=8))
+    with pytest.raises(RuntimeError, match="num_attention_heads"):
+        hasattr(made, "num_attention_heads")
+    arguments.read_step_by_sglangs_class()
+    assert isinstance(AutoConfig.for_model("step3p5"), Step3p5Config)
 
 
 # ---- packages and entry points ----

@@ -16,7 +16,7 @@ from tiers import SLOW, mostly_slow
 from sglang.srt.managers.io_struct import EmbeddingReqInput
 from sglang.srt.models_ms.registry import MODELS
 
-SECONDS = 75, 480
+SECONDS = 75, 540
 GENERATING = {  # architecture -> variants of models/tiny.py
     "BaiChuanForCausalLM": ["baichuan"],
     "BaichuanForCausalLM": ["baichuan-13b"],
@@ -84,6 +84,8 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "MiniCPMForCausalLM": ["minicpm"],
     "MinistralForCausalLM": ["ministral"],
     "MistralForCausalLM": ["mistral-window"],
+    "Mistral4ForCausalLM": ["mistral4"],
+    "MistralLarge3ForCausalLM": ["mistral-large-3"],
     "MixtralForCausalLM": ["mixtral"],
     "NemotronHForCausalLM": ["nemotron_h-experts"],
     "Olmo2ForCausalLM": ["olmo2", "olmo3", "olmo3-transformers"],
@@ -99,11 +101,18 @@ GENERATING = {  # architecture -> variants of models/tiny.py
     "Qwen3_5ForCausalLM": ["qwen3_5-tied"],
     "Qwen3_5MoeForCausalLM": ["qwen3_5_moe"],
     "Qwen3MoeForCausalLM": ["qwen3_moe"],
+    "Cohere2MoeForCausalLM": ["cohere2_moe"],
+    "Step3p5ForCausalLM": ["step3p5"],
+    "YoutuForCausalLM": ["youtu"],
     "StableLmForCausalLM": ["stablelm-parallel"],
 }
 TEXT_ALONE = {  # of models that see
     "Gemma3nForConditionalGeneration": "gemma3n",
     "Gemma4ForConditionalGeneration": "gemma4-shared",
+    "KimiK25ForConditionalGeneration": "kimi_k25",
+    "PixtralForConditionalGeneration": "mistral-large-3-seeing",
+    "Qwen3_5ForConditionalGeneration": "qwen3_5-seeing",
+    "Qwen3_5MoeForConditionalGeneration": "qwen3_5_moe-seeing",
 }
 CASES = [(architecture, variant) for architecture, variants in GENERATING.items() for variant in variants]
 # Of each kind of config and cache one: test_logits.py has all of them step by step.
@@ -167,11 +176,13 @@ def test_tokens_and_logprobs_are_the_references(start_engine, serves, tmp_path, 
 
 
 @SLOW
-@pytest.mark.parametrize("architecture", TEXT_ALONE)
-def test_the_text_of_a_model_that_sees_is_the_references(start_engine, serves, tmp_path, architecture):
+@pytest.mark.parametrize(
+    "architecture, variant", [*TEXT_ALONE.items(), ("Gemma4ForConditionalGeneration", "gemma4-experts")]
+)
+def test_the_text_of_a_model_that_sees_is_the_references(start_engine, serves, tmp_path, architecture, variant):
     serves(architecture)
-    folder = save_as(architecture, TEXT_ALONE[architecture], tmp_path)
-    assert_served(start_engine(folder, skip_tokenizer_init=True), TEXT_ALONE[architecture])
+    folder = save_as(architecture, variant, tmp_path / variant)
+    assert_served(start_engine(folder, skip_tokenizer_init=True), variant)
 
 
 @pytest.mark.parametrize(

@@ -126,8 +126,8 @@ def test_answers_about_images_are_transformers(start_engine, serves, tmp_path, a
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["pixtral", "llava_siglip"])
-def test_answers_of_llava_with_other_towers_are_transformers(start_engine, tmp_path, kind):
+@pytest.mark.parametrize("kind", ["pixtral", "llava_siglip", "mistral3-ministral3"])
+def test_answers_of_other_towers_and_decoders_are_transformers(start_engine, tmp_path, kind):
     assert_answers_about_images(start_engine, tmp_path, kind)
 
 

@@ -166,6 +166,8 @@ VARIANTS = {
     "qwen3_5-tied": dict(DELTA, model_type="qwen3_5_text", tie_word_embeddings=True),
     # Of seven experts too many scores are so close that bfloat16 chooses others, in transformers too.
     "qwen3_5_moe": dict(DELTA, model_type="qwen3_5_moe_text", **EXPERTS | dict(num_experts=4)),
+    "qwen3_5-seeing": dict(DELTA, model_type="qwen3_5_text"),
+    "qwen3_5_moe-seeing": dict(DELTA, model_type="qwen3_5_moe_text", **EXPERTS | dict(num_experts=4)),
     "lfm2": LFM2,
     # The size of its MLP is 2 * 76 / 3 * 1.3, rounded up: 72.
     "lfm2-bias": dict(
@@ -187,6 +189,22 @@ PLAIN = [*DENSE, *MOE]
 def _by_interval(written: dict) -> dict:
     """One layer in so many has attention; SGLang reads nothing else."""
     return {key: value for key, value in written.items() if key != "layer_types"} | {"full_attention_interval": 2}
+
+
+def _seeing(architecture: str, model_type: str):
+    """The decoder of a model that sees."""
+
+    def within(written: dict) -> dict:
+        text = {name: value for name, value in _by_interval(written).items() if name != "architectures"}
+        return dict(architectures=[architecture], model_type=model_type, text_config=text)
+
+    return within
+
+
+def _beside_a_tower(tensors: dict) -> dict:
+    found = {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in tensors.items()}
+    others = ("model.visual.merger.norm.weight", "mtp.norm.weight")
+    return found | {name: tensors["model.norm.weight"].clone() for name in others}
 
 
 def _qwen3_next(written: dict) -> dict:
@@ -233,8 +251,11 @@ SGLANGS = (
     "qwen3_5_moe_text",
 )
 PUBLISHED_CONFIGS = dict.fromkeys(("qwen3_5", "qwen3_5-tied", "qwen3_5_moe"), _by_interval)
+PUBLISHED_CONFIGS["qwen3_5-seeing"] = _seeing("Qwen3_5ForConditionalGeneration", "qwen3_5")
+PUBLISHED_CONFIGS["qwen3_5_moe-seeing"] = _seeing("Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe")
 PUBLISHED_CONFIGS |= dict.fromkeys(("falcon_h1", "falcon_h1-norm"), _falcon_h1)
 PUBLISHED_CONFIGS |= {name: _nemotron_h for name in VARIANTS if name.startswith("nemotron_h")}
 PUBLISHED_CONFIGS |= dict.fromkeys(("kimi_linear", "kimi_linear-queries"), _kimi_linear)
 PUBLISHED_CONFIGS |= dict.fromkeys(("qwen3_next", "qwen3_next-dense"), _qwen3_next)
 PUBLISHED_TENSORS = dict.fromkeys(("kimi_linear", "kimi_linear-queries"), _kimi_tensors)
+PUBLISHED_TENSORS |= dict.fromkeys(("qwen3_5-seeing", "qwen3_5_moe-seeing"), _beside_a_tower)

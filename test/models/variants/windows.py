@@ -88,15 +88,26 @@ GEMMA3N = dict(
         SLIDING: dict(rope_type="default", rope_theta=30.0),
     },
 )
+GEMMA4_PLAIN = dict(
+    GEMMA4,
+    num_kv_shared_layers=0,
+    hidden_size_per_layer_input=0,
+    attention_k_eq_v=True,
+    num_global_key_value_heads=1,
+)
 VARIANTS = {
     "gemma3n": GEMMA3N,
     "gemma4-shared": GEMMA4,
-    "gemma4-plain": dict(
-        GEMMA4,
-        num_kv_shared_layers=0,
-        hidden_size_per_layer_input=0,
-        attention_k_eq_v=True,
-        num_global_key_value_heads=1,
+    "gemma4-plain": GEMMA4_PLAIN,
+    # Of more layers or experts, more of rounding is left in logits, and scores are too close for float16.
+    "gemma4-experts": dict(
+        GEMMA4_PLAIN,
+        num_hidden_layers=3,
+        layer_types=[SLIDING, FULL, SLIDING],
+        enable_moe_block=True,
+        num_experts=5,
+        top_k_experts=2,
+        moe_intermediate_size=38,
     ),
     "mistral-window": dict(MISTRAL, sliding_window=3),
     "mistral-wide-window": dict(MISTRAL, sliding_window=23),
@@ -156,6 +167,7 @@ def _beside_a_tower(tensors: dict) -> dict:
 
 
 _gemma4 = _seeing("Gemma4ForConditionalGeneration", "gemma4")
-PUBLISHED_CONFIGS = {"olmo3": _olmo3, "gemma4-shared": _gemma4, "gemma4-plain": _gemma4}
+PUBLISHED_CONFIGS = {"olmo3": _olmo3, "gemma4-shared": _gemma4, "gemma4-plain": _gemma4, "gemma4-experts": _gemma4}
 PUBLISHED_CONFIGS["gemma3n"] = _seeing("Gemma3nForConditionalGeneration", "gemma3n")
-PUBLISHED_TENSORS = {"gemma3n": _beside_a_tower, "gemma4-shared": _beside_a_tower, "gemma4-plain": _of_text}
+PUBLISHED_TENSORS = {"gemma3n": _beside_a_tower, "gemma4-shared": _beside_a_tower}
+PUBLISHED_TENSORS |= {"gemma4-plain": _of_text, "gemma4-experts": _of_text}

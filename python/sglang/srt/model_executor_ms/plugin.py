@@ -147,6 +147,7 @@ def _activate_scheduler(view) -> None:
 @functools.cache
 def _hook_arguments() -> None:
     arguments.register_quantization_names()
+    arguments.read_step_by_sglangs_class()
     arguments.accept_deterministic_inference("mindspore")
     arguments.resolve_step_with("handle_npu_backends", framework.keep_attention_backend)
     arguments.resolve_step_with("handle_model_specific_adjustments", framework.adjust_to_model)

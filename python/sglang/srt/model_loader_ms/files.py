@@ -19,10 +19,12 @@ PATTERNS = {
     "safetensors": ("*.safetensors",),
     "pt": ("*.bin", "*.pt"),
     "gguf": ("*.gguf",),
+    "mistral": ("consolidated*.safetensors",),
 }
 # The names that transformers gives to weights, and looks for: one file, or the index of several.
 _NAMED = {
     "*.safetensors": ("model.safetensors", "model.safetensors.index.json"),
+    "consolidated*.safetensors": ("consolidated.safetensors", "consolidated.safetensors.index.json"),  # Mistral's
     "*.bin": ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 }
 ADAPTER = "adapter_model*"

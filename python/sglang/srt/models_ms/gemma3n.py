@@ -10,7 +10,8 @@ from sglang.srt.layers_ms.altup import AltUp, Laurel, StreamsNorm, projections, 
 from sglang.srt.layers_ms.mlp import GaussianTopK
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import Decoder
-from sglang.srt.models_ms.gemma4 import NAMES, Gemma4Config, SharedKVLayer, SharedKVModel, TextAlone, inner_names
+from sglang.srt.models_ms.gemma4 import NAMES, TOWERS, SharedKVConfig, SharedKVLayer, SharedKVModel, inner_names
+from sglang.srt.models_ms.multimodal import TextAlone
 from sglang.srt.models_ms.windows import sliding_windows
 
 
@@ -19,7 +20,7 @@ def of_layers(given) -> tuple:
     return tuple(given) if isinstance(given, list | tuple) else (given,)
 
 
-class Gemma3nConfig(Gemma4Config):
+class Gemma3nConfig(SharedKVConfig):
     hidden_act: str = key("hidden_activation", "gelu_pytorch_tanh", accepted=("gelu_pytorch_tanh",))
     intermediate_size: int = key("intermediate_size", convert=lambda given: max(of_layers(given)))
     intermediate_sizes: tuple = key("intermediate_size", convert=of_layers)
@@ -110,5 +111,6 @@ class Gemma3nForCausalLM(SharedKVModel):
 class Gemma3nForConditionalGeneration(TextAlone):
     """Its towers are not computed yet."""
 
+    towers = TOWERS
     decoders = ("gemma3n_text",)
     tensor_names = inner_names(OWN)

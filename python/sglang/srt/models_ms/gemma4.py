@@ -1,4 +1,4 @@
-"""Gemma 4, dense, its text: per-layer embeddings, layers that share keys and values, two sizes of heads.
+"""Gemma 4, its text: per-layer embeddings, layers that share keys and values, two sizes of heads, experts or none.
 
 Reference: transformers/models/gemma4/modeling_gemma4.py.
 """
@@ -6,17 +6,20 @@ Reference: transformers/models/gemma4/modeling_gemma4.py.
 import dataclasses
 
 from sglang.srt.layers_ms import Attention, ops
+from sglang.srt.layers_ms.moe import NormedMoeBlock, ScaledRouter
 from sglang.srt.layers_ms.per_layer_inputs import LayerScalar, PerLayerGate, PerLayerInputs
 from sglang.srt.layers_ms.shared_kv import NormalizedValues, SharedKVAttention
 from sglang.srt.models_ms.config import RopeOfEachKindConfig, computed, key
-from sglang.srt.models_ms.decoder import CausalLM, Decoder, SandwichNormLayer
+from sglang.srt.models_ms.decoder import CausalLM, Decoder, SandwichNormLayer, rms_norm
 from sglang.srt.models_ms.gemma import GemmaConfig
-from sglang.srt.models_ms.moe_config import sized_mlp
-from sglang.srt.models_ms.multimodal import Multimodal
+from sglang.srt.models_ms.moe_config import MoeConfig, experts, sized_mlp
+from sglang.srt.models_ms.multimodal import TextAlone
 from sglang.srt.models_ms.windows import sliding_windows
 
+TWO_POOLS = "keys of layers with a window have a pool of their own, and SGLang's stages have one pool"
 
-class Gemma4Config(GemmaConfig, RopeOfEachKindConfig):
+
+class SharedKVConfig(GemmaConfig, RopeOfEachKindConfig):
     """head_dim and num_key_value_heads are those of full attention, as SGLang has them."""
 
     swa_head_dim: int = key("swa_head_dim", lambda config: config.head_dim)
@@ -28,20 +31,9 @@ class Gemma4Config(GemmaConfig, RopeOfEachKindConfig):
     hidden_size_per_layer_input: int = key("hidden_size_per_layer_input", 0)
     vocab_size_per_layer_input: int = key("vocab_size_per_layer_input", lambda config: config.vocab_size)
     final_logit_softcapping: float | None = key("final_logit_softcapping", None)
-    expected = {"enable_moe_block": False}
-    ignored = {
-        "expert_intermediate_size": "of experts, which there are none of",
-        "moe_intermediate_size": "of experts, which there are none of",
-        "num_experts": "of experts, which there are none of",
-        "top_k_experts": "of experts, which there are none of",
-    }
-
-    @computed
-    def windows(self):
-        return sliding_windows(self, lambda layer: (layer + 1) % 6)
 
     @property
-    def of_windows(self) -> "Gemma4Config":
+    def of_windows(self) -> "SharedKVConfig":
         """The same with the sizes of layers that have a window."""
         sizes = dict(head_dim=self.swa_head_dim, num_key_value_heads=self.swa_num_key_value_heads)
         return dataclasses.replace(self, **sizes)
@@ -54,7 +46,9 @@ class Gemma4Config(GemmaConfig, RopeOfEachKindConfig):
     def problems(self):
         yield from super().problems()
         if self.stage.size > 1:
-            yield f"--pp-size {self.stage.size}: layers see keys, values and embeddings that other stages would have"
+            shared = self.num_kv_shared_layers or self.hidden_size_per_layer_input
+            reason = "layers see keys, values and embeddings that other stages would have" if shared else TWO_POOLS
+            yield f"--pp-size {self.stage.size}: {reason}"
         longest, window = self.max_positions, self.sliding_window
         if any(self.windows) and window >= longest:  # there would be no layers with a window, and one pool
             yield f"--context-length {longest}: it has to be more than the sliding_window, {window}"
@@ -63,7 +57,24 @@ class Gemma4Config(GemmaConfig, RopeOfEachKindConfig):
             yield f"num_kv_shared_layers = {self.num_kv_shared_layers}: some layers have none to share with"
 
 
-def attention(config: Gemma4Config, layer_id: int):
+class Gemma4Config(SharedKVConfig, MoeConfig):
+    enable_moe_block: bool = key("enable_moe_block", False)
+    num_experts: int = key("num_experts", 0)
+    num_experts_per_tok: int = key("top_k_experts", 0)
+    norm_topk_prob: bool = True  # softmax over the chosen experts
+    moe_intermediate_size: int = key("moe_intermediate_size", 0, aliases=("expert_intermediate_size",))
+
+    @computed
+    def windows(self):
+        return sliding_windows(self, lambda layer: (layer + 1) % 6)
+
+    def problems(self):
+        yield from super().problems()
+        if self.enable_moe_block and not self.num_experts * self.moe_intermediate_size:
+            yield "enable_moe_block = True needs num_experts and moe_intermediate_size"
+
+
+def attention(config: SharedKVConfig, layer_id: int):
     window = config.windows[layer_id]
     sized, rope = (config.of_windows, config.of_windows.local_rope) if window else (config, config.rope)
     if layer_id >= config.first_shared:
@@ -101,13 +112,26 @@ class Gemma4Layer(SharedKVLayer):
     def __init__(self, config, layer_id):
         wide = 2 if config.use_double_wide_mlp and layer_id >= config.first_shared else 1
         super().__init__(config, layer_id, sized_mlp(config, wide * config.intermediate_size))
-        self.scalar = LayerScalar()
+        self.scalar, self.moe = LayerScalar(), None
+        if config.enable_moe_block:
+            gate = ScaledRouter(config, config.num_experts, config.routing)
+            self.moe = NormedMoeBlock(gate, experts(config), config.shard, rms_norm(config))
+            self.post_feedforward_layernorm_1 = rms_norm(config)
+            self.post_feedforward_layernorm_2 = rms_norm(config)
+
+    def feed_forward(self, normed, x, step):
+        """Of x and its norm, what is normalized and added to it."""
+        y = self.mlp(normed, step)
+        if self.moe is None:
+            return y
+        y = self.post_feedforward_layernorm_1.plain(y)
+        return ops.add(y, self.post_feedforward_layernorm_2.plain(self.moe(x, step)), 1.0)
 
     def construct(self, x, handed_on, step):
         embedded, kept = (x, ((), ())) if self.first else handed_on
         added, kept = self.attend(self.input_layernorm.plain(x), kept, step)
         normed, x = self.pre_feedforward_layernorm(self.post_attention_layernorm.plain(added), x)
-        x = ops.add(x, self.post_feedforward_layernorm.plain(self.mlp(normed, step)), 1.0)
+        x = ops.add(x, self.post_feedforward_layernorm.plain(self.feed_forward(normed, x, step)), 1.0)
         if self.inputs is not None:
             x = ops.add(x, self.per_layer(x, self.inputs(embedded, step), step), 1.0)
         return self.scalar(x), (embedded, kept)
@@ -127,6 +151,12 @@ NAMES = {
     "per_layer.projection": "per_layer_projection",
     "per_layer.norm": "post_per_layer_input_norm",
 }
+OF_EXPERTS = {
+    "moe.gate.weight": "router.proj.weight",
+    "moe.gate": "router",
+    "moe.experts": "experts",
+    "moe.norm": "pre_feedforward_layernorm_2",
+}
 
 
 class SharedKVModel(CausalLM):
@@ -141,14 +171,7 @@ class Gemma4ForCausalLM(SharedKVModel):
     config_class = Gemma4Config
     decoder_class = Gemma4Decoder
     layer_class = Gemma4Layer
-    tensor_names = NAMES
-
-
-class TextAlone(Multimodal):
-    """A model that sees and hears, of which only the text is computed."""
-
-    modalities = ()
-    towers = TOWERS
+    tensor_names = NAMES | OF_EXPERTS
 
 
 def inner_names(names: dict[str, str]) -> dict[str, str]:
@@ -159,5 +182,6 @@ def inner_names(names: dict[str, str]) -> dict[str, str]:
 class Gemma4ForConditionalGeneration(TextAlone):
     """Its image tokens see the whole image, which no table's attention computes yet."""
 
+    towers = TOWERS
     decoders = ("gemma4_text",)
-    tensor_names = inner_names(NAMES)
+    tensor_names = inner_names(NAMES | OF_EXPERTS)

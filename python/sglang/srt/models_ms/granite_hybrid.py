@@ -8,7 +8,7 @@ from sglang.srt.layers_ms.expert_layouts import granites
 from sglang.srt.models_ms.config import UnsupportedConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, ScaledLayer
 from sglang.srt.models_ms.granite_moe import GraniteMoeConfig, GraniteMoeForCausalLM
-from sglang.srt.models_ms.moe_config import MoeConfig, sized_mlp, sparse_moe_block
+from sglang.srt.models_ms.moe_config import sized_mlp, sparse_moe_block
 from sglang.srt.models_ms.rope_config import read_rope
 
 KINDS = {"mamba": True, "linear_attention": True, "attention": False, "full_attention": False}  # has a state
@@ -57,9 +57,6 @@ class GraniteHybridConfig(GraniteMoeConfig):
     def sizes(self) -> Mamba2Sizes:
         of_heads = (self.state_heads, self.state_head_dim, self.state_groups, self.state_size)
         return Mamba2Sizes(*of_heads, self.conv_width, self.conv_bias, self.proj_bias, 1, *self.step_limit)
-
-    def problems(self):
-        yield from super().problems() if self.num_experts else super(MoeConfig, self).problems()
 
 
 class GraniteHybridLayer(ScaledLayer):

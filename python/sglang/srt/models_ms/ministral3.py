@@ -8,21 +8,28 @@ import dataclasses
 import numpy as np
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.models_ms.config import computed, key
+from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.mistral import MistralConfig
 from sglang.srt.models_ms.rope_config import read_rope
 
-BETA = "llama_4_scaling_beta"
-OF_QUERIES = (BETA, "max_position_embeddings")  # what rope_parameters has beside those of the rotary embedding
+BETA, ORIGINAL = "llama_4_scaling_beta", "original_max_position_embeddings"
 
 
-class Ministral3Config(MistralConfig):
+class ScaledQueriesConfig(DecoderConfig):
+    """rope_parameters say how queries grow, too."""
+
     beta: float = key(f"rope_parameters.{BETA}", 0.0, aliases=(f"rope_scaling.{BETA}",))
+    grows_after: int = key(  # in positions
+        f"rope_parameters.{ORIGINAL}",
+        lambda config: config.original_max_position_embeddings,
+        aliases=(f"rope_scaling.{ORIGINAL}",),
+    )
+    of_queries = (BETA, "max_position_embeddings")  # what rope_parameters has beside those of the rotary embedding
 
     @computed
     def rope(self):
-        known = {name: value for name, value in self.rope_parameters.items() if name not in OF_QUERIES}
+        known = {name: value for name, value in self.rope_parameters.items() if name not in self.of_queries}
         return read_rope(dataclasses.replace(self, rope_parameters=known))
 
     @computed
@@ -30,9 +37,12 @@ class Ministral3Config(MistralConfig):
         """What a query is multiplied with, of each position, float32; None: nothing."""
         if not self.beta:
             return None
-        original = self.rope_parameters["original_max_position_embeddings"]
-        grown = np.floor(np.arange(self.rotary_rows) / original)
+        grown = np.floor(np.arange(self.rotary_rows) / self.grows_after)
         return (1 + self.beta * np.log(1 + grown)).astype(np.float32)
+
+
+class Ministral3Config(MistralConfig, ScaledQueriesConfig):
+    pass
 
 
 class Ministral3Layer(PreNormLayer):

@@ -1,4 +1,4 @@
-"""Mistral Small 3.1: Pixtral's patches, squares of them merged, in the place of image tokens.
+"""Mistral Small 3.1, Ministral 3: Pixtral's patches, squares of them merged, in the place of image tokens.
 
 Reference: transformers/models/mistral3/modeling_mistral3.py.
 """
@@ -49,7 +49,7 @@ class Mistral3Projector(nn.Cell):
 
 
 class Mistral3ForConditionalGeneration(Multimodal):
-    decoders = ("mistral",)
+    decoders = ("mistral", "ministral3")
     towers = ("vision_tower", "multi_modal_projector")
     tensor_names = {"model": "language_model.model", "lm_head": "language_model.lm_head"}
 

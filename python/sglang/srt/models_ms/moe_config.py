@@ -38,6 +38,8 @@ class MoeConfig(DecoderConfig):
     def problems(self):
         yield from super().problems()
         routing, experts = self.routing, self.num_experts
+        if not experts:  # of models that may have none
+            return
         size = experts // max(routing.groups, 1)
         held = routing.top_groups * size
         if not 0 < routing.top_k <= experts:
@@ -75,6 +77,7 @@ class CorrectedRoutingConfig(SharedExpertsConfig):
     topk_group: int = key("topk_group", 1)
     norm_topk_prob: bool = key("norm_topk_prob", True)
     routed_scaling_factor: float = key("routed_scaling_factor", 1.0)
+    scoring = "sigmoid"
     expected = {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
     ignored = dict.fromkeys(("num_nextn_predict_layers", "num_mtp_layers"), "layers after the last are left out")
 
@@ -82,7 +85,7 @@ class CorrectedRoutingConfig(SharedExpertsConfig):
     def routing(self) -> Routing:
         return Routing(
             self.num_experts_per_tok,
-            scoring="sigmoid",
+            scoring=self.scoring,
             groups=self.n_group,
             top_groups=self.topk_group,
             group_top=2,

@@ -45,6 +45,7 @@ class Multimodal:
 
     modalities = (IMAGE,)
     decoders = ()  # model_type of text_config: those that are published, the usual one first
+    own_decoders = {}  # of these -> the architecture that computes it, where it is not the usual one
     towers = ()  # names of the cells, which only the first stage of a pipeline has
     deepstack = 0  # of how many layers a tower makes rows too, which are added after the decoder's first layers
     optional_prefix = ""
@@ -86,10 +87,16 @@ class Multimodal:
         raise NotImplementedError
 
 
+class TextAlone(Multimodal):
+    """A model that sees and hears, of which only the text is computed."""
+
+    modalities = ()
+
+
 def on_decoder(family: type, hf_config: Mapping | None, decoder_class) -> type:
     """The class of a family's model with the decoder that config.json names, or its usual one.
 
-    decoder_class: function of a model_type -> the class of its decoder.
+    decoder_class: function of a model_type, and of the architecture if it is known -> the class of its decoder.
     """
     text = (hf_config or {}).get("text_config") or {}
     kind = text.get("model_type") or family.decoders[0]
@@ -97,4 +104,4 @@ def on_decoder(family: type, hf_config: Mapping | None, decoder_class) -> type:
         raise UnsupportedConfig(
             f"{family.__name__}: text_config.model_type = {kind!r} is not supported, only {list(family.decoders)}"
         )
-    return type(family.__name__, (family, decoder_class(kind)), {})
+    return type(family.__name__, (family, decoder_class(kind, family.own_decoders.get(kind))), {})

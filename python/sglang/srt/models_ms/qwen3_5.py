@@ -8,6 +8,7 @@ from sglang.srt.layers_ms import GatedMLP, separate_projections
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.decoder import PreNormLayer
 from sglang.srt.models_ms.gemma import gemma_norm
+from sglang.srt.models_ms.multimodal import TextAlone
 from sglang.srt.models_ms.qwen3_next import DeltaConfig, DeltaForCausalLM, Qwen3NextConfig, Qwen3NextLayer, mixer
 
 OF_IMAGES = ("mrope_section", "mrope_interleaved")  # how rotary positions of images are mixed
@@ -57,3 +58,15 @@ class Qwen3_5MoeLayer(Qwen3NextLayer):
 class Qwen3_5MoeForCausalLM(DeltaForCausalLM):
     config_class = Qwen3_5MoeConfig
     layer_class = Qwen3_5MoeLayer
+
+
+class Qwen3_5ForConditionalGeneration(TextAlone):
+    """As checkpoints of both kinds are published. The tower is not computed yet."""
+
+    decoders = ("qwen3_5_text",)
+    towers = ("visual",)
+    tensor_names = {**DeltaForCausalLM.tensor_names, "model": "model.language_model", "visual": "model.visual"}
+
+
+class Qwen3_5MoeForConditionalGeneration(Qwen3_5ForConditionalGeneration):
+    decoders = ("qwen3_5_moe_text",)

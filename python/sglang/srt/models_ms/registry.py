@@ -59,6 +59,7 @@ MODELS = {  # sorted by name
     "Cohere2ForCausalLM": Model(
         "cohere2", "Command R7B, Command A", "sliding windows, layers without rotary embedding"
     ),
+    "Cohere2MoeForCausalLM": Model("cohere2_moe", "Command A+", "experts, sliding windows, parallel residual"),
     "CohereForCausalLM": Model("cohere", "Command R, Command R+", "parallel residual, LayerNorm, logit scale"),
     "Contriever": Model("bert", "Contriever", "embedding, both directions", task=EMBED),
     "CwmForCausalLM": Model("cwm", "CWM", "sliding windows in three of four layers"),
@@ -93,7 +94,7 @@ MODELS = {  # sorted by name
     "Gemma3TextModel": Model("pooled", "EmbeddingGemma", "embedding, both directions", task=EMBED),
     "Gemma4ForConditionalGeneration": Model(
         "gemma4",
-        "Gemma 4 E2B, E4B, 31B, text alone",
+        "Gemma 4 E2B, E4B, 26B-A4B, 31B, text alone",
         "per-layer embeddings, shared keys and values",
         task=SEE,
         text_alone=True,
@@ -124,6 +125,9 @@ MODELS = {  # sorted by name
     "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
     "InternVLForConditionalGeneration": Model(
         "internvl", "InternVL 2.5, 3, as transformers names them", "images in tiles; Qwen2, Llama, Qwen3", task=SEE
+    ),
+    "KimiK25ForConditionalGeneration": Model(
+        "kimi_k25", "Kimi K2.5, K2.6, text alone", "MLA, routing bias", task=SEE, text_alone=True
     ),
     "KimiLinearForCausalLM": Model(
         "kimi_linear", "Kimi-Linear-48B-A3B", "delta attention by key, MLA without positions, experts"
@@ -161,9 +165,13 @@ MODELS = {  # sorted by name
     "Ministral3ForCausalLM": Model("ministral3", "Ministral 3, text", "YaRN, queries scaled by position"),
     "MinistralForCausalLM": Model("mistral", "Ministral", "alternating sliding windows"),
     "Mistral3ForConditionalGeneration": Model(
-        "mistral3", "Mistral Small 3.1, 3.2", "Pixtral's tower, images of any size", task=SEE
+        "mistral3", "Mistral Small 3.1, 3.2, Ministral 3", "Pixtral's tower, images of any size", task=SEE
     ),
+    "Mistral4ForCausalLM": Model("mistral4", "Mistral Small 4, text", "MLA, experts, queries scaled by position"),
     "MistralForCausalLM": Model("mistral", "Mistral, Mistral NeMo", "sliding window"),
+    "MistralLarge3ForCausalLM": Model(
+        "mistral4", "Mistral Large 3, text, from Mistral's own files", "MLA, experts, queries scaled by position"
+    ),
     "MistralModel": Model("pooled", "e5-mistral, Linq-Embed, SFR-Embedding", "embedding", task=EMBED),
     "MixtralForCausalLM": Model("mixtral", "Mixtral 8x7B, 8x22B", "experts, sliding window"),
     "ModernBertForSequenceClassification": Model(
@@ -185,6 +193,9 @@ MODELS = {  # sorted by name
     "PhiMoEForCausalLM": Model(
         "phimoe", "Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE", "experts, sparsemixer router, LayerNorm, longrope"
     ),
+    "PixtralForConditionalGeneration": Model(
+        "mistral4", "Mistral Large 3, from Mistral's own files, text alone", "MLA, experts", task=SEE, text_alone=True
+    ),
     "Qwen2ForCausalLM": Model("qwen2", "Qwen2, Qwen2.5", "biases, YaRN, sliding windows"),
     "Qwen2ForRewardModel": Model("pooled", "Qwen2.5-Math-RM", "reward", task=REWARD),
     "Qwen2ForSequenceClassification": Model("pooled", "classifiers of Qwen2, Qwen2.5", "scores", task=CLASSIFY),
@@ -199,6 +210,16 @@ MODELS = {  # sorted by name
         "qwen2_vl", "Qwen2-VL", "images of any size, frames of videos, mrope", task=SEE
     ),
     "Qwen3_5ForCausalLM": Model("qwen3_5", "Qwen3.5, dense, its text", "gated delta nets, gated attention"),
+    "Qwen3_5ForConditionalGeneration": Model(
+        "qwen3_5", "Qwen3.5, Qwen3.6, dense, text alone", "gated delta nets, gated attention", task=SEE, text_alone=True
+    ),
+    "Qwen3_5MoeForConditionalGeneration": Model(
+        "qwen3_5",
+        "Qwen3.5, Qwen3.6 with experts, text alone",
+        "gated delta nets, gated attention, experts",
+        task=SEE,
+        text_alone=True,
+    ),
     "Qwen3_5MoeForCausalLM": Model(
         "qwen3_5", "Qwen3.5 with experts, its text", "gated delta nets, gated attention, experts"
     ),
@@ -225,11 +246,15 @@ MODELS = {  # sorted by name
     "SolarOpenForCausalLM": Model("glm4_moe", "Solar-Open-100B", "experts, sigmoid router with a bias"),
     "StableLmForCausalLM": Model("stablelm", "StableLM 2", "LayerNorm, partial rotary, parallel residual"),
     "Starcoder2ForCausalLM": Model("starcoder2", "StarCoder2", "LayerNorm, biases, plain MLP, sliding window"),
+    "Step3p5ForCausalLM": Model(
+        "step3p5", "Step-3.5-Flash", "experts, gated heads, sliding windows with more heads, bounded activations"
+    ),
     "VaultGemmaForCausalLM": Model("gemma2", "VaultGemma", "alternating sliding windows, soft caps"),
     "XLMRobertaForSequenceClassification": Model(
         "xlm_roberta", "bge-reranker-v2-m3, bge-reranker-base", "scores, both directions", task=CLASSIFY
     ),
     "XLMRobertaModel": Model("xlm_roberta", "bge-m3, multilingual-e5", "embedding, both directions", task=EMBED),
+    "YoutuForCausalLM": Model("youtu", "Youtu-LLM-2B", "MLA"),
 }
 # Drafts of speculative decoding, which are no models to be served.
 DRAFTS = {
@@ -253,11 +278,12 @@ NOT_COMPUTED = {
     "LlavaLlamaForCausalLM": _TWO_CHECKPOINTS,
     "LlavaMistralForCausalLM": _TWO_CHECKPOINTS,
     "LlavaQwenForCausalLM": _TWO_CHECKPOINTS,
-    "PixtralForConditionalGeneration": "take the checkpoint that transformers reads, LlavaForConditionalGeneration",
     "YiVLForCausalLM": "its tower lies in a folder of its own, and neither SGLang nor transformers reads its images",
 }
 # Decoders of models that see, which no checkpoint names by themselves.
 INNER = {"Gemma3nForCausalLM": Model("gemma3n", "", ""), "Gemma4ForCausalLM": Model("gemma4", "", "")}
+# model_type of what SGLang serves by transformers' code -> an architecture of which it knows that attention is latent.
+KNOWN_AS = dict.fromkeys(("mistral4", "youtu"), "DeepseekV3ForCausalLM")
 PLAIN = "LlamaForCausalLM"
 GUIDE = "docs/adding_a_model.md"
 # What names of architectures end in, whatever the family.
@@ -276,15 +302,19 @@ class UnknownArchitecture(Exception):
 
 
 DECODERS = {  # model_type of a text_config -> the architecture that computes it
+    "deepseek_v3": "DeepseekV3ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "gemma3n_text": "Gemma3nForCausalLM",
     "gemma4_text": "Gemma4ForCausalLM",
     "llama": "LlamaForCausalLM",
+    "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen2_5_vl_text": "Qwen2ForCausalLM",
     "qwen2_vl_text": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+    "qwen3_5_text": "Qwen3_5ForCausalLM",
     "qwen3_vl_moe_text": "Qwen3MoeForCausalLM",
     "qwen3_vl_text": "Qwen3ForCausalLM",
 }
@@ -303,7 +333,7 @@ def model_class(architectures: list[str], hf_config: Mapping | None = None) -> t
             if not model.sees:
                 return found
             multimodal = importlib.import_module(f"{__package__}.multimodal")
-            return multimodal.on_decoder(found, hf_config, lambda kind: model_class([DECODERS[kind]]))
+            return multimodal.on_decoder(found, hf_config, lambda kind, own: model_class([own or DECODERS[kind]]))
     raise UnknownArchitecture(unknown(architectures))
 
 

@@ -67,6 +67,18 @@ def register_quantization_names() -> None:
     quantization.QUANTIZATION_METHODS.setdefault("gptq", quantization.CPUGPTQConfig)
 
 
+def read_step_by_sglangs_class() -> None:
+    """Let SGLang read Step-3.5's config.json by the class that it has for it.
+
+    transformers 5.19 has one of the same name. It raises where SGLang asks how many heads there are: layers differ.
+    """
+    from transformers import AutoConfig
+
+    from sglang.srt.configs import Step3p5Config
+
+    AutoConfig.register("step3p5", Step3p5Config, exist_ok=True)
+
+
 def accept_deterministic_inference(attention_backend: str) -> None:
     """Let --enable-deterministic-inference go with this attention backend, and with its radix cache."""
     from sglang.srt.arg_groups import choices

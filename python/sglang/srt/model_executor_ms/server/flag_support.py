@@ -79,7 +79,7 @@ LIMITED = {
         *(None, "fp8", "awq", "gptq", "auto-round", "bitsandbytes", "compressed-tensors"),
         *("w8a8_int8", "modelslim", "gguf"),
     ),
-    "load_format": ("auto", "safetensors", "pt", "gguf", "dummy"),
+    "load_format": ("auto", "safetensors", "pt", "gguf", "mistral", "dummy"),
     "dtype": ("auto", "half", "float16", "bfloat16", "float", "float32"),
     "kv_cache_dtype": ("auto", "fp8_e4m3"),
     "attention_backend": (None, "mindspore"),

@@ -24,11 +24,14 @@ def overrides(arguments) -> str | None:
     problem = model_path.problem(path)
     if problem:
         raise UnsupportedModel(f"{path}: {problem}")
+    if _has_mistrals_files(path):
+        return _of_mistrals_files(arguments, given)
     written = _written(arguments)
     if written is None:
         return None
     merged = config_overrides.merge(written, given)
     architectures = _architectures(path, merged)
+    architectures = [*architectures, *(name for name in _known_as(merged) if name not in architectures)]
     _check_config_class(arguments, merged, architectures)
     if merged.get("architectures") != architectures:
         given = {**given, "architectures": architectures}
@@ -36,6 +39,32 @@ def overrides(arguments) -> str | None:
     if not given:
         return None
     return json.dumps(_resolved(arguments, written, given, architectures), default=str)
+
+
+def _has_mistrals_files(path: str) -> bool:
+    """Whether SGLang makes the config of params.json, as Mistral publishes it, whatever else there is."""
+    from sglang.srt.utils.hf_transformers.mistral_utils import is_mistral_model
+
+    return is_mistral_model(path) and (Path(path) / "params.json").is_file()
+
+
+def _of_mistrals_files(arguments, given: dict) -> str | None:
+    from sglang.srt.utils.hf_transformers_utils import get_config
+
+    try:
+        architectures = get_config(arguments.model_path, trust_remote_code=False).architectures
+    except Exception as error:  # whatever params.json holds
+        raise UnsupportedModel(f"{arguments.model_path}: params.json cannot be read: {_sentence(error)}") from error
+    alone = _text_alone(arguments, architectures)
+    return json.dumps({**given, **alone}) if alone else None
+
+
+def _known_as(config: Mapping) -> list[str]:
+    """What stands beside a name that SGLang does not know, so that it makes the cache of latent attention."""
+    from sglang.srt.models_ms.registry import KNOWN_AS
+
+    kind = (config.get("text_config") or config).get("model_type")
+    return [KNOWN_AS[kind]] if kind in KNOWN_AS else []
 
 
 def _text_alone(arguments, architectures: list[str]) -> dict:
