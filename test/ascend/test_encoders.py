@@ -46,6 +46,6 @@ def test_windows_in_both_directions_are_refused_by_what_would_serve_them(checked
         ops.check_attention(4, 1, 64, 64, 257, 0.0, False, False, True)
 
 
-def test_images_that_are_seen_whole_are_refused_by_what_is_served(checked):
+def test_images_that_are_seen_whole_are_refused_on_a_310p_by_what_is_served(chip_310p, checked):
     with pytest.raises(NotImplementedError, match="without --enable-multimodal its text is served"):
         ops.check_attention(4, 4, 64, 64, 0, 0.0, False, False, False, True)

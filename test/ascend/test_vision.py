@@ -60,9 +60,19 @@ def test_three_positions_turn_their_parts_of_each_head():
     close(found, test_vision.turned_by_transformers(given[0], positions, rope, given[1:], 16))
 
 
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("size", [24, 72])  # SigLIP's largest tower has heads of 72
+def test_heads_that_the_kernel_does_not_take_grow(size, rotated):
+    lengths, qkv = [5, 20], half(25, 3 * HEADS * size)
+    angles = draw(25, size // 2, seed=1, scale=3.0) if rotated else None
+    tables = (None, None) if angles is None else (ms.Tensor(np.cos(angles)), ms.Tensor(np.sin(angles)))
+    found = ops.segment_attention(qkv, *tables, ms.Tensor(grids.bounds(lengths)), HEADS, 0.3)
+    close(found, attended(qkv.asnumpy().astype(np.float32), angles, lengths, HEADS, 0.3))
+
+
 def test_heads_that_the_kernel_does_not_take_are_refused():
-    with pytest.raises(ContractError, match="heads of 24 values"):
-        ops.segment_attention(half(4, 72), None, None, ms.Tensor(np.array([0, 4], np.int32)), 1, 1.0)
+    with pytest.raises(ContractError, match="heads of 784 values"):
+        ops.segment_attention(half(4, 3 * 784), None, None, ms.Tensor(np.array([0, 4], np.int32)), 1, 1.0)
 
 
 def test_segments_that_end_elsewhere_than_the_rows_are_refused():

@@ -82,9 +82,10 @@ PLACEHOLDERS = {
     "smolvlm": "<image>",
     "qwen": "<|vision_start|><|image_pad|><|vision_end|>",
 }
-# Messages whose parts are texts and images, which a placeholder stands for.
+VIDEOS = {"llava": "<video>", "qwen": "<|vision_start|><|video_pad|><|vision_end|>"}
+# Messages whose parts are texts, images and videos, which placeholders stand for.
 CHAT = """{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}PLACEHOLDER
-{%- else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"""
+{%- elif part['type'] == 'video' %}<video>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"""
 
 
 def tokenizer(*tokens: str, shown: str = "", **named: dict[str, str]):
@@ -124,6 +125,7 @@ def _llava_like(config_class, model_class, processor_class, image_processor, dec
         vision_config=more.pop("vision", None) or _clip(64 if npu else 48),
         text_config=decoder,
         image_token_index=image_token,
+        **(dict(video_token_index=tokens.convert_tokens_to_ids("<video>")) if processors else {}),
         **more,
     )
     processor = processor_class(
@@ -317,13 +319,13 @@ def _internvl():
     return InternVLForConditionalGeneration, config, processor
 
 
-def _gemma3():
+def _gemma3(npu=False):
     names = {"boi_token": "<start_of_image>", "image_token": "<image_soft_token>", "eoi_token": "<end_of_image>"}
     tokens = tokenizer(shown=PLACEHOLDERS["gemma3"], extra_special_tokens=names)
     vision = dict(hidden_size=48, intermediate_size=76, num_hidden_layers=2, num_attention_heads=4, image_size=2 * SIZE)
     kinds = ["sliding_attention", "full_attention", "sliding_attention"]
     # Windows of fewer tokens than an image has.
-    sizes = dict(head_dim=12, query_pre_attn_scalar=20, sliding_window=9, layer_types=kinds)
+    sizes = dict(head_dim=16 if npu else 12, query_pre_attn_scalar=20, sliding_window=9, layer_types=kinds)
     begin, image_token, end = map(tokens.convert_tokens_to_ids, names.values())
     config = Gemma3Config(
         text_config=text(Gemma3TextConfig, vocab_size=len(tokens), **sizes),
@@ -364,7 +366,11 @@ def _smolvlm():
 
 
 # With heads of 16 values, as kernels of NPUs want them.
-ON_NPU = {"llava@16": functools.partial(_llava, npu=True), "qwen2_5_vl@16": functools.partial(_qwen2_5_vl, npu=True)}
+ON_NPU = {
+    "gemma3@16": functools.partial(_gemma3, npu=True),
+    "llava@16": functools.partial(_llava, npu=True),
+    "qwen2_5_vl@16": functools.partial(_qwen2_5_vl, npu=True),
+}
 KINDS = {
     "gemma3": _gemma3,
     "llava": _llava,
@@ -373,7 +379,7 @@ KINDS = {
     "internvl": _internvl,
     "llava_next": functools.partial(_llava_next, *LLAVA_NEXT),
     "llava_next_video": functools.partial(
-        _llava_next, *LLAVA_NEXT_VIDEO, video_processor=LlavaNextVideoVideoProcessor()
+        _llava_next, *LLAVA_NEXT_VIDEO, video_processor=LlavaNextVideoVideoProcessor(**CROPPED)
     ),
     "llava_onevision": _llava_onevision,
     "llava_siglip": _llava_siglip,

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from models.vision_makers import KINDS, ON_NPU, PLACEHOLDERS
+from models.vision_makers import KINDS, ON_NPU, PLACEHOLDERS, VIDEOS
 from models.vision_makers import SIZE as SIZE
 from PIL import Image
 
@@ -25,8 +25,12 @@ def _randomize(name: str, parameter: torch.Tensor, of_tokens: float) -> None:
 
 def placeholder(kind: str) -> str:
     """What stands for an image in a prompt."""
-    found = [token for family, token in PLACEHOLDERS.items() if kind.startswith(family)]
-    return found[0]
+    return next(token for family, token in PLACEHOLDERS.items() if kind.startswith(family))
+
+
+def video_placeholder(kind: str) -> str:
+    """What stands for a video in a prompt."""
+    return next(token for family, token in VIDEOS.items() if kind.startswith(family))
 
 
 @functools.cache
@@ -40,7 +44,8 @@ def hugging_face(kind: str):
     model = model_class._from_config(config, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            _randomize(name, parameter, 0.15 if kind == "gemma3" else 1.0)  # Gemma's are scaled, and the head too
+            # Gemma's embeddings are scaled, and they are the head too.
+            _randomize(name, parameter, 0.15 if kind.startswith("gemma3") else 1.0)
             if kind in ON_NPU:
                 parameter.copy_(parameter.half())
     return model, processor
@@ -60,12 +65,20 @@ def image(seed: int, width: int = 56, height: int = 84) -> Image.Image:
     return Image.fromarray(pixels).resize((width, height), Image.NEAREST)
 
 
+def video(seed: int, frames: int = 4, width: int = 56, height: int = 84) -> np.ndarray:
+    """Frames [frames, height, width, 3] of noise."""
+    return np.stack([np.asarray(image(1000 * seed + number, width, height)) for number in range(frames)])
+
+
 @torch.no_grad()
-def reference(kind: str, prompt: str, images: list, tokens: int) -> tuple[list[int], np.ndarray]:
-    """Ids that transformers' `generate` answers with, and the logprobs [tokens, vocab] that it chose them by."""
+def reference(kind: str, prompt: str, images: list, tokens: int, **videos) -> tuple[list[int], np.ndarray]:
+    """Ids that transformers' `generate` answers with, and the logprobs [tokens, vocab] that it chose them by.
+
+    videos: `videos` and what else its processor takes of them.
+    """
     model, processor = hugging_face(kind)
     shown = [images] if kind == "llava_onevision" else images  # as those of one prompt
-    given = processor(text=prompt, return_tensors="pt", **(dict(images=shown) if images else {}))
+    given = processor(text=prompt, return_tensors="pt", **(dict(images=shown) if images else {}), **videos)
     found = model.generate(
         **given,
         max_new_tokens=tokens,

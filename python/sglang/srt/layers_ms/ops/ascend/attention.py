@@ -26,8 +26,8 @@ def causal_mask(dtype):
 
 
 @constexpr
-def _way(window, soft_cap, sinks, slopes):
-    if host.blockwise(window, soft_cap, sinks, slopes, False):
+def _way(window, soft_cap, sinks, slopes, last_seen, forward_mode):
+    if host.blockwise(window, soft_cap, sinks, slopes, False) or (last_seen and not decodes(forward_mode)):
         return BLOCKWISE
     return WITHIN_A_WINDOW if window else IN_PAGES
 
@@ -159,9 +159,11 @@ def paged_attention(
     last_seen=None,
 ):
     (k_cache, k), (v_cache, v) = k_cache, v_cache
-    way = _way(window, soft_cap, sinks is not None, slopes is not None)
+    way = _way(window, soft_cap, sinks is not None, slopes is not None, last_seen is not None, step["forward_mode"])
     if way == BLOCKWISE:
-        return blockwise_attention(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes)
+        return blockwise_attention(
+            q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes, last_seen
+        )
     if way == WITHIN_A_WINDOW:
         return sliding_window_attention(q, k_cache, v_cache, step, head_dim, scale, window, sinks)
     heads = q.shape[-1] // head_dim

@@ -1,8 +1,10 @@
-"""Blockwise attention, one block of keys after the other: with sinks, with ALiBi slopes, and with capped scores.
+"""Blockwise attention, one block of keys after the other: with sinks, with ALiBi slopes, with capped scores, and of
+tokens that see their whole image.
 
 Each block gives its softmax and the logarithm of its sum, by which blocks are merged (Milakov and Gimelshein, 2018).
-The first block ends with the last of a piece's queries; later blocks are before it. A block is a fused kernel. Where
-scores are capped, or the chip has no such kernel, a block is plain operators. A graph of the forward mode SINGLE_BLOCK
+The first block ends with the last of a piece's queries, or of their image; later blocks are before it. A block is a
+fused kernel. Where scores are capped, tokens see more than what is before them, or the chip has no such kernel, a block
+is plain operators. A graph of the forward mode SINGLE_BLOCK
 has one block of a fixed size, and no loop.
 """
 
@@ -20,8 +22,8 @@ HIDDEN = -1e30  # a score whose weight is 0 beside any other
 
 
 @constexpr
-def _plain(soft_cap):
-    return bool(soft_cap) or not host.profile().fused_blocks
+def _plain(soft_cap, last_seen):
+    return bool(soft_cap) or last_seen or not host.profile().fused_blocks
 
 
 @constexpr
@@ -36,11 +38,16 @@ def _distances(queries, keys):
     return Tensor(distances.astype(np.float32)[None, None])
 
 
-def blockwise_attention(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes):
+def blockwise_attention(q, k_cache, v_cache, step, head_dim, scale, window, soft_cap, sinks, slopes, last_seen=None):
     queries, last, tables = gathered.query_blocks(q, step)
     caches, heads, forward_mode = (k_cache, v_cache), q.shape[-1] // head_dim, step["forward_mode"]
-    if _plain(soft_cap):
-        out, lse = _plain_blocks(queries, last, tables, caches, forward_mode, heads, scale, window, soft_cap, slopes)
+    if _plain(soft_cap, last_seen is not None):
+        seen = None
+        if last_seen is not None and not host.decodes(forward_mode):  # what decodes sees up to itself
+            seen = gathered.last_seen_blocks(last_seen, step)
+        out, lse = _plain_blocks(
+            queries, last, tables, caches, forward_mode, heads, scale, window, soft_cap, slopes, seen
+        )
     else:
         out, lse = _fused_blocks(queries, last, tables, caches, forward_mode, heads, scale, slopes)
     if sinks is not None:
@@ -105,7 +112,8 @@ def _fused_block(queries, last, tables, caches, size, heads, scale, mask, shift)
 # ---- blocks of plain operators ----
 
 
-def _plain_blocks(queries, last, tables, caches, forward_mode, heads, scale, window, soft_cap, slopes):
+def _plain_blocks(queries, last, tables, caches, forward_mode, heads, scale, window, soft_cap, slopes, seen=None):
+    """seen: as gathered.last_seen_blocks has it, of images; a window's last block is not known then."""
     keys = _block_size(forward_mode, PLAIN_KEYS)
     size, kv_heads, width = queries.shape[1], caches[0].shape[2], caches[0].shape[3]
     at = gathered.key_positions_before(last, size).reshape(-1, 1, size, 1, 1)
@@ -113,13 +121,17 @@ def _plain_blocks(queries, last, tables, caches, forward_mode, heads, scale, win
     rows = kernels.cast(kernels.mul(kernels.cast(rows, WIDE), scale), product_dtype())
     rows = rows.reshape(-1, size * (heads // kv_heads), width)
     slopes = None if slopes is None else slopes.reshape(1, kv_heads, 1, heads // kv_heads, 1)
-    out, lse = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
+    until = at
+    if seen is not None:
+        until, last = seen[0].reshape(-1, 1, size, 1, 1), seen[1]
+    out, lse = _plain_block(rows, at, last, tables, caches, keys, until, window, soft_cap, slopes)
     if forward_mode == SINGLE_BLOCK:
         return _by_heads(out, heads), _by_heads(lse, heads)
     blocks, number = (tables.shape[1] * caches[0].shape[1] + PLAIN_KEYS - 1) // PLAIN_KEYS, 1
-    while number < blocks and (window == 0 or number * PLAIN_KEYS < window + size - 1):
+    ends = window != 0 and seen is None
+    while number < blocks and (not ends or number * PLAIN_KEYS < window + size - 1):
         last = kernels.add(last, -PLAIN_KEYS)
-        block, block_lse = _plain_block(rows, at, last, tables, caches, keys, window, soft_cap, slopes)
+        block, block_lse = _plain_block(rows, at, last, tables, caches, keys, until, window, soft_cap, slopes)
         out, lse = _merged(out, lse, block, block_lse)
         number = number + 1
     return _by_heads(out, heads), _by_heads(lse, heads)
@@ -131,8 +143,11 @@ def _by_heads(x, heads):
     return kernels.turn(x.reshape(-1, kv_heads, size, group * width)).reshape(-1, size, heads, width)
 
 
-def _plain_block(rows, at, last, tables, caches, count, window, soft_cap, slopes):
-    """rows [n * K, S * G, D] -> [n, K, S, G, D], and the logarithm of its softmax's sum [n, K, S, G, 1], float32."""
+def _plain_block(rows, at, last, tables, caches, count, until, window, soft_cap, slopes):
+    """rows [n * K, S * G, D] -> [n, K, S, G, D], and the logarithm of its softmax's sum [n, K, S, G, 1], float32.
+
+    at, until: the place of each query, and the last one that it sees, [n, 1, S, 1, 1].
+    """
     kv_heads, size = caches[0].shape[2], at.shape[2]
     key_positions = gathered.key_positions_before(last, count)
     keys, values = (_stacked(gathered.gather_rows(cache, tables, key_positions), count, kv_heads) for cache in caches)
@@ -144,7 +159,7 @@ def _plain_block(rows, at, last, tables, caches, count, window, soft_cap, slopes
     if slopes is not None:
         distances = kernels.cast(kernels.add(key_positions, kernels.mul(at, -1)), WIDE)
         scores = kernels.add(scores, kernels.mul(slopes, distances))
-    seen = kernels.both(kernels.greater(kernels.add(at, 1), key_positions), kernels.greater(key_positions, -1))
+    seen = kernels.both(kernels.greater(kernels.add(until, 1), key_positions), kernels.greater(key_positions, -1))
     if window:
         seen = kernels.both(seen, kernels.greater(key_positions, kernels.add(at, -window)))
     scores = kernels.where(seen, scores, HIDDEN)

@@ -37,12 +37,24 @@ def query_blocks(q, step):
     last = step["query_block_places"].reshape(-1, 1)
     if host.decodes(step["forward_mode"]):
         return q.reshape(-1, 1, q.shape[-1]), last, tables
-    firsts, lasts = step["query_block_firsts"], step["query_block_lasts"]
-    # A piece that is not full begins with its first query, again and again.
-    rows = kernels.add(kernels.add(lasts, 1 - host.QUERY_BLOCK).reshape(-1, 1), numbers(host.QUERY_BLOCK))
-    rows = kernels.maximum(rows, firsts.reshape(-1, 1)).reshape(-1)
-    queries = kernels.gather(q, rows).reshape(-1, host.QUERY_BLOCK, q.shape[-1])
+    queries = kernels.gather(q, _query_rows(step)).reshape(-1, host.QUERY_BLOCK, q.shape[-1])
     return queries, last, kernels.gather(tables, step["query_block_requests"])
+
+
+def _query_rows(step):
+    """Which rows of a step the pieces have, [n * S]. One that is not full begins with its first, again and again."""
+    firsts, lasts = step["query_block_firsts"], step["query_block_lasts"]
+    rows = kernels.add(kernels.add(lasts, 1 - host.QUERY_BLOCK).reshape(-1, 1), numbers(host.QUERY_BLOCK))
+    return kernels.maximum(rows, firsts.reshape(-1, 1)).reshape(-1)
+
+
+def last_seen_blocks(last_seen, step):
+    """Of the last place [T] that each token sees: that of each query [n, S], and that of each piece's last one [n, 1].
+
+    No query of a piece sees more: tokens of an image see up to its end, others up to themselves.
+    """
+    of_queries = kernels.gather(last_seen, _query_rows(step)).reshape(-1, host.QUERY_BLOCK)
+    return of_queries, kernels.gather(last_seen, step["query_block_lasts"]).reshape(-1, 1)
 
 
 def token_rows(found, step):

@@ -5,6 +5,8 @@ from mindspore import dtype as mstype
 from sglang.srt.layers_ms.ops.ascend import kernels
 from sglang.srt.layers_ms.ops.ascend.dense import rms_norm
 
+TILE = 16  # of which FlashAttentionScore wants heads to be multiples
+
 
 def activate(x, kind):
     if kind in ("gelu", "gelu_pytorch_tanh"):
@@ -33,9 +35,16 @@ def segment_attention(qkv, cos, sin, bounds, heads, scale):
     q, k, v = (kernels.contiguous(part) for part in kernels.split(qkv, (width, width, width)))
     if cos is not None:
         q, k = _rotated(q, cos, sin, heads), _rotated(k, cos, sin, heads)
-    q, k, v = (part.reshape(-1, heads, width // heads) for part in (q, k, v))
+    size = width // heads
+    wide = -(-size // TILE) * TILE  # zeros, which change no score
+    q, k, v = (part.reshape(-1, heads, size) for part in (q, k, v))
+    if wide > size:
+        q, k, v = (kernels.pad_heads(part, wide, 0.0) for part in (q, k, v))
     ends = tuple(bounds.asnumpy().tolist()[1:])  # of the host: nothing is waited for
-    return kernels.segment_attention(q, k, v, scale, ends).reshape(-1, width)
+    found = kernels.segment_attention(q, k, v, scale, ends)
+    if wide > size:
+        found = kernels.contiguous(kernels.split(found, (size, wide - size))[0])
+    return found.reshape(-1, width)
 
 
 def take_rows(x, rows):
