@@ -73,15 +73,15 @@ def test_rows_in_bfloat16_are_near(table, tmp_path, kind):
     assert error < BFLOAT16
 
 
-@pytest.mark.parametrize("kind", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize("kind", ["llava_next_video", "llava_onevision", "qwen2_vl", "qwen2_5_vl"])
 def test_rows_of_a_videos_frames_are_transformers(table, tmp_path, kind):
     model, processor = vision_models.hugging_face(kind)
     seeing = Seeing(vision_models.save(kind, tmp_path))
-    frames = np.stack([np.asarray(vision_models.image(seed, 84, 56)) for seed in range(4)])
+    frames = vision_models.video(0, width=84, height=56)
     made = processor.video_processor([frames], return_tensors="pt", do_sample_frames=False)
-    wanted = rows_of(model.get_video_features, made)
+    wanted = rows_of(model.get_video_features, made).flatten(0, -2)
     pixels = made.pop("pixel_values_videos")
-    (found,) = seeing.get_video_feature([item(Modality.VIDEO, pixels, **made)])
+    (found,) = seeing.get_video_feature([item(Modality.VIDEO, pixels[0] if pixels.ndim == 5 else pixels, **made)])
     np.testing.assert_allclose(found.numpy(), wanted.numpy(), atol=1e-4 * float(wanted.abs().max()))
 
 
@@ -90,6 +90,18 @@ def test_a_ratio_that_names_no_number_of_tiles_is_refused(name):
     assert anyres.most_tiles("anyres_max_12") == 12
     with pytest.raises(UnsupportedConfig, match=f"vision_aspect_ratio = '{name}' is not supported"):
         anyres.most_tiles(name)
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 27])
+def test_frames_of_half_a_side_are_torchs(side):
+    x = torch.randn(3, side * side, 2, dtype=torch.float64)
+    grids = x.reshape(3, side, side, 2).permute(0, 3, 1, 2)
+    halved = torch.nn.functional.interpolate(grids, [-(-side // 2)] * 2, mode="bilinear").flatten(2).transpose(1, 2)
+    taps = anyres.halved(3, side)
+    rows = np.concatenate([x.reshape(-1, 2).numpy(), np.zeros((1, 2))])  # NEWLINE is the last one
+    found = sum(rows[rows_of_tap] * share[:, None] for rows_of_tap, share in zip(taps[::2], taps[1::2], strict=True))
+    np.testing.assert_allclose(found[:-1], halved.reshape(-1, 2), atol=1e-6)
+    assert not found[-1].any() and all(tap[-1] == anyres.NEWLINE for tap in taps[::2])
 
 
 def test_a_checkpoint_with_published_names_of_tensors_is_the_same(table, tmp_path):

@@ -76,7 +76,10 @@ class Multimodal:
         raise NotImplementedError
 
     def vision_inputs(self, feature: np.ndarray, modality: str, known: Mapping[str, np.ndarray]) -> VisionInputs:
-        """What `vision` is given of one image, from what its processor made of it. known: whatever else it made."""
+        """What `vision` is given of one image, or `video` of one video, from what its processor made of it.
+
+        known: whatever else it made.
+        """
         raise NotImplementedError
 
     def vision(self, patches, *indices):
@@ -85,6 +88,10 @@ class Multimodal:
         indices: positions first, where `vision_inputs` made some.
         """
         raise NotImplementedError
+
+    def video(self, patches, *indices):
+        """The same of a video, where that is computed otherwise."""
+        return self.vision(patches, *indices)
 
 
 class TextAlone(Multimodal):

@@ -152,10 +152,10 @@ MODELS = {  # sorted by name
         "llava_next", "LLaVA 1.6", "as LLaVA 1.5, images in tiles; Llama, Mistral, Qwen2", task=SEE
     ),
     "LlavaNextVideoForConditionalGeneration": Model(
-        "llava_next_video", "LLaVA-NeXT-Video, images alone", "as LLaVA 1.6", task=SEE
+        "llava_next_video", "LLaVA-NeXT-Video", "as LLaVA 1.6, and videos", task=SEE
     ),
     "LlavaOnevisionForConditionalGeneration": Model(
-        "llava_onevision", "LLaVA-OneVision, images alone", "SigLIP's tower, images in tiles; Qwen2", task=SEE
+        "llava_onevision", "LLaVA-OneVision", "SigLIP's tower, images in tiles, videos; Qwen2", task=SEE
     ),
     "MellumForCausalLM": Model("mellum", "Mellum 2", "experts, sliding windows, two rotary tables"),
     "MiMoForCausalLM": Model("mimo", "MiMo-7B", "biases"),

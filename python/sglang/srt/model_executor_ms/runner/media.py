@@ -46,7 +46,8 @@ class MediaInputs:
         indices = [bridge.to_mindspore(torch.from_numpy(array)) for array in made.indices]
         if made.positions is not None:
             indices.insert(0, bridge.to_mindspore(torch.from_numpy(made.positions).to(dtype)))
-        return bridge.to_torch(self.network.vision(patches, *indices)).clone()
+        compute = self.network.video if modality == "video" else self.network.vision
+        return bridge.to_torch(compute(patches, *indices)).clone()
 
     def media_inputs(self, input_ids: torch.Tensor, forward_batch) -> dict[str, torch.Tensor]:
         """What a step of T tokens begins with beside ids: which are replaced, and their rows. {}: none is."""

@@ -85,6 +85,18 @@ def untiled(side: int) -> tuple[np.ndarray, np.ndarray]:
     return found, np.ones(len(found), np.float32)
 
 
+def halved(frames: int, side: int) -> tuple[np.ndarray, ...]:
+    """As `resized`, of a video's frames, side * side rows each, that have half as many each way: NEWLINE at the end."""
+    places, found = _between(side, -(-side // 2)), []
+    firsts = np.arange(frames)[:, None] * side**2
+    for row, part in places:
+        for column, share in places:
+            taken = firsts + np.add.outer(row * side, column).ravel()
+            weights = np.tile(np.outer(part, share).ravel(), frames)
+            found += [np.append(taken, NEWLINE).astype(np.int32), np.append(weights, 0).astype(np.float32)]
+    return tuple(found)
+
+
 def _between(count: int, wanted: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
     """Of each of so many places, spread evenly, the places before and after it, and how much each counts."""
     at = np.maximum((np.arange(wanted) + 0.5) * (count / wanted) - 0.5, 0)

@@ -1,0 +1,78 @@
+"""Videos through SGLang's Engine, against transformers' generate: frames, and files."""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from models import vision_models
+from PIL import Image
+from serving.test_vision import encoded
+from tiers import mostly_slow
+
+SECONDS = 16, 25
+TOKENS = 8
+FRAMES = 5  # that the server takes of a file
+IMAGE = vision_models.image(7, 140, 84)
+
+
+def gif(frames: np.ndarray) -> str:
+    """A file of these frames, as a request has it; 84 colors or fewer a frame stay what they are."""
+    shown, kept = [Image.fromarray(frame).quantize(256, dither=Image.Dither.NONE) for frame in frames], io.BytesIO()
+    shown[0].save(kept, "GIF", save_all=True, append_images=shown[1:], duration=100)
+    return "data:image/gif;base64," + base64.b64encode(kept.getvalue()).decode()
+
+
+def few_colors(seed: int, frames: int) -> np.ndarray:
+    return vision_models.video(seed, frames, 28, 28)
+
+
+def assert_answer(kind, answer, prompt, images, **videos):
+    tokens, logprobs = vision_models.reference(kind, prompt, images, TOKENS, **videos)
+    assert answer["output_ids"] == tokens
+    found = [logprob for logprob, *_ in answer["meta_info"]["output_token_logprobs"]]
+    np.testing.assert_allclose(found, logprobs[np.arange(TOKENS), tokens], atol=1e-4)
+
+
+KINDS = ["llava_onevision", "llava_next_video"]
+
+
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, lambda kind: kind == KINDS[0]))
+def test_answers_about_videos_are_transformers(start_engine, tmp_path, kind):
+    config = dict(mm_process_config={"video": {"num_frames": FRAMES}})
+    # Videos, of 16 tokens and more, come in several chunks.
+    engine = start_engine(vision_models.save(kind, tmp_path), chunked_prefill_size=8, **config)
+    video, image = vision_models.video_placeholder(kind), vision_models.placeholder(kind)
+
+    def ask(prompt, **shown):
+        greedy = dict(temperature=0, max_new_tokens=TOKENS, ignore_eos=True)
+        return engine.generate(prompt=prompt, sampling_params=greedy, return_logprob=True, **shown)
+
+    one, other = vision_models.video(1, 4), vision_models.video(2, 4)
+    whole = dict(do_sample_frames=False)
+    answer = ask(f"Look: {video} What?", video_data=[one])
+    assert_answer(kind, answer, f"Look: {video} What?", [], videos=[one], **whole)
+    again = ask(f"Look: {video} What?", video_data=[[Image.fromarray(frame) for frame in one]])
+    assert again["output_ids"] == answer["output_ids"]
+    assert again["meta_info"]["cached_tokens"] == again["meta_info"]["prompt_tokens"] - 1
+    both = f"{video} or {image}{video} here"
+    answer = ask(both, video_data=[one, other], image_data=[encoded(IMAGE)])
+    assert_answer(kind, answer, both, [IMAGE], videos=[one, other], **whole)
+    assert_videos_of_several_lengths(ask, video)
+    assert_files(kind, ask, f"{video} now?")
+
+
+def assert_videos_of_several_lengths(ask, video):
+    """transformers takes none: each is what it is beside one as long."""
+    short, long = vision_models.video(3, 2), vision_models.video(4, 6)
+    answers = [ask(f"{video}{video}?", video_data=[short, other]) for other in (short, long)]
+    tokens = [answer["meta_info"]["prompt_tokens"] for answer in answers]
+    assert tokens[1] - tokens[0] == 4 * 4  # of each frame 2 x 2
+
+
+def assert_files(kind, ask, prompt):
+    pytest.importorskip("decord", reason="an optional package, by which SGLang decodes videos")
+    frames = few_colors(5, 12)
+    taken = dict(num_frames=FRAMES, do_sample_frames=True)
+    assert_answer(kind, ask(prompt, video_data=[gif(frames)]), prompt, [], videos=[frames], **taken)
+    assert_answer(kind, ask(prompt, video_data=gif(frames[:3])), prompt, [], videos=[frames[:3]])
