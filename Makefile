@@ -6,6 +6,7 @@ MODEL ?= $(shell $(RUN) ms_example/smollm2.py)
 PYTEST_ARGS ?=
 KITS_ARGS ?=
 SOAK_MINUTES ?= 10
+SOAK_ARGS ?=
 DEMO_ARGS ?=
 CHAT_ARGS ?=
 TEST_PROCESSES ?= 2
@@ -61,7 +62,7 @@ test-sglang: $(STAMP)  ## SGLang's own kits of tests against servers of ours on 
 	PYTHONPATH=test $(RUN) -m sglang_kits.run $(KITS_ARGS)
 
 soak: $(STAMP)  ## a mixed load on one server for SOAK_MINUTES (10); then nothing may be left behind
-	$(RUN) benchmark/soak.py --minutes $(SOAK_MINUTES)
+	$(RUN) benchmark/soak.py --minutes $(SOAK_MINUTES) $(SOAK_ARGS)
 
 bench: $(STAMP)  ## prefill and decode of a 0.6B model of random weights, and how near the machine's limits they are
 	$(RUN) benchmark/roofline.py --cases 1:128:32 4:128:32 8:128:32 1:1024:0
