@@ -192,6 +192,15 @@ def test_pages_of_one_token_keep_sglangs_limit():
     assert admission.longest_request(scheduler_of(case)) == 255
 
 
+def test_a_request_leaves_room_for_drafts_in_whole_pages(monkeypatch):
+    case = SimpleNamespace(page=16, size=256, chunk=None, window=None, window_pool=0, without_radix=False)
+    monkeypatch.setattr(admission, "get_alloc_reserve_per_decode", lambda: 8)
+    scheduler = scheduler_of(case)
+    assert admission.longest_request(scheduler) == 240  # nothing drafts
+    scheduler.spec_algorithm = SpeculativeAlgorithm.EAGLE
+    assert admission.longest_request(scheduler) == 224
+
+
 def test_a_pool_in_which_nothing_fits_is_refused_with_what_to_do():
     case = SimpleNamespace(page=128, size=128, chunk=None, window=None, window_pool=0, without_radix=False)
     with pytest.raises(admission.TooSmallPool, match="--max-total-tokens of at least 520"):

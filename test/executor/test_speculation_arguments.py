@@ -13,6 +13,8 @@ from sglang.srt.model_executor_ms.environment import Environment
 from sglang.srt.model_executor_ms.runner.device import AS_ON_NPU, ON_REQUEST, TABLES
 from sglang.srt.model_executor_ms.server import speculation
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+from sglang.srt.models.llama import LlamaForCausalLM
+from sglang.srt.models_ms.aux_layers import aux_layers
 from sglang.srt.server_args import ServerArgs
 
 SECONDS = 5
@@ -112,6 +114,15 @@ def test_a_draft_that_sglang_takes_for_a_layer_of_eagle_is_refused(check, tmp_pa
     target = SimpleNamespace(vocab_size=TINY["qwen3_moe"]["vocab_size"], model_path="target")
     with pytest.raises(UnsupportedFlag, match="Qwen3MoeForCausalLMMTP"):
         check(target, **found)
+
+
+@pytest.mark.parametrize("layer_ids", [None, [1, 5, 9]])
+def test_hidden_states_are_of_the_layers_that_sglang_reads(layer_ids):
+    target = SimpleNamespace(pp_group=SimpleNamespace(is_last_rank=True), model=SimpleNamespace())
+    target.config = SimpleNamespace(num_hidden_layers=12)
+    LlamaForCausalLM.set_eagle3_layers_to_capture(target, layer_ids)
+    assert aux_layers(12, layer_ids) == target.model.layers_to_capture
+    assert aux_layers(12, [10, 11, 12]) == [10, 11, 12]
 
 
 def test_a_draft_of_eagle_is_one_that_is_computed_and_as_wide_as_the_target(check, tmp_path):

@@ -261,6 +261,15 @@ def test_the_same_coins_accept_and_draw_the_same_of_chains_on_an_npu(thresholds)
         assert set(found[2].tolist()) == set(range(n))
 
 
+def test_no_more_is_accepted_than_there_is_room_for():
+    """A tree may be deeper than the steps of which drafts are accepted."""
+    links = torch.arange(4)[None], torch.tensor([[1, 2, 3, -1]]), torch.full((1, 4), -1)
+    tokens, predicts = torch.tensor([[9, 1, 2, 3]]), torch.zeros(4, dtype=torch.int32)
+    path, count = torch.full((1, 2), -1, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
+    spec_kernels.verify_tree_greedy(predicts, path, count, tokens, *links, torch.tensor([[1, 2, 3, 4]]))
+    assert path.tolist() == [[0, 1]] and count.tolist() == [1] and predicts.tolist() == [1, 2, 0, 0]
+
+
 @pytest.mark.parametrize("verify", [spec_kernels.verify_tree_sampling, draft_chains.verify_chain_sampling])
 def test_an_impossible_draft_is_never_accepted(verify):
     probs, never = torch.tensor([[[0.5, 0.5, 0.0]] * 2]), torch.zeros(1, 2)
@@ -286,6 +295,8 @@ def test_a_coin_beyond_what_rounding_left_draws_a_possible_token_on_an_npu():
     most = torch.tensor([np.nextafter(np.float32(1), np.float32(0))] * 3)
     weights = torch.tensor([[0, 1, 0], [0.3, 0.3, 0.3], [0, 0, 0]])
     assert draft_chains._drawn(weights.float(), most).tolist() == [1, 2, 2]
+    sums = torch.linspace(1e-3, 4, 100_001)[:, None]
+    assert not draft_chains._drawn(torch.cat([sums, torch.zeros_like(sums)], 1), most[:1].expand(len(sums))).any()
 
 
 def test_nothing_of_a_chain_is_read_from_a_device_or_made_beside_it():

@@ -162,6 +162,7 @@ from sglang.srt.managers import overlap_utils
 from sglang.srt.mem_cache import allocation, kv_cache_configurator, memory_pool
 from sglang.srt.sampling.penaltylib import repetition_penalty
 from sglang.srt.speculative import eagle_utils, eagle_worker_v2, eagle_worker_common, ngram_worker, spec_utils
+from sglang.srt.speculative.draft_utils import DraftBackendFactory
 used = [
     eagle_worker_common.assign_draft_cache_locs_contiguous_func, ngram_worker.assign_extend_cache_locs_func,
     spec_utils.fill_front_out_cache_loc_func, spec_utils.assign_req_to_token_pool_func, eagle.fill_bonus_tokens_func,
@@ -178,7 +179,11 @@ found = dict(
     full_mask=ngram_worker.USE_FULL_MASK, shares=memory_pool.conv_window_dedup_enabled(False, False, 1, False),
     around=[hasattr(method, "__wrapped__") for method in (
         ngram_worker.NGRAMWorker._prepare_draft_tokens, memory_pool.MHATokenToKVPool.move_kv_cache,
-        memory_pool.MLATokenToKVPool.move_kv_cache,
+        memory_pool.MLATokenToKVPool.move_kv_cache, DraftBackendFactory.create_decode_backend,
+        DraftBackendFactory.create_draft_extend_backend,
+    )],
+    compiled=["_dynamo" in function.__code__.co_filename for function in (
+        spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties,
     )],
 )
 import torch
@@ -211,5 +216,5 @@ def test_every_hook_is_where_it_is_called():
     assert all(hooked or "_ms." in name for name, hooked in found["used"].items()), found["used"]
     assert len(found["used"]) >= 15
     assert found["mode"] == int(spec_tree.TreeMaskMode.QLEN_ONLY) and not found["full_mask"]
-    assert all(found["around"]) and not found["shares"]
+    assert all(found["around"]) and not found["shares"] and not any(found["compiled"])
     assert found["npu"] == [True, True, True]

@@ -104,13 +104,13 @@ def verify_chain_sampling(
 
 
 def _drawn(weights: torch.Tensor, coins: torch.Tensor) -> torch.Tensor:
-    """A token [B] of each distribution [B, V] that need not sum to 1, by coins [B] in [0, 1)."""
+    """A token [B] of each distribution [B, V] that need not sum to 1, by coins [B] in [0, 1); of nothing the last one.
+
+    A float32 below 1 times a sum is below it, rounded too: what adds nothing is not drawn.
+    """
     reached = weights.cumsum(1)
-    whole = reached[:, -1:]
-    place = (reached <= coins[:, None] * whole).sum(1)
-    # Rounding may let a coin reach the whole sum: the last token that adds to it is drawn then.
-    last = (reached < whole).sum(1)
-    return torch.where(whole[:, 0] > 0, torch.minimum(place, last), weights.shape[1] - 1)
+    place = (reached <= coins[:, None] * reached[:, -1:]).sum(1)
+    return place.clamp(max=weights.shape[1] - 1)
 
 
 def top_k_renorm(probs: torch.Tensor, top_ks: torch.Tensor) -> torch.Tensor:
