@@ -1,4 +1,4 @@
-"""Videos through SGLang's Engine, against transformers' generate: frames, and files."""
+"""Videos through SGLang's Engine and its HTTP server, against transformers' generate: frames, and files."""
 
 import base64
 import io
@@ -10,7 +10,7 @@ from PIL import Image
 from serving.test_vision import encoded
 from tiers import mostly_slow
 
-SECONDS = 16, 25
+SECONDS = 16, 50
 TOKENS = 8
 FRAMES = 5  # that the server takes of a file
 IMAGE = vision_models.image(7, 140, 84)
@@ -76,3 +76,39 @@ def assert_files(kind, ask, prompt):
     taken = dict(num_frames=FRAMES, do_sample_frames=True)
     assert_answer(kind, ask(prompt, video_data=[gif(frames)]), prompt, [], videos=[frames], **taken)
     assert_answer(kind, ask(prompt, video_data=gif(frames[:3])), prompt, [], videos=[frames[:3]])
+
+
+@pytest.mark.slow
+def test_videos_of_http_requests(serve, tmp_path):
+    pytest.importorskip("decord", reason="an optional package, by which SGLang decodes videos")
+    kind = "llava_next_video"
+    server = serve(vision_models.save(kind, tmp_path))
+    video, frames = gif(few_colors(6, 8)), [encoded(Image.fromarray(frame)) for frame in few_colors(6, 8)]
+
+    def post(shown, text="a <video> b", **more):
+        body = dict(text=text, video_data=shown, sampling_params=dict(max_new_tokens=4, temperature=0)) | more
+        return server.post("/generate", body)
+
+    answers = [post([shown]).json() for shown in (video, frames)]
+    assert answers[0]["output_ids"] == answers[1]["output_ids"]
+    fewer = post([video], video_config=dict(num_frames=2)).json()
+    per_frame = (vision_models.SIZE // 7 // 2) ** 2
+    prompts = [answer["meta_info"]["prompt_tokens"] for answer in (answers[0], fewer)]
+    assert prompts[0] - prompts[1] == 6 * per_frame
+    bad = {
+        "no video": ["data:video/mp4;base64," + base64.b64encode(b"no video").decode()],
+        "half a file": [video[: len(video) // 2 // 4 * 4]],
+        "frames of two sizes": [[frames[0], encoded(IMAGE)]],
+        "a number": [[3]],
+        "a file that is not there": ["/nowhere/x.mp4"],
+        "two for one": [video, video],
+    }
+    found = {name: post(shown).status_code for name, shown in bad.items()}
+    found |= {
+        "none for one": post([video], "a <video> <video>").status_code,
+        "other settings": post([video], video_config=dict(size=3)).status_code,
+        "no number": post([video], video_config=dict(num_frames=-1)).status_code,
+    }
+    assert found.pop("half a file") in (200, 400)  # what was decoded until then, or nothing
+    assert found == dict.fromkeys(found, 400)
+    assert post([video]).json()["output_ids"] == answers[0]["output_ids"]
