@@ -189,12 +189,12 @@ SHAPES["qwen3.5-0.8b"].full_attention_interval = 4  # what SGLang reads; transfo
 POOLING = {"bge-m3": ("cls", []), "embeddinggemma-300m": ("mean", [768, 3072, 768])}
 
 
-def write_tokenizer(vocab_size: int, folder: Path) -> None:
+def word_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
     """A word for every id: random models choose any id, and a load generator times those that have a text."""
     words = Tokenizer(WordLevel({f"w{number}": number for number in range(vocab_size)}, unk_token="w0"))
     words.pre_tokenizer = WhitespaceSplit()
     special = dict(unk_token="w0", pad_token="w0", eos_token="w2")
-    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
 
 
 def write_pooling(shape: str, folder: Path) -> None:
@@ -228,7 +228,7 @@ def write_checkpoint(shape: str, folder: Path) -> Path:
     config.dtype = "bfloat16"
     made = AutoModel if shape in POOLING else AutoModelForCausalLM
     made.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
-    write_tokenizer(config.vocab_size, folder)
+    word_tokenizer(config.vocab_size).save_pretrained(folder)
     if shape in POOLING:
         write_pooling(shape, folder)
     return folder

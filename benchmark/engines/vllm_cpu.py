@@ -19,9 +19,8 @@ def engine(model, **arguments):
         max_model_len=10240,
         max_num_seqs=32,
         enable_prefix_caching=False,
-        skip_tokenizer_init=True,
         disable_log_stats=True,
-        **arguments,
+        **dict(skip_tokenizer_init=True) | arguments,
     )
 
 
