@@ -64,6 +64,10 @@ FORMS = {
     "Q8_0 by int8": Form("int8", 32, "float16", activations="int8_group"),
     "Q4_0 by int8": Form("int4", 32, "float16", activations="int8_group"),
     "Q4_K by int8": Form("uint4", 32, "float16", "float16", "int8_group"),
+    "Q6_K by int8": Form("int8", 16, "float16", activations="int8_group"),
+    "Q4_K": Form("uint4", 32, "float16", "float16"),
+    "Q6_K": Form("int8", 16, "float16"),
+    "Q8_0": Form("int8", 32, "float16"),
 }
 
 

@@ -1,7 +1,7 @@
 """Which method each layer gets by config.json, and what of it is refused by name."""
 
 import pytest
-from mindspore import float32, nn
+from mindspore import bfloat16, float32, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import Experts, MergedColumnParallelLinear
@@ -14,6 +14,7 @@ from sglang.srt.layers_ms.quantization import (
     UnsupportedQuantization,
     create_parameters,
     formats,
+    quantized,
     read,
 )
 from sglang.srt.layers_ms.quantization.base import EMBEDDING, LOOKUP
@@ -201,14 +202,40 @@ def test_of_gguf_files_each_layer_has_the_types_of_its_tensors():
     assert type(scheme.get_method(LINEAR, ["x.o_proj"])) is UnquantizedLinear
     experts = scheme.get_method(MOE, [f"y.experts.{e}.{name}" for name in ("gate_proj", "down_proj") for e in range(2)])
     formats_of = [experts.of(name).format for name in ("gate_up", "down")]
-    assert [(form.name, form.activations) for form in formats_of] == [("Q4_K", "float"), ("IQ4_NL", "float")]
+    assert [(form.name, form.activations) for form in formats_of] == [("Q4_K", "int8_group"), ("IQ4_NL", "int8_group")]
     assert type(scheme.get_method(MOE, ["z.experts.0.gate_proj"])) is UnquantizedMoE  # the others have no blocks
 
 
-def test_of_a_gguf_file_float32_is_exact():
+def test_of_a_gguf_file_float32_is_exact_and_others_are_rounded_by_groups():
     form, exact = ENCODINGS["Q4_K"].format, ENCODINGS["Q4_K"].exact
-    assert (form.scale, form.activations, form.block) == ("float16", "float", (1, 32))
+    assert (form.scale, form.activations, form.block) == ("float16", "int8_group", (1, 32))
     assert (exact.scale, exact.activations) == ("float32", "float")
+
+
+def linear_of(dtype, method):
+    """A layer of 64 columns whose matrix that method holds."""
+    layer = ReplicatedLinear(64, 6, dtype)
+    layer.create_parameters(method)
+    return layer
+
+
+@pytest.mark.parametrize("name", ENCODINGS)
+def test_blocks_meet_rounded_rows_where_operators_have_them(name, monkeypatch):
+    """Codes are held either way."""
+    held = {"weight", "weight_scale"} | ({"weight_offset"} if ENCODINGS[name].format.offset else set())
+
+    def activations(dtype):
+        layer = linear_of(dtype, QuantizedLinear(ENCODINGS[name]))
+        assert {one.name.rpartition(".")[-1] for one in layer.get_parameters()} >= held
+        return layer.activation_format
+
+    def lacks_rounding(kind, group, offset, activations, *_):
+        if activations != "float":
+            raise NotImplementedError("no rounded rows")
+
+    assert (activations(bfloat16), activations(float32)) == ("int8_group", "float")
+    monkeypatch.setattr(quantized.ops, "check_quant", lacks_rounding)
+    assert activations(bfloat16) == "float"
 
 
 class Layer(nn.Cell):

@@ -237,6 +237,20 @@ MUTATIONS = (
         "    if False:\n",
         "test/serving/test_quantized.py -k would_read",
     ),
+    Mutation(
+        "rows that meet GGUF's blocks as they are",
+        f"{LAYERS}/quantization/gguf.py",
+        'scale, offset, "int8_group")',
+        "scale, offset)",
+        f"{READER_TESTS} -k 'gguf_file or blocks_meet'",
+    ),
+    Mutation(
+        "GGUF's blocks dequantized where nothing rounds rows",
+        f"{LAYERS}/quantization/quantized.py",
+        'if self.format.activations == "int8_group" and not self._serves(layer):',
+        "if False:",
+        f"{READER_TESTS} -k blocks_meet",
+    ),
 )
 
 

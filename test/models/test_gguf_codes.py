@@ -16,7 +16,7 @@ from sglang.srt.layers_ms.quantization.quantized import QuantizedMoE
 from sglang.srt.model_loader_ms.gguf.folder import folder_of
 
 SECONDS = 35, 80
-# Of the largest logit: in float32; and in bfloat16.
+# Of the largest logit: in float32; and in bfloat16, where rows are rounded by groups of 32 too.
 LIMIT, LIMIT_ROUNDED = 1e-4, 0.05
 SIMPLE = ("Q4_0", "Q8_0", "Q5_1", "Q4_1", "Q5_0", "MXFP4")
 # Experts, whose stacks differ; biases of parts; a tied table, and norms of heads; the model of MXFP4; MLA.
@@ -88,6 +88,10 @@ def test_experts_whose_stacks_differ_are_held_as_codes(table, tmp_path):
     assert_logits_close(found, wanted, LIMIT)
 
 
+def wanted_rows(dtype: str) -> str:
+    return "float" if dtype == "float32" else "int8_group"
+
+
 def logits_of_drawn(folder, kinds, dtype) -> list:
     """Of a model whose matrices are drawn as blocks of these types, and of the one of their values, in float32."""
     gguf_models.drawn(folder / "blocks.gguf", folder / "values.gguf", kinds)
@@ -95,6 +99,8 @@ def logits_of_drawn(folder, kinds, dtype) -> list:
     for name, of in (("blocks", dtype), ("values", "float32")):
         model = PagedModel(folder_of(folder / f"{name}.gguf", folder), of, compiled=False)
         assert (model.network.model.embed_tokens.weight.dtype == ms.float32) == (name == "values")
+        for _, cell in model.network.cells_and_names():
+            assert getattr(cell, "activation_format", wanted_rows(of)) == wanted_rows(of)
         found.append(Requests(model, 4).step(ids))
     return found
 
@@ -108,7 +114,7 @@ def test_k_quants_are_multiplied_as_codes(table, tmp_path):
 
 @pytest.mark.parametrize("table", ["cpu"], indirect=True)
 @pytest.mark.parametrize("kind", ["Q4_K", "Q6_K", "Q3_K", "IQ4_NL"])
-def test_types_are_multiplied_in_bfloat16(table, tmp_path, kind):
+def test_rows_are_rounded_in_bfloat16(table, tmp_path, kind):
     matrices = ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down", "token_embd"]
     assert_logits_close(*logits_of_drawn(tmp_path, dict.fromkeys(matrices, kind), "bfloat16"), LIMIT_ROUNDED)
 

@@ -101,12 +101,15 @@ def test_rowwise_operators_agree(isa, dtype, width, outputs):
 
 
 INT8 = [("int8", 0, "int8"), ("int4", 0, "int8")]
+# GGUF's: whether there are minima is the last one.
+BLOCKS = [("uint4", 32, "int8_group", True), ("int8", 16, "int8_group"), ("int8", 32, "int8_group", True)]
+BLOCKS += [("iq4nl", 32, "int8_group"), ("e2m1", 32, "int8_group"), ("int4", 32, "int8_group")]
 FORMATS = [("int4", 32, "float"), ("e2m1", 32, "float"), ("e4m3", 64, "float"), *INT8]
 
 
 def product_with_codes(dtype, kind, group, activations, offset=False):
     """-> the product of rows [rows, 128] with a quantized matrix [70, 128]."""
-    generator, bits = torch.Generator().manual_seed(0), 4 if kind in ("int4", "uint4", "e2m1") else 8
+    generator, bits = torch.Generator().manual_seed(0), 4 if kind in ("int4", "uint4", "e2m1", "iq4nl") else 8
     drawn = torch.randint(0, 120, (70, 128 * bits // 8), generator=generator, dtype=torch.uint8)  # no NaN of e4m3
     held = drawn.view(torch.int8) if kind == "int8" else drawn
     factors = [draw(torch.float32, 70, 128 // (group or 128)) for _ in range(1 + offset)]
@@ -129,7 +132,16 @@ def test_products_with_codes_agree(isa, dtype, form):
     compare(isa, dtype, lambda: [product_with_codes(dtype, *form)(draw(dtype, 9, 128))])
 
 
-@pytest.mark.parametrize("form", [*FORMATS, ("uint4", 32, "int8_group", True), ("uint8", 32, "float", True)], ids=str)
+@pytest.mark.parametrize("form", BLOCKS, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_products_with_rounded_groups_are_the_same_to_the_bit(isa, dtype, form):
+    """Those of integers are exact, and sums of groups are added up in one order."""
+    found = product_with_codes(dtype, *form)(x := draw(dtype, 9, 128))
+    cpu.use(cpu.ISA)
+    assert torch.equal(found, product_with_codes(dtype, *form)(x))
+
+
+@pytest.mark.parametrize("form", [*FORMATS, *BLOCKS, ("uint8", 32, "float", True)], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_row_meets_codes_as_it_does_alone(isa, dtype, form):
     """To the bit: scales have all their bits, and products with few rows are other functions each."""

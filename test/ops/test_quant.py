@@ -14,7 +14,8 @@ pytestmark = pytest.mark.usefixtures("table")
 
 E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
 NF4 = [-1, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626]
-FOUR_BITS = {"int4": range(-8, 8), "uint4": range(16), "e2m1": E2M1, "nf4": [*NF4, 0.723, 1.0]}
+IQ4NL = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
+FOUR_BITS = {"int4": range(-8, 8), "uint4": range(16), "e2m1": E2M1, "nf4": [*NF4, 0.723, 1.0], "iq4nl": IQ4NL}
 EIGHT_BITS = {"int8": torch.int8, "uint8": torch.uint8, "e4m3": torch.float8_e4m3fn}
 
 
@@ -126,6 +127,7 @@ def test_rows_are_rounded_where_the_format_says_so():
 # What GGUF's types become: the contract's kind, columns of a group, offset, dtype of scales.
 BLOCKS = [("int4", 16, "", "float16"), ("uint4", 16, "min", "float32"), ("uint4", 32, "min", "float32")]
 BLOCKS += [("int8", 16, "", "float16"), ("int8", 32, "min", "float32"), ("int4", 32, "", "float16")]
+BLOCKS += [("iq4nl", 32, "", "float16"), ("e2m1", 32, "", "uint8")]
 
 
 @pytest.mark.parametrize("form", BLOCKS, ids=str)

@@ -24,7 +24,7 @@ class WeightFormat(NamedTuple):
     # One for each scale: "zero_point", uint8, or "minimum", of the dtype of scales. "": there is none.
     offset: str = ""
     # The other factor of a product, as ops.quant_linear names it: "float": as it comes; "int8": each row is rounded;
-    # "int8_group": where there is an operator for it, 32 columns of each row are.
+    # "int8_group": 32 columns of each row are, and where there is no operator for it, it is "float".
     activations: str = "float"
 
     @property

@@ -1,7 +1,8 @@
 """GGUF files: codes and factors of blocks are held apart, as those of all formats are; types may differ in a layer.
 
-The header says which tensor has which type: gguf/folder.py writes it to config.json. Activations are multiplied as they
-are; llama.cpp rounds 32 columns of them together. In float32 weights are exactly the values that a file stands for.
+The header says which tensor has which type: gguf/folder.py writes it to config.json. As llama.cpp does, 32 columns of
+activations are rounded to int8 together, and products are those of integers. In float32 activations are multiplied as
+they are, by exactly the values that a file stands for.
 """
 
 from collections.abc import Sequence
@@ -21,8 +22,8 @@ _EXPERTS = ".experts."
 def _encoding(name: str, kind: str, group: int, offset: str = "", scale: str = "float16") -> Encoding:
     """Of a type of blocks. Scales of K-quants are products of two numbers, rounded to float16 but in `exact`."""
     bits = 4 if kind in TABLES else 8
-    form = WeightFormat(name, "int8" if bits == 8 else "uint8", bits, kind, (1, group), scale, offset)
-    exact = form._replace(scale="float32" if name.endswith("_K") else scale)
+    form = WeightFormat(name, "int8" if bits == 8 else "uint8", bits, kind, (1, group), scale, offset, "int8_group")
+    exact = form._replace(scale="float32" if name.endswith("_K") else scale, activations="float")
     return Encoding(form, "gguf", exact=exact)
 
 

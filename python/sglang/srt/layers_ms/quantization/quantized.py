@@ -87,8 +87,9 @@ class Quantized(Method):
 
     def create_parameters(self, layer):
         if all(matrix.dtype == ms.float32 for matrix in layer.matrices().values()):
-            self.encoding = _exact(self.encoding)
-            self.others = {name: _exact(encoding) for name, encoding in self.others.items()}
+            self._become(_exact)
+        if self.format.activations == "int8_group" and not self._serves(layer):
+            self._become(_unrounded)
         try:
             self.check(layer)
         except NotImplementedError as error:
@@ -106,6 +107,18 @@ class Quantized(Method):
                 setattr(layer, name + OFFSET, None)
         layer.activation_format = self.format.activations
 
+    def _become(self, changed) -> None:
+        """Hold the matrices as `changed` of their encodings says."""
+        self.encoding = changed(self.encoding)
+        self.others = {name: changed(encoding) for name, encoding in self.others.items()}
+
+    def _serves(self, layer) -> bool:
+        try:
+            self.check(layer)
+        except NotImplementedError:
+            return False
+        return True
+
     def process_weights_after_loading(self, layer):
         for name, matrix in layer.matrices().items():
             held = [getattr(layer, name + suffix) for suffix in ("", SCALE, OFFSET)]
@@ -118,6 +131,10 @@ class Quantized(Method):
 
 def _exact(encoding: Encoding) -> Encoding:
     return encoding if encoding.exact is None else encoding._replace(format=encoding.exact)
+
+
+def _unrounded(encoding: Encoding) -> Encoding:
+    return encoding._replace(format=encoding.format._replace(activations="float"))
 
 
 @functools.cache

@@ -16,7 +16,7 @@ KINDS = {"int4": 0, "uint4": 1, "e2m1": 2, "nf4": 3, "iq4nl": 4, "int8": 5, "uin
 ROWS = {"float": 0, "int8": 1, "int8_group": 2, "int8_static": 3}
 STORAGE = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2, mstype.uint8: 3}
 FOUR_BITS = ("int4", "uint4", "e2m1", "nf4", "iq4nl")
-INTEGERS = ("int4", "uint4", "int8", "uint8")
+INTEGERS = ("int4", "uint4", "e2m1", "iq4nl", "int8", "uint8")  # or halves of some
 GROUP_UNIT = 16  # columns; a group is so many, or a multiple
 
 

@@ -27,10 +27,10 @@ void check_matrix(Arguments& arguments, Storage codes_type, int64_t kind, int64_
                   group, k);
 }
 
-// Codes that are integers themselves meet rounded rows.
+// Codes that stand for integers, or for halves of some, meet rounded rows.
 void check_activations(Arguments& arguments, int64_t kind, int64_t activations) {
   const Codes codes = static_cast<Codes>(kind);
-  const bool integers = codes == Codes::int4 || codes == Codes::uint4 || codes == Codes::int8 || codes == Codes::uint8;
+  const bool integers = codes != Codes::nf4 && codes != Codes::e4m3;
   const int64_t last = static_cast<int64_t>(Activations::int8_static);
   arguments.check(activations >= 0 && activations <= last, "activations %ld", activations);
   arguments.check(activations == 0 || integers, "rounded rows do not meet codes of kind %ld", kind);

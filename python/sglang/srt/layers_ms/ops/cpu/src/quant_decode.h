@@ -244,37 +244,65 @@ struct Decoded {
 #endif
 };
 
-// What is taken off a code before it is multiplied as an integer.
+// What is taken off a code to have its value, unless a zero point is.
 constexpr int zero_of(Codes kind) { return kind == Codes::int4 ? 8 : kind == Codes::int8 ? 128 : 0; }
 
+// Kinds whose codes stand for other integers, or for halves of some: these are looked up, plus 128.
+constexpr bool in_table(Codes kind) { return kind == Codes::e2m1 || kind == Codes::iq4nl; }
+constexpr int halves_of(Codes kind) { return kind == Codes::e2m1 ? 2 : 1; }
+constexpr int center_of(Codes kind) { return in_table(kind) ? 128 : 0; }
+
+// As bytes, four times: a shuffle looks up in 16 bytes each.
+struct IntegerTable {
+  alignas(64) uint8_t bytes[64];
+  explicit IntegerTable(Codes kind) : bytes{} {
+    for (int i = 0; in_table(kind) && i < 64; ++i)
+      bytes[i] = static_cast<uint8_t>(code_value(kind, i & 15) * halves_of(kind) + center_of(kind));
+  }
+};
+
 // Codes as integers, which meet rows that are rounded to int8. kTaken: what `operand` has taken off them already.
-// kNatural: whether columns of x lie in their order, or in that of the codes of a word.
-template <int bits>
+// kNatural: whether columns of x lie in their order, or in that of the codes of a word. table: whether codes are
+// looked up.
+template <int bits, bool table = false>
 struct Integers {
   static constexpr int kBits = bits;
   static constexpr bool kInteger = true;
   static constexpr uint16_t kMask = bits == 4 ? 15 : 255;
   using Sum = Ints;
-  explicit Integers(Codes) {}
 #if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
   static constexpr bool kNatural = false;
-  static constexpr int kOperands = 8 / bits, kPer = 4, kTables = 1, kSums = kRegisters * 3 / 4;
+  static constexpr int kOperands = 8 / bits, kPer = 4, kTables = 1 + table, kSums = kRegisters * 3 / 4;
   using Row = int8_t;
   using Operand = Bits;
   ALWAYS_INLINE static Bits unpack(const uint8_t* from) { return load_bits(from); }
-  ALWAYS_INLINE static Bits operand(Bits words, int t) {
-    if (bits == 4) return words >> (4 * t) & 0x0f0f0f0fu;
-    return kTaken ? words ^ 0x80808080u : words;
-  }
 #if defined(__AVX512VNNI__)
   static constexpr int kTaken = 0;
+  Bits values{};
+  explicit Integers(Codes kind) {
+    if (table) values = load_bits(table_of<IntegerTable>(kind).bytes);
+  }
+  ALWAYS_INLINE Bits operand(Bits words, int t) const {
+    if (bits == 8) return words;
+    const Bits codes = words >> (4 * t) & 0x0f0f0f0fu;
+    return table ? (Bits)_mm512_shuffle_epi8((__m512i)values, (__m512i)codes) : codes;
+  }
   ALWAYS_INLINE static Ints add(Ints sum, Bits codes, const int8_t* x) {
     int four;
     std::memcpy(&four, x, 4);
     return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes, _mm512_set1_epi32(four));
   }
 #else
-  static constexpr int kTaken = bits == 8 ? 128 : 0;  // both factors have a sign
+  static constexpr int kTaken = bits == 8 || table ? 128 : 0;  // both factors have a sign
+  Bits values{};
+  explicit Integers(Codes kind) {
+    if (table) values = load_bits(table_of<IntegerTable>(kind).bytes) ^ 0x80808080u;
+  }
+  ALWAYS_INLINE Bits operand(Bits words, int t) const {
+    if (bits == 8) return words ^ 0x80808080u;
+    const Bits codes = words >> (4 * t) & 0x0f0f0f0fu;
+    return table ? (Bits)vqtbl1q_u8((uint8x16_t)values, (uint8x16_t)codes) : codes;
+  }
   ALWAYS_INLINE static Ints add(Ints sum, Bits codes, const int8_t* x) {
     int four;
     std::memcpy(&four, x, 4);
@@ -286,8 +314,21 @@ struct Integers {
   static constexpr int kOperands = 16 / bits, kPer = 2, kTaken = 0, kTables = 6, kSums = kDecodedSums;
   using Row = int16_t;
   using Operand = Halves;
+  Halves values{};
+  explicit Integers(Codes kind) {
+    if (table) values = (Halves)load_bits(table_of<IntegerTable>(kind).bytes);
+  }
   ALWAYS_INLINE static Halves unpack(const uint8_t* from) { return *reinterpret_cast<const Halves*>(from); }
-  ALWAYS_INLINE static Halves operand(Halves words, int t) { return words >> (bits * t) & kMask; }
+  ALWAYS_INLINE Halves operand(Halves words, int t) const {
+    const Halves codes = words >> (bits * t) & kMask;
+    if (!table) return codes;
+    const Halves chosen = codes | uint16_t{0x8000};  // the upper byte becomes 0
+#if defined(__AVX512BW__)
+    return (Halves)_mm512_shuffle_epi8((__m512i)values, (__m512i)chosen);
+#else
+    return (Halves)_mm256_shuffle_epi8((__m256i)values, (__m256i)chosen);
+#endif
+  }
   ALWAYS_INLINE static Ints add(Ints sum, Halves codes, const int16_t* x) {
     int two;
     std::memcpy(&two, x, 4);
@@ -302,9 +343,17 @@ struct Integers {
   static constexpr int kOperands = 32 / bits, kPer = 1, kTaken = 0, kTables = 6, kSums = kDecodedSums;
   using Row = int16_t;
   using Operand = Ints;
+  const uint8_t* values = nullptr;
+  explicit Integers(Codes kind) {
+    if (table) values = table_of<IntegerTable>(kind).bytes;
+  }
   ALWAYS_INLINE static Bits unpack(const uint8_t* from) { return load_bits(from); }
-  ALWAYS_INLINE static Ints operand(Bits words, int t) {
-    return (Ints)(words >> (t % 2 * 16 + t / 2 * bits) & uint32_t{kMask});
+  ALWAYS_INLINE Ints operand(Bits words, int t) const {
+    const Ints codes = (Ints)(words >> (t % 2 * 16 + t / 2 * bits) & uint32_t{kMask});
+    if (!table) return codes;
+    Ints found;
+    for (int i = 0; i < kLanes; ++i) found[i] = values[codes[i]];
+    return found;
   }
   ALWAYS_INLINE static Ints add(Ints sum, Ints codes, const int16_t* x) { return sum + codes * static_cast<int>(*x); }
 #endif

@@ -75,13 +75,15 @@ struct Finish {
   void load(int64_t group, Factors& to) const {
     const int64_t index = group * kBlock, count = std::min(kFactors, a.groups() - group) * kBlock;
     load_all(block.scale, a.scale_type, index, count, to.scale);
+    if (D::kInteger && halves_of(a.kind) > 1)
+      each_lanes(count, [&to](int64_t at) { store_lanes(to.scale + at, load_lanes(to.scale + at) * 0.5f); });
     if (adds) load_all(block.offset, a.offset_type, index, count, to.offset);
     if (!centers) return;
     const float zero = static_cast<float>(zero_of(a.kind));
     each_lanes(count, [=, &to](int64_t at) {
       const Ints own = load_bytes(block.offset, index + at);
       if constexpr (D::kInteger)
-        *reinterpret_cast<Ints*>(to.offset + at) = own - D::kTaken;
+        *reinterpret_cast<Ints*>(to.offset + at) = own * halves_of(a.kind) + (center_of(a.kind) - D::kTaken);
       else
         store_lanes(to.offset + at, (zero - __builtin_convertvector(own, Lanes)) * load_lanes(to.scale + at));
     });
@@ -113,7 +115,8 @@ struct Finish {
         if (centers)
           whole -= *reinterpret_cast<const Bits*>(offset) * static_cast<uint32_t>(of_row);
         else
-          whole -= static_cast<uint32_t>(zero_of(a.kind) - D::kTaken) * static_cast<uint32_t>(of_row);
+          whole -=
+              static_cast<uint32_t>(zero_of(a.kind) + center_of(a.kind) - D::kTaken) * static_cast<uint32_t>(of_row);
         const Lanes sum = __builtin_convertvector((Ints)whole, Lanes), before = load_lanes(sums + m * kBlock + at);
         Lanes total = multiply_add(sum, scale * step, before);
         if (adds) total = multiply_add(load_lanes(offset), splat_lanes(static_cast<float>(of_row) * step), total);
@@ -253,8 +256,10 @@ Meeting meeting() {
 
 template <typename T>
 Meeting meeting_of(Codes kind, Activations activations) {
-  if (activations != Activations::floats)
+  if (activations != Activations::floats) {
+    if (in_table(kind)) return meeting<Integers<4, true>, T>();
     return bits_of(kind) == 8 ? meeting<Integers<8>, T>() : meeting<Integers<4>, T>();
+  }
 #if defined(BF16_PAIRS)
   if constexpr (std::is_same_v<T, bf16>) {  // in which all values but NF4's are exact
     if (kind == Codes::e4m3) return meeting<BytePairs<true>, T>();
