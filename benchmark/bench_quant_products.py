@@ -20,6 +20,7 @@ import torch
 from peers import machine
 from roofline import best
 
+from sglang.srt.layers_ms.ops.codes import bits_of
 from sglang.srt.layers_ms.ops.cpu import quant
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS, ISA, library
 from sglang.srt.model_executor_ms.environment import read_environment
@@ -47,7 +48,7 @@ class Form(NamedTuple):
         """Of codes, scales and offsets."""
         groups = rows * (math.ceil(columns / self.group) if self.group else 1)
         sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "": 0}
-        codes = rows * columns // (2 if self.kind in quant.FOUR_BITS else 1)
+        codes = rows * columns * bits_of(self.kind) // 8
         return [codes, groups * sizes[self.scale], groups * sizes[self.offset]]
 
 
@@ -64,9 +65,11 @@ FORMS = {
     "Q8_0 by int8": Form("int8", 32, "float16", activations="int8_group"),
     "Q4_0 by int8": Form("int4", 32, "float16", activations="int8_group"),
     "Q4_K by int8": Form("uint4", 32, "float16", "float16", "int8_group"),
-    "Q6_K by int8": Form("int8", 16, "float16", activations="int8_group"),
+    "Q6_K by int8": Form("int6", 16, "float16", activations="int8_group"),
+    "int8 g16 by int8": Form("int8", 16, "float16", activations="int8_group"),
     "Q4_K": Form("uint4", 32, "float16", "float16"),
-    "Q6_K": Form("int8", 16, "float16"),
+    "Q6_K": Form("int6", 16, "float16"),
+    "int8 g16": Form("int8", 16, "float16"),
     "Q8_0": Form("int8", 32, "float16"),
 }
 

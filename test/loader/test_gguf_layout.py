@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from sglang.srt.layers_ms.ops.codes import TABLES
+from sglang.srt.layers_ms.ops.codes import TABLES, bits_of
 from sglang.srt.layers_ms.quantization.gguf import ENCODINGS
 from sglang.srt.model_loader_ms.checkpoint import Stored
 from sglang.srt.model_loader_ms.encoded import join, part_name
@@ -51,10 +51,15 @@ def stood_for(parts: dict, read: tuple, kind: str, group: int) -> torch.Tensor:
     """As layers_ms/ops/contract_quant.py says it."""
     *stack, rows, columns = read
     start, stop, _ = columns.indices(COLUMNS)
-    bits = 4 if kind in TABLES else 8
+    bits = bits_of(kind)
     codes = parts["codes"].data[(*stack, rows, slice(start * bits // 8, stop * bits // 8))]
     if bits == 4:
         codes = torch.tensor(TABLES[kind])[torch.stack([codes & 15, codes >> 4], -1).flatten(-2).int()]
+    if bits == 6:
+        units = codes.unflatten(-1, (-1, 12))
+        lower = torch.stack([units[..., :8] & 15, units[..., :8] >> 4], -1).flatten(-2)
+        upper = torch.stack([units[..., 8:] >> shift & 3 for shift in (0, 2, 4, 6)], -1).flatten(-2)
+        codes = (lower + 16 * upper).flatten(-2).float() - 32
     groups = slice(start // group, stop // group)
     scale = parts["scale"].data[(*stack, rows, groups)]
     scale = torch.ldexp(torch.ones(()), scale.int() - 127) if scale.dtype == torch.uint8 else scale.float()

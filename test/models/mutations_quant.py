@@ -240,8 +240,8 @@ MUTATIONS = (
     Mutation(
         "rows that meet GGUF's blocks as they are",
         f"{LAYERS}/quantization/gguf.py",
-        'scale, offset, "int8_group")',
-        "scale, offset)",
+        '*held, "int8_group")',
+        "*held)",
         f"{READER_TESTS} -k 'gguf_file or blocks_meet'",
     ),
     Mutation(

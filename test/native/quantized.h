@@ -1,8 +1,8 @@
 // Products with quantized matrices, beside plain statements of them; part of operators.cpp.
 #pragma once
 
-const char* const kKinds[] = {"int4", "uint4", "e2m1", "nf4", "iq4nl", "int8", "uint8", "e4m3"};  // enum Codes
-const std::vector<std::string> kStorages{"float32", "float16", "bfloat16", "uint8", "int8"};      // enum Storage
+const char* const kKinds[] = {"int4", "uint4", "e2m1", "nf4", "iq4nl", "int8", "uint8", "e4m3", "int6"};  // enum Codes
+const std::vector<std::string> kStorages{"float32", "float16", "bfloat16", "uint8", "int8"};  // enum Storage
 
 int storage_of(const std::string& dtype) {
   return static_cast<int>(std::find(kStorages.begin(), kStorages.end(), dtype) - kStorages.begin());
@@ -29,6 +29,7 @@ double value_of(const std::string& kind, int code) {
                         1.0};
   const double iq4nl[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
   if (kind == "int4") return code - 8;
+  if (kind == "int6") return code - 32;
   if (kind == "e2m1") return code < 8 ? e2m1[code] : -e2m1[code - 8];
   if (kind == "nf4") return nf4[code];
   if (kind == "iq4nl") return iq4nl[code];
@@ -43,7 +44,7 @@ double value_of(const std::string& kind, int code) {
 struct Quantized {
   int kind;
   int64_t count, n, k, group, groups;
-  bool four;
+  int64_t bits;
   Array codes, scale, offset;
   std::string how;  // "": no offsets, "zero_point" or "min"
 
@@ -51,11 +52,15 @@ struct Quantized {
       : kind(kind),
         count(count),
         n(n),
-        k(kind < 5 ? (least_k + 1) / 2 * 2 : least_k),
+        k(kind == 8  ? (least_k + 15) / 16 * 16
+          : kind < 5 ? (least_k + 1) / 2 * 2
+                     : least_k),
         group(std::vector<int64_t>{0, 16, 32, 64, 128, 192}[any(0, 5)]),
         groups(group ? (k + group - 1) / group : 1),
-        four(kind < 5),
-        codes(kind == 5 ? "int8" : "uint8", {count, n, four ? k / 2 : k}),
+        bits(kind == 8  ? 6
+             : kind < 5 ? 4
+                        : 8),
+        codes(kind == 5 ? "int8" : "uint8", {count, n, k * bits / 8}),
         scale(kStorages[scale_type], {count, n, groups}),
         offset("uint8", {count, n, groups}) {
     for (int64_t i = 0; i < codes.size; ++i) codes.set(i, any(0, 255));
@@ -67,7 +72,7 @@ struct Quantized {
       const int type = any(0, 3);
       how = type == 3 ? "zero_point" : "min";
       offset = Array(kStorages[type], offset.shape);
-      for (int64_t i = 0; i < offset.size; ++i) offset.set(i, type == 3 ? any(0, four ? 15 : 255) : uniform(-1, 1));
+      for (int64_t i = 0; i < offset.size; ++i) offset.set(i, type == 3 ? any(0, (1 << bits) - 1) : uniform(-1, 1));
     }
   }
   std::string name() const { return kKinds[kind]; }
@@ -75,13 +80,22 @@ struct Quantized {
     return name() + " [" + std::to_string(n) + ", " + std::to_string(k) + "] group " + std::to_string(group) + " " +
            scale.dtype + " " + how + " " + offset.dtype;
   }
+  int byte(int64_t at) const { return static_cast<uint8_t>(codes.bytes[at]); }
+  int code_at(int64_t at) const {
+    if (bits == 8) return byte(at);
+    if (bits == 4) return byte(at / 2) >> (at % 2 * 4) & 15;
+    const int64_t unit = at / 16 * 12, own = at % 16;
+    return (byte(unit + own / 2) >> (own % 2 * 4) & 15) | (byte(unit + 8 + own / 4) >> (own % 4 * 2) & 3) << 4;
+  }
   double value(int64_t row, int64_t column) const {  // row: of all matrices
     const int64_t at = row * k + column, own = row * groups + (group ? column / group : 0);
-    const int byte = static_cast<uint8_t>(codes.bytes[four ? at / 2 : at]);
-    const double code = value_of(name(), four ? byte >> (at % 2 * 4) & 15 : byte);
+    const double code = value_of(name(), code_at(at));
     const double factor =
         scale.dtype == "uint8" ? std::ldexp(1.0, static_cast<int>(scale.get(own)) - 127) : scale.get(own);
-    const double zero = name() == "int4" ? 8 : name() == "int8" ? 128 : 0;  // of codes that start at 0
+    const double zero = name() == "int4"   ? 8
+                        : name() == "int6" ? 32
+                        : name() == "int8" ? 128
+                                           : 0;  // of codes that start at 0
     if (how == "zero_point") return (code + zero - offset.get(own)) * factor;
     return code * factor + (how == "min" ? offset.get(own) : 0);
   }
@@ -119,7 +133,7 @@ std::vector<double> rounded_rows(const Array& x, int activations, double step, d
 
 void test_quant_linear(const std::string& dtype) {
   for (int turn = 0; turn < 4; ++turn) {
-    const int kind = static_cast<int>(any(0, 7));
+    const int kind = static_cast<int>(any(0, 8));
     const bool integers = std::string(kKinds[kind]) != "nf4" && std::string(kKinds[kind]) != "e4m3";
     const int activations = integers ? any(0, 3) : 0;
     const int64_t rows = any(0, 1) ? any(1, 9) : any(1, 140), n = any(1, 210);
@@ -172,7 +186,7 @@ void test_quant_linear(const std::string& dtype) {
       expect(kept, what + ": what is no number stays, and in its row");
       x.set((rows - 1) * k, was);
     }
-    Array none = ints({8, w.group, 0}), odd = ints({kind, 24, 0}), other = ints({kind, w.group, 4}),
+    Array none = ints({9, w.group, 0}), odd = ints({kind, 24, 0}), other = ints({kind, w.group, 4}),
           more = ints({kind, 16 * (k / 16 + 2), activations}), halves("float16", w.codes.shape);
     auto refused = [&](int argument, Array* bad, const std::string& why) {
       std::vector<Array*> changed = arguments;
@@ -207,7 +221,7 @@ void test_quant_replay(const std::string& dtype) {
 
 void test_quant_embedding(const std::string& dtype) {
   for (int turn = 0; turn < 4; ++turn) {
-    const int kind = static_cast<int>(any(0, 7));
+    const int kind = static_cast<int>(any(0, 8));
     const int64_t tokens = any(1, 9), rows = any(1, 150), first = any(0, 30);
     Quantized w(1, rows, any(1, 100), kind, any(0, 3));
     Array ids("int32", {tokens}), like(dtype, {1}), width("int32", {w.k}), y(dtype, {tokens, w.k});
@@ -261,9 +275,10 @@ void test_quant_experts(const std::string& dtype) {
                 all = before + experts + any(0, 3), top_k = any(1, all);
   const int gated[] = {0, 1, 2, 3, 5}, activation = gated[any(0, 4)];
   const int activations = any(0, 1) ? 0 : 1 + any(0, 1);
-  const int kinds[] = {0, 5, 0, 1, 6, 2, 4, 3, 7}, kind = kinds[any(0, activations ? 6 : 8)],
-            down_kind = kinds[any(0, activations ? 6 : 8)];
-  const int64_t width = 2 * any(1, 56), size = 2 * any(1, 72);
+  const int kinds[] = {0, 5, 0, 1, 6, 2, 4, 8, 3, 7}, kind = kinds[any(0, activations ? 7 : 9)],
+            down_kind = kinds[any(0, activations ? 7 : 9)];
+  const int64_t unit = kind == 8 || down_kind == 8 ? 16 : 2, width = unit * any(1, 112 / unit),
+                size = unit * any(1, 144 / unit);
   Quantized gate_up(experts * 2, size, width, kind, any(0, 2)), down(experts, width, size, down_kind, any(0, 2));
   for (Quantized* one : {&gate_up, &down})
     for (int64_t i = 0; i < one->scale.size; ++i)

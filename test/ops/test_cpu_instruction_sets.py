@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.ops.codes import bits_of
 from sglang.srt.model_executor_ms.runner import bridge, device
 
 SECONDS = 3
@@ -102,14 +103,14 @@ def test_rowwise_operators_agree(isa, dtype, width, outputs):
 
 INT8 = [("int8", 0, "int8"), ("int4", 0, "int8")]
 # GGUF's: whether there are minima is the last one.
-BLOCKS = [("uint4", 32, "int8_group", True), ("int8", 16, "int8_group"), ("int8", 32, "int8_group", True)]
+BLOCKS = [("uint4", 32, "int8_group", True), ("int6", 16, "int8_group"), ("int8", 32, "int8_group", True)]
 BLOCKS += [("iq4nl", 32, "int8_group"), ("e2m1", 32, "int8_group"), ("int4", 32, "int8_group")]
-FORMATS = [("int4", 32, "float"), ("e2m1", 32, "float"), ("e4m3", 64, "float"), *INT8]
+FORMATS = [("int4", 32, "float"), ("e2m1", 32, "float"), ("e4m3", 64, "float"), ("int6", 16, "float"), *INT8]
 
 
 def product_with_codes(dtype, kind, group, activations, offset=False):
     """-> the product of rows [rows, 128] with a quantized matrix [70, 128]."""
-    generator, bits = torch.Generator().manual_seed(0), 4 if kind in ("int4", "uint4", "e2m1", "iq4nl") else 8
+    generator, bits = torch.Generator().manual_seed(0), bits_of(kind)
     drawn = torch.randint(0, 120, (70, 128 * bits // 8), generator=generator, dtype=torch.uint8)  # no NaN of e4m3
     held = drawn.view(torch.int8) if kind == "int8" else drawn
     factors = [draw(torch.float32, 70, 128 // (group or 128)) for _ in range(1 + offset)]

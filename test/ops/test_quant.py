@@ -16,14 +16,26 @@ E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6]
 NF4 = [-1, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0, 0.0796, 0.1609, 0.2461, 0.3379, 0.4407, 0.5626]
 IQ4NL = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
 FOUR_BITS = {"int4": range(-8, 8), "uint4": range(16), "e2m1": E2M1, "nf4": [*NF4, 0.723, 1.0], "iq4nl": IQ4NL}
+SIX_BITS = {"int6": range(-32, 32)}
 EIGHT_BITS = {"int8": torch.int8, "uint8": torch.uint8, "e4m3": torch.float8_e4m3fn}
 
 
 def decoded(codes, kind):
     """uint8 codes, one each -> float64."""
-    if kind in FOUR_BITS:
-        return np.array(FOUR_BITS[kind], np.float64)[codes]
+    if kind in FOUR_BITS | SIX_BITS:
+        return np.array((FOUR_BITS | SIX_BITS)[kind], np.float64)[codes]
     return torch.from_numpy(codes).view(EIGHT_BITS[kind]).double().numpy()
+
+
+def two_a_byte(codes):
+    return codes[..., ::2] | codes[..., 1::2] << 4
+
+
+def six_bits(codes):
+    """Of 16 columns eight bytes of lower bits, and four of upper ones."""
+    columns = codes.reshape(*codes.shape[:-1], -1, 16)
+    upper = sum(columns[..., place::4] >> 4 << 2 * place for place in range(4))
+    return np.concatenate([two_a_byte(columns & 15), upper.astype(np.uint8)], -1).reshape(*codes.shape[:-1], -1)
 
 
 class Matrix:
@@ -32,7 +44,7 @@ class Matrix:
     def __init__(self, shape, kind, group=0, offset="", scale="float32", seed=0):
         generator, self.kind, self.group = np.random.default_rng([seed, *shape]), kind, group
         *rows, columns = shape
-        bits = 4 if kind in FOUR_BITS else 8
+        bits = 4 if kind in FOUR_BITS else 6 if kind in SIX_BITS else 8
         codes = generator.integers(0, 2**bits, shape, np.uint8)
         if kind == "e4m3":
             codes[codes & 127 == 127] = 0x81  # no NaN; the least negative number
@@ -48,13 +60,13 @@ class Matrix:
         found, self.offset = decoded(codes, kind), None
         if offset == "zero_point":
             self.offset = torch.from_numpy(generator.integers(0, 2**bits, (*rows, groups), np.uint8))
-            unsigned = codes.astype(np.float64) if bits == 4 else found + 128
+            unsigned = codes.astype(np.float64) if bits < 8 else found + 128
             found = unsigned - self.offset.double().numpy()[..., of_columns]
         self.values = found * factors[..., of_columns]
         if offset == "min":
             self.offset = torch.from_numpy(generator.standard_normal((*rows, groups)).astype(np.float32))
             self.values = self.values + self.offset.double().numpy()[..., of_columns]
-        self.codes = torch.from_numpy(codes[..., ::2] | codes[..., 1::2] << 4 if bits == 4 else codes)
+        self.codes = torch.from_numpy({4: two_a_byte, 6: six_bits, 8: np.asarray}[bits](codes))
         self.codes = self.codes.view(torch.int8) if kind == "int8" else self.codes
 
     @property
@@ -95,6 +107,8 @@ FORMATS = [
     ("int8", 32, "", "float16"),
     ("int8", 128, "zero_point", "float16"),
     ("uint8", 32, "min", "float32"),
+    ("int6", 16, "", "float16"),
+    ("int6", 0, "", "float32"),
     ("e4m3", 128, "", "float32"),
     ("e4m3", 0, "", "float32"),
 ]
@@ -125,7 +139,12 @@ def test_rows_are_rounded_where_the_format_says_so():
 
 
 # What GGUF's types become: the contract's kind, columns of a group, offset, dtype of scales.
-BLOCKS = [("int4", 16, "", "float16"), ("uint4", 16, "min", "float32"), ("uint4", 32, "min", "float32")]
+BLOCKS = [
+    ("int6", 16, "", "float16"),
+    ("int4", 16, "", "float16"),
+    ("uint4", 16, "min", "float32"),
+    ("uint4", 32, "min", "float32"),
+]
 BLOCKS += [("int8", 16, "", "float16"), ("int8", 32, "min", "float32"), ("int4", 32, "", "float16")]
 BLOCKS += [("iq4nl", 32, "", "float16"), ("e2m1", 32, "", "uint8")]
 
@@ -173,7 +192,10 @@ def test_scales_of_powers_of_two_reach_from_the_least_to_the_greatest():
     np.testing.assert_array_equal(found, np.float32([[2.0**-125, 0.5, 2.0**126]]))
 
 
-@pytest.mark.parametrize("form", [("int4", 32, "zero_point", "float16"), ("e4m3", 64, "", "float32")], ids=str)
+LOGITS = [("int4", 32, "zero_point", "float16"), ("e4m3", 64, "", "float32"), ("int6", 16, "", "float16")]
+
+
+@pytest.mark.parametrize("form", LOGITS, ids=str)
 def test_logits_are_float32_products(form):
     x, matrix = draw(3, 64), Matrix((75, 64), *form)
     held = [tensor(each) for each in matrix.held]
@@ -182,14 +204,15 @@ def test_logits_are_float32_products(form):
     close(ops.quant_logits(tensor(x), *held, matrix.kind, matrix.group, "float"), x @ matrix.values.T)
 
 
-def test_embeddings_are_the_values_of_rows():
-    matrix, ids = Matrix((9, 64), "int4", 32, "zero_point", "float16"), np.array([0, 8, 17, 9, 3], np.int32)
+@pytest.mark.parametrize("kind, group", [("int4", 32), ("int6", 16)])
+def test_embeddings_are_the_values_of_rows(kind, group):
+    matrix, ids = Matrix((9, 64), kind, group, "zero_point", "float16"), np.array([0, 8, 17, 9, 3], np.int32)
 
     def embedded(ids, weight, scale, offset, like):
-        return ops.quant_embedding(ids, weight, scale, offset, like, "int4", 32, 3)
+        return ops.quant_embedding(ids, weight, scale, offset, like, kind, group, 3)
 
     fixed = [*matrix.held, np.zeros(1, np.float32)]
-    prepare = lambda *held: ops.prepack_quant_embedding(*held[:3], "int4", 32, "float", ms.float32)  # noqa: E731
+    prepare = lambda *held: ops.prepack_quant_embedding(*held[:3], kind, group, "float", ms.float32)  # noqa: E731
     wanted = [matrix.values[i - 3] if 0 <= i - 3 < 9 else np.zeros(64) for i in ids]
     close(call(embedded, [ids], fixed, prepare=prepare), np.stack(wanted))
 

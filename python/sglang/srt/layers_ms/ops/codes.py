@@ -1,4 +1,4 @@
-"""What codes of four bits stand for, by their kind; operators and formats of weights have it from here."""
+"""How many bits codes have, and what those of four stand for; operators and formats of weights have it from here."""
 
 # A sign, two bits of exponent, one of mantissa. Open Compute Project, 2023.
 _E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -15,3 +15,13 @@ TABLES = {
     "nf4": tuple(map(float, _NF4.split())),
     "iq4nl": tuple(map(float, _IQ4NL.split())),
 }
+_BITS = dict.fromkeys(TABLES, 4) | {"int6": 6}
+
+
+def bits_of(kind: str) -> int:
+    return _BITS.get(kind, 8)
+
+
+def columns_of(weight, kind: str) -> int:
+    """Of a matrix whose codes are in `weight`."""
+    return weight.shape[-1] * 8 // bits_of(kind)

@@ -18,8 +18,10 @@ def quant_linear(
     """As linear, of a matrix [out, in] that is held as codes, all of `kind`, and scales -> [T, out].
 
     weight: the codes. Of four bits uint8 [out, in / 2], the even columns in the low bits; of eight bits int8 or uint8
-    [out, in]. They stand for: "int4" the code - 8; "uint4", "int8" and "uint8" themselves; "e4m3" a float8_e4m3fn;
-    "e2m1", "nf4" and "iq4nl" a value of the table of that name (codes.py).
+    [out, in]; of six bits uint8 [out, in * 3 / 4]: for each 16 columns eight bytes of their lower four bits, as those
+    of four bits are, then four bytes of the upper two, the first columns in the low bits. They stand for: "int4" the
+    code - 8; "int6" the code - 32; "uint4", "int8" and "uint8" themselves; "e4m3" a float8_e4m3fn; "e2m1", "nf4" and
+    "iq4nl" a value of the table of that name (codes.py).
 
     scale [out, groups], float32, float16, bfloat16, or uint8, which is a power of two by its exponent + 127: one for
     each `group` columns; group 0: one for a row. offset [out, groups]: None; uint8, which is the zero point: a value is

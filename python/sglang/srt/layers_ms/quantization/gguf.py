@@ -7,7 +7,7 @@ they are, by exactly the values that a file stands for.
 
 from collections.abc import Sequence
 
-from sglang.srt.layers_ms.ops.codes import TABLES
+from sglang.srt.layers_ms.ops.codes import bits_of
 from sglang.srt.layers_ms.quantization.base import DENSE, EMBEDDING, HEAD, MOE, Method
 from sglang.srt.layers_ms.quantization.config import QuantizationConfig
 from sglang.srt.layers_ms.quantization.formats import Encoding, WeightFormat
@@ -21,8 +21,8 @@ _EXPERTS = ".experts."
 
 def _encoding(name: str, kind: str, group: int, offset: str = "", scale: str = "float16") -> Encoding:
     """Of a type of blocks. Scales of K-quants are products of two numbers, rounded to float16 but in `exact`."""
-    bits = 4 if kind in TABLES else 8
-    form = WeightFormat(name, "int8" if bits == 8 else "uint8", bits, kind, (1, group), scale, offset, "int8_group")
+    dtype, held = "int8" if kind == "int8" else "uint8", (bits_of(kind), kind, (1, group), scale, offset)
+    form = WeightFormat(name, dtype, *held, "int8_group")
     exact = form._replace(scale="float32" if name.endswith("_K") else scale, activations="float")
     return Encoding(form, "gguf", exact=exact)
 
@@ -39,7 +39,7 @@ ENCODINGS = {
         _encoding("Q3_K", "int4", 16),
         _encoding("Q4_K", "uint4", 32, "minimum"),
         _encoding("Q5_K", "int8", 32, "minimum"),
-        _encoding("Q6_K", "int8", 16),
+        _encoding("Q6_K", "int6", 16),
         _encoding("IQ4_NL", "iq4nl", 32),
         _encoding("MXFP4", "e2m1", 32, scale="uint8"),
     )

@@ -51,10 +51,13 @@ class Layout:
         raise NotImplementedError
 
     def packed(self, stack: tuple, rows: slice, columns: slice) -> torch.Tensor:
-        """As they are held: two codes a byte where they have four bits."""
+        """As they are held: two codes a byte where they have four bits, and 16 in twelve where they have six."""
         wanted = columns if self.order is None else self.order[columns]
         codes = self.codes(stack, rows, wanted)
-        return codes[..., ::2] | codes[..., 1::2] << 4 if self.format.bits == 4 else codes
+        if self.format.bits == 6:
+            lower, upper = pairs(codes & 15).unflatten(-1, (-1, 8)), pairs(codes >> 4, 2)
+            return torch.cat([lower, pairs(upper).unflatten(-1, (-1, 4))], -1).flatten(-2)
+        return pairs(codes) if self.format.bits == 4 else codes
 
     def scales(self, stack: tuple, rows: slice, columns: torch.Tensor) -> torch.Tensor:
         """Of each of these columns, [..., rows, columns]."""
@@ -105,6 +108,11 @@ class Layout:
         if self.format.kind == "e4m3":
             return codes.view(torch.float8_e4m3fn).float()
         return torch.tensor(self.format.values)[codes.int()] if self.format.values else codes.float()
+
+
+def pairs(codes: torch.Tensor, bits: int = 4) -> torch.Tensor:
+    """uint8 [..., 2 * n] -> [..., n]: the second of two begins at that bit."""
+    return codes[..., ::2] | codes[..., 1::2] << bits
 
 
 def nibbles(packed: torch.Tensor) -> torch.Tensor:

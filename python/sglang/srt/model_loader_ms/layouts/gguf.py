@@ -7,7 +7,7 @@ from sglang.srt.model_loader_ms.gguf.blocks import DECODERS
 from sglang.srt.model_loader_ms.gguf.tensors import BlockValues
 from sglang.srt.model_loader_ms.layouts.base import Layout, Misfit
 
-_CENTER = 8  # of the kind "int4"
+_CENTERS = {"int4": 8, "int6": 32}  # by the contract's kinds
 
 
 class Gguf(Layout):
@@ -34,8 +34,8 @@ class Gguf(Layout):
         codes = codes[..., start - before : stop - before : step]
         if self.format.bits == 8:
             codes = self._decoder.values(codes)
-        elif self.format.kind == "int4":
-            codes = codes + np.uint8(_CENTER - self._decoder.zero)
+        elif self.format.kind in _CENTERS:
+            codes = codes + np.uint8(_CENTERS[self.format.kind] - self._decoder.zero)
         return torch.from_numpy(codes)
 
     def scales(self, stack, rows, columns):

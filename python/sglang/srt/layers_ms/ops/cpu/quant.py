@@ -7,16 +7,16 @@ import numpy as np
 from mindspore import Tensor
 from mindspore import dtype as mstype
 
+from sglang.srt.layers_ms.ops.codes import columns_of
 from sglang.srt.layers_ms.ops.cpu import stubs
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS, library
 from sglang.srt.layers_ms.ops.cpu.moe import ACTIVATIONS, NO_LORA
 
 # As in src/formats.h: enum Codes, enum Activations, enum Storage.
-KINDS = {"int4": 0, "uint4": 1, "e2m1": 2, "nf4": 3, "iq4nl": 4, "int8": 5, "uint8": 6, "e4m3": 7}
+KINDS = {"int4": 0, "uint4": 1, "e2m1": 2, "nf4": 3, "iq4nl": 4, "int8": 5, "uint8": 6, "e4m3": 7, "int6": 8}
 ROWS = {"float": 0, "int8": 1, "int8_group": 2, "int8_static": 3}
 STORAGE = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2, mstype.uint8: 3}
-FOUR_BITS = ("int4", "uint4", "e2m1", "nf4", "iq4nl")
-INTEGERS = ("int4", "uint4", "e2m1", "iq4nl", "int8", "uint8")  # or halves of some
+INTEGERS = ("int4", "uint4", "e2m1", "iq4nl", "int6", "int8", "uint8")  # or halves of some
 GROUP_UNIT = 16  # columns; a group is so many, or a multiple
 
 
@@ -59,13 +59,13 @@ def quant_experts(
 
 
 def quant_embedding(ids, weight, scale, offset, like, kind, group, first):
-    width = weight.shape[1] * (2 if kind in FOUR_BITS else 1)
+    width = columns_of(weight, kind)
     return stubs.quant_embedding(ids, weight, scale, offset, like, width, KINDS[kind], group, first)
 
 
 def quant_logits(x, weight, scale, offset, kind, group, activations):
     (tokens, width), vocab_size = x.shape, weight.shape[0]
-    if width != weight.shape[1] * (2 if kind in FOUR_BITS else 1):
+    if width != columns_of(weight, kind):
         raise ValueError(f"quant_logits: x is [{tokens}, {width}], the codes of {kind} are {weight.shape}")
     found = Tensor.from_numpy(np.empty((tokens, vocab_size), np.float32))
     library.mindspore_cpu_quant_logits(
@@ -86,14 +86,15 @@ def check_quant(kind, group, offset, activations, use, shape, dtype):
         raise NotImplementedError(f"codes of kind {kind!r}; the C++ operators know {', '.join(KINDS)}")
     if group % GROUP_UNIT:
         raise NotImplementedError(f"groups of {group} columns; the C++ operators take multiples of {GROUP_UNIT}")
+    if kind == "int6" and shape[-1] % GROUP_UNIT:
+        raise NotImplementedError(f"codes of 6 bits with {shape[-1]} columns, which are no multiple of {GROUP_UNIT}")
     if activations != "float" and kind not in INTEGERS:
         raise NotImplementedError(f"rounded activations with codes of kind {kind}; they meet {', '.join(INTEGERS)}")
 
 
 def prepack_quant(weight, scale, offset, kind, group, activations, dtype):
-    *stack, rows, columns = weight.shape
-    columns *= 2 if kind in FOUR_BITS else 1
-    sizes = map(ctypes.c_int64, (math.prod(stack), rows, columns, group))
+    *stack, rows, _ = weight.shape
+    sizes = map(ctypes.c_int64, (math.prod(stack), rows, columns_of(weight, kind), group))
     library.mindspore_cpu_prepack_quant(KINDS[kind], *sizes, *_matrix(weight, scale, offset))
 
 

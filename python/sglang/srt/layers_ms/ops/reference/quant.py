@@ -8,10 +8,11 @@ from mindspore import Tensor, mint, ops
 from mindspore import dtype as mstype
 
 from sglang.srt.layers_ms.ops.codes import TABLES as FOUR_BITS
+from sglang.srt.layers_ms.ops.codes import columns_of
 from sglang.srt.layers_ms.ops.reference.dense import embedding
 from sglang.srt.layers_ms.ops.reference.moe import adapted, gated
 
-CENTERS = {"int4": 8.0, "int8": 128.0}  # what was taken from codes that start at 0
+CENTERS = {"int4": 8.0, "int6": 32.0, "int8": 128.0}  # what was taken from codes that start at 0
 GROUP = 32  # columns of activations that are rounded together
 
 
@@ -28,17 +29,27 @@ def _table(values):
 
 
 TABLES = {kind: _table(found) for kind, found in FOUR_BITS.items()} | {"e4m3": _table(_e4m3())}
+TABLES["int6"] = _table(np.arange(-32, 32))
 EXPONENTS = _table([*np.exp2(np.arange(-127.0, 128)), np.nan])
 
 
 def _codes(weight, kind):
     """int32 [..., columns]."""
     codes = ops.cast(weight, mstype.int32)
-    if kind not in FOUR_BITS:
-        return codes
-    high = codes // 16
-    pairs = ops.stack((codes - high * 16, high), -1)
-    return pairs.reshape(*weight.shape[:-1], 2 * weight.shape[-1])
+    if kind == "int6":
+        shape = (*weight.shape[:-1], columns_of(weight, kind))
+        units = codes.reshape(-1, 12)
+        return (_fields(units[:, :8], 2) + 16 * _fields(units[:, 8:], 4)).reshape(shape)
+    return _fields(codes, 2) if kind in FOUR_BITS else codes
+
+
+def _fields(octets, count):
+    """int32 [..., n] -> [..., count * n]: parts of bytes, of which the lowest come first."""
+    left, found, size = octets, (), 2 ** (8 // count)
+    for _ in range(count):
+        higher = left // size
+        found, left = (*found, left - higher * size), higher
+    return ops.stack(found, -1).reshape(*octets.shape[:-1], count * octets.shape[-1])
 
 
 def _by_column(groups, group, columns):

@@ -41,7 +41,8 @@ constexpr const FormatTraits& traits(Format format) { return kFormats[static_cas
   ROW(iq4nl, 4)    \
   ROW(int8, 8)     \
   ROW(uint8, 8)    \
-  ROW(e4m3, 8)
+  ROW(e4m3, 8)     \
+  ROW(int6, 6)
 
 #define ROW(name, bits) name,
 enum class Codes { CODES(ROW) };

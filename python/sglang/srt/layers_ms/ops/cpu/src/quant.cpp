@@ -21,6 +21,7 @@ void check_matrix(Arguments& arguments, Storage codes_type, int64_t kind, int64_
   arguments.check(codes_type == (codes == Codes::int8 ? Storage::i8 : Storage::u8), "codes of another dtype");
   arguments.check(k * bits % 8 == 0 && bytes == k * bits / 8, "%ld columns in %ld bytes of codes of %ld bits", k, bytes,
                   bits);
+  arguments.check(bits != 6 || k % kGroupUnit == 0, "%ld columns of codes of 6 bits", k);
   arguments.check(group >= 0 && group % kGroupUnit == 0, "groups of %ld columns", group);
   if (arguments.failed()) return;
   arguments.check(groups == (whole(group) ? 1 : (k + group - 1) / group), "%ld groups of %ld of %ld columns", groups,

@@ -53,6 +53,7 @@ inline float code_value(Codes kind, uint32_t code) {
     case Codes::iq4nl: return kIQ4NL[code];
     case Codes::int8: return static_cast<float>(code) - 128;
     case Codes::e4m3: return e4m3_value(code);
+    case Codes::int6: return static_cast<float>(code) - 32;
     case Codes::uint4:
     case Codes::uint8: break;
   }
@@ -101,7 +102,7 @@ ALWAYS_INLINE Lanes add_product(Lanes sum, Lanes column, const float* x) { retur
 
 // Four bits as float32, by a table.
 struct NibbleLanes {
-  static constexpr int kOperands = 8, kPer = 1, kBits = 4, kTables = 2, kSums = kDecodedSums;
+  static constexpr int kOperands = 8, kPer = 1, kBits = 4, kWords = 1, kTables = 2, kSums = kDecodedSums;
   static constexpr bool kInteger = false;
   using Row = float;
   using Sum = Lanes;
@@ -140,10 +141,50 @@ struct NibbleLanes {
   ALWAYS_INLINE static Lanes add(Lanes sum, Lanes column, const float* x) { return add_product(sum, column, x); }
 };
 
+// The words of 16 codes of six bits, as lanes of 32 or of 16 bits.
+struct AsWords {
+  using Lane = uint32_t;
+  using Word = Bits;
+};
+struct AsHalves {
+  using Lane = uint16_t;
+  using Word = Halves;
+};
+template <typename As>
+struct SixBitWords {
+  using Word = typename As::Word;
+  using Lane = typename As::Lane;
+  Word lower[2], upper;
+  ALWAYS_INLINE static SixBitWords at(const uint8_t* from) {
+    const auto word = [from](int i) { return *reinterpret_cast<const Word*>(from + i * 4 * kBlock); };
+    return {{word(0), word(1)}, word(2)};
+  }
+  // The upper bits of the columns of one operand, where they belong. place: of the first one; mask: of all.
+  ALWAYS_INLINE Word upper_bits(int place, Lane mask) const {
+    return (place < 4 ? upper << (4 - place) : upper >> (place - 4)) & mask;
+  }
+};
+
+// Six bits as float32.
+struct SixBitLanes {
+  static constexpr int kOperands = 16, kPer = 1, kBits = 6, kWords = 3, kTables = 3, kSums = kDecodedSums;
+  static constexpr bool kInteger = false;
+  using Row = float;
+  using Sum = Lanes;
+  using Operand = Lanes;
+  explicit SixBitLanes(Codes) {}
+  ALWAYS_INLINE static SixBitWords<AsWords> unpack(const uint8_t* words) { return SixBitWords<AsWords>::at(words); }
+  ALWAYS_INLINE static Lanes operand(const SixBitWords<AsWords>& words, int t) {
+    const Bits lower = words.lower[t / 8] >> (t % 2 * 16 + t % 8 / 2 * 4) & 15u;
+    return __builtin_convertvector((Ints)(lower | words.upper_bits(upper_place(t), 0x30)) - 32, Lanes);
+  }
+  ALWAYS_INLINE static Lanes add(Lanes sum, Lanes column, const float* x) { return add_product(sum, column, x); }
+};
+
 // Eight bits as float32.
 template <Codes kind>
 struct ByteLanesOf {
-  static constexpr int kOperands = 4, kPer = 1, kBits = 8, kTables = 5, kSums = kDecodedSums;
+  static constexpr int kOperands = 4, kPer = 1, kBits = 8, kWords = 1, kTables = 5, kSums = kDecodedSums;
   static constexpr bool kInteger = false;
   using Row = float;
   using Sum = Lanes;
@@ -180,7 +221,7 @@ ALWAYS_INLINE Lanes add_pairs(Lanes sum, Halves pairs, const bf16* x) {
 
 // Four bits as bfloat16, by a table, which is there twice: five bits choose.
 struct NibblePairs {
-  static constexpr int kOperands = 4, kPer = 2, kBits = 4, kTables = 1, kSums = kDecodedSums;
+  static constexpr int kOperands = 4, kPer = 2, kBits = 4, kWords = 1, kTables = 1, kSums = kDecodedSums;
   static constexpr bool kInteger = false;
   using Row = bf16;
   using Sum = Lanes;
@@ -192,11 +233,31 @@ struct NibblePairs {
   ALWAYS_INLINE static Lanes add(Lanes sum, Halves pairs, const bf16* x) { return add_pairs(sum, pairs, x); }
 };
 
+// Six bits as bfloat16, by a table.
+struct SixBitPairs {
+  static constexpr int kOperands = 8, kPer = 2, kBits = 6, kWords = 3, kTables = 4, kSums = kDecodedSums;
+  static constexpr bool kInteger = false;
+  using Row = bf16;
+  using Sum = Lanes;
+  using Operand = Halves;
+  Halves values[2];
+  explicit SixBitPairs(Codes kind) {
+    const Halves* held = reinterpret_cast<const Halves*>(table_of<Table<bf16, 64>>(kind).values);
+    values[0] = held[0], values[1] = held[1];
+  }
+  ALWAYS_INLINE static SixBitWords<AsHalves> unpack(const uint8_t* words) { return SixBitWords<AsHalves>::at(words); }
+  ALWAYS_INLINE Halves operand(const SixBitWords<AsHalves>& words, int t) const {
+    const Halves lower = words.lower[t / 4] >> (t % 4 * 4) & uint16_t{15};
+    return __builtin_shuffle(values[0], values[1], lower | words.upper_bits(upper_place(2 * t), 0x30));
+  }
+  ALWAYS_INLINE static Lanes add(Lanes sum, Halves pairs, const bf16* x) { return add_pairs(sum, pairs, x); }
+};
+
 // Eight bits as bfloat16, by tables of their upper and of their lower bytes. Of codes with a sign, the highest bit, the
 // tables have one half.
 template <bool has_sign>
 struct BytePairs {
-  static constexpr int kOperands = 2, kPer = 2, kBits = 8, kTables = has_sign ? 4 : 8, kSums = kDecodedSums;
+  static constexpr int kOperands = 2, kPer = 2, kBits = 8, kWords = 1, kTables = has_sign ? 4 : 8, kSums = kDecodedSums;
   static constexpr bool kInteger = false;
   using Row = bf16;
   using Sum = Lanes;
@@ -232,7 +293,7 @@ struct BytePairs {
 template <typename R>
 struct Decoded {
   static constexpr bool kInteger = false;
-  static constexpr int kOperands = 1, kPer = 4 / sizeof(R), kTables = 0, kSums = kRegisters * 3 / 4;
+  static constexpr int kOperands = 1, kPer = 4 / sizeof(R), kWords = 1, kTables = 0, kSums = kRegisters * 3 / 4;
   using Row = R;
   using Sum = Lanes;
   using Operand = Bits;
@@ -245,7 +306,9 @@ struct Decoded {
 };
 
 // What is taken off a code to have its value, unless a zero point is.
-constexpr int zero_of(Codes kind) { return kind == Codes::int4 ? 8 : kind == Codes::int8 ? 128 : 0; }
+constexpr int zero_of(Codes kind) {
+  return kind == Codes::int4 ? 8 : kind == Codes::int6 ? 32 : kind == Codes::int8 ? 128 : 0;
+}
 
 // Kinds whose codes stand for other integers, or for halves of some: these are looked up, plus 128.
 constexpr bool in_table(Codes kind) { return kind == Codes::e2m1 || kind == Codes::iq4nl; }
@@ -266,7 +329,7 @@ struct IntegerTable {
 // looked up.
 template <int bits, bool table = false>
 struct Integers {
-  static constexpr int kBits = bits;
+  static constexpr int kBits = bits, kWords = 1;
   static constexpr bool kInteger = true;
   static constexpr uint16_t kMask = bits == 4 ? 15 : 255;
   using Sum = Ints;
@@ -357,6 +420,29 @@ struct Integers {
   }
   ALWAYS_INLINE static Ints add(Ints sum, Ints codes, const int16_t* x) { return sum + codes * static_cast<int>(*x); }
 #endif
+};
+
+// Six bits as integers: the lower four of them as codes of four bits are.
+struct SixBitIntegers : Integers<4> {
+  using Four = Integers<4>;
+  using As = std::conditional_t<kPer == 2, AsHalves, AsWords>;
+  static constexpr int kBits = 6, kWords = 3, kOperands = 16 / kPer, kTables = Four::kTables + 1;
+  explicit SixBitIntegers(Codes kind) : Four(kind) {}
+  ALWAYS_INLINE static SixBitWords<As> unpack(const uint8_t* words) { return SixBitWords<As>::at(words); }
+  ALWAYS_INLINE Operand operand(const SixBitWords<As>& words, int t) const {
+    constexpr int kOfWord = kOperands / 2;
+    constexpr auto kMask = static_cast<typename As::Lane>(kPer == 4 ? 0x30303030u : 0x30u);
+    const int column = kPer == 4 ? t / 2 * 8 + t % 2 * 2 : t * kPer;  // the first one
+    const Operand upper = (Operand)words.upper_bits(upper_place(column), kMask);
+    return Four::operand(words.lower[t / kOfWord], t % kOfWord) | upper;
+  }
+  ALWAYS_INLINE static Ints add(Ints sum, Operand codes, const Row* x) {
+    sum = Four::add(sum, codes, x);
+#if defined(__AVX2__) && !defined(__AVX512VNNI__)
+    asm("" : "+v"(sum));  // else GCC adds the products of all operands up first, which no registers hold
+#endif
+    return sum;
+  }
 };
 
 }  // namespace KERNEL_ISA

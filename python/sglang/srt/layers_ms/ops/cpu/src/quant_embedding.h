@@ -10,7 +10,6 @@ template <typename T>
 inline void quant_row(const QuantMatrix& a, int64_t row, T* y) {
   const float* values = table_of<Table<float, 256>>(a.kind).values;
   const int64_t first = row / kBlock * kBlock, width = std::min(kBlock, a.n - first), own = row - first;
-  const int64_t in_word = codes_in_word(a.kind);
   const uint8_t* block = a.codes + first * row_bytes(a);
   for (int64_t group = 0; group < a.groups(); ++group) {
     const int64_t at = first * a.groups() + group * width + own, end = std::min(a.k, (group + 1) * a.group);
@@ -20,10 +19,8 @@ inline void quant_row(const QuantMatrix& a, int64_t row, T* y) {
       offset = (static_cast<float>(zero_of(a.kind)) - static_cast<const uint8_t*>(a.offset)[at]) * scale;
     else if (a.offset)
       offset = stored(a.offset, a.offset_type, at);
-    for (int64_t i = group * a.group; i < end; ++i) {
-      const uint32_t word = packed_word(a, block, width, own, i / in_word);
-      y[i] = from_float<T>(values[code_in(word, a.kind, i % in_word)] * scale + offset);
-    }
+    for (int64_t i = group * a.group; i < end; ++i)
+      y[i] = from_float<T>(values[code_at(a, block, width, own, i)] * scale + offset);
   }
 }
 

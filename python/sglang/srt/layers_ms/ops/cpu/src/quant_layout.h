@@ -5,6 +5,8 @@
 // bytes has words of 16 rows. Within a word the codes are so ordered that its 16-bit halves have neighbors at each
 // shift:
 //   8 bits, from the lowest byte on: k 0, 2, 1, 3          4 bits, from the lowest nibble on: k 0, 2, 4, 6, 1, 3, 5, 7
+// Codes of 6 bits have three words for 16 columns: two with their lower four bits, as codes of 4 bits lie, and one with
+// the upper two of all, so that these move to each operand's by one shift (upper_place).
 // Where the codes of a row are no whole number of words, the other bytes follow behind all words, as [bytes][rows].
 // int8 codes are kept plus 128: products of bytes want one factor without a sign. Scales and offsets of a block are
 // [groups][rows of the block].
@@ -23,7 +25,14 @@ namespace KERNEL_ISA {
 constexpr int64_t kBlock = 64;  // rows of a matrix that lie together
 
 inline int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
-inline int64_t codes_in_word(Codes kind) { return 32 / bits_of(kind); }
+// Columns whose codes share words, and these words.
+inline int64_t columns_together(Codes kind) { return bits_of(kind) == 6 ? 16 : 32 / bits_of(kind); }
+inline int64_t words_together(Codes kind) { return bits_of(kind) == 6 ? 3 : 1; }
+
+// Where the word of upper bits has those of this one of its 16 columns.
+constexpr int upper_place(int column) {
+  return column % 2 * 16 + column % 8 / 4 * 8 + column / 8 * 4 + column / 2 % 2 * 2;
+}
 
 inline uint32_t every_other(uint32_t word) {  // nibbles 0, 2, 4, 6
   word &= 0x0f0f0f0fu;
@@ -31,8 +40,16 @@ inline uint32_t every_other(uint32_t word) {  // nibbles 0, 2, 4, 6
   return (word | word >> 8) & 0xffffu;
 }
 
-inline uint32_t ordered(uint32_t word, Codes kind) {
-  if (bits_of(kind) == 4) return every_other(word) | every_other(word >> 4) << 16;
+inline uint32_t ordered_upper(uint32_t word) {
+  uint32_t found = 0;
+  for (int column = 0; column < 16; ++column) found |= (word >> (2 * column) & 3) << upper_place(column);
+  return found;
+}
+
+// Word `i` of a row, as it is packed.
+inline uint32_t ordered(uint32_t word, Codes kind, int64_t i) {
+  if (bits_of(kind) == 6 && i % 3 == 2) return ordered_upper(word);
+  if (bits_of(kind) != 8) return every_other(word) | every_other(word >> 4) << 16;
   const uint32_t swapped = (word & 0xff0000ffu) | (word >> 8 & 0xff00u) | (word << 8 & 0xff0000u);
   return kind == Codes::int8 ? swapped ^ 0x80808080u : swapped;
 }
@@ -56,7 +73,16 @@ inline uint32_t packed_word(const QuantMatrix& a, const uint8_t* block, int64_t 
   if (i < whole) return word_at(block + (i * rows + row) * 4);
   uint32_t word = 0;
   for (int64_t j = 0; j < others; ++j) word |= uint32_t{block[(4 * whole + j) * rows + row]} << (8 * j);
-  return ordered(word, a.kind);
+  return ordered(word, a.kind, whole);
+}
+
+// The code in this row and column of a packed block.
+inline uint32_t code_at(const QuantMatrix& a, const uint8_t* block, int64_t rows, int64_t row, int64_t column) {
+  const int64_t first = column / columns_together(a.kind) * words_together(a.kind);
+  const int64_t own = column % columns_together(a.kind);
+  if (bits_of(a.kind) != 6) return code_in(packed_word(a, block, rows, row, first), a.kind, own);
+  const uint32_t upper = packed_word(a, block, rows, row, first + 2) >> upper_place(static_cast<int>(own)) & 3;
+  return code_in(packed_word(a, block, rows, row, first + own / 8), Codes::int4, own % 8) | upper << 4;
 }
 
 inline void pack_codes(const QuantMatrix& a, uint8_t* codes, int64_t rows) {
@@ -64,7 +90,7 @@ inline void pack_codes(const QuantMatrix& a, uint8_t* codes, int64_t rows) {
   const std::vector<uint8_t> old(codes, codes + rows * bytes);
   for (int64_t i = 0; i < whole; ++i)
     for (int64_t row = 0; row < rows; ++row) {
-      const uint32_t word = ordered(word_at(old.data() + row * bytes + 4 * i), a.kind);
+      const uint32_t word = ordered(word_at(old.data() + row * bytes + 4 * i), a.kind, i);
       std::memcpy(codes + (i * rows + row) * 4, &word, 4);
     }
   for (int64_t i = 4 * whole; i < bytes; ++i)

@@ -126,6 +126,13 @@ struct Finish {
   }
 };
 
+// What so many words of 16 rows are of, into the second cache.
+template <int words>
+ALWAYS_INLINE void fetch(const uint8_t* codes) {
+#pragma GCC unroll 4
+  for (int i = 0; i < words; ++i) __builtin_prefetch(codes + i * 4 * kBlock, 0, 2);
+}
+
 // sums [M][64] += M rows, from `row` on, whose values of these columns begin at x, times a part of a block.
 template <int M, typename D>
 inline void meet(const D& d, const Finish<D>& finish, const typename D::Row* x, int64_t stride, int64_t row,
@@ -150,14 +157,14 @@ inline void meet(const D& d, const Finish<D>& finish, const typename D::Row* x, 
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 16
           for (int p = 0; p < P; ++p) part[m][p] = (Sum)load_lanes(kept + m * kBlock + p * kLanes);
-      for (int64_t i = from - some.first; i < to - some.first; i += kStep, codes += 4 * kBlock) {
+      for (int64_t i = from - some.first; i < to - some.first; i += kStep, codes += D::kWords * 4 * kBlock) {
 #pragma GCC unroll 16
         for (int p = 0; p < P; ++p) {
-          if (p % kParts == 0) __builtin_prefetch(codes + p * 4 * kLanes + kDistance, 0, 2);
+          if (p % kParts == 0) fetch<D::kWords>(codes + p * 4 * kLanes + kDistance);
           const auto words = d.unpack(codes + p * 4 * kLanes);
           const typename D::Row* own = x + i;
           if (!kShares) asm volatile("" : "+r"(own));  // values of x are read again
-#pragma GCC unroll 8
+#pragma GCC unroll 16
           for (int t = 0; t < D::kOperands; ++t) {
             const typename D::Operand operand = d.operand(words, t);
 #pragma GCC unroll 8
@@ -200,11 +207,11 @@ inline void meet_all(const D& d, const Finish<D>& finish, const T* x, int64_t st
 template <typename D>
 inline void decode(const D& d, const uint8_t* codes, int64_t columns, uint32_t* to) {
   constexpr int kStep = D::kOperands * D::kPer;
-  for (int64_t i = 0; i < columns; i += kStep, codes += 4 * kBlock, to += D::kOperands * kBlock)
+  for (int64_t i = 0; i < columns; i += kStep, codes += D::kWords * 4 * kBlock, to += D::kOperands * kBlock)
     for (int p = 0; p < kBlock / kLanes; ++p) {
-      if (p * kLanes % kGroup == 0) __builtin_prefetch(codes + p * 4 * kLanes + kDistance, 0, 2);
+      if (p * kLanes % kGroup == 0) fetch<D::kWords>(codes + p * 4 * kLanes + kDistance);
       const auto words = d.unpack(codes + p * 4 * kLanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int t = 0; t < D::kOperands; ++t) {
         const Bits operand = (Bits)d.operand(words, t);
         *reinterpret_cast<Bits*>(to + t * kBlock + p * kLanes) = operand;
@@ -258,15 +265,18 @@ template <typename T>
 Meeting meeting_of(Codes kind, Activations activations) {
   if (activations != Activations::floats) {
     if (in_table(kind)) return meeting<Integers<4, true>, T>();
+    if (kind == Codes::int6) return meeting<SixBitIntegers, T>();
     return bits_of(kind) == 8 ? meeting<Integers<8>, T>() : meeting<Integers<4>, T>();
   }
 #if defined(BF16_PAIRS)
   if constexpr (std::is_same_v<T, bf16>) {  // in which all values but NF4's are exact
+    if (kind == Codes::int6) return meeting<SixBitPairs, T>();
     if (kind == Codes::e4m3) return meeting<BytePairs<true>, T>();
     if (bits_of(kind) == 8) return meeting<BytePairs<false>, T>();
     if (kind != Codes::nf4) return meeting<NibblePairs, T>();
   }
 #endif
+  if (kind == Codes::int6) return meeting<SixBitLanes, T>();
   if (bits_of(kind) == 4) return meeting<NibbleLanes, T>();
   if (kind == Codes::int8) return meeting<ByteLanesOf<Codes::int8>, T>();
   return kind == Codes::uint8 ? meeting<ByteLanesOf<Codes::uint8>, T>() : meeting<ByteLanesOf<Codes::e4m3>, T>();

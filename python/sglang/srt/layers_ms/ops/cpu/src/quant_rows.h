@@ -173,7 +173,7 @@ inline PreparedRows rows_with_sums(const QuantProduct& of, const void* values) {
       sums[i] = sum_of(x + i / groups * a.k + column, std::min(a.group, a.k - column));
     }
   });
-  const bool whole = a.k % codes_in_word(a.kind) == 0;
+  const bool whole = a.k % columns_together(a.kind) == 0;
   const int64_t stride = whole ? a.k : (a.k + 15) / 16 * 16;
   return {whole ? x : padded_rows(x, rows, a.k, stride), stride, sums, nullptr, nullptr, a.group, groups};
 }
