@@ -97,31 +97,22 @@ struct Finish {
     const Lanes scale = load_lanes(factors.scale + factor + at);
     const float* offset = factors.offset + factor + at;
     const int64_t own = row * rows.segments + segment;
-    if constexpr (!D::kInteger) {
-      const float* of_rows = rows.sums + own;
 #pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        Lanes total = multiply_add(part[m][p], scale, load_lanes(sums + m * kBlock + at));
-        if (block.offset) total = multiply_add(load_lanes(offset), splat_lanes(of_rows[m * rows.segments]), total);
-        store_lanes(sums + m * kBlock + at, total);
-      }
-    } else {
-#pragma GCC unroll 8
-      for (int m = 0; m < M; ++m) {
-        const int32_t of_row = rows.int_sums[own + m * rows.segments];
-        const float step = rows.steps[own + m * rows.segments];
+    for (int m = 0; m < M; ++m) {
+      const int64_t of_row = own + m * rows.segments;
+      const Lanes before = load_lanes(sums + m * kBlock + at);
+      Lanes total;
+      if constexpr (!D::kInteger) {
+        total = multiply_add(part[m][p], scale, before);
+      } else {
         // Of a row with a NaN or an infinity the sum is any integer: it wraps, and the step is NaN.
         Bits whole = (Bits)part[m][p];
-        if (centers)
-          whole -= *reinterpret_cast<const Bits*>(offset) * static_cast<uint32_t>(of_row);
-        else
-          whole -=
-              static_cast<uint32_t>(zero_of(a.kind) + center_of(a.kind) - D::kTaken) * static_cast<uint32_t>(of_row);
-        const Lanes sum = __builtin_convertvector((Ints)whole, Lanes), before = load_lanes(sums + m * kBlock + at);
-        Lanes total = multiply_add(sum, scale * step, before);
-        if (adds) total = multiply_add(load_lanes(offset), splat_lanes(static_cast<float>(of_row) * step), total);
-        store_lanes(sums + m * kBlock + at, total);
+        if (centers) whole -= load_bits(offset) * static_cast<uint32_t>(rows.int_sums[of_row]);
+        total = multiply_add(__builtin_convertvector((Ints)whole, Lanes), scale * rows.steps[of_row], before);
       }
+      if (D::kInteger ? adds : block.offset != nullptr)
+        total = multiply_add(load_lanes(offset), splat_lanes(rows.sums[of_row]), total);
+      store_lanes(sums + m * kBlock + at, total);
     }
   }
 };
@@ -151,6 +142,14 @@ inline void meet(const D& d, const Finish<D>& finish, const typename D::Row* x, 
       const int64_t group = from / finish.a.group;
       if (group >= loaded + kFactors || from == some.first) finish.load(loaded = group, factors);
       Sum part[M][P] = {};
+      if constexpr (D::kInteger) {
+        const int64_t segments = finish.rows.segments;
+        const int32_t* starts = finish.rows.starts + row * segments + from / segment;
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 16
+          for (int p = 0; p < P; ++p) part[m][p] = (Sum)(Bits{} + static_cast<uint32_t>(starts[m * segments]));
+      }
       float* kept = carried ? carried + first * kGroup : nullptr;
       if (carried && from % segment)
 #pragma GCC unroll 8

@@ -12,8 +12,9 @@ constexpr int64_t kRowGroup = 32;  // columns of a row with a step of their own,
 struct PreparedRows {
   const void* x;            // as its decoder wants them
   int64_t stride;           // of x
-  const float* sums;        // float rows: of each group of columns; null: nobody wants them
-  const int32_t* int_sums;  // rounded rows: of each segment of columns
+  const float* sums;        // of each segment of columns, as they are multiplied; null: nobody wants them
+  const int32_t* int_sums;  // rounded rows: of each segment's integers
+  const int32_t* starts;    // rounded rows: what each segment's sums of products begin at, so that they are of values
   const float* steps;       // rounded rows: of each segment
   int64_t segment, segments;
 };
@@ -111,16 +112,28 @@ inline int32_t round_columns(const T* x, int64_t count, float step, const QuantP
 
 inline float step_of(float largest) { return std::max(largest, 1e-30f) / 127; }
 
-// One row, its steps and its sums.
+// What is taken off each code as integers are, unless each group has a zero point.
+template <typename D>
+inline uint32_t surplus_of(const QuantMatrix& a) {
+  const bool centers = a.offset && a.offset_type == Storage::u8;
+  return centers ? 0 : static_cast<uint32_t>(zero_of(a.kind) + center_of(a.kind) - D::kTaken);
+}
+
+// One row, and what PreparedRows has of each of its segments.
 template <typename D, typename T>
-inline void round_row(const QuantProduct& a, const T* x, typename D::Row* to, float* steps, int32_t* sums) {
+inline void round_row(const QuantProduct& a, const T* x, typename D::Row* to, float* steps, float* sums,
+                      int32_t* int_sums, int32_t* starts) {
+  const uint32_t surplus = surplus_of<D>(a.weight);
   const int64_t k = a.weight.k, segment = segment_of(a.weight.group, a.activations);
   const bool given = a.activations == Activations::int8_static, own = a.activations == Activations::int8_group;
   float step = given ? a.input_scale : own ? 0 : step_of(largest_of(x, k));
   for (int64_t first = 0; first < k; first += segment) {
     const int64_t count = std::min(segment, k - first);
     if (own && first % kRowGroup == 0) step = step_of(largest_of(x + first, std::min(kRowGroup, k - first)));
-    *sums++ = round_columns(x + first, count, step, given ? &a : nullptr, D::kBits, to + first);
+    const int32_t sum = round_columns(x + first, count, step, given ? &a : nullptr, D::kBits, to + first);
+    *int_sums++ = sum;
+    *starts++ = static_cast<int32_t>(-surplus * static_cast<uint32_t>(sum));  // of what is no number it wraps
+    *sums++ = static_cast<float>(sum) * step;
     *steps++ = step;
   }
 }
@@ -130,15 +143,17 @@ inline PreparedRows round_rows(const QuantProduct& a, const void* values) {
   using Row = typename D::Row;
   const T* x = in<T>(values);
   const int64_t k = a.weight.k, stride = (k + 15) / 16 * 16, segment = segment_of(a.weight.group, a.activations);
-  const int64_t segments = (k + segment - 1) / segment;
+  const int64_t segments = (k + segment - 1) / segment, all = a.rows * segments;
   Row* rows = scratch<Purpose::rounded_rows, Row>(a.rows * stride);
-  float* steps = scratch<Purpose::row_steps, float>(a.rows * segments);
-  int32_t* sums = scratch<Purpose::row_sums, int32_t>(a.rows * segments);
+  float* steps = scratch<Purpose::row_steps, float>(2 * all);
+  int32_t* sums = scratch<Purpose::row_sums, int32_t>(2 * all);
   over_rows(a.rows, k, [&](int64_t first, int64_t last) {
-    for (int64_t row = first; row < last; ++row)
-      round_row<D>(a, x + row * k, rows + row * stride, steps + row * segments, sums + row * segments);
+    for (int64_t row = first; row < last; ++row) {
+      const int64_t own = row * segments;
+      round_row<D>(a, x + row * k, rows + row * stride, steps + own, steps + all + own, sums + own, sums + all + own);
+    }
   });
-  return {rows, stride, nullptr, sums, steps, segment, segments};
+  return {rows, stride, steps + all, sums, sums + all, steps, segment, segments};
 }
 
 // x with zeros behind each row, for columns that the last words of codes have and the matrix has not.
@@ -175,7 +190,7 @@ inline PreparedRows rows_with_sums(const QuantProduct& of, const void* values) {
   });
   const bool whole = a.k % columns_together(a.kind) == 0;
   const int64_t stride = whole ? a.k : (a.k + 15) / 16 * 16;
-  return {whole ? x : padded_rows(x, rows, a.k, stride), stride, sums, nullptr, nullptr, a.group, groups};
+  return {whole ? x : padded_rows(x, rows, a.k, stride), stride, sums, nullptr, nullptr, nullptr, a.group, groups};
 }
 
 }  // namespace KERNEL_ISA
