@@ -13,7 +13,7 @@ import smollm2
 from chat import Conversation
 from local_server import Server, serve
 
-QUESTIONS = ("What is the capital of France?", "And of Italy?")
+QUESTIONS = ("Name the capital of France.", "And of Italy?")
 RECORD = "The Eiffel Tower in Paris is 330 meters tall and was opened in 1889. Give its name, city, height and year."
 SCHEMA = {
     "type": "object",
