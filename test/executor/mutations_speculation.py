@@ -290,8 +290,8 @@ MUTATIONS = (
     Mutation(
         "a tree on an NPU that is let in",
         ARGUMENTS,
-        "as_on_npu(view.device) and (",
-        "as_on_npu('cpu') and (",
+        "width > 1 and read_environment().as_on_npu(view.device):",
+        "width > 1 and read_environment().as_on_npu('cpu'):",
         f"{REFUSED} named",
     ),
     Mutation(

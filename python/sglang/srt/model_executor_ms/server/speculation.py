@@ -33,10 +33,16 @@ def check_speculation(server_args, target, experts: bool = False) -> None:
         raise UnsupportedFlag(f"{FLAG} {algorithm}: {'; '.join(problems)}")
 
 
+def breadth(view) -> tuple[str, int]:
+    """The flag by which drafts form a tree where it is above 1, and its value."""
+    n_grams = view.speculative_algorithm == "NGRAM"
+    flag = "--speculative-ngram-max-bfs-breadth" if n_grams else "--speculative-eagle-topk"
+    return flag, view.speculative_eagle_topk or 1
+
+
 def _problems(view):
-    if read_environment().as_on_npu(view.device) and (width := view.speculative_eagle_topk or 1) > 1:
-        n_grams = view.speculative_algorithm == "NGRAM"
-        flag = "--speculative-ngram-max-bfs-breadth" if n_grams else "--speculative-eagle-topk"
+    flag, width = breadth(view)
+    if width > 1 and read_environment().as_on_npu(view.device):
         yield (
             f"{flag} {width} makes trees of drafts, and attention on an NPU verifies chains, whose tokens see all of "
             f"their request before them: give {flag} 1"

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 from sglang.srt.model_executor_ms.environment import read_environment
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
+from sglang.srt.model_executor_ms.server.speculation import breadth
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +106,11 @@ def check_drafts(view, model_config) -> None:
             f"--speculative-algorithm {view.speculative_algorithm}: not supported yet on an NPU for a model whose "
             "layers have a state, as those behind drafts are not kept there"
         )
-    if (view.speculative_eagle_topk or 1) > 1:
-        n_grams = view.speculative_algorithm == "NGRAM"
-        flag = "--speculative-ngram-max-bfs-breadth" if n_grams else "--speculative-eagle-topk"
+    flag, width = breadth(view)
+    if width > 1:
         raise UnsupportedFlag(
-            f"--speculative-algorithm {view.speculative_algorithm} with {flag} {view.speculative_eagle_topk}: drafts "
-            f"are a chain for a model whose layers have a state: give {flag} 1"
+            f"--speculative-algorithm {view.speculative_algorithm} with {flag} {width}: drafts are a chain for a model "
+            f"whose layers have a state: give {flag} 1"
         )
 
 
