@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import mindspore as ms
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextRotaryEmbe
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.rotary import Rope, mrope_axes, rotary_tables
+from sglang.srt.model_executor_ms.runner import bridge
 
 SECONDS = 12
 pytestmark = pytest.mark.usefixtures("table")
@@ -88,6 +90,22 @@ def test_rows_attend_within_their_segment(lengths, heads, head_dim, rotated):
 def test_rows_attend_within_segments_of_any_length(table, lengths, heads, quarters, seed):
     if table == "cpu":
         check_segments(lengths, heads, 4 * quarters, seed % 2 == 0, seed)
+
+
+@pytest.mark.parametrize("rotated", [False, True])
+@pytest.mark.parametrize("lengths, heads, head_dim", [([1, 33, 16], 3, 20), ([600, 31], 2, 80), ([257], 1, 64)])
+def test_rows_attend_in_bfloat16(table, lengths, heads, head_dim, rotated):
+    if table != "cpu":
+        pytest.skip("the reference computes in float32")
+    total = sum(lengths)
+    qkv = torch.from_numpy(draw(total, 3 * heads * head_dim)).bfloat16()
+    angles = draw(total, head_dim // 2, seed=1, scale=4.0) if rotated else None
+    tables = [ms.Tensor(table) for table in (np.cos(angles), np.sin(angles))] if rotated else (None, None)
+    bounds = ms.Tensor(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    found = ops.segment_attention(bridge.to_mindspore(qkv), *tables, bounds, heads, head_dim**-0.5)
+    wanted = attended(qkv.float().numpy(), angles, lengths, heads, head_dim**-0.5)
+    error = np.abs(bridge.to_torch(found).float().numpy() - wanted).max()
+    assert error < 2**-6 * np.abs(wanted).max()  # queries, keys, weights and results are rounded
 
 
 def test_what_segments_do_not_cover_is_refused(table):

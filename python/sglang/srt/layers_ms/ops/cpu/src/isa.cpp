@@ -8,6 +8,7 @@
 #include "lora.h"
 #include "mla.h"
 #include "recurrent.h"
+#include "segments.h"
 #include "sparse.h"
 #include "states.h"
 #include "vision.h"
