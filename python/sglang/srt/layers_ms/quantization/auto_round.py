@@ -26,7 +26,7 @@ def read(found: dict, dtype: str) -> QuantizationConfig:
             return own[layer]
         return usual if not blocks or layer.startswith(blocks) else None
 
-    return QuantizationConfig(NAME, find, head=own.get("lm_head") is not None)
+    return QuantizationConfig(NAME, find, head=own.get("lm_head") is not None, towers=False)
 
 
 def _encoding(packing: str, found: dict) -> Encoding | None:

@@ -10,7 +10,7 @@ from sglang.srt.layers_ms.quantization.formats import INT4_GROUP, Encoding
 def read(found: dict, dtype: str) -> QuantizationConfig:
     """Of config.json's quantization_config. Its versions gemv, gemv_fast and marlin have other orders of codes."""
     wanted("awq", found, version=("gemm", "GEMM"))
-    return QuantizationConfig("awq", but_parts(encoding(found), found.get("modules_to_not_convert")))
+    return QuantizationConfig("awq", but_parts(encoding(found), found.get("modules_to_not_convert")), towers=False)
 
 
 def encoding(found: dict) -> Encoding:

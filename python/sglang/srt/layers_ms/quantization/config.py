@@ -22,7 +22,7 @@ class QuantizationConfig:
     encoding: name of a layer -> how its matrix is held; None: it is not quantized. experts: how the stacks of experts
     are held that are no layers of the checkpoint, as gpt-oss's. ignored_tensors: patterns of names that nothing reads.
     method: kind of a layer (quantization.base), encoding -> its method. head: whether the head is a layer too; else it
-    is not quantized.
+    is not quantized. towers: whether those of a model that sees may be quantized, of which nothing else is said.
     """
 
     def __init__(
@@ -33,9 +33,10 @@ class QuantizationConfig:
         ignored_tensors: Sequence[str] = (),
         method: Callable[[str, Encoding], Method] = quantized,
         head: bool = False,
+        towers: bool = True,
     ):
         self.name, self.encoding, self.experts, self.method, self.head = name, encoding, experts, method, head
-        self.ignored_tensors = tuple(ignored_tensors)
+        self.ignored_tensors, self.towers = tuple(ignored_tensors), towers
 
     def get_method(self, kind: str, layers: Sequence[str]) -> Method:
         """Of a layer that holds the matrices of these layers of the checkpoint; () for tensors that are no layers'.

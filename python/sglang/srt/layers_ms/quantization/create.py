@@ -4,6 +4,7 @@ from mindspore import nn
 
 from sglang.srt.layers_ms.quantization.base import MethodLayer
 from sglang.srt.layers_ms.quantization.config import UNQUANTIZED, QuantizationConfig
+from sglang.srt.layers_ms.quantization.unquantized import unquantized
 from sglang.srt.model_loader_ms.names import TensorNames
 
 _WEIGHT = ".weight"
@@ -16,9 +17,12 @@ def create_parameters(
 
     names: what the checkpoint calls the network's tensors. UnsupportedQuantization, NotImplementedError: as methods.
     """
+    plain = () if scheme.towers else getattr(network, "towers", ())
     for path, cell in list(network.cells_and_names()):  # methods may add cells, which have methods then
         if isinstance(cell, MethodLayer):
-            cell.create_parameters(scheme.get_method(cell.kind, checkpoint_layers(path, cell, names or TensorNames())))
+            layers = checkpoint_layers(path, cell, names or TensorNames())
+            kept = path.partition(".")[0] in plain
+            cell.create_parameters(unquantized(cell.kind) if kept else scheme.get_method(cell.kind, layers))
 
 
 def checkpoint_layers(path: str, layer: MethodLayer, names: TensorNames) -> list[str]:

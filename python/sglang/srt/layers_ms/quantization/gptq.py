@@ -30,7 +30,7 @@ def read(found: dict, dtype: str) -> QuantizationConfig:
                 return None if changes is None else encodings[str(changes)]
         return encodings[""]
 
-    return QuantizationConfig("gptq", find, head=bool(found.get("lm_head")))
+    return QuantizationConfig("gptq", find, head=bool(found.get("lm_head")), towers=False)
 
 
 def encoding(found: dict) -> Encoding:
