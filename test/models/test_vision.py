@@ -9,10 +9,13 @@ from models.results import PROPERTY
 from safetensors.torch import load_file, save_file
 
 from sglang.srt.layers_ms import ops
+from sglang.srt.layers_ms.quantization.unquantized import UnquantizedLinear
+from sglang.srt.layers_ms.vision import whole_columns
 from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
 from sglang.srt.model_executor_ms.runner.media import MediaInputs
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
+from sglang.srt.models_ms.gemma3_vl import Gemma3VisionConfig
 from sglang.srt.models_ms.registry import model_class
 from sglang.srt.models_ms.vision import anyres
 from sglang.srt.utils.hf_transformers_utils import get_config
@@ -90,6 +93,45 @@ def test_a_ratio_that_names_no_number_of_tiles_is_refused(name):
     assert anyres.most_tiles("anyres_max_12") == 12
     with pytest.raises(UnsupportedConfig, match=f"vision_aspect_ratio = '{name}' is not supported"):
         anyres.most_tiles(name)
+
+
+@pytest.mark.parametrize("tokens", [15, 9, 25, 0])
+def test_tokens_that_do_not_divide_an_image_into_squares_are_refused(tokens):
+    read = Gemma3VisionConfig.read({"mm_tokens_per_image": tokens}, runtime=Runtime())
+    with pytest.raises(UnsupportedConfig, match=f"mm_tokens_per_image = {tokens} does not divide 4 x 4 patches"):
+        read.merge(4)
+
+
+def network_of(kind, runtime=None, **more):
+    model, _ = vision_models.hugging_face(kind)
+    config = model.config.to_dict() | more
+    return model_class([type(model).__name__], config)(config, runtime or Runtime())
+
+
+def test_chunks_that_are_smaller_than_an_image_are_refused(table):
+    network_of("gemma3", Runtime(max_prefill_tokens=16))
+    with pytest.raises(UnsupportedConfig, match="an image of 16 tokens is computed in one chunk: .* 15 is too small"):
+        network_of("gemma3", Runtime(max_prefill_tokens=15))
+
+
+def test_a_tower_of_another_kind_is_refused(table):
+    clip = vision_models.hugging_face("llava")[0].config.vision_config.to_dict()
+    with pytest.raises(UnsupportedConfig, match="vision_config.model_type = 'clip_vision_model' is not supported"):
+        network_of("llava_onevision", vision_config=clip)
+
+
+def test_products_have_whole_columns(table):
+    assert [whole_columns(size) for size in (1, 32, 33, 3420)] == [32, 32, 64, 3424]
+    tower = network_of("qwen2_5_vl").visual
+    mlp, patches = tower.blocks[0].mlp, tower.patch_embed.proj
+    assert mlp.gate_up.weight.shape == (128, 36) and mlp.down_proj.weight.shape == (36, 64)  # of 52 each
+    assert mlp.gate_up.bias.shape == (128,) and patches.weight.shape == (36, 1184)  # of 1176
+
+
+def test_a_tower_is_not_packed_where_nothing_says_that_it_is(table):
+    network = network_of("llava", quantization_config=dict(quant_method="gptq", bits=8, group_size=-1, sym=True))
+    tower, text = network.vision_tower.encoder.layers[0].mlp.fc2, network.model.layers[0].mlp.down_proj
+    assert [type(one.method) is UnquantizedLinear for one in (tower, text)] == [True, False]
 
 
 @pytest.mark.parametrize("side", [1, 4, 5, 27])
