@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from string import digits
 from typing import NamedTuple
 
+from sglang.srt.models_ms import other_names
+
 GENERATE, EMBED, CLASSIFY, REWARD = "generate", "embed", "classify", "reward"  # tasks
 SEE = "see"  # generates, from images too
 
@@ -278,7 +280,9 @@ NOT_COMPUTED = {
     "LlavaLlamaForCausalLM": _TWO_CHECKPOINTS,
     "LlavaMistralForCausalLM": _TWO_CHECKPOINTS,
     "LlavaQwenForCausalLM": _TWO_CHECKPOINTS,
+    "LlavaVidForCausalLM": _TWO_CHECKPOINTS,
     "YiVLForCausalLM": "its tower lies in a folder of its own, and neither SGLang nor transformers reads its images",
+    **other_names.REASONS,
 }
 # Decoders of models that see, which no checkpoint names by themselves.
 INNER = {"Gemma3nForCausalLM": Model("gemma3n", "", ""), "Gemma4ForCausalLM": Model("gemma4", "", "")}
