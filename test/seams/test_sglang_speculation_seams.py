@@ -14,6 +14,7 @@ from sglang.srt.arg_groups.speculative_hook import _handle_ngram
 from sglang.srt.mem_cache import allocation, allocation_sizing, memory_pool
 from sglang.srt.model_executor_ms.npu import draft_chains
 from sglang.srt.model_executor_ms.runner import draft_steps, spec_kernels, spec_sampling
+from sglang.srt.model_executor_ms.seams import speculation
 from sglang.srt.sampling.penaltylib import repetition_penalty
 from sglang.srt.speculative import eagle_utils, ngram_info, spec_utils
 from sglang.srt.speculative.draft_utils import DraftBackendFactory
@@ -63,6 +64,33 @@ def test_a_sampling_step_calls_three_names_that_are_none_here():
     for name in ("tree_speculative_sampling_target_only", "top_k_renorm_prob", "top_p_renorm_prob"):
         assert any(hasattr(module, name) for module in modules), name
     assert parameters(spec_sampling.top_k_renorm)[0] == parameters(draft_chains.top_k_renorm)[0] == "probs"
+
+
+def test_penalties_of_a_verify_step_come_in_a_copy_for_it():
+    """speculation.penalize_with"""
+    found = names("srt.speculative.eagle_utils", "eagle_sample")
+    assert_in_order(found, "acc_additive_penalties", "acc_scaling_penalties", "tree_speculative_sampling_target_only")
+    assert parameters(eagle_utils.eagle_sample)[:3] == ["verify_input", "batch", "logits_output"]
+    assert "copy_for_forward" in names("srt.managers.scheduler", "Scheduler._forward_isolation")
+    copied = names("srt.sampling.sampling_batch_info", "SamplingBatchInfo.copy_for_forward")
+    assert_in_order(copied, "update_penalties", "penalizer_orchestrator")
+    penalizer = names("srt.sampling.penaltylib.min_new_tokens", "BatchedMinNewTokensPenalizer._prepare")
+    assert_in_order(penalizer, "stop_token_ids", "eos_token_ids", "additional_stop_token_ids", "eos_token_id")
+
+
+def test_penalties_are_given_to_the_hook_alone():
+    """speculation.penalize_with"""
+    penalized, output = [], SimpleNamespace(next_token_logits="logits")
+    sample = speculation._penalized(lambda *given: penalized.append(given))
+    for additive, scaling in ((None, None), (1, None), (None, 1)):
+        info = SimpleNamespace(acc_additive_penalties=additive, acc_scaling_penalties=scaling)
+        batch = SimpleNamespace(sampling_info=info, reqs="requests")
+        assert sample(lambda *given, **named: (given, named), "input", batch, output, 1, more=2) == (
+            ("input", batch, output, 1),
+            {"more": 2},
+        )
+        assert info.acc_additive_penalties is info.acc_scaling_penalties is None
+    assert penalized == [("input", "requests", "logits")] * 2
 
 
 def test_an_npu_accepts_by_the_names_that_a_cpu_does_and_looks_up_no_n_grams():
@@ -172,6 +200,7 @@ used = [
     ngram_worker.reconstruct_indices_from_tree_mask_func, cache_locs.assign_extend_cache_locs_func,
     spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties,
     kv_cache_configurator.get_req_to_token_extra_context_len, overlap_utils.gather_spec_extras,
+    ngram_worker.eagle_sample, eagle_worker_common.eagle_sample,
 ]
 found = dict(
     used={f"{function.__module__}.{function.__name__}": hasattr(function, "__wrapped__") for function in used},

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from models.tiny import COMMON, reference_logits, save
 from scipy import stats
 from serving.conftest import MODEL
@@ -95,14 +96,46 @@ def test_new_weights_of_the_target_leave_a_draft_as_it_is(speculative):
     assert engine.generate(PROMPTS[1], greedy(16))["output_ids"] == before
 
 
-def test_grammars_stops_and_penalties_hold(speculative):
+PENALTIES = (
+    {"repetition_penalty": 1.3},
+    {"frequency_penalty": 0.8, "presence_penalty": 0.3},
+    {"min_new_tokens": 24, "ignore_eos": False},
+)
+
+
+def penalized(reference, ids, count, repetition_penalty=1.0, frequency_penalty=0.0, presence_penalty=0.0, **more):
+    """The best tokens by logits that are penalized for all tokens of the answer so far."""
+    found, end = [], reference.tokenizer.eos_token_id
+    while len(found) < count and end not in found:
+        logits = reference.logits(ids + found)[-1]
+        tokens, counts = torch.tensor(found, dtype=torch.long).unique(return_counts=True)
+        values = logits[tokens] - frequency_penalty * counts - presence_penalty
+        logits[tokens] = torch.where(values < 0, values * repetition_penalty, values / repetition_penalty)
+        if len(found) < more.get("min_new_tokens", 0):
+            logits[end] = -torch.inf
+        found.append(int(logits.argmax()))
+    return found
+
+
+def test_penalties_count_drafts_too(speculative, reference):
+    """What a step has accepted before penalizes what it accepts next."""
+    _, engine = speculative
+    for prompt in PROMPTS[:2]:
+        ids = reference.tokenizer(prompt)["input_ids"]
+        engine.generate(input_ids=ids, sampling_params=greedy(32))  # n-grams know what comes without penalties
+        for asked in PENALTIES:
+            found = engine.generate(input_ids=ids, sampling_params=greedy(32, **asked))
+            wanted = penalized(reference, ids, 32, **asked)
+            assert found["output_ids"][: len(wanted)] == wanted, asked
+
+
+def test_grammars_and_stops_hold(speculative):
     _, engine = speculative
     made = engine.generate(PROMPTS[:4], greedy(24, json_schema=SCHEMA, ignore_eos=False))
     assert all(set(json.loads(answer["text"])) == {"a"} for answer in made), made
     text = engine.generate(PROMPTS[0], greedy(32))["text"]
     stop = text[10:14]
     assert engine.generate(PROMPTS[0], greedy(32, stop=[stop]))["text"] == text[: text.index(stop)]
-    assert len(engine.generate(PROMPTS[0], greedy(16, repetition_penalty=1.3))["output_ids"]) == 16
     for count in (1, 2, 5):
         assert len(engine.generate(PROMPTS[1], greedy(count))["output_ids"]) == count
 

@@ -334,8 +334,9 @@ def _hook_verification(as_on_npu: bool) -> None:
         speculation.verify_with(chains.build_chain, chains.verify_chain_greedy)
         speculation.sample_with(chains.verify_chain_sampling, chains.top_k_renorm, chains.top_p_renorm)
         return
-    from sglang.srt.model_executor_ms.runner import spec_kernels, spec_sampling
+    from sglang.srt.model_executor_ms.runner import spec_kernels, spec_penalties, spec_sampling
 
+    speculation.penalize_with(spec_penalties.penalize_drafts)
     speculation.verify_with(spec_kernels.build_tree, spec_kernels.verify_tree_greedy)
     speculation.sample_with(spec_kernels.verify_tree_sampling, spec_sampling.top_k_renorm, spec_sampling.top_p_renorm)
 

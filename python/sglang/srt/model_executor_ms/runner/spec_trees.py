@@ -31,8 +31,15 @@ def verified_trees(forward_batch) -> np.ndarray | None:
     """[B, n, n] bool: which of its request's n drafts each draft of a verify step sees; None: SGLang drafts chains."""
     if not forward_batch.forward_mode.is_target_verify() or forward_batch.spec_info.tree_topk == 1:
         return None
-    n = forward_batch.spec_info.draft_token_num
-    return forward_batch.spec_info.custom_mask.numpy().reshape(-1, n, n).astype(bool)
+    return seen_drafts(forward_batch.spec_info)
+
+
+def seen_drafts(spec_info) -> np.ndarray:
+    """[B, n, n] bool: which of its request's n drafts each one sees, of what SGLang verifies: chains or trees."""
+    n = spec_info.draft_token_num
+    if spec_info.tree_topk == 1:
+        return np.broadcast_to(np.tri(n, dtype=bool), (len(spec_info.draft_token) // n, n, n))
+    return spec_info.custom_mask.numpy().reshape(-1, n, n).astype(bool)
 
 
 def requests_of_trees(

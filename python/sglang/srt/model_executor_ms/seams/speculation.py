@@ -60,6 +60,26 @@ def sample_with(verify: Callable, top_k_renorm: Callable, top_p_renorm: Callable
         module.top_k_renorm_prob, module.top_p_renorm_prob = top_k_renorm, top_p_renorm
 
 
+def penalize_with(penalize: Callable) -> None:
+    """penalize(verify_input, requests, logits) in place of what SGLang adds to logits, before drafts are accepted.
+
+    It does so where requests ask for it: eagle_sample gets a copy of the batch's SamplingBatchInfo for this step, with
+    sums for each request that all its drafts share.
+    """
+    hooks.around("sglang.srt.speculative.eagle_utils.eagle_sample", _penalized(penalize))
+
+
+def _penalized(penalize: Callable) -> Callable:
+    def sample(original, verify_input, batch, logits_output, *arguments, **named):
+        info = batch.sampling_info
+        if info.acc_additive_penalties is not None or info.acc_scaling_penalties is not None:
+            info.acc_additive_penalties = info.acc_scaling_penalties = None
+            penalize(verify_input, batch.reqs, logits_output.next_token_logits)
+        return original(verify_input, batch, logits_output, *arguments, **named)
+
+    return sample
+
+
 def move_accepted_with(hook: Callable) -> None:
     """hook(original, pool, tgt_loc, src_loc) around what moves accepted tokens in a pool, by torch and not by triton.
 
