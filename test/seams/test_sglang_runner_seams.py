@@ -279,8 +279,9 @@ def test_a_batch_says_whether_its_requests_show_something():
     shown = SimpleNamespace(
         contains_audio_inputs=lambda: False, contains_video_inputs=lambda: False, contains_image_inputs=lambda: True
     )
-    prefill, decode = ForwardMode.EXTEND, ForwardMode.DECODE
-    for mode, inputs, found in ((prefill, [None, shown], True), (prefill, None, False), (decode, [shown], False)):
+    prefill, decode, verify = ForwardMode.EXTEND, ForwardMode.DECODE, ForwardMode.TARGET_VERIFY
+    cases = (prefill, [None, shown], True), (prefill, None, False), (decode, [shown], False), (verify, [shown], False)
+    for mode, inputs, found in cases:
         batch = object.__new__(ForwardBatch)
         batch.forward_mode, batch.mm_inputs = mode, inputs
         assert batches.has_media(batch) is found

@@ -143,6 +143,21 @@ def assert_answers_about_images(start_engine, tmp_path, kind):
         assert_answers(kind, "one", answer)
 
 
+N_GRAMS = dict(speculative_algorithm="NGRAM", speculative_num_draft_tokens=8)
+DRAFTING = ["qwen2_5_vl", "llava", "gemma3"]
+
+
+@pytest.mark.parametrize("kind", mostly_slow(DRAFTING, lambda kind: kind == "qwen2_5_vl"))
+def test_n_grams_change_no_answer_about_images(start_engine, tmp_path, kind):
+    """Drafts are tokens of text alone, and see the images before them; as trees and, of three positions, as such."""
+    engine = start_engine(vision_models.save(kind, tmp_path), **N_GRAMS, **OF_KIND.get(kind, IN_CHUNKS))
+    for _ in range(2):  # cold, then with what the n-grams know
+        answers = ask(engine, kind, PROMPTS)
+        for name, answer in zip(PROMPTS, answers, strict=True):
+            assert_answers(kind, name, answer)
+    assert all(answer["meta_info"]["spec_accept_length"] > 1 for answer in answers)
+
+
 def test_every_architecture_that_sees_is_served_by_one_of_these_tests():
     seeing = {name for name, model in MODELS.items() if model.sees}
     assert {*ARCHITECTURES} == {name for name in seeing if not MODELS[name].text_alone}  # those: test_families.py

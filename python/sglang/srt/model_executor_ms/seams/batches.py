@@ -45,7 +45,8 @@ def _spread_input_embeds(forward_batch, batch) -> None:
 
 def has_media(forward_batch) -> bool:
     """Whether requests of a batch show something that tokens of this step may be of."""
-    return not forward_batch.forward_mode.is_decode_or_idle() and forward_batch.contains_mm_inputs()
+    mode = forward_batch.forward_mode
+    return not (mode.is_decode_or_idle() or mode.is_target_verify()) and forward_batch.contains_mm_inputs()
 
 
 def note_lora_slots(forward_batch, slots, dp_slots=None) -> None:

@@ -294,11 +294,16 @@ def verify(server_args) -> None:
 
             cache = (view.quantization_param_path, view.kv_cache_dtype)
             kv_scales.check(*cache, model.hf_config, view.tp_size, view.speculative_draft_model_path)
-        refused = [flag for flag in ("enable_lora", "speculative_algorithm") if getattr(view, flag)]
-        if refused and model.is_multimodal:
-            flags = ", ".join("--" + flag.replace("_", "-") for flag in refused)
-            raise UnsupportedModel(f"{view.model_path}: it takes images, and {flags} is for models of text so far")
+        if model.is_multimodal and (refused := _refused_with_images(view)):
+            raise UnsupportedModel(f"{view.model_path}: it takes images, and {refused} is for models of text so far")
     hide_threads_of_mindspore()
+
+
+def _refused_with_images(view) -> str:
+    """Flags that go with models of text alone; n-grams of tokens are looked up beside images too."""
+    drafts = view.speculative_algorithm not in (None, "NGRAM")
+    named = {"--enable-lora": view.enable_lora, f"--speculative-algorithm {view.speculative_algorithm}": drafts}
+    return ", ".join(flag for flag, given in named.items() if given)
 
 
 def names_a_model(view) -> bool:
