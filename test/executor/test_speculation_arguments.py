@@ -11,7 +11,7 @@ from serving.conftest import MODEL
 
 from sglang.srt.model_executor_ms.environment import Environment
 from sglang.srt.model_executor_ms.runner.device import AS_ON_NPU, ON_REQUEST, TABLES
-from sglang.srt.model_executor_ms.server import speculation
+from sglang.srt.model_executor_ms.server import framework, speculation
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 from sglang.srt.models.llama import LlamaForCausalLM
 from sglang.srt.models_ms.aux_layers import aux_layers
@@ -21,6 +21,7 @@ SECONDS = 5
 GOOD = dict(
     speculative_algorithm="NGRAM", device="cpu", is_embedding=False, pp_size=1, attn_dp_size=1,
     speculative_eagle_topk=1, speculative_adaptive=False,
+    enable_custom_logit_processor=False, return_hidden_states_mode=None,
     speculative_draft_model_path=None, speculative_draft_model_revision=None, trust_remote_code=False,
     enable_lora=None, lora_paths=None, model_path=MODEL, revision=None,
 )  # fmt: skip
@@ -52,6 +53,11 @@ def test_no_speculation_and_n_grams_pass(check, monkeypatch):
         ),
         (dict(device="npu", speculative_adaptive=True), "--speculative-adaptive: SGLang captures graphs of its own"),
         (dict(is_embedding=True), "--is-embedding"),
+        (dict(enable_custom_logit_processor=True), "--enable-custom-logit-processor"),
+        (
+            dict(return_hidden_states_mode="full", speculative_algorithm="STANDALONE"),
+            "--enable-return-hidden-states: SGLang keeps none",
+        ),
         (dict(pp_size=2), "--pp-size 2"),
         (dict(attn_dp_size=2), "--attn-dp-size 2"),
         (dict(experts=True), "where experts are placed"),
@@ -63,6 +69,14 @@ def test_what_goes_with_no_speculation_is_named(check, monkeypatch, changed, nam
     monkeypatch.setattr(shutil, "which", str)
     with pytest.raises(UnsupportedFlag, match=named):
         check(**changed)
+
+
+def test_beside_images_n_grams_draft_and_models_do_not():
+    def refused(algorithm, lora=None):
+        return framework._refused_with_images(SimpleNamespace(speculative_algorithm=algorithm, enable_lora=lora))
+
+    assert refused(None) == refused("NGRAM") == ""
+    assert refused("EAGLE", lora=True) == "--enable-lora, --speculative-algorithm EAGLE"
 
 
 def test_an_npu_and_its_operators_on_a_cpu_take_chains(check, monkeypatch):

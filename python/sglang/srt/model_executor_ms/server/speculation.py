@@ -51,6 +51,10 @@ def _problems(view):
         yield "--speculative-adaptive: SGLang captures graphs of its own there, for each number of steps"
     if view.is_embedding:
         yield "a server with --is-embedding generates nothing"
+    if view.enable_custom_logit_processor:
+        yield "--enable-custom-logit-processor: SGLang calls none for tokens that are verified"
+    if view.return_hidden_states_mode and view.speculative_algorithm == "STANDALONE":
+        yield "--enable-return-hidden-states: SGLang keeps none where a model of its own drafts"
     if view.pp_size > 1:
         yield f"not supported yet with --pp-size {view.pp_size}"
     if view.attn_dp_size > 1:
