@@ -1,6 +1,7 @@
 """Faults, each as a change of the sources and the tests that fail with it: makes them in turn, and undoes them.
 
 A list of them is a file of its own, which ends with `run(MUTATIONS)`. Nothing else may change the sources meanwhile.
+Those of C++ operators are built with each fault, and without it again, which takes minutes.
 """
 
 import subprocess
@@ -34,10 +35,18 @@ def fails(mutation: Mutation) -> bool:
     before = path.read_text(encoding="utf-8")
     path.write_text(before.replace(mutation.old, mutation.new), encoding="utf-8")
     try:
+        _build(path)
         command = f"{sys.executable} -m pytest -q -x -p no:cacheprovider {mutation.tests}"
         return subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, check=False).returncode == 1
     finally:
         path.write_text(before, encoding="utf-8")
+        _build(path)
+
+
+def _build(path: Path) -> None:
+    """Build the operators if this is a file of theirs."""
+    if path.suffix in (".h", ".cpp"):
+        subprocess.run([sys.executable, "setup.py", "-q", "build_ext", "--inplace"], cwd=ROOT, check=True)
 
 
 def run(mutations: Sequence[Mutation]) -> None:

@@ -13,7 +13,7 @@ from mutating import Mutation, run
 EXECUTOR = "python/sglang/srt/model_executor_ms"
 PLUGIN, KERNELS = f"{EXECUTOR}/plugin.py", f"{EXECUTOR}/runner/spec_kernels.py"
 TREES, CHAINS = f"{EXECUTOR}/runner/spec_trees.py", f"{EXECUTOR}/npu/draft_chains.py"
-SEAMS, ARGUMENTS = f"{EXECUTOR}/seams/speculation.py", f"{EXECUTOR}/server/speculation.py"
+SEAMS = f"{EXECUTOR}/seams/speculation.py"
 HOOKED = "test/seams/test_sglang_speculation_seams.py -k every_hook"
 OF_KERNELS = "test/executor/test_speculative_kernels.py -k"
 OF_TREES = "test/executor/test_spec_trees.py -k"
@@ -27,6 +27,7 @@ def lost_hook(call: str, file: str = PLUGIN) -> Mutation:
 
 
 LOST = (
+    "speculation.penalize_with(",
     "speculation.take_accepted_with(",
     "speculation.relay_with(",
     "speculation.move_accepted_with(",
@@ -89,8 +90,8 @@ MUTATIONS = (
     Mutation(
         "trees of EAGLE verified as chains",
         TREES,
-        "spec_info.tree_topk == 1",
-        "spec_info.tree_topk > 0",
+        "forward_batch.spec_info.tree_topk == 1",
+        "forward_batch.spec_info.tree_topk > 0",
         f"{OF_TREES} each_token",
     ),
     Mutation(
@@ -285,98 +286,6 @@ MUTATIONS = (
         "ops.without_valid_rows(x if self.norm_output else total)",
         "ops.without_valid_rows(x)",
         OF_DRAFTS,
-    ),
-    # ---- refusals ----
-    Mutation(
-        "a tree on an NPU that is let in",
-        ARGUMENTS,
-        "width > 1 and read_environment().as_on_npu(view.device):",
-        "width > 1 and read_environment().as_on_npu('cpu'):",
-        f"{REFUSED} named",
-    ),
-    Mutation(
-        "steps that change in number on an NPU",
-        ARGUMENTS,
-        'if view.speculative_adaptive and view.device != "cpu":',
-        "if False:",
-        f"{REFUSED} named",
-    ),
-    Mutation("an embedding server that drafts", ARGUMENTS, "if view.is_embedding:", "if False:", f"{REFUSED} named"),
-    Mutation("stages that draft", ARGUMENTS, "if view.pp_size > 1:", "if False:", f"{REFUSED} named"),
-    Mutation("replicas that draft", ARGUMENTS, "if view.attn_dp_size > 1:", "if False:", f"{REFUSED} named"),
-    Mutation("placed experts with drafts", ARGUMENTS, "    if experts:", "    if False:", f"{REFUSED} named"),
-    Mutation(
-        "n-grams without a compiler", ARGUMENTS, "problems += _compiler_problems()", "pass", f"{REFUSED} compiler"
-    ),
-    Mutation(
-        "a draft of other tokens",
-        ARGUMENTS,
-        "if draft.vocab_size != target.vocab_size:",
-        "if False:",
-        f"{REFUSED} other_tokens",
-    ),
-    Mutation(
-        "a draft of an unknown kind",
-        ARGUMENTS,
-        "if alone and not set(written) & set(MODELS):",
-        "if False:",
-        f"{REFUSED} unknown_kind",
-    ),
-    Mutation(
-        "a draft that is a layer of EAGLE",
-        ARGUMENTS,
-        "if alone and list(read) != list(written):",
-        "if False:",
-        f"{REFUSED} layer_of_eagle",
-    ),
-    Mutation(
-        "a draft of another width",
-        ARGUMENTS,
-        "if not alone and wanted != target.hidden_size:",
-        "if False:",
-        f"{REFUSED} as_wide",
-    ),
-    Mutation(
-        "a draft that is not computed",
-        ARGUMENTS,
-        "if not alone and not set(read) & set(DRAFTS):",
-        "if False:",
-        f"{REFUSED} as_wide",
-    ),
-    Mutation(
-        "a draft of layers that are not there",
-        ARGUMENTS,
-        'if view.speculative_algorithm == "EAGLE3" else []',
-        "if False else []",
-        f"{REFUSED} as_wide",
-    ),
-    Mutation(
-        "a layer behind the last that is not there",
-        ARGUMENTS,
-        'getattr(draft.hf_config, "num_nextn_predict_layers", None) == 0',
-        "False",
-        f"{REFUSED} says_that_it_has_no_layer",
-    ),
-    Mutation(
-        "a draft with states",
-        ARGUMENTS,
-        "if alone and mambaish_config(draft) is not None:",
-        "if False:",
-        f"{REFUSED} state",
-    ),
-    Mutation(
-        "states behind drafts on an NPU",
-        f"{EXECUTOR}/server/states.py",
-        "if read_environment().as_on_npu(view.device):\n        raise",
-        "if False:\n        raise",
-        "test/executor/test_state_slots.py -k chain_where",
-    ),
-    Mutation(
-        "room for drafts that is not left",
-        f"{EXECUTOR}/runner/admission.py",
-        "-(-_drafts(scheduler) // page) * page",
-        "0",
-        "test/executor/test_admission.py -k room_for_drafts",
     ),
 )
 

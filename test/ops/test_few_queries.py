@@ -42,7 +42,10 @@ def arrays(block_tables, query_lens, seq_lens):
 
 
 def compare(attend):
-    """attend(rows of the queries, arrays of a step): of all requests at once, and of a step with one token of each."""
+    """attend(rows of the queries, arrays of a step): of all requests at once, and of a step with one token of each.
+
+    And of a request by itself, whose pieces are so few that they are divided by heads.
+    """
     table, _ = tables()
     queries, lengths = np.array(REQUESTS).T
     of = np.repeat(np.arange(len(REQUESTS)), queries)
@@ -53,6 +56,10 @@ def compare(attend):
     alone = attend(few, arrays(table[of[few]], np.ones(few.sum()), place[few] + 1))
     wrong = (together[few] != alone).any(-1).numpy()
     assert not wrong.any(), f"requests {of[few][wrong]}, places {place[few][wrong]}"
+    for request in np.unique(of[few]):
+        own = torch.from_numpy(of == request)
+        by_itself = attend(own, arrays(table[[request]], queries[[request]], lengths[[request]]))
+        assert torch.equal(by_itself, together[own]), f"request {request}"
 
 
 def draw(generator, dtype, *shape):

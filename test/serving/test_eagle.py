@@ -88,6 +88,58 @@ def test_drafts_of_eagle_are_accepted_as_computed(start_engine, reference, tmp_p
     assert accepted > 8
 
 
+LAYERS = [1, 3, 4]  # behind which a draft of EAGLE3 reads
+
+
+@torch.no_grad()
+def states_of(reference, ids):
+    """What a draft of EAGLE3 reads of each token of a text, and the last hidden state."""
+    _, *behind = reference.model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+    return torch.cat([behind[layer][0] for layer in LAYERS], -1), behind[-1][0]
+
+
+@torch.no_grad()
+def interpolated(reference, folder, texts):
+    """A draft of EAGLE3 that is only its `fc`: of these texts the next hidden state. It has every second token."""
+    kept = torch.tensor(sorted({token for ids in texts for token in ids})[::2])
+    layers = {"eagle_config": {"eagle_aux_hidden_state_layer_ids": LAYERS}}
+    drafts.save(folder, drafts.EAGLE3 | SIZES | layers | dict(draft_vocab_size=len(kept)))
+    read, hidden = zip(*(states_of(reference, ids) for ids in texts), strict=True)
+    fc = torch.linalg.lstsq(torch.cat([rows[:-1] for rows in read]), torch.cat([rows[1:] for rows in hidden])).solution
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("midlayer.self_attn.o_proj.weight", "midlayer.mlp.down_proj.weight"):
+        tensors[name] = torch.zeros_like(tensors[name])
+    tensors |= {"fc.weight": fc.T.contiguous(), "norm.weight": torch.ones_like(tensors["norm.weight"])}
+    tensors |= {"lm_head.weight": reference.model.lm_head.weight[kept].clone(), "d2t": kept - torch.arange(len(kept))}
+    tensors["t2d"] = torch.zeros(SIZES["vocab_size"], dtype=torch.bool).scatter(0, kept, True)
+    save_file(tensors, folder / "model.safetensors")
+    return fc, kept
+
+
+@torch.no_grad()
+def test_drafts_of_eagle3_with_a_vocabulary_of_their_own_are_accepted_as_computed(start_engine, reference, tmp_path):
+    prompts = [reference.tokenizer(prompt)["input_ids"] for prompt in PROMPTS[:4]]
+    texts = [ids + reference.greedy(ids, 48) for ids in prompts]
+    fc, kept = interpolated(reference, tmp_path / "draft", texts)
+    arguments = dict(speculative_algorithm="EAGLE3", speculative_draft_model_path=str(tmp_path / "draft"), **CHAIN)
+    engine, accepted = start_engine(MODEL, max_total_tokens=2048, **arguments), 0
+    for ids, whole in zip(prompts, texts, strict=True):
+        found = engine.generate(input_ids=ids, sampling_params=greedy(48, ignore_eos=False))
+        assert found["output_ids"] == whole[len(ids) :]
+        read, _ = states_of(reference, whole)
+        tokens = kept[(read @ fc @ reference.model.lm_head.weight[kept].T).argmax(-1)].tolist()
+        wanted, place = [0] * 4, len(ids)
+        while place + 1 < len(whole):  # the layer adds nothing: each draft is the first one again
+            after = [token == tokens[place - 1] for token in whole[place + 1 : place + 4]]
+            count = after.index(False) if False in after else len(after)
+            wanted[count] += 1
+            place += count + 1
+        counts = found["meta_info"]["spec_correct_drafts_histogram"]
+        assert sum(abs(one - other) for one, other in zip_longest(counts, wanted, fillvalue=0)) <= 2, (counts, wanted)
+        accepted += sum(count * times for count, times in enumerate(counts))
+    assert accepted > 20
+
+
 def with_draft(folder, variant):
     """A checkpoint of a variant that carries its draft."""
     mtp = variant.startswith("qwen")
