@@ -10,7 +10,7 @@ import mmap
 import os
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +75,18 @@ class Checkpoint:
         self._files = {}
         for name, path in files.items():
             self._add(name, path)
+
+    def rename(self, endings: Mapping[str, str]) -> None:
+        """Call the tensors whose names end so by the other ending."""
+
+        def renamed(name: str) -> str:
+            found = next((ending for ending in endings if name.endswith(ending)), None)
+            return name if found is None else name.removesuffix(found) + endings[found]
+
+        if endings:
+            self.tensors = {renamed(name): stored for name, stored in self.tensors.items()}
+            self.lost = set(map(renamed, self.lost))
+            self.index = {renamed(name): file for name, file in self.index.items()}
 
     def _add(self, file: str, path: Path) -> None:
         read = _READERS.get(path.suffix, _read_torch)

@@ -77,7 +77,8 @@ class Wanted:
     ignore: regular expressions for the ends of names of tensors that may be in the checkpoint unused. layer_renames:
     cells of a pipeline stage, and what they are called in the whole model. other_stages: cells that other stages have.
     layers: the cell of all layers, and how many the model has; a checkpoint may have more. tied: a tensor of which the
-    checkpoint may have nothing but a copy, and the copy's name.
+    checkpoint may have nothing but a copy, and the copy's name. endings: what names of the checkpoint's tensors may end
+    in, and what is meant.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -88,6 +89,7 @@ class Wanted:
     other_stages: Iterable[str] = ()
     layers: tuple[str, int] | None = None
     tied: tuple[str, str] | None = None
+    endings: Mapping[str, str] = field(default_factory=dict)
 
     def tensor_names(self, present: Iterable[str] = ()) -> TensorNames:
         """What a checkpoint of these tensors calls the model's."""
@@ -124,6 +126,7 @@ def check(
         return Plan(tensors_of(model, names=wanted.tensor_names()), None, ())
     folder = locate(source, load_format, revision, cache_dir)
     checkpoint = Checkpoint(folder, load_format)
+    checkpoint.rename(wanted.endings)
     names = wanted.tensor_names(checkpoint.tensors)
     items = tensors_of(model, checkpoint.tensors, names)
     coded = [(item.source, item.encoding) for item in items if item.encoding]

@@ -208,6 +208,7 @@ class CausalLM(nn.Cell):
     whole_images = False  # whether tokens of an image see all of it
     tensor_names = {}  # our names of tensors, or whole dotted parts of them -> the checkpoint's, where they differ
     other_tensor_names = ()  # such tables that hold too, of other checkpoints of the same models
+    tensor_endings = {}  # what names of the checkpoint's tensors may end in -> what is meant
     # Tensors that this model's checkpoints carry and it does not compute with, beside those that no model does:
     # patterns of their names.
     ignored_tensors = ()
@@ -341,6 +342,7 @@ class CausalLM(nn.Cell):
             other_stages=self.other_stages,
             layers=("model.layers", self.config.num_hidden_layers),
             tied=self.tied,
+            endings=self.tensor_endings,
         )
 
     def process_weights_after_loading(self):

@@ -82,7 +82,7 @@ NAMES = {
 class MistralLarge3ForCausalLM(Mistral4ForCausalLM):
     config_class = MistralLarge3Config
     tensor_names = NAMES
-    other_tensor_names = ({**NAMES, "weight_scale": "qscale_weight", "input_scale": "qscale_act"},)
+    tensor_endings = {".qscale_weight": ".weight_scale", ".qscale_act": ".input_scale"}
 
 
 class PixtralForConditionalGeneration(TextAlone):
