@@ -139,6 +139,7 @@ ENCODERS = {  # variants of models that are no decoders; no size divides another
     "embeddinggemma": dict(TINY["gemma3"], use_bidirectional_attention=True, model_type="gemma3_text"),
 }
 ENCODERS["xlm-roberta"] = dict(ENCODERS["bert"], model_type="xlm-roberta", type_vocab_size=1, pad_token_id=4)
+ENCODERS["roberta"] = dict(ENCODERS["xlm-roberta"], model_type="roberta")
 ENCODERS["modernbert"] = dict(
     model_type="modernbert",
     vocab_size=131,
@@ -175,6 +176,8 @@ KINDS = {  # architecture -> variant of its decoder, and what it does with that
     "BertForSequenceClassification": ("bert", CrossEncoder),
     "XLMRobertaModel": ("xlm-roberta", functools.partial(Encoder, pooling="cls")),
     "XLMRobertaForSequenceClassification": ("xlm-roberta", CrossEncoder),
+    "RobertaModel": ("roberta", functools.partial(Encoder, pooling="cls")),
+    "RobertaForSequenceClassification": ("roberta", CrossEncoder),
     "ModernBertModel": ("modernbert", functools.partial(Encoder, pooling="cls")),
     "ModernBertForSequenceClassification": ("modernbert", ModernCrossEncoder),
     "Gemma3TextModel": ("embeddinggemma", functools.partial(Encoder, pooling="mean")),

@@ -8,6 +8,7 @@ import pytest
 from distributed.pool import Layout, Pool
 from models import pooled
 from models.tiny import save
+from models.variants import older
 from scipy.special import log_softmax
 from tiers import mostly_slow
 
@@ -48,6 +49,8 @@ EXPERTS += ["granitemoehybrid-experts", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 DENSE += ["falcon_h1-norm", "nemotron_h"]
 EXPERTS += ["nemotron_h-latent", "kimi_linear", "phimoe", "mistral4", "mistral-large-3", "step3p5"]
 EXPERTS += ["cohere2_moe"]
+DENSE += older.PLAIN[:-1]
+EXPERTS += older.PLAIN[-1:]
 STATES = ["granitemoehybrid-experts", "falcon_h1", "falcon_h1-norm"]  # in no attention DP
 STATES += ["kimi_linear", "nemotron_h", "nemotron_h-latent", "lfm2", "qwen3_5", "lfm2_moe", "qwen3_next", "qwen3_5_moe"]
 VARIANTS = [f"{name}@ranks" for name in (*DENSE, *EXPERTS)]
@@ -57,6 +60,10 @@ SAME = {
     "ChatGLMForConditionalGeneration": "ChatGLMModel",
     "Ernie4_5_ForCausalLM": "Ernie4_5ForCausalLM",
     "ExaoneMoEForCausalLM": "ExaoneMoeForCausalLM",
+    "BailingMoEForCausalLM": "BailingMoeForCausalLM",
+    "IQuestCoderForCausalLM": "LlamaForCausalLM",
+    "PhimoeForCausalLM": "PhiMoEForCausalLM",
+    "XverseForCausalLM": "LlamaForCausalLM",
 }
 CASES = [(name, layout) for name in VARIANTS for layout in LAYOUTS if "EP" not in layout or name[:-6] in EXPERTS]
 CASES = [(name, layout) for name, layout in CASES if "DP" not in layout or name[:-6] not in STATES]
@@ -70,6 +77,7 @@ KINDS = {  # of weights and of layers: in which layouts `make test` has them, be
     "olmo2": ("TP 4",),  # norms over the heads of all ranks
     "gemma2": ("PP 2", "attention DP 2"),
     "chatglm": ("TP 4", "PP 2"),
+    "gpt2": ("PP 2",),  # places of tokens, which the first stage has
     "granitemoehybrid-experts": ("PP 2",),
     "falcon_h1-norm": ("TP 4",),  # more ranks than groups of heads
     "qwen3_next": ("TP 4", "PP 2"),

@@ -46,7 +46,15 @@ def test_chatglm_is_also_known_by_the_name_that_its_fine_tuned_checkpoints_have(
 
 
 @pytest.mark.parametrize(
-    "variant, architecture", [("ernie4_5", "Ernie4_5_ForCausalLM"), ("exaone_moe", "ExaoneMoEForCausalLM")]
+    "variant, architecture",
+    [
+        ("ernie4_5", "Ernie4_5_ForCausalLM"),
+        ("exaone_moe", "ExaoneMoEForCausalLM"),
+        ("bailing_moe", "BailingMoEForCausalLM"),
+        ("phimoe", "PhimoeForCausalLM"),
+        ("llama", "IQuestCoderForCausalLM"),
+        ("llama-bias", "XverseForCausalLM"),
+    ],
 )
 def test_a_name_that_makers_or_sglang_write_otherwise_is_the_same_architecture(served, tmp_path, variant, architecture):
     folder = save(variant, tmp_path)

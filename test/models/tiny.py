@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import transformers
 from models import reference_models, step3p5
-from models.variants import COMMON, blocks, experts, layouts, mla, newer, rope, states, windows
+from models.variants import COMMON, blocks, experts, layouts, mla, newer, older, rope, states, windows
 from safetensors.torch import load_file, save_file
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
@@ -72,10 +72,12 @@ TINY = {
     **layouts.VARIANTS,
     **states.VARIANTS,
     **newer.VARIANTS,
+    **older.VARIANTS,
 }
 # What makers publish of a variant's config.json, where transformers writes it in another way.
 PUBLISHED_CONFIGS = {**experts.PUBLISHED_CONFIGS, **mla.PUBLISHED_CONFIGS, **windows.PUBLISHED_CONFIGS}
-PUBLISHED_CONFIGS |= {**states.PUBLISHED_CONFIGS, **newer.PUBLISHED_CONFIGS, "mimo": mimo_config}
+PUBLISHED_CONFIGS |= {**states.PUBLISHED_CONFIGS, **newer.PUBLISHED_CONFIGS, **older.PUBLISHED_CONFIGS}
+PUBLISHED_CONFIGS["mimo"] = mimo_config
 PUBLISHED_TENSORS = {"mimo": mimo_tensors, **experts.PUBLISHED_TENSORS, **states.PUBLISHED_TENSORS}
 PUBLISHED_TENSORS |= {**windows.PUBLISHED_TENSORS, **mla.PUBLISHED_TENSORS, **newer.PUBLISHED_TENSORS}
 ARCHITECTURES = ["llama", "mistral", "qwen2", "qwen3"]  # the plain variant of each
@@ -87,7 +89,7 @@ KINDS += ["qwen3_5"]
 # by one. test/ops compiles each of them, and the CPU's table compiles every variant.
 COMPILED = KINDS
 PLAIN = [*ARCHITECTURES, *blocks.PLAIN, *experts.PLAIN, *mla.PLAIN, *layouts.PLAIN, *windows.PLAIN, *states.PLAIN]
-PLAIN += newer.PLAIN
+PLAIN += newer.PLAIN + older.PLAIN
 
 
 def described(name: str) -> dict:
@@ -129,12 +131,14 @@ def divisible(config: dict) -> dict:
     sizes |= dict(moe_intermediate_size=36, ffn_hidden_size=36)
     sizes |= dict(shared_expert_intermediate_size=52, shared_intermediate_size=52)
     sizes |= dict(linear_num_key_heads=4, linear_num_value_heads=8, mamba_n_heads=8, mamba_d_head=24, mamba_d_ssm=192)
-    sizes |= dict(mamba_num_heads=8, moe_shared_expert_intermediate_size=52)
+    sizes |= dict(mamba_num_heads=8, moe_shared_expert_intermediate_size=52, n_head=8, n_embd=96)
     found = {key: sizes.get(key, value) for key, value in config.items()}
     if "intermediate_size" in config:
         found["intermediate_size"] = config["intermediate_size"] // 4 * 4
     if "num_key_value_heads" in config and config["num_key_value_heads"] == config["num_attention_heads"]:
         found["num_key_value_heads"] = 8
+    if config.get("head_dim", 0) * config.get("num_attention_heads", 0) == config.get("hidden_size"):
+        found["head_dim"] = found["hidden_size"] // found["num_attention_heads"]
     if "linear_attn_config" in config:
         found["linear_attn_config"] = config["linear_attn_config"] | dict(num_heads=8)
     if "ffn_config" in config:

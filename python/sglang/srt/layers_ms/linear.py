@@ -45,6 +45,15 @@ class Linear(MethodLayer):
         return self.product(x, step)
 
 
+def stored_by_inputs(linear: Linear) -> Linear:
+    """The same layer, of whose matrix the checkpoint has the transpose, [in, out], as GPT-2's."""
+    slices = tuple(
+        one._replace(read=one.read[::-1], whole=one.whole[::-1], transposed=True) for one in linear.matrix.slices
+    )
+    linear.matrix = linear.matrix._replace(slices=slices)
+    return linear
+
+
 class ReplicatedLinear(Linear):
     """A matrix that every rank has.
 

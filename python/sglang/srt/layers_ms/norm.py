@@ -1,6 +1,7 @@
 """Norms: of hidden states, with or without the residual addition, and of queries and keys."""
 
-from mindspore import nn
+import numpy as np
+from mindspore import Tensor, nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
@@ -44,6 +45,24 @@ class LayerNorm(nn.Cell):
 
     def plain(self, x):
         return ops.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class LayerNormLessOne(LayerNorm):
+    """LayerNorm of whose weight the checkpoint has one less."""
+
+    def __init__(self, size, eps, dtype):
+        super().__init__(size, eps, dtype)
+        self.shape = (size,)
+        self.weight = parameter((1, size), dtype, WeightSlice("weight", (ALL,), (0,)))
+        self.ones = Tensor(np.ones((1, size), np.float32), dtype)
+
+    def construct(self, x, residual=None):
+        total = x if residual is None else ops.add(x, residual, 1.0)
+        return self.plain(total), total
+
+    def plain(self, x):
+        weight = ops.add(self.weight, self.ones, 1.0).reshape(self.shape)
+        return ops.layer_norm(x, weight, self.bias, self.eps)
 
 
 class RowNorm(nn.Cell):

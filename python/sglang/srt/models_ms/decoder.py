@@ -19,6 +19,7 @@ logger = logging.getLogger(__name__)
 
 MEDIA_MASK = Field("media_mask", (TOKENS,))  # 0: the token is embedded, else its row of MEDIA_ROWS takes its place
 MEDIA_ROWS = "media_rows"
+HIDDEN_STATES = "hidden_states"  # what a stage begins with that is not the first
 # Positions of a token, where it has three: in time, and in an image's height and width.
 MROPE = tuple(Field(name, (TOKENS,)) for name in ("mrope_t", "mrope_h", "mrope_w"))
 
@@ -118,11 +119,13 @@ class ParallelLayer(nn.Cell):
 class Decoder(nn.Cell):
     """Embedding, layers and last norm, or what this stage has of them; attribute names are Hugging Face's."""
 
+    of_first_stage = ("embed_tokens",)  # cells that other stages do not have
+
     def __init__(self, config, layer_class, norm=rms_norm):
         super().__init__()
         self.embed_tokens = self.norm = self.fused = None
         # Which field the first layer's input is made of, and before which layers that are held the sum goes out too.
-        self.begins_with, self.aux_places = INPUT_IDS.name if config.stage.first else "hidden_states", ()
+        self.begins_with, self.aux_places = INPUT_IDS.name if config.stage.first else HIDDEN_STATES, ()
         # Whether steps may begin with rows too that take the place of embedded tokens, and with which that are added
         # to what the first layers give.
         self.takes_media, self.deepstack = False, ()
@@ -173,11 +176,15 @@ class Decoder(nn.Cell):
         x, residual = layer(x, residual, step)
         return x, residual, handed_on
 
+    def embed(self, x, step):
+        """What the first layer sees of what the first stage's step begins with: ids, or what they are embedded as."""
+        return self.embed_tokens(x, step) if self.begins_with == INPUT_IDS.name else x
+
     def hidden_states(self, x, step):
         """x, which the step begins with -> what leaves the norm, and what enters the layers of `aux_places`."""
         residual, aux, handed_on = None, (), ()
-        if self.begins_with == INPUT_IDS.name:
-            x = self.embed_tokens(x, step)
+        if self.begins_with != HIDDEN_STATES:
+            x = self.embed(x, step)
         if MEDIA_MASK.name in step:
             x = ops.put_rows(x, step[MEDIA_ROWS], step[MEDIA_MASK.name])
         if self.fused is not None:
@@ -283,8 +290,8 @@ class CausalLM(nn.Cell):
         """Say what the layers of this stage are called in the checkpoint, and which cells other stages have."""
         held, every = config.layer_range, range(config.num_hidden_layers)
         self.other_stages = [f"model.layers.{layer}" for layer in every if layer not in held]
-        absent = {"model.embed_tokens": self.model.embed_tokens, "model.norm": self.model.norm}
-        self.other_stages += [name for name, cell in absent.items() if cell is None]
+        optional = (*self.model.of_first_stage, "norm")
+        self.other_stages += [f"model.{name}" for name in optional if getattr(self.model, name) is None]
         self.other_stages += [] if config.stage.last else ["lm_head"]
         self.layer_renames = {
             f"model.layers.{i}": f"model.layers.{layer}" for i, layer in enumerate(held) if i != layer

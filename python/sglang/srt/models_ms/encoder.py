@@ -10,20 +10,20 @@ from mindspore import ops as functions
 from sglang.srt.layers_ms import MLP, Attention, LayerNorm, ReplicatedEmbedding, ops
 from sglang.srt.layers_ms.mlp import UNGATED
 from sglang.srt.layers_ms.ops.metadata import INPUT_IDS, TOKEN_TYPE_IDS
-from sglang.srt.models_ms.config import DecoderConfig, computed, key
-from sglang.srt.models_ms.decoder import CausalLM, Decoder
+from sglang.srt.models_ms.config import key
+from sglang.srt.models_ms.decoder import CausalLM
 from sglang.srt.models_ms.pooled import Pooled
+from sglang.srt.models_ms.positions import LearnedPositionsConfig, PositionedDecoder
 
 
 def bert_norm(config):
     return LayerNorm(config.hidden_size, config.rms_norm_eps, config.dtype)
 
 
-class EncoderConfig(DecoderConfig):
+class EncoderConfig(LearnedPositionsConfig):
     hidden_act: str = key("hidden_act", "gelu", accepted=UNGATED)
     rms_norm_eps: float = key("layer_norm_eps", 1e-12)
     type_vocab_size: int = key("type_vocab_size", 2)
-    first_position = 0  # the learned position of a text's first token
     expected = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
     ignored = {
         "directionality": "of BERT's first code; tokens see each other in both directions",
@@ -34,15 +34,6 @@ class EncoderConfig(DecoderConfig):
         "pooler_size_per_head": "of BERT's first code",
         "pooler_type": "of BERT's first code",
     }
-
-    @computed
-    def rope(self):
-        return None
-
-    def problems(self):
-        yield from self.limit_context(
-            self.max_position_embeddings - self.first_position, "positions that were not learned are"
-        )
 
 
 class EncoderLayer(nn.Cell):
@@ -60,20 +51,16 @@ class EncoderLayer(nn.Cell):
         return x
 
 
-class Encoder(Decoder):
+class Encoder(PositionedDecoder):
     """Its norm is that of the embeddings."""
 
     def __init__(self, config, layer_class, norm):
         super().__init__(config, layer_class, norm)
-        size, dtype = config.hidden_size, config.dtype
-        self.positions = ReplicatedEmbedding(config.max_position_embeddings, size, dtype, -config.first_position)
-        self.token_types = ReplicatedEmbedding(config.type_vocab_size, size, dtype)
+        self.token_types = ReplicatedEmbedding(config.type_vocab_size, config.hidden_size, config.dtype)
 
     def hidden_states(self, x, step):
-        types = self.token_types(ops.with_valid_rows(step["token_type_ids"], step))
-        x = ops.add(self.embed_tokens(x, step), types, 1.0)
-        x = ops.add(x, self.positions(ops.with_valid_rows(step["positions"], step)), 1.0)
-        x = self.norm.plain(x)
+        types = self.token_types(ops.with_valid_rows(step[TOKEN_TYPE_IDS.name], step))
+        x = self.norm.plain(ops.add(self.embed(x, step), types, 1.0))
         for layer in self.layers:
             x = layer(x, step)
         return (x,)

@@ -25,15 +25,20 @@ class GraniteMoeLayer(ScaledLayer):
         super().__init__(config, attention, sparse_moe_block(config, layouts=granites, fused_gate_up=True))
 
 
+NAMES = {
+    "mlp.gate": "block_sparse_moe.router.layer",
+    "mlp.experts": "block_sparse_moe",
+    "mlp.shared_experts.gate_up_proj": "shared_mlp.input_linear",
+    "mlp.shared_experts.down_proj": "shared_mlp.output_linear",
+}
+
+
 class GraniteMoeForCausalLM(CausalLM):
     config_class = GraniteMoeConfig
     layer_class = GraniteMoeLayer
-    tensor_names = {
-        "mlp.gate": "block_sparse_moe.router.layer",
-        "mlp.experts": "block_sparse_moe",
-        "mlp.shared_experts.gate_up_proj": "shared_mlp.input_linear",
-        "mlp.shared_experts.down_proj": "shared_mlp.output_linear",
-    }
+    tensor_names = NAMES
+    # As transformers 5 holds them.
+    other_tensor_names = (NAMES | {"mlp.gate": "block_sparse_moe.router", "mlp.experts": "block_sparse_moe.experts"},)
 
 
 class GraniteMoeSharedForCausalLM(GraniteMoeForCausalLM):

@@ -1,6 +1,6 @@
-"""Names of published models that see and are not computed here -> the architecture that is most like them, and is."""
+"""Names of published models that are not computed here, and the architectures that are most like them, and are."""
 
-NEAR = {
+NEAR = {  # of models that see: what is most like them -> their names
     "Gemma3ForConditionalGeneration": ("PaliGemmaForConditionalGeneration",),
     "InternVLForConditionalGeneration": (
         "InternS1ForConditionalGeneration",
@@ -55,4 +55,11 @@ REASONS = {
     name: f"its images are not computed here; of the models that see, the nearest that is computed is {near}"
     for near, names in NEAR.items()
     for name in names
+}
+_STATES_ALONE = "no layer of it caches keys; the nearest that is computed is GraniteMoeHybridForCausalLM"
+REASONS |= dict.fromkeys(("FalconMambaForCausalLM", "MambaForCausalLM", "Mamba2ForCausalLM"), _STATES_ALONE)
+REASONS |= {
+    "LagunaForCausalLM": "its heads are gated by softplus; the nearest that is computed is AfmoeForCausalLM",
+    "Llama4ForCausalLM": "attention within chunks of a prompt; the nearest that is computed is LlamaForCausalLM",
+    "SolarForCausalLM": "layers see what entered earlier ones; the nearest that is computed is LlamaForCausalLM",
 }

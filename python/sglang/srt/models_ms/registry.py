@@ -47,6 +47,7 @@ MODELS = {  # sorted by name
     "BaiChuanForCausalLM": Model("baichuan", "Baichuan 7B", "fused weights", class_name="BaichuanForCausalLM"),
     "BaichuanForCausalLM": Model("baichuan", "Baichuan 13B, Baichuan2", "fused weights, ALiBi, unit head"),
     "BailingMoeForCausalLM": Model("bailing_moe", "Ling, Ring: lite, plus", "fused weights, experts"),
+    "BailingMoEForCausalLM": Model("bailing_moe", "as SGLang names it", class_name="BailingMoeForCausalLM"),
     "BailingMoeV2ForCausalLM": Model(
         "bailing_moe", "Ling 2, Ring 2: mini, flash, 1T", "fused weights, grouped experts, routing bias"
     ),
@@ -54,10 +55,12 @@ MODELS = {  # sorted by name
         "bert", "rerankers and classifiers of BERT's shape", "scores, both directions", task=CLASSIFY
     ),
     "BertModel": Model("bert", "bge, e5, gte, all-MiniLM", "embedding, both directions", task=EMBED),
+    "BloomForCausalLM": Model("bloom", "BLOOM, BLOOMZ", "ALiBi, fused weights, LayerNorm"),
     "ChatGLMForConditionalGeneration": Model(
         "chatglm", "ChatGLM as fine-tuned", "as ChatGLMModel", class_name="ChatGLMModel"
     ),
     "ChatGLMModel": Model("chatglm", "ChatGLM2, ChatGLM3, GLM-4-9b", "fused weights, half rotary in pairs"),
+    "CodeGenForCausalLM": Model("gptj", "CodeGen", "as GPT-J, fused weights"),
     "Cohere2ForCausalLM": Model(
         "cohere2", "Command R7B, Command A", "sliding windows, layers without rotary embedding"
     ),
@@ -78,6 +81,7 @@ MODELS = {  # sorted by name
     "ExaoneForCausalLM": Model("exaone", "EXAONE 3, 3.5"),
     "ExaoneMoEForCausalLM": Model("exaone_moe", "as SGLang names it", class_name="ExaoneMoeForCausalLM"),
     "ExaoneMoeForCausalLM": Model("exaone_moe", "K-EXAONE", "experts, sigmoid router with a bias, sliding windows"),
+    "FalconForCausalLM": Model("falcon", "Falcon 7B, 40B, 180B, 11B", "fused weights, LayerNorm, parallel residual"),
     "FalconH1ForCausalLM": Model("falcon_h1", "Falcon-H1", "attention beside Mamba-2, multipliers"),
     "FlexOlmoForCausalLM": Model("flex_olmo", "FlexOlmo", "experts, norms after"),
     "Gemma2ForCausalLM": Model("gemma2", "Gemma 2", "alternating sliding windows, soft caps, norms before and after"),
@@ -107,6 +111,14 @@ MODELS = {  # sorted by name
     "Glm4MoeLiteForCausalLM": Model("glm4_moe_lite", "GLM-4.7-Flash", "MLA, sigmoid router with a bias"),
     "GlmForCausalLM": Model("glm", "GLM-4", "interleaved partial rotary"),
     "GlmMoeDsaForCausalLM": Model("deepseek_v32", "GLM-5, GLM-5.2", "MLA, sparse attention, routing bias"),
+    "GPT2LMHeadModel": Model("gpt2", "GPT-2, DistilGPT2, Cerebras-GPT", "learned positions, LayerNorm, fused weights"),
+    "GPTBigCodeForCausalLM": Model(
+        "gpt_bigcode", "StarCoder, SantaCoder", "learned positions, LayerNorm, fused weights"
+    ),
+    "GPTJForCausalLM": Model("gptj", "GPT-J-6B", "LayerNorm, parallel residual, interleaved partial rotary"),
+    "GPTNeoXForCausalLM": Model(
+        "gpt_neox", "Pythia, GPT-NeoX-20B, Dolly 2", "fused weights, LayerNorm, partial rotary"
+    ),
     "GptOssForCausalLM": Model(
         "gpt_oss", "gpt-oss-20b, gpt-oss-120b", "MXFP4 experts, sinks, alternating sliding windows"
     ),
@@ -114,8 +126,13 @@ MODELS = {  # sorted by name
     "GraniteMoeForCausalLM": Model("granite_moe", "Granite 3 MoE, PowerMoE", "experts, multipliers"),
     "GraniteMoeHybridForCausalLM": Model("granite_hybrid", "Granite 4", "Mamba-2, multipliers, experts or none"),
     "GraniteMoeSharedForCausalLM": Model("granite_moe", "Granite MoE with a shared MLP", "experts, multipliers"),
+    "GraniteMoeSWAForCausalLM": Model(
+        "granite_swa", "Granite SWA with experts", "experts, sliding windows, sinks, multipliers"
+    ),
+    "GraniteSWAForCausalLM": Model("granite_swa", "Granite SWA", "sliding windows, sinks, multipliers"),
     "Grok1ForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers"),
     "Grok1ModelForCausalLM": Model("grok", "Grok-1", "experts, soft caps, multipliers", class_name="Grok1ForCausalLM"),
+    "HeliumForCausalLM": Model("helium", "Helium 1", "interleaved rotary"),
     "HunYuanDenseV1ForCausalLM": Model("hunyuan_v1", "Hunyuan 0.5B to 7B", "query/key norm after rotary"),
     "HunYuanMoEV1ForCausalLM": Model("hunyuan_v1", "Hunyuan-A13B", "experts, query/key norm after rotary"),
     "HYV3ForCausalLM": Model("hy_v3", "Hunyuan 3", "experts, sigmoid router with a bias"),
@@ -128,6 +145,8 @@ MODELS = {  # sorted by name
     "InternVLForConditionalGeneration": Model(
         "internvl", "InternVL 2.5, 3, as transformers names them", "images in tiles; Qwen2, Llama, Qwen3", task=SEE
     ),
+    "IQuestCoderForCausalLM": Model("llama", "IQuest-Coder-V1", class_name="LlamaForCausalLM"),
+    "Jais2ForCausalLM": Model("nemotron", "Jais 2", "LayerNorm, MLP of squared relu, biases"),
     "KimiK25ForConditionalGeneration": Model(
         "kimi_k25", "Kimi K2.5, K2.6, text alone", "MLA, routing bias", task=SEE, text_alone=True
     ),
@@ -182,12 +201,16 @@ MODELS = {  # sorted by name
     "ModernBertModel": Model(
         "modernbert", "gte-modernbert, modernbert-embed", "embedding, both directions, sliding windows", task=EMBED
     ),
+    "MptForCausalLM": Model("mpt", "MPT 7B, 30B", "ALiBi, LayerNorm, fused weights"),
+    "NemotronForCausalLM": Model("nemotron", "Nemotron 3 8B, Nemotron-4, Minitron", "LayerNorm, MLP of squared relu"),
     "NemotronHForCausalLM": Model(
         "nemotron_h", "Nemotron-H, Nemotron Nano 2, Nemotron 3", "Mamba-2, MLPs of squared relu, experts without gates"
     ),
     "Olmo2ForCausalLM": Model("olmo2", "OLMo 2, OLMo 3", "norms after, query/key norm over all heads, sliding windows"),
     "OlmoeForCausalLM": Model("olmoe", "OLMoE", "experts, query/key norm over all heads"),
     "OlmoForCausalLM": Model("olmo", "OLMo", "LayerNorm without weights, clipped queries and keys"),
+    "OPTForCausalLM": Model("opt", "OPT, Galactica", "learned positions, LayerNorm, biases"),
+    "OrionForCausalLM": Model("orion", "Orion-14B", "LayerNorm"),
     "Phi3ForCausalLM": Model(
         "phi3", "Phi-3, Phi-3.5, Phi-4, Phi-4-mini", "fused weights, partial rotary, longrope, sliding window"
     ),
@@ -195,6 +218,7 @@ MODELS = {  # sorted by name
     "PhiMoEForCausalLM": Model(
         "phimoe", "Phi-3.5-MoE, Phi-mini-MoE, Phi-tiny-MoE", "experts, sparsemixer router, LayerNorm, longrope"
     ),
+    "PhimoeForCausalLM": Model("phimoe", "as transformers names it", class_name="PhiMoEForCausalLM"),
     "PixtralForConditionalGeneration": Model(
         "mistral4", "Mistral Large 3, from Mistral's own files, text alone", "MLA, experts", task=SEE, text_alone=True
     ),
@@ -240,6 +264,8 @@ MODELS = {  # sorted by name
         "qwen3_vl", "Qwen3-VL-30B-A3B, Qwen3-VL-235B-A22B", "as Qwen3-VL, experts", task=SEE
     ),
     "QWenLMHeadModel": Model("qwen", "Qwen 1, up to its training length", "fused weights, biases"),
+    "RobertaForSequenceClassification": Model("xlm_roberta", "cross-encoders of RoBERTa", "scores", task=CLASSIFY),
+    "RobertaModel": Model("xlm_roberta", "all-distilroberta-v1, SimCSE", "embedding, both directions", task=EMBED),
     "SeedOssForCausalLM": Model("seed_oss", "Seed-OSS-36B", "biases"),
     "SmolLM3ForCausalLM": Model("smollm3", "SmolLM3-3B", "layers without rotary embedding"),
     "SmolVLMForConditionalGeneration": Model(
@@ -256,6 +282,7 @@ MODELS = {  # sorted by name
         "xlm_roberta", "bge-reranker-v2-m3, bge-reranker-base", "scores, both directions", task=CLASSIFY
     ),
     "XLMRobertaModel": Model("xlm_roberta", "bge-m3, multilingual-e5", "embedding, both directions", task=EMBED),
+    "XverseForCausalLM": Model("xverse", "XVERSE 7B, 13B, 65B"),
     "YoutuForCausalLM": Model("youtu", "Youtu-LLM-2B", "MLA"),
 }
 # Drafts of speculative decoding, which are no models to be served.
@@ -275,12 +302,10 @@ _TWO_CHECKPOINTS = (
     "its tower is another checkpoint, the mm_vision_tower of config.json; transformers reads the same models from one, "
     "as LlavaForConditionalGeneration or LlavaNextForConditionalGeneration"
 )
+_OF_LLAVA = [f"Llava{kind}ForCausalLM" for kind in ("Llama", "Mistral", "Qwen", "Vid")]
 NOT_COMPUTED = {
+    **dict.fromkeys(_OF_LLAVA, _TWO_CHECKPOINTS),
     "InternVLChatModel": "take the checkpoint that transformers reads, InternVLForConditionalGeneration",
-    "LlavaLlamaForCausalLM": _TWO_CHECKPOINTS,
-    "LlavaMistralForCausalLM": _TWO_CHECKPOINTS,
-    "LlavaQwenForCausalLM": _TWO_CHECKPOINTS,
-    "LlavaVidForCausalLM": _TWO_CHECKPOINTS,
     "YiVLForCausalLM": "its tower lies in a folder of its own, and neither SGLang nor transformers reads its images",
     **other_names.REASONS,
 }

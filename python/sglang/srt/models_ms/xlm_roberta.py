@@ -1,4 +1,4 @@
-"""XLM-RoBERTa: BERT whose positions are counted from behind that of padding, and another head.
+"""RoBERTa and XLM-RoBERTa: BERT whose positions are counted from behind that of padding, and another head.
 
 Reference: transformers/models/xlm_roberta/modeling_xlm_roberta.py, which gives a token of padding within a text the
 position of padding; here it has the one of its place.
@@ -31,6 +31,10 @@ class XLMRobertaModel(EncoderModel):
         return hf_config.max_position_embeddings - hf_config.pad_token_id - 1
 
 
+class RobertaModel(XLMRobertaModel):
+    """The same with another vocabulary."""
+
+
 class ClassificationHead(nn.Cell):
     def __init__(self, size: int, count: int):
         super().__init__()
@@ -48,3 +52,7 @@ class XLMRobertaForSequenceClassification(XLMRobertaModel):
     def scores(self, x):
         """Hidden states of first tokens, float32 [B, hidden_size] -> float32 [B, classes]."""
         return self.classifier(x)
+
+
+class RobertaForSequenceClassification(XLMRobertaForSequenceClassification):
+    """The same with another vocabulary."""
