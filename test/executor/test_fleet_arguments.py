@@ -17,6 +17,7 @@ PLAIN = dict(
     enable_trace=False,
     enable_hierarchical_cache=False,
     enable_memory_saver=False,
+    enable_forward_pass_metrics=False,
     disaggregation_mode="null",
     disaggregation_transfer_backend="mooncake",
     speculative_algorithm=None,
@@ -93,3 +94,12 @@ def test_traces_without_their_packages_are_refused(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", absent)
     with pytest.raises(UnsupportedFlag, match="opentelemetry is not installed"):
         check_fleet(traced)
+
+
+def test_forward_pass_metrics_are_those_of_a_cpu():
+    metrics = dict(enable_forward_pass_metrics=True)
+    check_fleet(SimpleNamespace(**PLAIN | metrics))
+    with pytest.raises(
+        UnsupportedFlag, match="--enable-forward-pass-metrics is served on CPUs only, and --device is npu"
+    ):
+        check_fleet(SimpleNamespace(**PLAIN | metrics | dict(device="npu")))

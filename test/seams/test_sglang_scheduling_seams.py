@@ -5,18 +5,24 @@ A workaround's test is expected to fail: where it passes, with a later SGLang, t
 
 import dataclasses
 import inspect
+import time
 from types import SimpleNamespace
 
 import torch
-from seams.contract import assert_in_order, names, parameters, works_around
+from seams.contract import assert_in_order, names, parameters, unhooked, works_around
 
 from sglang.srt.configs.model_config import ModelConfig
+from sglang.srt.disaggregation.utils import DisaggregationMode
 from sglang.srt.managers import schedule_policy
 from sglang.srt.managers.schedule_batch import Req
+from sglang.srt.managers.scheduler import Scheduler
 from sglang.srt.managers.scheduler_components import batch_result_processor, output_streamer
 from sglang.srt.mem_cache.allocator.base import BaseTokenToKVPoolAllocator
 from sglang.srt.model_executor.forward_batch_info import ForwardBatch
+from sglang.srt.model_executor_ms.runner import step_clock
 from sglang.srt.model_executor_ms.seams import batches, scheduling
+from sglang.srt.observability.forward_pass_metrics import FpmTiming
+from sglang.srt.utils import device_timer
 
 SECONDS = 6
 MANAGER = "srt.managers.tokenizer_manager"
@@ -73,6 +79,39 @@ def test_a_schedulers_limits_are_known_when_its_chunks_are_and_before_they_are_u
     assert_in_order(worker, "get_worker_info", "max_req_len", "max_req_input_len")
     chunks = names(SCHEDULER, "Scheduler.init_chunked_prefill")
     assert "chunked_prefill_size" in chunks and "max_req_len" not in chunks
+
+
+def test_a_scheduler_without_a_batch_that_waits_for_pages_looks_again_at_once():
+    """scheduling.rest_while_waiting"""
+    found = names(SCHEDULER, "Scheduler.on_idle")
+    assert_in_order(found, "is_fully_idle", "enable_hicache_storage", "disaggregation_mode", "NULL", "sleep", 0)
+    assert parameters(Scheduler.is_fully_idle)[0] == "self" and DisaggregationMode.NULL.value == "null"
+
+
+def test_forward_pass_metrics_are_timed_from_the_first_interval_to_the_last(monkeypatch):
+    """scheduling.time_steps_with and runner/step_clock.py"""
+    monkeypatch.setattr(device_timer, "_TimingInterval", type("Interval", (device_timer._TimingInterval,), {}))
+    scheduling.time_steps_with(step_clock.Moment)
+    told, waited, timing = [], [], FpmTiming()
+    timer = device_timer.DeviceTimer(lambda t, category: told.append((t, category)))
+    before = time.perf_counter()
+    with timer.capture(timing):
+        for category in ("extend", "decode"):
+            with timer.wrap({"category": category}):
+                time.sleep(0.01)
+    took = time.perf_counter() - before
+    timing.seal()
+    timing.when_ready(waited.append)
+    assert [category for _, category in told] == ["extend", "decode"] and not timer.is_active()
+    assert 0.01 < told[0][0] < told[0][0] + told[1][0] <= waited[0] <= took
+
+
+@works_around("times steps by events, which a CPU has none of: scheduling.time_steps_with")
+def test_a_step_of_a_cpu_is_timed():
+    try:
+        unhooked(device_timer)._TimingInterval.create()
+    except TypeError as error:
+        raise AssertionError(error) from error
 
 
 def test_an_answer_is_clipped_to_memory_by_a_method_of_the_allocator():

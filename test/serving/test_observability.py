@@ -4,12 +4,17 @@ import gzip
 import json
 import os
 import threading
+import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from unittest import mock
 
 import pytest
 import requests
+import zmq
 from serving.conftest import MODEL
+
+from sglang.srt.observability.forward_pass_metrics import decode
 
 SECONDS = 3, 25
 
@@ -36,6 +41,23 @@ def test_a_profile_has_the_operators_among_what_torch_says(server, tmp_path):
     assert len({event["tid"] for event in own} & {event["tid"] for event in others}) == 0
 
 
+@contextmanager
+def told_of_passes(endpoint: str):
+    """Function that waits for what a scheduler tells of its next pass that had requests."""
+    with zmq.Context() as context, context.socket(zmq.SUB) as socket:
+        socket.setsockopt(zmq.SUBSCRIBE, b"")
+        socket.setsockopt(zmq.RCVTIMEO, 30_000)
+        socket.connect(endpoint)
+        socket.recv_multipart()  # of an idle server, each second: it knows of us now
+
+        def told():
+            while not (found := decode(socket.recv_multipart()[2])).wall_time:
+                pass
+            return found
+
+        yield told
+
+
 class Receiver(BaseHTTPRequestHandler):
     """Of traces, as OTLP/HTTP has them."""
 
@@ -51,7 +73,7 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 @pytest.mark.slow
-def test_flops_and_traces_are_told(serve):
+def test_flops_passes_and_traces_are_told(serve, tmp_path):
     pytest.importorskip("opentelemetry.sdk", reason="pip install opentelemetry-sdk opentelemetry-exporter-otlp")
     receiver = HTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=receiver.serve_forever, daemon=True).start()
@@ -61,8 +83,17 @@ def test_flops_and_traces_are_told(serve):
     }
     traced = ("--enable-trace", "--otlp-traces-endpoint", f"http://127.0.0.1:{receiver.server_port}/v1/traces")
     with mock.patch.dict(os.environ, variables):
-        server = serve(MODEL, "--enable-metrics", "--enable-mfu-metrics", *traced)
-    ask(server)
+        passes = ("--enable-forward-pass-metrics", "--forward-pass-metrics-worker-id", "w")
+        passes += ("--forward-pass-metrics-ipc-name", f"ipc://{tmp_path}/passes")
+        server = serve(MODEL, "--enable-metrics", "--enable-mfu-metrics", *traced, *passes)
+    with told_of_passes(f"ipc://{tmp_path}/passes.0") as told:  # .0: of the first replica
+        began = time.perf_counter()
+        ask(server)
+        took = time.perf_counter() - began
+        passes = [told() for _ in range(4)]
+    assert [one.scheduled_requests.num_decode_requests for one in passes] == [0, 1, 1, 1]
+    assert (passes[0].scheduled_requests.sum_prefill_tokens, passes[0].worker_id) == (40, "w")
+    assert min(one.wall_time for one in passes) > 0 and sum(one.wall_time for one in passes) < took
     metrics = requests.get(f"{server.url}/metrics", timeout=30).text
     flops = [
         float(line.rsplit(" ", 1)[1]) for line in metrics.splitlines() if line.startswith("sglang:estimated_flops")

@@ -289,8 +289,8 @@ def _hook_scheduler(device: str) -> None:
 
 def _hook_cpu_scheduler() -> None:
     from sglang.srt.model_executor_ms.parallel import groups
-    from sglang.srt.model_executor_ms.runner import host_pools, murmur_hash
-    from sglang.srt.model_executor_ms.seams import batches, memory, runner
+    from sglang.srt.model_executor_ms.runner import host_pools, murmur_hash, step_clock
+    from sglang.srt.model_executor_ms.seams import batches, memory, runner, scheduling
 
     batches.hash_seeds_with(murmur_hash.murmur_hash32)
     batches.copy_tokens_on_cpu()
@@ -298,6 +298,7 @@ def _hook_cpu_scheduler() -> None:
     memory.make_host_pools_with(host_pools.make_pool)
     memory.copy_pages_with(host_pools.COPIES)
     memory.leave_memory_unpinned()
+    scheduling.time_steps_with(step_clock.Moment)
 
 
 @functools.cache

@@ -23,6 +23,22 @@ def limit_requests_with(longest: Callable[..., int]) -> None:
     hooks.after(f"{SCHEDULER}.init_chunked_prefill", limit)
 
 
+def time_steps_with(now: Callable) -> None:
+    """now() -> a moment, in the place of an event of a GPU: with query(), and elapsed_time(later) in milliseconds.
+
+    For the steps that SGLang times: for forward-pass metrics, and with SGLANG_ENABLE_METRICS_DEVICE_TIMER.
+    """
+    from sglang.srt.utils import device_timer
+
+    def create(track_stream=False):  # a CPU has one stream, which None stands for
+        return device_timer._TimingInterval(start_event=now())
+
+    def end(interval, metadata) -> None:
+        interval.end_event, interval.metadata = now(), metadata
+
+    device_timer._TimingInterval.create, device_timer._TimingInterval.end = staticmethod(create), end
+
+
 def clip_answers_with(clip: Callable) -> None:
     """clip(allocator, input_tokens, max_new_tokens, token_capacity=..., ...) -> how many new tokens memory allows."""
     hooks.replace(f"{ALLOCATOR}.max_new_tokens_for_memory", clip)

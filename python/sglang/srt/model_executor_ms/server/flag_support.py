@@ -42,7 +42,7 @@ SUPPORTED = _names("""
     bucket_e2e_request_latency prompt_tokens_buckets generation_tokens_buckets gc_warning_threshold_secs
     decode_log_interval enable_request_time_stats_logging kv_events_config load_publish_endpoint enable_trace
     trace_modules otlp_traces_endpoint otlp_service_name export_metrics_to_file export_metrics_to_file_dir stat_loggers
-    enable_mfu_metrics
+    enable_mfu_metrics enable_forward_pass_metrics forward_pass_metrics_worker_id forward_pass_metrics_ipc_name
     disable_prefill_cuda_graph disable_decode_cuda_graph disable_cuda_graph disable_cuda_graph_padding
     disable_custom_all_reduce disable_flashinfer_autotune is_embedding tp_size dp_size
     enable_deterministic_inference swa_full_tokens_ratio _swa_full_tokens_ratio_explicitly_set
@@ -298,10 +298,6 @@ REFUSED = (
             enable_profile_cuda_graph enable_cudagraph_gc debug_cuda_graph enable_torch_compile
             enable_torch_compile_debug_mode torch_compile_max_bs cuda_graph_max_seq_len_prefill
         """),
-    ),
-    (
-        "it times steps by events of a GPU, and ends the server at the first one without",
-        _names("enable_forward_pass_metrics forward_pass_metrics_worker_id forward_pass_metrics_ipc_name"),
     ),
     (
         "it looks into torch modules, and the model's are MindSpore's",

@@ -35,6 +35,11 @@ def check_fleet(view) -> None:
     _check_traces(view)
     _check_host_cache(view)
     _check_disaggregation(view)
+    if view.enable_forward_pass_metrics and view.device != "cpu":
+        raise UnsupportedFlag(
+            f"--enable-forward-pass-metrics is served on CPUs only, and --device is {view.device}: SGLang times steps "
+            "by events of torch's stream, and operators run on MindSpore's"
+        )
     if view.enable_memory_saver and view.device != "cpu":
         raise UnsupportedFlag(
             f"--enable-memory-saver is served on CPUs only, and --device is {view.device}: captured graphs know "
