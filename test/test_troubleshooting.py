@@ -29,6 +29,7 @@ MINDSPORES = {  # message -> which file of its wheel has it
 }
 SGLANGS = {  # message -> which file of its package has it
     "Prefill bootstrap failed for request": "disaggregation/prefill.py",
+    "Prefill transfer failed for request": "disaggregation/prefill.py",
     "Decode transfer failed for request": "disaggregation/decode.py",
 }
 SYSTEMS = {  # who else says it

@@ -1,9 +1,17 @@
 """What we rely on in NIXL, and in SGLang around Mooncake: how they are told where keys and values are."""
 
-import pytest
-from seams.contract import names, parameters
+import inspect
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
-from sglang.srt.disaggregation.decode import DecodeRequest
+import pytest
+from seams.contract import assert_in_order, names, parameters, works_around
+
+from sglang.srt.disaggregation.base import KVPoll
+from sglang.srt.disaggregation.common import conn as common
+from sglang.srt.disaggregation.decode import DecodePreallocQueue, DecodeRequest
 from sglang.srt.model_executor_ms.seams import transfers
 
 SECONDS = 1
@@ -17,7 +25,8 @@ def test_memory_of_a_pool_is_that_of_the_host(monkeypatch):
     told = {}
 
     class Agent:
-        pass
+        def __init__(self, *_):
+            """As it is made."""
 
     for name, place in KINDS.items():
         assert parameters(getattr(api.nixl_agent, name))[place] == "mem_type"
@@ -51,3 +60,113 @@ def test_mooncake_is_told_pages_as_arrays(monkeypatch):
     assert conn.MooncakeKVSender.supports_host_tensor_indices is False
     prefill = names("srt.disaggregation.prefill")
     assert {"supports_host_tensor_indices", "kv_to_page_indices", "Event"} <= set(prefill)
+
+
+def test_nixl_is_asked_by_one_method_whether_pages_have_arrived_and_may_fail_to_say():
+    """transfers.send_memory_of_host; compiled code: a manager is one of two servers"""
+    api = pytest.importorskip("nixl._api")
+    assert parameters(api.nixl_agent.transfer)[1] == parameters(api.nixl_agent.check_xfer_state)[1] == "handle"
+    manager = "srt.disaggregation.nixl.conn"
+    found = names(manager, "NixlKVManager._await_handles")
+    assert_in_order(found, "check_xfer_state", "ERR", "DONE", "Exception", "Failed to read NIXL transfer state: ")
+    assert "transfer" in names(manager, "NixlKVManager._post_xfer")
+    assert "SGLANG_DISAGGREGATION_WAITING_TIMEOUT" in names("srt.disaggregation.common.conn")
+
+
+@works_around("asks for ever whether pages have arrived: transfers.send_memory_of_host")
+def test_pages_that_do_not_arrive_are_given_up():
+    nixl = pytest.importorskip("sglang.srt.disaggregation.nixl.conn")
+    asked = []
+
+    def state(_handle):
+        asked.append(time.monotonic())
+        if asked[-1] - asked[0] > 1:
+            raise KeyboardInterrupt  # which it does not catch
+        return "PROC"
+
+    manager = SimpleNamespace(agent=SimpleNamespace(check_xfer_state=state))
+    with pytest.raises(KeyboardInterrupt):
+        nixl.NixlKVManager._await_handles(manager, ["handle"], failure_seen=False)
+    raise AssertionError(f"asked {len(asked)} times")
+
+
+def test_pages_have_their_time_and_those_behind_them_less(monkeypatch):
+    """transfers.Arrivals: until some arrive again, in a thread of its own for each server"""
+    now = [0.0]
+    monkeypatch.setattr(transfers.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(transfers.time, "sleep", lambda _seconds: None)
+    arrivals, handles = transfers.Arrivals(20), [object() for _ in range(5)]
+
+    def given_up(handle, after: float) -> bool:
+        now[0] += after
+        try:
+            arrivals.check(handle, True)
+        except TimeoutError as error:
+            assert f"{after:.0f} s" in str(error)
+            return True
+        return False
+
+    for handle in handles:
+        arrivals.sent(handle)
+        late = handle is handles[1] or handle is handles[2]
+        wait = {0: 19, 1: 21, 2: 6, 3: 4, 4: 19}[handles.index(handle)]
+        assert given_up(handle, wait) == late
+        if not late:
+            arrivals.check(handle, False)
+    arrivals.sent(handles[0])
+    with ThreadPoolExecutor(1) as other:
+        assert other.submit(given_up, handles[0], 21).result()
+    arrivals.sent(handles[0])
+    assert not given_up(handles[0], 6)  # nothing was late in this thread since
+
+
+def test_a_decode_server_goes_on_while_a_prefill_server_does_not_answer(monkeypatch):
+    """transfers.ask_prefill_servers_aside"""
+    assert parameters(common.CommonKVManager.try_ensure_parallel_info) == ["self", "bootstrap_addr"]
+    answered, asked = threading.Event(), []
+    with ThreadPoolExecutor(1) as threads:
+        manager = SimpleNamespace(
+            prefill_info_table={}, attn_tp_size=1, _ensure_prefill_recompute_executor=lambda: threads
+        )
+
+        def ask(manager, address):
+            asked.append(address)
+            answered.wait(30)
+            manager.prefill_info_table[address] = "known"
+            return True
+
+        monkeypatch.setattr(transfers, "AT_ONCE", 0.01)
+        assert [transfers._asked_aside(ask, manager, "a") for _ in range(3)] == [False] * 3
+        answered.set()
+        monkeypatch.setattr(transfers, "AT_ONCE", 30)
+        assert transfers._asked_aside(ask, manager, "a") and asked == ["a"]
+        assert transfers._asked_aside(lambda *_: "SGLang's own", manager, "a") == "SGLang's own"
+        manager.attn_tp_size = 2
+        assert transfers._asked_aside(lambda *_: "in its turn", manager, "b") == "in its turn"
+
+
+def test_a_prefill_server_that_does_not_fit_ends_the_requests_that_name_it():
+    """transfers.ask_prefill_servers_aside: SGLang asks for each address, and raises for one"""
+    assert parameters(DecodePreallocQueue._ensure_prefill_info) == ["self", "addr_to_reqs"]
+    found = names("srt.disaggregation.common.conn", "CommonKVManager.try_ensure_parallel_info")
+    assert "Page size mismatch: prefill server has page_size=" in found
+    failed = {}
+    manager = SimpleNamespace(
+        record_failure=lambda room, why: failed.update({room: [why]}),
+        update_status=lambda room, status: failed[room].append(status),
+    )
+    queue = SimpleNamespace(
+        kv_manager=manager, _ensure_last_attempt_time={}, _ensure_retry_count={}, _ensure_retry_interval=1
+    )
+
+    def mismatch(address):
+        if address == "bad":
+            raise RuntimeError("Page size mismatch")
+        return True
+
+    manager.try_ensure_parallel_info = mismatch
+    original = inspect.unwrap(DecodePreallocQueue._ensure_prefill_info)
+    requests = {name: [SimpleNamespace(req=SimpleNamespace(bootstrap_room=name))] for name in ("bad", "good")}
+    ready, waiting = transfers._each_for_itself(original, queue, requests)
+    assert (list(ready), waiting) == (["good"], [])
+    assert failed == {"bad": ["Page size mismatch", KVPoll.Failed]}

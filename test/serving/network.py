@@ -16,7 +16,7 @@ NAMESPACES = {"net": 0x40000000, "mnt": 0x20000}  # of a host, as setns(2) knows
 
 
 class Hosts:
-    """Two hosts on a network of their own; this machine has a cable to the first one only.
+    """Two hosts on a network of their own; this machine has a cable to the first one, and to the second one if asked.
 
     The first one has two interfaces, of which the one that comes first in most lists does not lead to the second host.
     """
@@ -56,6 +56,20 @@ class Hosts:
             self.held.append(subprocess.Popen(command, stdout=subprocess.PIPE))
             assert self.held[-1].stdout.readline() == b"made\n"
         return self
+
+    def also_to_second(self) -> str:
+        """Lay a cable from this machine to the second host, which `cut` leaves -> the host's address on it."""
+        number, name = os.getpid(), self.names[1]
+        network = f"10.{192 + number // 256 % 60}.{number % 256}"
+        for command in (
+            f"link add {name} type veth peer name aaa netns {name}",
+            f"addr add {network}.2/25 dev {name}",
+            f"-n {name} addr add {network}.1/25 dev aaa",
+            f"link set {name} up",
+            f"-n {name} link set aaa up",
+        ):
+            subprocess.run(["ip", *command.split()], check=True)
+        return f"{network}.1"
 
     def also_by_ipv6(self) -> str:
         """Give both hosts addresses of IPv6 too -> the first one's; the test is skipped where there is none."""

@@ -10,6 +10,7 @@ from unittest import mock
 import pytest
 import requests
 from serving.conftest import MODEL, Server, free_port
+from serving.warm import WarmServer, warm_up
 
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
 from sglang.srt.model_executor_ms.server.fleet_arguments import check_transfers
@@ -32,23 +33,19 @@ class Pair:
             pytest.skip(f"no package that tests install: {lacking}")
         self.folders, self.backend, self.model = folders, backend, model
         self.environment = {"SGLANG_HOST_IP": "127.0.0.1", **BACKENDS[backend], **environment}
-        self.port, self.started = free_port(), []
-        self.sides: dict[str, Server] = {}
+        self.address, self.port, self.started = "127.0.0.1", free_port(), []  # where the prefill server is met
+        self.sides: dict[str, WarmServer] = {}
+        warm_up()
 
-    def start(self, mode: str, *flags: str) -> Server:
-        """A server that is not ready yet."""
+    def start(self, mode: str, *flags: str, **where) -> WarmServer:
+        """A server that is ready. where: the host that it runs on, as WarmServer has it."""
         common = ("--disaggregation-mode", mode, "--disaggregation-transfer-backend", self.backend)
         common += ("--disaggregation-bootstrap-port", str(self.port), "--chunked-prefill-size", "128")
         with mock.patch.dict(os.environ, self.environment):
-            server = Server(self.folders.mktemp(mode) / "log", *common, *flags, model=self.model)
-        self.started.append(server)
-        self.sides[mode] = server
-        return server
-
-    def await_ready(self) -> "Pair":
-        for server in self.sides.values():
-            server.await_ready()
-        return self
+            server = WarmServer(self.folders.mktemp(mode) / "log", *common, *flags, model=self.model, **where)
+            self.started.append(server)
+            self.sides[mode] = server
+            return server.await_ready()
 
     def stop(self) -> None:
         for server in self.started:
@@ -56,7 +53,7 @@ class Pair:
 
     def room(self) -> dict:
         """What a router adds to a request: where the prefill server is met, and a number of the request's own."""
-        return dict(bootstrap_host="127.0.0.1", bootstrap_port=self.port, bootstrap_room=random.getrandbits(60))
+        return dict(bootstrap_host=self.address, bootstrap_port=self.port, bootstrap_room=random.getrandbits(60))
 
     def ask(self, body: dict, seconds: float = 60) -> requests.Response:
         """The decode server's answer to what both servers get."""

@@ -193,6 +193,7 @@ def _hook_launcher() -> None:
 def _hook_transfers(backend: str) -> None:
     from sglang.srt.model_executor_ms.seams import transfers
 
+    transfers.ask_prefill_servers_aside()
     if backend == "nixl":
         transfers.send_memory_of_host()
     else:
@@ -271,6 +272,7 @@ def _hook_scheduler(device: str) -> None:
     scheduling.keep_end_tokens_with(end_tokens.of_vocabulary)
     scheduling.keep_hidden_states_with(hidden_states.keep)
     scheduling.hand_out_rows_of_prompts()
+    scheduling.rest_while_waiting(0.002)
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
         _hook_control()

@@ -1,6 +1,7 @@
 """SGLang's scheduler: limits of a request, what may wait, tokens that end it, and what is kept of a prompt's chunks."""
 
 import dataclasses
+import time
 from collections.abc import Callable
 
 from sglang.srt.model_executor_ms.seams import hooks
@@ -42,6 +43,20 @@ def time_steps_with(now: Callable) -> None:
 def clip_answers_with(clip: Callable) -> None:
     """clip(allocator, input_tokens, max_new_tokens, token_capacity=..., ...) -> how many new tokens memory allows."""
     hooks.replace(f"{ALLOCATOR}.max_new_tokens_for_memory", clip)
+
+
+def rest_while_waiting(seconds: float) -> None:
+    """Let a scheduler rest so long between two looks at pages that are on their way from a server or a storage.
+
+    SGLang looks again at once: it takes a core, which what sends or computes on the same machine wants.
+    """
+
+    def rest(_result, scheduler) -> None:
+        waits = scheduler.disaggregation_mode.value != "null" or scheduler.enable_hicache_storage
+        if waits and not scheduler.is_fully_idle():
+            time.sleep(seconds)
+
+    hooks.after(f"{SCHEDULER}.on_idle", rest)
 
 
 def check_waiting_with(check: Callable[..., str | None]) -> None:

@@ -1,11 +1,40 @@
 """How SGLang sends keys and values from a prefill server to a decode server."""
 
+import threading
+import time
+
+from sglang.srt.model_executor_ms.seams import hooks
+
+DISAGGREGATION = "sglang.srt.disaggregation"
+AT_ONCE = 0.2  # seconds in which a prefill server on the network says what it is
+LOST = 5  # seconds that pages have to arrive behind others that did not arrive in time
+BUSY = 0.05  # seconds after which pages are asked for less often
+
 
 def send_memory_of_host() -> None:
-    """Have NIXL take a pool for what it is: SGLang registers its memory as a GPU's, which UCX refuses on a CPU."""
+    """Have NIXL take a pool for what it is, and give up pages that do not arrive.
+
+    SGLang registers the memory as a GPU's, which UCX refuses on a CPU. And it asks for ever whether pages have arrived,
+    as fast as it can, while all that is sent to the same server waits: where a network was cut, until TCP gives up.
+    """
     from nixl import _api
 
+    from sglang.srt.environ import envs
+
     class HostAgent(_api.nixl_agent):
+        def __init__(self, *arguments, **named):
+            super().__init__(*arguments, **named)
+            self.arrivals = Arrivals(envs.SGLANG_DISAGGREGATION_WAITING_TIMEOUT.get())
+
+        def transfer(self, handle, *more, **named):
+            self.arrivals.sent(handle)
+            return super().transfer(handle, *more, **named)
+
+        def check_xfer_state(self, handle):
+            state = super().check_xfer_state(handle)
+            self.arrivals.check(handle, state == "PROC")
+            return state
+
         def register_memory(self, reg_list, mem_type=None, *more, **named):
             return super().register_memory(reg_list, _host(mem_type), *more, **named)
 
@@ -21,6 +50,31 @@ def send_memory_of_host() -> None:
     _api.nixl_agent = HostAgent
 
 
+class Arrivals:
+    """When pages were sent, and whether they ought to have arrived. A thread sends to the same servers always."""
+
+    def __init__(self, seconds: float):
+        """seconds: that pages have; a decode server waits no longer for them."""
+        self.seconds, self.since, self.thread = seconds, {}, threading.local()
+
+    def sent(self, handle) -> None:
+        """What is checked later is sent first, so an id that is used again does no harm."""
+        self.since[id(handle)] = time.monotonic()
+
+    def check(self, handle, on_its_way: bool) -> None:
+        """TimeoutError, which SGLang takes for a transfer that may still run: it ends the request."""
+        if not on_its_way:
+            self.since.pop(id(handle), None)
+            self.thread.lost = False
+            return
+        waited = time.monotonic() - self.since.get(id(handle), time.monotonic())
+        if waited > (LOST if getattr(self.thread, "lost", False) else self.seconds):
+            self.thread.lost = True
+            raise TimeoutError(f"keys and values have not arrived within {waited:.0f} s: is the network cut?")
+        if waited > BUSY:
+            time.sleep(0.001)
+
+
 def _host(mem_type: str | None) -> str | None:
     return "DRAM" if mem_type == "VRAM" else mem_type
 
@@ -33,6 +87,48 @@ def send_places_as_arrays() -> None:
     from sglang.srt.disaggregation.mooncake import conn
 
     conn.MooncakeKVSender.supports_host_tensor_indices = False
+
+
+def ask_prefill_servers_aside() -> None:
+    """Have a decode server go on while it asks a prefill server what that is, and end no more than those requests.
+
+    SGLang asks in the scheduler's loop, for 5 seconds each time where nothing answers. What it then raises, such as for
+    another page size, ends the server.
+    """
+    hooks.around(f"{DISAGGREGATION}.common.conn.CommonKVManager.try_ensure_parallel_info", _asked_aside)
+    hooks.around(f"{DISAGGREGATION}.decode.DecodePreallocQueue._ensure_prefill_info", _each_for_itself)
+
+
+def _asked_aside(original, manager, address: str) -> bool:
+    if address in manager.prefill_info_table or manager.attn_tp_size > 1:  # ranks decide in the same turn of their loop
+        return original(manager, address)
+    asked = manager.__dict__.setdefault("prefill_servers_asked", {})
+    if address not in asked:
+        asked[address] = manager._ensure_prefill_recompute_executor().submit(original, manager, address)
+    try:
+        return asked[address].result(AT_ONCE)
+    except TimeoutError:
+        return False
+    finally:
+        if asked[address].done():
+            del asked[address]
+
+
+def _each_for_itself(original, queue, requests_of: dict) -> tuple[dict, list]:
+    from sglang.srt.disaggregation.base import KVPoll
+
+    ready, waiting = {}, []
+    for address, requests in requests_of.items():
+        try:
+            known, left = original(queue, {address: requests})
+        except (RuntimeError, AssertionError) as error:  # they do not go together
+            for request in requests:
+                queue.kv_manager.record_failure(request.req.bootstrap_room, str(error))
+                queue.kv_manager.update_status(request.req.bootstrap_room, KVPoll.Failed)
+            continue
+        ready |= known
+        waiting += left
+    return ready, waiting
 
 
 def unfinished(scheduler) -> list:
