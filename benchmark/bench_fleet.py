@@ -189,17 +189,22 @@ def transfer(_shape: str, folder: Path, rounds: int) -> dict:
     os.environ.setdefault("UCX_TLS", "tcp,self,sm")
     os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")
     servers, cold, cached = [], [], []
+
+    def start(mode):
+        log = Path(tempfile.mkstemp(suffix=".log", prefix=mode)[1])
+        servers.append(Server(str(folder), (*flags, "--disaggregation-mode", mode), log))
+
+    starting = ThreadPoolExecutor(2)  # a server ends with the thread that started it
     try:
-        for mode in ("prefill", "decode"):
-            log = Path(tempfile.mkstemp(suffix=".log", prefix=mode)[1])
-            servers.append(Server(str(folder), (*flags, "--disaggregation-mode", mode), log))
+        list(starting.map(start, ("prefill", "decode")))
 
         def ask(ids):
             room = dict(bootstrap_host="127.0.0.1", bootstrap_port=port, bootstrap_room=random.getrandbits(60))
             asked = body(ids) | room
             with ThreadPoolExecutor(2) as clients:
                 answers = list(clients.map(lambda one: requests.post(f"{one.url}/generate", json=asked), servers))
-            answers[1].raise_for_status()
+            for answer in answers:
+                answer.raise_for_status()
 
         ask(prompt(64))
         for _ in range(rounds):
@@ -209,6 +214,7 @@ def transfer(_shape: str, folder: Path, rounds: int) -> dict:
     finally:
         for server in servers:
             server.stop()
+        starting.shutdown()
     sent = statistics.median(cached)
     computed = statistics.median(cold) - sent
     return {
