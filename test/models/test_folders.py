@@ -253,7 +253,7 @@ def test_any_tensor_that_is_missing_or_longer_is_an_error(variant, tmp_path):
 
 
 def layers_of(config: dict) -> str:
-    return next(key for key in ("num_hidden_layers", "n_layers", "num_layers") if key in config)
+    return next(key for key in ("num_hidden_layers", "n_layers", "num_layers", "n_layer") if key in config)
 
 
 # Some say of each layer what it is, in a pattern or in lists of numbers.

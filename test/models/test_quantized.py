@@ -176,20 +176,37 @@ def test_rows_of_activations_are_rounded_for_modelslims_w4a8(table, tmp_path):
         assert_logits_close(found, wanted, LIMIT)
 
 
-def test_float8_is_made_of_a_checkpoint_that_is_not_quantized(table, tmp_path):
-    """Rows within 1/16 of themselves, which is half of a step of e4m3; what is not multiplied as codes is as it was."""
-    folder = save("qwen3", tmp_path)
+def as_float8(variant, folder):
+    """The folder of a checkpoint whose rows become float8."""
+    save(variant, folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
-    down = PagedModel(folder, compiled=False).network.model.layers[0].mlp.down_proj
-    assert down.weight.dtype == ms.uint8
-    if table == "cpu":  # rearranged
-        return
-    codes = torch.from_numpy(down.weight.host).view(torch.float8_e4m3fn).float()
-    wanted = load_file(folder / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
-    found = codes * torch.from_numpy(down.weight_scale.host)
+    return folder
+
+
+def assert_float8(linear, wanted):
+    codes = torch.from_numpy(linear.weight.host).view(torch.float8_e4m3fn).float()
+    found = codes * torch.from_numpy(linear.weight_scale.host)
     assert ((found - wanted).abs() <= wanted.abs() / 16 + wanted.abs().amax(-1, keepdim=True) / 448 / 1024).all()
     assert (codes.abs().amax(-1) == 448).all()
+
+
+def test_float8_is_made_of_a_checkpoint_that_is_not_quantized(table, tmp_path):
+    """Rows within 1/16 of themselves, which is half of a step of e4m3; what is not multiplied as codes is as it was."""
+    folder = as_float8("qwen3", tmp_path)
+    down = PagedModel(folder, compiled=False).network.model.layers[0].mlp.down_proj
+    assert down.weight.dtype == ms.uint8
+    if table == "reference":  # the other one rearranges them
+        assert_float8(down, load_file(folder / "model.safetensors")["model.layers.0.mlp.down_proj.weight"])
+
+
+@pytest.mark.parametrize("table", ["reference"], indirect=True)
+def test_float8_is_made_of_matrices_that_lie_transposed(table, tmp_path):
+    folder = as_float8("gpt2", tmp_path)
+    layer = PagedModel(folder, compiled=False).network.model.layers[0]
+    tensors = load_file(folder / "model.safetensors")
+    for linear, name in ((layer.mlp.down_proj, "mlp.c_proj"), (layer.self_attn.o_proj, "attn.c_proj")):
+        assert_float8(linear, tensors[f"transformer.h.0.{name}.weight"].T)
 
 
 MADE = {"w8a8_int8": ms.int8, "bitsandbytes": ms.uint8}
@@ -282,10 +299,7 @@ def test_ranks_say_what_one_process_says(pool, name):
 
 def float8_experts(folder):
     """An expert a tensor, of float8 rows that are made when they are loaded."""
-    save("qwen3_moe@ranks", folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
-    return folder
+    return as_float8("qwen3_moe@ranks", folder)
 
 
 def mxfp4_experts(folder):

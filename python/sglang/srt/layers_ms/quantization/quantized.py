@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 ALL, SCALE, OFFSET, ORDER = slice(None), "_scale", "_offset", "weight_order"
 LEAST_GROUP = 16  # columns: no operator knows less
+MADE = ("float8_rows", "int8_rows", "nf4_blocks")  # layouts that make codes of a checkpoint's values
 WEIGHT_ONLY = ("float", "int8_group")  # whose values may be multiplied instead
 
 
@@ -177,6 +178,8 @@ def _part(one: WeightSlice, encoding: Encoding) -> WeightSlice:
     *stack, rows, _ = (*one.read[:-2], one.read[-1], one.read[-2]) if one.transposed else one.read
     *stacked, height, width = (*one.whole[:-2], one.whole[-1], one.whole[-2]) if one.transposed else one.whole
     columns, group = _columns(one), encoding.group or width or 1
+    if encoding.layout in MADE:  # of codes that are there already the name is that of the matrix as it is multiplied
+        encoding = encoding._replace(transposed=one.transposed)
     if encoding.part == "codes":
         held = slice(encoding.format.nbytes(columns.start), encoding.format.nbytes(columns.stop))
         width = encoding.format.nbytes(width)

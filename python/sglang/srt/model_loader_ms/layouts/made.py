@@ -20,7 +20,8 @@ class Made(Layout):
         return name in present
 
     def open(self):
-        self._values = self.take("", dtypes=_FLOATS)
+        values = self.take("", dtypes=_FLOATS)
+        self._values = values.mT if self.encoding.transposed else values
         return tuple(self._values.shape)
 
     def scale_of(self, largest: torch.Tensor) -> torch.Tensor:
