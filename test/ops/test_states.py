@@ -171,7 +171,7 @@ def test_chunks_of_any_cut_are_convolved_as_one_piece(table, dtype):
     assert_cuts_agree(conv_layer(ops.short_conv, 21, 4, True, dtype), rows, limit)
 
 
-SIZES = [(2, 6, 10, 14), (1, 1, 16, 3), (2, 4, 32, 8)]  # key heads, value heads, and the size of each
+SIZES = [(2, 6, 10, 14), (1, 1, 16, 3), (2, 4, 32, 8), (1, 2, 16, 70)]  # key heads, value heads, and the size of each
 
 
 def delta_layer(keys, values, key_size, value_size):
