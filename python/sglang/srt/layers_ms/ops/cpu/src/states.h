@@ -1,6 +1,7 @@
 // Layers with a state: each request goes on from what its slot holds, and leaves there what the next step goes on from.
 #pragma once
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "elementwise.h"
@@ -53,59 +54,132 @@ State* intermediate_of(const Call& a, int64_t request, int64_t size) {
   return static_cast<State*>(a.intermediate) + a.intermediate_rows[request] * a.drafts * size;
 }
 
-// Up to 16 channels from `first` on, of the tokens of one request; behind `kept` of them the state is left in `copy`.
-template <typename T, typename C, bool gated>
-void conv_channels(const calls::causal_conv& a, int64_t row, int64_t tokens, C* state, C* intermediate, int64_t first,
-                   C* copy, int64_t kept) {
-  const int64_t count = std::min<int64_t>(16, a.channels - first), window = a.window, width = a.width;
-  const T *weight = in<T>(a.weight) + first * width, *bias = in<T>(a.bias);
-  f32x16 past[kMaxWindow], taps[kMaxWindow + 1];
-  for (int64_t j = 0; j < window; ++j)
-    for (int64_t i = 0; i < 16; ++i) past[j][i] = i < count ? to_float(state[(first + i) * window + j]) : 0.0f;
-  for (int64_t j = 0; j < width; ++j)
-    for (int64_t i = 0; i < 16; ++i) taps[j][i] = i < count ? to_float(weight[i * width + j]) : 0.0f;
-  const f32x16 start = bias ? load_upto16(bias + first, count) : f32x16{};
-  auto leave = [&](C* to) {
-    for (int64_t j = 0; j < window; ++j)
-      for (int64_t i = 0; i < count; ++i) to[(first + i) * window + j] = from_float<C>(past[j][i]);
+// Of 16 channels with N values each, one behind the other, the n-th of all; and back. A chain of permutations of two
+// registers takes what it wants of each vector in turn.
+template <int N>
+class Transposed {
+  using Lanes16 = std::make_integer_sequence<int, 16>;
+  template <int n>
+  struct OfChannels {  // where lane i of the n-th values comes from
+    static constexpr int at(int i) { return i * N + n; }
   };
-  for (int64_t t = 0; t < tokens; ++t) {
-    const T* x = in<T>(a.x) + (row + t) * a.columns + first;
-    f32x16 value = load_upto16(gated ? x + 2 * a.channels : x, count);
-    if (gated) value *= load_upto16(x, count);
-    value = rounded_to<C>(value);
-    f32x16 y = start;
-    for (int64_t j = 0; j < window; ++j) y += taps[j] * past[j];
-    y += taps[window] * value;
-    for (int64_t j = 0; j + 1 < window; ++j) past[j] = past[j + 1];
-    past[window - 1] = value;
-    if (t + 1 == kept) leave(copy);
-    y = gated ? y * load_upto16(x + a.channels, count) : activate(kSilu, y);
-    store_upto16(out<T>(a.out) + (row + t) * a.channels + first, y, count);
-    if (intermediate) leave(intermediate + t * a.channels * window);
+  template <int v>
+  struct OfValues {  // where lane i of what is the v-th vector again does
+    static constexpr int at(int i) { return (16 * v + i) % N * 16 + (16 * v + i) / N; }
+  };
+  template <typename Place, int V>
+  static constexpr int lane(int i) {
+    return Place::at(i) / 16 == V ? 16 + Place::at(i) % 16 : V == 1 ? Place::at(i) % 16 : i;
   }
-  if (!intermediate) leave(state);
+  template <typename Place, int V = 1, int... I>
+  ALWAYS_INLINE static f32x16 chosen(f32x16 found, const f32x16 (&from)[N], std::integer_sequence<int, I...> all) {
+    if constexpr (V == N)
+      return found;
+    else
+      return chosen<Place, V + 1>(__builtin_shufflevector(found, from[V], lane<Place, V>(I)...), from, all);
+  }
+
+ public:
+  template <typename T, int... J>
+  ALWAYS_INLINE static void read(const T* p, f32x16 (&to)[N], std::integer_sequence<int, J...>) {
+    const f32x16 whole[N] = {load(p + 16 * J)...};
+    ((to[J] = chosen<OfChannels<J>>(whole[0], whole, Lanes16{})), ...);
+  }
+  template <typename T, int... J>
+  ALWAYS_INLINE static void write(const f32x16 (&from)[N], T* p, std::integer_sequence<int, J...>) {
+    (store(p + 16 * J, chosen<OfValues<J>>(from[0], from, Lanes16{})), ...);
+  }
+};
+
+// f(integral constant N) for the N that convolutions have, and N = 0 for others.
+template <typename F>
+inline void with_count(int64_t count, F&& f) {
+  if (count == 2) return f(std::integral_constant<int, 2>{});
+  if (count == 3) return f(std::integral_constant<int, 3>{});
+  if (count == 4) return f(std::integral_constant<int, 4>{});
+  f(std::integral_constant<int, 0>{});
+}
+
+// `lines` [count, stride] in float32 of values [channels, count], and back.
+template <typename T>
+void lines_of(const T* values, int64_t channels, int64_t count, float* lines, int64_t stride) {
+  with_count(count, [&](auto n) {
+    int64_t channel = 0;
+    if constexpr (n() > 0)
+      for (; channel + 16 <= channels; channel += 16) {
+        f32x16 found[n()];
+        Transposed<n()>::read(values + channel * n(), found, std::make_integer_sequence<int, n()>{});
+        for (int j = 0; j < n(); ++j) store(lines + j * stride + channel, found[j]);
+      }
+    for (; channel < channels; ++channel)
+      for (int64_t j = 0; j < count; ++j) lines[j * stride + channel] = to_float(values[channel * count + j]);
+  });
+}
+template <typename T, typename F>
+void values_of_lines(int64_t channels, int64_t count, F&& line, T* values) {
+  with_count(count, [&](auto n) {
+    int64_t channel = 0;
+    if constexpr (n() > 0)
+      for (; channel + 16 <= channels; channel += 16) {
+        f32x16 from[n()];
+        for (int j = 0; j < n(); ++j) from[j] = load(line(j) + channel);
+        Transposed<n()>::write(from, values + channel * n(), std::make_integer_sequence<int, n()>{});
+      }
+    for (; channel < channels; ++channel)
+      for (int64_t j = 0; j < count; ++j) values[channel * count + j] = from_float<T>(line(j)[channel]);
+  });
+}
+
+// Channels that a task computes: few enough that their last values stay in the first cache while tokens pass.
+constexpr int64_t kChannelsTogether = 512, kLeastChannels = 64;
+
+// Channels [first, first + count) of all requests. A ring has a line in float32 for each of the last `width` values.
+template <typename T, typename C, bool gated>
+void conv_channels(const calls::causal_conv& a, const std::vector<int64_t>& rows, int64_t first, int64_t count) {
+  constexpr int64_t stride = kChannelsTogether;
+  const int64_t window = a.window, width = a.width;
+  alignas(64) float taps[(kMaxWindow + 1) * stride], ring[(kMaxWindow + 1) * stride];
+  lines_of(in<T>(a.weight) + first * width, count, width, taps, stride);
+  const T* bias = in<T>(a.bias);
+  for (int64_t request = 0; request < a.requests; ++request) {
+    auto of_slot = [&](int64_t slot) { return static_cast<C*>(a.state) + (slot * a.channels + first) * window; };
+    C* apart = intermediate_of<C>(a, request, a.channels * window);
+    const int64_t kept = tracked(a, request), tokens = a.query_lens[request];
+    lines_of(of_slot(a.state_slots[request]), count, window, ring, stride);
+    for (int64_t t = 0; t < tokens; ++t) {
+      const T* x = in<T>(a.x) + (rows[request] + t) * a.columns + first;
+      T* y = out<T>(a.out) + (rows[request] + t) * a.channels + first;
+      auto line = [&](int64_t j) { return ring + (t + j) % width * stride; };  // of the j-th of the last values
+      const float* past[kMaxWindow];
+      for (int64_t j = 0; j < window; ++j) past[j] = line(j);
+      float* now = line(window);
+      for (int64_t i = 0; i < count; i += 16) {
+        const int64_t rest = count - i;
+        f32x16 value = load_upto16((gated ? x + 2 * a.channels : x) + i, rest);
+        if (gated) value *= load_upto16(x + i, rest);
+        value = rounded_to<C>(value);
+        f32x16 sum = bias ? load_upto16(bias + first + i, rest) : f32x16{};
+        for (int64_t j = 0; j < window; ++j) sum += load(taps + j * stride + i) * load(past[j] + i);
+        sum += load(taps + window * stride + i) * value;
+        store(now + i, value);
+        store_upto16(y + i, gated ? sum * load_upto16(x + a.channels + i, rest) : activate(kSilu, sum), rest);
+      }
+      auto leave = [&](C* to) { values_of_lines(count, window, [&](int64_t j) { return line(j + 1); }, to); };
+      if (t + 1 == kept) leave(of_slot(a.track_slots[request]));
+      if (apart) leave(apart + (t * a.channels + first) * window);
+      if (!apart && t + 1 == tokens) leave(of_slot(a.state_slots[request]));
+    }
+  }
 }
 
 template <typename T, typename C>
 void causal_conv_as(const calls::causal_conv& a) {
   const auto rows = first_rows(a.query_lens, a.requests);
-  // As many channels a task as are worth a thread.
-  const int64_t mean = std::max<int64_t>(1, a.tokens / std::max<int64_t>(1, a.requests));
-  const int64_t vectors = std::max<int64_t>(1, kValuesPerTask / (16 * a.width * mean)), piece = 16 * vectors;
-  const int64_t pieces = (a.channels + piece - 1) / piece;
-  pool::each(a.requests * pieces, [&](int64_t task) {
-    const int64_t request = task / pieces, first = task % pieces * piece;
-    C* state = static_cast<C*>(a.state) + a.state_slots[request] * a.channels * a.window;
-    const int64_t kept = tracked(a, request);
-    C* copy = static_cast<C*>(a.state) + (kept ? a.track_slots[request] : 0) * a.channels * a.window;
-    C* apart = intermediate_of<C>(a, request, a.channels * a.window);
-    for (int64_t channel = first; channel < std::min(a.channels, first + piece); channel += 16) {
-      if (a.gated)
-        conv_channels<T, C, true>(a, rows[request], a.query_lens[request], state, apart, channel, copy, kept);
-      else
-        conv_channels<T, C, false>(a, rows[request], a.query_lens[request], state, apart, channel, copy, kept);
-    }
+  const int64_t share = (a.channels / (4 * pool::threads()) + kLeastChannels - 1) / kLeastChannels * kLeastChannels;
+  const int64_t piece = std::clamp(share, kLeastChannels, kChannelsTogether);
+  pool::each((a.channels + piece - 1) / piece, [&](int64_t task) {
+    const int64_t first = task * piece, count = std::min(piece, a.channels - first);
+    a.gated ? conv_channels<T, C, true>(a, rows, first, count) : conv_channels<T, C, false>(a, rows, first, count);
   });
 }
 
