@@ -4,9 +4,9 @@ python benchmark/roofline.py --model FOLDER
 
 Measures how fast all processors together read memory and multiply bfloat16 matrices, and this backend on the checkpoint
 (default: a random one of --shape); memory before and after each case, because shared machines read it faster or slower
-from one minute to the next. A decode step has to read every weight, every cached key and value, and each request's
-states once; a prefill has to multiply each token with every weight, and with the keys and values before it. Of experts
-only those count that tokens go to, of several tokens as many as random ones would hit.
+from one minute to the next. A decode step has to read every weight and every cached key and value once, and to read
+and write each request's states; a prefill has to multiply each token with every weight, and with the keys and values
+before it. Of experts only those count that tokens go to, of several tokens as many as random ones would hit.
 """
 
 import argparse
@@ -115,7 +115,7 @@ class Work:
 
     def decode_bytes(self, batch: int, context: int) -> int:
         hit = 1 - (1 - self.chosen) ** batch
-        return self.weights + hit * self.experts + batch * (context * self.cached + self.states)
+        return self.weights + hit * self.experts + batch * (context * self.cached + 2 * self.states)
 
     def prefill_operations(self, batch: int, length: int) -> int:
         """Two a weight (of which bfloat16 has two bytes) and token; the head sees one token of each request."""
