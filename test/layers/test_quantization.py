@@ -54,6 +54,14 @@ REFUSED = {
     "awq in another order": ({"quant_method": "awq", "version": "gemv"}, "version 'gemv', not 'gemm'"),
     "gptq of two bits": ({"quant_method": "gptq", "bits": 2}, "gptq: bits 2, not 4 or 8"),
     "gptq for a kernel": ({"quant_method": "gptq", "checkpoint_format": "marlin"}, "checkpoint_format 'marlin'"),
+    "gptq packed for a kernel": (
+        {"quant_method": "gptq", "bits": 4, "is_marlin_format": True},
+        "is_marlin_format True",
+    ),
+    "gptq in other words": (
+        {"quant_method": "gptq", "bits": 4, "pack_dtype": "int16"},
+        "pack_dtype 'int16', not 'int32'",
+    ),
     "gptq in odd groups": ({"quant_method": "gptq", "bits": 4, "group_size": 20}, "group_size 20, not -1 or a mult"),
     "gptq of three bits in some layers": (
         {"quant_method": "gptq", "bits": 4, "dynamic": {".*up_proj": {"bits": 3}}},
@@ -62,6 +70,7 @@ REFUSED = {
     "no groups": ({"quant_method": "compressed-tensors"}, "without config_groups"),
     "sparse": (tensors_of(GROUP) | {"sparsity_config": {"format": "2:4"}}, "with a sparsity_config"),
     "rotated": (tensors_of(GROUP) | {"transform_config": {"a": 1}}, "with a transform_config"),
+    "rotated by groups": (tensors_of(GROUP) | {"transform_config": {"config_groups": {"a": {}}}}, "a transform_config"),
     "int8 in groups": (
         tensors_of(GROUP | {"weights": ROWS | {"strategy": "group"}}),
         "weights.strategy 'group', not 'channel' or 'tensor'",
@@ -83,6 +92,14 @@ REFUSED = {
         {"quant_method": "modelslim", "a.weight": "FLOAT", "model.b.weight": "W4A4_DYNAMIC"},
         "model.b.weight is W4A4_DYNAMIC; FLOAT, W4A16, W4A8_DYNAMIC, W8A16, W8A8, W8A8_DYNAMIC",
     ),
+    "settings of no shape": ({"quant_method": "gptq", "dynamic": ["x"]}, "gptq: quantization_config cannot be read: "),
+    "a group of nothing": (tensors_of(None), "compressed-tensors: quantization_config cannot be read: "),
+    "an expression that is none": (tensors_of(GROUP) | {"ignore": ["re:("]}, "cannot be read: missing \\)"),
+    "a method of no name": ({"quant_method": ["gptq"]}, r"quant_method \['gptq'\] is not supported"),
+    "settings of auto-round by no expression": (
+        {"quant_method": "auto-round", "extra_config": {"mlp(": {"bits": 8}}},
+        r"auto-round: extra_config has 'mlp\(', which is no regular expression",
+    ),
     "no description": ({"quant_method": "modelslim"}, "without quant_model_description.json"),
 }
 
@@ -92,6 +109,37 @@ def test_what_no_method_computes_is_refused_by_name(name):
     config, message = REFUSED[name]
     with pytest.raises(UnsupportedQuantization, match=message):
         read(config)
+
+
+# What llmcompressor also writes of a checkpoint whose zeros were counted, and of one whose codes are not packed.
+SAYS_NOTHING = {
+    "zeros": {"sparsity_config": {"format": "dense", "global_sparsity": 0.03, "sparsity_structure": "unstructured"}},
+    "nothing": {"sparsity_config": {}, "transform_config": {}},
+    "no rotations": {"transform_config": {"config_groups": {}}},
+    "an older name": {"format": "naive-quantized"},
+}
+
+
+@pytest.mark.parametrize("name", SAYS_NOTHING)
+def test_keys_that_change_no_value_are_accepted(name):
+    found = read(tensors_of(GROUP) | SAYS_NOTHING[name]).encoding("x")
+    assert found == read(tensors_of(GROUP)).encoding("x")
+    assert found.format.name == "int8_row"
+
+
+def test_settings_of_auto_round_may_be_for_names_that_match():
+    extra = {".*self_attn.*": {"bits": 16}, "model.layers.0.mlp.up_proj": {"bits": 8}, "mlp\\.[du]": {"bits": 8}}
+    find = read({"quant_method": "auto-round", "bits": 4, "group_size": 32, "extra_config": extra}).encoding
+    names = ("0.mlp.up", "1.mlp.down", "1.mlp.gate")
+    assert [find(f"model.layers.{name}_proj").format.bits for name in names] == [8, 8, 4]
+    assert find("model.layers.1.self_attn.q_proj") is None
+
+
+def test_older_names_of_awqs_keys_and_single_names_are_read():
+    found = {"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "modules_to_not_convert": "visual"}
+    find = read(found).encoding
+    assert find("model.layers.0.mlp.up_proj").format.block == (1, 64)
+    assert find("visual.blocks.0.attn.qkv") is None
 
 
 SCHEMES = {

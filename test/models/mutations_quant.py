@@ -105,6 +105,27 @@ MUTATIONS = (
         f"{READER_TESTS} -k refused_by_name",
     ),
     Mutation(
+        "rotations of compressed-tensors by groups not refused",
+        f"{LAYERS}/quantization/compressed_tensors.py",
+        'if transforms.get("config_groups", transforms):',
+        'if transforms and "config_groups" not in transforms:',
+        f"{READER_TESTS} -k refused",
+    ),
+    Mutation(
+        "zeros that compressed-tensors only counted refused",
+        f"{LAYERS}/quantization/compressed_tensors.py",
+        'if sparsity.get("format", "dense") != "dense":',
+        "if sparsity:",
+        f"{READER_TESTS} -k no_value",
+    ),
+    Mutation(
+        "patterns of auto-round for names only",
+        f"{LAYERS}/quantization/auto_round.py",
+        "if pattern.search(layer):",
+        "if pattern.fullmatch(layer):",
+        f"{READER_TESTS} -k auto_round",
+    ),
+    Mutation(
         "NVFP4 without its name",
         f"{LAYERS}/quantization/compressed_tensors.py",
         'if "nvfp4" in (form or ""):',

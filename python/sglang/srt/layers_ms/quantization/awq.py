@@ -6,9 +6,12 @@ Lin et al., 2023. As autoawq writes it; model_loader_ms/layouts/awq.py has the t
 from sglang.srt.layers_ms.quantization.config import QuantizationConfig, but_parts, group_size, wanted
 from sglang.srt.layers_ms.quantization.formats import INT4_GROUP, Encoding
 
+OLDER = {"w_bit": "bits", "q_group_size": "group_size"}  # names of keys
+
 
 def read(found: dict, dtype: str) -> QuantizationConfig:
     """Of config.json's quantization_config. Its versions gemv, gemv_fast and marlin have other orders of codes."""
+    found = {OLDER.get(key, key): value for key, value in found.items()}
     wanted("awq", found, version=("gemm", "GEMM"))
     return QuantizationConfig("awq", but_parts(encoding(found), found.get("modules_to_not_convert")), towers=False)
 

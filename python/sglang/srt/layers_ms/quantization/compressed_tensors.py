@@ -14,11 +14,9 @@ def read(found: dict, dtype: str) -> QuantizationConfig:
     groups = found.get("config_groups") or {}
     if not groups:
         raise UnsupportedQuantization(f"{NAME} without config_groups")
-    for key in ("sparsity_config", "transform_config"):
-        if found.get(key):
-            raise UnsupportedQuantization(f"{NAME} with a {key}: {found[key]!r}")
+    _refuse_more(found)
     rules = [_rule(group, found.get("format"), dtype) for group in groups.values()]
-    ignored = matcher(found.get("ignore") or ())
+    ignored = matcher(found.get("ignore"))
 
     def find(layer: str) -> Encoding | None:
         if ignored(layer):
@@ -30,6 +28,18 @@ def read(found: dict, dtype: str) -> QuantizationConfig:
         return None
 
     return QuantizationConfig(NAME, find, ignored_tensors=(*IGNORED, r"self_attn\.[kv]_zero_point$"), head=True)
+
+
+def _refuse_more(found: dict) -> None:
+    """What changes values beside quantization. Zeros that were only counted, which `dense` says, do not."""
+    sparsity, transforms = (found.get(key) or {} for key in ("sparsity_config", "transform_config"))
+    wrong = []
+    if sparsity.get("format", "dense") != "dense":
+        wrong.append(f"a sparsity_config: {sparsity!r}")
+    if transforms.get("config_groups", transforms):
+        wrong.append(f"a transform_config: {transforms!r}")
+    if wrong:
+        raise UnsupportedQuantization(f"{NAME} with {' and '.join(wrong)}")
 
 
 def _rule(group: dict, form: str | None, dtype: str) -> tuple[Callable[[str], bool], bool, Encoding]:
@@ -56,7 +66,7 @@ def _encoding(group: dict, form: str | None, dtype: str) -> Encoding:
     if form == "pack-quantized" and kind == "int" and bits in (4, 8):
         _refuse_inputs(inputs, form)
         return _packed(weights, bits, dtype)
-    if form in ("int-quantized", None) and (kind, bits) == ("int", 8):
+    if form in ("int-quantized", "naive-quantized", None) and (kind, bits) == ("int", 8):
         return _int8(weights, inputs)
     raise UnsupportedQuantization(f"{NAME}: format {form!r} with weights of {bits} bits of type {kind!r}")
 

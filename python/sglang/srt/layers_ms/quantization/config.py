@@ -68,18 +68,24 @@ UNQUANTIZED = QuantizationConfig("unquantized", lambda layer: None)
 
 def but_ignored(encoding: Encoding, ignored: Iterable[str] | None) -> Callable[[str], Encoding | None]:
     """All layers but those whose names these are, or match after `re:`."""
-    matches = matcher(ignored or ())
+    matches = matcher(ignored)
     return lambda layer: None if matches(layer) else encoding
 
 
 def but_parts(encoding: Encoding, parts: Iterable[str] | None) -> Callable[[str], Encoding | None]:
     """All layers but those whose names have one of these in them, as transformers' modules_to_not_convert."""
-    parts = tuple(parts or ())
+    parts = names_of(parts)
     return lambda layer: None if any(part in layer for part in parts) else encoding
 
 
-def matcher(names: Iterable[str]) -> Callable[[str], bool]:
+def names_of(found: Iterable[str] | str | None) -> tuple[str, ...]:
+    """A list of names; a name for a list of one."""
+    return (found,) if isinstance(found, str) else tuple(found or ())
+
+
+def matcher(names: Iterable[str] | str | None) -> Callable[[str], bool]:
     """Whether a layer has one of these names, or one that a regular expression after `re:` matches."""
+    names = names_of(names)
     plain = {name for name in names if not name.startswith("re:")}
     patterns = [re.compile(name.removeprefix("re:")) for name in names if name.startswith("re:")]
     return lambda layer: layer in plain or any(pattern.match(layer) for pattern in patterns)

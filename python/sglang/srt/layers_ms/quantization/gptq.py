@@ -14,7 +14,8 @@ LAYOUTS = {"gptq": "gptq", "gptq_v2": "gptq_v2"}  # checkpoint_format -> layout
 
 def read(found: dict, dtype: str) -> QuantizationConfig:
     """Of config.json's quantization_config."""
-    wanted("gptq", found, checkpoint_format=("gptq", "gptq_v2", ""))
+    wanted("gptq", found, checkpoint_format=("gptq", "gptq_v2", ""), is_marlin_format=(False, None))
+    wanted("gptq", found, pack_dtype=("int32", "torch.int32", None))
     encodings = {"": encoding(found)}
     rules = [_rule(pattern, changes) for pattern, changes in (found.get("dynamic") or {}).items()]
     for _, changes in rules:

@@ -1,5 +1,7 @@
 """What config.json says of a checkpoint's quantization -> the method of each layer: a reader for each quant_method."""
 
+import re
+
 from sglang.srt.layers_ms.quantization import (
     auto_round,
     awq,
@@ -39,7 +41,10 @@ def read(found: dict | None, dtype: str = "") -> QuantizationConfig:
     if not found:
         return UNQUANTIZED
     method = found.get("quant_method")
-    if method not in READERS:
-        known = f" ({KNOWN[method]})" if method in KNOWN else ""
+    if not isinstance(method, str) or method not in READERS:
+        known = f" ({KNOWN[method]})" if isinstance(method, str) and method in KNOWN else ""
         raise UnsupportedQuantization(f"quant_method {method!r}{known} is not supported, only {sorted(READERS)}")
-    return READERS[method](found, dtype)
+    try:
+        return READERS[method](found, dtype)
+    except (AttributeError, KeyError, TypeError, ValueError, re.error) as error:  # whatever config.json holds
+        raise UnsupportedQuantization(f"{method}: quantization_config cannot be read: {error}") from error
