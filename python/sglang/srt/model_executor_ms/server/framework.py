@@ -293,7 +293,7 @@ def verify(server_args) -> None:
             from sglang.srt.model_executor_ms.runner import kv_scales
 
             cache = (view.quantization_param_path, view.kv_cache_dtype)
-            kv_scales.check(*cache, model.hf_config, view.tp_size, view.speculative_draft_model_path)
+            kv_scales.check(*cache, model.hf_text_config, view.tp_size, view.speculative_draft_model_path)
         if model.is_multimodal and (refused := _refused_with_images(view)):
             raise UnsupportedModel(f"{view.model_path}: it takes images, and {refused} is for models of text so far")
     hide_threads_of_mindspore()
