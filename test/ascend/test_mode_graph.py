@@ -10,6 +10,7 @@ from mindspore import nn
 
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.ops.metadata import INPUT_IDS
+from sglang.srt.layers_ms.quantization import Matrix
 from sglang.srt.model_executor_ms.npu.mode_graph import INCREMENT, PREFILL, ModeGraph
 from sglang.srt.model_executor_ms.runner import device
 from sglang.srt.model_executor_ms.runner.graphs import CapturedGraph, DynamicGraph, compilations
@@ -78,7 +79,9 @@ def test_logits_of_torchs_head_are_those_of_the_operators(graph, scale, soft_cap
     weight = ms.Parameter(ms.Tensor(np.random.default_rng(0).normal(size=(11, 8)).astype(np.float32)))
     weight.on_device = True  # as when it is loaded
     hidden = torch.from_numpy(np.random.default_rng(1).normal(size=(3, 8)).astype(np.float32))
-    network = SimpleNamespace(head=lambda: weight, logits=lambda x: ops.logits(x, weight), head_bias=lambda: None)
+    layer = SimpleNamespace(matrix=Matrix((11, 8), ms.float32, ()), host_logits=lambda: ops.host_logits(weight))
+    calls = dict(head_layer=lambda: layer, logits=lambda x: ops.logits(x, weight), head_bias=lambda: None)
+    network = SimpleNamespace(head=lambda: weight, **calls)
     ours, torchs = (head(network, scale, soft_cap) for head in (LMHead, TorchLMHead))
     found = torchs.apply(torchs, hidden)
     assert found.dtype == torch.float32

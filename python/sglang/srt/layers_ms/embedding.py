@@ -28,7 +28,24 @@ def _matrix(vocab_size: int, hidden_size: int, shard: Shard, dtype: Type, source
     return Matrix((rows, hidden_size), dtype, own, others), first
 
 
-class VocabParallelEmbedding(MethodLayer):
+class Vocabulary(MethodLayer):
+    """A matrix with a row for each token: `matrix`, of which this rank has the rows from `first` on."""
+
+    matrix: Matrix
+
+    def matrices(self):
+        return {"weight": self.matrix}
+
+    def logits(self, x):
+        """x [T, hidden_size] -> float32 [T, rows], without a bias. Called outside graphs."""
+        return self.method.logits(self, x)
+
+    def host_logits(self):
+        """What computes `logits` of rows in the host's memory, as ops.host_logits; None: tensors are wanted."""
+        return self.method.host_logits(self)
+
+
+class VocabParallelEmbedding(Vocabulary):
     """ids [T] -> rows [T, hidden_size], times `factor`."""
 
     kind = LOOKUP
@@ -40,13 +57,6 @@ class VocabParallelEmbedding(MethodLayer):
         self.factor = factor
         self.lora = None  # what adapters add, lora.EmbeddingLoRA, where there are any
         self.group = shard.group if shard.size > 1 else None
-
-    def matrices(self):
-        return {"weight": self.matrix}
-
-    def logits(self, x):
-        """x [T, hidden_size] -> float32 [T, rows], of a model whose head this is. Called outside graphs."""
-        return self.method.logits(self, x)
 
     def construct(self, ids, step=None):
         rows = self.method.embed(self, ids)
@@ -69,7 +79,7 @@ class ReplicatedEmbedding(VocabParallelEmbedding):
         self.first = first
 
 
-class LMHead(MethodLayer):
+class LMHead(Vocabulary):
     """The head that scores hidden states. SGLang's LogitsProcessor asks for the logits.
 
     sources: names that the matrix may have in the checkpoint, relative to this cell; none: weight. Another one than its
@@ -86,13 +96,6 @@ class LMHead(MethodLayer):
             of_rows = self.matrix.slices[0]
             slices = WeightSlice("bias", of_rows.read[:1], of_rows.rows, (vocab_size,))
             self.bias = parameter(self.matrix.shape[:1], ms.float32, slices)
-
-    def matrices(self):
-        return {"weight": self.matrix}
-
-    def logits(self, x):
-        """x [T, hidden_size] -> float32 [T, rows], without the bias. Called outside graphs."""
-        return self.method.logits(self, x)
 
     def process_weights_after_loading(self):
         if self.unit_rows:

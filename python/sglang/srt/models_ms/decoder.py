@@ -363,9 +363,11 @@ class CausalLM(nn.Cell):
 
         None on a stage that is not the last.
         """
-        if not self.config.stage.last:
-            return None
-        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        return self.head_layer().weight if self.config.stage.last else None
+
+    def head_layer(self):
+        """The Vocabulary that has it."""
+        return self.model.embed_tokens if self.lm_head is None else self.lm_head
 
     def head_bias(self):
         """What is added to the logits of `head`, a float32 [vocab_size (padded)] parameter, or None."""
@@ -373,7 +375,7 @@ class CausalLM(nn.Cell):
 
     def logits(self, x):
         """x [T, hidden_size] -> float32 [T, vocab_size (padded)], of what `head` holds. Called outside graphs."""
-        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).logits(x)
+        return self.head_layer().logits(x)
 
     def construct(self, step):
         """A step, as runner/step.py describes it -> hidden states [T, hidden_size], and those of `set_aux_layers`."""

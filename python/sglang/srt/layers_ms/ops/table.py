@@ -134,6 +134,12 @@ class OperatorTable:
         """
         return None
 
+    def host_quant_logits(
+        self, dtype, weight: Tensor, scale: Tensor, offset: Tensor | None, kind: str, group: int, activations: str
+    ) -> Callable[[int, int, int], None] | None:
+        """As host_logits, what computes `quant_logits` of rows of this dtype."""
+        return None
+
     def capture(
         self, run: Callable[[], tuple[Tensor, ...]], lasting: Sequence[Tensor]
     ) -> Callable[[], tuple[Tensor, ...]] | None:

@@ -4,7 +4,7 @@ A layer says which matrices it multiplies by, and where a checkpoint has them. I
 them, how those are rearranged for a device, and how they are multiplied. Parameters are attributes of the layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from mindspore import Type, nn
@@ -86,6 +86,10 @@ class HeadMethod(Method):
 
     def logits(self, layer: nn.Cell, x):
         """x [T, in] -> float32 [T, out]. Outside graphs."""
+        raise NotImplementedError
+
+    def host_logits(self, layer: nn.Cell) -> Callable[[int, int, int], None] | None:
+        """What computes `logits` of rows in the host's memory, as ops.host_logits."""
         raise NotImplementedError
 
 

@@ -292,8 +292,15 @@ class QuantizedHead(Quantized, HeadMethod):
             raise NotImplementedError("a head with act-order (desc_act), or whose rows of activations are rounded")
 
     def logits(self, layer, x):
-        held = (layer.weight, layer.weight_scale, layer.weight_offset)
-        return ops.quant_logits(x, *held, layer.weight_kind, layer.weight_group, layer.activation_format)
+        return ops.quant_logits(x, *self._operands(layer))
+
+    def host_logits(self, layer):
+        return ops.host_quant_logits(layer.matrix.dtype, *self._operands(layer))
+
+    @staticmethod
+    def _operands(layer) -> tuple:
+        form = (layer.weight_kind, layer.weight_group, layer.activation_format)
+        return layer.weight, layer.weight_scale, layer.weight_offset, *form
 
 
 class QuantizedEmbedding(QuantizedHead, LookupMethod):

@@ -58,6 +58,9 @@ class UnquantizedHead(Unquantized, HeadMethod):
     def logits(self, layer, x):
         return ops.logits(x, layer.weight)
 
+    def host_logits(self, layer):
+        return ops.host_logits(layer.weight)
+
 
 class UnquantizedEmbedding(UnquantizedHead, LookupMethod):
     def embed(self, layer, ids):

@@ -18,6 +18,8 @@ class LMHead:
     def __init__(self, network, scale: float = 1.0, soft_cap: float | None = None):
         """network: a CausalLM. soft_cap: logits -> cap * tanh(logits / cap), once scaled."""
         self.network, self.parameter, self.scale, self.soft_cap = network, network.head(), scale, soft_cap
+        self.matrix = network.head_layer().matrix
+        self.dtype = getattr(torch, str(self.matrix.dtype).lower())  # of the rows that it multiplies
         self.lora = None  # what adapters add, where there are any
         self.quant_method = self  # the LogitsProcessor calls its `apply` instead of multiplying by `weight`
         self.bind()
@@ -27,7 +29,7 @@ class LMHead:
         self.weight = bridge.to_torch(self.parameter)
         bias = self.network.head_bias()
         self.bias = None if bias is None else bridge.to_torch(bias)
-        self.host_logits = ops.host_logits(self.parameter)
+        self.host_logits = self.network.head_layer().host_logits()
 
     def take_adapters(self, adapters) -> None:
         """Add what they add to logits from now on: a lora_head.HeadLoRA."""
@@ -35,13 +37,14 @@ class LMHead:
 
     def multiply(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """hidden_states [T, hidden_size] times the weight -> float32 [T, vocab_size (padded)]."""
+        rows, columns = self.matrix.shape
         if not len(hidden_states):  # of an idle replica of attention; an empty tensor has no memory to share
-            return hidden_states.new_empty((0, self.parameter.shape[0]), dtype=torch.float32)
+            return hidden_states.new_empty((0, rows), dtype=torch.float32)
         hidden_states = hidden_states.contiguous()
-        fits = hidden_states.dtype == self.weight.dtype and hidden_states.shape[1] == self.weight.shape[1]
+        fits = hidden_states.dtype == self.dtype and hidden_states.shape[1] == columns
         if self.host_logits is None or not fits:  # ops.logits says what does not fit
             return bridge.to_torch(self.network.logits(bridge.to_mindspore(hidden_states)))
-        logits = torch.empty((len(hidden_states), len(self.weight)), dtype=torch.float32)
+        logits = torch.empty((len(hidden_states), rows), dtype=torch.float32)
         self.host_logits(hidden_states.data_ptr(), len(hidden_states), logits.data_ptr())
         return logits
 

@@ -68,17 +68,19 @@ def quant_logits(x, weight, scale, offset, kind, group, activations):
     if width != columns_of(weight, kind):
         raise ValueError(f"quant_logits: x is [{tokens}, {width}], the codes of {kind} are {weight.shape}")
     found = Tensor.from_numpy(np.empty((tokens, vocab_size), np.float32))
-    library.mindspore_cpu_quant_logits(
-        FORMATS[x.dtype],
-        ROWS[activations],
-        KINDS[kind],
-        ctypes.c_int64(group),
-        _address(x),
-        *_matrix(weight, scale, offset),
-        _address(found),
-        *map(ctypes.c_int64, (tokens, width, vocab_size)),
-    )
+    host_quant_logits(x.dtype, weight, scale, offset, kind, group, activations)(x.data_ptr(), tokens, found.data_ptr())
     return found
+
+
+def host_quant_logits(dtype, weight, scale, offset, kind, group, activations):
+    product, matrix = library.mindspore_cpu_quant_logits, _matrix(weight, scale, offset)
+    form = (FORMATS[dtype], ROWS[activations], KINDS[kind], ctypes.c_int64(group))
+    width, vocab_size = map(ctypes.c_int64, (columns_of(weight, kind), weight.shape[0]))
+
+    def compute(x, tokens, out):
+        product(*form, ctypes.c_void_p(x), *matrix, ctypes.c_void_p(out), ctypes.c_int64(tokens), width, vocab_size)
+
+    return compute
 
 
 def check_quant(kind, group, offset, activations, use, shape, dtype):
