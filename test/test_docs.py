@@ -1,5 +1,6 @@
 """README and docs/: short sentences, links that lead somewhere, tables and pictures that are those of their data."""
 
+import json
 import re
 from importlib.util import find_spec
 from pathlib import Path
@@ -141,6 +142,20 @@ def test_the_table_of_models_is_that_of_the_registry():
 def test_tables_of_speed_are_those_of_the_data():
     wrong = [page.name for page, text in speed_tables.pages().items() if page.read_text(encoding="utf-8") != text]
     assert not wrong, "run `make speed-tables`"
+
+
+def test_figures_of_a_benchmark_come_into_a_table():
+    data, row = speed_tables.read(), ["prefill 1x1024 (tok/s)", 1.0, [2.0, 0.5]]
+    assert json.loads(speed_tables.dumped(data)) == data
+    results = {"machine": "a machine", "command": "python x.py", "table": {"ours": "us", "peers": ["b"], "rows": [row]}}
+    for name in ("gguf", "quantized: 8 bits"):
+        speed_tables.take(data, name, results)
+    rows = {name: figures for name, *figures in data["tables"]["gguf"]["rows"]}
+    assert len(rows) == len(speed_tables.read()["tables"]["gguf"]["rows"]) and [row[0], *rows[row[0]]] == row
+    assert f"        {json.dumps(row)}\n" in speed_tables.dumped(data)
+    assert "**8 bits**, on a machine:" in speed_tables.titled("8 bits", data["tables"]["quantized: 8 bits"])
+    with pytest.raises(ValueError, match=r"peers has columns for .*, not for \['b'\]"):
+        speed_tables.take(data, "peers", results)
 
 
 def test_pictures_are_those_of_the_data():
