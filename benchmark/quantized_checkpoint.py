@@ -63,12 +63,19 @@ SCHEMES: dict[str, tuple[Callable, dict]] = {
 }
 
 
+def quantization_config(scheme: str, ignored: list[str]) -> dict:
+    """Of config.json. ignored: names of layers that stay as they are."""
+    _, group = SCHEMES[scheme]
+    found = dict(quant_method="compressed-tensors", quantization_status="compressed", ignore=ignored)
+    return found | dict(format=group["format"], config_groups={"group_0": group | {"targets": ["Linear"]}})
+
+
 def write_quantized(scheme: str, source: Path, folder: Path) -> Path:
     """Write the checkpoint unless `folder` has one already -> folder."""
     if (folder / "config.json").exists():
         return folder
     folder.mkdir(parents=True, exist_ok=True)
-    quantized, group = SCHEMES[scheme]
+    quantized, _ = SCHEMES[scheme]
     index, bytes_ = {}, 0
     for number, file in enumerate(sorted(source.glob("*.safetensors"))):
         tensors = {}
@@ -88,10 +95,9 @@ def write_quantized(scheme: str, source: Path, folder: Path) -> Path:
     for file in source.glob("*.json"):
         if "index" not in file.name:
             shutil.copy(file, folder)
-    scheme = dict(quant_method="compressed-tensors", quantization_status="compressed", ignore=["lm_head"])
-    scheme |= dict(format=group["format"], config_groups={"group_0": group | {"targets": ["Linear"]}})
     config = json.loads((source / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": scheme}, indent=1))
+    written = config | {"quantization_config": quantization_config(scheme, ["lm_head"])}
+    (folder / "config.json").write_text(json.dumps(written, indent=1))
     return folder
 
 

@@ -33,11 +33,28 @@ def qwen3(**sizes) -> Qwen3Config:
     return Qwen3Config(**sizes, **alike, tie_word_embeddings=True, bos_token_id=None, eos_token_id=2)
 
 
+def qwen3_moe(**sizes) -> Qwen3MoeConfig:
+    """Qwen3-30B-A3B, with these sizes."""
+    rope = {"rope_type": "default", "rope_theta": 1_000_000}
+    attention = dict(num_attention_heads=32, num_key_value_heads=4, head_dim=128, rope_parameters=rope)
+    experts = dict(moe_intermediate_size=768, num_experts=128, num_experts_per_tok=8, norm_topk_prob=True)
+    alike = dict(vocab_size=151936, hidden_size=2048, intermediate_size=6144, max_position_embeddings=40960)
+    return Qwen3MoeConfig(**alike | attention | experts | sizes, bos_token_id=None, eos_token_id=2)
+
+
 SHAPES = {
     "qwen3-0.6b": qwen3(
         vocab_size=151936,
         hidden_size=1024,
         intermediate_size=3072,
+        num_hidden_layers=28,
+        num_attention_heads=16,
+    ),
+    # The layers, heads and vocabulary of it, and hardly any weights: what is left of a step is its fixed time.
+    "qwen3-0.6b-thin": qwen3(
+        vocab_size=151936,
+        hidden_size=64,
+        intermediate_size=64,
         num_hidden_layers=28,
         num_attention_heads=16,
     ),
@@ -58,23 +75,9 @@ SHAPES = {
         num_attention_heads=32,
     ),
     # Qwen3-30B-A3B with 5 of its 48 layers: 7.3 GB, of which a token reads 1.2. Two engines fit into 24 GB.
-    "qwen3-30b-a3b-cut": Qwen3MoeConfig(
-        vocab_size=151936,
-        hidden_size=2048,
-        intermediate_size=6144,
-        moe_intermediate_size=768,
-        num_hidden_layers=5,
-        num_attention_heads=32,
-        num_key_value_heads=4,
-        head_dim=128,
-        num_experts=128,
-        num_experts_per_tok=8,
-        norm_topk_prob=True,
-        max_position_embeddings=40960,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000},
-        bos_token_id=None,
-        eos_token_id=2,
-    ),
+    "qwen3-30b-a3b-cut": qwen3_moe(num_hidden_layers=5),
+    # All of it, for coded_checkpoint.py: 17 GB with four bits a weight.
+    "qwen3-30b-a3b": qwen3_moe(num_hidden_layers=48),
     # DeepSeek-V2-Lite with 6 of its 27 layers: 6 GB, of which a token reads 1.4.
     "deepseek-v2-lite-cut": DeepseekV2Config(
         vocab_size=102400,

@@ -185,7 +185,7 @@ def main() -> None:
             limit = batch * length * peak / work.prefill_operations(batch, length)
             beside = f"{peak / 1e12:.2f} TFLOP/s"
         print(f"{name}: {found:.1f} of {limit:.1f} at {beside}, {100 * found / limit:.0f}%", flush=True)
-    session.close()
+    print(json.dumps(session.close()))
 
 
 if __name__ == "__main__":

@@ -46,8 +46,11 @@ class Runner:
         self.vocabulary = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
         self.batch = llama_cpp.llama_batch_init(BATCH, 0, 1)
 
-    def decode(self, tokens: list[tuple[int, int, int, bool]]) -> list[int]:
-        """tokens: (id, place, request, whether an answer is wanted) -> the likeliest next ids, in order."""
+    def logits(self, tokens: list[tuple[int, int, int, bool]]):
+        """tokens: (id, place, request, whether an answer is wanted) -> logits [vocab_size] of each wanted, in order.
+
+        Each is read before the next call.
+        """
         import numpy as np
 
         batch = self.batch
@@ -57,15 +60,21 @@ class Runner:
             batch.seq_id[i][0], batch.logits[i] = request, wanted
         if self.api.llama_decode(self.context, batch):
             raise RuntimeError(f"llama_decode failed on {len(tokens)} tokens")
-        found = []
         for i, (*_, wanted) in enumerate(tokens):
             if wanted:
                 row = ctypes.cast(self.api.llama_get_logits_ith(self.context, i), ctypes.POINTER(ctypes.c_float))
-                found.append(int(np.ctypeslib.as_array(row, (self.vocabulary,)).argmax()))
-        return found
+                yield np.ctypeslib.as_array(row, (self.vocabulary,))
+
+    def decode(self, tokens: list[tuple[int, int, int, bool]]) -> list[int]:
+        """As `logits` -> the likeliest next ids, in order."""
+        return [int(row.argmax()) for row in self.logits(tokens)]
+
+    def forget(self) -> None:
+        """Begin all requests anew."""
+        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
 
     def generate(self, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
-        self.api.llama_memory_clear(self.api.llama_get_memory(self.context), True)
+        self.forget()
         places = [
             (token, place, request, place + 1 == len(prompt))
             for request, prompt in enumerate(prompts)

@@ -1,4 +1,4 @@
-"""Checkpoints of Qwen3, LFM2 and Qwen3.5 in bfloat16 -> GGUF in bfloat16, without a tokenizer: what llama.cpp reads.
+"""Checkpoints of Qwen3, LFM2 and Qwen3.5 in bfloat16 -> GGUF in bfloat16: what llama.cpp and OpenVINO GenAI read.
 
 Names of tensors and keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, the package `gguf`, and of layers
 with a state src/llama-arch.cpp of https://github.com/ggml-org/llama.cpp.
@@ -75,12 +75,25 @@ def write(model: Path, file: Path) -> None:
         add_tensors(writer, source, architecture)
     add_sizes(writer, config)
     {QWEN3: add_head_sizes, LFM2: add_convolutions, QWEN35: add_delta_nets}[architecture](writer, config)
-    writer.add_tokenizer_model("no_vocab")
+    add_words(writer, config["vocab_size"])
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_BF16)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def add_words(writer, vocab_size: int) -> None:
+    """A tokenizer with a word for every id, as random_checkpoint.py's: OpenVINO GenAI loads no file without one."""
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("qwen2")
+    writer.add_token_list([f"w{number}" for number in range(vocab_size)])
+    writer.add_token_types([1] * vocab_size)  # normal ones
+    writer.add_token_merges(["w 0"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_pad_token_id(0)
+    writer.add_add_bos_token(False)
 
 
 def add_sizes(writer, config: dict) -> None:

@@ -1,5 +1,6 @@
 """benchmark/peers.py: engines take turns, decode is a difference of medians, and one that fails is named."""
 
+import json
 import sys
 import time
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 SECONDS = 3
@@ -104,6 +106,39 @@ def test_texts_that_are_corrected_differ_and_are_misspelled(monkeypatch):
     assert len(found) == len(set(found)) > 7
     assert all(len(text.split()) in bench_speculation.WORDS for text in found)
     assert [bench_speculation.misspelled(place, "Python") for place in (6, 7)] == ["Ptyhon", "Python"]
+
+
+def test_figures_become_rows_of_a_table(peers):
+    ours, theirs = [{"a": 2.0}, {"a": 4.0}, {"a": 3.04}], {"them": [{"a": 1.0}, {"a": 1.0}, {"a": 2.0}]}
+    assert peers.speed_table("us", ours, theirs) == {"ours": "us", "peers": ["them"], "rows": [["a", 3.0, [1.0, 2.0]]]}
+    assert peers.speed_table("us", ours, theirs, over_peers=False)["rows"] == [["a", 3.0, [1.0, 0.5]]]
+
+
+def test_results_say_by_which_command_they_come(peers, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["somewhere/bench_x.py", "--cases", "1:8:0", "--output", "x.json", "--shape", "a"])
+    peers.write_results(tmp_path / "x.json", {"rows": []}, more=3)
+    found = json.loads((tmp_path / "x.json").read_text())
+    assert found["command"] == "python benchmark/bench_x.py --cases 1:8:0 --shape a" and found["more"] == 3
+
+
+def test_codes_are_written_as_llmcompressor_writes_them(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARK))
+    import coded_checkpoint
+    import random_checkpoint
+
+    sizes = dict(vocab_size=64, hidden_size=128, moe_intermediate_size=256, num_experts=2, num_experts_per_tok=1)
+    config = random_checkpoint.qwen3_moe(num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, **sizes)
+    monkeypatch.setitem(random_checkpoint.SHAPES, "few", config)
+    folder = coded_checkpoint.write_coded("few", tmp_path / "few")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+    tensors = {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+    assert tensors.keys() == index.keys()
+    down = "model.layers.1.mlp.experts.1.down_proj.weight"
+    assert tensors[down + "_shape"].tolist() == [128, 256]
+    assert (tensors[down + "_packed"].dtype, tensors[down + "_packed"].shape) == (torch.int32, (128, 32))
+    assert (tensors[down + "_scale"].dtype, tensors[down + "_scale"].shape) == (torch.bfloat16, (128, 2))
+    assert tensors["model.layers.0.mlp.gate.weight"].shape == (2, 128) and "lm_head.weight" in tensors
+    assert (tensors["model.norm.weight"] == 1).all() and tensors["lm_head.weight"].float().std() > 0.01
 
 
 def stops(process):

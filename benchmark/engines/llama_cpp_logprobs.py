@@ -1,0 +1,35 @@
+"""llama.cpp as it foretells tokens, of a GGUF file."""
+
+import os
+from pathlib import Path
+
+import llama_cpp_bf16
+import measure
+import numpy as np
+
+
+def start(model):
+    runner = llama_cpp_bf16.Runner(llama_cpp_bf16.converted(Path(model)), len(os.sched_getaffinity(0)))
+
+    def generate(prompts, new_tokens, windows):
+        """-> the logprobs of all tokens of the windows but the first of each, added up, and how many these are."""
+        found = [logprob for window in windows for logprob in logprobs(runner, window)]
+        return {"logprobs": sum(found), "tokens": len(found)}
+
+    return generate
+
+
+def logprobs(runner, window: list[int]):
+    """Of each token behind the first of a request."""
+    runner.forget()
+    places = [(token, place, 0, True) for place, token in enumerate(window[:-1])]
+    following = iter(window[1:])
+    for first in range(0, len(places), llama_cpp_bf16.BATCH):
+        for logits in runner.logits(places[first : first + llama_cpp_bf16.BATCH]):
+            wide = logits.astype(np.float64)
+            largest = wide.max()
+            yield float(wide[next(following)] - largest - np.log(np.exp(wide - largest).sum()))
+
+
+if __name__ == "__main__":
+    measure.main(start)
