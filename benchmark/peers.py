@@ -56,7 +56,9 @@ ENGINES = {
     "llama.cpp": Engine(
         "llama_cpp_bf16.py",
         ("install --no-binary llama-cpp-python llama-cpp-python==0.3.36 gguf==0.17.1",),
-        {"CMAKE_ARGS": "-DGGML_NATIVE=ON"},  # for this very processor
+        # For this very processor, without its AMX: GCC 12 leaves out most of what configures the tiles, and threads
+        # other than the first one end there.
+        {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8"},
     ),
     # Of GGUF files, and of its own format.
     "openvino-genai": Engine("openvino_pipeline.py", ("install openvino-genai==2026.4.1.0",)),

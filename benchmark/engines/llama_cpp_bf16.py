@@ -30,12 +30,15 @@ def converted(model: Path) -> Path:
 class Runner:
     """A model and its context; greedy tokens of several requests at once."""
 
-    def __init__(self, file: Path, threads: int):
+    def __init__(self, file: Path, threads: int, rearranged: bool = True):
+        """rearranged: whether weights are, for the kernels of this processor."""
         import llama_cpp
 
         self.api = llama_cpp
         llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), llama_cpp.llama_model_default_params())
+        options = llama_cpp.llama_model_default_params()
+        options.use_extra_bufts = rearranged
+        self.model = llama_cpp.llama_model_load_from_file(str(file).encode(), options)
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx, parameters.n_batch, parameters.n_ubatch = CONTEXT, BATCH, BATCH
         parameters.n_seq_max, parameters.kv_unified = REQUESTS, True

@@ -9,7 +9,8 @@ import numpy as np
 
 
 def start(model):
-    runner = llama_cpp_bf16.Runner(llama_cpp_bf16.converted(Path(model)), len(os.sched_getaffinity(0)))
+    file, threads = llama_cpp_bf16.converted(Path(model)), len(os.sched_getaffinity(0))
+    runner = llama_cpp_bf16.Runner(file, threads, rearranged=False)  # by the kernels that all processors have
 
     def generate(prompts, new_tokens, windows):
         """-> the logprobs of all tokens of the windows but the first of each, added up, and how many these are."""
