@@ -267,8 +267,9 @@ def linear_of(dtype, method):
     return layer
 
 
+@pytest.mark.parametrize("table", ["cpu"], indirect=True)
 @pytest.mark.parametrize("name", ENCODINGS)
-def test_blocks_meet_rounded_rows_where_operators_have_them(name, monkeypatch):
+def test_blocks_meet_rounded_rows_where_operators_have_them(table, name, monkeypatch):
     """Codes are held either way."""
     held = {"weight", "weight_scale"} | ({"weight_offset"} if ENCODINGS[name].format.offset else set())
 
@@ -299,6 +300,8 @@ def test_layers_are_asked_for_by_the_checkpoints_names():
     network.layers = nn.CellList([Layer()])
 
     class Scheme:
+        towers = True
+
         def get_method(self, kind, layers):
             asked.append((kind, layers))
             return read(None).get_method(kind, layers)
