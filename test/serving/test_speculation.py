@@ -1,5 +1,6 @@
 """Speculative decoding changes no greedy token, whatever drafts, pages, batches, caches and grammars."""
 
+import asyncio
 import json
 import time
 
@@ -11,7 +12,7 @@ from scipy import stats
 from serving.conftest import MODEL
 from tiers import SLOW, mostly_slow
 
-SECONDS = 38, 125
+SECONDS = 44, 150
 CHAIN = dict(speculative_num_steps=3, speculative_eagle_topk=1, speculative_num_draft_tokens=4)
 TREE = dict(speculative_num_steps=3, speculative_eagle_topk=4, speculative_num_draft_tokens=8)
 STANDALONE = dict(speculative_algorithm="STANDALONE", speculative_draft_model_path=MODEL)
@@ -138,6 +139,29 @@ def test_grammars_and_stops_hold(speculative):
     assert engine.generate(PROMPTS[0], greedy(32, stop=[stop]))["text"] == text[: text.index(stop)]
     for count in (1, 2, 5):
         assert len(engine.generate(PROMPTS[1], greedy(count))["output_ids"]) == count
+
+
+def test_an_aborted_request_leaves_the_others_alone_and_its_memory(speculative, reference):
+    _, engine = speculative
+    prompts = [reference.tokenizer(prompt)["input_ids"] for prompt in PROMPTS[:3]]
+
+    async def ask(number, asked):
+        named, pieces = dict(rid=f"asked {number}", stream=True), []
+        async for piece in await engine.async_generate(input_ids=prompts[number], sampling_params=asked, **named):
+            pieces.append(piece)
+            if number == 0:
+                engine.tokenizer_manager.abort_request(rid=named["rid"])
+        return pieces[-1]
+
+    async def ask_all():
+        asked = (greedy(300), *[greedy(48, ignore_eos=False)] * 2)
+        return await asyncio.gather(*(ask(number, own) for number, own in enumerate(asked)))
+
+    aborted, *answers = engine.loop.run_until_complete(ask_all())
+    assert aborted["meta_info"]["finish_reason"]["type"] == "abort"
+    assert ids_of(answers) == [reference.greedy(ids, 48) for ids in prompts[1:]]
+    time.sleep(0.5)  # the scheduler has to see that the batch is over
+    assert engine.flush_cache().success
 
 
 def test_drawn_tokens_are_distributed_as_without_drafts(speculative, reference):
