@@ -26,7 +26,12 @@ X86 = {
 }
 # Of products with quantized weights.
 VNNI = [*AVX512, "-mavx512vnni"]
-QUANT_X86 = {**X86, "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"], "avx512_vnni": VNNI}
+QUANT_X86 = {
+    **X86,
+    "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"],
+    "avx512_vnni": VNNI,
+    "avx512_amx": [*VNNI, "-mamx-tile", "-mamx-int8"],
+}
 # Compiled once each; library.cpp picks one when it is loaded.
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = X86 if ON_X86 else {"generic": []}

@@ -25,7 +25,12 @@ X86 = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
 }
 VNNI = [*AVX512, "-mavx512vnni"]
-QUANT_X86 = {**X86, "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"], "avx512_vnni": VNNI}
+QUANT_X86 = {
+    **X86,
+    "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"],
+    "avx512_vnni": VNNI,
+    "avx512_amx": [*VNNI, "-mamx-tile", "-mamx-int8"],
+}
 DOTPROD = {"generic": [], "dotprod": ["-march=armv8.2-a+dotprod"]}
 
 
@@ -57,7 +62,7 @@ def passes(command, **environment):
 
 
 # avx512 is avx2 in wider registers: with sanitizers it takes a minute more and finds nothing.
-@pytest.mark.parametrize("sanitized", ["avx2", pytest.param("avx2 avx512_vnni avx512_bf16", marks=SLOW)])
+@pytest.mark.parametrize("sanitized", ["avx2", pytest.param("avx2 avx512_vnni avx512_amx avx512_bf16", marks=SLOW)])
 def test_operators_under_the_address_and_undefined_behaviour_sanitizers(tmp_path, sanitized):
     sanitizers = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     on_x86 = platform.machine() == "x86_64"

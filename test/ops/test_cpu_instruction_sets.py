@@ -17,7 +17,7 @@ LIMITS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # o
 QUERIES, LENGTHS = [1, 7, 1, 19], [30, 7, 3, 21]
 
 
-@pytest.fixture(params=["avx512_bf16", "avx512_vnni", "avx512", "avx2"])
+@pytest.fixture(params=["avx512_amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2"])
 def isa(request):
     device.start("cpu", "cpu")
     if not cpu.use(request.param):
@@ -150,6 +150,15 @@ def test_a_row_meets_codes_as_it_does_alone(isa, dtype, form):
     alone = torch.cat([product(row[None]) for row in x])
     for rows in range(2, 10):
         assert torch.equal(product(x[:rows]), alone[:rows]), f"{rows} rows"
+
+
+@pytest.mark.parametrize("form", [*INT8, *BLOCKS], ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_many_rounded_rows_meet_codes_as_they_do_alone(isa, dtype, form):
+    """To the bit, also where AMX multiplies 16 rows and more by tiles."""
+    product, x = product_with_codes(dtype, *form), draw(dtype, 37, 128)
+    alone = torch.cat([product(row[None]) for row in x])
+    assert all(torch.equal(product(x[:rows]), alone[:rows]) for rows in (16, 33, 37))
 
 
 @pytest.mark.parametrize("head_dim", [20, 64, 80, 96, 128, 256])

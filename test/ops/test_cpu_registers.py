@@ -61,3 +61,12 @@ def test_sums_of_products_stay_in_registers():
                 spilled.append(f"{name}: {in_memory} of {len(loop)} instructions")
     assert seen > 100
     assert not spilled, "\n".join(spilled)
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump on this machine")
+@pytest.mark.skipif(not library.ISA.startswith("avx"), reason="another processor's instructions")
+def test_sums_of_tiles_stay_in_registers():
+    """Of rows by AMX, whose tiles are stored and added up segment by segment."""
+    tiled = {name: lines for name, lines in functions() if "meet_segments" in name}
+    spilled = [name for name, lines in tiled.items() for *_, where in lines if "zmm" in where and STACK.search(where)]
+    assert len(tiled) == 6 and not spilled, spilled

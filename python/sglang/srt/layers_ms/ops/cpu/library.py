@@ -30,7 +30,7 @@ def definitions() -> str:
 
 
 def use(isa: str) -> bool:
-    """Compute with the kernels for avx512_bf16, avx512_vnni, avx512 or avx2 -> whether this processor has it."""
+    """Compute with the kernels of one of instruction_sets.h, by its name -> whether this processor has it."""
     return bool(library.mindspore_cpu_use(isa.encode()))
 
 

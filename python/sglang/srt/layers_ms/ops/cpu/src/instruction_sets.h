@@ -7,11 +7,14 @@
 #include "quant_kernels.h"
 #if defined(__aarch64__)
 #include <sys/auxv.h>
+#elif defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #if defined(__x86_64__)
 #define ISAS(X) X(avx512_bf16) X(avx512) X(avx2)
-#define QUANT_ISAS(X) ISAS(X) X(avx512_vnni)
+#define QUANT_ISAS(X) ISAS(X) X(avx512_vnni) X(avx512_amx)
 #else
 #define ISAS(X) X(generic)
 #define QUANT_ISAS(X) ISAS(X) X(dotprod)
@@ -45,10 +48,17 @@ struct InstructionSet {
 bool has_avx512() { return HAS("avx512f") && HAS("avx512bw") && HAS("avx512vl") && HAS("avx512dq"); }
 bool has_vnni() { return has_avx512() && HAS("avx512vnni"); }
 bool has_bf16() { return has_vnni() && HAS("avx512bf16") && HAS("avx512vbmi"); }
+// Linux lets a process have tiles that asks for them.
+bool may_use_tiles() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+bool has_amx() { return has_vnni() && HAS("amx-tile") && HAS("amx-int8") && may_use_tiles(); }
 bool has_avx2() { return HAS("avx2") && HAS("fma"); }
 
 const InstructionSet kSets[] = {
     // the best first
+    {"avx512_amx", &avx512::kernels, &avx512_amx::quant_kernels, has_amx},
     {"avx512_bf16", &avx512_bf16::kernels, &avx512_bf16::quant_kernels, has_bf16},
     {"avx512_vnni", &avx512::kernels, &avx512_vnni::quant_kernels, has_vnni},
     {"avx512", &avx512::kernels, &avx512::quant_kernels, has_avx512},

@@ -138,13 +138,23 @@ inline void round_row(const QuantProduct& a, const T* x, typename D::Row* to, fl
   }
 }
 
+// How far apart rounded rows are, and how many more than there are may be read. A tile reads 16 rows, which a first
+// cache would not hold at distances of some powers of two.
+#if defined(__AMX_INT8__)
+constexpr int64_t kSpareRows = 15;
+inline int64_t rounded_stride(int64_t k) { return ((k + 63) / 64 | 1) * 64; }
+#else
+constexpr int64_t kSpareRows = 0;
+inline int64_t rounded_stride(int64_t k) { return (k + 15) / 16 * 16; }
+#endif
+
 template <typename D, typename T>
 inline PreparedRows round_rows(const QuantProduct& a, const void* values) {
   using Row = typename D::Row;
   const T* x = in<T>(values);
-  const int64_t k = a.weight.k, stride = (k + 15) / 16 * 16, segment = segment_of(a.weight.group, a.activations);
-  const int64_t segments = (k + segment - 1) / segment, all = a.rows * segments;
-  Row* rows = scratch<Purpose::rounded_rows, Row>(a.rows * stride);
+  const int64_t k = a.weight.k, stride = rounded_stride(k), segment = segment_of(a.weight.group, a.activations);
+  const int64_t segments = (k + segment - 1) / segment, held = a.rows + kSpareRows, all = held * segments;
+  Row* rows = scratch<Purpose::rounded_rows, Row>(held * stride);
   float* steps = scratch<Purpose::row_steps, float>(2 * all);
   int32_t* sums = scratch<Purpose::row_sums, int32_t>(2 * all);
   over_rows(a.rows, k, [&](int64_t first, int64_t last) {
