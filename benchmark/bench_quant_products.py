@@ -22,7 +22,7 @@ import torch
 from peers import machine, write_results
 from roofline import best
 
-from sglang.srt.layers_ms.ops.codes import bits_of
+from sglang.srt.layers_ms.ops.codes import bits_of, factors_of
 from sglang.srt.layers_ms.ops.cpu import quant
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS, ISA, library
 from sglang.srt.model_executor_ms.environment import read_environment
@@ -51,6 +51,9 @@ class Form(NamedTuple):
         groups = rows * (math.ceil(columns / self.group) if self.group else 1)
         sizes = {"float32": 4, "float16": 2, "bfloat16": 2, "uint8": 1, "": 0}
         codes = rows * columns * bits_of(self.kind) // 8
+        if self.scale == "int8":
+            parts = rows * factors_of(columns, self.group)
+            return [codes, parts, parts if self.offset else 0]
         return [codes, groups * sizes[self.scale], groups * sizes[self.offset]]
 
 
@@ -66,11 +69,15 @@ FORMS = {
     "FP8 rows": Form("e4m3"),
     "Q8_0 by int8": Form("int8", 32, "float16", activations="int8_group"),
     "Q4_0 by int8": Form("int4", 32, "float16", activations="int8_group"),
-    "Q4_K by int8": Form("uint4", 32, "float16", "float16", "int8_group"),
-    "Q6_K by int8": Form("int6", 16, "float16", activations="int8_group"),
+    "Q5_0 by int8": Form("int5", 32, "float16", activations="int8_group"),
+    "Q4_K by int8": Form("uint4", 32, "int8", "int8", "int8_group"),
+    "Q5_K by int8": Form("uint5", 32, "int8", "int8", "int8_group"),
+    "Q6_K by int8": Form("int6", 16, "int8", activations="int8_group"),
+    "Q4_K by int8, scales of float16": Form("uint4", 32, "float16", "float16", "int8_group"),
+    "Q6_K by int8, scales of float16": Form("int6", 16, "float16", activations="int8_group"),
     "int8 g16 by int8": Form("int8", 16, "float16", activations="int8_group"),
-    "Q4_K": Form("uint4", 32, "float16", "float16"),
-    "Q6_K": Form("int6", 16, "float16"),
+    "Q4_K": Form("uint4", 32, "int8", "int8"),
+    "Q6_K": Form("int6", 16, "int8"),
     "int8 g16": Form("int8", 16, "float16"),
     "Q8_0": Form("int8", 32, "float16"),
 }

@@ -1,7 +1,7 @@
 """Which method each layer gets by config.json, and what of it is refused by name."""
 
 import pytest
-from mindspore import bfloat16, float32, nn
+from mindspore import bfloat16, float16, float32, int8, nn
 
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import Experts, MergedColumnParallelLinear
@@ -255,14 +255,15 @@ def test_of_gguf_files_each_layer_has_the_types_of_its_tensors():
 
 
 def test_of_a_gguf_file_float32_is_exact_and_others_are_rounded_by_groups():
-    form, exact = ENCODINGS["Q4_K"].format, ENCODINGS["Q4_K"].exact
-    assert (form.scale, form.activations, form.block) == ("float16", "int8_group", (1, 32))
-    assert (exact.scale, exact.activations) == ("float32", "float")
+    held = ENCODINGS["Q4_K"]
+    assert (held.format.scale, held.format.activations, held.format.block) == ("int8", "int8_group", (1, 32))
+    assert (held.exact.scale, held.exact.activations) == ("int8", "float")
+    assert (held.wider.format.scale, held.wider.exact.scale) == ("float16", "float32")
 
 
-def linear_of(dtype, method):
-    """A layer of 64 columns whose matrix that method holds."""
-    layer = ReplicatedLinear(64, 6, dtype)
+def linear_of(dtype, method, columns=64):
+    """A layer whose matrix that method holds."""
+    layer = ReplicatedLinear(columns, 6, dtype)
     layer.create_parameters(method)
     return layer
 
@@ -285,6 +286,24 @@ def test_blocks_meet_rounded_rows_where_operators_have_them(table, name, monkeyp
     assert (activations(bfloat16), activations(float32)) == ("int8_group", "float")
     monkeypatch.setattr(quantized.ops, "check_quant", lacks_rounding)
     assert activations(bfloat16) == "float"
+
+
+@pytest.mark.parametrize("table", ["cpu"], indirect=True)
+@pytest.mark.parametrize("dtype", [bfloat16, float32], ids=str)
+@pytest.mark.parametrize("columns", [256, 320])
+def test_scales_are_in_two_parts_where_a_rank_has_whole_blocks(table, dtype, columns):
+    """Of 256 columns: bytes of eight groups, and a float16."""
+    layer = linear_of(dtype, QuantizedLinear(ENCODINGS["Q4_K"]), columns)
+    wanted = {256: (int8, 10), 320: (float16 if dtype == bfloat16 else float32, 10)}[columns]
+    for part in (layer.weight_scale, layer.weight_offset):
+        assert (part.dtype, part.shape[-1]) == wanted
+
+
+@pytest.mark.parametrize("table", ["cpu"], indirect=True)
+@pytest.mark.parametrize("name, columns, kind", [("Q5_0", 96, "int5"), ("Q5_0", 48, "int8"), ("Q5_K", 256, "uint5")])
+def test_codes_of_five_bits_are_held_so_where_a_rank_has_whole_groups(table, name, columns, kind):
+    layer = linear_of(bfloat16, QuantizedLinear(ENCODINGS[name]), columns)
+    assert (layer.weight_kind, layer.activation_format) == (kind, "int8_group")
 
 
 class Layer(nn.Cell):

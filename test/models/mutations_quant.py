@@ -272,6 +272,41 @@ MUTATIONS = (
         "if False:",
         f"{READER_TESTS} -k blocks_meet",
     ),
+    Mutation(
+        "scales in two parts of columns that a rank divides",
+        f"{LAYERS}/quantization/quantized.py",
+        "if any(column % form.unit for column in _ends(matrix)):",
+        "if False:",
+        f"{READER_TESTS} -k two_parts",
+    ),
+    Mutation(
+        "codes of five bits with a part of a word",
+        f"{LAYERS}/ops/cpu/quant.py",
+        "if shape[-1] % together or (bits == 5 and group % together):",
+        "if False:",
+        "test/ops/test_quant.py -k share_a_word",
+    ),
+    Mutation(
+        "minima of K-quants that are added",
+        f"{LOADER}/gguf/blocks.py",
+        "return raw ^ np.array([0, 0x80], np.uint8)",
+        "return raw",
+        "test/loader/test_gguf_layout.py -k stand_for",
+    ),
+    Mutation(
+        "fifth bits two by two",
+        f"{LOADER}/layouts/base.py",
+        "upper = pairs(upper, size) if size >= bits else upper",
+        "upper = pairs(upper, size) if size > 1 else upper[..., ::2]",
+        "test/loader/test_gguf_layout.py -k stand_for",
+    ),
+    Mutation(
+        "factors of groups without the one of 256 columns",
+        f"{LAYERS}/ops/reference/quant.py",
+        "found = ops.cast(parts[..., :groups], mstype.float32) * mint.unsqueeze(whole, -1)",
+        "found = ops.cast(parts[..., :groups], mstype.float32) + 0 * mint.unsqueeze(whole, -1)",
+        "test/ops/test_quant.py -k 'multiplied_by_those and reference'",
+    ),
 )
 
 

@@ -1,7 +1,12 @@
 // Products with quantized matrices, beside plain statements of them; part of operators.cpp.
 #pragma once
 
-const char* const kKinds[] = {"int4", "uint4", "e2m1", "nf4", "iq4nl", "int8", "uint8", "e4m3", "int6"};  // enum Codes
+const char* const kKinds[] = {"int4",  "uint4", "e2m1", "nf4",  "iq4nl", "int8",
+                              "uint8", "e4m3",  "int6", "int5", "uint5"};  // enum Codes
+const int kLastKind = 10, kInTwoParts = 4;                                 // the dtype of scales of super-blocks
+int bits_of_kind(int kind) { return kind < 5 ? 4 : kind < 8 ? 8 : kind == 8 ? 6 : 5; }
+// Columns that a matrix of this kind has a multiple of.
+int64_t unit_of_kind(int kind) { return kind < 5 ? 2 : kind < 8 ? 1 : kind == 8 ? 16 : 32; }
 const std::vector<std::string> kStorages{"float32", "float16", "bfloat16", "uint8", "int8"};  // enum Storage
 
 int storage_of(const std::string& dtype) {
@@ -30,6 +35,7 @@ double value_of(const std::string& kind, int code) {
   const double iq4nl[] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
   if (kind == "int4") return code - 8;
   if (kind == "int6") return code - 32;
+  if (kind == "int5") return code - 16;
   if (kind == "e2m1") return code < 8 ? e2m1[code] : -e2m1[code - 8];
   if (kind == "nf4") return nf4[code];
   if (kind == "iq4nl") return iq4nl[code];
@@ -48,32 +54,55 @@ struct Quantized {
   Array codes, scale, offset;
   std::string how;  // "": no offsets, "zero_point" or "min"
 
+  // scale_type: of kStorages; kInTwoParts: factors of groups, and of 256 columns.
+
   Quantized(int64_t count, int64_t n, int64_t least_k, int kind, int scale_type)
       : kind(kind),
         count(count),
         n(n),
-        k(kind == 8  ? (least_k + 15) / 16 * 16
-          : kind < 5 ? (least_k + 1) / 2 * 2
-                     : least_k),
-        group(std::vector<int64_t>{0, 16, 32, 64, 128, 192}[any(0, 5)]),
+        k(multiple(least_k, scale_type == kInTwoParts ? 256 : unit_of_kind(kind))),
+        group(scale_type == kInTwoParts ? 16 << any(kind > 8, 3)
+                                        : std::vector<int64_t>{0, 16, 32, 64, 128, 192}[any(0, 5)]),
         groups(group ? (k + group - 1) / group : 1),
-        bits(kind == 8  ? 6
-             : kind < 5 ? 4
-                        : 8),
+        bits(bits_of_kind(kind)),
         codes(kind == 5 ? "int8" : "uint8", {count, n, k * bits / 8}),
         scale(kStorages[scale_type], {count, n, groups}),
         offset("uint8", {count, n, groups}) {
+    if (kind > 8 && group == 16) group = 32, groups = (k + 31) / 32, scale = Array(scale.dtype, {count, n, groups});
     for (int64_t i = 0; i < codes.size; ++i) codes.set(i, any(0, 255));
     if (name() == "e4m3")
       for (int64_t i = 0; i < codes.size; ++i)
         if ((static_cast<int>(codes.get(i)) & 127) == 127) codes.set(i, 0x80);
     for (int64_t i = 0; i < scale.size; ++i) scale.set(i, scale_type == 3 ? any(118, 130) : uniform(-1, 1));
-    if (any(0, 1)) {
+    if (scale_type == kInTwoParts) {
+      scale = in_two_parts(), how = any(0, 1) ? "min" : "";
+      if (!how.empty()) offset = in_two_parts();
+    } else if (any(0, 1)) {
       const int type = any(0, 3);
       how = type == 3 ? "zero_point" : "min";
       offset = Array(kStorages[type], offset.shape);
       for (int64_t i = 0; i < offset.size; ++i) offset.set(i, type == 3 ? any(0, (1 << bits) - 1) : uniform(-1, 1));
     }
+  }
+  static int64_t multiple(int64_t least, int64_t of) { return (least + of - 1) / of * of; }
+  // Of each 256 columns: a byte for each group, and a float16.
+  Array in_two_parts() const {
+    const int64_t of_super = 256 / group;
+    Array found("int8", {count, n, k / 256 * (of_super + 2)});
+    for (int64_t i = 0; i < found.size; i += of_super + 2) {
+      for (int64_t j = 0; j < of_super; ++j) found.set(i + j, any(-128, 127));
+      const Half whole = static_cast<Half>(uniform(-0.01, 0.01));
+      std::memcpy(found.bytes.get() + i + of_super, &whole, 2);
+    }
+    return found;
+  }
+  double factor(const Array& of, int64_t row, int64_t group_of_row) const {
+    const int64_t of_super = 256 / std::max<int64_t>(group, 1);
+    if (of.dtype != "int8") return of.get(row * groups + group_of_row);
+    const int64_t start = row * of.shape[2] + group_of_row / of_super * (of_super + 2);
+    Half whole;
+    std::memcpy(&whole, of.bytes.get() + start + of_super, 2);
+    return of.get(start + group_of_row % of_super) * static_cast<double>(static_cast<float>(whole));
   }
   std::string name() const { return kKinds[kind]; }
   std::string describe() const {
@@ -84,20 +113,19 @@ struct Quantized {
   int code_at(int64_t at) const {
     if (bits == 8) return byte(at);
     if (bits == 4) return byte(at / 2) >> (at % 2 * 4) & 15;
-    const int64_t unit = at / 16 * 12, own = at % 16;
-    return (byte(unit + own / 2) >> (own % 2 * 4) & 15) | (byte(unit + 8 + own / 4) >> (own % 4 * 2) & 3) << 4;
+    const int64_t upper = bits - 4, columns = 32 / upper, a_byte = 8 / upper;
+    const int64_t unit = at / columns * (columns * bits / 8), own = at % columns;
+    const int high = byte(unit + columns / 2 + own / a_byte) >> (own % a_byte * upper) & ((1 << upper) - 1);
+    return (byte(unit + own / 2) >> (own % 2 * 4) & 15) | high << 4;
   }
   double value(int64_t row, int64_t column) const {  // row: of all matrices
-    const int64_t at = row * k + column, own = row * groups + (group ? column / group : 0);
-    const double code = value_of(name(), code_at(at));
-    const double factor =
-        scale.dtype == "uint8" ? std::ldexp(1.0, static_cast<int>(scale.get(own)) - 127) : scale.get(own);
-    const double zero = name() == "int4"   ? 8
-                        : name() == "int6" ? 32
-                        : name() == "int8" ? 128
-                                           : 0;  // of codes that start at 0
-    if (how == "zero_point") return (code + zero - offset.get(own)) * factor;
-    return code * factor + (how == "min" ? offset.get(own) : 0);
+    const int64_t own = group ? column / group : 0;
+    const double code = value_of(name(), code_at(row * k + column)), held = factor(scale, row, own);
+    const double by = scale.dtype == "uint8" ? std::ldexp(1.0, static_cast<int>(held) - 127) : held;
+    const double zero = -value_of(name(), name() == "int8" ? 128 : 0);  // of codes that start at 0
+    const bool in_tables = kind > 1 && kind < 5;
+    if (how == "zero_point") return (code + (in_tables ? 0 : zero) - offset.get(row * groups + own)) * by;
+    return code * by + (how == "min" ? factor(offset, row, own) : 0);
   }
   std::vector<double> values() const {
     std::vector<double> found(count * n * k);
@@ -133,11 +161,11 @@ std::vector<double> rounded_rows(const Array& x, int activations, double step, d
 
 void test_quant_linear(const std::string& dtype) {
   for (int turn = 0; turn < 4; ++turn) {
-    const int kind = static_cast<int>(any(0, 8));
+    const int kind = static_cast<int>(any(0, kLastKind));
     const bool integers = std::string(kKinds[kind]) != "nf4" && std::string(kKinds[kind]) != "e4m3";
     const int activations = integers ? any(0, 3) : 0;
     const int64_t rows = any(0, 1) ? any(1, 9) : any(1, 140), n = any(1, 210);
-    Quantized w(1, n, any(0, 3) ? any(1, 90) : any(100, 600), kind, any(0, 3));
+    Quantized w(1, n, any(0, 3) ? any(1, 90) : any(100, 600), kind, static_cast<int>(any(0, kInTwoParts)));
     const int64_t k = w.k;
     Array x(dtype, {rows, k}), y(dtype, {rows, n}), bias(any(0, 1) ? dtype : "float32", {n});
     x.fill(), bias.fill();
@@ -146,7 +174,8 @@ void test_quant_linear(const std::string& dtype) {
     const double step = 0.01, zero = 3;
     Array steps = number(step), zeros = number(zero), attributes = ints({kind, w.group, activations});
     const std::vector<double> values = w.values();
-    w.codes.shape = {n, w.codes.shape[2]}, w.scale.shape = w.offset.shape = {n, w.groups};
+    w.codes.shape = {n, w.codes.shape[2]}, w.scale.shape = {n, w.scale.shape[2]},
+    w.offset.shape = {n, w.offset.shape[2]};
     w.pack();
     Array *given = activations == 3 ? &steps : &nothing, *offset = activations == 3 ? &zeros : &nothing;
     std::vector<Array*> arguments{
@@ -186,7 +215,7 @@ void test_quant_linear(const std::string& dtype) {
       expect(kept, what + ": what is no number stays, and in its row");
       x.set((rows - 1) * k, was);
     }
-    Array none = ints({9, w.group, 0}), odd = ints({kind, 24, 0}), other = ints({kind, w.group, 4}),
+    Array none = ints({kLastKind + 1, w.group, 0}), odd = ints({kind, 24, 0}), other = ints({kind, w.group, 4}),
           more = ints({kind, 16 * (k / 16 + 2), activations}), halves("float16", w.codes.shape);
     auto refused = [&](int argument, Array* bad, const std::string& why) {
       std::vector<Array*> changed = arguments;
@@ -221,14 +250,15 @@ void test_quant_replay(const std::string& dtype) {
 
 void test_quant_embedding(const std::string& dtype) {
   for (int turn = 0; turn < 4; ++turn) {
-    const int kind = static_cast<int>(any(0, 8));
+    const int kind = static_cast<int>(any(0, kLastKind));
     const int64_t tokens = any(1, 9), rows = any(1, 150), first = any(0, 30);
-    Quantized w(1, rows, any(1, 100), kind, any(0, 3));
+    Quantized w(1, rows, any(1, 100), kind, static_cast<int>(any(0, kInTwoParts)));
     Array ids("int32", {tokens}), like(dtype, {1}), width("int32", {w.k}), y(dtype, {tokens, w.k});
     Array attributes = ints({kind, w.group, first}), odd = ints({kind, 24, first}), wide("int32", {w.k + 2});
     for (int64_t i = 0; i < tokens; ++i) ids.set(i, any(0, 190));
     const std::vector<double> values = w.values();
-    w.codes.shape = {rows, w.codes.shape[2]}, w.scale.shape = w.offset.shape = {rows, w.groups};
+    w.codes.shape = {rows, w.codes.shape[2]}, w.scale.shape = {rows, w.scale.shape[2]};
+    w.offset.shape = {rows, w.offset.shape[2]};
     w.pack();
     std::vector<Array*> arguments{&ids, &w.codes, &w.scale, w.offsets(), &like, &width, &attributes, &y};
     expect(call(quant_embedding, arguments) == 0, "quant_embedding");
@@ -275,10 +305,10 @@ void test_quant_experts(const std::string& dtype) {
                 all = before + experts + any(0, 3), top_k = any(1, all);
   const int gated[] = {0, 1, 2, 3, 5}, activation = gated[any(0, 4)];
   const int activations = any(0, 1) ? 0 : 1 + any(0, 1);
-  const int kinds[] = {0, 5, 0, 1, 6, 2, 4, 8, 3, 7}, kind = kinds[any(0, activations ? 7 : 9)],
-            down_kind = kinds[any(0, activations ? 7 : 9)];
-  const int64_t unit = kind == 8 || down_kind == 8 ? 16 : 2, width = unit * any(1, 112 / unit),
-                size = unit * any(1, 144 / unit);
+  const int kinds[] = {0, 5, 9, 1, 6, 2, 4, 8, 10, 3, 7}, kind = kinds[any(0, activations ? 8 : 10)],
+            down_kind = kinds[any(0, activations ? 8 : 10)];
+  const int64_t unit = std::max<int64_t>(2, std::max(unit_of_kind(kind), unit_of_kind(down_kind))),
+                width = unit * any(1, 112 / unit), size = unit * any(1, 144 / unit);
   Quantized gate_up(experts * 2, size, width, kind, any(0, 2)), down(experts, width, size, down_kind, any(0, 2));
   for (Quantized* one : {&gate_up, &down})
     for (int64_t i = 0; i < one->scale.size; ++i)

@@ -104,8 +104,16 @@ def test_rowwise_operators_agree(isa, dtype, width, outputs):
 INT8 = [("int8", 0, "int8"), ("int4", 0, "int8")]
 # GGUF's: whether there are minima is the last one.
 BLOCKS = [("uint4", 32, "int8_group", True), ("int6", 16, "int8_group"), ("int8", 32, "int8_group", True)]
+BLOCKS += [("int5", 32, "int8_group"), ("uint5", 32, "int8_group", True)]
 BLOCKS += [("iq4nl", 32, "int8_group"), ("e2m1", 32, "int8_group"), ("int4", 32, "int8_group")]
-FORMATS = [("int4", 32, "float"), ("e2m1", 32, "float"), ("e4m3", 64, "float"), ("int6", 16, "float"), *INT8]
+FORMATS = [
+    ("int4", 32, "float"),
+    ("e2m1", 32, "float"),
+    ("e4m3", 64, "float"),
+    ("int6", 16, "float"),
+    ("int5", 32, "float"),
+    *INT8,
+]
 
 
 def product_with_codes(dtype, kind, group, activations, offset=False):

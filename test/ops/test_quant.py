@@ -17,13 +17,14 @@ NF4 = [-1, -0.6962, -0.5251, -0.3949, -0.2844, -0.1848, -0.0911, 0, 0.0796, 0.16
 IQ4NL = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
 FOUR_BITS = {"int4": range(-8, 8), "uint4": range(16), "e2m1": E2M1, "nf4": [*NF4, 0.723, 1.0], "iq4nl": IQ4NL}
 SIX_BITS = {"int6": range(-32, 32)}
+FIVE_BITS = {"int5": range(-16, 16), "uint5": range(32)}
 EIGHT_BITS = {"int8": torch.int8, "uint8": torch.uint8, "e4m3": torch.float8_e4m3fn}
 
 
 def decoded(codes, kind):
     """uint8 codes, one each -> float64."""
-    if kind in FOUR_BITS | SIX_BITS:
-        return np.array((FOUR_BITS | SIX_BITS)[kind], np.float64)[codes]
+    if kind in FOUR_BITS | FIVE_BITS | SIX_BITS:
+        return np.array((FOUR_BITS | FIVE_BITS | SIX_BITS)[kind], np.float64)[codes]
     return torch.from_numpy(codes).view(EIGHT_BITS[kind]).double().numpy()
 
 
@@ -38,13 +39,28 @@ def six_bits(codes):
     return np.concatenate([two_a_byte(columns & 15), upper.astype(np.uint8)], -1).reshape(*codes.shape[:-1], -1)
 
 
+def five_bits(codes):
+    """Of 32 columns 16 bytes of lower bits, and four of the fifth ones."""
+    columns = codes.reshape(*codes.shape[:-1], -1, 32)
+    upper = np.packbits(columns >> 4, axis=-1, bitorder="little")
+    return np.concatenate([two_a_byte(columns & 15), upper], -1).reshape(*codes.shape[:-1], -1)
+
+
+def in_two_parts(generator, rows, columns, group):
+    """-> (factors of groups and of 256 columns, int8, their products)."""
+    small = generator.integers(-128, 128, (*rows, columns // 256, 256 // group), np.int8)
+    whole = generator.normal(0, 1e-3, (*rows, columns // 256, 1)).astype(np.float16)
+    held = np.concatenate([small, whole.view(np.int8)], -1)
+    return torch.from_numpy(held.reshape(*rows, -1)), (small * whole.astype(np.float64)).reshape(*rows, -1)
+
+
 class Matrix:
     """Codes, scales and offsets that are drawn, as operators take them, and the values that they stand for."""
 
     def __init__(self, shape, kind, group=0, offset="", scale="float32", seed=0):
         generator, self.kind, self.group = np.random.default_rng([seed, *shape]), kind, group
         *rows, columns = shape
-        bits = 4 if kind in FOUR_BITS else 6 if kind in SIX_BITS else 8
+        bits = 4 if kind in FOUR_BITS else 5 if kind in FIVE_BITS else 6 if kind in SIX_BITS else 8
         codes = generator.integers(0, 2**bits, shape, np.uint8)
         if kind == "e4m3":
             codes[codes & 127 == 127] = 0x81  # no NaN; the least negative number
@@ -52,6 +68,8 @@ class Matrix:
         if scale == "uint8":
             self.scale = torch.from_numpy(generator.integers(120, 130, (*rows, groups), np.uint8))
             factors = 2.0 ** (self.scale.double().numpy() - 127)
+        elif scale == "int8":
+            self.scale, factors = in_two_parts(generator, rows, columns, group)
         else:
             factors = torch.from_numpy(generator.standard_normal((*rows, groups)) * 0.05)
             factors.flatten()[0] = 0.0
@@ -63,10 +81,13 @@ class Matrix:
             unsigned = codes.astype(np.float64) if bits < 8 else found + 128
             found = unsigned - self.offset.double().numpy()[..., of_columns]
         self.values = found * factors[..., of_columns]
-        if offset == "min":
+        if offset == "min" and scale == "int8":
+            self.offset, minima = in_two_parts(generator, rows, columns, group)
+            self.values = self.values + minima[..., of_columns]
+        elif offset == "min":
             self.offset = torch.from_numpy(generator.standard_normal((*rows, groups)).astype(np.float32))
             self.values = self.values + self.offset.double().numpy()[..., of_columns]
-        self.codes = torch.from_numpy({4: two_a_byte, 6: six_bits, 8: np.asarray}[bits](codes))
+        self.codes = torch.from_numpy({4: two_a_byte, 5: five_bits, 6: six_bits, 8: np.asarray}[bits](codes))
         self.codes = self.codes.view(torch.int8) if kind == "int8" else self.codes
 
     @property
@@ -109,6 +130,8 @@ FORMATS = [
     ("uint8", 32, "min", "float32"),
     ("int6", 16, "", "float16"),
     ("int6", 0, "", "float32"),
+    ("int5", 32, "", "float16"),
+    ("uint5", 64, "min", "float32"),
     ("e4m3", 128, "", "float32"),
     ("e4m3", 0, "", "float32"),
 ]
@@ -146,6 +169,7 @@ BLOCKS = [
     ("uint4", 32, "min", "float32"),
 ]
 BLOCKS += [("int8", 16, "", "float16"), ("int8", 32, "min", "float32"), ("int4", 32, "", "float16")]
+BLOCKS += [("int5", 32, "", "float16"), ("uint5", 32, "min", "float16")]
 BLOCKS += [("iq4nl", 32, "", "float16"), ("e2m1", 32, "", "uint8")]
 
 
@@ -172,6 +196,40 @@ def test_rows_are_moved_and_clipped_where_activations_are_static():
     fixed = [*matrix.held, step, offset, bias]
     found = call(static, [x], fixed, ("int8", 0), prepare=lambda *held: matrix.prepack(*held[:2]))
     close(found, whole @ matrix.values.T * step.astype(np.float64) + bias)
+
+
+# Of K-quants, whose factors are in two parts.
+IN_TWO_PARTS = [("uint4", 32, "min", "int8"), ("uint5", 32, "min", "int8"), ("int6", 16, "", "int8")]
+
+
+@pytest.mark.parametrize("activations", ["float", "int8_group"])
+@pytest.mark.parametrize("form", IN_TWO_PARTS, ids=str)
+def test_factors_of_groups_are_multiplied_by_those_of_256_columns(form, activations):
+    x, matrix = draw(17, 512), Matrix((70, 512), *form)
+    rows = rounded(x.reshape(-1, 32)).reshape(x.shape) if activations == "int8_group" else x.astype(np.float64)
+    close(multiply(x, matrix, activations), rows @ matrix.values.T)
+
+
+@pytest.mark.parametrize("form", IN_TWO_PARTS, ids=str)
+def test_rows_have_factors_in_two_parts(form):
+    matrix, ids = Matrix((70, 512), *form), np.array([0, 69, 64], np.int32)
+
+    def embedded(ids, weight, scale, *others):
+        *offset, like = others
+        return ops.quant_embedding(ids, weight, scale, *(offset or [None]), like, *form[:2], 0)
+
+    def prepare(weight, scale, *others):
+        ops.prepack_quant_embedding(weight, scale, *(others[:-1] or [None]), *form[:2], "float", ms.float32)
+
+    close(call(embedded, [ids], [*matrix.held, np.zeros(1, np.float32)], prepare=prepare), matrix.values[ids])
+
+
+@pytest.mark.parametrize("kind, group, columns", [("int5", 32, 48), ("uint5", 16, 64), ("int6", 16, 24)])
+def test_columns_whose_upper_bits_share_a_word_are_not_divided(table, kind, group, columns):
+    if table == "reference":
+        pytest.skip("which has no words")
+    with pytest.raises(NotImplementedError, match="bits with"):
+        ops.check_quant(kind, group, "", "float", "linear", (4, columns), ms.float32)
 
 
 def test_codes_at_the_ends_of_float8_are_what_they_are():
@@ -249,17 +307,24 @@ def experts(x, weights, chosen, gate_up, gate_up_scale, gate_up_bias, down, down
 
 
 EXPERTS = {"int8": ("int8", 0, "", "float32"), "float": ("e2m1", 32, "", "uint8")}  # activations -> format
+EXPERTS["int8_group"] = ("int6", 16, "", "int8")
+
+
+def rounded_as(activations):
+    by_groups = lambda rows: rounded(rows.reshape(-1, 32)).reshape(rows.shape)  # noqa: E731
+    return {"int8": rounded, "float": np.float64, "int8_group": by_groups}[activations]
 
 
 @pytest.mark.parametrize("activations", EXPERTS)
 @pytest.mark.parametrize("first, count", [(0, None), (3, 9)])
 def test_experts_are_weighted_and_added_up(activations, first, count):
     form, held = EXPERTS[activations], 4
-    x, weights = draw(5, 64), np.abs(draw(5, 2, seed=3))
+    width, size = (256, 256) if form[-1] == "int8" else (64, 32)
+    x, weights = draw(5, width), np.abs(draw(5, 2, seed=3))
     chosen = np.array([[0, 3], [4, 1], [5, 6], [2, 8], [3, 3]], np.int32) % (count or held)
-    gate_up, down = Matrix((held, 2, 32, 64), *form), Matrix((held, 64, 32), *form)
-    gate_up_bias, down_bias = draw(held, 2, 32), draw(held, 64)
-    wanted, round_rows = np.zeros(x.shape), rounded if activations == "int8" else np.float64
+    gate_up, down = Matrix((held, 2, size, width), *form), Matrix((held, width, size), *form)
+    gate_up_bias, down_bias = draw(held, 2, size), draw(held, width)
+    wanted, round_rows = np.zeros(x.shape), rounded_as(activations)
     for token, row in enumerate(round_rows(x)):
         for expert, weight in zip(chosen[token] - first, weights[token], strict=True):
             if 0 <= expert < held:

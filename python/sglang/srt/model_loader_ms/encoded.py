@@ -115,6 +115,24 @@ class Offsets(Scales):
         return self.layout.offsets(tuple(stack), rows, columns)
 
 
+class InTwoParts(Part):
+    """Scales or minima of super-blocks, whose groups have factors of a byte."""
+
+    dtype = "int8"
+
+    @property
+    def shape(self):
+        return (*self.stack, self.rows, self.format.factor_bytes(self.columns, self.encoding.group))
+
+    def __getitem__(self, read):
+        *stack, rows, octets = read
+        name = self.encoding.part.removesuffix("_parts")
+        return self.layout.in_two_parts(tuple(stack), rows, name).flatten(-2)[..., octets]
+
+    def stored(self, read):
+        return self.layout.stored((slice(0, 0),) * len(self.stack), slice(0, 0))  # small, as scales are
+
+
 class Order(Part):
     """Of the columns as they are held, int32 [k]."""
 
@@ -149,6 +167,7 @@ class Vector(Part):
 
 
 PARTS = {"values": Values, "codes": Codes, "scale": Scales, "offset": Offsets, "order": Order}
+PARTS |= dict.fromkeys(("scale_parts", "offset_parts"), InTwoParts)
 PARTS |= dict.fromkeys(("input_scale", "input_offset", "bias"), Vector)
 
 

@@ -15,11 +15,17 @@ TABLES = {
     "nf4": tuple(map(float, _NF4.split())),
     "iq4nl": tuple(map(float, _IQ4NL.split())),
 }
-_BITS = dict.fromkeys(TABLES, 4) | {"int6": 6}
+SUPER_BLOCK = 256  # columns whose factors share a float16, where these are in two parts
+_BITS = dict.fromkeys(TABLES, 4) | {"int6": 6, "int5": 5, "uint5": 5}
 
 
 def bits_of(kind: str) -> int:
     return _BITS.get(kind, 8)
+
+
+def factors_of(columns: int, group: int) -> int:
+    """Bytes of the factors of a row, in two parts: of each super-block one for each group, and a float16."""
+    return columns // SUPER_BLOCK * (SUPER_BLOCK // group + 2)
 
 
 def columns_of(weight, kind: str) -> int:

@@ -19,13 +19,16 @@ def quant_linear(
 
     weight: the codes. Of four bits uint8 [out, in / 2], the even columns in the low bits; of eight bits int8 or uint8
     [out, in]; of six bits uint8 [out, in * 3 / 4]: for each 16 columns eight bytes of their lower four bits, as those
-    of four bits are, then four bytes of the upper two, the first columns in the low bits. They stand for: "int4" the
-    code - 8; "int6" the code - 32; "uint4", "int8" and "uint8" themselves; "e4m3" a float8_e4m3fn; "e2m1", "nf4" and
-    "iq4nl" a value of the table of that name (codes.py).
+    of four bits are, then four bytes of the upper two, the first columns in the low bits; of five bits uint8
+    [out, in * 5 / 8]: for each 32 columns 16 bytes of their lower four bits, then four of the fifth ones. They stand
+    for: "int4" the code - 8; "int5" the code - 16; "int6" the code - 32; "uint4", "uint5", "int8" and "uint8"
+    themselves; "e4m3" a float8_e4m3fn; "e2m1", "nf4" and "iq4nl" a value of the table of that name (codes.py).
 
     scale [out, groups], float32, float16, bfloat16, or uint8, which is a power of two by its exponent + 127: one for
     each `group` columns; group 0: one for a row. offset [out, groups]: None; uint8, which is the zero point: a value is
-    (code - offset) * scale, of codes that start at 0; or floating point, which is added to code * scale.
+    (code - offset) * scale, of codes that start at 0; or floating point, which is added to code * scale. Both may be
+    int8 instead, in two parts, [out, in / 256 * (256 / group + 2)]: of each 256 columns a factor for each group, and
+    the two bytes of a float16 that these are multiplied by.
 
     activations: "float": x is multiplied as it is. "int8": each row of x is rounded to the 255 multiples of its largest
     absolute value / 127. "int8_group": the same of each 32 columns. "int8_static": x is rounded to multiples of

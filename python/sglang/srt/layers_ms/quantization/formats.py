@@ -5,7 +5,7 @@ The loader and the methods read it here. What codes of four bits stand for, oper
 
 from typing import NamedTuple
 
-from sglang.srt.layers_ms.ops.codes import TABLES
+from sglang.srt.layers_ms.ops.codes import SUPER_BLOCK, TABLES, factors_of
 
 
 class WeightFormat(NamedTuple):
@@ -20,7 +20,9 @@ class WeightFormat(NamedTuple):
     bits: int
     kind: str = ""  # what a code stands for, as ops.quant_linear names it; "": the number that it is
     block: tuple[int, int] = (1, 1)  # rows and columns that share a scale; 0: all of them
-    scale: str = ""  # dtype of the scales in memory; uint8: powers of two, as their exponents plus 127; "": none
+    # dtype of the scales in memory; uint8: powers of two, as their exponents plus 127; int8: in two parts, as
+    # ops.quant_linear says; "": none
+    scale: str = ""
     # One for each scale: "zero_point", uint8, or "minimum", of the dtype of scales. "": there is none.
     offset: str = ""
     # The other factor of a product, as ops.quant_linear names it: "float": as it comes; "int8": each row is rounded;
@@ -37,6 +39,19 @@ class WeightFormat(NamedTuple):
         *stack, rows, columns = shape
         blocks = (-(-size // (width or size or 1)) for size, width in zip((rows, columns), self.block, strict=True))
         return (*stack, *blocks)
+
+    @property
+    def in_two_parts(self) -> bool:
+        return self.scale == "int8"
+
+    @property
+    def unit(self) -> int:
+        """Columns of which a rank has a multiple: their scales, or the upper bits of their codes, lie together."""
+        return SUPER_BLOCK if self.in_two_parts else {5: 32, 6: 16}.get(self.bits, 1)
+
+    def factor_bytes(self, columns: int, group: int) -> int:
+        """Bytes of the scales of so many columns of a row, in two parts."""
+        return factors_of(columns, group)
 
     def nbytes(self, values: int) -> int:
         """Bytes of the codes of so many values."""
@@ -64,6 +79,8 @@ class Encoding(NamedTuple):
     scales: str = "_scale"  # of the plain layout: their scales are in the tensor NAME + scales
     transposed: bool = False  # NAME itself, in checkpoints that are not encoded, has the last two axes the other way
     ordered: bool = False  # columns may be in any groups (act-order): they are held sorted by group
-    part: str = "values"  # what of it fills a parameter: also "codes", "scale", "offset", "order"
+    part: str = "values"  # what of it fills a parameter: also "codes", "order", "scale", "offset", and
+    # in two parts "scale_parts", "offset_parts"
     exact: WeightFormat | None = None  # in the place of `format` where --dtype is float32
     group: int = 0  # of the part "scale" or "offset": so many columns have one; 0: all
+    wider: "Encoding | None" = None  # in the place of this one where operators, or a rank's columns, want more bits

@@ -19,12 +19,19 @@ from sglang.srt.layers_ms.quantization.unquantized import unquantized
 _EXPERTS = ".experts."
 
 
-def _encoding(name: str, kind: str, group: int, offset: str = "", scale: str = "float16") -> Encoding:
-    """Of a type of blocks. Scales of K-quants are products of two numbers, rounded to float16 but in `exact`."""
+def _encoding(name: str, kind: str, group: int, offset: str = "", scale: str = "float16", wider=None) -> Encoding:
+    """Of a type of blocks."""
     dtype, held = "int8" if kind == "int8" else "uint8", (bits_of(kind), kind, (1, group), scale, offset)
     form = WeightFormat(name, dtype, *held, "int8_group")
-    exact = form._replace(scale="float32" if name.endswith("_K") else scale, activations="float")
-    return Encoding(form, "gguf", exact=exact)
+    products = name.endswith("_K") and not form.in_two_parts
+    exact = form._replace(scale="float32" if products else scale, activations="float")
+    return Encoding(form, "gguf", exact=exact, wider=wider)
+
+
+def _k_quant(name: str, kind: str, group: int, offset: str = "", wider: str = "") -> Encoding:
+    """Whose scales are products of two numbers, held so. wider: a kind of codes that ranks can divide anywhere; there
+    products are rounded to float16, but in `exact`."""
+    return _encoding(name, kind, group, offset, "int8", _encoding(name, wider or kind, group, offset))
 
 
 ENCODINGS = {
@@ -32,14 +39,14 @@ ENCODINGS = {
     for encoding in (
         _encoding("Q4_0", "int4", 32),
         _encoding("Q4_1", "uint4", 32, "minimum"),
-        _encoding("Q5_0", "int8", 32),
-        _encoding("Q5_1", "int8", 32, "minimum"),
+        _encoding("Q5_0", "int5", 32, wider=_encoding("Q5_0", "int8", 32)),
+        _encoding("Q5_1", "uint5", 32, "minimum", wider=_encoding("Q5_1", "int8", 32, "minimum")),
         _encoding("Q8_0", "int8", 32),
-        _encoding("Q2_K", "uint4", 16, "minimum"),
-        _encoding("Q3_K", "int4", 16),
-        _encoding("Q4_K", "uint4", 32, "minimum"),
-        _encoding("Q5_K", "int8", 32, "minimum"),
-        _encoding("Q6_K", "int6", 16),
+        _k_quant("Q2_K", "uint4", 16, "minimum"),
+        _k_quant("Q3_K", "int4", 16),
+        _k_quant("Q4_K", "uint4", 32, "minimum"),
+        _k_quant("Q5_K", "uint5", 32, "minimum", wider="int8"),
+        _k_quant("Q6_K", "int6", 16),
         _encoding("IQ4_NL", "iq4nl", 32),
         _encoding("MXFP4", "e2m1", 32, scale="uint8"),
     )

@@ -62,15 +62,14 @@ class Quantized(Method):
         encoding = self.of(name)
         form, group = encoding.format, shared_columns(encoding, matrix)
         *stack, rows, columns = matrix.shape
-        shapes = {
-            "codes": (*stack, rows, form.nbytes(columns)),
-            "scale": (*stack, rows, -(-columns // (group or columns or 1))),
-        }
-        scale = getattr(ms, form.scale)
-        found = {name: ("codes", ms.int8 if form.kind == "int8" else ms.uint8), name + SCALE: ("scale", scale)}
+        scale, parts = getattr(ms, form.scale), "_parts" if form.in_two_parts else ""
+        found = {name: ("codes", ms.int8 if form.kind == "int8" else ms.uint8), name + SCALE: ("scale" + parts, scale)}
         if form.offset:
-            found[name + OFFSET] = ("offset", ms.uint8 if form.offset == "zero_point" else scale)
-        shapes["offset"] = shapes["scale"]
+            found[name + OFFSET] = ("offset" + parts, ms.uint8 if form.offset == "zero_point" else scale)
+        shapes = dict.fromkeys(("scale", "offset"), (*stack, rows, -(-columns // (group or columns or 1))))
+        shapes["codes"] = (*stack, rows, form.nbytes(columns))
+        if parts:
+            shapes |= dict.fromkeys(("scale_parts", "offset_parts"), (*stack, rows, form.factor_bytes(columns, group)))
         return {
             held: _read_part(matrix, shapes[part], dtype, encoding._replace(part=part, group=group))
             for held, (part, dtype) in found.items()
@@ -81,6 +80,8 @@ class Quantized(Method):
         for name, matrix in layer.matrices().items():
             encoding = self.of(name)
             form, group = encoding.format, shared_columns(encoding, matrix)
+            if any(column % form.unit for column in _ends(matrix)):
+                raise NotImplementedError(f"{form.name} weights with a part of {form.unit} columns on a rank")
             held = (form.kind, group, form.offset, form.activations)
             ops.check_quant(*held, layer.kind, matrix.shape, matrix.dtype)
             if matrix.shape[-1] * form.bits % 8:
@@ -89,6 +90,8 @@ class Quantized(Method):
     def create_parameters(self, layer):
         if all(matrix.dtype == ms.float32 for matrix in layer.matrices().values()):
             self._become(_exact)
+        if any(one.wider for one in (self.encoding, *self.others.values())) and not self._serves(layer):
+            self._become(_wider)
         if self.format.activations == "int8_group" and not self._serves(layer):
             self._become(_unrounded)
         try:
@@ -132,6 +135,17 @@ class Quantized(Method):
 
 def _exact(encoding: Encoding) -> Encoding:
     return encoding if encoding.exact is None else encoding._replace(format=encoding.exact)
+
+
+def _wider(encoding: Encoding) -> Encoding:
+    exact = encoding.format == encoding.exact
+    wider = encoding.wider or encoding
+    return _exact(wider) if exact else wider
+
+
+def _ends(matrix: Matrix) -> list[int]:
+    """Columns at which a rank's parts of a matrix begin, and how many it has."""
+    return [matrix.shape[-1], *(_columns(one).start for one in matrix.slices)]
 
 
 def _unrounded(encoding: Encoding) -> Encoding:
@@ -183,6 +197,9 @@ def _part(one: WeightSlice, encoding: Encoding) -> WeightSlice:
     if encoding.part == "codes":
         held = slice(encoding.format.nbytes(columns.start), encoding.format.nbytes(columns.stop))
         width = encoding.format.nbytes(width)
+    elif encoding.format.in_two_parts:
+        of = encoding.format.factor_bytes
+        held, width = slice(of(columns.start, group), of(columns.stop, group)), of(width, group)
     else:
         held = slice(columns.start // group, -(-columns.stop // group))
         width = -(-width // group)

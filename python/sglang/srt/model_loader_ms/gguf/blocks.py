@@ -38,6 +38,8 @@ class Decoder(NamedTuple):
     factors: Callable[[np.ndarray], tuple]  # -> (scale, offset), as Codes has them
     zero: int = 0  # what is taken off a code
     table: np.ndarray | None = None  # what codes stand for, where that is no difference
+    # Of K-quants -> (scale, offset): of each a byte for each group, and the two of a float16 that multiplies these.
+    parts: Callable[[np.ndarray], tuple] | None = None
 
     def __call__(self, raw: np.ndarray) -> Codes:
         return Codes(self.values(self.codes(raw)), *self.factors(raw))
@@ -60,6 +62,21 @@ def _nibbles(raw: np.ndarray) -> np.ndarray:
 def _bits(raw: np.ndarray, shifts) -> np.ndarray:
     """[..., n] -> [..., shifts, n]: the bytes shifted right by each."""
     return raw[..., None, :] >> np.asarray(shifts, np.uint8)[:, None]
+
+
+def _negated(raw: np.ndarray) -> np.ndarray:
+    """The two bytes of a float16."""
+    return raw ^ np.array([0, 0x80], np.uint8)
+
+
+def _k_quant(codes: Callable, parts: Callable, zero: int = 0) -> "Decoder":
+    """Factors of groups are products of two parts."""
+
+    def factors(raw):
+        scale, offset = (each and _half(each[1]) * each[0].view(np.int8) for each in parts(raw))
+        return scale, offset
+
+    return Decoder(codes, factors, zero, parts=parts)
 
 
 def _one_group(codes: np.ndarray) -> np.ndarray:
@@ -105,9 +122,9 @@ def _q2_k(raw):
     return codes.reshape(*raw.shape[:-1], 16, 16)
 
 
-def _q2_k_factors(raw):
+def _q2_k_parts(raw):
     scales = raw[..., :16]
-    return _half(raw[..., 80:82]) * (scales & 15), -(_half(raw[..., 82:84]) * (scales >> 4))
+    return (scales & 15, raw[..., 80:82]), (scales >> 4, _negated(raw[..., 82:84]))
 
 
 def _q3_k(raw):
@@ -116,9 +133,9 @@ def _q3_k(raw):
     return (low.reshape(high.shape) | high << 2).reshape(*raw.shape[:-1], 16, 16)
 
 
-def _q3_k_factors(raw):
+def _q3_k_parts(raw):
     scales = _nibbles(raw[..., 96:104]) | (_bits(raw[..., 104:108], (0, 2, 4, 6)) & 3).reshape(*raw.shape[:-1], 16) << 4
-    return _half(raw[..., 108:110]) * (scales.view(np.int8) - np.int8(32)), None
+    return (scales.view(np.int8) - np.int8(32), raw[..., 108:110]), None
 
 
 def _six_bits(raw):
@@ -130,9 +147,9 @@ def _six_bits(raw):
     )
 
 
-def _factors(raw):
+def _parts(raw):
     scales, minima = _six_bits(raw[..., 4:16])
-    return _half(raw[..., :2]) * scales, -(_half(raw[..., 2:4]) * minima)
+    return (scales, raw[..., :2]), (minima, _negated(raw[..., 2:4]))
 
 
 def _q4_k(raw):
@@ -151,8 +168,8 @@ def _q6_k(raw):
     return low.reshape(*raw.shape[:-1], 16, 16) | high.reshape(*raw.shape[:-1], 16, 16) << 4
 
 
-def _q6_k_factors(raw):
-    return _half(raw[..., 208:210]) * np.ascontiguousarray(raw[..., 192:208]).view(np.int8), None
+def _q6_k_parts(raw):
+    return (np.ascontiguousarray(raw[..., 192:208]), raw[..., 208:210]), None
 
 
 DECODERS = {
@@ -161,11 +178,11 @@ DECODERS = {
     "Q5_0": Decoder(_five_bits_after(2), _scale, 16),
     "Q5_1": Decoder(_five_bits_after(4), _scale_and_minimum),
     "Q8_0": Decoder(_q8_0, _scale),
-    "Q2_K": Decoder(_q2_k, _q2_k_factors),
-    "Q3_K": Decoder(_q3_k, _q3_k_factors, 4),
-    "Q4_K": Decoder(_q4_k, _factors),
-    "Q5_K": Decoder(_q5_k, _factors),
-    "Q6_K": Decoder(_q6_k, _q6_k_factors, 32),
+    "Q2_K": _k_quant(_q2_k, _q2_k_parts),
+    "Q3_K": _k_quant(_q3_k, _q3_k_parts, 4),
+    "Q4_K": _k_quant(_q4_k, _parts),
+    "Q5_K": _k_quant(_q5_k, _parts),
+    "Q6_K": _k_quant(_q6_k, _q6_k_parts, 32),
     "IQ4_NL": Decoder(_nibbles_after(2), _scale, table=IQ4_NL),
     "MXFP4": Decoder(_nibbles_after(1), _mxfp4_scale, table=E2M1_TWICE),
 }

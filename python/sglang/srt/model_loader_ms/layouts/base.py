@@ -51,12 +51,16 @@ class Layout:
         raise NotImplementedError
 
     def packed(self, stack: tuple, rows: slice, columns: slice) -> torch.Tensor:
-        """As they are held: two codes a byte where they have four bits, and 16 in twelve where they have six."""
+        """As they are held: two codes a byte where they have four bits, 16 in twelve where they have six, and 32 in 20
+        where they have five."""
         wanted = columns if self.order is None else self.order[columns]
         codes = self.codes(stack, rows, wanted)
-        if self.format.bits == 6:
-            lower, upper = pairs(codes & 15).unflatten(-1, (-1, 8)), pairs(codes >> 4, 2)
-            return torch.cat([lower, pairs(upper).unflatten(-1, (-1, 4))], -1).flatten(-2)
+        if self.format.bits in (5, 6):
+            upper, bits = codes >> 4, self.format.bits - 4
+            for size in (1, 2, 4):
+                upper = pairs(upper, size) if size >= bits else upper
+            lower = pairs(codes & 15).unflatten(-1, (-1, 16 // bits))
+            return torch.cat([lower, upper.unflatten(-1, (-1, 4))], -1).flatten(-2)
         return pairs(codes) if self.format.bits == 4 else codes
 
     def scales(self, stack: tuple, rows: slice, columns: torch.Tensor) -> torch.Tensor:
@@ -65,6 +69,11 @@ class Layout:
 
     def offsets(self, stack: tuple, rows: slice, columns: torch.Tensor) -> torch.Tensor:
         """As `scales`: zero points, uint8, of codes that start at 0."""
+        raise NotImplementedError
+
+    def in_two_parts(self, stack: tuple, rows: slice, part: str) -> torch.Tensor:
+        """int8 [..., rows, super-blocks, groups of one + 2]: of all columns, "scale" or "offset" as the contract has
+        them in two parts."""
         raise NotImplementedError
 
     def vector(self, part: str) -> torch.Tensor:

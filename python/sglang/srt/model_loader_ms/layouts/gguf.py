@@ -7,7 +7,7 @@ from sglang.srt.model_loader_ms.gguf.blocks import DECODERS
 from sglang.srt.model_loader_ms.gguf.tensors import BlockValues
 from sglang.srt.model_loader_ms.layouts.base import Layout, Misfit
 
-_CENTERS = {"int4": 8, "int6": 32}  # by the contract's kinds
+_CENTERS = {"int4": 8, "int5": 16, "int6": 32}  # by the contract's kinds
 
 
 class Gguf(Layout):
@@ -46,6 +46,11 @@ class Gguf(Layout):
     def offsets(self, stack, rows, columns):
         raw, _ = self._blocks.blocks(stack, rows, slice(None))
         return self._of_columns(self._decoder.factors(raw)[1], columns)
+
+    def in_two_parts(self, stack, rows, part):
+        raw, _ = self._blocks.blocks(stack, rows, slice(None))
+        factors, whole = self._decoder.parts(raw)[part == "offset"]
+        return torch.from_numpy(np.concatenate([factors.view(np.int8), whole.view(np.int8)], -1))
 
     def _of_columns(self, factors: np.ndarray, columns: torch.Tensor) -> torch.Tensor:
         """[..., rows, blocks, groups of a block] -> of these columns."""

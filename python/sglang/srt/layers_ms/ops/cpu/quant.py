@@ -7,17 +7,19 @@ import numpy as np
 from mindspore import Tensor
 from mindspore import dtype as mstype
 
-from sglang.srt.layers_ms.ops.codes import columns_of
+from sglang.srt.layers_ms.ops.codes import bits_of, columns_of
 from sglang.srt.layers_ms.ops.cpu import stubs
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS, library
 from sglang.srt.layers_ms.ops.cpu.moe import ACTIVATIONS, NO_LORA
 
 # As in src/formats.h: enum Codes, enum Activations, enum Storage.
-KINDS = {"int4": 0, "uint4": 1, "e2m1": 2, "nf4": 3, "iq4nl": 4, "int8": 5, "uint8": 6, "e4m3": 7, "int6": 8}
+KINDS = {"int4": 0, "uint4": 1, "e2m1": 2, "nf4": 3, "iq4nl": 4, "int8": 5, "uint8": 6, "e4m3": 7}
+KINDS |= {"int6": 8, "int5": 9, "uint5": 10}
 ROWS = {"float": 0, "int8": 1, "int8_group": 2, "int8_static": 3}
-STORAGE = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2, mstype.uint8: 3}
-INTEGERS = ("int4", "uint4", "e2m1", "iq4nl", "int6", "int8", "uint8")  # or halves of some
+STORAGE = {mstype.float32: 0, mstype.float16: 1, mstype.bfloat16: 2, mstype.uint8: 3, mstype.int8: 4}
+INTEGERS = ("int4", "uint4", "e2m1", "iq4nl", "int5", "uint5", "int6", "int8", "uint8")  # or halves of some
 GROUP_UNIT = 16  # columns; a group is so many, or a multiple
+UPPER_UNITS = {5: 32, 6: 16}  # columns of codes of so many bits, whose upper ones share a word
 
 
 def quant_linear(x, weight, scale, offset, input_scale, input_offset, bias, kind, group, activations):
@@ -88,8 +90,11 @@ def check_quant(kind, group, offset, activations, use, shape, dtype):
         raise NotImplementedError(f"codes of kind {kind!r}; the C++ operators know {', '.join(KINDS)}")
     if group % GROUP_UNIT:
         raise NotImplementedError(f"groups of {group} columns; the C++ operators take multiples of {GROUP_UNIT}")
-    if kind == "int6" and shape[-1] % GROUP_UNIT:
-        raise NotImplementedError(f"codes of 6 bits with {shape[-1]} columns, which are no multiple of {GROUP_UNIT}")
+    bits = bits_of(kind)
+    together = UPPER_UNITS.get(bits, 1)
+    if shape[-1] % together or (bits == 5 and group % together):
+        apart = f" in groups of {group}" if bits == 5 and group else ""
+        raise NotImplementedError(f"codes of {bits} bits with {shape[-1]} columns{apart}: no multiple of {together}")
     if activations != "float" and kind not in INTEGERS:
         raise NotImplementedError(f"rounded activations with codes of kind {kind}; they meet {', '.join(INTEGERS)}")
 

@@ -7,12 +7,12 @@ import numpy as np
 from mindspore import Tensor, mint, ops
 from mindspore import dtype as mstype
 
+from sglang.srt.layers_ms.ops.codes import SUPER_BLOCK, bits_of, columns_of
 from sglang.srt.layers_ms.ops.codes import TABLES as FOUR_BITS
-from sglang.srt.layers_ms.ops.codes import columns_of
 from sglang.srt.layers_ms.ops.reference.dense import embedding
 from sglang.srt.layers_ms.ops.reference.moe import adapted, gated
 
-CENTERS = {"int4": 8.0, "int6": 32.0, "int8": 128.0}  # what was taken from codes that start at 0
+CENTERS = {"int4": 8.0, "int5": 16.0, "int6": 32.0, "int8": 128.0}  # what was taken from codes that start at 0
 GROUP = 32  # columns of activations that are rounded together
 
 
@@ -29,17 +29,19 @@ def _table(values):
 
 
 TABLES = {kind: _table(found) for kind, found in FOUR_BITS.items()} | {"e4m3": _table(_e4m3())}
-TABLES["int6"] = _table(np.arange(-32, 32))
+TABLES["int6"], TABLES["int5"] = _table(np.arange(-32, 32)), _table(np.arange(-16, 16))
+HALVES = _table(np.arange(1 << 16).astype(np.uint16).view(np.float16))
 EXPONENTS = _table([*np.exp2(np.arange(-127.0, 128)), np.nan])
 
 
 def _codes(weight, kind):
     """int32 [..., columns]."""
     codes = ops.cast(weight, mstype.int32)
-    if kind == "int6":
-        shape = (*weight.shape[:-1], columns_of(weight, kind))
-        units = codes.reshape(-1, 12)
-        return (_fields(units[:, :8], 2) + 16 * _fields(units[:, 8:], 4)).reshape(shape)
+    if bits_of(kind) in (5, 6):
+        shape, upper = (*weight.shape[:-1], columns_of(weight, kind)), bits_of(kind) - 4
+        lower = 16 // upper  # bytes
+        units = codes.reshape(-1, lower + 4)
+        return (_fields(units[:, :lower], 2) + 16 * _fields(units[:, lower:], 8 // upper)).reshape(shape)
     return _fields(codes, 2) if kind in FOUR_BITS else codes
 
 
@@ -59,16 +61,30 @@ def _by_column(groups, group, columns):
     return wide.reshape(*groups.shape[:-1], -1)[..., :columns]
 
 
+def _in_two_parts(held, group):
+    """int8 -> float32 [..., groups]: factors of groups times float16 of super-blocks."""
+    groups = SUPER_BLOCK // group
+    parts = ops.cast(held, mstype.int32).reshape(*held.shape[:-1], -1, groups + 2)
+    octets = mint.remainder(parts[..., groups:] + 256, 256)
+    whole = ops.gather(HALVES, octets[..., 0] + 256 * octets[..., 1], 0)
+    found = ops.cast(parts[..., :groups], mstype.float32) * mint.unsqueeze(whole, -1)
+    return found.reshape(*held.shape[:-1], -1)
+
+
 def values(weight, scale, offset, kind, group):
     """What codes stand for, float32 [..., columns]."""
     codes = _codes(weight, kind)
     columns = codes.shape[-1]
     found = ops.gather(TABLES[kind], codes, 0) if kind in TABLES else ops.cast(codes, mstype.float32)
-    exponents = scale.dtype == mstype.uint8
-    scale = ops.gather(EXPONENTS, ops.cast(scale, mstype.int32), 0) if exponents else ops.cast(scale, mstype.float32)
-    scale = _by_column(scale, group, columns)
+    if scale.dtype == mstype.uint8:
+        scale = ops.gather(EXPONENTS, ops.cast(scale, mstype.int32), 0)
+    elif scale.dtype == mstype.int8:
+        scale = _in_two_parts(scale, group)
+    scale = _by_column(ops.cast(scale, mstype.float32), group, columns)
     if offset is None:
         return found * scale
+    if offset.dtype == mstype.int8:
+        return found * scale + _by_column(_in_two_parts(offset, group), group, columns)
     moved = _by_column(ops.cast(offset, mstype.float32), group, columns)
     if offset.dtype == mstype.uint8:
         return (found - moved + CENTERS.get(kind, 0.0)) * scale

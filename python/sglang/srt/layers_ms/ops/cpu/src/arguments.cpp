@@ -18,11 +18,11 @@ struct Stored {  // which dtypes a part of a quantized weight may have
   Storage storage;
 };
 const Stored kStored[] = {
-    {Kind::Q, "int8", Storage::i8},       {Kind::Q, "uint8", Storage::u8},      {Kind::S, "float32", Storage::f32},
-    {Kind::S, "float16", Storage::f16},   {Kind::S, "bfloat16", Storage::bf16}, {Kind::S, "uint8", Storage::u8},
-    {Kind::O, "uint8", Storage::u8},      {Kind::O, "float32", Storage::f32},   {Kind::O, "float16", Storage::f16},
-    {Kind::O, "bfloat16", Storage::bf16}, {Kind::B, "float32", Storage::f32},   {Kind::B, "float16", Storage::f16},
-    {Kind::B, "bfloat16", Storage::bf16},
+    {Kind::Q, "int8", Storage::i8},     {Kind::Q, "uint8", Storage::u8},      {Kind::S, "float32", Storage::f32},
+    {Kind::S, "float16", Storage::f16}, {Kind::S, "bfloat16", Storage::bf16}, {Kind::S, "uint8", Storage::u8},
+    {Kind::S, "int8", Storage::i8},     {Kind::O, "int8", Storage::i8},       {Kind::O, "uint8", Storage::u8},
+    {Kind::O, "float32", Storage::f32}, {Kind::O, "float16", Storage::f16},   {Kind::O, "bfloat16", Storage::bf16},
+    {Kind::B, "float32", Storage::f32}, {Kind::B, "float16", Storage::f16},   {Kind::B, "bfloat16", Storage::bf16},
 };
 
 int format_of(const char* dtype) {

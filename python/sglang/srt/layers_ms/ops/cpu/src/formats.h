@@ -42,7 +42,9 @@ constexpr const FormatTraits& traits(Format format) { return kFormats[static_cas
   ROW(int8, 8)     \
   ROW(uint8, 8)    \
   ROW(e4m3, 8)     \
-  ROW(int6, 6)
+  ROW(int6, 6)     \
+  ROW(int5, 5)     \
+  ROW(uint5, 5)
 
 #define ROW(name, bits) name,
 enum class Codes { CODES(ROW) };
@@ -57,7 +59,9 @@ constexpr int bits_of(Codes codes) { return kCodeBits[static_cast<int>(codes)]; 
 // step.
 enum class Activations { floats, int8, int8_group, int8_static };
 
-// How numbers lie in memory: factors, offsets and biases of a quantized matrix. u8: a power of two, exponent + 127.
+// How numbers lie in memory: factors, offsets and biases of a quantized matrix. u8: a power of two, exponent + 127. i8:
+// of each kSuperBlock columns, a factor for each group and a float16 that all of these are multiplied by.
+constexpr int64_t kSuperBlock = 256;
 enum class Storage { f32, f16, bf16, u8, i8 };
 constexpr int64_t size_of(Storage storage) {
   return storage == Storage::f32 ? 4 : storage == Storage::f16 || storage == Storage::bf16 ? 2 : 1;

@@ -12,8 +12,16 @@ constexpr int64_t kGroupUnit = 16;  // columns: groups are so many, or a multipl
 
 bool whole(int64_t group) { return group == 0; }  // one group has all columns
 
-void check_matrix(Arguments& arguments, Storage codes_type, int64_t kind, int64_t k, int64_t bytes, int64_t group,
-                  int64_t groups) {
+// Groups of the factors of a matrix, and how these are held.
+struct HeldFactors {
+  int64_t group, groups;
+  Storage scale_type, offset_type;
+  bool has_offset;
+};
+
+void check_matrix(Arguments& arguments, Storage codes_type, int64_t kind, int64_t k, int64_t bytes,
+                  const HeldFactors& factors) {
+  const auto [group, groups, scale_type, offset_type, has_offset] = factors;
   arguments.check(kind >= 0 && kind < kCodes, "kind %ld is none of %d", kind, kCodes);
   if (arguments.failed()) return;
   const Codes codes = static_cast<Codes>(kind);
@@ -21,9 +29,20 @@ void check_matrix(Arguments& arguments, Storage codes_type, int64_t kind, int64_
   arguments.check(codes_type == (codes == Codes::int8 ? Storage::i8 : Storage::u8), "codes of another dtype");
   arguments.check(k * bits % 8 == 0 && bytes == k * bits / 8, "%ld columns in %ld bytes of codes of %ld bits", k, bytes,
                   bits);
-  arguments.check(bits != 6 || k % kGroupUnit == 0, "%ld columns of codes of 6 bits", k);
-  arguments.check(group >= 0 && group % kGroupUnit == 0, "groups of %ld columns", group);
+  const int64_t unit = bits == 5 ? 2 * kGroupUnit : kGroupUnit;  // columns whose upper bits share a word
+  arguments.check(bits % 4 == 0 || k % unit == 0, "%ld columns of codes of %ld bits", k, bits);
+  arguments.check(group >= 0 && group % (bits == 5 ? unit : kGroupUnit) == 0, "groups of %ld columns", group);
   if (arguments.failed()) return;
+  const bool supers = scale_type == Storage::i8;
+  arguments.check(!has_offset || supers == (offset_type == Storage::i8), "scales and offsets of different parts");
+  if (supers) {
+    arguments.check(k % kSuperBlock == 0 && !whole(group) && kSuperBlock % group == 0,
+                    "groups of %ld of %ld columns, with scales of %ld columns", group, k, kSuperBlock);
+    if (arguments.failed()) return;
+    arguments.check(groups == k / kSuperBlock * (kSuperBlock / group + 2), "%ld bytes of scales of %ld columns", groups,
+                    k);
+    return;
+  }
   arguments.check(groups == (whole(group) ? 1 : (k + group - 1) / group), "%ld groups of %ld of %ld columns", groups,
                   group, k);
 }
@@ -40,13 +59,13 @@ void check_activations(Arguments& arguments, int64_t kind, int64_t activations) 
 }  // namespace
 
 void calls::quant_embedding::validate(Arguments& arguments) const {
-  check_matrix(arguments, codes_type, kind, width, bytes, group, groups);
+  check_matrix(arguments, codes_type, kind, width, bytes, {group, groups, scale_type, offset_type, offset != nullptr});
 }
 
 void run(Arguments&, const calls::quant_embedding& a) { quant_kernels->embedding(a); }
 
 void calls::quant_linear::validate(Arguments& arguments) const {
-  check_matrix(arguments, codes_type, kind, k, bytes, group, groups);
+  check_matrix(arguments, codes_type, kind, k, bytes, {group, groups, scale_type, offset_type, offset != nullptr});
   if (arguments.failed()) return;
   check_activations(arguments, kind, activations);
   const bool given = activations == static_cast<int64_t>(Activations::int8_static);
@@ -69,8 +88,10 @@ void run(Arguments&, const calls::quant_linear& a) {
 }
 
 void calls::quant_experts::validate(Arguments& arguments) const {
-  check_matrix(arguments, codes_type, gate_up_kind, width, gate_up_bytes, gate_up_group, gate_up_groups);
-  check_matrix(arguments, down_codes_type, down_kind, size, down_bytes, down_group, down_groups);
+  check_matrix(arguments, codes_type, gate_up_kind, width, gate_up_bytes,
+               {gate_up_group, gate_up_groups, scale_type, offset_type, gate_up_offset != nullptr});
+  check_matrix(arguments, down_codes_type, down_kind, size, down_bytes,
+               {down_group, down_groups, down_scale_type, down_offset_type, down_offset != nullptr});
   if (arguments.failed()) return;
   for (const int64_t kind : {gate_up_kind, down_kind}) check_activations(arguments, kind, activations);
   arguments.check(activations != static_cast<int64_t>(Activations::int8_static), "rows of experts have no given step");

@@ -33,6 +33,19 @@ inline void load_all(const void* from, Storage type, int64_t index, int64_t coun
   each_lanes(count, [=](int64_t at) { store_lanes(to + at, load_powers(from, index + at)); });
 }
 
+// The same of super-blocks, each of so many groups.
+inline void load_supers(const void* from, int64_t groups, int64_t group, int64_t count, float* to) {
+  const char* super = static_cast<const char*>(from) + group / groups * (groups + 2) * kBlock;
+  for (int64_t own = group % groups; count > 0; ++own, count -= kBlock, to += kBlock) {
+    if (own == groups) own = 0, super += (groups + 2) * kBlock;
+    const f16* whole = reinterpret_cast<const f16*>(super + groups * kBlock);
+    each_lanes(kBlock, [=](int64_t at) {
+      const Ints factors = (load_bytes(super + own * kBlock, at) ^ 128) - 128;
+      store_lanes(to + at, __builtin_convertvector(factors, Lanes) * load_lanes(whole + at));
+    });
+  }
+}
+
 // Adds up what the sums of groups of columns are worth. D: decoder.
 template <typename D>
 struct Finish {
@@ -42,12 +55,19 @@ struct Finish {
   const bool centers = block.offset && a.offset_type == Storage::u8;
   const bool adds = block.offset && !centers;
 
+  void load_factors(const void* from, Storage type, int64_t group, int64_t count, float* to) const {
+    if (type == Storage::i8)
+      load_supers(from, kSuperBlock / a.group, group, count, to);
+    else
+      load_all(from, type, group * kBlock, count, to);
+  }
+
   void load(int64_t group, Factors& to) const {
     const int64_t index = group * kBlock, count = std::min(kFactors, a.groups() - group) * kBlock;
-    load_all(block.scale, a.scale_type, index, count, to.scale);
+    load_factors(block.scale, a.scale_type, group, count, to.scale);
     if (D::kInteger && halves_of(a.kind) > 1)
       each_lanes(count, [&to](int64_t at) { store_lanes(to.scale + at, load_lanes(to.scale + at) * 0.5f); });
-    if (adds) load_all(block.offset, a.offset_type, index, count, to.offset);
+    if (adds) load_factors(block.offset, a.offset_type, group, count, to.offset);
     if (!centers) return;
     const float zero = static_cast<float>(zero_of(a.kind));
     each_lanes(count, [=, &to](int64_t at) {
@@ -90,7 +110,7 @@ struct Finish {
 // What so many words of 16 rows are of, into the second cache.
 template <int words>
 ALWAYS_INLINE void fetch(const uint8_t* codes) {
-#pragma GCC unroll 4
+#pragma GCC unroll 5
   for (int i = 0; i < words; ++i) __builtin_prefetch(codes + i * 4 * kBlock, 0, 2);
 }
 
@@ -102,7 +122,7 @@ inline void each_operand(const D& d, const uint8_t* codes, int64_t columns, F&& 
     for (int p = 0; p < kBlock / kLanes; ++p) {
       if (p * kLanes % kGroup == 0) fetch<D::kWords>(codes + p * 4 * kLanes + kDistance);
       const auto words = d.unpack(codes + p * 4 * kLanes);
-#pragma GCC unroll 16
+#pragma GCC unroll 32
       for (int t = 0; t < D::kOperands; ++t) keep((Bits)d.operand(words, t), first + t, p);
     }
 }

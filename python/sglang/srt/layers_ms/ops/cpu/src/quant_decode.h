@@ -54,7 +54,9 @@ inline float code_value(Codes kind, uint32_t code) {
     case Codes::int8: return static_cast<float>(code) - 128;
     case Codes::e4m3: return e4m3_value(code);
     case Codes::int6: return static_cast<float>(code) - 32;
+    case Codes::int5: return static_cast<float>(code) - 16;
     case Codes::uint4:
+    case Codes::uint5:
     case Codes::uint8: break;
   }
   return static_cast<float>(code);
@@ -100,13 +102,19 @@ constexpr int kDecodedSums = kRegisters / 2;  // registers for sums beside table
 
 ALWAYS_INLINE Lanes add_product(Lanes sum, Lanes column, const float* x) { return sum + *x * column; }
 
-// Four bits as float32, by a table.
-struct NibbleLanes {
-  static constexpr int kOperands = 8, kPer = 1, kBits = 4, kWords = 1, kTables = 2, kSums = kDecodedSums;
+// Single columns of codes as float32.
+struct FloatColumns {
+  static constexpr int kPer = 1, kSums = kDecodedSums;
   static constexpr bool kInteger = false;
   using Row = float;
   using Sum = Lanes;
   using Operand = Lanes;
+  ALWAYS_INLINE static Lanes add(Lanes sum, Lanes column, const float* x) { return add_product(sum, column, x); }
+};
+
+// Four bits, by a table.
+struct NibbleLanes : FloatColumns {
+  static constexpr int kOperands = 8, kBits = 4, kWords = 1, kTables = 2;
 #if defined(__AVX512F__)
   Lanes values;
   explicit NibbleLanes(Codes kind) : values(load_lanes(values_of<float>(kind))) {}
@@ -138,10 +146,9 @@ struct NibbleLanes {
 #endif
   ALWAYS_INLINE static Bits unpack(const uint8_t* words) { return load_bits(words); }
   ALWAYS_INLINE Lanes operand(Bits words, int t) const { return look_up(words >> (t % 2 * 16 + t / 2 * 4)); }
-  ALWAYS_INLINE static Lanes add(Lanes sum, Lanes column, const float* x) { return add_product(sum, column, x); }
 };
 
-// The words of 16 codes of six bits, as lanes of 32 or of 16 bits.
+// The words of codes of which `upper` bits lie in one of their own, as lanes of 32 or of 16 bits.
 struct AsWords {
   using Lane = uint32_t;
   using Word = Bits;
@@ -150,45 +157,44 @@ struct AsHalves {
   using Lane = uint16_t;
   using Word = Halves;
 };
-template <typename As>
-struct SixBitWords {
+template <typename As, int upper>
+struct SplitWords {
+  static constexpr int kColumns = 32 / upper, kLower = kColumns / 8;
   using Word = typename As::Word;
   using Lane = typename As::Lane;
-  Word lower[2], upper;
-  ALWAYS_INLINE static SixBitWords at(const uint8_t* from) {
-    const auto word = [from](int i) { return *reinterpret_cast<const Word*>(from + i * 4 * kBlock); };
-    return {{word(0), word(1)}, word(2)};
+  Word lower[kLower], higher;
+  ALWAYS_INLINE explicit SplitWords(const uint8_t* from) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kLower; ++i) lower[i] = *reinterpret_cast<const Word*>(from + i * 4 * kBlock);
+    higher = *reinterpret_cast<const Word*>(from + kLower * 4 * kBlock);
   }
-  // The upper bits of the columns of one operand, where they belong. place: of the first one; mask: of all.
-  ALWAYS_INLINE Word upper_bits(int place, Lane mask) const {
-    return (place < 4 ? upper << (4 - place) : upper >> (place - 4)) & mask;
+  // The upper bits of the columns of one operand, where they belong. column: the first one; mask: of all their bits.
+  ALWAYS_INLINE Word upper_bits(int column, Lane mask) const {
+    const int place = upper_place(column, upper);
+    return (place < 4 ? higher << (4 - place) : higher >> (place - 4)) & mask;
   }
 };
+template <int upper>
+constexpr uint32_t kUpperMask = ((1u << upper) - 1) << 4;
 
-// Six bits as float32.
-struct SixBitLanes {
-  static constexpr int kOperands = 16, kPer = 1, kBits = 6, kWords = 3, kTables = 3, kSums = kDecodedSums;
-  static constexpr bool kInteger = false;
-  using Row = float;
-  using Sum = Lanes;
-  using Operand = Lanes;
-  explicit SixBitLanes(Codes) {}
-  ALWAYS_INLINE static SixBitWords<AsWords> unpack(const uint8_t* words) { return SixBitWords<AsWords>::at(words); }
-  ALWAYS_INLINE static Lanes operand(const SixBitWords<AsWords>& words, int t) {
+// Five or six bits.
+template <int upper>
+struct SplitLanes : FloatColumns {
+  using Words = SplitWords<AsWords, upper>;
+  static constexpr int kOperands = Words::kColumns, kBits = 4 + upper, kWords = Words::kLower + 1, kTables = 3;
+  int zero;
+  explicit SplitLanes(Codes kind) : zero(static_cast<int>(-code_value(kind, 0))) {}
+  ALWAYS_INLINE static Words unpack(const uint8_t* words) { return Words(words); }
+  ALWAYS_INLINE Lanes operand(const Words& words, int t) const {
     const Bits lower = words.lower[t / 8] >> (t % 2 * 16 + t % 8 / 2 * 4) & 15u;
-    return __builtin_convertvector((Ints)(lower | words.upper_bits(upper_place(t), 0x30)) - 32, Lanes);
+    return __builtin_convertvector((Ints)(lower | words.upper_bits(t, kUpperMask<upper>)) - zero, Lanes);
   }
-  ALWAYS_INLINE static Lanes add(Lanes sum, Lanes column, const float* x) { return add_product(sum, column, x); }
 };
 
-// Eight bits as float32.
+// Eight bits.
 template <Codes kind>
-struct ByteLanesOf {
-  static constexpr int kOperands = 4, kPer = 1, kBits = 8, kWords = 1, kTables = 5, kSums = kDecodedSums;
-  static constexpr bool kInteger = false;
-  using Row = float;
-  using Sum = Lanes;
-  using Operand = Lanes;
+struct ByteLanesOf : FloatColumns {
+  static constexpr int kOperands = 4, kBits = 8, kWords = 1, kTables = 5;
   explicit ByteLanesOf(Codes) {}
   ALWAYS_INLINE static Bits unpack(const uint8_t* words) {
     const Bits found = load_bits(words);
@@ -207,7 +213,6 @@ struct ByteLanesOf {
     const Bits value = magnitude < 8u ? (Bits)small : normal;
     return (Lanes)(value | nan | (code & 128u) << 24);
   }
-  ALWAYS_INLINE static Lanes add(Lanes sum, Lanes column, const float* x) { return add_product(sum, column, x); }
 };
 
 #if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
@@ -233,22 +238,25 @@ struct NibblePairs {
   ALWAYS_INLINE static Lanes add(Lanes sum, Halves pairs, const bf16* x) { return add_pairs(sum, pairs, x); }
 };
 
-// Six bits as bfloat16, by a table.
-struct SixBitPairs {
-  static constexpr int kOperands = 8, kPer = 2, kBits = 6, kWords = 3, kTables = 4, kSums = kDecodedSums;
+// Five or six bits as bfloat16, by a table.
+template <int upper>
+struct SplitPairs {
+  using Words = SplitWords<AsHalves, upper>;
+  static constexpr int kOperands = Words::kColumns / 2, kPer = 2, kBits = 4 + upper, kWords = Words::kLower + 1;
+  static constexpr int kTables = 4, kSums = kDecodedSums;
   static constexpr bool kInteger = false;
   using Row = bf16;
   using Sum = Lanes;
   using Operand = Halves;
   Halves values[2];
-  explicit SixBitPairs(Codes kind) {
+  explicit SplitPairs(Codes kind) {
     const Halves* held = reinterpret_cast<const Halves*>(table_of<Table<bf16, 64>>(kind).values);
     values[0] = held[0], values[1] = held[1];
   }
-  ALWAYS_INLINE static SixBitWords<AsHalves> unpack(const uint8_t* words) { return SixBitWords<AsHalves>::at(words); }
-  ALWAYS_INLINE Halves operand(const SixBitWords<AsHalves>& words, int t) const {
+  ALWAYS_INLINE static Words unpack(const uint8_t* words) { return Words(words); }
+  ALWAYS_INLINE Halves operand(const Words& words, int t) const {
     const Halves lower = words.lower[t / 4] >> (t % 4 * 4) & uint16_t{15};
-    return __builtin_shuffle(values[0], values[1], lower | words.upper_bits(upper_place(2 * t), 0x30));
+    return __builtin_shuffle(values[0], values[1], lower | words.upper_bits(2 * t, kUpperMask<upper>));
   }
   ALWAYS_INLINE static Lanes add(Lanes sum, Halves pairs, const bf16* x) { return add_pairs(sum, pairs, x); }
 };
@@ -307,7 +315,7 @@ struct Decoded {
 
 // What is taken off a code to have its value, unless a zero point is.
 constexpr int zero_of(Codes kind) {
-  return kind == Codes::int4 ? 8 : kind == Codes::int6 ? 32 : kind == Codes::int8 ? 128 : 0;
+  return kind == Codes::int4 ? 8 : kind == Codes::int5 ? 16 : kind == Codes::int6 ? 32 : kind == Codes::int8 ? 128 : 0;
 }
 
 // Kinds whose codes stand for other integers, or for halves of some: these are looked up, plus 128.
@@ -422,19 +430,21 @@ struct Integers {
 #endif
 };
 
-// Six bits as integers: the lower four of them as codes of four bits are.
-struct SixBitIntegers : Integers<4> {
+// Five or six bits as integers: the lower four of them as codes of four bits are.
+template <int upper>
+struct SplitIntegers : Integers<4> {
   using Four = Integers<4>;
   using As = std::conditional_t<kPer == 2, AsHalves, AsWords>;
-  static constexpr int kBits = 6, kWords = 3, kOperands = 16 / kPer, kTables = Four::kTables + 1;
-  explicit SixBitIntegers(Codes kind) : Four(kind) {}
-  ALWAYS_INLINE static SixBitWords<As> unpack(const uint8_t* words) { return SixBitWords<As>::at(words); }
-  ALWAYS_INLINE Operand operand(const SixBitWords<As>& words, int t) const {
-    constexpr int kOfWord = kOperands / 2;
-    constexpr auto kMask = static_cast<typename As::Lane>(kPer == 4 ? 0x30303030u : 0x30u);
+  using Words = SplitWords<As, upper>;
+  static constexpr int kBits = 4 + upper, kWords = Words::kLower + 1, kOperands = Words::kColumns / kPer,
+                       kTables = Four::kTables + 1;
+  explicit SplitIntegers(Codes kind) : Four(kind) {}
+  ALWAYS_INLINE static Words unpack(const uint8_t* words) { return Words(words); }
+  ALWAYS_INLINE Operand operand(const Words& words, int t) const {
+    constexpr int kOfWord = 8 / kPer;
+    constexpr auto kMask = static_cast<typename As::Lane>(kUpperMask<upper> * (kPer == 4 ? 0x01010101u : 1u));
     const int column = kPer == 4 ? t / 2 * 8 + t % 2 * 2 : t * kPer;  // the first one
-    const Operand upper = (Operand)words.upper_bits(upper_place(column), kMask);
-    return Four::operand(words.lower[t / kOfWord], t % kOfWord) | upper;
+    return Four::operand(words.lower[t / kOfWord], t % kOfWord) | (Operand)words.upper_bits(column, kMask);
   }
   ALWAYS_INLINE static Ints add(Ints sum, Operand codes, const Row* x) {
     sum = Four::add(sum, codes, x);

@@ -17,13 +17,17 @@ struct QuantMatrix {
 
   int64_t groups() const { return (k + group - 1) / group; }
   int64_t bytes() const { return n * k * bits_of(kind) / 8; }
+  // Of the factors of a row, so held.
+  int64_t factor_bytes(Storage type) const {
+    if (type == Storage::i8) return k / kSuperBlock * (kSuperBlock / group + 2);
+    return groups() * size_of(type);
+  }
   // The next but `index` of a stack of such matrices.
   QuantMatrix at(int64_t index) const {
     QuantMatrix found = *this;
-    const int64_t scales = index * n * groups();
     found.codes += index * bytes();
-    found.scale = static_cast<const char*>(scale) + scales * size_of(scale_type);
-    if (offset) found.offset = static_cast<const char*>(offset) + scales * size_of(offset_type);
+    found.scale = static_cast<const char*>(scale) + index * n * factor_bytes(scale_type);
+    if (offset) found.offset = static_cast<const char*>(offset) + index * n * factor_bytes(offset_type);
     return found;
   }
 };

@@ -6,10 +6,11 @@
 // shift:
 //   8 bits, from the lowest byte on: k 0, 2, 1, 3          4 bits, from the lowest nibble on: k 0, 2, 4, 6, 1, 3, 5, 7
 // Codes of 6 bits have three words for 16 columns: two with their lower four bits, as codes of 4 bits lie, and one with
-// the upper two of all, so that these move to each operand's by one shift (upper_place).
-// Where the codes of a row are no whole number of words, the other bytes follow behind all words, as [bytes][rows].
-// int8 codes are kept plus 128: products of bytes want one factor without a sign. Scales and offsets of a block are
-// [groups][rows of the block].
+// the upper two of all, so that these move to each operand's by one shift (upper_place). Those of 5 bits have five
+// words for 32 columns, of which the last one has the fifth bits. Where the codes of a row are no whole number of
+// words, the other bytes follow behind all words, as [bytes][rows]. int8 codes are kept plus 128: products of bytes
+// want one factor without a sign. Scales and offsets of a block are [groups][rows of the block]; in two parts
+// (Storage::i8) they are, for each super-block of columns, bytes so, and the float16 of each row.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -26,12 +27,13 @@ constexpr int64_t kBlock = 64;  // rows of a matrix that lie together
 
 inline int64_t blocks_of(int64_t n) { return (n + kBlock - 1) / kBlock; }
 // Columns whose codes share words, and these words.
-inline int64_t columns_together(Codes kind) { return bits_of(kind) == 6 ? 16 : 32 / bits_of(kind); }
-inline int64_t words_together(Codes kind) { return bits_of(kind) == 6 ? 3 : 1; }
+constexpr int upper_of(Codes kind) { return bits_of(kind) % 4; }  // bits that lie in a word of their own
+constexpr int64_t columns_together(Codes kind) { return 32 / (upper_of(kind) ? upper_of(kind) : bits_of(kind)); }
+constexpr int64_t words_together(Codes kind) { return upper_of(kind) ? columns_together(kind) / 8 + 1 : 1; }
 
-// Where the word of upper bits has those of this one of its 16 columns.
-constexpr int upper_place(int column) {
-  return column % 2 * 16 + column % 8 / 4 * 8 + column / 8 * 4 + column / 2 % 2 * 2;
+// Where the word of upper bits, so many of a code, has those of this one of its columns.
+constexpr int upper_place(int column, int bits) {
+  return column % 2 * 16 + column % 8 / 4 * 8 + (column / 8 * 2 + column / 2 % 2) * bits;
 }
 
 inline uint32_t every_other(uint32_t word) {  // nibbles 0, 2, 4, 6
@@ -40,15 +42,16 @@ inline uint32_t every_other(uint32_t word) {  // nibbles 0, 2, 4, 6
   return (word | word >> 8) & 0xffffu;
 }
 
-inline uint32_t ordered_upper(uint32_t word) {
+inline uint32_t ordered_upper(uint32_t word, int bits) {
   uint32_t found = 0;
-  for (int column = 0; column < 16; ++column) found |= (word >> (2 * column) & 3) << upper_place(column);
+  for (int column = 0; column < 32 / bits; ++column)
+    found |= (word >> (bits * column) & ((1u << bits) - 1)) << upper_place(column, bits);
   return found;
 }
 
 // Word `i` of a row, as it is packed.
 inline uint32_t ordered(uint32_t word, Codes kind, int64_t i) {
-  if (bits_of(kind) == 6 && i % 3 == 2) return ordered_upper(word);
+  if (upper_of(kind) && (i + 1) % words_together(kind) == 0) return ordered_upper(word, upper_of(kind));
   if (bits_of(kind) != 8) return every_other(word) | every_other(word >> 4) << 16;
   const uint32_t swapped = (word & 0xff0000ffu) | (word >> 8 & 0xff00u) | (word << 8 & 0xff0000u);
   return kind == Codes::int8 ? swapped ^ 0x80808080u : swapped;
@@ -80,8 +83,10 @@ inline uint32_t packed_word(const QuantMatrix& a, const uint8_t* block, int64_t 
 inline uint32_t code_at(const QuantMatrix& a, const uint8_t* block, int64_t rows, int64_t row, int64_t column) {
   const int64_t first = column / columns_together(a.kind) * words_together(a.kind);
   const int64_t own = column % columns_together(a.kind);
-  if (bits_of(a.kind) != 6) return code_in(packed_word(a, block, rows, row, first), a.kind, own);
-  const uint32_t upper = packed_word(a, block, rows, row, first + 2) >> upper_place(static_cast<int>(own)) & 3;
+  const int bits = upper_of(a.kind);
+  if (!bits) return code_in(packed_word(a, block, rows, row, first), a.kind, own);
+  const uint32_t all = packed_word(a, block, rows, row, first + words_together(a.kind) - 1);
+  const uint32_t upper = all >> upper_place(static_cast<int>(own), bits) & ((1u << bits) - 1);
   return code_in(packed_word(a, block, rows, row, first + own / 8), Codes::int4, own % 8) | upper << 4;
 }
 
@@ -111,12 +116,29 @@ inline void transpose(const void* matrix, Storage type, int64_t first, int64_t r
   transpose(reinterpret_cast<uint8_t*>(start), rows, columns);
 }
 
+// Factors of super-blocks: a byte a group, and a float16.
+inline void pack_supers(const QuantMatrix& a, const void* factors, int64_t first, int64_t rows) {
+  const int64_t bytes = a.factor_bytes(Storage::i8), groups = kSuperBlock / a.group;
+  char* to = static_cast<char*>(const_cast<void*>(factors)) + first * bytes;
+  const std::vector<char> old(to, to + rows * bytes);
+  for (int64_t start = 0; start < bytes; start += groups + 2) {
+    for (int64_t group = 0; group < groups; ++group)
+      for (int64_t row = 0; row < rows; ++row) *to++ = old[row * bytes + start + group];
+    for (int64_t row = 0; row < rows; ++row, to += 2) std::memcpy(to, &old[row * bytes + start + groups], 2);
+  }
+}
+
+inline void pack_factors(const QuantMatrix& a, const void* factors, Storage type, int64_t first, int64_t rows) {
+  if (type == Storage::i8) return pack_supers(a, factors, first, rows);
+  transpose(factors, type, first * a.groups(), rows, a.groups());
+}
+
 inline void pack_matrix(const QuantMatrix& a) {
   pool::each(blocks_of(a.n), [&](int64_t block) {
     const int64_t first = block * kBlock, rows = std::min(kBlock, a.n - first);
     pack_codes(a, const_cast<uint8_t*>(a.codes) + first * row_bytes(a), rows);
-    transpose(a.scale, a.scale_type, first * a.groups(), rows, a.groups());
-    if (a.offset) transpose(a.offset, a.offset_type, first * a.groups(), rows, a.groups());
+    pack_factors(a, a.scale, a.scale_type, first, rows);
+    if (a.offset) pack_factors(a, a.offset, a.offset_type, first, rows);
   });
 }
 
@@ -147,13 +169,24 @@ inline float stored(const void* from, Storage type, int64_t at) {
     case Storage::f16: return to_float(static_cast<const f16*>(from)[at]);
     case Storage::bf16: return to_float(static_cast<const bf16*>(from)[at]);
     case Storage::u8:
-    case Storage::i8: break;
+    case Storage::i8: break;  // of which there is no single one
   }
   const uint32_t exponent = static_cast<const uint8_t*>(from)[at];
   const uint32_t bits = exponent << 23 | (exponent == 0 || exponent == 255 ? 0x400000u : 0u);
   float found;
   std::memcpy(&found, &bits, 4);
   return found;
+}
+
+// The factor of this row and group of a packed block of `rows` rows.
+inline float factor_in(const QuantMatrix& a, const void* factors, Storage type, int64_t rows, int64_t row,
+                       int64_t group) {
+  if (type != Storage::i8) return stored(factors, type, group * rows + row);
+  const int64_t groups = kSuperBlock / a.group;
+  const int8_t* super = static_cast<const int8_t*>(factors) + group / groups * (groups + 2) * rows;
+  f16 whole;
+  std::memcpy(&whole, super + groups * rows + 2 * row, 2);
+  return super[group % groups * rows + row] * to_float(whole);
 }
 
 // A block with room for 64 rows of whole words: in its place, or where it has less a copy in memory of this thread.
@@ -168,13 +201,24 @@ inline const char* widened_rows(const char* from, int64_t count, int64_t width, 
   return to;
 }
 
+inline const char* widened_factors(const QuantMatrix& a, const char* from, Storage type, int64_t width, char* to) {
+  if (type != Storage::i8) return widened_rows(from, a.groups(), width, size_of(type), to);
+  const int64_t groups = kSuperBlock / a.group, supers = a.k / kSuperBlock;
+  for (int64_t super = 0; super < supers; ++super, from += (groups + 2) * width) {
+    char* own = to + super * (groups + 2) * kBlock;
+    widened_rows(from, groups, width, 1, own);
+    widened_rows(from + groups * width, 1, width, 2, own + groups * kBlock);
+  }
+  return to;
+}
+
 inline QuantBlock block_of(const QuantMatrix& a, int64_t block) {
   const int64_t first = block * kBlock, width = std::min(kBlock, a.n - first), groups = a.groups();
   const int64_t whole = row_bytes(a) / 4, words = (row_bytes(a) + 3) / 4;
   const uint8_t* codes = a.codes + first * row_bytes(a);
-  const char* scale = static_cast<const char*>(a.scale) + first * groups * size_of(a.scale_type);
+  const char* scale = static_cast<const char*>(a.scale) + first * a.factor_bytes(a.scale_type);
   const char* offset = static_cast<const char*>(a.offset);
-  if (offset) offset += first * groups * size_of(a.offset_type);
+  if (offset) offset += first * a.factor_bytes(a.offset_type);
   if (width < kBlock || whole < words) {
     char* room = scratch<Purpose::padded_block, char>(kBlock * (4 * words + 8 * groups));
     widened_rows(reinterpret_cast<const char*>(codes), whole, width, 4, room);
@@ -184,8 +228,8 @@ inline QuantBlock block_of(const QuantMatrix& a, int64_t block) {
     }
     codes = reinterpret_cast<const uint8_t*>(room);
     room += kBlock * 4 * words;
-    scale = widened_rows(scale, groups, width, size_of(a.scale_type), room);
-    if (offset) offset = widened_rows(offset, groups, width, size_of(a.offset_type), room + kBlock * 4 * groups);
+    scale = widened_factors(a, scale, a.scale_type, width, room);
+    if (offset) offset = widened_factors(a, offset, a.offset_type, width, room + kBlock * 4 * groups);
   }
   return {codes, scale, offset, width};
 }

@@ -74,7 +74,7 @@ inline void meet(const D& d, const Finish<D>& finish, const typename D::Row* x, 
           const auto words = d.unpack(codes + p * 4 * kLanes);
           const typename D::Row* own = x + i;
           if (!kShares) asm volatile("" : "+r"(own));  // values of x are read again
-#pragma GCC unroll 16
+#pragma GCC unroll 32
           for (int t = 0; t < D::kOperands; ++t) {
             const typename D::Operand operand = d.operand(words, t);
 #pragma GCC unroll 8
@@ -165,18 +165,21 @@ template <typename T>
 Meeting meeting_of(Codes kind, Activations activations) {
   if (activations != Activations::floats) {
     if (in_table(kind)) return meeting<Integers<4, true>, T>();
-    if (kind == Codes::int6) return meeting<SixBitIntegers, T>();
+    if (upper_of(kind) == 2) return meeting<SplitIntegers<2>, T>();
+    if (upper_of(kind) == 1) return meeting<SplitIntegers<1>, T>();
     return bits_of(kind) == 8 ? meeting<Integers<8>, T>() : meeting<Integers<4>, T>();
   }
 #if defined(BF16_PAIRS)
   if constexpr (std::is_same_v<T, bf16>) {  // in which all values but NF4's are exact
-    if (kind == Codes::int6) return meeting<SixBitPairs, T>();
+    if (upper_of(kind) == 2) return meeting<SplitPairs<2>, T>();
+    if (upper_of(kind) == 1) return meeting<SplitPairs<1>, T>();
     if (kind == Codes::e4m3) return meeting<BytePairs<true>, T>();
     if (bits_of(kind) == 8) return meeting<BytePairs<false>, T>();
     if (kind != Codes::nf4) return meeting<NibblePairs, T>();
   }
 #endif
-  if (kind == Codes::int6) return meeting<SixBitLanes, T>();
+  if (upper_of(kind) == 2) return meeting<SplitLanes<2>, T>();
+  if (upper_of(kind) == 1) return meeting<SplitLanes<1>, T>();
   if (bits_of(kind) == 4) return meeting<NibbleLanes, T>();
   if (kind == Codes::int8) return meeting<ByteLanesOf<Codes::int8>, T>();
   return kind == Codes::uint8 ? meeting<ByteLanesOf<Codes::uint8>, T>() : meeting<ByteLanesOf<Codes::e4m3>, T>();

@@ -38,11 +38,11 @@ enum class Purpose {
   rounded_rows,
   row_steps,
   row_sums,  // quant_layout.h, quant_rows.h
-  tile_codes,
-  tile_factors,  // quant_tiles.h
   state_keys,
   state_gates,  // recurrent.h
-  gated_row     // states.h
+  gated_row,    // states.h
+  tile_codes,
+  tile_factors  // quant_tiles.h
 };
 template <Purpose purpose, typename T>
 inline T* scratch(int64_t size) {
