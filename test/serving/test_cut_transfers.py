@@ -8,7 +8,7 @@ from serving.network import Hosts
 from serving.pairs import Pair, await_line, body, check_answers, load_of, settle
 from tiers import SLOW
 
-SECONDS = 0, 90
+SECONDS = 1, 90
 LONG = 1900  # tokens of a prompt whose pages are sent for some time
 LOST = 25  # seconds at most in which a decode server misses two heartbeats, or cannot ask a prefill server what it is
 WAITING = 20  # seconds in which pages are to arrive, and in which a prefill server is to be asked for some
