@@ -16,6 +16,8 @@ PLAIN = dict(
     device="cpu",
     enable_trace=False,
     enable_hierarchical_cache=False,
+    hicache_storage_backend=None,
+    quantization_param_path=None,
     enable_memory_saver=False,
     enable_forward_pass_metrics=False,
     disaggregation_mode="null",
@@ -103,3 +105,9 @@ def test_forward_pass_metrics_are_those_of_a_cpu():
         UnsupportedFlag, match="--enable-forward-pass-metrics is served on CPUs only, and --device is npu"
     ):
         check_fleet(SimpleNamespace(**PLAIN | metrics | dict(device="npu")))
+
+
+def test_a_storage_is_refused_with_scales_that_its_names_do_not_have():
+    stored = dict(enable_hierarchical_cache=True, hicache_storage_backend="file", quantization_param_path="scales.json")
+    with pytest.raises(UnsupportedFlag, match="backend file with --quantization-param-path"):
+        check_fleet(SimpleNamespace(**PLAIN | stored))

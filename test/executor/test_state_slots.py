@@ -28,6 +28,7 @@ DEFAULTS = dict(
     max_running_requests=None,
     speculative_algorithm=None,
     enable_hierarchical_cache=False,
+    hicache_mem_layout="page_first",
     disaggregation_mode="null",
     disable_overlap_schedule=False,
     mamba_radix_cache_strategy="auto",
@@ -96,7 +97,7 @@ def test_a_number_or_a_share_of_memory_that_was_given_stays(adjusted, given):
 
 
 REFUSED = [dict(attn_dp_size=2)]
-REFUSED += [dict(enable_hierarchical_cache=True), dict(disaggregation_mode="prefill")]
+REFUSED += [dict(hicache_mem_layout="layer_first", enable_hierarchical_cache=True), dict(disaggregation_mode="prefill")]
 REFUSED += [dict(page_size=16, mamba_radix_cache_strategy="no_buffer")]
 REFUSED += [dict(mamba_radix_cache_strategy="extra_buffer", disable_radix_cache=True)]
 

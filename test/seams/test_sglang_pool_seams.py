@@ -17,6 +17,7 @@ from sglang.srt.mem_cache.allocator import PagedTokenToKVPoolAllocator
 from sglang.srt.mem_cache.kv_cache_configurator import KVCacheConfigurator
 from sglang.srt.mem_cache.memory_pool import MHATokenToKVPool, MLATokenToKVPool
 from sglang.srt.mem_cache.pool_host.base import HostKVCache
+from sglang.srt.mem_cache.pool_host.mamba import MambaPoolHost
 from sglang.srt.model_executor_ms.runner import device_layout_cache, host_pools
 from sglang.srt.model_executor_ms.runner.host_memory_saver import HostMemorySaver
 from sglang.srt.utils import torch_memory_saver_adapter
@@ -128,7 +129,7 @@ def test_the_memory_that_is_kept_for_graphs_is_asked_for_in_mb_of_the_arguments(
 @works_around("copies pages by kernels of a GPU only: memory.copy_pages_with")
 def test_pages_are_copied_without_a_gpu():
     """By functions that the pools' modules name, and do not have."""
-    for module in ("mha", "mla"):
+    for module in ("mha", "mla", "mamba"):
         assert {copy.__name__ for copy in host_pools.COPIES} <= set(names(f"srt.mem_cache.pool_host.{module}"))
     code = (
         "from sglang.srt.mem_cache.pool_host import mha; import sys; sys.exit(not hasattr(mha, 'transfer_kv_direct'))"
@@ -140,6 +141,8 @@ def test_a_pool_of_the_host_is_made_with_keywords_and_has_a_tag_of_its_format():
     """memory.make_host_pools_with, memory.tag_pages"""
     made = inspect.signature(inspect.unwrap(HostKVCache.__init__)).parameters
     assert "pin_memory" in made and all(one.kind is one.KEYWORD_ONLY for name, one in made.items() if name != "self")
+    made = inspect.signature(inspect.unwrap(MambaPoolHost.__init__)).parameters
+    assert made["pin_memory"].kind is inspect.Parameter.KEYWORD_ONLY and issubclass(MambaPoolHost, HostKVCache)
     assert HostKVCache.storage_format_tag is None
     assert "storage_format_tag" in names("srt.managers.cache_controller", "storage_model_name")
 

@@ -6,12 +6,13 @@ import random
 import pytest
 import torch
 from models.tiny import save
+from safetensors.torch import load_file, save_file
 from tiers import SLOW
 
 from sglang.srt.model_executor_ms.environment import compile_without_a_wrapper
 from sglang.srt.model_executor_ms.runner import device, host_pools
 
-SECONDS = 12
+SECONDS = 12, 150
 ORDER = (0, 1, 2, 3, 0, 4, 1)  # the pool holds three of them
 CACHE = dict(enable_hierarchical_cache=True, hicache_ratio=4.0)
 STORED = dict(
@@ -41,7 +42,7 @@ def asked(engine) -> tuple[list, list]:
 
 def started(start_engine, folder, **more):
     sizes = dict(max_total_tokens=352, page_size=4, chunked_prefill_size=64)
-    return start_engine(folder, dtype="float32", skip_tokenizer_init=True, **sizes, **more)
+    return start_engine(folder, dtype="float32", skip_tokenizer_init=True, **sizes | more)
 
 
 def assert_same(found, wanted):
@@ -59,6 +60,67 @@ def test_prefixes_come_back_from_memory_of_the_host(start_engine, tmp_path, vari
     found, places = asked(started(start_engine, folder, hicache_mem_layout=layout, **CACHE))
     assert_same(found, wanted)
     assert [place.get("host", 0) >= 90 for place in places] == [False] * 4 + [True, False, True], places
+
+
+@SLOW
+@pytest.mark.parametrize(
+    "variant, strategy",
+    [("lfm2", "no_buffer"), ("qwen3_5", "no_buffer"), ("qwen3_5", "extra_buffer"), ("granitemoehybrid", "no_buffer")],
+)
+def test_states_come_back_with_pages(start_engine, tmp_path, variant, strategy):
+    """A prefix ends where a state was kept: behind a prompt, or within it."""
+    folder = save(variant, tmp_path)
+    states = dict(max_mamba_cache_size=12, max_running_requests=2, mamba_radix_cache_strategy=strategy)
+    states |= dict(max_total_tokens=360, page_size=1 if strategy == "no_buffer" else 4)
+    wanted, _ = asked(started(start_engine, folder, **states))
+    found, places = asked(started(start_engine, folder, **states, **CACHE))
+    assert_same(found, wanted)
+    assert any(place.get("host", 0) >= 60 for place in places), places
+
+
+@SLOW
+def test_prefixes_come_back_to_both_ranks(start_engine, tmp_path, monkeypatch):
+    """From memory and from files: each rank has pages of its own heads."""
+    monkeypatch.setenv("SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR", str(tmp_path / "store"))
+    folder = save("qwen3", tmp_path)
+    wanted, _ = asked(started(start_engine, folder, tp_size=2))
+    found, places = asked(started(start_engine, folder, tp_size=2, **CACHE, **STORED))
+    assert places[4].get("host", 0) >= 90, places
+    again, places = asked(started(start_engine, folder, tp_size=2, **CACHE, **STORED))
+    assert places[0].get("storage", 0) >= 90, places
+    assert_same(found, wanted)
+    assert_same(again, wanted)
+
+
+@SLOW
+def test_bytes_of_a_float8_cache_come_back(start_engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("SGLANG_HICACHE_FILE_BACKEND_STORAGE_DIR", str(tmp_path / "store"))
+    folder, float8 = save("qwen3", tmp_path), dict(kv_cache_dtype="fp8_e4m3")
+    wanted, _ = asked(started(start_engine, folder, **float8))
+    first, places = asked(started(start_engine, folder, **float8, **CACHE, **STORED))
+    assert places[4].get("host", 0) >= 90, places
+    second, again = asked(started(start_engine, folder, **float8, **CACHE, **STORED))
+    assert again[0].get("storage", 0) >= 90, again
+    assert_same(first, wanted)
+    assert_same(second, first)
+    plain, places = asked(started(start_engine, folder, **CACHE, **STORED))
+    assert places[0].get("storage", 0) == 0 and plain != wanted
+
+
+@SLOW
+def test_pages_of_the_host_go_with_the_weights_that_they_are_of(start_engine, tmp_path):
+    """Without a storage new weights are taken, and nothing that the old ones computed comes back."""
+    folder, other = save("qwen3", tmp_path / "a"), save("qwen3", tmp_path / "b")
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: tensor.flip(0) for name, tensor in tensors.items()}, other / "model.safetensors", {"format": "pt"})
+    wanted, _ = asked(started(start_engine, other, **CACHE))
+    engine = started(start_engine, folder, **CACHE)
+    before, _ = asked(engine)
+    assert engine.update_weights_from_disk(str(other))[0]
+    found, places = asked(engine)
+    assert before != wanted
+    assert_same(found, wanted)
+    assert places[0].get("host", 0) == 0, places
 
 
 def test_prefixes_come_back_from_files_of_a_server_before(start_engine, tmp_path, monkeypatch):

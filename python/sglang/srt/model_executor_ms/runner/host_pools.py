@@ -1,7 +1,7 @@
 """SGLang's pools of the host (HiCache) beside key/value pools that are memory of the host too.
 
 SGLang copies pages by kernels of GPUs, into memory that a GPU has pinned. Here both sides are plain memory, and the
-copies are done when they return.
+copies are done when they return. Slots of states are copied as pages of one token are.
 """
 
 import numpy as np
@@ -11,9 +11,9 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.model_executor_ms.seams import memory
 
 
-def make_pool(original, pool, **arguments) -> None:
-    """Around HostKVCache.__init__: nothing pins its memory, and stored pages are those of this format only."""
-    original(pool, **arguments | dict(pin_memory=False))
+def make_pool(original, pool, *described, **arguments) -> None:
+    """Around the __init__ of a pool: nothing pins its memory, and stored pages are those of this format only."""
+    original(pool, *described, **arguments | dict(pin_memory=False))
     memory.tag_pages(pool, f"mindspore-{str(pool.dtype).removeprefix('torch.')}-{pool.layout}-{pool.page_size}")
 
 
@@ -59,6 +59,8 @@ def _copy(target: torch.Tensor, to: np.ndarray, source: torch.Tensor, origin: np
     like = (target.shape[1:], target.dtype)
     if like != (source.shape[1:], source.dtype) or not (target[0].is_contiguous() and source[0].is_contiguous()):
         raise ValueError(f"pages of {list(source.shape)} {source.dtype} are not those of {list(target.shape)}")
+    if not target[0].nbytes:  # of states, of which a model may have one kind only
+        return
     rows = [
         ops.Rows(one.data_ptr(), one.stride(0) * one.itemsize, numbers)
         for one, numbers in ((target, to), (source, origin))

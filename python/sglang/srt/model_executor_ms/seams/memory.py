@@ -36,8 +36,9 @@ def support_triton_with(hook: Callable) -> None:
 
 
 def make_host_pools_with(hook: Callable) -> None:
-    """hook(original, pool, ...) around the making of a pool of the host (HiCache)."""
+    """hook(original, pool, ...) around the making of a pool of the host (HiCache), of pages and of states."""
     hooks.around("sglang.srt.mem_cache.pool_host.base.HostKVCache.__init__", hook)
+    hooks.around("sglang.srt.mem_cache.pool_host.mamba.MambaPoolHost.__init__", hook)
 
 
 def leave_memory_unpinned() -> None:
@@ -59,9 +60,9 @@ def tag_pages(pool, tag: str) -> None:
 
 def copy_pages_with(copies: Iterable[Callable]) -> None:
     """Functions of these names between a pool and its pool of the host, where SGLang has none: without a GPU."""
-    from sglang.srt.mem_cache.pool_host import mha, mla
+    from sglang.srt.mem_cache.pool_host import mamba, mha, mla
 
-    for module in (mha, mla):
+    for module in (mha, mla, mamba):
         for copy in copies:
             setattr(module, copy.__name__, copy)
 

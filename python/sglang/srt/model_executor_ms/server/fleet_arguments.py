@@ -119,17 +119,20 @@ def _check_host_cache(view) -> None:
         return
     if view.device != "cpu":
         raise UnsupportedFlag(f"--enable-hierarchical-cache is served on CPUs only, and --device is {view.device}")
-    if view.speculative_algorithm or view.kv_cache_dtype != "auto":
-        raise UnsupportedFlag(
-            "--enable-hierarchical-cache with --speculative-algorithm or --kv-cache-dtype: not tried together yet"
-        )
+    if view.speculative_algorithm:
+        raise UnsupportedFlag("--enable-hierarchical-cache with --speculative-algorithm: not tried together yet")
     if view.hicache_storage_backend:
+        flag = f"--hicache-storage-backend {view.hicache_storage_backend}"
+        if view.quantization_param_path:
+            raise UnsupportedFlag(
+                f"{flag} with --quantization-param-path: names of stored pages do not say which scales they have"
+            )
         compile_without_a_wrapper()  # here, and in the processes that load what is built
         try:
             memory.build_page_hashes()
         except RuntimeError as error:
             raise UnsupportedFlag(
-                f"--hicache-storage-backend {view.hicache_storage_backend}: the C++ extension by which SGLang names "
+                f"{flag}: the C++ extension by which SGLang names "
                 f"stored pages cannot be built: {error.__cause__ or error}. It wants g++, ninja and OpenSSL's headers: "
                 "apt install g++ ninja-build libssl-dev"
             ) from error

@@ -71,8 +71,8 @@ def _refuse(view, config, strategy: str) -> None:
         problems += _problems_of_drafts(view, config, strategy)
     if view.attn_dp_size > 1:
         problems.append(f"--attn-dp-size {view.attn_dp_size}: not supported yet for a model whose layers have a state")
-    if view.enable_hierarchical_cache:
-        problems.append("--enable-hierarchical-cache: not supported yet for a model whose layers have a state")
+    if view.enable_hierarchical_cache and view.hicache_mem_layout == "layer_first":
+        problems.append("--hicache-mem-layout layer_first: SGLang keeps states in the others only: page_first_direct")
     if view.disaggregation_mode != "null":
         problems.append("--disaggregation-mode: not supported yet for a model whose layers have a state")
     if problems:
