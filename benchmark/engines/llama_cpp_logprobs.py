@@ -1,5 +1,6 @@
 """llama.cpp as it foretells tokens, of a GGUF file."""
 
+import math
 import os
 from pathlib import Path
 
@@ -27,9 +28,9 @@ def logprobs(runner, window: list[int]):
     following = iter(window[1:])
     for first in range(0, len(places), llama_cpp_bf16.BATCH):
         for logits in runner.logits(places[first : first + llama_cpp_bf16.BATCH]):
-            wide = logits.astype(np.float64)
-            largest = wide.max()
-            yield float(wide[next(following)] - largest - np.log(np.exp(wide - largest).sum()))
+            largest = logits.max()
+            total = np.exp(logits - largest).sum(dtype=np.float64)
+            yield float(logits[next(following)] - largest) - math.log(total)
 
 
 if __name__ == "__main__":
