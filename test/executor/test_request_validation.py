@@ -2,11 +2,14 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from sglang.srt import runtime_context
 from sglang.srt.managers.io_struct import EmbeddingReqInput, GenerateReqInput
+from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
 from sglang.srt.model_executor_ms.server.request_validation import check_media, check_prompt, check_request, unreadable
+from sglang.srt.utils.common import ImageData, VideoData
 
 SECONDS = 1
 
@@ -40,12 +43,32 @@ def test_what_sglang_keeps_of_no_images_is_nothing(check, nothing):
     check(asking(image_data=nothing), sees=False)
 
 
+def item(modality):
+    return MultimodalDataItem(modality=modality, offsets=[(0, 0)])
+
+
 @pytest.mark.parametrize("given, places", [(1, 1), (2, 2), (0, 0)])
 def test_every_image_has_a_place(given, places):
-    items = [SimpleNamespace(is_image=lambda: True)] * places
-    check_media(asking(image_data=["a.png"] * given), [*items, SimpleNamespace(is_image=lambda: False)])
+    items = [item(Modality.IMAGE)] * places
+    check_media(asking(image_data=["a.png"] * given), [*items, item(Modality.VIDEO)])
     with pytest.raises(ValueError, match=f"places for {places} images, and image_data has {places + 1}"):
         check_media(asking(image_data=[["a.png"] * (places + 1)]), items)
+
+
+@pytest.mark.parametrize(
+    "videos", ["a.mp4", ["a.mp4"], [["a.png", "b.png"]], [np.zeros((2, 4, 4, 3))], [None, "a.mp4"]]
+)
+def test_every_video_has_a_place_whatever_its_frames_are(videos):
+    check_media(asking(video_data=videos), [item(Modality.VIDEO)])
+    with pytest.raises(ValueError, match="places for 0 videos, and video_data has 1"):
+        check_media(asking(video_data=videos), [item(Modality.IMAGE)])
+    check_media(asking(video_data=[None]), [])
+
+
+def test_a_sound_that_nothing_hears_is_refused():
+    check_media(asking(audio_data=["a.wav"]), [item(Modality.AUDIO)])
+    with pytest.raises(ValueError, match="places for 0 sounds, and audio_data has 1"):
+        check_media(asking(audio_data=["a.wav"]), [item(Modality.IMAGE)])
 
 
 def test_why_an_image_cannot_be_read_is_said():
@@ -70,6 +93,21 @@ def test_a_prompt_of_no_embeddings_is_refused(check, rows):
         check_prompt(embedded(rows))
     check_prompt(GenerateReqInput(text="a", input_embeds=rows))  # which SGLang leaves out
     check_prompt(embedded([[0.5, 1.5]]))
+
+
+@pytest.mark.parametrize("kind", [GenerateReqInput, EmbeddingReqInput])
+def test_devices_and_folders_are_no_images(check, tmp_path, kind):
+    file = tmp_path / "a b.png"
+    file.write_bytes(b"")
+    for path in ("/dev/zero", str(tmp_path), f"file://{tmp_path}", "file:///dev/zero"):
+        for given in (path, [path], [[str(file)], [{"url": path}]], [ImageData(url=path)], [VideoData(url=path)]):
+            with pytest.raises(ValueError, match=f"image_data has {path.removeprefix('file://')}, which is no file"):
+                check_prompt(kind(text="a", image_data=given))
+    with pytest.raises(ValueError, match="video_data has /dev/zero"):
+        check_prompt(kind(text="a", video_data=["/dev/zero"]))
+    files = [str(file), f"file://{tmp_path}/a%20b.png", "/nowhere/x.png"]
+    others = [*files, "iVBO", "/9j" + "A" * 5000, "/a\0b", 3, None, b"/dev"]
+    check_prompt(kind(text="a", image_data=others))
 
 
 @pytest.mark.parametrize("kind", [GenerateReqInput, EmbeddingReqInput])

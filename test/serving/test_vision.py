@@ -61,6 +61,8 @@ UNREADABLE = {
     "half a WebP": encoded(NOISE, "WEBP", cut=60),
     "a server that does not answer": "http://127.0.0.1:9/x.png",
     "a file that is not there": "/nowhere/x.png",
+    "a device": "/dev/null",
+    "a folder": "file:///etc",
 }
 BLANK = Image.new("P", (60, 60))
 READABLE = {
@@ -223,13 +225,16 @@ def test_images_that_cannot_be_read_cost_their_request_only(serve, tmp_path, kin
     server = serve(vision_models.save(kind, tmp_path), "--limit-mm-data-per-request", '{"image": 2}')
     prompt, good = f"a {vision_models.placeholder(kind)} b", encoded(NOISE)
 
-    def status(images, text=prompt):
-        body = dict(text=text, image_data=images, sampling_params=dict(max_new_tokens=2, temperature=0))
+    def status(images, text=prompt, **more):
+        body = dict(text=text, image_data=images, sampling_params=dict(max_new_tokens=2, temperature=0)) | more
         return server.post("/generate", body).status_code
 
     found = {name: status([image]) for name, image in (UNREADABLE | READABLE).items()}
     found |= {"two for one": status([good] * 2), "three": status([good] * 3, prompt * 3), "good": status([good])}
-    wanted = dict.fromkeys([*UNREADABLE, "two for one", "three"], 400) | dict.fromkeys([*READABLE, "good"], 200)
+    found |= {name: status([good], **{name: [READABLE["an animation"]]}) for name in ("video_data", "audio_data")}
+    wanted = dict.fromkeys([*UNREADABLE, "two for one", "three", "video_data", "audio_data"], 400) | dict.fromkeys(
+        [*READABLE, "good"], 200
+    )
     assert found == wanted
     statuses = [status([mangled(seed)]) for seed in range(48)]
     assert {*statuses} == {200, 400}

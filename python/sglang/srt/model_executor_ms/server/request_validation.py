@@ -3,7 +3,9 @@
 SGLang 0.5.23 does not check the ranges below. A value out of range would end its scheduler, and with it the server.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import numpy as np
 
@@ -46,14 +48,17 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
 def check_prompt(request) -> None:
     """Raise ValueError for a `request`, not tokenized yet, that SGLang could not take apart into its prompts.
 
-    `input_embeds` is its prompt and has nothing in it, or it has tensors, which JSON gives SGLang as anything.
+    `input_embeds` is its prompt and has nothing in it, or it has tensors, which JSON gives SGLang as anything. Or an
+    image, or a video, is a device or a folder: SGLang would read a device for ever.
     """
     from sglang.srt.managers.io_struct import GenerateReqInput
     from sglang.srt.runtime_context import get_model
 
     if get_model().model_impl != "mindspore":
         return
-    problems = _tensor_problems(request)
+    problems = _tensor_problems(request) + [
+        f"{name} has {path}, which is no file" for name in MEDIA for path in _no_files(_of(request, name))
+    ]
     if problems:
         raise ValueError("; ".join(problems))
     if not isinstance(request, GenerateReqInput) or request.text is not None or request.input_ids is not None:
@@ -99,13 +104,39 @@ def unreadable(error: Exception) -> str:
 
 
 def check_media(request, items) -> None:
-    """Raise ValueError where a prompt has fewer places for images than there are: SGLang would leave some out.
+    """Raise ValueError where a prompt has fewer places than images, videos or sounds: SGLang would leave some out.
 
-    items: what SGLang has made of them, one an image.
+    items: what SGLang has made of them, one or more an image.
     """
-    given, shown = _count(_of(request, "image_data")), sum(item.is_image() for item in items)
-    if given > shown:
-        raise ValueError(f"The prompt has places for {shown} images, and image_data has {given}")
+    videos = _of(request, "video_data")
+    videos = videos if isinstance(videos, list) else [videos]  # of which each may be a list of frames
+    given = {
+        "images": (_count(_of(request, "image_data")), "image_data", "is_image"),
+        "videos": (sum(video is not None for video in videos), "video_data", "is_video"),
+        "sounds": (_count(_of(request, "audio_data")), "audio_data", "is_audio"),
+    }
+    for kind, (count, name, is_one) in given.items():
+        shown = sum(getattr(item, is_one)() for item in items)
+        if count > shown:
+            raise ValueError(f"The prompt has places for {shown} {kind}, and {name} has {count}")
+
+
+def _no_files(media) -> Iterator[str]:
+    """Paths in what is shown that lead to something else than a file."""
+    if isinstance(media, list | tuple):
+        for one in media:
+            yield from _no_files(one)
+        return
+    given = media.get("url") if isinstance(media, dict) else getattr(media, "url", media)
+    if not isinstance(given, str) or not given.startswith(("/", "file://")):
+        return
+    path = unquote(urlparse(given).path) if given.startswith("file://") else given
+    try:
+        strange = Path(path).exists() and not Path(path).is_file()
+    except (OSError, ValueError):
+        return  # no name of a file: SGLang says so
+    if strange:
+        yield path
 
 
 def _count(media) -> int:
