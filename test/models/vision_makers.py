@@ -85,7 +85,7 @@ PLACEHOLDERS = {
 VIDEOS = {"llava": "<video>", "qwen": "<|vision_start|><|video_pad|><|vision_end|>"}
 # Messages whose parts are texts, images and videos, which placeholders stand for.
 CHAT = """{% for message in messages %}{% for part in message['content'] %}{% if part['type'] == 'image' %}PLACEHOLDER
-{%- elif part['type'] == 'video' %}<video>{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"""
+{%- elif part['type'] == 'video' %}VIDEO{% else %}{{ part['text'] }}{% endif %}{% endfor %}{% endfor %}"""
 
 
 def tokenizer(*tokens: str, shown: str = "", **named: dict[str, str]):
@@ -95,7 +95,9 @@ def tokenizer(*tokens: str, shown: str = "", **named: dict[str, str]):
     """
     found = AutoTokenizer.from_pretrained(DEMO, **named)
     found.add_special_tokens({"additional_special_tokens": list(tokens)})
-    found.chat_template = CHAT.replace("PLACEHOLDER", shown or tokens[0])
+    shown = shown or tokens[0]
+    video = next((of_video for family, of_video in VIDEOS.items() if PLACEHOLDERS[family] == shown), "")
+    found.chat_template = CHAT.replace("PLACEHOLDER", shown).replace("VIDEO", video)
     return found
 
 
