@@ -7,12 +7,14 @@ import asyncio
 import functools
 import importlib
 import inspect
+import io
 import json
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import pytest
+from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 from seams.contract import assert_in_order, names, parameters, works_around
 
@@ -153,6 +155,24 @@ def test_what_sglang_makes_of_what_a_request_shows_is_checked(monkeypatch):
     assert asyncio.run(hooked[0](tokenize, None, shown)).mm_inputs is shown
     asyncio.run(hooked[0](tokenize, None, None))
     assert seen == [(shown, ["image"]), (None, ())]  # of images without a place in the prompt nothing is made
+
+
+@works_around("pins frames of videos without an accelerator: requests.leave_videos_unpinned")
+def test_frames_of_videos_are_not_pinned():
+    assert "pin_memory" not in names("srt.multimodal.processors.qwen_vl", "preprocess_video")
+
+
+def test_frames_of_videos_are_pinned_where_there_is_no_cpu_backend():
+    """requests.leave_videos_unpinned"""
+    pytest.importorskip("decord", reason="an optional package, by which SGLang decodes videos")
+    assert_in_order(names("srt.multimodal.processors.qwen_vl", "preprocess_video"), "is_cpu", "pin_memory")
+    requests.leave_videos_unpinned()
+    decoder = importlib.import_module("sglang.srt.utils.video_decoder").VideoDecoderWrapper
+    shown, file = [Image.new("RGB", (56, 56), color) for color in ("red", "green")], io.BytesIO()
+    shown[0].save(file, "GIF", save_all=True, append_images=shown[1:], duration=100)
+    preprocess = sys.modules["sglang.srt.multimodal.processors.qwen_vl"].preprocess_video
+    frames, _ = asyncio.run(preprocess(decoder(file.getvalue())))
+    assert len(frames) == 2 and not frames.is_pinned()
 
 
 def test_no_logprobs_beside_the_tokens_own_are_told_from_no_logprobs_by_their_truth():

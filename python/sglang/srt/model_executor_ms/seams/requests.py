@@ -4,6 +4,8 @@ import copy
 import sys
 from collections.abc import Callable, Sequence
 
+import torch
+
 from sglang.srt.environ import ToolStrictLevel
 from sglang.srt.model_executor_ms.seams import hooks
 
@@ -13,6 +15,7 @@ CHAT = "sglang.srt.entrypoints.openai.serving_chat.OpenAIServingChat"
 CALLS = "sglang.srt.function_call.function_call_parser.FunctionCallParser"
 PROCESSORS = "sglang.srt.managers.multimodal_processor"
 INPUTS = "sglang.srt.managers.io_struct"
+DECODER = "sglang.srt.utils.video_decoder.VideoDecoderWrapper"
 TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 
 
@@ -70,6 +73,23 @@ def refuse_media_with(explain: Callable[[Exception], str], check: Callable[[obje
             raise ValueError(explain(error)) from error
 
     hooks.around(f"{TOKENIZER}._tokenize_one_request", tokenize)
+
+
+def leave_videos_unpinned() -> None:
+    """Let frames of Qwen's videos lie in any memory.
+
+    SGLang 0.5.23 pins those of files unless its own backend for CPUs runs, and torch refuses that where there is no
+    accelerator. Nothing here sends them to a device from there.
+    """
+    from sglang.srt.multimodal.processors import qwen_vl
+
+    qwen_vl.is_cpu = lambda: True
+    hooks.replace(f"{DECODER}.get_frames_as_tensor", _frames)
+
+
+def _frames(decoder, indices) -> torch.Tensor:
+    """In the place of VideoDecoderWrapper.get_frames_as_tensor: [frames, height, width, 3]."""
+    return torch.from_numpy(decoder.get_frames_at(indices))
 
 
 def check_prompts_with(check: Callable) -> None:
