@@ -71,7 +71,7 @@ models-table: $(STAMP)  ## write the table of docs/models.md, from the registry 
 	$(RUN) test/models/results.py
 	$(RUN) docs/models_table.py
 
-speed-tables: $(STAMP)  ## write the tables of README and docs/benchmarks.md, from docs/speed.json
+speed-tables: $(STAMP)  ## write the tables of speed in README and docs, from docs/speed.json
 	$(RUN) docs/speed_tables.py
 
 pictures: $(STAMP)  ## draw the pictures of README and docs, from docs/speed.json

