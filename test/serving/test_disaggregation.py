@@ -140,10 +140,6 @@ def test_requests_whose_prefill_server_is_killed_end_with_an_error_and_decode_go
     with ThreadPoolExecutor(1) as clients:
         early = clients.submit(servers.send, "decode", body(40) | servers.room())  # and never gets its pages
         await_load(decode, lambda load: load["disaggregation"]["decode_transfer_queue_reqs"] == 1)
-        (rank,) = decode.ranks()
-        used, began = sum(rank.cpu_times()[:2]), time.monotonic()
-        time.sleep(2)
-        assert sum(rank.cpu_times()[:2]) - used < 0.2 * (time.monotonic() - began)  # while it waits
         prefill.stop()
         started = time.monotonic()
         late = servers.send("decode", body(5) | servers.room())
