@@ -11,7 +11,7 @@ from sglang.srt.layers_ms.drafts import HalvedLinear, HalvedQKV, TokenOffsets
 from sglang.srt.layers_ms.linear import ReplicatedLinear
 from sglang.srt.layers_ms.ops.metadata import INPUT_IDS, TOKENS, Field
 from sglang.srt.models_ms.config import key
-from sglang.srt.models_ms.decoder import CausalLM, rms_norm
+from sglang.srt.models_ms.decoder import CausalLM, Decoder, rms_norm
 from sglang.srt.models_ms.llama import LlamaConfig
 
 TARGET_HIDDEN = "target_hidden_states"  # what a draft's step begins with beside ids: [T, hidden_size]
@@ -81,6 +81,7 @@ class DraftDecoder(nn.Cell):
     """What drafts share: the embedding is the target's, which whoever loads both hands over."""
 
     begins_with, aux_places, takes_media = INPUT_IDS.name, (), False
+    of_first_stage = Decoder.of_first_stage
 
     def __init__(self, layers):
         super().__init__()
