@@ -32,10 +32,15 @@ QUANT_X86 = {
     "avx512_vnni": VNNI,
     "avx512_amx": [*VNNI, "-mamx-tile", "-mamx-int8"],
 }
+QUANT_ARM = {
+    "generic": [],
+    "dotprod": ["-march=armv8.2-a+dotprod"],
+    "i8mm": ["-march=armv8.2-a+dotprod+i8mm"],
+}
 # Compiled once each; library.cpp picks one when it is loaded.
 ON_X86 = platform.machine() in ("x86_64", "AMD64")
 INSTRUCTION_SETS = X86 if ON_X86 else {"generic": []}
-QUANT_INSTRUCTION_SETS = QUANT_X86 if ON_X86 else {"generic": [], "dotprod": ["-march=armv8.2-a+dotprod"]}
+QUANT_INSTRUCTION_SETS = QUANT_X86 if ON_X86 else QUANT_ARM
 # (sources, folder of their objects, flags)
 COMMON = sorted({path.name for path in (ROOT / SOURCES).glob("*.cpp")} - {"isa.cpp", "quant_isa.cpp", "onednn.cpp"})
 KERNELS = [(COMMON, "common", [])]

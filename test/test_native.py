@@ -31,7 +31,8 @@ QUANT_X86 = {
     "avx512_vnni": VNNI,
     "avx512_amx": [*VNNI, "-mamx-tile", "-mamx-int8"],
 }
-DOTPROD = {"generic": [], "dotprod": ["-march=armv8.2-a+dotprod"]}
+ARM = ["-march=armv8.2-a+dotprod", "-march=armv8.2-a+dotprod+i8mm"]
+DOTPROD = {"generic": [], "dotprod": ARM[:1], "i8mm": ARM[1:]}
 
 
 def build(compiler: str, isas: dict, quant_isas: dict, flags: list, folder: Path) -> Path:
@@ -83,4 +84,4 @@ def test_operators_compile_for_aarch64_and_run_in_an_emulator(tmp_path):
     if not shutil.which("qemu-aarch64"):
         pytest.skip("compiled; no qemu-user on this machine to run it")
     printed = passes(["qemu-aarch64", program, "1"])
-    assert "generic: " in printed and "dotprod: " in printed
+    assert all(f"{isa}: " in printed for isa in DOTPROD)

@@ -569,7 +569,7 @@ int main(int count, char** arguments) {
   const std::string only = count > 2 ? arguments[2] : "";  // an instruction set; none: all that this machine has
   mindspore_cpu_threads(3, nullptr);
   int tables = 0;
-  for (const char* isa : {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "dotprod", "generic"}) {
+  for (const char* isa : {"avx512_amx", "avx512_bf16", "avx512_vnni", "avx512", "avx2", "i8mm", "dotprod", "generic"}) {
     if ((!only.empty() && only != isa) || !mindspore_cpu_use(isa)) continue;
     ++tables;
     for (int round = 0; round < rounds; ++round)

@@ -17,7 +17,7 @@
 #define QUANT_ISAS(X) ISAS(X) X(avx512_vnni) X(avx512_amx)
 #else
 #define ISAS(X) X(generic)
-#define QUANT_ISAS(X) ISAS(X) X(dotprod)
+#define QUANT_ISAS(X) ISAS(X) X(dotprod) X(i8mm)
 #endif
 #define DECLARE(isa)            \
   namespace isa {               \
@@ -79,9 +79,17 @@ bool has_dotprod() {
   return false;
 #endif
 }
+bool has_i8mm() {
+#if defined(__aarch64__)
+  return has_dotprod() && getauxval(AT_HWCAP2) & HWCAP2_I8MM;
+#else
+  return false;
+#endif
+}
 bool has_all() { return true; }
 
 const InstructionSet kSets[] = {
+    {"i8mm", &generic::kernels, &i8mm::quant_kernels, has_i8mm},
     {"dotprod", &generic::kernels, &dotprod::quant_kernels, has_dotprod},
     {"generic", &generic::kernels, &generic::quant_kernels, has_all},
 };

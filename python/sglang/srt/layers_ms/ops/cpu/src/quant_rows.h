@@ -140,7 +140,7 @@ inline void round_row(const QuantProduct& a, const T* x, typename D::Row* to, fl
 
 // How far apart rounded rows are, and how many more than there are may be read. A tile reads 16 rows, which a first
 // cache would not hold at distances of some powers of two.
-#if defined(__AMX_INT8__)
+#if defined(__AMX_INT8__) || defined(__ARM_FEATURE_MATMUL_INT8)
 constexpr int64_t kSpareRows = 15;
 inline int64_t rounded_stride(int64_t k) { return ((k + 63) / 64 | 1) * 64; }
 #else
