@@ -21,7 +21,6 @@ OPT = dict(
     model_type="opt",
     vocab_size=131,
     hidden_size=60,
-    word_embed_proj_dim=60,
     ffn_dim=76,
     num_hidden_layers=2,
     num_attention_heads=6,

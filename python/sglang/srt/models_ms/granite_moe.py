@@ -31,14 +31,15 @@ NAMES = {
     "mlp.shared_experts.gate_up_proj": "shared_mlp.input_linear",
     "mlp.shared_experts.down_proj": "shared_mlp.output_linear",
 }
+# As transformers 5 holds them.
+NAMES_NOW = NAMES | {"mlp.gate": "block_sparse_moe.router", "mlp.experts": "block_sparse_moe.experts"}
 
 
 class GraniteMoeForCausalLM(CausalLM):
     config_class = GraniteMoeConfig
     layer_class = GraniteMoeLayer
     tensor_names = NAMES
-    # As transformers 5 holds them.
-    other_tensor_names = (NAMES | {"mlp.gate": "block_sparse_moe.router", "mlp.experts": "block_sparse_moe.experts"},)
+    other_tensor_names = (NAMES_NOW,)
 
 
 class GraniteMoeSharedForCausalLM(GraniteMoeForCausalLM):

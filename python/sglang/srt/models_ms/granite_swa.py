@@ -6,11 +6,11 @@ References: transformers/models/granite_swa/modeling_granite_swa.py, granitemoe_
 import dataclasses
 
 from sglang.srt.layers_ms import Attention, GatedMLP
-from sglang.srt.layers_ms.expert_layouts import granites
+from sglang.srt.layers_ms.expert_layouts import fused, granites
 from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, ScaledLayer
 from sglang.srt.models_ms.granite import GraniteConfig
-from sglang.srt.models_ms.granite_moe import GraniteMoeConfig, GraniteMoeForCausalLM
+from sglang.srt.models_ms.granite_moe import NAMES, NAMES_NOW, GraniteMoeConfig, GraniteMoeForCausalLM
 from sglang.srt.models_ms.moe_config import sparse_moe_block
 from sglang.srt.models_ms.windows import sliding_windows
 
@@ -51,10 +51,12 @@ class GraniteMoeSWAConfig(GraniteMoeConfig, GraniteSWAConfig):
 
 class GraniteMoeSWALayer(ScaledLayer):
     def __init__(self, config, layer_id):
-        block = sparse_moe_block(config, layouts=granites, fused_gate_up=True)
+        block = sparse_moe_block(config, layouts=lambda sizes: (fused(sizes), *granites(sizes)), fused_gate_up=True)
         super().__init__(config, attention(config, layer_id), block)
 
 
 class GraniteMoeSWAForCausalLM(GraniteMoeForCausalLM):
     config_class = GraniteMoeSWAConfig
     layer_class = GraniteMoeSWALayer
+    tensor_names = NAMES_NOW
+    other_tensor_names = (NAMES,)
