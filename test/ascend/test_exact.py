@@ -33,7 +33,7 @@ def exact(checked, monkeypatch):
 
 # In half precision, experts of dbrx, mellum and qwen3_next are so close that others are chosen.
 MIXED = ["gemma2@16", "baichuan-13b@h96", "minicpm3@16", "glm4@32", "dbrx@h96", "mellum@16", "grok@16"]
-MIXED += ["qwen3_next@32", "granitemoehybrid@h96"]
+MIXED += ["qwen3_next@32", "granitemoehybrid@h96", "granitemoe_swa@h96"]
 CHUNKED = ["gpt_oss@16", "mistral-wide-window@16", "qwen3_moe-window@16", "lfm2@h96", "qwen3_5@32"]
 CASES = [(variant, way) for variant in ("qwen3@16", "deepseek_v3@16") for way in WAYS]
 CASES += [*((variant, "mixed_batch") for variant in MIXED), *((variant, "chunks") for variant in CHUNKED)]

@@ -31,7 +31,8 @@ VARIANTS = [
     *("glm4@32", "glm4-no-bias@32", "minicpm@h96", "internlm2@h96", "internlm3@16", "exaone@h96", "phi3@h96"),
     *("baichuan@h96", "qwen@h96", "chatglm@h192", "seed_oss@16", "smollm3@16", "ernie4_5@16"),
     *("arcee@16", "apertus@16", "starcoder2@16", "olmo-clip@16", "hunyuan_v1_dense@16", "ministral3@32", "phi@h192"),
-    "youtu@16",
+    *("youtu@16", "gpt2@h96", "gpt_bigcode@h96", "gptj@h192", "codegen@h128", "gpt_neox@h192", "opt@h96", "falcon@h96"),
+    *("nemotron@32", "jais2@16", "helium@h96"),
 ]
 
 

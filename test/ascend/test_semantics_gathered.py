@@ -28,10 +28,11 @@ WINDOWED = [
     *("mistral-window@16", "mistral-wide-window@16", "ministral@16", "qwen3-window@16", "gemma2-uncapped@16"),
     *("gemma3@16", "cohere2@16", "exaone4@16", "phi3-window@h96", "qwen3_moe-window@16", "olmo3@h96"),
     *("cwm@16", "dots1@16", "exaone_moe@16", "afmoe@16", "gemma4-shared@16", "gemma3n@16", "gemma4-experts@16"),
-    *("step3p5@32", "cohere2_moe@16"),
+    *("step3p5@32", "cohere2_moe@16", "granite_swa@h96"),
 ]
 # Soft caps with and without windows, sinks with and without them, and slopes.
 BLOCKWISE = ["gemma2@16", "vaultgemma@16", "grok@16", "grok-residual@16", "gpt_oss@16", "baichuan-13b@h96"]
+BLOCKWISE += ["bloom@h96", "mpt@h96"]
 
 READ_CACHES = ("gather",)  # their first argument may be a cache
 

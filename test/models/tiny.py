@@ -116,9 +116,12 @@ def described(name: str) -> dict:
 
 
 def _of_width(config: dict, width: int) -> dict:
-    sizes = {"d_model" if "d_model" in config else "hidden_size": width}
-    if "kv_channels" in config:
-        sizes["kv_channels"] = width // config["num_attention_heads"]
+    named = next((name for name in ("d_model", "n_embd") if name in config), "hidden_size")
+    sizes = {named: width}
+    for key in {"kv_channels", "head_dim"} & config.keys():
+        sizes[key] = width // config["num_attention_heads"]
+    if "rotary_dim" in config:
+        sizes["rotary_dim"] = 16
     if "mamba_expand" in config:
         sizes["mamba_d_head"] = width * config["mamba_expand"] // config["mamba_n_heads"]
     return config | sizes
