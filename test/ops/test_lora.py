@@ -5,8 +5,7 @@ import pytest
 import torch
 from ops.numpy_reference import call, close, draw
 from ops.test_experts import rounded
-from ops.test_quant import EXPERTS, Matrix
-from ops.test_quant import rounded as rounded_rows
+from ops.test_quant import EXPERTS, Matrix, rounded_as
 from tiers import of_dtypes
 
 from sglang.srt.layers_ms import ops
@@ -64,16 +63,17 @@ def adapted_experts(
 @pytest.mark.parametrize("activations", EXPERTS)
 def test_experts_of_codes_get_what_adapters_add_for_them(activations):
     """Rows are rounded where the format says so, but not those that adapters multiply."""
-    held, loras, rank, size, width = 4, 2, 3, 32, 64
+    held, loras, rank = 4, 2, 3
+    form = EXPERTS[activations]
+    size, width = (256, 256) if form[-1] == "int8" else (32, 64)
     x, weights = draw(5, width), np.abs(draw(5, 2, seed=3))
     chosen, slots = np.array([[0, 3], [2, 1], [1, 2], [2, 0], [3, 1]], np.int32), np.array([0, -1, 1, 1, 0], np.int32)
-    form = EXPERTS[activations]
     gate_up, down = Matrix((held, 2, size, width), *form), Matrix((held, width, size), *form)
     gate_up_a, down_a = draw(2, held * loras, rank, width, scale=0.3), draw(1, held * loras, rank, size, scale=0.3)
     gate_b, up_b = draw(held * loras, rank, size, seed=1), draw(held * loras, rank, size, seed=2)
     down_b = draw(held * loras, rank, width, seed=3)
     ranks = np.full(held * loras, rank, np.int32)
-    wanted, round_rows = np.zeros(x.shape), rounded_rows if activations == "int8" else np.float64
+    wanted, round_rows = np.zeros(x.shape), rounded_as(activations)
     for token, row in enumerate(round_rows(x)):
         for expert, weight in zip(chosen[token], weights[token], strict=True):
             place, own = expert * loras + slots[token], slots[token] >= 0
