@@ -160,11 +160,10 @@ def test_attention_with_scales_and_all_that_it_may_have(isa, dtype):
 def test_latent_attention_reads_float8(isa, sizes, dtype):
     case = test_mla.Case(sizes, test_mla.STEPS["mixed"], dtype, interleaved=False)
     case.cache = case.cache.to(FLOAT8).view(torch.uint8)
-    q, found = case.run()
+    q, found = (array.astype(ms.float32).asnumpy() for array in case.run())  # waits: the cache is written now
     _, rows, _ = case.wanted()
     cache = case.cache.view(FLOAT8).double().numpy()[:, 0]
     np.testing.assert_allclose(cache[case.slots], rows, rtol=2.0**-4 + 2 * LIMITS[dtype], atol=2.0**-9)
-    wanted = case.attention(q.astype(ms.float32).asnumpy().reshape(len(rows), sizes[0], -1), cache)
+    wanted = case.attention(q.reshape(len(rows), sizes[0], -1), cache)
     limits = {"float32": 1e-5, "float16": 4e-3, "bfloat16": 3e-2}
-    found = found.astype(ms.float32).asnumpy()
     np.testing.assert_allclose(found, wanted, rtol=0, atol=limits[dtype] * np.abs(wanted).max())
