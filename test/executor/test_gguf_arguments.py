@@ -97,3 +97,21 @@ def test_damage_ends_the_start_with_its_reason(file):
 def test_where_config_json_is(tmp_path):
     assert gguf.folder(str(tmp_path)) == str(tmp_path)
     assert gguf.folder("owner/name") == "owner/name"
+
+
+def drafts(view):
+    names = ("model_path", "load_format", "model_quantization")
+    return [getattr(view, f"speculative_draft_{name}") for name in names]
+
+
+def test_a_draft_is_in_a_file_or_not_whatever_its_target_is_in(file, tmp_path):
+    link = resolved(file).model_path
+    assert drafts(resolved(file)) == [None, None, None]
+    assert drafts(resolved(tmp_path, speculative_draft_model_path="draft")) == ["draft", None, None]
+    assert drafts(resolved(file, speculative_draft_model_path="draft")) == ["draft", "auto", "unquant"]
+    for target in (file, tmp_path):
+        assert drafts(resolved(target, speculative_draft_model_path=str(file))) == [link, "gguf", "gguf"]
+    dummy = resolved(file, speculative_draft_model_path="draft", speculative_draft_load_format="dummy")
+    assert drafts(dummy) == ["draft", "dummy", "unquant"]
+    with pytest.raises(gguf.UnreadableGGUF, match="--speculative-draft-model-path no.gguf: there is no such file"):
+        resolved(tmp_path, speculative_draft_model_path="no.gguf")

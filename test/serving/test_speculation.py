@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +217,23 @@ def test_other_attention_and_experts_give_the_best_tokens(start_engine, tmp_path
     for prompt, answer in zip(prompts, answers, strict=True):
         assert_best(variant, prompt, answer["output_ids"])
     assert max(answer["meta_info"]["spec_accept_length"] for answer in answers) > 1.2
+
+
+IN_A_FILE = str(Path(__file__).parents[1] / "models/gguf_files/llama.gguf")
+
+
+@SLOW
+@pytest.mark.parametrize("draft_in_a_file", [False, True])
+def test_targets_and_drafts_are_read_of_gguf_files_or_not(start_engine, tmp_path, draft_in_a_file):
+    folder = str(save("llama", tmp_path))
+    target, draft = (folder, IN_A_FILE) if draft_in_a_file else (IN_A_FILE, folder)
+    common = dict(max_total_tokens=2000, skip_tokenizer_init=True)
+    prompts = [np.random.default_rng(length).integers(0, COMMON["vocab_size"], length).tolist() for length in (40, 9)]
+    drafted = dict(STANDALONE | CHAIN, speculative_draft_model_path=draft)
+    found = start_engine(target, **common, **drafted).generate(input_ids=prompts, sampling_params=greedy(48))
+    wanted = start_engine(target, **common).generate(input_ids=prompts, sampling_params=greedy(48))
+    assert [answer["output_ids"] for answer in found] == [answer["output_ids"] for answer in wanted]
+    assert all(answer["meta_info"]["spec_verify_ct"] > 0 for answer in found)
 
 
 @SLOW

@@ -24,6 +24,7 @@ def read(server_args) -> None:
     from sglang.srt.arg_groups.overrides import declare_resolution
 
     path = _file(server_args)
+    _read_draft(server_args, beside=path is not None)
     if path is None:
         if server_args.quantization == "gguf":
             raise UnreadableGGUF(f"--quantization gguf: {server_args.model_path} is no GGUF file")
@@ -40,6 +41,25 @@ def read(server_args) -> None:
         served_model_name=server_args.served_model_name or server_args.model_path,
         tokenizer_path=_other(server_args.tokenizer_path, server_args.model_path) or link,
     )
+
+
+def _read_draft(server_args, beside: bool) -> None:
+    """The same of a draft. beside: whether its target is in a GGUF file, which SGLang takes for both."""
+    from sglang.srt.arg_groups.overrides import declare_resolution
+
+    named = server_args.speculative_draft_model_path
+    if named is None or not (beside or named.endswith(".gguf")):
+        return
+    given = dict(
+        speculative_draft_load_format=server_args.speculative_draft_load_format or "auto",
+        speculative_draft_model_quantization="unquant",
+    )
+    if named.endswith(".gguf"):
+        if not is_gguf(named):
+            raise UnreadableGGUF(f"--speculative-draft-model-path {named}: there is no such file")
+        given = dict(speculative_draft_load_format="gguf", speculative_draft_model_quantization="gguf")
+        given["speculative_draft_model_path"] = str(_folder(Path(named)))
+    declare_resolution(server_args, SOURCE, **given)
 
 
 def folder(model_path: str) -> str:
