@@ -125,7 +125,7 @@ def content(*videos: str) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "qwen2_5_vl"])
 def test_videos_in_chat_are_those_of_transformers(serve, tmp_path, kind):
     pytest.importorskip("decord", reason="an optional package, by which SGLang decodes videos")
     server = serve(vision_models.save(kind, tmp_path / "model"), "--allowed-media-domains", "example.com")
@@ -140,19 +140,22 @@ def test_videos_in_chat_are_those_of_transformers(serve, tmp_path, kind):
         return client.chat.completions.create(messages=messages, **more)
 
     answer = ask(video)
-    prompt = f"{vision_models.video_placeholder(kind)} What is it?"
-    tokens, logprobs = vision_models.reference(kind, prompt, [], TOKENS, videos=[frames], do_sample_frames=False)
-    found = [token.logprob for token in answer.choices[0].logprobs.content]
-    np.testing.assert_allclose(found, logprobs[np.arange(TOKENS), tokens], atol=1e-4)
+    if kind in KINDS:  # of a file of Qwen's SGLang chooses the frames
+        prompt = f"{vision_models.video_placeholder(kind)} What is it?"
+        tokens, logprobs = vision_models.reference(kind, prompt, [], TOKENS, videos=[frames], do_sample_frames=False)
+        found = [token.logprob for token in answer.choices[0].logprobs.content]
+        np.testing.assert_allclose(found, logprobs[np.arange(TOKENS), tokens], atol=1e-4)
     told = answer.choices[0].message.content
     assert ask(str(file)).choices[0].message.content == told
     assert ask(video, n=2).choices[1].message.content == told
     parts = ask(video, stream=True)
     assert "".join(part.choices[0].delta.content or "" for part in parts if part.choices) == told
     other = ask(gif(few_colors(9, FRAMES))).choices[0].message.content
-    image = dict(type="image_url", image_url=dict(url=encoded(IMAGE)))
-    both = ask(parts=[shown(video), image, *content(video)])
-    assert other != told and both.usage.prompt_tokens > 2 * answer.usage.prompt_tokens
+    assert other != told
+    if kind in KINDS:  # two of Qwen's have more tokens than the model has positions
+        image = dict(type="image_url", image_url=dict(url=encoded(IMAGE)))
+        both = ask(parts=[shown(video), image, *content(video)])
+        assert both.usage.prompt_tokens > 2 * answer.usage.prompt_tokens
     for bad in ("data:video/mp4;base64,AAAA", "/nowhere/x.mp4", "http://127.0.0.1:9/x.mp4", "", encoded(IMAGE)[:-400]):
         with pytest.raises(openai.BadRequestError) as refused:
             ask(bad)
