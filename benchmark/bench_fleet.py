@@ -159,23 +159,23 @@ def weights(_shape: str, folder: Path, rounds: int) -> dict:
 
 
 def sleep(shape: str, folder: Path, _rounds: int) -> dict:
-    """Memory of the scheduler before and after it was released."""
+    """Memory of the scheduler before and after it was released: the pool has been written as far as a prompt goes."""
     config = SHAPES[shape]
     token = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * 2
     tokens = POOL_BYTES // token // PAGE * PAGE
     with engine(folder, max_total_tokens=tokens, page_size=PAGE, enable_memory_saver=True) as server:
-        server.generate(**body(prompt(64)))
+        server.generate(**body(prompt()))
         rank = max(psutil.Process().children(recursive=True), key=lambda one: one.memory_info().rss)
         awake = rank.memory_info().rss
         seconds, _ = timed(server.release_memory_occupation)
         asleep = rank.memory_info().rss
         server.resume_memory_occupation()
-        held = sum(file.stat().st_size for file in folder.glob("*.safetensors")) + tokens * token
+        held = sum(file.stat().st_size for file in folder.glob("*.safetensors")) + PROMPT * token
     return {
         "memory awake (GB)": awake / 1e9,
         "memory asleep (GB)": asleep / 1e9,
         "time to release (s)": seconds,
-        f"of {held / 1e9:.2f} GB of pool and weights left (goal: <= 0.05)": 1 - (awake - asleep) / held,
+        f"of {held / 1e9:.2f} GB of weights and written pages left (goal: <= 0.05)": 1 - (awake - asleep) / held,
     }
 
 
