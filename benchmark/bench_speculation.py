@@ -140,6 +140,9 @@ def checkpoint_of(gguf: Path) -> Path:
         from transformers import AutoModelForCausalLM
 
         network = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16)
+        # transformers 5 takes what it has read of a GGUF file for quantized, and writes no such model.
+        network.hf_quantizer = None
+        del network.config.quantization_config
         network.save_pretrained(folder)
     return folder
 
