@@ -3,6 +3,7 @@
 PROVENANCE = (
     "_commit_hash",
     "_from_model_config",
+    "_model_name_or_path",  # of a GGUF file that transformers has read
     "_name_or_path",
     "base_model_name_or_path",
     "finetuning_task",
