@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM
 
 REPEATED = 1 << 22  # random numbers
 STACKS = {"gate_up_proj": ("gate_proj", "up_proj"), "down_proj": ("down_proj",)}  # of experts, as transformers has them
+BYTES = {"I32": 4, "BF16": 2, "I64": 8}  # of a value, by what safetensors calls its dtype
 LAYER = re.compile(r"model\.layers\.(\d+)\.")
 
 
@@ -62,7 +63,7 @@ class Numbers:
         if dtype == "I64":
             file.write(np.array(matrix, np.int64).tobytes())
             return
-        left = int(np.prod(shape)) * {"I32": 4, "BF16": 2}[dtype]
+        left = int(np.prod(shape)) * BYTES[dtype]
         source = self.codes if dtype == "I32" else self.scales if name.endswith("_scale") else self.values
         source = self.ones if name.endswith("norm.weight") else source
         while left:
@@ -76,7 +77,7 @@ def write_file(path: Path, held: list[tuple[str, tuple[int, ...]]], numbers: Num
     header, written, at = {"__metadata__": {"format": "pt"}}, [], 0  # at: bytes behind the header
     for name, matrix in held:
         for tensor, dtype, shape in tensors_of(name, matrix):
-            size = int(np.prod(shape)) * {"I32": 4, "BF16": 2, "I64": 8}[dtype]
+            size = int(np.prod(shape)) * BYTES[dtype]
             header[tensor] = {"dtype": dtype, "shape": list(shape), "data_offsets": [at, at + size]}
             written.append((tensor, dtype, shape, matrix))
             at += size
