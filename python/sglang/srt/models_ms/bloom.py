@@ -9,6 +9,16 @@ from sglang.srt.models_ms.config import DecoderConfig, computed, key
 from sglang.srt.models_ms.decoder import CausalLM, Decoder, PreNormLayer
 from sglang.srt.models_ms.stablelm import biased_layer_norm
 
+NAMES = {  # Falcon has them too
+    "model.embed_tokens": "transformer.word_embeddings",
+    "model.layers": "transformer.h",
+    "model.norm": "transformer.ln_f",
+    "self_attn.qkv_proj": "self_attention.query_key_value",
+    "self_attn.o_proj": "self_attention.dense",
+    "mlp.up_proj": "mlp.dense_h_to_4h",
+    "mlp.down_proj": "mlp.dense_4h_to_h",
+}
+
 
 class BloomConfig(DecoderConfig):
     hidden_size: int = key("hidden_size", aliases=("n_embed",))
@@ -62,13 +72,4 @@ class BloomForCausalLM(CausalLM):
     layer_class = BloomLayer
     norm = staticmethod(biased_layer_norm)
     optional_prefix = "transformer."
-    tensor_names = {
-        "model.embed_tokens": "transformer.word_embeddings",
-        "model.embedding_norm": "transformer.word_embeddings_layernorm",
-        "model.layers": "transformer.h",
-        "model.norm": "transformer.ln_f",
-        "self_attn.qkv_proj": "self_attention.query_key_value",
-        "self_attn.o_proj": "self_attention.dense",
-        "mlp.up_proj": "mlp.dense_h_to_4h",
-        "mlp.down_proj": "mlp.dense_4h_to_h",
-    }
+    tensor_names = NAMES | {"model.embedding_norm": "transformer.word_embeddings_layernorm"}

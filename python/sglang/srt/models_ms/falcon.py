@@ -7,6 +7,7 @@ import dataclasses
 
 from sglang.srt.layers_ms import MLP, Attention, concatenated, interleaved_by_group
 from sglang.srt.layers_ms.mlp import UNGATED
+from sglang.srt.models_ms.bloom import NAMES
 from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, ParallelLayer, PreNormLayer
 from sglang.srt.models_ms.gpt_neox import BesideNormedLayer
@@ -37,17 +38,6 @@ def falcon_layer(config, layer_id):
     if config.parallel_attn or config.by_group:
         kind = BesideNormedLayer if config.by_group and config.norms == 2 else ParallelLayer
     return kind(config, attention, MLP(config, bias), biased_layer_norm)
-
-
-NAMES = {
-    "model.embed_tokens": "transformer.word_embeddings",
-    "model.layers": "transformer.h",
-    "model.norm": "transformer.ln_f",
-    "self_attn.qkv_proj": "self_attention.query_key_value",
-    "self_attn.o_proj": "self_attention.dense",
-    "mlp.up_proj": "mlp.dense_h_to_4h",
-    "mlp.down_proj": "mlp.dense_4h_to_h",
-}
 
 
 class FalconForCausalLM(CausalLM):
