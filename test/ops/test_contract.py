@@ -67,15 +67,26 @@ def test_what_was_packed_is_as_it_was_loaded_once_it_is_unpacked(undo, shape):
     np.testing.assert_array_equal(weight.host, values)
 
 
-def test_rows_of_memory_are_copied_to_other_rows():
-    source, target, numbers = draw(70, 4000), draw(90, 5000, seed=1), np.array([4, 69, 0], np.int64)
-    wanted, places = target.copy(), np.array([89, 3, 4], np.int64)
-    wanted[places, :3000] = source[numbers, :3000]
-    rows = [ops.Rows(one.ctypes.data, one.strides[0], which) for one, which in ((target, places), (source, numbers))]
-    ops.copy_rows(*rows, 3000 * 4)
-    np.testing.assert_array_equal(target, wanted)
-    with pytest.raises(ValueError, match="2 rows are to fill 3"):
-        ops.copy_rows(rows[0], rows[1]._replace(numbers=numbers[:2]), 8)
+@pytest.mark.parametrize("count", [1, 3, 60])  # of rows, of a few kilobytes: through the caches, and past them
+def test_rows_of_memory_are_copied_to_other_rows(count):
+    """Of several tensors, of which each has its own width, and begins where it does."""
+    chosen = np.random.default_rng(count)
+    sources, targets = chosen.permutation(70)[:count].astype(np.int64), chosen.permutation(90)[:count].astype(np.int64)
+    copies, pairs = [], []
+    for place, size in enumerate((3000 * 4, 5000, 7, 4000 * 4)):
+        source, target = draw(70, 4001), draw(90, 5003, seed=1 + place)
+        wanted = target.copy()
+        wanted.view(np.uint8)[targets, place : place + size] = source.view(np.uint8)[sources, 2 : 2 + size]
+        sides = (target.ctypes.data + place, target.strides[0], source.ctypes.data + 2, source.strides[0])
+        copies.append(ops.RowCopy(*sides, size))
+        pairs.append((target, wanted, source))
+    ops.copy_rows(copies, targets, sources)
+    for target, wanted, _ in pairs:
+        np.testing.assert_array_equal(target.view(np.uint8), wanted.view(np.uint8))
+    with pytest.raises(ValueError, match=f"{count} rows are to fill {count + 1}"):
+        ops.copy_rows(copies, np.append(targets, 0), sources)
+    with pytest.raises(ValueError, match="int64 behind each other, not int32"):
+        ops.copy_rows(copies, targets.astype(np.int32), sources)
 
 
 @pytest.mark.parametrize("rows, width, size", [(1, 60, 60), (7, 60, 60), (5, 60, 10)])

@@ -7,7 +7,7 @@ import importlib
 import logging
 
 from .contract import *  # noqa: F403 - the contract's signatures are what editors and readers see
-from .host_rows import Rows as Rows
+from .host_rows import RowCopy as RowCopy
 from .table import METHODS, OPERATORS, Capabilities, OperatorTable, OperatorTableError
 
 logger = logging.getLogger(__name__)

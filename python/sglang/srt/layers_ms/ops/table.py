@@ -5,7 +5,6 @@ layers call; its methods are called on the host. What a table does not have it i
 says that it takes as it is, so that nothing falls back unseen.
 """
 
-import ctypes
 import inspect
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ import numpy as np
 from mindspore import Tensor
 
 from sglang.srt.layers_ms.ops import contract
-from sglang.srt.layers_ms.ops.host_rows import Rows, check_rows
+from sglang.srt.layers_ms.ops.host_rows import RowCopy, copy_rows_of_host
 from sglang.srt.layers_ms.ops.metadata import Field, HostStep
 
 OPERATORS = tuple(name for name, value in vars(contract).items() if inspect.isfunction(value))
@@ -281,11 +280,9 @@ class OperatorTable:
         """
         return None
 
-    def copy_rows(self, target: Rows, source: Rows, size: int) -> None:
-        """Copy rows of `size` bytes from memory of the host to memory of the host. ValueError: not as many of both."""
-        check_rows(target, source)
-        for to, origin in zip(target.numbers, source.numbers, strict=True):
-            ctypes.memmove(target.address + int(to) * target.stride, source.address + int(origin) * source.stride, size)
+    def copy_rows(self, copies: Sequence[RowCopy], targets: np.ndarray, sources: np.ndarray) -> None:
+        """Copy rows of host memory: row sources[i] of each to row targets[i], int64 [N] both. ValueError: they differ."""
+        copy_rows_of_host(copies, targets, sources)
 
     # ---- weights; those of a table that reads them as they are loaded stay so ----
 

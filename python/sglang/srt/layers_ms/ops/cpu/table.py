@@ -26,7 +26,7 @@ from sglang.srt.layers_ms.ops.cpu import (
     vision,
 )
 from sglang.srt.layers_ms.ops.cpu.library import FORMATS
-from sglang.srt.layers_ms.ops.host_rows import check_rows
+from sglang.srt.layers_ms.ops.host_rows import RowCopy, check_rows
 from sglang.srt.layers_ms.ops.metadata import Field
 from sglang.srt.layers_ms.ops.reference.table import ReferenceTable
 from sglang.srt.layers_ms.ops.table import Capabilities
@@ -34,11 +34,8 @@ from sglang.srt.layers_ms.ops.table import Capabilities
 _library = library.library
 
 
-_ROWS = ctypes.POINTER(ctypes.c_int64)
-_library.mindspore_cpu_copy_rows.argtypes = [
-    *(ctypes.c_void_p, ctypes.c_int64, _ROWS) * 2,
-    *(ctypes.c_int64, ctypes.c_int64),
-]
+_NUMBERS = ctypes.POINTER(ctypes.c_int64)
+_library.mindspore_cpu_copy_rows.argtypes = [_NUMBERS, ctypes.c_int64, _NUMBERS, _NUMBERS, ctypes.c_int64]
 
 
 class _Event(ctypes.Structure):  # as in src/trace.h
@@ -81,14 +78,11 @@ class CpuTable(
             found += [(event.op.decode(), event.start, event.duration) for event in _events[:count]]
         return found
 
-    def copy_rows(self, target, source, size):
-        check_rows(target, source)
-        places = [
-            part
-            for rows in (target, source)
-            for part in (rows.address, rows.stride, rows.numbers.ctypes.data_as(_ROWS))
-        ]
-        _library.mindspore_cpu_copy_rows(*places, len(target.numbers), size)
+    def copy_rows(self, copies, targets, sources):
+        check_rows(targets, sources)
+        tensors = np.array(copies, np.int64).reshape(-1, len(RowCopy._fields))
+        numbers = (one.ctypes.data_as(_NUMBERS) for one in (targets, sources))
+        _library.mindspore_cpu_copy_rows(tensors.ctypes.data_as(_NUMBERS), len(tensors), *numbers, len(targets))
 
     def prepack_linear(self, weight):
         _rearrange(_library.mindspore_cpu_prepack, weight)

@@ -1,6 +1,4 @@
 // What Python calls beside the operators: which kernels compute, on which threads, recordings, traces and weights.
-#include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "capture.h"
@@ -68,18 +66,6 @@ EXPORTED void mindspore_cpu_drop_recording(capture::Recording* recording) { dele
 
 EXPORTED void mindspore_cpu_trace(int on) { trace::record(on); }
 EXPORTED int64_t mindspore_cpu_take_events(trace::Event* events, int64_t most) { return trace::take(events, most); }
-
-// Copies `count` rows of so many bytes from memory to memory; rows are numbered, `stride` bytes apart.
-EXPORTED void mindspore_cpu_copy_rows(char* to, int64_t to_stride, const int64_t* to_rows, const char* from,
-                                      int64_t from_stride, const int64_t* from_rows, int64_t count, int64_t bytes) {
-  constexpr int64_t kTask = 1 << 18;  // bytes: more than it takes to hand out a task
-  const int64_t rows = std::max<int64_t>(1, kTask / std::max<int64_t>(1, bytes));
-  pool::each((count + rows - 1) / rows, [&](int64_t task) {
-    const int64_t end = std::min(count, (task + 1) * rows);
-    for (int64_t i = task * rows; i < end; ++i)
-      std::memcpy(to + to_rows[i] * to_stride, from + from_rows[i] * from_stride, bytes);
-  });
-}
 
 EXPORTED void mindspore_cpu_prepack(int format, void* weight, int64_t n, int64_t k) {
   kernels->pack(static_cast<Format>(format), weight, n, k);
