@@ -19,7 +19,8 @@ def check(monkeypatch):
     """Function of a request and whether the server takes images: refuses it, or not."""
     monkeypatch.setattr(runtime_context, "get_model", lambda: SimpleNamespace(model_impl="mindspore"))
 
-    def checked(request, sees, **text_config):
+    def checked(request, sees, mode="null", **text_config):
+        monkeypatch.setattr(runtime_context, "get_disagg", lambda: SimpleNamespace(disaggregation_mode=mode))
         processor, text = object() if sees else None, SimpleNamespace(**text_config)
         config = SimpleNamespace(vocab_size=9, hidden_size=2, hf_text_config=text)
         check_request(SimpleNamespace(is_generation=True, model_config=config, mm_processor=processor), request, [1])
@@ -153,3 +154,25 @@ def test_embeddings_are_refused_of_models_whose_layers_have_some_of_tokens(check
     on()
     with pytest.raises(ValueError, match="not served of a model with per-layer embeddings"):
         check(embedded([[0.5, 1.5]]), sees=False, hidden_size_per_layer_input=4)
+
+
+@pytest.mark.parametrize(
+    "strange, reason",
+    [
+        (dict(bootstrap_room=0), "bootstrap_room is 0: it is a number from 1"),
+        (dict(bootstrap_room=-1), "bootstrap_room is -1: "),
+        (dict(bootstrap_room=2**63), "bootstrap_room is 9223372036854775808: "),
+        (dict(bootstrap_port=70000), "bootstrap_port is 70000: it is a number from 1 to 65535"),
+        (dict(bootstrap_host=None), "bootstrap_host is not given: it is where the prefill server is met"),
+        (dict(bootstrap_host=""), "bootstrap_host is not given"),
+    ],
+)
+def test_two_servers_meet_where_they_can(check, strange, reason):
+    meeting = dict(bootstrap_host="127.0.0.1", bootstrap_port=8998, bootstrap_room=2**63 - 1)
+    check(asking(**meeting), sees=False, mode="decode")
+    with pytest.raises(ValueError, match=reason):
+        check(asking(**meeting | strange), sees=False, mode="decode")
+    check(asking(**meeting | strange), sees=False)
+    check(asking(**meeting | strange | dict(bootstrap_host="2.2.2.2")), sees=False, mode="decode")  # is it healthy?
+    if "host" in reason:
+        check(asking(**meeting | strange), sees=False, mode="prefill")

@@ -170,3 +170,76 @@ def test_a_prefill_server_that_does_not_fit_ends_the_requests_that_name_it():
     ready, waiting = transfers._each_for_itself(original, queue, requests)
     assert (list(ready), waiting) == (["good"], [])
     assert failed == {"bad": ["Page size mismatch", KVPoll.Failed]}
+
+
+def test_servers_compare_a_line_about_their_pages(monkeypatch):
+    """transfers.name_layouts_with; compiled code: SGLang compares it where it compares page sizes"""
+    from sglang.srt.disaggregation import decode, prefill, utils
+    from sglang.srt.managers.scheduler import Scheduler
+
+    assert parameters(utils.get_pd_kv_layout) == ["token_to_kv_pool"]
+    found = names("srt.disaggregation.common.conn", "CommonKVManager.try_ensure_parallel_info")
+    assert_in_order(found, "Page size mismatch: prefill server has page_size=", "kv_layout")
+    assert_in_order(found, "kv_layout", "KV layout mismatch: prefill server has kv_layout=")
+    assert any(isinstance(one, str) and transfers.SAME_LAYOUT in one for one in found)
+    for module in (decode, prefill):
+        assert module.get_pd_kv_layout is utils.get_pd_kv_layout
+    assert "kv_layout" in names("srt.disaggregation.prefill", "PrefillBootstrapQueue._init_kv_manager")
+    assert "kv_layout" in names("srt.disaggregation.decode", "DecodePreallocQueue._init_kv_manager")
+    monkeypatch.setattr(Scheduler, "init_disaggregation", lambda _scheduler: None)
+    for module in (decode, prefill, utils):
+        monkeypatch.setattr(module, "get_pd_kv_layout", utils.get_pd_kv_layout)
+    transfers.name_layouts_with(lambda scheduler: f"layout of {scheduler}")
+    Scheduler.init_disaggregation("it")
+    assert decode.get_pd_kv_layout(None) == prefill.get_pd_kv_layout(None) == "layout of it"
+
+
+def test_requests_with_one_room_are_told_apart(monkeypatch):
+    """transfers.tell_rooms_apart"""
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.managers.scheduler import Scheduler
+
+    assert parameters(Scheduler._add_request_to_queue) == ["self", "req", "is_retracted"]
+    assert "is_retracted" in names(
+        "srt.disaggregation.utils", "is_unadmitted_reject"
+    )  # which ends what is refused here
+    assert {"last_batch", "result_queue", "chunked_req", "waiting_queue"} <= set(names("srt.managers.scheduler"))
+    ended = []
+
+    def request(room, **more):
+        named = dict(bootstrap_room=room, bootstrap_host="a", is_retracted=False, to_finish=None) | more
+        return SimpleNamespace(set_finish_with_abort=ended.append, **named)
+
+    queues = {f"disagg_{name}_queue": None for name in QUEUES}
+    waiting, computed, chunk = request(1), request(2), request(3)
+    queues["disagg_prefill_bootstrap_queue"] = SimpleNamespace(queue=[waiting])
+    queues["disagg_prefill_inflight_queue"] = [request(4)]
+    batch = SimpleNamespace(reqs=[computed])
+    work = dict(waiting_queue=[request(5)], last_batch=None, result_queue=[(batch, None)], chunked_req=chunk)
+    scheduler = SimpleNamespace(**queues, **work)
+    monkeypatch.setattr(Scheduler, "_add_request_to_queue", lambda *_arguments: None)
+    transfers.tell_rooms_apart()
+    add = Scheduler._add_request_to_queue
+    for room in range(1, 6):
+        add(scheduler, request(room))
+        assert f"bootstrap_room {room} is that of another request" in ended.pop()
+    for other in (
+        request(6),
+        request(None),
+        request(1, is_retracted=True),
+        request(1, bootstrap_host="2.2.2.2"),
+        waiting,
+    ):
+        add(scheduler, other)
+    add(scheduler, request(1), True)
+    assert not ended and "set_finish_with_abort" in vars(Req)
+    queues |= dict(disagg_prefill_bootstrap_queue=None, disagg_prefill_inflight_queue=None)
+    queues["disagg_decode_prealloc_queue"] = SimpleNamespace(
+        queue=[SimpleNamespace(req=request(7))], retracted_queue=[]
+    )
+    queues["disagg_decode_transfer_queue"] = SimpleNamespace(queue=[])
+    scheduler = SimpleNamespace(**queues, **work)
+    add(scheduler, request(5))  # it has its pages
+    assert not ended
+    add(scheduler, request(7))
+    assert len(ended) == 1

@@ -191,9 +191,12 @@ def _hook_launcher() -> None:
 
 @functools.cache
 def _hook_transfers(backend: str) -> None:
+    from sglang.srt.model_executor_ms.runner import sent_pages
     from sglang.srt.model_executor_ms.seams import transfers
 
     transfers.ask_prefill_servers_aside()
+    transfers.name_layouts_with(sent_pages.layout)
+    transfers.tell_rooms_apart()
     if backend == "nixl":
         transfers.send_memory_of_host()
     else:

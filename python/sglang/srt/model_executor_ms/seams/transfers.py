@@ -2,10 +2,13 @@
 
 import threading
 import time
+from collections.abc import Callable
 
 from sglang.srt.model_executor_ms.seams import hooks
 
 DISAGGREGATION = "sglang.srt.disaggregation"
+SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+SAME_LAYOUT = "--dsv4-attn-backend and SGLANG_DSV4_KV_LAYOUT"  # what SGLang asks for where layouts differ
 AT_ONCE = 0.2  # seconds in which a prefill server on the network says what it is
 LOST = 5  # seconds that pages have to arrive behind others that did not arrive in time
 BUSY = 0.05  # seconds after which pages are asked for less often
@@ -123,12 +126,56 @@ def _each_for_itself(original, queue, requests_of: dict) -> tuple[dict, list]:
             known, left = original(queue, {address: requests})
         except (RuntimeError, AssertionError) as error:  # they do not go together
             for request in requests:
-                queue.kv_manager.record_failure(request.req.bootstrap_room, str(error))
+                why = str(error).replace(SAME_LAYOUT, "model and --dtype")
+                queue.kv_manager.record_failure(request.req.bootstrap_room, why)
                 queue.kv_manager.update_status(request.req.bootstrap_room, KVPoll.Failed)
             continue
         ready |= known
         waiting += left
     return ready, waiting
+
+
+def name_layouts_with(describe: Callable) -> None:
+    """describe(scheduler) -> a line that must be the same on both servers, for the pages of one to fit the other.
+
+    SGLang compares such a line for one kind of pools only. Pages of another dtype would be written where they do not
+    belong, and a decode server of another model would end the thread by which the prefill server meets all of them.
+    """
+    known: list[str] = []
+
+    def begin(scheduler) -> None:
+        known[:] = [describe(scheduler)]
+
+    hooks.before(f"{SCHEDULER}.init_disaggregation", begin)
+    hooks.around(f"{DISAGGREGATION}.utils.get_pd_kv_layout", lambda original, pool: original(pool) or known[0])
+
+
+def tell_rooms_apart() -> None:
+    """End a request with the room of another one that is not finished: SGLang would send it the other one's pages."""
+    hooks.before(f"{SCHEDULER}._add_request_to_queue", _refuse_taken_room)
+
+
+def _refuse_taken_room(scheduler, request, is_retracted: bool = False) -> None:
+    from sglang.srt.disaggregation.utils import FAKE_BOOTSTRAP_HOST
+
+    room = request.bootstrap_room
+    old = is_retracted or request.is_retracted or request.to_finish
+    if old or room is None or request.bootstrap_host == FAKE_BOOTSTRAP_HOST:  # which asks whether a server is healthy
+        return
+    if any(one.bootstrap_room == room for one in _with_rooms(scheduler) if one is not request):
+        request.set_finish_with_abort(
+            f"bootstrap_room {room} is that of another request, which is not finished: each has one of its own"
+        )
+
+
+def _with_rooms(scheduler) -> list:
+    """The requests of a scheduler whose keys and values have not been sent, or have not arrived."""
+    computing = []
+    if scheduler.disagg_prefill_bootstrap_queue is not None:
+        batches = [scheduler.last_batch, *(batch for batch, _ in getattr(scheduler, "result_queue", ()))]
+        computing = [*scheduler.waiting_queue, *(one for batch in batches if batch is not None for one in batch.reqs)]
+        computing += [scheduler.chunked_req] if scheduler.chunked_req is not None else []
+    return computing + unfinished(scheduler)
 
 
 def unfinished(scheduler) -> list:

@@ -27,7 +27,7 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
             "started with --is-embedding"
         )
     vocab_size = tokenizer_manager.model_config.vocab_size
-    problems = _tensor_problems(request)
+    problems = _tensor_problems(request) + _bootstrap_problems(request)
     if tokenizer_manager.mm_processor is None:
         problems += [
             f"{name} is given, and this server takes text only" for name in MEDIA if _count(_of(request, name))
@@ -71,6 +71,21 @@ def check_prompt(request) -> None:
 def _tensor_problems(request) -> list[str]:
     given = [name for name in TENSORS if _of(request, name) is not None]
     return [f"{name} is not supported by {SOURCE}: give text or input_ids" for name in given]
+
+
+def _bootstrap_problems(request) -> list[str]:
+    """Of where two servers meet for a request. SGLang keeps a room as int64, of which 0 says that nothing has come."""
+    from sglang.srt.disaggregation.utils import FAKE_BOOTSTRAP_HOST
+    from sglang.srt.runtime_context import get_disagg
+
+    mode, host = get_disagg().disaggregation_mode, _of(request, "bootstrap_host")
+    if mode == "null" or host == FAKE_BOOTSTRAP_HOST:  # as SGLang asks whether a server is healthy
+        return []
+    problems = _range_problem("bootstrap_room", _of(request, "bootstrap_room"), 1, 2**63 - 1)
+    problems += _range_problem("bootstrap_port", _of(request, "bootstrap_port"), 1, 65535)
+    if mode == "decode" and not host:
+        problems.append("bootstrap_host is not given: it is where the prefill server is met")
+    return problems
 
 
 def _embedding_problems(request, embeds, model_config) -> list[str]:
