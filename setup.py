@@ -26,11 +26,12 @@ X86 = {
 }
 # Of products with quantized weights.
 VNNI = [*AVX512, "-mavx512vnni"]
+BF16 = [*VNNI, "-mavx512bf16", "-mavx512vbmi"]
 QUANT_X86 = {
     **X86,
-    "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"],
+    "avx512_bf16": BF16,
     "avx512_vnni": VNNI,
-    "avx512_amx": [*VNNI, "-mamx-tile", "-mamx-int8"],
+    "avx512_amx": [*BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
 }
 QUANT_ARM = {
     "generic": [],

@@ -4,7 +4,8 @@ python benchmark/bench_quant_products.py [--shape 8b] [--rows 1 8 256] [--rounds
 
 Each round reads memory, and then multiplies the matrices of some layers in each format. What is told is the median of
 the rounds: GB/s of a format's codes, scales and offsets, their share of the reads of the same round, and how many times
-as fast as bfloat16 of the same round it is. Weights are random bits: no product depends on its values.
+as fast as bfloat16 of the same round it is. Weights are random bits: no product depends on its values, but for scales
+that are powers of two, which are near one.
 """
 
 import argparse
@@ -105,6 +106,17 @@ class Products:
     def bytes_of(self, form: Form | None) -> int:
         return sum(sum(form.bytes_of(*shape)) if form else 2 * math.prod(shape) for shape in self.shapes)
 
+    def draw_powers(self) -> None:
+        """Scales that are powers of two, 2^-15 to 2^-8, as those of checkpoints are."""
+        powers = np.random.default_rng(0).integers(112, 120, 1 << 20, np.uint8)
+        for form in (form for form in FORMS.values() if form and form.scale == "uint8"):
+            at = 0
+            for shape in self.shapes:
+                for part, size in enumerate(form.bytes_of(*shape)):
+                    if part == 1:
+                        self.weights[at : at + size] = np.resize(powers, size)
+                    at += -(-size // 64) * 64
+
     def run(self, form: Form | None) -> None:
         bf16, at = FORMATS[mindspore.bfloat16], self.weights.ctypes.data
         x, y = ctypes.c_void_p(self.x.data_ptr()), ctypes.c_void_p(self.y.ctypes.data)
@@ -179,6 +191,7 @@ def main() -> None:
     measured = {}
     for rows in arguments.rows:
         products = Products(layer * layers, rows, weights)
+        products.draw_powers()
         found = measure(products, arguments.formats, arguments.rounds, lambda: weights.nbytes / best(numbers.max, 2))
         for name, (took, speed, share, ratio) in found.items():
             told = f"{took:8.2f} ms {speed:6.1f} GB/s {100 * share:4.0f}% of reads {ratio:5.2f} x bf16"

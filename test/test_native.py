@@ -25,11 +25,12 @@ X86 = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
 }
 VNNI = [*AVX512, "-mavx512vnni"]
+BF16 = [*VNNI, "-mavx512bf16", "-mavx512vbmi"]
 QUANT_X86 = {
     **X86,
-    "avx512_bf16": [*VNNI, "-mavx512bf16", "-mavx512vbmi"],
+    "avx512_bf16": BF16,
     "avx512_vnni": VNNI,
-    "avx512_amx": [*VNNI, "-mamx-tile", "-mamx-int8"],
+    "avx512_amx": [*BF16, "-mamx-tile", "-mamx-int8", "-mamx-bf16"],
 }
 ARM = ["-march=armv8.2-a+dotprod", "-march=armv8.2-a+dotprod+i8mm"]
 DOTPROD = {"generic": [], "dotprod": ARM[:1], "i8mm": ARM[1:]}

@@ -160,10 +160,13 @@ def test_a_row_meets_codes_as_it_does_alone(isa, dtype, form):
         assert torch.equal(product(x[:rows]), alone[:rows]), f"{rows} rows"
 
 
-@pytest.mark.parametrize("form", [*INT8, *BLOCKS], ids=str)
+OTHERS = [("nf4", 0, "float"), ("int8", 0, "float"), ("uint8", 16, "float", True), ("int4", 64, "float", True)]
+
+
+@pytest.mark.parametrize("form", [*FORMATS, *BLOCKS, *OTHERS], ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_many_rounded_rows_meet_codes_as_they_do_alone(isa, dtype, form):
-    """To the bit, also where AMX multiplies 16 rows and more by tiles."""
+def test_many_rows_meet_codes_as_they_do_alone(isa, dtype, form):
+    """To the bit, also where AMX multiplies rows by tiles: rounded ones from 16 on, those of bfloat16 from two on."""
     product, x = product_with_codes(dtype, *form), draw(dtype, 37, 128)
     alone = torch.cat([product(row[None]) for row in x])
     assert all(torch.equal(product(x[:rows]), alone[:rows]) for rows in (16, 33, 37))

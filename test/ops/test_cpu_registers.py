@@ -70,3 +70,14 @@ def test_sums_of_tiles_stay_in_registers():
     tiled = {name: lines for name, lines in functions() if "meet_segments" in name}
     spilled = [name for name, lines in tiled.items() for *_, where in lines if "zmm" in where and STACK.search(where)]
     assert len(tiled) == 6 and not spilled, spilled
+
+
+@pytest.mark.skipif(not shutil.which("objdump"), reason="no objdump on this machine")
+@pytest.mark.skipif(not library.ISA.startswith("avx"), reason="another processor's instructions")
+def test_one_row_meets_codes_for_tiles_in_registers():
+    """Its sums of even and of odd columns: of codes of four bits, with powers of two too, of int8 and of uint8."""
+    alone = [lines for name, lines in functions() if "meet_one" in name]
+    assert len(alone) == 4
+    for lines in alone:
+        within = [loop for loop in loops(lines) if reads_codes(loop)]
+        assert within and not any("zmm" in where and STACK.search(where) for loop in within for *_, where in loop)

@@ -53,7 +53,7 @@ bool may_use_tiles() {
   constexpr int kRequestPermission = 0x1023, kTileData = 18;
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
-bool has_amx() { return has_vnni() && HAS("amx-tile") && HAS("amx-int8") && may_use_tiles(); }
+bool has_amx() { return has_bf16() && HAS("amx-tile") && HAS("amx-int8") && HAS("amx-bf16") && may_use_tiles(); }
 bool has_avx2() { return HAS("avx2") && HAS("fma"); }
 
 const InstructionSet kSets[] = {

@@ -7,7 +7,7 @@
 #pragma once
 #include "elementwise.h"
 #include "linear.h"
-#include "quant_tiles.h"
+#include "quant_tiles_bf16.h"
 
 namespace KERNEL_ISA {
 
@@ -151,15 +151,32 @@ struct Meeting {
   PreparedRows (*prepare)(const QuantProduct&, const void* x);
   void (*multiply)(const QuantMatrix&, const QuantBlock&, const PreparedRows&, int64_t first, int64_t count,
                    float* sums);
+  // How many of all rows a task takes while others take the other columns; null: kRowBlock, and tasks that share a
+  // block follow each other.
+  int64_t (*rows_of_task)(int64_t rows, int64_t k);
 };
 
 template <typename D, typename T>
 Meeting meeting() {
   if constexpr (D::kInteger)
-    return {round_rows<D, T>, multiply_block<D, typename D::Row>};
+    return {round_rows<D, T>, multiply_block<D, typename D::Row>, nullptr};
   else
-    return {rows_with_sums<T>, multiply_block<D, T>};
+    return {rows_with_sums<T>, multiply_block<D, T>, nullptr};
 }
+
+#if defined(BF16_TILES)
+constexpr int64_t kMostTaskRows = kMostTiledRows;
+template <typename D, typename One = void, int terms = 1>
+Meeting meeting_of_pairs() {
+  return {rows_with_sums<bf16>, multiply_by_pairs<D, terms, One>, tiled_rows};
+}
+#else
+constexpr int64_t kMostTaskRows = kRowBlock;
+template <typename D, typename = void>
+Meeting meeting_of_pairs() {
+  return meeting<D, bf16>();
+}
+#endif
 
 template <typename T>
 Meeting meeting_of(Codes kind, Activations activations) {
@@ -171,11 +188,15 @@ Meeting meeting_of(Codes kind, Activations activations) {
   }
 #if defined(BF16_PAIRS)
   if constexpr (std::is_same_v<T, bf16>) {  // in which all values but NF4's are exact
-    if (upper_of(kind) == 2) return meeting<SplitPairs<2>, T>();
-    if (upper_of(kind) == 1) return meeting<SplitPairs<1>, T>();
-    if (kind == Codes::e4m3) return meeting<BytePairs<true>, T>();
-    if (bits_of(kind) == 8) return meeting<BytePairs<false>, T>();
-    if (kind != Codes::nf4) return meeting<NibblePairs, T>();
+    if (upper_of(kind) == 2) return meeting_of_pairs<SplitPairs<2>>();
+    if (upper_of(kind) == 1) return meeting_of_pairs<SplitPairs<1>>();
+    if (kind == Codes::e4m3) return meeting_of_pairs<BytePairs<true>>();
+    if (kind == Codes::int8) return meeting_of_pairs<BytePairs<false>, ByteLanesOf<Codes::int8>>();
+    if (kind == Codes::uint8) return meeting_of_pairs<BytePairs<false>, ByteLanesOf<Codes::uint8>>();
+    if (kind != Codes::nf4) return meeting_of_pairs<NibblePairs, NibbleLanes>();
+#if defined(BF16_TILES)
+    return meeting_of_pairs<NibblePairs, void, 2>();
+#endif
   }
 #endif
   if (upper_of(kind) == 2) return meeting<SplitLanes<2>, T>();
@@ -205,16 +226,21 @@ struct BlockBias {
 template <typename Y>
 void quant_product(const QuantProduct& a, const Meeting& meeting, const PreparedRows& rows) {
   Y* y = out<Y>(a.y);
-  const int64_t n = a.weight.n, blocks = blocks_of(n), row_blocks = (a.rows + kRowBlock - 1) / kRowBlock;
-  // As in linear.h: few rows take neighboring blocks in one task, many share a block.
+  const auto rows_of_task = meeting.rows_of_task;
+  const int64_t row_block = rows_of_task ? rows_of_task(a.rows, a.weight.k) : kRowBlock;
+  const int64_t n = a.weight.n, blocks = blocks_of(n), row_blocks = (a.rows + row_block - 1) / row_block;
+  // As in linear.h: few rows take neighboring blocks in one task, many share a block, or all blocks meet some rows.
   const int64_t together = row_blocks > 1 ? 1 : std::clamp<int64_t>(blocks / (4 * pool::threads()), 1, kTogether);
-  pool::each((blocks + together - 1) / together * row_blocks, [&](int64_t task) {
-    const int64_t first = task % row_blocks * kRowBlock, count = std::min(kRowBlock, a.rows - first);
-    const int64_t from = task / row_blocks * together, to = std::min(blocks, from + together);
+  const int64_t column_tasks = (blocks + together - 1) / together;
+  pool::each(column_tasks * row_blocks, [&](int64_t task) {
+    const int64_t of_rows = rows_of_task ? task / column_tasks : task % row_blocks;
+    const int64_t of_columns = rows_of_task ? task % column_tasks : task / row_blocks;
+    const int64_t first = of_rows * row_block, count = std::min(row_block, a.rows - first);
+    const int64_t from = of_columns * together, to = std::min(blocks, from + together);
     for (int64_t i = from; i < to; ++i) {
       const QuantBlock block = block_of(a.weight, i);
       const BlockBias bias(a.bias, a.bias_type, i * kBlock, block.width);
-      alignas(64) float sums[kRowBlock * kBlock];
+      alignas(64) float sums[kMostTaskRows * kBlock];
       meeting.multiply(a.weight, block, rows, first, count, sums);
       store_sums(sums, count, block.width, bias.values, y + first * n + i * kBlock, n);
     }

@@ -7,6 +7,15 @@ namespace KERNEL_ISA {
 
 constexpr int64_t kRowGroup = 32;  // columns of a row with a step of their own, of Activations::int8_group
 
+// As scratch, from the start of a cache line on: tiles, and registers that fill one, read no two lines for one then.
+template <Purpose purpose, typename T>
+inline T* lines(int64_t size) {
+  struct alignas(64) Line {
+    char bytes[64];
+  };
+  return reinterpret_cast<T*>(scratch<purpose, Line>((size * sizeof(T) + sizeof(Line) - 1) / sizeof(Line)));
+}
+
 // What a product wants of all rows, made before its tasks begin. Segments: columns that share a factor in the matrix
 // and a step in the row.
 struct PreparedRows {
@@ -154,7 +163,7 @@ inline PreparedRows round_rows(const QuantProduct& a, const void* values) {
   const T* x = in<T>(values);
   const int64_t k = a.weight.k, stride = rounded_stride(k), segment = segment_of(a.weight.group, a.activations);
   const int64_t segments = (k + segment - 1) / segment, held = a.rows + kSpareRows, all = held * segments;
-  Row* rows = scratch<Purpose::rounded_rows, Row>(held * stride);
+  Row* rows = lines<Purpose::rounded_rows, Row>(held * stride);
   float* steps = scratch<Purpose::row_steps, float>(2 * all);
   int32_t* sums = scratch<Purpose::row_sums, int32_t>(2 * all);
   over_rows(a.rows, k, [&](int64_t first, int64_t last) {
@@ -166,10 +175,29 @@ inline PreparedRows round_rows(const QuantProduct& a, const void* values) {
   return {rows, stride, steps + all, sums, sums + all, steps, segment, segments};
 }
 
-// x with zeros behind each row, for columns that the last words of codes have and the matrix has not.
+// Rows of bfloat16 that are not rounded meet tiles (quant_tiles_bf16.h), which have so many columns.
+#if defined(__AMX_BF16__) && defined(BF16_PAIRS)
+#define BF16_TILES
+constexpr int64_t kTileColumns = 32;
+inline int64_t tile_columns(const QuantMatrix& a) {
+  return a.groups() > 1 && a.group % kTileColumns ? kTileColumns / 2 : kTileColumns;
+}
+#endif
+
+// Columns that are multiplied together.
+template <typename T>
+inline int64_t columns_met(const QuantMatrix& a) {
+#if defined(BF16_TILES)
+  if (std::is_same_v<T, bf16>) return tile_columns(a);
+#endif
+  return columns_together(a.kind);
+}
+
+// x with zeros behind each row, for columns that the last words of codes, or the last tiles, have and the matrix has
+// not.
 template <typename T>
 inline const T* padded_rows(const T* x, int64_t rows, int64_t k, int64_t stride) {
-  T* found = scratch<Purpose::padded_rows, T>(rows * stride);
+  T* found = lines<Purpose::padded_rows, T>(rows * stride);
   over_rows(rows, k, [&](int64_t first, int64_t last) {
     for (int64_t row = first; row < last; ++row) {
       std::copy_n(x + row * k, k, found + row * stride);
@@ -198,8 +226,9 @@ inline PreparedRows rows_with_sums(const QuantProduct& of, const void* values) {
       sums[i] = sum_of(x + i / groups * a.k + column, std::min(a.group, a.k - column));
     }
   });
-  const bool whole = a.k % columns_together(a.kind) == 0;
-  const int64_t stride = whole ? a.k : (a.k + 15) / 16 * 16;
+  const int64_t together = columns_met<T>(a), unit = std::max<int64_t>(16, together);
+  const bool whole = a.k % together == 0;
+  const int64_t stride = whole ? a.k : (a.k + unit - 1) / unit * unit;
   return {whole ? x : padded_rows(x, rows, a.k, stride), stride, sums, nullptr, nullptr, nullptr, a.group, groups};
 }
 

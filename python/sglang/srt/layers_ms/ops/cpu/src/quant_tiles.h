@@ -75,7 +75,7 @@ namespace KERNEL_ISA {
 template <typename D>
 const uint32_t* bytes_of_codes(const D& d, const uint8_t* codes, int64_t k, int64_t words, uint32_t taken) {
   const int64_t most = (words + D::kOperands - 1) / D::kOperands * D::kOperands;
-  uint32_t* to = scratch<Purpose::tile_codes, uint32_t>(most * kBlock);
+  uint32_t* to = lines<Purpose::tile_codes, uint32_t>(most * kBlock);
   const auto surplus = (Bytes)(Bits{} + taken * 0x01010101u);
   each_operand(d, codes, k, [=](Bits operand, int64_t i, int p) {
     if (i < words) place((Bits)((Bytes)operand - surplus), i, p, words, to);

@@ -12,9 +12,9 @@ struct alignas(64) TileShapes {
   uint8_t palette = 1, start = 0, reserved[14] = {};
   uint16_t bytes[16] = {};
   uint8_t rows[16] = {};
-  explicit TileShapes(int64_t words) {
+  explicit TileShapes(int64_t words, int64_t rows_of_x = kTile) {
     for (int i = 0; i < 8; ++i) {
-      rows[i] = static_cast<uint8_t>(i < 6 ? kTile : words);
+      rows[i] = static_cast<uint8_t>(i < 6 ? rows_of_x : words);
       bytes[i] = static_cast<uint16_t>(i == 4 || i == 5 ? 4 * words : 64);
     }
   }
