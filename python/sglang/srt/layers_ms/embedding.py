@@ -7,7 +7,7 @@ from mindspore import Type
 from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.quantization.base import EMBEDDING, HEAD, LOOKUP, Matrix, MethodLayer
-from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, loaded_values, parameter, put_values
 
 ALL = slice(None)
 
@@ -108,10 +108,9 @@ class LMHead(Vocabulary):
 
     def scale_rows_to_one(self):
         """Give the loaded rows the length one. Before they are packed. Yang et al., 2023 (Baichuan 2's NormHead)."""
-        host, dtype = self.weight.host, self.weight.dtype
-        for start in range(0, len(host), 4096):  # rows: bounds the memory that float32 copies take
-            rows = ms.Tensor.from_numpy(host[start : start + 4096]).view(dtype).astype(ms.float32).asnumpy()
+        for start in range(0, len(self.weight.host), 4096):  # rows: bounds the memory that float32 copies take
+            some = slice(start, start + 4096)
+            rows = loaded_values(self.weight, some)
             length = np.maximum(np.sqrt((rows * rows).sum(-1, keepdims=True)), 1e-12)
-            unit = ms.Tensor(rows / length).astype(dtype)
-            host[start : start + 4096] = (unit.view(ms.int16) if dtype == ms.bfloat16 else unit).asnumpy()
+            put_values(self.weight, rows / length, some)
         ops.renew(self.weight)

@@ -1,10 +1,9 @@
 """Norms: of hidden states, with or without the residual addition, and of queries and keys."""
 
-import numpy as np
-from mindspore import Tensor, nn
+from mindspore import nn
 
 from sglang.srt.layers_ms import ops
-from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, loaded_values, parameter, put_values
 
 ALL = slice(None)
 
@@ -50,19 +49,18 @@ class LayerNorm(nn.Cell):
 class LayerNormLessOne(LayerNorm):
     """LayerNorm of whose weight the checkpoint has one less."""
 
+    can_unpack = True  # what was loaded stays beside the weight
+
     def __init__(self, size, eps, dtype):
         super().__init__(size, eps, dtype)
-        self.shape = (size,)
-        self.weight = parameter((1, size), dtype, WeightSlice("weight", (ALL,), (0,)))
-        self.ones = Tensor(np.ones((1, size), np.float32), dtype)
+        self.weight = parameter((size,), dtype)
+        self.less_one = parameter((size,), dtype, WeightSlice("weight", (ALL,)))
 
-    def construct(self, x, residual=None):
-        total = x if residual is None else ops.add(x, residual, 1.0)
-        return self.plain(total), total
+    def process_weights_after_loading(self):
+        put_values(self.weight, loaded_values(self.less_one) + 1)
 
-    def plain(self, x):
-        weight = ops.add(self.weight, self.ones, 1.0).reshape(self.shape)
-        return ops.layer_norm(x, weight, self.bias, self.eps)
+    def unpack_weights(self):
+        """As MethodLayer.unpack_weights: there is nothing to undo."""
 
 
 class RowNorm(nn.Cell):

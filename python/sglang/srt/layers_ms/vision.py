@@ -15,7 +15,7 @@ from sglang.srt.layers_ms.linear import ColumnParallelLinear, Linear, QKVParalle
 from sglang.srt.layers_ms.mlp import ACTIVATIONS as GATED
 from sglang.srt.layers_ms.quantization.base import DENSE
 from sglang.srt.layers_ms.quantization.unquantized import UnquantizedLinear
-from sglang.srt.model_loader_ms.weight_slice import WeightSlice, parameter
+from sglang.srt.model_loader_ms.weight_slice import WeightSlice, loaded_values, parameter, put_values
 
 ALL = slice(None)
 # Matrix units make so many columns at once, of half as many, and leave the rest to vectors, at a tenth of the speed.
@@ -74,23 +74,15 @@ class HostTable(nn.Cell):
 
     def process_weights_after_loading(self):
         """Keep a copy, which a device's parameter has not."""
-        self.table = _wide(self.weight).copy()
-
-
-def _wide(weight) -> np.ndarray:
-    """What the loader has put into a parameter, in float32."""
-    if weight.dtype != ms.bfloat16:
-        return weight.host.astype(np.float32)
-    return (weight.host.view(np.uint16).astype(np.uint32) << 16).view(np.float32)  # numpy has its bits
+        self.table = loaded_values(self.weight)
 
 
 def scale_outputs(layer: Linear, factors: Table) -> None:
     """Multiply what a layer gives by a factor a column, of a table of one row. Between loading and packing it."""
     for weight in (layer.weight, layer.bias):
         if weight is not None:
-            scale = _wide(factors.weight).reshape(-1, *[1] * (weight.ndim - 1))
-            scaled = ms.Tensor(_wide(weight) * scale).astype(weight.dtype)
-            weight.host[...] = (scaled.view(ms.int16) if weight.dtype == ms.bfloat16 else scaled).asnumpy()
+            scale = loaded_values(factors.weight).reshape(-1, *[1] * (weight.ndim - 1))
+            put_values(weight, loaded_values(weight) * scale)
             ops.renew(weight)
 
 

@@ -53,6 +53,20 @@ def restore_host(param: ms.Parameter) -> None:
         param.host = _zeros(param.host_shape, _stored_dtype(param.host_dtype))
 
 
+def loaded_values(param: ms.Parameter, rows: slice = slice(None)) -> np.ndarray:
+    """What the loader has put into a parameter, or into some of its rows, in float32."""
+    host = param.host[rows]
+    if param.host_dtype != ms.bfloat16:
+        return host.astype(np.float32)
+    return (host.view(np.uint16).astype(np.uint32) << 16).view(np.float32)  # numpy has its bits
+
+
+def put_values(param: ms.Parameter, values: np.ndarray, rows: slice = slice(None)) -> None:
+    """Put float32 values where the loader puts what it reads, rounded to the dtype in which it does."""
+    rounded = ms.Tensor(values).astype(param.host_dtype)
+    param.host[rows] = (rounded.view(ms.int16) if param.host_dtype == ms.bfloat16 else rounded).asnumpy()
+
+
 def _stored_dtype(dtype: ms.Type) -> np.dtype:
     return np.dtype("int16" if dtype == ms.bfloat16 else str(dtype).lower())
 
