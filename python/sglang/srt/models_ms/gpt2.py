@@ -6,7 +6,7 @@ Reference: transformers/models/gpt2/modeling_gpt2.py.
 from sglang.srt.layers_ms import MLP, Attention, concatenated
 from sglang.srt.layers_ms.linear import stored_by_inputs
 from sglang.srt.layers_ms.mlp import UNGATED
-from sglang.srt.models_ms.config import key
+from sglang.srt.models_ms.config import DecoderConfig, key
 from sglang.srt.models_ms.decoder import CausalLM, PreNormLayer
 from sglang.srt.models_ms.positions import LearnedPositionsConfig, PositionedDecoder
 from sglang.srt.models_ms.stablelm import biased_layer_norm
@@ -14,7 +14,9 @@ from sglang.srt.models_ms.stablelm import biased_layer_norm
 SUMMARIES = ("activation", "first_dropout", "proj_to_labels", "type", "use_proj")
 
 
-class GPT2Config(LearnedPositionsConfig):
+class GPTConfig(DecoderConfig):
+    """The keys of GPT-2's time."""
+
     hidden_size: int = key("n_embd")
     num_hidden_layers: int = key("n_layer")
     num_attention_heads: int = key("n_head")
@@ -22,14 +24,18 @@ class GPT2Config(LearnedPositionsConfig):
     intermediate_size: int = key("n_inner", lambda config: 4 * config.hidden_size)
     hidden_act: str = key("activation_function", "gelu_new", accepted=UNGATED)
     rms_norm_eps: float = key("layer_norm_epsilon", 1e-5)
-    tie_word_embeddings: bool = key("tie_word_embeddings", True)
-    scale_attn_by_inverse_layer_idx: bool = key("scale_attn_by_inverse_layer_idx", False)
-    expected = {"scale_attn_weights": True, "add_cross_attention": False}
+    expected = {"scale_attn_weights": True}
     ignored = {
         "n_ctx": "n_positions once more",
-        "reorder_and_upcast_attn": "scores are float32",
         **{f"summary_{name}": "of heads that choose between texts" for name in SUMMARIES},
     }
+
+
+class GPT2Config(GPTConfig, LearnedPositionsConfig):
+    tie_word_embeddings: bool = key("tie_word_embeddings", True)
+    scale_attn_by_inverse_layer_idx: bool = key("scale_attn_by_inverse_layer_idx", False)
+    expected = {"add_cross_attention": False}
+    ignored = {"reorder_and_upcast_attn": "scores are float32"}
 
 
 class GPT2Layer(PreNormLayer):

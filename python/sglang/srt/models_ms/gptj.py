@@ -4,31 +4,19 @@ References: transformers/models/gptj/modeling_gptj.py, transformers/models/codeg
 """
 
 from sglang.srt.layers_ms import MLP, Attention
-from sglang.srt.layers_ms.mlp import UNGATED
 from sglang.srt.layers_ms.rotary import Rope
-from sglang.srt.models_ms.config import DecoderConfig, computed, key
+from sglang.srt.models_ms.config import computed, key
 from sglang.srt.models_ms.decoder import CausalLM, ParallelLayer
-from sglang.srt.models_ms.gpt2 import SUMMARIES
+from sglang.srt.models_ms.gpt2 import GPTConfig
 from sglang.srt.models_ms.stablelm import biased_layer_norm
 
 BLOCKS = 4  # of heads in CodeGen's fused matrix, which was trained on so many chips
 
 
-class GPTJConfig(DecoderConfig):
-    hidden_size: int = key("n_embd")
-    num_hidden_layers: int = key("n_layer")
-    num_attention_heads: int = key("n_head")
-    max_position_embeddings: int = key("n_positions")
-    intermediate_size: int = key("n_inner", lambda config: 4 * config.hidden_size)
-    hidden_act: str = key("activation_function", "gelu_new", accepted=UNGATED)
-    rms_norm_eps: float = key("layer_norm_epsilon", 1e-5)
+class GPTJConfig(GPTConfig):
     rotary_dim: int = key("rotary_dim", 64)
-    expected = {"rotary": True, "scale_attn_weights": True}
-    ignored = {
-        "gradient_checkpointing": "training",
-        "n_ctx": "n_positions once more",
-        **{f"summary_{name}": "of heads that choose between texts" for name in SUMMARIES},
-    }
+    expected = {"rotary": True}
+    ignored = {"gradient_checkpointing": "training"}
     head_bias = True
 
     @computed
