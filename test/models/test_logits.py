@@ -124,7 +124,7 @@ GREEDY = [("cpu", name) for name in GREEDY] + [("reference", name) for name in C
 GREEDY = mostly_slow(GREEDY, lambda table, variant: table == "cpu" and variant in KINDS)
 # Their head is their embedding: what was last is most likely next. Or it has a large bias.
 REPEATING = ["gemma", "gemma2", "gemma3", "minicpm", "phi", "starcoder2", "vaultgemma"]
-REPEATING += ["bloom", "codegen", "gpt2", "gpt_bigcode", "gptj", "mpt", "opt"]
+REPEATING += ["bloom", "codegen", "falcon", "gpt2", "gpt_bigcode", "gptj", "mpt", "opt"]
 
 
 def greedy(requests: Requests, ids: dict) -> dict:
