@@ -1,7 +1,7 @@
 """The faults of each list of mutations can still be made: what one changes is there, once, and so are its tests."""
 
 from ascend import mutations, mutations_chips
-from executor import mutations_drafts, mutations_speculation
+from executor import mutations_drafts, mutations_speculation, mutations_states
 from models import mutations_quant
 from mutating import Mutation
 from tiers import offenders
@@ -10,5 +10,5 @@ SECONDS = 1
 
 
 def test_each_fault_can_be_made():
-    lists = (mutations, mutations_chips, mutations_quant, mutations_drafts, mutations_speculation)
+    lists = (mutations, mutations_chips, mutations_quant, mutations_drafts, mutations_speculation, mutations_states)
     assert offenders(Mutation.check, [one for each in lists for one in each.MUTATIONS]) == []
