@@ -281,7 +281,7 @@ class OperatorTable:
         return None
 
     def copy_rows(self, copies: Sequence[RowCopy], targets: np.ndarray, sources: np.ndarray) -> None:
-        """Copy rows of host memory: row sources[i] of each to row targets[i], int64 [N] both. ValueError: they differ."""
+        """Copy rows of the host: row sources[i] of each to row targets[i], int64 [N]. ValueError: they do not fit."""
         copy_rows_of_host(copies, targets, sources)
 
     # ---- weights; those of a table that reads them as they are loaded stay so ----
