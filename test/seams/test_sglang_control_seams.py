@@ -5,6 +5,7 @@ A workaround's test is expected to fail: where it passes, with a later SGLang, t
 
 import asyncio
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -183,3 +184,20 @@ def test_a_paused_scheduler_sleeps():
         assert_in_order(found, "_engine_paused", "_record_scheduler_state_for_paused_engine")
     paused = names(SCHEDULER, "Scheduler._record_scheduler_state_for_paused_engine")
     assert "maybe_sleep_on_idle" in paused or "idle_sleeper" in paused
+
+
+def test_a_trainers_group_has_the_time_that_it_is_given(monkeypatch):
+    """control.wait_for_trainers"""
+    from sglang.srt.model_executor.model_runner_components import weight_updater
+
+    assert "timeout" in parameters(weight_updater.init_custom_process_group)
+    found = names(
+        "srt.model_executor.model_runner_components.weight_updater", "WeightUpdater.init_weights_update_group"
+    )
+    assert "init_custom_process_group" in found and "timeout" not in found
+    given = []
+    monkeypatch.setattr(weight_updater, "init_custom_process_group", lambda **named: given.append(named))
+    control.wait_for_trainers(lambda: 7)
+    weight_updater.init_custom_process_group(rank=1)
+    weight_updater.init_custom_process_group(timeout=timedelta(seconds=1))
+    assert given == [dict(rank=1, timeout=timedelta(seconds=7)), dict(timeout=timedelta(seconds=1))]

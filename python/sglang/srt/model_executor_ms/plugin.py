@@ -360,6 +360,7 @@ def _hook_control() -> None:
     control.handle_with(functools.partial(control_requests.answer, faults.explain))
     control.take_in_with(functools.partial(control_requests.take_in, faults.explain))
     control.read_tensors_with(control_requests.read_tensors)
+    control.wait_for_trainers(control_requests.seconds_for_trainers)
     control.load_adapters_with(control_requests.load_adapter)
     control.while_paused(control.sleep_until_asked)
     control.profile_with(functools.partial(control_requests.keep_serving, faults.explain, operator_trace.drop))

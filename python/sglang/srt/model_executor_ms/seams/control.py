@@ -9,6 +9,7 @@ import asyncio
 import functools
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 
 from sglang.srt.managers import io_struct
 from sglang.srt.model_executor_ms.seams import hooks
@@ -18,6 +19,7 @@ TOKENIZER = "sglang.srt.managers.tokenizer_manager.TokenizerManager"
 COMMUNICATOR = "sglang.srt.managers.communicator.FanOutCommunicator.__call__"
 PROFILER = "sglang.srt.managers.scheduler_components.profiler_manager.SchedulerProfilerManager"
 WORKER = "sglang.srt.managers.tp_worker.BaseTpWorker"
+WEIGHT_UPDATER = "sglang.srt.model_executor.model_runner_components.weight_updater"
 SERVER = "sglang.srt.entrypoints.http_server"
 # Requests for answers; what is wrong with one of these is for other checks.
 WORK = (
@@ -152,6 +154,18 @@ def _take_refusals(_result, tokenizer_manager) -> None:
             _asked[refused.request].handle_recv(refused)
 
     tokenizer_manager._result_dispatcher._mapping[ControlRefusal] = take
+
+
+def wait_for_trainers(seconds: Callable[[], float]) -> None:
+    """Let a rank wait so long until all have joined a trainer's group, and for each tensor that is sent to it.
+
+    Torch waits for half an hour, in the scheduler's loop: the server answers nobody until then.
+    """
+
+    def join(original, *arguments, **named):
+        return original(*arguments, **{"timeout": timedelta(seconds=seconds())} | named)
+
+    hooks.around(f"{WEIGHT_UPDATER}.init_custom_process_group", join)
 
 
 def update_one_at_a_time() -> None:

@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 SOURCE = "--framework mindspore"
 ACTIVITIES = ("CPU", "GPU")
 MAX_SLEEP = 60  # seconds before each step, with /slow_down
+TRAINER = 300  # seconds that a rank waits for a trainer where nothing else is said
 MAX_NAME = 100  # characters of a part of a trace's file name
 NO_SAVER = f"{SOURCE}: memory is released with --enable-memory-saver only, on CPUs"
 NO_MODELS = f"{SOURCE}: the model's parameters are MindSpore's, laid out for its kernels, and are not sent as a whole"
@@ -36,6 +37,11 @@ REFUSED = {
     io_struct.InitWeightsSendGroupForRemoteInstanceReqInput: NO_MODELS,
     io_struct.SendWeightsToRemoteInstanceReqInput: NO_MODELS,
 }
+
+
+def seconds_for_trainers() -> float:
+    """How long a rank waits for a trainer: --dist-timeout, as for the other ranks of its server."""
+    return get_parallel().dist_timeout or TRAINER
 
 
 def answer(explain_fault: Callable[[BaseException], str | None], handler: Callable, scheduler, request):
