@@ -23,14 +23,13 @@ def test_rows_are_those_of_the_requests_that_bring_them():
     "server, takes",
     [
         (dict(), True),
-        (dict(disable_radix_cache=False), False),
         (dict(device="npu"), False),
         (dict(speculative_algorithm="NGRAM"), False),
     ],
 )
 def test_steps_begin_with_rows_where_requests_may_bring_them(monkeypatch, server, takes):
-    server = SimpleNamespace(**dict(disable_radix_cache=True, device="cpu", speculative_algorithm=None) | server)
-    for name in ("get_memory", "get_device", "get_spec"):
+    server = SimpleNamespace(**dict(device="cpu", speculative_algorithm=None) | server)
+    for name in ("get_device", "get_spec"):
         monkeypatch.setattr(input_rows, name, lambda: server)
     monkeypatch.setattr(input_rows.batches, "spread_input_embeds", lambda: None)
     taken = []

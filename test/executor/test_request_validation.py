@@ -111,15 +111,52 @@ def test_devices_and_folders_are_no_images(check, tmp_path, kind):
     check_prompt(kind(text="a", image_data=others))
 
 
-@pytest.mark.parametrize("kind", [GenerateReqInput, EmbeddingReqInput])
-def test_tensors_of_tokens_places_are_refused_by_their_name(check, kind):
-    names = ["positional_embed_overrides", *(["embed_overrides"] if kind is EmbeddingReqInput else [])]
-    for name in names:
+def test_rows_in_the_place_of_single_tokens_are_refused_where_nothing_is_generated(check):
+    for name in ("positional_embed_overrides", "embed_overrides"):
         with pytest.raises(ValueError, match=f"^{name} is not supported by --framework mindspore"):
-            check_prompt(kind(text=["a", "b"], **{name: {"embeds": [[1.0, 2.0]], "positions": [0]}}))
-    check_prompt(kind(text=["a", "b"]))
-    check_prompt(kind(image_data=["a.png"], text="a"))
-    check_prompt(EmbeddingReqInput(image_data=["a.png"]))
+            check_prompt(EmbeddingReqInput(text=["a", "b"], **{name: {"embeds": [[1.0, 2.0]], "positions": [0]}}))
+    for asked in (EmbeddingReqInput(text=["a", "b"]), EmbeddingReqInput(image_data=["a.png"])):
+        check_prompt(asked)
+    check_prompt(GenerateReqInput(text=["a", "b"]))
+
+
+def overriding(overrides):
+    return GenerateReqInput(text="a", positional_embed_overrides=overrides, sampling_params={})
+
+
+def test_rows_in_the_place_of_single_tokens_are_read_from_json(check, on):
+    on()
+    asked = overriding({"embeds": [[1, 2.5]], "positions": [0]})
+    check_prompt(asked)
+    made = asked.positional_embed_overrides
+    assert made.embeds.tolist() == [[1.0, 2.5]] and made.positions == [0]
+    check(asked, sees=False)
+    several = overriding([None, {"embeds": [[1, 2]], "positions": [0]}])
+    check_prompt(several)
+    assert several.positional_embed_overrides[0] is None and len(several.positional_embed_overrides[1].embeds) == 1
+    form, uneven = {"embeds": [[1, 2]]}, {"embeds": [[1], [1, 2]], "positions": [0]}
+    for given in ({}, [], "rows", form, [3], uneven, form | {"positions": 3}, form | {"positions": [0, 1]}):
+        with pytest.raises(ValueError, match="^positional_embed_overrides is {"):
+            check_prompt(overriding(given))
+
+
+@pytest.mark.parametrize(
+    "embeds, positions, problem",
+    [
+        ([[1, 2]], [1], "has positions \\[1\\] for 1 rows, of a prompt of 1 tokens"),
+        ([[1, 2]], [-1], "has positions"),
+        ([[1, 2]], ["a"], "has positions"),
+        ([[1, 2], [3, 4]], [0, 0], "has positions"),
+        ([[1, 2, 3]], [0], "embeds is a list of one row or more of 2 finite numbers"),
+        ([[1, float("nan")]], [0], "embeds is a list of one row or more of 2 finite numbers"),
+    ],
+)
+def test_rows_in_the_place_of_single_tokens_fit_the_prompt_and_the_model(check, on, embeds, positions, problem):
+    on()
+    asked = overriding({"embeds": embeds, "positions": positions})
+    check_prompt(asked)
+    with pytest.raises(ValueError, match=f"positional_embed_overrides.?{problem}"):
+        check(asked, sees=False)
 
 
 def embedded(rows):

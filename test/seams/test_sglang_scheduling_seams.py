@@ -59,13 +59,24 @@ def test_rows_of_embeddings_of_a_batch_are_those_of_the_requests_that_bring_some
     brings = [None, [[1.0, 2.0]], None]
     reqs = [SimpleNamespace(input_embeds=own) for own in brings]
     batch = SimpleNamespace(input_embeds=None, reqs=reqs, extend_lens=[2, 1, 1])
-    forward_batch = SimpleNamespace(input_embeds=None)
+    forward_batch = SimpleNamespace(input_embeds=None, replace_embeds=None)
     batches._spread_input_embeds(forward_batch, batch)
     assert forward_batch.input_embeds is None
     batch.input_embeds = torch.tensor(brings[1])
     batches._spread_input_embeds(forward_batch, batch)
     assert forward_batch.input_embeds.isnan().all(1).tolist() == [True, True, False, True]
     assert forward_batch.input_embeds[2].tolist() == [1.0, 2.0]
+    forward_batch.replace_embeds, forward_batch.replace_positions = torch.tensor([[3.0, 4.0]]), torch.tensor([1])
+    batches._spread_input_embeds(forward_batch, batch)
+    assert forward_batch.input_embeds.isnan().all(1).tolist() == [True, False, False, True]
+    assert forward_batch.input_embeds[1:3].tolist() == [[3.0, 4.0], [1.0, 2.0]] and forward_batch.replace_embeds is None
+
+
+def test_rows_in_the_place_of_single_tokens_are_with_a_batch_before_it_is_spread():
+    """batches.spread_input_embeds"""
+    assert {"replace_embeds", "replace_positions"} <= {field.name for field in dataclasses.fields(ForwardBatch)}
+    found = names("srt.model_executor.forward_batch_info", "ForwardBatch.init_new")
+    assert_in_order(found, "replace_embeds", "_maybe_init_non_generation_fields")
 
 
 # ---- limits ----

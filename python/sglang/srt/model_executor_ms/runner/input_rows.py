@@ -1,13 +1,12 @@
-"""Rows of embeddings that requests bring (`input_embeds`), in the place of tokens' own."""
+"""Rows that requests bring in the place of tokens' own embeddings: `input_embeds`, `positional_embed_overrides`."""
 
 from sglang.srt.model_executor_ms.seams import batches
-from sglang.srt.runtime_context import get_device, get_memory, get_spec
+from sglang.srt.runtime_context import get_device, get_spec
 
 
 def take_input_embeds(network, generates: bool) -> None:
-    """Let steps of a model begin with rows too, on servers that SGLang lets requests bring embeddings to."""
-    wanted = generates and get_memory().disable_radix_cache and get_device().device == "cpu"
-    if not wanted or get_spec().speculative_algorithm:
+    """Let steps of a model begin with rows too. The graph of such steps is made for the first request with some."""
+    if not generates or get_device().device != "cpu" or get_spec().speculative_algorithm:
         return
     batches.spread_input_embeds()
     if network.config.stage.first and not network.model.takes_media:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import torch
+
 from sglang.srt.model_executor_ms.seams import hooks
 
 
@@ -24,23 +26,28 @@ def _prepare_unpadded(forward_batch, _model_runner) -> None:
 
 
 def spread_input_embeds() -> None:
-    """Make ForwardBatch.input_embeds [T, hidden_size], with NaN in the rows of requests that bring no embeddings.
+    """Make ForwardBatch.input_embeds [T, hidden_size], with NaN in the rows of tokens that bring no embeddings.
 
-    SGLang puts the rows of those that do behind each other, and does not say whose they are.
+    SGLang puts the rows of requests that do behind each other, and does not say whose they are. Rows in the place of
+    single tokens (`replace_embeds`) become some of them: SGLang would ask the model for the embeddings of all tokens.
     """
     target = "sglang.srt.model_executor.forward_batch_info.ForwardBatch._maybe_init_non_generation_fields"
     hooks.before(target, _spread_input_embeds)
 
 
 def _spread_input_embeds(forward_batch, batch) -> None:
-    if batch.input_embeds is None:
+    given, replaced = batch.input_embeds, forward_batch.replace_embeds
+    if given is None and replaced is None:
         return
-    given, brings = batch.input_embeds, [request.input_embeds is not None for request in batch.reqs]
-    spread, mine = given.new_full((sum(batch.extend_lens), given.shape[1]), float("nan")), []
-    for own, count in zip(brings, batch.extend_lens, strict=True):
-        mine += [own] * count
-    spread[mine] = given
-    forward_batch.input_embeds = spread
+    width = (replaced if given is None else given).shape[1]
+    spread, mine = torch.full((sum(batch.extend_lens), width), float("nan")), []
+    for request, count in zip(batch.reqs, batch.extend_lens, strict=True):
+        mine += [request.input_embeds is not None] * count
+    if given is not None:
+        spread[mine] = given.to(spread)
+    if replaced is not None:
+        spread[forward_batch.replace_positions] = replaced.to(spread)
+    forward_batch.input_embeds, forward_batch.replace_embeds = spread, None
 
 
 def has_media(forward_batch) -> bool:

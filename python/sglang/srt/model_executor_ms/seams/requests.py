@@ -174,6 +174,11 @@ def _constrain_arguments(parser, tool_choice, *_, **__) -> None:
         parser.tool_strict_level = ToolStrictLevel.PARAMETER
 
 
+def keep_overrides(request, overrides) -> None:
+    """Give a request what its positional_embed_overrides, which JSON may have as anything, have become."""
+    request.positional_embed_overrides = overrides
+
+
 def keep_added_processors() -> None:
     """Let the processors of an added package serve every engine of a process.
 

@@ -9,8 +9,10 @@ from urllib.parse import unquote, urlparse
 
 import numpy as np
 
+from sglang.srt.model_executor_ms.seams import requests
+
 SOURCE = "--framework mindspore"
-TENSORS = ("positional_embed_overrides", "embed_overrides")
+OVERRIDES = "positional_embed_overrides"
 MEDIA = ("image_data", "video_data", "audio_data")
 
 
@@ -27,14 +29,15 @@ def check_request(tokenizer_manager, request, input_ids) -> None:
             "started with --is-embedding"
         )
     vocab_size = tokenizer_manager.model_config.vocab_size
-    problems = _tensor_problems(request) + _bootstrap_problems(request)
+    model_config = tokenizer_manager.model_config
+    problems = _override_problems(request, input_ids or [], model_config) + _bootstrap_problems(request)
     if tokenizer_manager.mm_processor is None:
         problems += [
             f"{name} is given, and this server takes text only" for name in MEDIA if _count(_of(request, name))
         ]
     embeds = _of(request, "input_embeds")
     if embeds is not None:
-        problems += _embedding_problems(request, embeds, tokenizer_manager.model_config)
+        problems += _embedding_problems("input_embeds", request, embeds, model_config)
     if not problems and not input_ids and embeds is None:
         problems.append("The prompt has no tokens: give text or input_ids with at least one")
     problems += _token_problems("input_ids", input_ids, vocab_size)
@@ -56,7 +59,7 @@ def check_prompt(request) -> None:
 
     if get_model().model_impl != "mindspore":
         return
-    problems = _tensor_problems(request) + [
+    problems = _read_overrides(request) + [
         f"{name} has {path}, which is no file" for name in MEDIA for path in _no_files(_of(request, name))
     ]
     if problems:
@@ -68,9 +71,33 @@ def check_prompt(request) -> None:
         raise ValueError(f"input_embeds is {embeds}: give one row or more, one row a token")
 
 
-def _tensor_problems(request) -> list[str]:
-    given = [name for name in TENSORS if _of(request, name) is not None]
-    return [f"{name} is not supported by {SOURCE}: give text or input_ids" for name in given]
+def _read_overrides(request) -> list[str]:
+    """Make of JSON what SGLang has as rows in the place of single tokens -> what is wrong with it."""
+    import torch
+
+    from sglang.srt.managers.embed_types import PositionalEmbeds
+    from sglang.srt.managers.io_struct import GenerateReqInput
+
+    if not isinstance(request, GenerateReqInput):  # pooled
+        given = [name for name in (OVERRIDES, "embed_overrides") if _of(request, name) is not None]
+        return [f"{name} is not supported by {SOURCE} without text to generate: give input_ids" for name in given]
+    given = getattr(request, OVERRIDES)
+    alone = isinstance(given, dict | PositionalEmbeds)
+
+    def read(one):
+        if one is None or isinstance(one, PositionalEmbeds):
+            return one
+        return PositionalEmbeds(torch.tensor(one["embeds"], dtype=torch.float32), list(one["positions"]))
+
+    try:
+        made = [read(one) for one in ([given] if alone else given or ())]
+        if given is not None and not made:
+            raise ValueError("there is none")
+    except (TypeError, ValueError, KeyError, RuntimeError, IndexError):
+        form = '{"embeds": rows of numbers, "positions": of the tokens that they replace}'
+        return [f"{OVERRIDES} is {form}, or a list of these or null, one a prompt"]
+    requests.keep_overrides(request, made[0] if alone else given and made)
+    return []
 
 
 def _bootstrap_problems(request) -> list[str]:
@@ -88,19 +115,29 @@ def _bootstrap_problems(request) -> list[str]:
     return problems
 
 
-def _embedding_problems(request, embeds, model_config) -> list[str]:
+def _override_problems(request, input_ids, model_config) -> list[str]:
+    """Of rows in the place of some of a prompt's tokens, as `_read_overrides` has made them."""
+    overrides = _of(request, OVERRIDES)
+    if overrides is None:
+        return []
+    places, rows = overrides.positions, overrides.embeds
+    fit = len(set(places)) == len(places) == len(rows) and all(type(one) is int for one in places)
+    if not fit or not all(0 <= place < len(input_ids) for place in places):
+        return [f"{OVERRIDES} has positions {places[:8]} for {len(rows)} rows, of a prompt of {len(input_ids)} tokens"]
+    return _embedding_problems(f"{OVERRIDES}.embeds", request, rows, model_config)
+
+
+def _embedding_problems(name, request, embeds, model_config) -> list[str]:
     """Of rows of embeddings in the place of a prompt's tokens."""
     from sglang.srt.managers.io_struct import GenerateReqInput
     from sglang.srt.runtime_context import get_device, get_spec
 
     if not isinstance(request, GenerateReqInput):
-        return ["input_embeds is served for texts to generate, and not for embeddings"]
+        return [f"{name} is served for texts to generate, and not for embeddings"]
     if get_device().device != "cpu" or get_spec().speculative_algorithm:
-        return [f"input_embeds is served by {SOURCE} on CPUs, without speculative decoding: give text or input_ids"]
+        return [f"{name} is served by {SOURCE} on CPUs, without speculative decoding: give text or input_ids"]
     if getattr(model_config.hf_text_config, "hidden_size_per_layer_input", 0):
-        return [
-            "input_embeds is not served of a model with per-layer embeddings, which tokens alone have: give input_ids"
-        ]
+        return [f"{name} is not served of a model with per-layer embeddings, which tokens alone have: give input_ids"]
     width = model_config.hidden_size
     try:
         with np.errstate(over="ignore"):
@@ -108,7 +145,7 @@ def _embedding_problems(request, embeds, model_config) -> list[str]:
     except (TypeError, ValueError):
         rows = np.empty(0)
     if rows.ndim != 2 or not len(rows) or rows.shape[1] != width or not np.isfinite(rows).all():
-        return [f"input_embeds is a list of one row or more of {width} finite numbers each, one row a token"]
+        return [f"{name} is a list of one row or more of {width} finite numbers each, one row a token"]
     return []
 
 
