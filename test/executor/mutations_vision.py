@@ -271,6 +271,34 @@ MUTATIONS = (
         f"{OF_TOWERS} another_kind",
     ),
     Mutation("tiles whose number is none", ANYRES, "or not int(number)", "", f"{OF_TOWERS} names_no_number"),
+    Mutation(
+        "towers that are not looked for before the start",
+        f"{ROOMS}/model_executor_ms/server/framework.py",
+        "problems += towers.problems(",
+        "problems + towers.problems(",
+        "test/executor/test_model_config.py -k cannot_be_had_is",
+    ),
+    Mutation(
+        "Yi-VL by SGLang's name",
+        f"{ROOMS}/model_executor_ms/server/model_config.py",
+        "AS_PUBLISHED.get(name, name)",
+        "name",
+        "test/executor/test_model_config.py -k yi_vl",
+    ),
+    Mutation(
+        "processors of all models",
+        f"{ROOMS}/model_executor_ms/seams/processors.py",
+        "if is_package or not named.search(",
+        "if is_package and not named.search(",
+        "test/seams/test_sglang_processor_seams.py -k served_models",
+    ),
+    Mutation(
+        "adapters by the names of checkpoints alone",
+        f"{MODELS}/llava.py",
+        ', "lm_head": "language_model.lm_head"}, OF_MODULES)',
+        ', "lm_head": "language_model.lm_head"},)',
+        'test/serving/test_vision_lora.py -m "" -k llava',
+    ),
 )
 
 if __name__ == "__main__":

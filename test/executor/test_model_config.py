@@ -1,13 +1,14 @@
 """--model-path, config.json and its overrides: sentences for what cannot be read, and overrides that mean the same."""
 
 import json
+import pickle
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 from models import tiny
 
-from sglang.srt.model_executor_ms.server import config_overrides, framework, model_config, model_path
+from sglang.srt.model_executor_ms.server import config_overrides, framework, llava_types, model_config, model_path
 from sglang.srt.model_executor_ms.server.config_overrides import UnsupportedOverride
 from sglang.srt.model_executor_ms.server.model_config import UnsupportedModel
 from sglang.srt.models_ms.config import Runtime
@@ -234,4 +235,31 @@ def test_a_package_that_a_processor_imports_is_asked_for_by_name(monkeypatch):
     with pytest.raises(framework.UnsupportedModel, match="pip install num2words"):
         framework.check_model(config)
     config.hf_config.architectures = ["Idefics3ForConditionalGeneration"]
+    framework.check_model(config)
+
+
+def test_llavas_own_format_is_read_by_whichever_model_type_it_has(tmp_path):
+    llava_types.register()
+    for kind, architecture in (("llava", "LlavaLlamaForCausalLM"), ("llava_qwen", "LlavaQwenForCausalLM")):
+        path = write(tmp_path / kind, model_type=kind, architectures=[architecture])
+        assert model_config.overrides(arguments(path)) is None
+        read = get_config(str(path), trust_remote_code=False)
+        assert pickle.loads(pickle.dumps(read)).model_type == kind  # as SGLang's processes send it
+
+
+def test_sglangs_name_of_yi_vl_is_that_of_its_checkpoints(tmp_path):
+    path = write(tmp_path, model_type="llava", architectures=["LlavaLlamaForCausalLM"])
+    found = json.loads(model_config.overrides(arguments(path, {"architectures": ["YiVLForCausalLM"]})))
+    assert found["architectures"] == ["LlavaLlamaForCausalLM"]
+    path = write(tmp_path / "other", model_type="llava", architectures=["YiVLForCausalLM"])
+    with pytest.raises(UnsupportedModel, match="config.json names YiVLForCausalLM, .* is LlavaLlamaForCausalLM"):
+        model_config.overrides(arguments(path))
+
+
+def test_a_tower_that_cannot_be_had_is_refused_before_the_start(tmp_path):
+    config = SimpleNamespace(model_path=str(tmp_path), is_generation=True, quantization=None, is_multimodal=True)
+    config.hf_config = SimpleNamespace(architectures=["LlavaLlamaForCausalLM"], mm_vision_tower="./vit/nothing")
+    with pytest.raises(UnsupportedModel, match="mm_vision_tower = './vit/nothing' .* is a tower that cannot be had"):
+        framework.check_model(config)
+    write(tmp_path / "vit/nothing", model_type="clip_vision_model")
     framework.check_model(config)

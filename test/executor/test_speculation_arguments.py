@@ -72,11 +72,11 @@ def test_what_goes_with_no_speculation_is_named(check, monkeypatch, changed, nam
 
 
 def test_beside_images_n_grams_draft_and_models_do_not():
-    def refused(algorithm, lora=None):
-        return framework._refused_with_images(SimpleNamespace(speculative_algorithm=algorithm, enable_lora=lora))
+    def refused(algorithm):
+        return framework._drafts_of_text(SimpleNamespace(speculative_algorithm=algorithm))
 
     assert refused(None) == refused("NGRAM") == ""
-    assert refused("EAGLE", lora=True) == "--enable-lora, --speculative-algorithm EAGLE"
+    assert refused("EAGLE") == "--speculative-algorithm EAGLE"
 
 
 def test_an_npu_and_its_operators_on_a_cpu_take_chains(check, monkeypatch):

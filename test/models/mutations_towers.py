@@ -14,6 +14,9 @@ ROOMS = "python/sglang/srt"
 MODELS = f"{ROOMS}/models_ms"
 ANYRES, GRIDS, QWEN3 = (f"{MODELS}/vision/{name}.py" for name in ("anyres", "grids", "qwen3"))
 LAYERS, OPS = f"{ROOMS}/layers_ms/vision.py", f"{ROOMS}/layers_ms/ops"
+TOWERS, OWN = f"{ROOMS}/model_loader_ms/towers.py", f"{MODELS}/llava_own.py"
+PROCESSOR = f"{ROOMS}/model_executor_ms/processors/llava_own.py"
+PUBLISHED = "test/models/test_vision_published.py"
 OF_TOWERS = "test/models/test_vision.py -k"
 OF_OPS = "test/ops/test_vision.py -k"
 
@@ -21,6 +24,11 @@ OF_OPS = "test/ops/test_vision.py -k"
 def rows(kind: str) -> str:
     """The test of a kind's rows on the CPU's table."""
     return f'{OF_TOWERS} "rows_of_an_image and cpu and {kind}"'
+
+
+def as_published(kind: str) -> str:
+    """The same, of a checkpoint as its makers wrote it."""
+    return f'{PUBLISHED} -m "" -k "rows_of_an_image and cpu and {kind}"'
 
 
 MUTATIONS = (
@@ -185,6 +193,112 @@ MUTATIONS = (
         "bounds.asnumpy().tolist()[1:]",
         "bounds.asnumpy().tolist()[-1:]",
         "test/ascend/test_vision.py -k within",
+    ),
+    # ---- checkpoints as their makers published them ----
+    Mutation(
+        "heights before widths",
+        ANYRES,
+        "tuple((height, width) for width, height in read)",
+        "tuple((height, width) for height, width in read)",
+        as_published("mistral"),
+    ),
+    Mutation(
+        "images without as many places",
+        PROCESSOR,
+        "if ids.count(token) != len(counts):",
+        "if False:",
+        f"{PUBLISHED} -k cut_at",
+    ),
+    Mutation(
+        "parts of a prompt that begin as prompts do",
+        PROCESSOR,
+        "self._tokenizer(part, add_special_tokens=False)",
+        'self._tokenizer(part + " ", add_special_tokens=False)',
+        f"{PUBLISHED} -k cut_at",
+    ),
+    Mutation(
+        "several images of LLaVA's own in tiles",
+        PROCESSOR,
+        "return count == 1 and self._said",
+        "return self._said",
+        f"{PUBLISHED} -k several_images",
+    ),
+    Mutation(
+        "images that are not made square",
+        PROCESSOR,
+        'if self._said("image_aspect_ratio", "square") != "square":',
+        "if False:",
+        f'{PUBLISHED} -k "pixels and llava_own"',
+    ),
+    Mutation(
+        "towers within a checkpoint that are looked for elsewhere",
+        TOWERS,
+        "if inside.is_dir()",
+        "if False",
+        f"{PUBLISHED} -k folder_or_elsewhere",
+    ),
+    Mutation(
+        "texts of a whole CLIP",
+        TOWERS,
+        'return read.get("vision_config") or read',
+        "return read",
+        f"{PUBLISHED} -k folder_or_elsewhere",
+    ),
+    Mutation(
+        "towers that are wanted for text alone",
+        TOWERS,
+        ' or config.get("language_model_only")',
+        "",
+        f"{PUBLISHED} -k folder_or_elsewhere",
+    ),
+    Mutation(
+        "weights of a tower that the checkpoint has too",
+        f"{ROOMS}/model_loader_ms/loader.py",
+        "if not checkpoint.has(prefix):",
+        "if True:",
+        as_published("mistral"),
+    ),
+    Mutation(
+        "a projector without its last norm",
+        OWN,
+        "return self.mlp[4].plain(self.mlp[3](x))",
+        "return self.mlp[3](x)",
+        as_published("yi_vl"),
+    ),
+    Mutation(
+        "a tower as wide as it is not",
+        OWN,
+        'if width != vision["hidden_size"]:',
+        "if False:",
+        f"{PUBLISHED} -k mm_hidden_size",
+    ),
+    Mutation(
+        "tiles whose rows nobody merges",
+        OWN,
+        "elif tiled and (",
+        "elif False and (",
+        f"{PUBLISHED} -k tiles_want",
+    ),
+    Mutation(
+        "queries and keys that are not normalized",
+        f"{MODELS}/vision/intern.py",
+        "norm = RowNorm(config) if config.qk_norm else None",
+        "norm = None",
+        as_published("6b"),
+    ),
+    Mutation(
+        "a decoder's own names that are left out",
+        f"{MODELS}/internvl_chat.py",
+        "return {**outer, **cls.tensor_names, **names, **outer}",
+        "return cls.tensor_names",
+        as_published("internlm2"),
+    ),
+    Mutation(
+        "towers that ranks divide whatever their heads are",
+        f"{MODELS}/multimodal.py",
+        "return Shard() if any(",
+        "return self.runtime.shard if any(",
+        f"{OF_TOWERS} ranks_divide",
     ),
 )
 

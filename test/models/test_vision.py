@@ -8,12 +8,14 @@ from models import vision_models
 from models.results import PROPERTY
 from safetensors.torch import load_file, save_file
 
+from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.quantization.unquantized import UnquantizedLinear
 from sglang.srt.layers_ms.vision import whole_columns
 from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem
 from sglang.srt.model_executor_ms.runner.media import MediaInputs
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights
+from sglang.srt.model_loader_ms.towers import with_tower
 from sglang.srt.models_ms.config import Runtime, UnsupportedConfig
 from sglang.srt.models_ms.gemma3_vl import Gemma3VisionConfig
 from sglang.srt.models_ms.registry import model_class
@@ -28,9 +30,9 @@ class Seeing(MediaInputs):
 
     def __init__(self, folder, dtype="float32"):
         config = get_config(str(folder), trust_remote_code=False)
-        computed = getattr(ms, ops.compute_dtype(dtype))
-        runtime = Runtime(computed, max_positions=config.text_config.max_position_embeddings)
-        self.network = model_class(config.architectures, config.to_dict())(config.to_dict(), runtime)
+        computed, read = getattr(ms, ops.compute_dtype(dtype)), with_tower(config.to_dict(), folder)
+        runtime = Runtime(computed, max_positions=config.max_position_embeddings)
+        self.network = model_class(config.architectures, read)(read, runtime)
         load_weights(self.network, check_weights(self.network, folder), progress=False)
 
 
@@ -126,6 +128,13 @@ def test_products_have_whole_columns(table):
     mlp, patches = tower.blocks[0].mlp, tower.patch_embed.proj
     assert mlp.gate_up.weight.shape == (128, 36) and mlp.down_proj.weight.shape == (36, 64)  # of 52 each
     assert mlp.gate_up.bias.shape == (128,) and patches.weight.shape == (36, 1216)  # of 1176
+
+
+def test_ranks_divide_a_tower_whose_heads_divide_and_compute_all_of_another(table):
+    ranks = Runtime(shard=Shard(1, 2, "pair"))
+    divided, whole = network_of("llava", ranks).vision_tower, network_of("qwen2_5_vl", ranks).visual
+    assert [divided.encoder.layers[0].self_attn.heads, whole.blocks[0].attn.heads] == [2, 3]  # of 4, of 3
+    assert divided.encoder.layers[0].self_attn.out_proj.group == "pair" and whole.blocks[0].attn.proj.group is None
 
 
 def test_a_tower_is_not_packed_where_nothing_says_that_it_is(table):

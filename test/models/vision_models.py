@@ -23,6 +23,14 @@ def _randomize(name: str, parameter: torch.Tensor, of_tokens: float) -> None:
     parameter.copy_(torch.randn(parameter.shape) * gain + offset)
 
 
+@torch.no_grad()
+def randomized(module: torch.nn.Module) -> torch.nn.Module:
+    """The same module, its parameters random as those of models here are."""
+    for name, parameter in module.named_parameters():
+        _randomize(name, parameter, 1.0)
+    return module
+
+
 def placeholder(kind: str) -> str:
     """What stands for an image in a prompt."""
     return next(token for family, token in PLACEHOLDERS.items() if kind.startswith(family))
@@ -70,7 +78,6 @@ def video(seed: int, frames: int = 4, width: int = 56, height: int = 84) -> np.n
     return np.stack([np.asarray(image(1000 * seed + number, width, height)) for number in range(frames)])
 
 
-@torch.no_grad()
 def reference(kind: str, prompt: str, images: list, tokens: int, **videos) -> tuple[list[int], np.ndarray]:
     """Ids that transformers' `generate` answers with, and the logprobs [tokens, vocab] that it chose them by.
 
@@ -79,6 +86,12 @@ def reference(kind: str, prompt: str, images: list, tokens: int, **videos) -> tu
     model, processor = hugging_face(kind)
     shown = [images] if kind == "llava_onevision" else images  # as those of one prompt
     given = processor(text=prompt, return_tensors="pt", **(dict(images=shown) if images else {}), **videos)
+    return generated(model, given, tokens)
+
+
+@torch.no_grad()
+def generated(model, given: dict, tokens: int) -> tuple[list[int], np.ndarray]:
+    """As `reference`, of what a model is given."""
     found = model.generate(
         **given,
         max_new_tokens=tokens,

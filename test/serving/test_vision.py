@@ -8,6 +8,7 @@ import openai
 import pytest
 from models import vision_models
 from models.results import SERVED
+from models.vision_published import ARCHITECTURES as OF_MAKERS
 from PIL import Image
 from tiers import mostly_slow
 
@@ -163,7 +164,9 @@ def test_n_grams_change_no_answer_about_images(start_engine, tmp_path, kind):
 
 def test_every_architecture_that_sees_is_served_by_one_of_these_tests():
     seeing = {name for name, model in MODELS.items() if model.sees}
-    assert {*ARCHITECTURES} == {name for name in seeing if not MODELS[name].text_alone}  # those: test_families.py
+    assert {*ARCHITECTURES, *OF_MAKERS} == {
+        name for name in seeing if not MODELS[name].text_alone
+    }  # those: test_families.py
 
 
 @pytest.mark.slow
@@ -197,24 +200,31 @@ def test_requests_with_images_that_are_retracted_are_answered_in_full(start_engi
 
 
 @pytest.mark.slow
-def test_text_alone_of_a_model_that_sees(start_engine, tmp_path):
-    kind, alone = "qwen2_5_vl", '{"language_model_only": true}'
+@pytest.mark.parametrize("kind", ARCHITECTURES.values())
+def test_text_alone_of_a_model_that_sees(start_engine, tmp_path, kind):
+    alone = '{"language_model_only": true}'
     engine = start_engine(vision_models.save(kind, tmp_path), json_model_override_args=alone)
     (answer,) = ask(engine, kind, ["none"])
     assert_answers(kind, "none", answer)
 
 
-@pytest.mark.slow
-def test_two_ranks_divide_the_heads_of_a_tower(start_engine, tmp_path):
-    kind = "llava"
-    engine = start_engine(vision_models.save(kind, tmp_path), tp_size=2)
-    (answer,) = ask(engine, kind, ["two"])
-    assert_answers(kind, "two", answer)
+# The ranks divide the heads of llava's tower, and cannot those of qwen2_5_vl's, of which each computes all.
+TOWERS = ["llava", "qwen2_5_vl"]
+REPLICAS = dict(tp_size=2, dp_size=2, enable_dp_attention=True)
 
 
 @pytest.mark.slow
-def test_the_first_stage_of_two_has_the_tower(start_engine, tmp_path):
-    kind = "qwen2_5_vl"
+@pytest.mark.parametrize("sizes", [dict(tp_size=2), REPLICAS], ids=["tp", "dp"])
+@pytest.mark.parametrize("kind", TOWERS)
+def test_two_ranks_see(start_engine, tmp_path, kind, sizes):
+    engine = start_engine(vision_models.save(kind, tmp_path), **sizes)
+    for name, answer in zip(PROMPTS, ask(engine, kind, PROMPTS), strict=True):
+        assert_answers(kind, name, answer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", TOWERS)
+def test_the_first_stage_of_two_has_the_tower(start_engine, tmp_path, kind):
     engine = start_engine(vision_models.save(kind, tmp_path), pp_size=2)
     (answer,) = ask(engine, kind, ["two"])
     assert_answers(kind, "two", answer)

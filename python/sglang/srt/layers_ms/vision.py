@@ -90,23 +90,26 @@ class VisionAttention(nn.Cell):
     """Attention of all rows of a segment to each other; heads are divided among the ranks.
 
     out: what the checkpoint calls the last matrix; out_bias: None: as `bias`. fused_qkv: as QKVParallelLinear's.
+    norm: a cell that normalizes queries and keys, None: none does.
     """
 
-    def __init__(self, config, *, bias=True, out="out_proj", out_bias=None, fused_qkv=None):
+    def __init__(self, config, *, bias=True, out="out_proj", out_bias=None, fused_qkv=None, norm=None):
         super().__init__()
         heads, head_dim = config.num_attention_heads, config.hidden_size // config.num_attention_heads
         shard, dtype = config.shard.attention, config.dtype
         self.qkv_proj = QKVParallelLinear(config.hidden_size, heads, heads, head_dim, bias, shard, dtype, fused_qkv)
         own = self.qkv_proj.query_heads
         self.heads, self.scale = own.stop - own.start, head_dim**-0.5
-        self.out = out
+        self.out, self.qk_norm = out, norm
         out_bias = bias if out_bias is None else out_bias
         last = RowParallelLinear(heads * head_dim, config.hidden_size, out_bias, shard, dtype, "vision heads")
         setattr(self, out, last)
 
     def construct(self, x, bounds, cos=None, sin=None):
         """x [P, hidden_size], bounds [S + 1], cos and sin float32 [P, head_dim / 2] -> [P, hidden_size]."""
-        found = ops.segment_attention(self.qkv_proj(x), cos, sin, bounds, self.heads, self.scale)
+        qkv = self.qkv_proj(x)
+        qkv = qkv if self.qk_norm is None else self.qk_norm(qkv)
+        found = ops.segment_attention(qkv, cos, sin, bounds, self.heads, self.scale)
         return getattr(self, self.out)(found)
 
 

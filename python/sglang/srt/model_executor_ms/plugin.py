@@ -146,6 +146,9 @@ def _activate_scheduler(view) -> None:
 
 @functools.cache
 def _hook_arguments() -> None:
+    from sglang.srt.model_executor_ms.server import llava_types
+
+    llava_types.register()
     arguments.register_quantization_names()
     arguments.read_step_by_sglangs_class()
     arguments.accept_deterministic_inference("mindspore")
@@ -167,9 +170,10 @@ def _hook_messages() -> None:
 @functools.cache
 def _hook_launcher() -> None:
     from sglang.srt.model_executor_ms.parallel import dp_watchdog
-    from sglang.srt.model_executor_ms.seams import control, requests
+    from sglang.srt.model_executor_ms.seams import control, processors, requests
     from sglang.srt.model_executor_ms.server import choices, control_requests
 
+    processors.import_served_only(processors.TOKENIZER)
     requests.accept_completions_of_no_tokens()
     requests.echo_logprobs_of_no_others()
     requests.trim_logprobs()
@@ -254,8 +258,9 @@ def _hook_scheduler(device: str) -> None:
         hidden_states,
         weights,
     )
-    from sglang.srt.model_executor_ms.seams import batches, memory, parallel, runner, scheduling
+    from sglang.srt.model_executor_ms.seams import batches, memory, parallel, processors, runner, scheduling
 
+    processors.tokenize_llavas_alone()
     parallel.init_groups_with(hosts.wait_for_world)
     parallel.make_group_with(rank_status.set_gloo_timeout)
     parallel.after_init_groups(rank_status.share_rank_info)
@@ -278,6 +283,7 @@ def _hook_scheduler(device: str) -> None:
     scheduling.rest_while_waiting(0.002)
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
+        processors.import_served_only(processors.SCHEDULER)
         _hook_control()
         _hook_faults()
         processes.run_scheduler_with(rank_status.log_rank_states_on_error)

@@ -88,6 +88,16 @@ class Checkpoint:
             self.lost = set(map(renamed, self.lost))
             self.index = {renamed(name): file for name, file in self.index.items()}
 
+    def has(self, prefix: str) -> bool:
+        """Whether it has a tensor whose name begins so, or had one before a file was damaged."""
+        return any(name.startswith(prefix) for names in (self.tensors, self.lost, self.index) for name in names)
+
+    def add(self, prefix: str, other: "Checkpoint") -> None:
+        """Take the tensors of another checkpoint too, with `prefix` before their names."""
+        self.tensors |= {prefix + name: stored for name, stored in other.tensors.items()}
+        self.lost |= {prefix + name for name in other.lost}
+        self.problems += other.problems
+
     def _add(self, file: str, path: Path) -> None:
         read = _READERS.get(path.suffix, _read_torch)
         try:

@@ -78,7 +78,8 @@ class Wanted:
     cells of a pipeline stage, and what they are called in the whole model. other_stages: cells that other stages have.
     layers: the cell of all layers, and how many the model has; a checkpoint may have more. tied: a tensor of which the
     checkpoint may have nothing but a copy, and the copy's name. endings: what names of the checkpoint's tensors may end
-    in, and what is meant.
+    in, and what is meant. beside: what names of tensors begin with that the checkpoint may lack, and the folder or hub
+    id of another one, which has them without it.
     """
 
     names: Mapping[str, str] = field(default_factory=dict)
@@ -90,6 +91,7 @@ class Wanted:
     layers: tuple[str, int] | None = None
     tied: tuple[str, str] | None = None
     endings: Mapping[str, str] = field(default_factory=dict)
+    beside: Mapping[str, str] = field(default_factory=dict)
 
     def tensor_names(self, present: Iterable[str] = ()) -> TensorNames:
         """What a checkpoint of these tensors calls the model's."""
@@ -127,6 +129,9 @@ def check(
     folder = locate(source, load_format, revision, cache_dir)
     checkpoint = Checkpoint(folder, load_format)
     checkpoint.rename(wanted.endings)
+    for prefix, other in wanted.beside.items():
+        if not checkpoint.has(prefix):
+            checkpoint.add(prefix, Checkpoint(locate(other, cache_dir=cache_dir)))
     names = wanted.tensor_names(checkpoint.tensors)
     items = tensors_of(model, checkpoint.tensors, names)
     coded = [(item.source, item.encoding) for item in items if item.encoding]

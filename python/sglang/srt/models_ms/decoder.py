@@ -216,6 +216,7 @@ class CausalLM(nn.Cell):
     tensor_names = {}  # our names of tensors, or whole dotted parts of them -> the checkpoint's, where they differ
     other_tensor_names = ()  # such tables that hold too, of other checkpoints of the same models
     tensor_endings = {}  # what names of the checkpoint's tensors may end in -> what is meant
+    beside = {}  # what names of tensors begin with that another checkpoint may have -> its folder or hub id
     # Tensors that this model's checkpoints carry and it does not compute with, beside those that no model does:
     # patterns of their names.
     ignored_tensors = ()
@@ -350,6 +351,7 @@ class CausalLM(nn.Cell):
             layers=("model.layers", self.config.num_hidden_layers),
             tied=self.tied,
             endings=self.tensor_endings,
+            beside=self.beside,
         )
 
     def process_weights_after_loading(self):

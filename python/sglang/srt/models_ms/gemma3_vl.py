@@ -11,7 +11,7 @@ from sglang.srt.layers_ms.vision import mean_rows, transposed_linear
 from sglang.srt.models_ms.config import UnsupportedConfig, key
 from sglang.srt.models_ms.gemma3 import Gemma3Layer
 from sglang.srt.models_ms.llava import ROLES
-from sglang.srt.models_ms.multimodal import Multimodal, TowerConfig
+from sglang.srt.models_ms.multimodal import OF_MODULES, Multimodal, TowerConfig
 from sglang.srt.models_ms.vision import grids
 from sglang.srt.models_ms.vision.siglip import SiglipVisionConfig, SiglipVisionTower, inputs_of_squares
 
@@ -60,7 +60,7 @@ class Gemma3ForConditionalGeneration(Multimodal):
         "vision_tower": "vision_tower.vision_model",
     }
     # As transformers 5 saves them.
-    other_tensor_names = ({"model": "language_model.model", "lm_head": "language_model.lm_head"},)
+    other_tensor_names = ({"model": "language_model.model", "lm_head": "language_model.lm_head"}, OF_MODULES)
 
     def make_towers(self, hf_config, runtime):
         read = Gemma3VisionConfig.read(self.own_config(hf_config), runtime=runtime)

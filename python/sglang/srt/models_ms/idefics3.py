@@ -61,9 +61,9 @@ class Idefics3ForConditionalGeneration(Multimodal):
         "connector": "model.connector",
     }
 
-    @staticmethod
-    def decoder_config(hf_config):
-        read = Multimodal.decoder_config(hf_config)
+    @classmethod
+    def decoder_config(cls, hf_config):
+        read = super().decoder_config(hf_config)
         return {name: value for name, value in read.items() if name not in NOT_OF_THE_DECODER}
 
     def make_towers(self, hf_config, runtime):

@@ -10,7 +10,7 @@ from sglang.srt.layers_ms import LayerNorm, ops
 from sglang.srt.layers_ms.vision import linear
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.llava import LlavaConfig
-from sglang.srt.models_ms.multimodal import Multimodal, VisionInputs
+from sglang.srt.models_ms.multimodal import OF_MODULES, Multimodal, VisionInputs
 from sglang.srt.models_ms.vision import grids
 from sglang.srt.models_ms.vision.intern import InternVisionConfig, InternVisionTower
 from sglang.srt.models_ms.vision.patches import even_bounds, patches_of
@@ -38,12 +38,14 @@ class InternVLProjector(nn.Cell):
 
 class InternVLForConditionalGeneration(Multimodal):
     decoders = ("qwen2", "llama", "qwen3")
+    own_config_class, vision_config_class = InternVLConfig, InternVisionConfig
     towers = ("vision_tower", "multi_modal_projector")
     tensor_names = {"model": "language_model.model", "lm_head": "language_model.lm_head"}
+    other_tensor_names = (OF_MODULES,)
 
     def make_towers(self, hf_config, runtime):
-        read = InternVLConfig.read(self.own_config(hf_config), runtime=runtime)
-        self.vision_config = InternVisionConfig.read(hf_config["vision_config"], runtime=runtime)
+        read = self.own_config_class.read(self.own_config(hf_config), runtime=runtime)
+        self.vision_config = self.vision_config_class.read(hf_config["vision_config"], runtime=runtime)
         self.merge = int(1 / read.downsample_ratio)
         self.width = self.vision_config.hidden_size * self.merge**2
         self.vision_tower = InternVisionTower(self.vision_config)

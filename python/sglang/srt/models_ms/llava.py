@@ -9,7 +9,7 @@ from sglang.srt.layers_ms import ops
 from sglang.srt.layers_ms.linear import Linear
 from sglang.srt.layers_ms.vision import ACTIVATIONS, linear
 from sglang.srt.models_ms.config import UnsupportedConfig, key
-from sglang.srt.models_ms.multimodal import Multimodal, TowerConfig
+from sglang.srt.models_ms.multimodal import OF_MODULES, Multimodal, TowerConfig
 from sglang.srt.models_ms.vision.features import features_of
 
 ROLES = {
@@ -62,16 +62,21 @@ class LlavaForConditionalGeneration(Multimodal):
         "vision_tower": "vision_tower.vision_model",
     }
     # As transformers 5 saves them.
-    other_tensor_names = ({"model": "language_model.model", "lm_head": "language_model.lm_head"},)
+    other_tensor_names = ({"model": "language_model.model", "lm_head": "language_model.lm_head"}, OF_MODULES)
 
-    own_config_class = LlavaConfig
+    own_config_class, projector_class = LlavaConfig, LlavaProjector
     tower_kinds = ("clip_vision_model", "siglip_vision_model", "pixtral")
 
     def make_towers(self, hf_config, runtime):
-        self.own = read = self.own_config_class.read(self.own_config(hf_config), runtime=runtime)
-        self.features = features_of(hf_config["vision_config"], read, runtime, self.tower_kinds)
+        self.own = self.read_own(hf_config, runtime)
+        self.features = features_of(hf_config["vision_config"], self.own, runtime, self.tower_kinds)
         self.vision_config, self.vision_tower = self.features.config, self.features.tower
-        self.multi_modal_projector = LlavaProjector(read, self.vision_config.hidden_size, self.config.hidden_size)
+        sizes = (self.vision_config.hidden_size, self.config.hidden_size)
+        self.multi_modal_projector = self.projector_class(self.own, *sizes)
+
+    def read_own(self, hf_config, runtime) -> LlavaConfig:
+        """What of config.json is neither the decoder's nor the tower's."""
+        return self.own_config_class.read(self.own_config(hf_config), runtime=runtime)
 
     def vision_inputs(self, feature, modality, known):
         return self.features.inputs(feature, known)

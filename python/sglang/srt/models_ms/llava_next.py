@@ -25,6 +25,10 @@ class LlavaNextForConditionalGeneration(LlavaForConditionalGeneration):
 
     def make_towers(self, hf_config, runtime):
         super().make_towers(hf_config, runtime)
+        self.add_newline()
+
+    def add_newline(self) -> None:
+        """The row that ends lines."""
         width = self.config.hidden_size
         self.image_newline = Table(1, width, self.config.dtype, "../image_newline", (width,))
 

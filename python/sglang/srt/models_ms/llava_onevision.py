@@ -42,6 +42,7 @@ class LlavaOnevisionForConditionalGeneration(LlavaNextForConditionalGeneration):
         line_ends = np.where(taps[0] == anyres.NEWLINE, 0, -1).astype(np.int32)
         return made._replace(indices=(*made.indices, line_ends, *taps))
 
-    def vision(self, patches, places, bounds, line_ends, *taps):
-        x = LlavaForConditionalGeneration.vision(self, patches, places, bounds)
+    def vision(self, patches, *indices):
+        line_ends, *taps = indices[self.features.indices :]
+        x = LlavaForConditionalGeneration.vision(self, patches, *indices[: self.features.indices])
         return ops.add(mixed_rows(x, list(zip(taps[::2], taps[1::2], strict=True))), self.image_newline(line_ends), 1.0)

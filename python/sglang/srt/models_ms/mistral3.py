@@ -10,7 +10,7 @@ from sglang.srt.layers_ms import RMSNorm, ops
 from sglang.srt.layers_ms.vision import linear
 from sglang.srt.models_ms.config import key
 from sglang.srt.models_ms.llava import LlavaConfig
-from sglang.srt.models_ms.multimodal import Multimodal
+from sglang.srt.models_ms.multimodal import OF_MODULES, Multimodal
 from sglang.srt.models_ms.vision import grids
 from sglang.srt.models_ms.vision.features import features_of
 
@@ -52,6 +52,7 @@ class Mistral3ForConditionalGeneration(Multimodal):
     decoders = ("mistral", "ministral3")
     towers = ("vision_tower", "multi_modal_projector")
     tensor_names = {"model": "language_model.model", "lm_head": "language_model.lm_head"}
+    other_tensor_names = (OF_MODULES,)
 
     def make_towers(self, hf_config, runtime):
         read = Mistral3Config.read(self.own_config(hf_config), runtime=runtime)

@@ -1,7 +1,7 @@
 """Decoders that see: a vision tower makes rows of images, which take the place of placeholder tokens.
 
 A family says what its tower and projector are, and how an image becomes their inputs. The decoder is any of ours, by
-the model_type of config.json's text_config.
+the model_type of config.json's text_config, or of what an older config.json has in its place.
 """
 
 from collections.abc import Mapping
@@ -9,10 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from sglang.srt.distributed_ms.shard import Shard
 from sglang.srt.models_ms.config import KeyedConfig, Runtime, UnsupportedConfig
 from sglang.srt.models_ms.ignored_keys import IGNORED
 
 IMAGE, VIDEO = "image", "video"  # modalities, by SGLang's names
+# Names of the decoder's modules in transformers 5, which checkpoints do not have, and adapters of PEFT's do.
+OF_MODULES = {"model": "model.language_model"}
 # Keys beside text_config that are the decoder's, where they are given.
 OF_DECODER = ("tie_word_embeddings", "quantization_config", "architectures")
 
@@ -29,7 +32,7 @@ class TowerConfig(KeyedConfig):
     """Of config.json's vision_config, or of what is beside it. The server's settings are the decoder's."""
 
     runtime: Runtime
-    ignored = {**IGNORED, "id2label": "names of classes"}
+    ignored = {**IGNORED, "id2label": "names of classes", "tie_word_embeddings": "a tower embeds no words"}
 
     @property
     def dtype(self):
@@ -37,30 +40,38 @@ class TowerConfig(KeyedConfig):
 
     @property
     def shard(self):
-        return self.runtime.shard
+        """The ranks divide a tower; each computes all of it where its heads or inner values do not divide."""
+        ranks = self.runtime.shard.attention.size
+        sizes = (getattr(self, name, 0) for name in ("num_attention_heads", "intermediate_size"))
+        return Shard() if any(size % ranks for size in sizes) else self.runtime.shard
 
 
 class Multimodal:
     """Before a decoder's class (`on_decoder`). Families fill in what is below."""
 
     modalities = (IMAGE,)
-    decoders = ()  # model_type of text_config: those that are published, the usual one first
+    text_key = "text_config"  # of config.json: what of it is the decoder's; None: not set apart from the rest
+    decoders = ()  # model_type of it: those that are published, the usual one first
     own_decoders = {}  # of these -> the architecture that computes it, where it is not the usual one
     towers = ()  # names of the cells, which only the first stage of a pipeline has
     deepstack = 0  # of how many layers a tower makes rows too, which are added after the decoder's first layers
     optional_prefix = ""
     whole_images = False  # whether tokens of an image see all of it: it is in one chunk of its prompt then
 
-    @staticmethod
-    def decoder_config(hf_config):
-        text = hf_config["text_config"]
-        return text | {name: hf_config[name] for name in OF_DECODER if name in hf_config}
+    @classmethod
+    def decoder_config(cls, hf_config):
+        return hf_config[cls.text_key] | {name: hf_config[name] for name in OF_DECODER if name in hf_config}
 
-    @staticmethod
-    def own_config(hf_config: Mapping) -> dict:
+    @classmethod
+    def own_config(cls, hf_config: Mapping) -> dict:
         """What of config.json is not the decoder's. SGLang copies the decoder's keys beside the others."""
-        text = hf_config["text_config"]
+        text = hf_config[cls.text_key]
         return {name: value for name, value in hf_config.items() if name not in text or name == "architectures"}
+
+    @classmethod
+    def names_on(cls, decoder: type) -> dict[str, str]:
+        """`tensor_names` of the whole model, where a decoder has names of its own."""
+        return cls.tensor_names
 
     def add_towers(self, hf_config, runtime):
         self.whole_images = self.whole_images and runtime.towers
@@ -105,10 +116,11 @@ def on_decoder(family: type, hf_config: Mapping | None, decoder_class) -> type:
 
     decoder_class: function of a model_type, and of the architecture if it is known -> the class of its decoder.
     """
-    text = (hf_config or {}).get("text_config") or {}
+    text = (hf_config or {}).get(family.text_key) or {}
     kind = text.get("model_type") or family.decoders[0]
     if kind not in family.decoders:
         raise UnsupportedConfig(
-            f"{family.__name__}: text_config.model_type = {kind!r} is not supported, only {list(family.decoders)}"
+            f"{family.__name__}: {family.text_key}.model_type = {kind!r} is not supported, only {list(family.decoders)}"
         )
-    return type(family.__name__, (family, decoder_class(kind, family.own_decoders.get(kind))), {})
+    decoder = decoder_class(kind, family.own_decoders.get(kind))
+    return type(family.__name__, (family, decoder), {"tensor_names": family.names_on(decoder)})

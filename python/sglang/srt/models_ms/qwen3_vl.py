@@ -39,7 +39,7 @@ class Qwen3VLForConditionalGeneration(Multimodal):
 class Qwen3VLMoeForConditionalGeneration(Qwen3VLForConditionalGeneration):
     decoders = ("qwen3_vl_moe_text",)
 
-    @staticmethod
-    def decoder_config(hf_config):
+    @classmethod
+    def decoder_config(cls, hf_config):
         """Weights of a token's experts add up to one, which config.json need not say."""
-        return Multimodal.decoder_config(hf_config) | {"norm_topk_prob": True}
+        return super().decoder_config(hf_config) | {"norm_topk_prob": True}

@@ -142,6 +142,7 @@ MODELS = {  # sorted by name
     "InternLM2ForCausalLM": Model("internlm2", "InternLM2, InternLM2.5", "fused wqkv, dynamic NTK"),
     "InternLM2ForRewardModel": Model("pooled", "InternLM2-Reward", "reward", task=REWARD),
     "InternLM3ForCausalLM": Model("internlm3", "InternLM3", "biases, dynamic NTK"),
+    "InternVLChatModel": Model("internvl_chat", "InternVL 2.5, 3, as published", "images in tiles, videos", task=SEE),
     "InternVLForConditionalGeneration": Model(
         "internvl", "InternVL 2.5, 3, as transformers names them", "images in tiles; Qwen2, Llama, Qwen3", task=SEE
     ),
@@ -169,6 +170,8 @@ MODELS = {  # sorted by name
     "LlavaForConditionalGeneration": Model(
         "llava", "LLaVA 1.5, Pixtral 12B", "the tower of CLIP, SigLIP or Pixtral; Llama, Mistral, Qwen2", task=SEE
     ),
+    "LlavaLlamaForCausalLM": Model("llava_own", "LLaVA 1.5, 1.6, Yi-VL, as published", "CLIP's tower; Llama", task=SEE),
+    "LlavaMistralForCausalLM": Model("llava_own", "LLaVA 1.6, as published", "CLIP's tower; Mistral", task=SEE),
     "LlavaNextForConditionalGeneration": Model(
         "llava_next", "LLaVA 1.6", "as LLaVA 1.5, images in tiles; Llama, Mistral, Qwen2", task=SEE
     ),
@@ -178,6 +181,7 @@ MODELS = {  # sorted by name
     "LlavaOnevisionForConditionalGeneration": Model(
         "llava_onevision", "LLaVA-OneVision", "SigLIP's tower, images in tiles, videos; Qwen2", task=SEE
     ),
+    "LlavaQwenForCausalLM": Model("llava_own", "LLaVA-OneVision, as published", "SigLIP's tower; Qwen2", task=SEE),
     "MellumForCausalLM": Model("mellum", "Mellum 2", "experts, sliding windows, two rotary tables"),
     "MiMoForCausalLM": Model("mimo", "MiMo-7B", "biases"),
     "MiniCPM3ForCausalLM": Model("minicpm3", "MiniCPM3", "MLA, multipliers"),
@@ -297,16 +301,11 @@ DRAFTS = {
     "Qwen3NextForCausalLMMTP": Model("mtp", "Qwen3-Next: in the checkpoint", "target's head"),
     "Qwen3_5ForCausalLMMTP": Model("mtp", "Qwen3.5, dense or with experts: in the checkpoint", "target's head"),
 }
+# Another name of an architecture -> that of its published checkpoints, by which SGLang knows their keys.
+AS_PUBLISHED = {"YiVLForCausalLM": "LlavaLlamaForCausalLM"}
 # What is not computed although it looks like what is, and why.
-_TWO_CHECKPOINTS = (
-    "its tower is another checkpoint, the mm_vision_tower of config.json; transformers reads the same models from one, "
-    "as LlavaForConditionalGeneration or LlavaNextForConditionalGeneration"
-)
-_OF_LLAVA = [f"Llava{kind}ForCausalLM" for kind in ("Llama", "Mistral", "Qwen", "Vid")]
 NOT_COMPUTED = {
-    **dict.fromkeys(_OF_LLAVA, _TWO_CHECKPOINTS),
-    "InternVLChatModel": "take the checkpoint that transformers reads, InternVLForConditionalGeneration",
-    "YiVLForCausalLM": "its tower lies in a folder of its own, and neither SGLang nor transformers reads its images",
+    "LlavaVidForCausalLM": "videos of LLaVA's own format; LlavaNextVideoForConditionalGeneration is computed",
     **other_names.REASONS,
 }
 # Decoders of models that see, which no checkpoint names by themselves.
@@ -335,6 +334,7 @@ DECODERS = {  # model_type of a text_config -> the architecture that computes it
     "gemma3_text": "Gemma3ForCausalLM",
     "gemma3n_text": "Gemma3nForCausalLM",
     "gemma4_text": "Gemma4ForCausalLM",
+    "internlm2": "InternLM2ForCausalLM",
     "llama": "LlamaForCausalLM",
     "ministral3": "Ministral3ForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -343,6 +343,7 @@ DECODERS = {  # model_type of a text_config -> the architecture that computes it
     "qwen2_vl_text": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM",
     "qwen3_5_text": "Qwen3_5ForCausalLM",
     "qwen3_vl_moe_text": "Qwen3MoeForCausalLM",
     "qwen3_vl_text": "Qwen3ForCausalLM",

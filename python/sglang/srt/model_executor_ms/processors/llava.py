@@ -10,7 +10,6 @@ from sglang.srt.managers.schedule_batch import MultimodalProcessorOutput
 from sglang.srt.model_executor_ms.processors.videos import TakesVideos
 from sglang.srt.models_ms.vision import anyres
 from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor, MultimodalSpecialTokens
-from sglang.srt.multimodal.processors.pixtral import PixtralProcessor
 
 
 def named(architecture: str) -> type:
@@ -87,8 +86,11 @@ class ProcessorOfTower(BaseMultimodalProcessor):
     models = [named("LlavaForConditionalGeneration")]
 
     def __new__(cls, hf_config, *args, **kwargs):
-        kind = PixtralProcessor if hf_config.vision_config.model_type == "pixtral" else LlavaProcessor
-        return kind(hf_config, *args, **kwargs)
+        if hf_config.vision_config.model_type != "pixtral":
+            return LlavaProcessor(hf_config, *args, **kwargs)
+        from sglang.srt.multimodal.processors.pixtral import PixtralProcessor  # with torch's model, which takes time
+
+        return PixtralProcessor(hf_config, *args, **kwargs)
 
 
 class LlavaNextProcessor(LlavaProcessor):

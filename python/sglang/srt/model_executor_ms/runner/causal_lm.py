@@ -40,6 +40,7 @@ from sglang.srt.model_executor_ms.runner.sentence_transformers import Recipe
 from sglang.srt.model_executor_ms.runner.weights import check_weights, load_weights, with_own_head, with_quantization
 from sglang.srt.model_executor_ms.seams import batches, runner
 from sglang.srt.model_loader_ms import loader
+from sglang.srt.model_loader_ms.towers import with_tower
 from sglang.srt.models_ms.config import Runtime
 from sglang.srt.models_ms.pooled import embedding_class
 from sglang.srt.models_ms.registry import model_class
@@ -100,7 +101,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         written = with_quantization(config.to_dict(), folder, model_config.requested_quantization)
         written = with_own_head(written, network_class, folder, load_format)
         published = config_fixups.restored(written, model_config.model_path, model_config.revision)
-        self.network = network_class(published, runtime)
+        self.network = network_class(with_tower(published, folder), runtime)
         self._prepare_media(model_config.is_generation)
         self.expert_counter = eplb.ExpertCounter(self.network)
         self.pooling = None if generates else self._pooling(model_config, load_format)

@@ -91,8 +91,6 @@ class MindSporeLoRAManager(LoRAManager):
         self.network = model.network
         if state_specs(self.network):
             raise ValueError("--enable-lora: the model's layers keep a state of each request; not served so yet")
-        if getattr(self.network, "towers", ()):
-            raise ValueError("--enable-lora: the model takes images; adapters are not served so yet")
         self.serves, self.prepared, self.loading = False, None, FirstStagePrepares(self._read)
         self.dp_lora_slots = None
         super().__init__(base_model=model, **options)

@@ -294,16 +294,15 @@ def verify(server_args) -> None:
 
             cache = (view.quantization_param_path, view.kv_cache_dtype)
             kv_scales.check(*cache, model.hf_text_config, view.tp_size, view.speculative_draft_model_path)
-        if model.is_multimodal and (refused := _refused_with_images(view)):
+        if model.is_multimodal and (refused := _drafts_of_text(view)):
             raise UnsupportedModel(f"{view.model_path}: it takes images, and {refused} is for models of text so far")
     hide_threads_of_mindspore()
 
 
-def _refused_with_images(view) -> str:
-    """Flags that go with models of text alone; n-grams of tokens are looked up beside images too."""
-    drafts = view.speculative_algorithm not in (None, "NGRAM")
-    named = {"--enable-lora": view.enable_lora, f"--speculative-algorithm {view.speculative_algorithm}": drafts}
-    return ", ".join(flag for flag, given in named.items() if given)
+def _drafts_of_text(view) -> str:
+    """The flag of a draft that reads tokens, and sees no image; n-grams of tokens are looked up beside images too."""
+    algorithm = view.speculative_algorithm
+    return "" if algorithm in (None, "NGRAM") else f"--speculative-algorithm {algorithm}"
 
 
 def names_a_model(view) -> bool:
@@ -333,6 +332,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
     experts: whether the arguments are about its experts; attn_dp_size: of its attention.
     """
     from sglang.srt.model_executor_ms.runner import sentence_transformers
+    from sglang.srt.model_loader_ms import towers
     from sglang.srt.models_ms.registry import MODELS, model_class
 
     check_architecture(model_config)
@@ -352,6 +352,7 @@ def check_model(model_config, stages: int = 1, experts: bool = False, attn_dp_si
         problems.append(f"it is pooled, and --attn-dp-size {attn_dp_size} is for models that generate text")
     if model_config.is_multimodal and not getattr(model_class(known), "modalities", ()):
         problems.append("it is multimodal")
+    problems += towers.problems(vars(model_config.hf_config), model_config.model_path)
     if MODELS[known[0]].sees and not model_config.is_generation:
         problems.append("it is multimodal, and --is-embedding is for models of text")
     if problems:

@@ -29,8 +29,15 @@ def overrides(arguments) -> str | None:
     written = _written(arguments)
     if written is None:
         return None
+    from sglang.srt.models_ms.registry import AS_PUBLISHED
+
     merged = config_overrides.merge(written, given)
-    architectures = _architectures(path, merged)
+    architectures = [AS_PUBLISHED.get(name, name) for name in _architectures(path, merged)]
+    for name in set(written.get("architectures") or ()) & set(AS_PUBLISHED):
+        raise UnsupportedModel(
+            f"{path}: config.json names {name}, and SGLang does not read its keys by that name: "
+            f"its makers' name is {AS_PUBLISHED[name]}"
+        )
     architectures = [*architectures, *(name for name in _known_as(merged) if name not in architectures)]
     _check_config_class(arguments, merged, architectures)
     if merged.get("architectures") != architectures:

@@ -1,6 +1,9 @@
 """Images cut into tiles, as LLaVA 1.6 does it: which resolution, which rows of the tiles, where lines end. By numpy."""
 
+import ast
+import itertools
 import math
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,6 +19,28 @@ def most_tiles(name: str) -> int:
     if number == name or not number.isdecimal() or not int(number):
         raise UnsupportedConfig(f"vision_aspect_ratio = {name!r} is not supported, only 'anyres_max_' and a number")
     return int(number)
+
+
+def pinpoints(written: str | Sequence, tile: int) -> tuple[tuple[int, int], ...]:
+    """Heights and widths in pixels that LLaVA's own image_grid_pinpoints allow. They are widths and heights.
+
+    As text they may be the first and last number of tiles each way, "(1x1),...,(6x6)". UnsupportedConfig for others.
+    """
+    if isinstance(written, str):
+        ends = [tuple(map(int, pair)) for pair in re.findall(r"\((\d+)x(\d+)\)", written)]
+        if ends:
+            sides = (range(first, last + 1) for first, last in zip(ends[0], ends[-1], strict=True))
+            return tuple((down * tile, across * tile) for across, down in itertools.product(*sides))
+    try:
+        read = ast.literal_eval(written) if isinstance(written, str) else written
+        return tuple((height, width) for width, height in read)
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise UnsupportedConfig(f"image_grid_pinpoints = {written!r} is no list of widths and heights") from error
+
+
+def most_tiles_of_aspect(name: str) -> float:
+    """Of LLaVA's own image_aspect_ratio: "anyres_max_9": 9, "anyres": no end of them."""
+    return math.inf if name == "anyres" else most_tiles(name)
 
 
 def resolution(size: tuple[int, int], possible: Sequence[tuple[int, int]]) -> tuple[int, int]:

@@ -29,9 +29,14 @@ class CLIPVisionConfig(TowerConfig):
     }
 
     @property
+    def side(self) -> int:
+        """Patches of an image, in height and in width."""
+        return self.image_size // self.patch_size
+
+    @property
     def patches(self) -> int:
         """Of an image, the class token not counted."""
-        return (self.image_size // self.patch_size) ** 2
+        return self.side**2
 
 
 class CLIPEmbeddings(nn.Cell):

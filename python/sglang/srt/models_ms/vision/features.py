@@ -18,6 +18,7 @@ class Features:
     """A tower, and how images become its inputs. own: the LlavaConfig."""
 
     config_class = tower_class = None
+    indices = 0  # how many arrays `inputs` makes beside patches
 
     def __init__(self, vision_config: Mapping, own, runtime):
         self.config = self.config_class.read(vision_config, runtime=runtime)
@@ -35,7 +36,7 @@ class Features:
 class ClipFeatures(Features):
     """Squares of one size; the row of the class token is left out."""
 
-    config_class, tower_class = CLIPVisionConfig, CLIPVisionTower
+    config_class, tower_class, indices = CLIPVisionConfig, CLIPVisionTower, 4
 
     def __init__(self, vision_config, own, runtime):
         super().__init__(vision_config, own, runtime)
@@ -61,7 +62,7 @@ class ClipFeatures(Features):
 class SiglipFeatures(Features):
     """Squares of one size, of which every row counts."""
 
-    config_class, tower_class = SiglipVisionConfig, SiglipVisionTower
+    config_class, tower_class, indices = SiglipVisionConfig, SiglipVisionTower, 2
 
     def __init__(self, vision_config, own, runtime):
         _check_full(own, "siglip_vision_model")
@@ -74,7 +75,7 @@ class SiglipFeatures(Features):
 class PixtralFeatures(Features):
     """Images of any size."""
 
-    config_class, tower_class = PixtralVisionConfig, PixtralVisionTower
+    config_class, tower_class, indices = PixtralVisionConfig, PixtralVisionTower, 3
 
     def __init__(self, vision_config, own, runtime):
         _check_full(own, "pixtral")

@@ -1,11 +1,12 @@
 """InternVL's vision transformer: a class token, learned positions, layers whose results are scaled.
 
-Reference: transformers/models/internvl/modeling_internvl.py.
+References: transformers/models/internvl/modeling_internvl.py; modeling_intern_vit.py of OpenGVLab/InternVL3-8B.
 """
 
 from mindspore import nn
 
-from sglang.srt.layers_ms import LayerNorm, RMSNorm, ops
+from sglang.srt.layers_ms import LayerNorm, RMSNorm, concatenated, ops
+from sglang.srt.layers_ms.norm import RowNorm
 from sglang.srt.layers_ms.vision import (
     ACTIVATIONS,
     PatchEmbedding,
@@ -38,7 +39,9 @@ class InternVisionConfig(TowerConfig):
     attention_bias: bool = key("attention_bias", False)
     norm_type: str = key("norm_type", "layer_norm", accepted=NORMS)
     use_mean_pooling: bool = key("use_mean_pooling", True)
-    expected = {"use_qk_norm": False, "use_mask_token": (False, True), "use_absolute_position_embeddings": True}
+    qk_norm: bool = key("use_qk_norm", False)  # over all heads of a row together
+    fused_qkv = None  # as QKVParallelLinear's
+    expected = {"use_mask_token": (False, True), "use_absolute_position_embeddings": True}
     ignored = {
         "layer_scale_init_value": "training",
         "projection_dropout": "training",
@@ -50,8 +53,33 @@ class InternVisionConfig(TowerConfig):
         """Of an image, the class token not counted."""
         return (self.image_size // self.patch_size) ** 2
 
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def num_key_value_heads(self) -> int:
+        return self.num_attention_heads
+
+    @property
+    def rms_norm_eps(self) -> float:
+        """Of queries and keys."""
+        return self.layer_norm_eps
+
     def norm(self):
         return NORMS[self.norm_type](self.hidden_size, self.layer_norm_eps, self.dtype)
+
+
+class InternChatVisionConfig(InternVisionConfig):
+    """As it was first published."""
+
+    # SGLang's processor makes tiles of this size.
+    image_size: int = key("image_size", 448, accepted=(448,), convert=_side)
+    attention_bias: bool = key("qkv_bias", False)
+    norm_type: str = key("norm_type", "rms_norm", accepted=NORMS)
+    qk_norm: bool = key("qk_normalization", True)
+    fused_qkv = staticmethod(concatenated)
+    ignored = dict.fromkeys(("drop_path_rate", "initializer_factor"), "training")
 
 
 class InternPatches(nn.Cell):
@@ -83,7 +111,9 @@ class InternVisionLayer(nn.Cell):
 
     def __init__(self, config):
         super().__init__()
-        self.attention = VisionAttention(config, bias=config.attention_bias, out="projection_layer", out_bias=True)
+        norm = RowNorm(config) if config.qk_norm else None
+        form = dict(bias=config.attention_bias, out_bias=True, fused_qkv=config.fused_qkv, norm=norm)
+        self.attention = VisionAttention(config, out="projection_layer", **form)
         self.mlp = VisionMLP(config)
         self.layernorm_before, self.layernorm_after = config.norm(), config.norm()
         hidden, dtype = config.hidden_size, config.dtype

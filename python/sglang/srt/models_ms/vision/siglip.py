@@ -20,11 +20,6 @@ class SiglipVisionConfig(CLIPVisionConfig):
     hidden_act: str = key("hidden_act", "gelu_pytorch_tanh", accepted=ACTIVATIONS)
     ignored = {"vision_use_head": "of a head that compares images with texts"}
 
-    @property
-    def side(self) -> int:
-        """Patches of an image, in height and in width."""
-        return self.image_size // self.patch_size
-
 
 def inputs_of_squares(feature: np.ndarray, config: SiglipVisionConfig) -> VisionInputs:
     """Images [..., channels, image_size, image_size] -> what SiglipVisionTower computes of them."""
