@@ -16,11 +16,10 @@ def engine(model, **arguments):
     return LLM(
         model=model,
         dtype="bfloat16",
-        max_model_len=10240,
         max_num_seqs=32,
         enable_prefix_caching=False,
         disable_log_stats=True,
-        **dict(skip_tokenizer_init=True) | arguments,
+        **dict(max_model_len=10240, skip_tokenizer_init=True) | arguments,
     )
 
 

@@ -17,7 +17,8 @@ def start(model):
     drafts = int(sys.argv[2])
     # n-grams of 1 to 4 tokens: the shortest are looked up too, as elsewhere.
     lookup = dict(method="ngram", num_speculative_tokens=drafts, prompt_lookup_max=4, prompt_lookup_min=1)
-    llm = vllm_cpu.engine(model, **(dict(speculative_config=lookup) if drafts else {}))
+    # What SmolLM2 can read at most; vLLM refuses more.
+    llm = vllm_cpu.engine(model, max_model_len=8192, **(dict(speculative_config=lookup) if drafts else {}))
 
     def generate(prompts, new_tokens, given=None):
         """given: prompts in the place of random ones. -> the last answer."""
