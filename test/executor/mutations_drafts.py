@@ -13,6 +13,8 @@ from mutating import Mutation, run
 EXECUTOR = "python/sglang/srt/model_executor_ms"
 SEAMS, ARGUMENTS = f"{EXECUTOR}/seams/speculation.py", f"{EXECUTOR}/server/speculation.py"
 PENALTIES, OF_PENALTIES = f"{EXECUTOR}/runner/spec_penalties.py", "test/executor/test_spec_penalties.py"
+KERNELS = f"{EXECUTOR}/runner/spec_kernels.py"
+OF_N_GRAMS = "test/executor/test_speculative_kernels.py -k prompts"
 OWN_TOKENS = "test/serving/test_eagle.py -k vocabulary_of_their_own"
 ATTENTION, FEW = (f"python/sglang/srt/layers_ms/ops/cpu/src/{name}.h" for name in ("attention", "attention_few_rows"))
 OF_QUERIES = "test/ops/test_few_queries.py"
@@ -43,6 +45,21 @@ MUTATIONS = (
     ),
     Mutation(
         "answers that end too soon", PENALTIES, "< asked.min_new_tokens", "< asked.min_new_tokens - 1", OF_PENALTIES
+    ),
+    # ---- n-grams ----
+    Mutation(
+        "prompts that are not looked up",
+        KERNELS,
+        "    _put_prompts(worker, batch)",
+        "    pass",
+        OF_N_GRAMS,
+    ),
+    Mutation(
+        "prompts that are put at each step",
+        KERNELS,
+        "if n == len(request.origin_input_ids)]",
+        "if n]",
+        OF_N_GRAMS,
     ),
     # ---- a draft's own tokens ----
     Mutation(

@@ -329,12 +329,46 @@ def test_nothing_of_a_chain_is_read_from_a_device_or_made_beside_it():
         assert renorm(probs.view(b * n, v), on_meta(b * n)).shape == (b * n, v)
 
 
+def request(length, prompt, unpadded=None):
+    """A request, and how many of its tokens have been computed."""
+    return length, SimpleNamespace(origin_input_ids=prompt, origin_input_ids_unpadded=unpadded or prompt)
+
+
+def n_gram_batch(*requests):
+    lengths, reqs = zip(*requests, strict=True)
+    return SimpleNamespace(reqs=list(reqs), seq_lens_cpu=torch.tensor(lengths))
+
+
+def test_prompts_are_put_whole_and_once_before_drafts_are_looked_up():
+    put, looked_up = [], ("tokens", "masks")
+    corpus = SimpleNamespace(batch_put=put.append)
+    worker = SimpleNamespace(draft_token_num=5, topk=10, ngram_corpus=corpus)
+
+    def put_for(*requests) -> list:
+        put.clear()
+        before = []
+
+        def look_up(*_):
+            before.extend(put)
+            return looked_up
+
+        assert spec_kernels.drafted_by_n_grams(look_up, worker, n_gram_batch(*requests)) == looked_up
+        assert put == before
+        return put
+
+    prompt, image = list(range(10, 38)), [5, 7, 6]
+    assert put_for(request(28, prompt), request(29, prompt), request(2, [5, 6])) == [[prompt, [5, 6]]]
+    assert put_for(request(9, [5, *[1 << 40] * 7, 6], unpadded=image)) == [[image]]
+    assert put_for(request(29, prompt)) == []
+
+
 def test_of_a_tree_of_n_grams_the_longest_path_is_the_chain_where_the_breadth_is_1():
     #      0 -> 1 -> 3 -> 4, 0 -> 2, and padding below the root
     parents = [[-1, 0, 0, 1, 3], [-1, 0, 0, 0, 0]]
     masks = np.stack([spec_kernels._ancestors(one) for one in parents])
     tokens = np.array([[9, 5, 6, 7, 8], [3, 4, 0, 0, 0]])
-    given, batch = (tokens.reshape(-1), masks.reshape(-1)), SimpleNamespace(reqs=[None, None])
+    given = (tokens.reshape(-1), masks.reshape(-1))
+    batch = n_gram_batch(request(9, list(range(8))), request(4, [2, 1]))
     worker = SimpleNamespace(draft_token_num=5, topk=1)
     found, causal = spec_kernels.drafted_by_n_grams(lambda *_: given, worker, batch)
     assert found.tolist() == [9, 5, 7, 8, 0, 3, 4, 0, 0, 0]

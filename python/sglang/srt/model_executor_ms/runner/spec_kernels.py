@@ -243,12 +243,25 @@ def room_for_branches(original) -> int:
     return max(original(), get_alloc_reserve_per_decode())
 
 
+def _put_prompts(worker, batch) -> None:
+    """Put prompts into the corpus before their first drafts are looked up: 20 ms for 4,000 tokens.
+
+    SGLang puts answers, and a prompt's last tokens: a text that the answer is to rewrite would not be found.
+    """
+    lengths = batch.seq_lens_cpu.tolist()
+    fresh = [request for request, n in zip(batch.reqs, lengths, strict=True) if n == len(request.origin_input_ids)]
+    if fresh:
+        # Of images, ids that are not padded have no places.
+        worker.ngram_corpus.batch_put([list(request.origin_input_ids_unpadded) for request in fresh])
+
+
 def drafted_by_n_grams(original, worker, batch) -> tuple[np.ndarray, np.ndarray]:
     """Around NGRAMWorker._prepare_draft_tokens -> tokens [B * n] and who sees whom [B * n * n].
 
     The corpus gives trees at any breadth. Where the breadth is 1 a tree is cut to its longest path, a chain, which
     costs less to verify; what the path lacks of n tokens is 0.
     """
+    _put_prompts(worker, batch)
     tokens, mask = original(worker, batch)
     if worker.topk > 1:
         return tokens, mask
