@@ -32,6 +32,7 @@ LOST = (
     "speculation.relay_with(",
     "speculation.move_accepted_with(",
     "speculation.select_drafts_uncompiled()",
+    "batches.scale_penalties_uncompiled()",
     "speculation.attend_drafts_with(",
     "speculation.widen_slot_rows_with(",
     "speculation.keep_whole_states()",

@@ -113,7 +113,7 @@ def test_accepted_tokens_are_moved_by_a_method_of_the_pool():
 
 
 def test_what_torch_would_compile_is_beneath():
-    """speculation.select_drafts_uncompiled"""
+    """speculation.select_drafts_uncompiled, batches.scale_penalties_uncompiled"""
     for function in (spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties):
         assert callable(getattr(function, "_torchdynamo_orig_callable", function))
     assert "_select_top_k_tokens_later" in names("srt.speculative.spec_utils", "select_top_k_tokens")
@@ -185,6 +185,7 @@ from sglang.srt.plugins import load_plugins
 load_plugins()
 from sglang.srt.model_executor_ms import plugin
 plugin._hook_speculation("cpu")
+plugin._hook_cpu_scheduler()
 from sglang.kernels.ops.speculative import cache_locs, eagle, spec_tree
 from sglang.srt.managers import overlap_utils
 from sglang.srt.mem_cache import allocation, kv_cache_configurator, memory_pool

@@ -305,6 +305,7 @@ def _hook_cpu_scheduler() -> None:
 
     batches.hash_seeds_with(murmur_hash.murmur_hash32)
     batches.copy_tokens_on_cpu()
+    batches.scale_penalties_uncompiled()
     runner.replace_cpu_padding(groups.skip_tp_padding)
     memory.make_host_pools_with(host_pools.make_pool)
     memory.copy_pages_with(host_pools.COPIES)

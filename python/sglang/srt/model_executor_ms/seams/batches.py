@@ -97,6 +97,13 @@ def copy_tokens_on_cpu() -> None:
     hooks.replace("sglang.srt.layers.dp_attention.memcpy_func", memcpy_cpu)
 
 
+def scale_penalties_uncompiled() -> None:
+    """Apply repetition penalties as SGLang does on an NPU: torch.compile takes 10 s at the first that is asked for."""
+    from sglang.srt.sampling.penaltylib.repetition_penalty import apply_scaling_penalties
+
+    hooks.leave_uncompiled(apply_scaling_penalties)
+
+
 def leave_cap_to_head(processor) -> None:
     """Keep a LogitsProcessor from capping logits, which the head has capped: it would with a GPU's kernel."""
     processor.final_logit_softcapping = None

@@ -31,5 +31,11 @@ def replace(target: str, replacement: Callable) -> None:
     _apply(target, replacement, HookType.REPLACE)
 
 
+def leave_uncompiled(function: Callable) -> None:
+    """Let SGLang call what torch.compile would compile as it is written, if `function` is so compiled."""
+    if plain := getattr(function, "_torchdynamo_orig_callable", None):
+        replace(f"{plain.__module__}.{plain.__name__}", plain)
+
+
 def _apply(target: str, hook: Callable, kind: HookType) -> None:
     HookRegistry._apply_target(target, [(kind, hook, SOURCE)])

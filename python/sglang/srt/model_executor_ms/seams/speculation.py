@@ -95,16 +95,10 @@ def _move_natively(pool) -> None:
 
 
 def select_drafts_uncompiled() -> None:
-    """Choose drafts, and scale logits by penalties, uncompiled: torch.compile takes 10 s at the first request.
+    """Choose drafts uncompiled, as SGLang does on an NPU: torch.compile takes 10 s at the first request."""
+    from sglang.srt.speculative.spec_utils import _select_top_k_tokens_later
 
-    On an NPU SGLang compiles neither.
-    """
-    from sglang.srt.sampling.penaltylib import repetition_penalty
-    from sglang.srt.speculative import spec_utils
-
-    for function in (spec_utils._select_top_k_tokens_later, repetition_penalty.apply_scaling_penalties):
-        if plain := getattr(function, "_torchdynamo_orig_callable", None):
-            hooks.replace(f"{plain.__module__}.{plain.__name__}", plain)
+    hooks.leave_uncompiled(_select_top_k_tokens_later)
 
 
 def attend_drafts_with(decode: Callable, extend: Callable) -> None:
