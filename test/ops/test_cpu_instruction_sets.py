@@ -101,6 +101,19 @@ def test_rowwise_operators_agree(isa, dtype, width, outputs):
     compare(isa, dtype, lambda: rows(dtype, width, outputs))
 
 
+@pytest.mark.parametrize("width, outputs", [(96, 80), (64, 64 + 7), (40, 128)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_a_row_is_multiplied_as_it_is_alone(isa, dtype, width, outputs):
+    x, weight = draw(dtype, 70, width), packed(draw(dtype, outputs, width))
+
+    def product(first, last):
+        return bridge.to_torch(ops.linear(bridge.to_mindspore(x[first:last].clone()), weight, None)).float().numpy()
+
+    whole = product(0, 70)
+    for first, last in [(0, 1), (5, 7), (3, 19), (20, 37), (8, 40), (1, 66)]:
+        np.testing.assert_array_equal(product(first, last), whole[first:last])
+
+
 INT8 = [("int8", 0, "int8"), ("int4", 0, "int8")]
 # GGUF's: whether there are minima is the last one.
 BLOCKS = [("uint4", 32, "int8_group", True), ("int6", 16, "int8_group"), ("int8", 32, "int8_group", True)]

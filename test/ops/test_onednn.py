@@ -44,7 +44,7 @@ def product(x, weight, bias):
 
 
 @pytest.mark.parametrize("biased", [False, True])
-@pytest.mark.parametrize("rows", [1, 15, 16, 31, 100, 1100])
+@pytest.mark.parametrize("rows", [1, 127, 128, 200, 1100])
 @pytest.mark.parametrize("width, outputs", [(64, 64), (96, 200), (96, 80 + 7), (40, 128), (96, 48)])
 def test_products_are_the_same_with_rows_and_columns_left_over(onednn, cpu, rows, width, outputs, biased):
     x, weight, bias = bfloat16(rows, width), bfloat16(outputs, width), bfloat16(outputs) if biased else None
@@ -56,5 +56,5 @@ def test_products_are_the_same_with_rows_and_columns_left_over(onednn, cpu, rows
 
 
 def test_onednn_reads_our_layout_with_a_fast_kernel(onednn):
-    for rows in (16, 64):  # a verify step of 4 requests with 4 drafts, and a small prompt
+    for rows in (128, 512):
         assert onednn.kernel(rows, 96, 128).startswith("brg")

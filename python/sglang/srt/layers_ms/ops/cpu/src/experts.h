@@ -150,8 +150,8 @@ template <typename T>
 inline void multiply_columns(const T* x, const T* w, const T* bias, float* y, int64_t rows, int64_t k, int64_t stride,
                              const Columns& c, const T* ahead) {
   const T *block = w + c.first * k, *added = bias ? bias + c.first : nullptr;
-  if (c.packed && c.width == kWide) return tiles<4>(rows, x, block, added, y, k, stride, ahead);
-  if (c.packed) return tiles<1>(rows, x, block, added, y, k, stride);
+  if (c.packed && c.width == kWide) return product<4>(rows, x, block, added, y, k, stride, ahead);
+  if (c.packed) return product<1>(rows, x, block, added, y, k, stride);
   all_dots(x, w, rows, k, c.first, c.first + c.width, [&](int64_t row, int64_t column, float found) {
     y[row * stride + column - c.first] = found + (bias ? to_float(bias[column]) : 0.0f);
   });

@@ -39,6 +39,7 @@ struct InstructionSet {
   const Kernels* kernels;
   const QuantKernels* quant_kernels;
   bool (*runs)();
+  bool bf16_tiles;
 };
 
 #if defined(__x86_64__)
@@ -58,11 +59,11 @@ bool has_avx2() { return HAS("avx2") && HAS("fma"); }
 
 const InstructionSet kSets[] = {
     // the best first
-    {"avx512_amx", &avx512::kernels, &avx512_amx::quant_kernels, has_amx},
-    {"avx512_bf16", &avx512_bf16::kernels, &avx512_bf16::quant_kernels, has_bf16},
-    {"avx512_vnni", &avx512::kernels, &avx512_vnni::quant_kernels, has_vnni},
-    {"avx512", &avx512::kernels, &avx512::quant_kernels, has_avx512},
-    {"avx2", &avx2::kernels, &avx2::quant_kernels, has_avx2},
+    {"avx512_amx", &avx512::kernels, &avx512_amx::quant_kernels, has_amx, true},
+    {"avx512_bf16", &avx512_bf16::kernels, &avx512_bf16::quant_kernels, has_bf16, false},
+    {"avx512_vnni", &avx512::kernels, &avx512_vnni::quant_kernels, has_vnni, false},
+    {"avx512", &avx512::kernels, &avx512::quant_kernels, has_avx512, false},
+    {"avx2", &avx2::kernels, &avx2::quant_kernels, has_avx2, false},
 };
 
 // Intel's processors (tried: Emerald Rapids) take two cycles for a dot product of bfloat16 pairs, in which they do four
@@ -89,9 +90,9 @@ bool has_i8mm() {
 bool has_all() { return true; }
 
 const InstructionSet kSets[] = {
-    {"i8mm", &generic::kernels, &i8mm::quant_kernels, has_i8mm},
-    {"dotprod", &generic::kernels, &dotprod::quant_kernels, has_dotprod},
-    {"generic", &generic::kernels, &generic::quant_kernels, has_all},
+    {"i8mm", &generic::kernels, &i8mm::quant_kernels, has_i8mm, false},
+    {"dotprod", &generic::kernels, &dotprod::quant_kernels, has_dotprod, false},
+    {"generic", &generic::kernels, &generic::quant_kernels, has_all, false},
 };
 
 bool better_in_float32(const InstructionSet&) { return false; }

@@ -14,6 +14,8 @@ struct RMS {
   float offset;  // what is added to the weight
 };
 
+extern bool bf16_tiles;  // whether kernels may multiply by amx.h
+
 struct Kernels {
   const char* isa;
   // Rearranges a row-major [n, k] matrix in place to the layout that `linear` reads.

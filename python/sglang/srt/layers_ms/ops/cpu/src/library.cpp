@@ -15,6 +15,7 @@ const InstructionSet* set = pick(nullptr);
 }
 const Kernels* kernels = set ? set->kernels : nullptr;
 const QuantKernels* quant_kernels = set ? set->quant_kernels : nullptr;
+bool bf16_tiles = set && set->bf16_tiles;
 
 // A line of text for each of operators.def, of which Python makes the functions that layers call.
 EXPORTED const char* mindspore_cpu_operators() {
@@ -34,6 +35,7 @@ EXPORTED int mindspore_cpu_use(const char* isa) {
   set = found;
   kernels = found->kernels;
   quant_kernels = found->quant_kernels;
+  bf16_tiles = found->bf16_tiles;
   return 1;
 }
 

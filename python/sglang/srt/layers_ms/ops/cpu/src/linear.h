@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "linear_tiles.h"
 #include "parallel.h"
 #include "scratch.h"
 #include "simd.h"
@@ -228,6 +229,17 @@ inline void tiles(int64_t rows, const T* x, const T* w, const T* bias, Y* y, int
     for (int g = 0; g < G; ++g) store(y + row * n + g * kGroup, load(sums + row * width + g * kGroup));
 }
 
+// The same by the processor's tiles, if it has any.
+template <int G, typename T, typename W, typename Y>
+inline void product(int64_t rows, const T* x, const W* w, const T* bias, Y* y, int64_t k, int64_t n,
+                    const W* ahead = nullptr) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, bf16> && std::is_same_v<W, bf16>)
+    if (bf16_tiles && k % amx::kWidth == 0) return amx::product<G>(rows, x, w, bias, y, k, n);
+#endif
+  tiles<G>(rows, x, w, bias, y, k, n, ahead);
+}
+
 // found[M][4] = x[M] * four rows of a row-major matrix.
 template <int M, typename T>
 inline void dots_of_rows(const T* const (&x)[M], const T* const (&w)[4], int64_t k, float (&found)[M][4]) {
@@ -325,12 +337,12 @@ void linear_as(const T* x, const W* w, const T* bias, Y* y, int64_t rows, int64_
     for (int64_t block = first; block < last; ++block) {
       const int64_t column = start + block * kWide;
       const W* ahead = block + 1 < last && rows > kMostRows ? w + (column + kWide) * k : nullptr;
-      tiles<4>(count, x + row * k, w + column * k, bias ? bias + column : nullptr, y + row * n + column, k, n, ahead);
+      product<4>(count, x + row * k, w + column * k, bias ? bias + column : nullptr, y + row * n + column, k, n, ahead);
     }
   });
   pool::each(narrow, [&](int64_t task) {
     const int64_t column = wide_end + task * kGroup;
-    tiles<1>(rows, x, w + column * k, bias ? bias + column : nullptr, y + column, k, n);
+    product<1>(rows, x, w + column * k, bias ? bias + column : nullptr, y + column, k, n);
   });
   if (packed == n) return;
   pool::each((n - packed + kGroup - 1) / kGroup, [&](int64_t task) {

@@ -18,7 +18,7 @@
 namespace {
 
 using dnnl::memory;
-constexpr int64_t kMostRows = 1024, kLeastRows = 16, kBlock = 64;
+constexpr int64_t kMostRows = 1024, kLeastRows = 128, kBlock = 64;
 
 class Pool : public dnnl::threadpool_interop::threadpool_iface {
  public:

@@ -4,43 +4,12 @@
 // Packed matrices are tiles of 32 of their rows and 16 of their columns, pairs of rows together, those of the same
 // columns one after the other. Widths, rows and columns are whole multiples of 32.
 #pragma once
+#include "amx.h"
 #include "attention.h"
 
 #if defined(__AVX512F__)
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#define WITH_TILES __attribute__((target("amx-tile,amx-bf16,avx512bf16")))
-
 namespace KERNEL_ISA {
 namespace amx {
-
-constexpr int64_t kTile = 16 * 32;  // values
-
-// Whether the processor has tiles, and the system lets this process have their registers.
-inline bool available() {
-  constexpr int kAskFor = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
-  static const bool found = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
-                            __builtin_cpu_supports("avx512bf16") && syscall(SYS_arch_prctl, kAskFor, kTileData) == 0;
-  return found;
-}
-
-// What LDTILECFG reads: palette 1, and of each of eight tiles 64 bytes a row and 16 rows.
-struct alignas(64) Shapes {
-  uint8_t palette = 1, start_row = 0, none[14] = {};
-  uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-  uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-};
-// In memory: GCC takes the instruction to read the first 8 bytes, and would leave out the rest of a local one.
-inline const Shapes kShapes;
-
-// This thread's tiles, as long as it lives.
-class Registers {
- public:
-  WITH_TILES Registers() { _tile_loadconfig(&kShapes); }
-  WITH_TILES ~Registers() { _tile_release(); }
-  Registers(const Registers&) = delete;
-};
 
 // c [rows, columns] = a [rows, k] * b, packed, or where `adds` c += a * b.
 template <bool adds>

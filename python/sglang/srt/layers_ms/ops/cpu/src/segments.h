@@ -189,7 +189,7 @@ inline void attend_by_tiles(const calls::segment_attention& a, int64_t head, int
 template <typename T>
 inline bool by_tiles() {
 #if defined(__AVX512F__)
-  if (std::is_same_v<T, bf16>) return amx::available();
+  if (std::is_same_v<T, bf16>) return bf16_tiles;
 #endif
   return false;
 }
@@ -199,7 +199,7 @@ void segment_attention_as(const calls::segment_attention& a) {
   struct Part {
     int64_t begin, end, first;
   };
-  const bool tiles = by_tiles<T>();
+  [[maybe_unused]] const bool tiles = by_tiles<T>();
   std::vector<Part> parts;
   for (int64_t segment = 0; segment + 1 < a.ends; ++segment)
     for (int64_t first = a.bounds[segment]; first < a.bounds[segment + 1]; first += kSegmentQueries)
