@@ -10,7 +10,7 @@ from models import results
 from rerun_failed import FLAKY, rerun
 from tiers import SLOW, mostly_slow, offenders, seconds
 
-SECONDS = 25
+SECONDS = 15, 25
 TEST = Path(__file__).parent
 
 
@@ -59,7 +59,9 @@ FILES = {  # of tests, in the order in which they run
 }
 
 
-@pytest.mark.parametrize("options", [[], ["-m", ""]], ids=["make test", "make test-all"])
+@pytest.mark.parametrize(
+    "options", [pytest.param([], id="make test"), pytest.param(["-m", ""], id="make test-all", marks=SLOW)]
+)
 def test_servers_come_first_and_then_the_longest(tmp_path, options):
     for name in ("conftest.py", "tiers.py", "models/results.py"):
         (tmp_path / "test" / name).parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from serving.conftest import Server
 from serving.warm import WarmServer, warm_up
 from tiers import SLOW
 
-SECONDS = 60, 100
+SECONDS = 45, 100
 SMALL = ("--mount", "sh", "-c", 'mount -t tmpfs -o size=8m tmpfs /dev/shm && exec "$@"', "sh")
 LIMIT = 120  # seconds
 
@@ -30,6 +30,7 @@ def server(tmp_path):
         one.stop()
 
 
+@SLOW
 def test_a_full_dev_shm_is_an_error_with_what_is_wanted(server):
     before = (shutil.which("unshare") or "unshare", *SMALL)
     try:

@@ -23,7 +23,7 @@ from serving.network import Hosts
 from serving.warm import BEFORE, WarmServer
 from tiers import mostly_slow
 
-SECONDS = 80, 220
+SECONDS = 50, 220
 KINDS = {
     "ranks": ("--tp-size", "2"),
     "stages": ("--pp-size", "2", "--dist-timeout", "20"),
@@ -55,7 +55,7 @@ class Nodes:
         return WarmServer(self.folder / f"log{node}", *arguments, model=self.model, **where)
 
 
-QUICK = ("replicas", "ranks, as on NPUs")
+QUICK = ("ranks, as on NPUs",)
 
 
 @pytest.fixture(scope="module", params=mostly_slow(KINDS, lambda kind: kind in QUICK))

@@ -9,8 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from tiers import SLOW
 
-SECONDS = 75
+SECONDS = 40, 75
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 URL = "http://127.0.0.1:30000"
@@ -59,6 +60,7 @@ def test_the_openai_client(real):
     assert run(sys.executable, "-c", code.replace(URL, real.url)).strip() == said(code)
 
 
+@SLOW
 def test_the_engine(tmp_path):
     file = tmp_path / "hello.py"
     file.write_text(block("python", "sglang.Engine"))
