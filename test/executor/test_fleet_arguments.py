@@ -17,6 +17,7 @@ PLAIN = dict(
     enable_trace=False,
     enable_hierarchical_cache=False,
     hicache_storage_backend=None,
+    hicache_storage_backend_extra_config=None,
     quantization_param_path=None,
     enable_memory_saver=False,
     enable_forward_pass_metrics=False,
@@ -110,4 +111,18 @@ def test_forward_pass_metrics_are_those_of_a_cpu():
 def test_a_storage_is_refused_with_scales_that_its_names_do_not_have():
     stored = dict(enable_hierarchical_cache=True, hicache_storage_backend="file", quantization_param_path="scales.json")
     with pytest.raises(UnsupportedFlag, match="backend file with --quantization-param-path"):
+        check_fleet(SimpleNamespace(**PLAIN | stored))
+
+
+@pytest.mark.parametrize("backend", ["nixl", "mooncake"])
+def test_a_storage_that_is_not_installed_is_named(monkeypatch, backend):
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    stored = dict(enable_hierarchical_cache=True, hicache_storage_backend=backend)
+    with pytest.raises(UnsupportedFlag, match=f"--hicache-storage-backend {backend}: .*{CASES[backend]}"):
+        check_fleet(SimpleNamespace(**PLAIN | stored))
+
+
+def test_a_storage_of_the_users_own_is_named_by_the_user():
+    stored = dict(enable_hierarchical_cache=True, hicache_storage_backend="dynamic")
+    with pytest.raises(UnsupportedFlag, match="dynamic wants .*extra-config with backend_name, module_path and class"):
         check_fleet(SimpleNamespace(**PLAIN | stored))

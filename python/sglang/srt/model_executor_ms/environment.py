@@ -237,6 +237,14 @@ def send_prefixes_with_the_rest() -> None:
     dictate({"SGLANG_DISAGG_PREFILL_EARLY_SEND_CACHED_PREFIX": "0"})
 
 
+def store_through_the_page_cache() -> None:
+    """Let NIXL write stored pages as any file is written, unless the user asks for direct I/O.
+
+    That wants pages whose size is a multiple of 4096 bytes, and not every file system has it: nothing is stored then.
+    """
+    export({"SGLANG_HICACHE_NIXL_USE_DIRECT_IO": "0"})
+
+
 MEMFABRIC_STORE = "ASCEND_MF_STORE_URL"
 
 

@@ -102,7 +102,7 @@ LIMITED = {
     "hicache_mem_layout": ("layer_first", "page_first", "page_first_direct"),
     "hicache_write_policy": ("write_through", "write_through_selective"),
     "hicache_host_memory_mode": ("cache",),
-    "hicache_storage_backend": (None, "file"),
+    "hicache_storage_backend": (None, "file", "nixl", "mooncake", "dynamic"),
     "boundary_reduction": ("auto", "rs+rsv"),
     "mamba_radix_cache_strategy": ("auto", "no_buffer", "extra_buffer"),
     "mamba_ssm_dtype": (None, "float32"),

@@ -8,6 +8,7 @@ from sglang.srt.model_executor_ms.environment import (
     compile_without_a_wrapper,
     memfabric_store,
     send_prefixes_with_the_rest,
+    store_through_the_page_cache,
 )
 from sglang.srt.model_executor_ms.seams import memory
 from sglang.srt.model_executor_ms.server.flags import UnsupportedFlag
@@ -18,9 +19,9 @@ OPENTELEMETRY = (
     "opentelemetry.exporter.otlp.proto.grpc.trace_exporter",
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
 )
-# Ways to send keys and values between CPUs: the package, the library of the system that it wants, and how to install
-# both.
-TRANSFERS = {
+# What sends keys and values between CPUs, or stores them: the package, the library of the system that it wants, and how
+# to install both.
+PACKAGES = {
     "nixl": ("nixl", None, "pip install --no-deps nixl nixl-cu12"),
     "mooncake": (
         "mooncake",
@@ -84,9 +85,14 @@ def _check_disaggregation(view) -> None:
 
 def check_transfers(flag: str, backend: str) -> None:
     """UnsupportedFlag where a backend is not served, or lacks what it wants."""
-    if backend not in TRANSFERS:
+    if backend not in PACKAGES:
         raise UnsupportedFlag(f"{flag}: only nixl, mooncake and mooncake_tcp are served on CPUs")
-    package, library, command = TRANSFERS[backend]
+    check_package(flag, backend)
+
+
+def check_package(flag: str, backend: str) -> None:
+    """UnsupportedFlag, with the command that installs it, where what sends or stores keys and values is missing."""
+    package, library, command = PACKAGES[backend]
     command = f"{command} (no GPU is needed)"
     if importlib.util.find_spec(package) is None:
         raise UnsupportedFlag(f"{flag}: the package {package} is not installed: {command}")
@@ -122,17 +128,30 @@ def _check_host_cache(view) -> None:
     if view.speculative_algorithm:
         raise UnsupportedFlag("--enable-hierarchical-cache with --speculative-algorithm: not tried together yet")
     if view.hicache_storage_backend:
-        flag = f"--hicache-storage-backend {view.hicache_storage_backend}"
-        if view.quantization_param_path:
-            raise UnsupportedFlag(
-                f"{flag} with --quantization-param-path: names of stored pages do not say which scales they have"
-            )
-        compile_without_a_wrapper()  # here, and in the processes that load what is built
-        try:
-            memory.build_page_hashes()
-        except RuntimeError as error:
-            raise UnsupportedFlag(
-                f"{flag}: the C++ extension by which SGLang names "
-                f"stored pages cannot be built: {error.__cause__ or error}. It wants g++, ninja and OpenSSL's headers: "
-                "apt install g++ ninja-build libssl-dev"
-            ) from error
+        _check_storage(view)
+
+
+def _check_storage(view) -> None:
+    """UnsupportedFlag where pages cannot be stored; builds what names them."""
+    flag = f"--hicache-storage-backend {view.hicache_storage_backend}"
+    if view.quantization_param_path:
+        raise UnsupportedFlag(
+            f"{flag} with --quantization-param-path: names of stored pages do not say which scales they have"
+        )
+    if view.hicache_storage_backend in PACKAGES:
+        check_package(flag, view.hicache_storage_backend)
+    if view.hicache_storage_backend == "nixl":
+        store_through_the_page_cache()
+    if view.hicache_storage_backend == "dynamic" and not view.hicache_storage_backend_extra_config:
+        raise UnsupportedFlag(
+            f"{flag} wants --hicache-storage-backend-extra-config with backend_name, module_path and class_name"
+        )
+    compile_without_a_wrapper()  # here, and in the processes that load what is built
+    try:
+        memory.build_page_hashes()
+    except RuntimeError as error:
+        raise UnsupportedFlag(
+            f"{flag}: the C++ extension by which SGLang names "
+            f"stored pages cannot be built: {error.__cause__ or error}. It wants g++, ninja and OpenSSL's headers: "
+            "apt install g++ ninja-build libssl-dev"
+        ) from error
