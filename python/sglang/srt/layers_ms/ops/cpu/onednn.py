@@ -37,7 +37,7 @@ def remove(operators: ctypes.CDLL) -> None:
 
 
 def kernel(rows: int, k: int, n: int) -> str:
-    """oneDNN's name of its kernel for x [rows, k] and a weight [n, k]; rows a power of two from 128 to 1024."""
+    """oneDNN's name of its kernel for x [rows, k] and a weight [n, k]; rows from 128 to 1024."""
     return _load().mindspore_cpu_onednn_kernel(*map(ctypes.c_int64, (rows, k, n))).decode()
 
 

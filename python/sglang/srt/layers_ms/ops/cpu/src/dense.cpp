@@ -49,7 +49,7 @@ void compute(const Product& product) {
   int64_t rows = 0, columns = 0;  // of the corner that another library has computed
   if (large_products.product && product.format == Format::bf16 && whole.rows >= large_products.least_rows) {
     columns = large_products.product(whole);
-    rows = columns ? whole.rows / large_products.least_rows * large_products.least_rows : 0;
+    rows = columns ? whole.rows : 0;
   }
   if (rows > 0 && columns < whole.n) multiply(product, 0, rows, columns);
   if (rows < whole.rows) multiply(product, rows, whole.rows - rows, 0);

@@ -2,7 +2,9 @@
 // AMX.
 //
 // Built apart from the operators, because it is linked to that library; __init__.py loads it where the processor has
-// AMX. Rows are cut into pieces of a power of two, so that few kernels are ever generated.
+// AMX. Up to kMostRows rows are one product, which reads the weights once. Kernels are generated for each number of
+// rows, and forgotten when they are many.
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <mutex>
@@ -19,6 +21,7 @@ namespace {
 
 using dnnl::memory;
 constexpr int64_t kMostRows = 1024, kLeastRows = 128, kBlock = 64;
+constexpr size_t kMostKernels = 512;
 
 class Pool : public dnnl::threadpool_interop::threadpool_iface {
  public:
@@ -71,6 +74,7 @@ class Library {
 
   const Kernel& find(const Key& key) {
     auto found = kernels_.find(key);
+    if (found == kernels_.end() && kernels_.size() >= kMostKernels) kernels_.clear();
     if (found == kernels_.end()) found = kernels_.emplace(key, make(key)).first;
     return found->second;
   }
@@ -105,14 +109,18 @@ class Library {
 Library* library = nullptr;
 
 int64_t product(const LargeProduct& a) {
-  const int64_t columns = a.n / kBlock * kBlock, rows = a.rows / kLeastRows * kLeastRows;
+  const int64_t columns = a.n / kBlock * kBlock, rows = a.rows;
   if (a.k % 32 || columns == 0) return 0;
   static std::mutex one_at_a_time;
   std::lock_guard<std::mutex> lock(one_at_a_time);
   try {
-    int64_t row = 0;
-    for (int64_t piece = kMostRows; row < rows; piece /= 2)
-      for (; rows - row >= piece; row += piece) library->product(a, row, piece, columns);
+    for (int64_t row = 0; row < rows;) {
+      // Pieces of kMostRows, and before a last one that would be small a piece that leaves more for it.
+      int64_t piece = std::min(rows - row, kMostRows);
+      if (rows - row > kMostRows && rows - row < kMostRows + kLeastRows) piece = kMostRows / 2;
+      library->product(a, row, piece, columns);
+      row += piece;
+    }
   } catch (const dnnl::error& error) {
     std::fprintf(stderr, "oneDNN's product of [%ld, %ld] and [%ld, %ld] failed: %s\n", rows, a.k, a.k, columns,
                  error.what());

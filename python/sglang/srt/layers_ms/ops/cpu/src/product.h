@@ -11,7 +11,7 @@ struct LargeProduct {
 };
 
 struct LargeProducts {
-  // Computes the first columns of the first rows: as many rows as are a multiple of least_rows -> how many columns.
+  // Computes the first columns of all rows, which are least_rows or more -> how many columns.
   int64_t (*product)(const LargeProduct&);
   int64_t least_rows;
 };
