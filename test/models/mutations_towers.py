@@ -16,6 +16,7 @@ ANYRES, GRIDS, QWEN3 = (f"{MODELS}/vision/{name}.py" for name in ("anyres", "gri
 LAYERS, OPS = f"{ROOMS}/layers_ms/vision.py", f"{ROOMS}/layers_ms/ops"
 TOWERS, OWN = f"{ROOMS}/model_loader_ms/towers.py", f"{MODELS}/llava_own.py"
 PROCESSOR = f"{ROOMS}/model_executor_ms/processors/llava_own.py"
+OF_FRAMES = 'test/models/test_vision.py -k "frames_are_transformers and llava_next_video"'
 PUBLISHED = "test/models/test_vision_published.py"
 OF_TOWERS = "test/models/test_vision.py -k"
 OF_OPS = "test/ops/test_vision.py -k"
@@ -54,7 +55,7 @@ MUTATIONS = (
         "own.stop - own.start, heads**-0.5",
         rows("llava_siglip"),
     ),
-    Mutation("means of three of four", LAYERS, "1.0 / len(places)", "1.0 / (len(places) - 1)", rows("gemma3")),
+    Mutation("means of three of four", LAYERS, "1.0 / len(places)", "1.0 / (len(places) - 1)", OF_FRAMES),
     Mutation(
         "factors of matrices without their biases",
         LAYERS,
