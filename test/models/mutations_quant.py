@@ -18,6 +18,8 @@ ASCEND = f"{LAYERS}/ops/ascend"
 LOADER = "python/sglang/srt/model_loader_ms"
 LAYOUT_TESTS = "test/loader/test_layouts.py"
 READER_TESTS = "test/layers/test_quantization.py"
+TILES = f"{LAYERS}/ops/cpu/src/quant_tiles_bf16.h"
+ISA_TESTS = "test/ops/test_cpu_instruction_sets.py"
 
 MUTATIONS = (
     Mutation(
@@ -306,6 +308,27 @@ MUTATIONS = (
         "found = ops.cast(parts[..., :groups], mstype.float32) * mint.unsqueeze(whole, -1)",
         "found = ops.cast(parts[..., :groups], mstype.float32) + 0 * mint.unsqueeze(whole, -1)",
         "test/ops/test_quant.py -k 'multiplied_by_those and reference'",
+    ),
+    Mutation(
+        "one row that adds up unlike tiles",
+        TILES,
+        "Lanes& to = t % 2 ? odd[p] : even[p];",
+        "Lanes& to = even[p];",
+        f"{ISA_TESTS} -k as_it_does_alone",
+    ),
+    Mutation(
+        "zeros of MXFP4 that are multiplied as other numbers",
+        TILES,
+        "_mm512_mask_add_epi16(halves, numbers, halves, (__m512i)steps[p])",
+        "_mm512_mask_add_epi16(halves, numbers | ~numbers, halves, (__m512i)steps[p])",
+        f"{ISA_TESTS} -k codes_agree",
+    ),
+    Mutation(
+        "sums of a segment that begin anew in each part of a block",
+        TILES,
+        "at % segment_ ? load_sums(open) : zero_sums();",
+        "zero_sums();",
+        f"{ISA_TESTS} -k as_they_do_alone",
     ),
 )
 

@@ -122,6 +122,7 @@ BLOCKS += [("iq4nl", 32, "int8_group"), ("e2m1", 32, "int8_group"), ("int4", 32,
 FORMATS = [
     ("int4", 32, "float"),
     ("e2m1", 32, "float"),
+    ("e2m1", 32, "float", False, True),
     ("e4m3", 64, "float"),
     ("int6", 16, "float"),
     ("int5", 32, "float"),
@@ -129,12 +130,15 @@ FORMATS = [
 ]
 
 
-def product_with_codes(dtype, kind, group, activations, offset=False):
-    """-> the product of rows [rows, 128] with a quantized matrix [70, 128]."""
+def product_with_codes(dtype, kind, group, activations, offset=False, powers=False):
+    """-> the product of rows [rows, 128] with a quantized matrix [70, 128]. powers: scales are powers of two."""
     generator, bits = torch.Generator().manual_seed(0), bits_of(kind)
     drawn = torch.randint(0, 120, (70, 128 * bits // 8), generator=generator, dtype=torch.uint8)  # no NaN of e4m3
     held = drawn.view(torch.int8) if kind == "int8" else drawn
-    factors = [draw(torch.float32, 70, 128 // (group or 128)) for _ in range(1 + offset)]
+    shape = (70, 128 // (group or 128))
+    factors = [draw(torch.float32, *shape) for _ in range(1 + offset)]
+    if powers:
+        factors = [torch.randint(120, 131, shape, generator=generator, dtype=torch.uint8)]
     weight, scale, *least = tensors(held, *factors)
     offsets = least[0] if offset else None
     ops.prepack_quant(weight, scale, offsets, kind, group, "float", ms.float32)
