@@ -130,8 +130,10 @@ FORMATS = [
 ]
 
 
-def product_with_codes(dtype, kind, group, activations, offset=False, powers=False):
-    """-> the product of rows [rows, 128] with a quantized matrix [70, 128]. powers: scales are powers of two."""
+def product_with_codes(dtype, kind, group, activations, offset=False, powers=False, logits=False):
+    """-> the product of rows [rows, 128] with a quantized matrix [70, 128]. powers: scales are powers of two; logits:
+    in float32 whatever the rows are in.
+    """
     generator, bits = torch.Generator().manual_seed(0), bits_of(kind)
     drawn = torch.randint(0, 120, (70, 128 * bits // 8), generator=generator, dtype=torch.uint8)  # no NaN of e4m3
     held = drawn.view(torch.int8) if kind == "int8" else drawn
@@ -145,6 +147,8 @@ def product_with_codes(dtype, kind, group, activations, offset=False, powers=Fal
 
     def product(x):
         (x,) = tensors(x)
+        if logits:
+            return bridge.to_torch(ops.quant_logits(x, weight, scale, offsets, kind, group, activations)).clone()
         return bridge.to_torch(
             ops.quant_linear(x, weight, scale, offsets, None, None, None, kind, group, activations)
         ).clone()
@@ -187,6 +191,17 @@ def test_many_rows_meet_codes_as_they_do_alone(isa, dtype, form):
     product, x = product_with_codes(dtype, *form), draw(dtype, 37, 128)
     alone = torch.cat([product(row[None]) for row in x])
     assert all(torch.equal(product(x[:rows]), alone[:rows]) for rows in (16, 33, 37))
+
+
+@pytest.mark.parametrize("form", [form for form in [*FORMATS, *OTHERS] if form[2] == "float"], ids=str)
+def test_sums_of_rows_of_bfloat16_are_those_of_one_alone(isa, form):
+    """All bits of float32: results in bfloat16 would hide sums in another order."""
+    product, x = (
+        product_with_codes(torch.bfloat16, *form, *[False] * (5 - len(form)), True),
+        draw(torch.bfloat16, 37, 128),
+    )
+    alone = torch.cat([product(row[None]) for row in x])
+    assert all(torch.equal(product(x[:rows]), alone[:rows]) for rows in (2, 9, 16, 37))
 
 
 @pytest.mark.parametrize("head_dim", [20, 64, 80, 96, 128, 256])

@@ -153,7 +153,7 @@ struct Meeting {
                    float* sums);
   // How many of all rows a task takes while others take the other columns; null: kRowBlock, and tasks that share a
   // block follow each other.
-  int64_t (*rows_of_task)(int64_t rows, int64_t k);
+  int64_t (*rows_of_task)(int64_t rows);
 };
 
 template <typename D, typename T>
@@ -227,7 +227,7 @@ template <typename Y>
 void quant_product(const QuantProduct& a, const Meeting& meeting, const PreparedRows& rows) {
   Y* y = out<Y>(a.y);
   const auto rows_of_task = meeting.rows_of_task;
-  const int64_t row_block = rows_of_task ? rows_of_task(a.rows, a.weight.k) : kRowBlock;
+  const int64_t row_block = rows_of_task ? rows_of_task(a.rows) : kRowBlock;
   const int64_t n = a.weight.n, blocks = blocks_of(n), row_blocks = (a.rows + row_block - 1) / row_block;
   // As in linear.h: few rows take neighboring blocks in one task, many share a block, or all blocks meet some rows.
   const int64_t together = row_blocks > 1 ? 1 : std::clamp<int64_t>(blocks / (4 * pool::threads()), 1, kTogether);

@@ -11,18 +11,15 @@
 #if defined(BF16_TILES)
 namespace KERNEL_ISA {
 
-constexpr int64_t kFewBytes = 4096;       // of codes that few rows meet together, as memory is fetched so far ahead
-constexpr int64_t kPartColumns = 128;     // of a block that are decoded for many rows, and
-constexpr int64_t kLongColumns = 256;     // the same of segments that are as long, the most
-constexpr int64_t kMostTiledRows = 256;   // that meet a part, in whole tiles, and
-constexpr int64_t kTiledBytes = 3 << 19;  // what they take, at most, that the second cache may keep them
+constexpr int64_t kFewBytes = 4096;      // of codes that few rows meet together, as memory is fetched so far ahead
+constexpr int64_t kPartColumns = 128;    // of a block that are decoded for many rows, and
+constexpr int64_t kLongColumns = 256;    // the same of segments that are as long, the most
+constexpr int64_t kMostTiledRows = 192;  // that meet a part: the second cache keeps them, and decoding takes a tenth
 constexpr int kColumnTiles = kBlock / kTile;
 
 // How many of all rows a task takes: as many as others, in whole tiles.
-inline int64_t tiled_rows(int64_t rows, int64_t k) {
-  const int64_t bytes = k * static_cast<int64_t>(sizeof(bf16));
-  const int64_t most = std::clamp(kTiledBytes / bytes / kTile * kTile, kRowBlock, kMostTiledRows);
-  const int64_t tasks = (rows + most - 1) / most, each = (rows + tasks - 1) / tasks;
+inline int64_t tiled_rows(int64_t rows) {
+  const int64_t tasks = (rows + kMostTiledRows - 1) / kMostTiledRows, each = (rows + tasks - 1) / tasks;
   return (each + kTile - 1) / kTile * kTile;
 }
 
