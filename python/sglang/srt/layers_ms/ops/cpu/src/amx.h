@@ -1,4 +1,4 @@
-// Tiles of bfloat16 values of Intel's AMX, for segment_tiles.h and linear_tiles.h.
+// Tiles of bfloat16 values of Intel's AMX, for amx_products.h and linear_tiles.h.
 #pragma once
 #include "kernels.h"
 #include "simd.h"

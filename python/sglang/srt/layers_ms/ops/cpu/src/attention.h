@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "amx_products.h"
 #include "attention_few_rows.h"
 #include "linear.h"
 
@@ -140,22 +141,58 @@ inline int64_t last_row(const Attention& a, int64_t rows, int64_t group, int64_t
   return a.window ? std::min(rows, std::max<int64_t>(0, place + a.window) * group) : rows;
 }
 
-template <typename C, typename Q>
+// Products of a task's rows with packed keys and values; and how many rows they compute at once.
+struct ByRows {
+  static constexpr int64_t kRowsAtOnce = 1;
+  template <typename Q>
+  static void scores(int64_t rows, const Q* q, const Q* k, float* scores, int64_t width) {
+    tiles<4>(rows, q, k, static_cast<const Q*>(nullptr), scores, width, kKeys);
+  }
+  template <typename Q>
+  static void add_values(int64_t rows, const Q* weights, const Q* v, float* values, int64_t width) {
+    over_columns(width, [&](int64_t d, auto columns) {
+      tiles<columns / kGroup, Start::sum>(rows, weights, v + d * kKeys, static_cast<const Q*>(nullptr), values + d,
+                                          kKeys, width);
+    });
+  }
+};
+
+#if defined(__AVX512F__)
+// The same of bfloat16 by AMX. Widths are whole multiples of 32, and there is room for as many rows.
+struct ByTiles {
+  static constexpr int64_t kRowsAtOnce = 32;
+  static void scores(int64_t rows, const bf16* q, const bf16* k, float* scores, int64_t width) {
+    amx::multiply<false>(q, width, k, {32, kWide}, scores, kKeys, rows, width, kKeys);
+  }
+  static void add_values(int64_t rows, const bf16* weights, const bf16* v, float* values, int64_t width) {
+    int64_t d = 0;
+    for (; d + kWide <= width; d += kWide)
+      amx::multiply<true>(weights, kKeys, v + d * kKeys, {32, kWide}, values + d, width, rows, kKeys, kWide);
+    amx::multiply<true>(weights, kKeys, v + d * kKeys, {kGroup * kKeys, kGroup}, values + d, width, rows, kKeys,
+                        width - d);
+  }
+};
+#endif
+
+template <typename Products, typename C, typename Q>
 inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_t* table, const Task& task,
                       int64_t first_token, Rows& state) {
   const int64_t width = state.width, size = a.head_dim, group = a.heads / a.kv_heads;
   const int64_t length = a.seq_lens[task.request], token = first_token + task.first_query;
   const int64_t first_place = length - a.query_lens[task.request] + task.first_query;
-  Q *k = scratch<Purpose::k, Q>(kKeys * width), *v = scratch<Purpose::v, Q>(kKeys * width);
-  Q *line = scratch<Purpose::line, Q>(2 * width), *weights = scratch<Purpose::weights, Q>(rows * kKeys);
-  float* scores = scratch<Purpose::scores, float>(rows * kKeys);
+  const int64_t room = rounded_up(rows, Products::kRowsAtOnce) * kKeys;
+  Q *k = lines<Purpose::k, Q>(kKeys * width), *v = lines<Purpose::v, Q>(kKeys * width);
+  Q *line = scratch<Purpose::line, Q>(2 * width), *weights = lines<Purpose::weights, Q>(room);
+  float* scores = lines<Purpose::scores, float>(room);
   const float scale = finishes(a) ? 1.0f : a.scale;
   const int64_t behind = longest_reach(a, length, token, first_place, task.queries);
   for (int64_t first = task.first_key; first < task.last_key; first += kKeys) {
     const int64_t count = std::min(kKeys, task.last_key - first);
-    const int64_t row =
-        std::max<int64_t>(0, first - first_place - behind) * group;  // those before see no key of this block,
-    const int64_t end = last_row(a, rows, group, first + count - 1 - first_place);  // nor do these and those after
+    // Rows before this one see no key of the block, nor do those from the end on; but some are computed with others.
+    const int64_t seeing = std::max<int64_t>(0, first - first_place - behind) * group;
+    const int64_t row = seeing / Products::kRowsAtOnce * Products::kRowsAtOnce;
+    const int64_t end = last_row(a, rows, group, first + count - 1 - first_place);
+    const int64_t computed = rounded_up(end - row, Products::kRowsAtOnce);
     if (task.queries <= kFew && first + kKeys < task.last_key) {
       const int64_t after = first + kKeys;
       const Block<C> next(a, a.k_cache, table, task.kv_head, after, std::min(kKeys, task.last_key - after));
@@ -165,7 +202,7 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
     const Block<C> values(a, a.v_cache, table, task.kv_head, first, count);
     pack_keys(held<Q>(keys, size, count), size, count, width, k, line);
     pack_values(held<Q>(values, size, count), size, count, width, v, line);
-    tiles<4>(end - row, q + row * width, k, static_cast<const Q*>(nullptr), scores, width, kKeys);
+    Products::scores(computed, q + row * width, k, scores, width);
     for (int64_t i = row; i < end; ++i) {
       float* line_of_scores = scores + (i - row) * kKeys;
       const int64_t place = first_place + i / group, last = place + reach(a, length, token + i / group, place);
@@ -176,10 +213,8 @@ inline void many_rows(const Attention& a, int64_t rows, const Q* q, const int32_
       softmax_step(line_of_scores, scale, i, state);
       for (int64_t j = 0; j < kKeys; j += 16) store(weights + (i - row) * kKeys + j, load(line_of_scores + j));
     }
-    over_columns(width, [&](int64_t d, auto columns) {
-      tiles<columns / kGroup, Start::sum>(end - row, weights, v + d * kKeys, static_cast<const Q*>(nullptr),
-                                          state.values + row * width + d, kKeys, width);
-    });
+    std::fill(weights + (end - row) * kKeys, weights + computed * kKeys, Q{});
+    Products::add_values(computed, weights, v, state.values + row * width, width);
   }
 }
 
@@ -338,6 +373,20 @@ inline void copy_queries(const Attention& a, const Task& task, int64_t first_tok
   });
 }
 
+// A task of many queries, from its rows of q to its rows of the result.
+template <typename Products, typename T, typename C, typename Q>
+inline void attend_many(const Attention& a, const int32_t* table, const Task& task, int64_t first_token) {
+  const int64_t width = rounded_up(a.head_dim, std::max<int64_t>(kGroup, Products::kRowsAtOnce));
+  const int64_t rows = rows_of(a, task), room = rounded_up(rows, Products::kRowsAtOnce);
+  Q* q = lines<Purpose::q, Q>(room * width);
+  copy_queries<T>(a, task, first_token, width, q);
+  std::fill(q + rows * width, q + room * width, Q{});
+  Rows state(lines<Purpose::rows, float>(Rows::size(room, width)), room, width);
+  state.clear();
+  many_rows<Products, C>(a, rows, q, table, task, first_token, state);
+  write_rows<T>(a, task, 0, task.queries, first_token, state);
+}
+
 template <typename T, typename C>
 void paged_attention_as(const Attention& given) {
   Attention a = given;
@@ -360,6 +409,16 @@ void paged_attention_as(const Attention& given) {
     const Task& task = tasks[index];
     const int32_t* table = a.block_tables + task.request * a.blocks;
     const int64_t rows = rows_of(a, task), first_token = starts[task.request];
+    if (!few_queries(a, task.request)) {
+#if defined(__AVX512F__)
+      if constexpr (std::is_same_v<T, bf16> && std::is_same_v<C, bf16>)
+        if (bf16_tiles) {
+          const amx::Registers registers;
+          return attend_many<ByTiles, T, C, bf16>(a, table, task, first_token);
+        }
+#endif
+      return attend_many<ByRows, T, C, Q>(a, table, task, first_token);
+    }
     Q* q = scratch<Purpose::q, Q>(rows * width);
     copy_queries<T>(a, task, first_token, width, q);
     Rows state = task.partial >= 0 ? partial(task, 0)
@@ -367,18 +426,15 @@ void paged_attention_as(const Attention& given) {
     state.clear();
     const size_t later = index + pool::threads();  // this thread's next task, if all take as long
     const Keys then = later < tasks.size() ? first_keys(a, tasks[later]) : Keys{};
-    if (few_queries(a, task.request))
-      over_parts(a, task, [&](const Task& part) {
-        const int64_t row = part.first_query * group;
-        Rows own = state.part(row, rows - row);
-        if (packs)
-          many_rows<C, Q>(a, rows_of(a, part), q + row * width, table, part, first_token, own);
-        else
-          few_rows<C, Q>(a, q + row * width, table, part, task.queries * group,
-                         part.queries == task.queries && part.queries > 1 ? then : Keys{}, own);
-      });
-    else
-      many_rows<C, Q>(a, rows, q, table, task, first_token, state);
+    over_parts(a, task, [&](const Task& part) {
+      const int64_t row = part.first_query * group;
+      Rows own = state.part(row, rows - row);
+      if (packs)
+        many_rows<ByRows, C>(a, rows_of(a, part), q + row * width, table, part, first_token, own);
+      else
+        few_rows<C, Q>(a, q + row * width, table, part, task.queries * group,
+                       part.queries == task.queries && part.queries > 1 ? then : Keys{}, own);
+    });
     if (task.partial < 0) write_rows<T>(a, task, 0, task.queries, first_token, state);
   });
   if (partials == 0) return;

@@ -6,7 +6,7 @@
 
 #include "elementwise.h"
 #include "kernels.h"
-#include "scratch.h"
+#include "lines.h"
 
 namespace KERNEL_ISA {
 

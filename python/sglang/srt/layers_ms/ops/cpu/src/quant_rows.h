@@ -1,20 +1,12 @@
 // Rows of x as they meet quantized matrices: with their sums by group, or rounded to int8.
 #pragma once
 #include "elementwise.h"
+#include "lines.h"
 #include "quant_decode.h"
 
 namespace KERNEL_ISA {
 
 constexpr int64_t kRowGroup = 32;  // columns of a row with a step of their own, of Activations::int8_group
-
-// As scratch, from the start of a cache line on: tiles, and registers that fill one, read no two lines for one then.
-template <Purpose purpose, typename T>
-inline T* lines(int64_t size) {
-  struct alignas(64) Line {
-    char bytes[64];
-  };
-  return reinterpret_cast<T*>(scratch<purpose, Line>((size * sizeof(T) + sizeof(Line) - 1) / sizeof(Line)));
-}
 
 // What a product wants of all rows, made before its tasks begin. Segments: columns that share a factor in the matrix
 // and a step in the row.

@@ -4,51 +4,11 @@
 // Packed matrices are tiles of 32 of their rows and 16 of their columns, pairs of rows together, those of the same
 // columns one after the other. Widths, rows and columns are whole multiples of 32.
 #pragma once
-#include "amx.h"
 #include "attention.h"
 
 #if defined(__AVX512F__)
 namespace KERNEL_ISA {
 namespace amx {
-
-// c [rows, columns] = a [rows, k] * b, packed, or where `adds` c += a * b.
-template <bool adds>
-WITH_TILES void multiply(const bf16* a, int64_t a_width, const bf16* b, float* c, int64_t c_width, int64_t rows,
-                         int64_t k, int64_t columns) {
-  const int64_t a_bytes = a_width * sizeof(bf16), c_bytes = c_width * sizeof(float);
-  for (int64_t j = 0; j < columns; j += 32) {
-    const bf16 *left = b + j * k, *right = left + 16 * k;
-    for (int64_t i = 0; i < rows; i += 32) {
-      const bf16 *upper = a + i * a_width, *lower = upper + 16 * a_width;
-      float *above = c + i * c_width + j, *below = above + 16 * c_width;
-      if (adds) {
-        _tile_loadd(0, above, c_bytes);
-        _tile_loadd(1, above + 16, c_bytes);
-        _tile_loadd(2, below, c_bytes);
-        _tile_loadd(3, below + 16, c_bytes);
-      } else {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-      }
-      for (int64_t d = 0; d < k; d += 32) {
-        _tile_loadd(4, upper + d, a_bytes);
-        _tile_loadd(6, left + d * 16, 64);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_loadd(7, right + d * 16, 64);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_loadd(5, lower + d, a_bytes);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
-      }
-      _tile_stored(0, above, c_bytes);
-      _tile_stored(1, above + 16, c_bytes);
-      _tile_stored(2, below, c_bytes);
-      _tile_stored(3, below + 16, c_bytes);
-    }
-  }
-}
 
 // Sixteen keys [16, width] as the columns of a packed matrix.
 inline void pack_columns(const bf16* keys, int64_t width, bf16* packed) {

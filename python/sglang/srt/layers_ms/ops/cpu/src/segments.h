@@ -123,13 +123,6 @@ inline void attend_to_segment(const calls::segment_attention& a, int64_t head, i
 }
 
 #if defined(__AVX512F__)
-// Scratch memory that begins with a cache line: a tile's row is one, and takes twice as long where it is parts of two.
-template <Purpose purpose, typename T>
-inline T* lines(int64_t size) {
-  const auto first = reinterpret_cast<uintptr_t>(scratch<purpose, T>(size + 64 / sizeof(T)));
-  return reinterpret_cast<T*>((first + 63) / 64 * 64);
-}
-
 // The same of bfloat16, by tiles. Queries and keys are rounded when they are rotated, weights before they meet values.
 inline void attend_by_tiles(const calls::segment_attention& a, int64_t head, int64_t begin, int64_t end, int64_t first,
                             int64_t last) {
@@ -171,13 +164,14 @@ inline void attend_by_tiles(const calls::segment_attention& a, int64_t head, int
     }
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int64_t some = std::min(kTileRows, rows - row);
-      amx::multiply<false>(q + row * width, width, keys, scores, kTileKeys, some, width, padded);
+      const amx::Packed of_keys{16 * width, 16}, of_values{16 * padded, 16};
+      amx::multiply<false>(q + row * width, width, keys, of_keys, scores, kTileKeys, some, width, padded);
       for (int64_t i = row; i < std::min(row + some, queries); ++i) {
         float* own = scores + (i - row) * kTileKeys;
         std::fill(own + count, own + padded, -std::numeric_limits<float>::infinity());
         amx::weigh(own, padded, a.scale, weights + (i - row) * kTileKeys, most[i], weight[i], found + i * width, width);
       }
-      amx::multiply<true>(weights, kTileKeys, values, found + row * width, width, some, padded, width);
+      amx::multiply<true>(weights, kTileKeys, values, of_values, found + row * width, width, some, padded, width);
     }
   }
   for (int64_t i = 0; i < queries; ++i)
