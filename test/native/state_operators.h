@@ -72,7 +72,9 @@ void test_causal_conv(const std::string& dtype, const std::string& state_dtype) 
 
 void test_recurrent_states(const std::string& dtype) {
   const Requests requests;
-  const int64_t groups = any(1, 2), heads = groups * any(1, 3), values = any(1, 9), size = any(1, 36);
+  const int64_t groups = any(1, 2), heads = groups * any(1, 3);
+  // 16 rows of whole vectors are computed together.
+  const int64_t values = any(1, 37), size = any(0, 1) ? 16 * any(1, 2) : any(1, 36);
   Array x(dtype, {requests.tokens, 2 * groups * size + heads * values}), gates(dtype, {requests.tokens, 2 * heads});
   Array dt(dtype, {requests.tokens, heads}), a_log("float32", {heads}), skip("float32", {heads});
   Array bias("float32", {heads}), state("float32", {requests.room, heads, values, size});
@@ -141,7 +143,8 @@ void test_recurrent_states(const std::string& dtype) {
 
 void test_kimi_delta(const std::string& dtype) {
   const Requests requests;
-  const int64_t heads = any(1, 5), values = any(1, 9), size = any(1, 36), columns = heads * (2 * size + values);
+  const int64_t heads = any(1, 5), values = any(1, 37), size = any(0, 1) ? 32 : any(1, 36);
+  const int64_t columns = heads * (2 * size + values);
   Array x(dtype, {requests.tokens, columns}), forget(dtype, {requests.tokens, heads * size});
   Array beta(dtype, {requests.tokens, heads}), a_log("float32", {heads}), bias("float32", {heads * size});
   Array state("float32", {requests.room, heads, values, size}), out(dtype, {requests.tokens, heads * values});

@@ -171,7 +171,7 @@ def test_chunks_of_any_cut_are_convolved_as_one_piece(table, dtype):
     assert_cuts_agree(conv_layer(ops.short_conv, 21, 4, True, dtype), rows, limit)
 
 
-SIZES = [(2, 6, 10, 14), (1, 1, 16, 3), (2, 4, 32, 8), (1, 2, 16, 70)]  # key heads, value heads, and the size of each
+SIZES = [(2, 6, 10, 14), (1, 1, 16, 3), (2, 4, 32, 8), (1, 2, 128, 70)]  # key heads, value heads, and the size of each
 
 
 def delta_layer(keys, values, key_size, value_size):
@@ -227,7 +227,7 @@ def test_chunks_of_any_cut_follow_the_delta_rule_as_one_piece(table, sizes):
     assert_cuts_agree(delta_layer(*sizes), delta_inputs(*sizes, 40), limit)
 
 
-KIMI_SIZES = [(6, 10, 14), (1, 16, 3), (4, 32, 8)]  # heads, and the size of their keys and values
+KIMI_SIZES = [(6, 10, 14), (1, 16, 3), (4, 32, 23)]  # heads, and the size of their keys and values
 
 
 def kimi_layer(heads, key_size, value_size):
@@ -284,7 +284,7 @@ def test_chunks_of_any_cut_follow_kimis_delta_rule_as_one_piece(table, sizes):
     assert_cuts_agree(kimi_layer(*sizes), kimi_inputs(*sizes, 40), limit)
 
 
-SPACES = [(2, 6, 10, 14), (1, 1, 3, 16), (2, 4, 8, 32)]  # groups, heads, values of each, size of a state
+SPACES = [(2, 6, 10, 14), (1, 1, 3, 16), (2, 4, 23, 32)]  # groups, heads, values of each, size of a state
 LOW, HIGH = 0.3, 2.1  # of a step
 
 

@@ -39,8 +39,9 @@ enum class Purpose {
   row_steps,
   row_sums,  // quant_layout.h, quant_rows.h
   state_keys,
-  state_gates,  // recurrent.h
-  gated_row,    // states.h
+  state_gates,
+  state_rows,  // recurrent.h
+  gated_row,   // states.h
   tile_codes,
   tile_factors  // quant_tiles.h
 };

@@ -1,6 +1,7 @@
 // Layers with a state: each request goes on from what its slot holds, and leaves there what the next step goes on from.
 #pragma once
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -157,9 +158,13 @@ void conv_channels(const calls::causal_conv& a, const std::vector<int64_t>& rows
         const int64_t rest = count - i;
         f32x16 value = load_upto16((gated ? x + 2 * a.channels : x) + i, rest);
         if (gated) value *= load_upto16(x + i, rest);
-        value = rounded_to<C>(value);
+        if (gated || !std::is_same_v<T, C>) value = rounded_to<C>(value);
         f32x16 sum = bias ? load_upto16(bias + first + i, rest) : f32x16{};
-        for (int64_t j = 0; j < window; ++j) sum += load(taps + j * stride + i) * load(past[j] + i);
+        auto add = [&](int64_t j) { sum += load(taps + j * stride + i) * load(past[j] + i); };
+        if (window == 3)  // most convolutions': without a loop
+          add(0), add(1), add(2);
+        else
+          for (int64_t j = 0; j < window; ++j) add(j);
         sum += load(taps + window * stride + i) * value;
         store(now + i, value);
         store_upto16(y + i, gated ? sum * load_upto16(x + a.channels + i, rest) : activate(kSilu, sum), rest);
