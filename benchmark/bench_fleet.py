@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import random
-import socket
 import statistics
 import sys
 import tempfile
@@ -26,12 +25,13 @@ import requests
 import torch
 from peers import machine
 from random_checkpoint import SHAPES, write_checkpoint
-from soak import Server
+from soak import Server, free_port, room
 
 COPIED = 64 * 2**20
 PROMPT, PAGE = 1000, 16
 CACHE_TOKENS = 2 * 1024  # what is left of the first prompt when two others have followed: nothing
 POOL_BYTES = 2 * 2**30
+WATCHED = 5  # seconds for which a server is watched that has nothing to do
 SERVED = dict(framework="mindspore", device="cpu", dtype="bfloat16", skip_tokenizer_init=True, log_level="warning")
 
 
@@ -179,42 +179,60 @@ def sleep(shape: str, folder: Path, _rounds: int) -> dict:
     }
 
 
+class Pair:
+    """A prefill server and a decode server, which are asked as a router does it."""
+
+    def __init__(self, folder: Path):
+        self.port = free_port()
+        flags = ("--dtype", "bfloat16", "--max-total-tokens", "8192", "--page-size", str(PAGE), "--skip-tokenizer-init")
+        flags += ("--disaggregation-transfer-backend", "nixl", "--disaggregation-bootstrap-port", str(self.port))
+        os.environ.setdefault("UCX_TLS", "tcp,self,sm")
+        os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")
+        self.started: dict[str, Server] = {}
+        self.starting = ThreadPoolExecutor(2)  # a server ends with the thread that started it
+
+        def start(mode: str) -> None:
+            log = Path(tempfile.mkstemp(suffix=".log", prefix=mode)[1])
+            self.started[mode] = Server(str(folder), (*flags, "--disaggregation-mode", mode), log)
+
+        try:
+            list(self.starting.map(start, ("prefill", "decode")))
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> "Pair":
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        for server in self.started.values():
+            server.stop()
+        self.starting.shutdown()
+
+    def request(self, ids: list[int]) -> dict:
+        return body(ids) | room(self.port)
+
+    def ask(self, ids: list[int]) -> None:
+        asked = self.request(ids)
+        with ThreadPoolExecutor(2) as clients:
+            list(clients.map(lambda mode: self.send(mode, asked), self.started))
+
+    def send(self, mode: str, asked: dict) -> None:
+        requests.post(f"{self.started[mode].url}/generate", json=asked).raise_for_status()
+
+
 def transfer(_shape: str, folder: Path, rounds: int) -> dict:
     """A prompt that the prefill server computes and sends, beside one that it has cached, and sends."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    flags = ("--dtype", "bfloat16", "--max-total-tokens", "8192", "--page-size", str(PAGE), "--skip-tokenizer-init")
-    flags += ("--disaggregation-transfer-backend", "nixl", "--disaggregation-bootstrap-port", str(port))
-    os.environ.setdefault("UCX_TLS", "tcp,self,sm")
-    os.environ.setdefault("SGLANG_HOST_IP", "127.0.0.1")
-    servers, cold, cached = [], [], []
-
-    def start(mode):
-        log = Path(tempfile.mkstemp(suffix=".log", prefix=mode)[1])
-        servers.append(Server(str(folder), (*flags, "--disaggregation-mode", mode), log))
-
-    starting = ThreadPoolExecutor(2)  # a server ends with the thread that started it
-    try:
-        list(starting.map(start, ("prefill", "decode")))
-
-        def ask(ids):
-            room = dict(bootstrap_host="127.0.0.1", bootstrap_port=port, bootstrap_room=random.getrandbits(60))
-            asked = body(ids) | room
-            with ThreadPoolExecutor(2) as clients:
-                answers = list(clients.map(lambda one: requests.post(f"{one.url}/generate", json=asked), servers))
-            for answer in answers:
-                answer.raise_for_status()
-
-        ask(prompt(64))
+    cold, cached = [], []
+    with Pair(folder) as servers:
+        servers.ask(prompt(64))
         for _ in range(rounds):
             asked = prompt()
-            cold.append(timed(lambda asked=asked: ask(asked))[0])
-            cached.append(timed(lambda asked=asked: ask(asked))[0])
-    finally:
-        for server in servers:
-            server.stop()
-        starting.shutdown()
+            for taken in (cold, cached):
+                taken.append(timed(lambda asked=asked: servers.ask(asked))[0])
     sent = statistics.median(cached)
     computed = statistics.median(cold) - sent
     return {
@@ -224,7 +242,41 @@ def transfer(_shape: str, folder: Path, rounds: int) -> dict:
     }
 
 
-PARTS = {"copies": copies, "prefixes": prefixes, "weights": weights, "sleep": sleep, "transfer": transfer}
+def waiting(_shape: str, folder: Path, _rounds: int) -> dict:
+    """What servers take of a core that are paused, or wait for each other."""
+    with Pair(folder) as servers:
+        servers.ask(prompt(64))
+        found = {"idle, of a core": max(share(server) for server in servers.started.values())}
+        prefill = servers.started["prefill"]
+        prefill.post("/pause_generation", {"mode": "in_place"}).raise_for_status()
+        found["paused, of a core (goal: < 0.05)"] = share(prefill)
+        prefill.post("/continue_generation", {}).raise_for_status()
+        for first, then in (("decode", "prefill"), ("prefill", "decode")):
+            asked = servers.request(prompt(64))
+            with ThreadPoolExecutor(1) as client:
+                answer = client.submit(servers.send, first, asked)
+                found[f"{first} server that waits for the other, of a core (goal: < 0.2)"] = share(
+                    servers.started[first]
+                )
+                servers.send(then, asked)
+                answer.result()
+    return found
+
+
+def share(server: Server) -> float:
+    """Of a core, of all processes of a server together."""
+    processes = [server.process, *server.process.children(recursive=True)]
+
+    def used() -> float:
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
+    time.sleep(1)  # what was asked of it is in its queues now
+    before, started = used(), time.monotonic()
+    time.sleep(WATCHED)
+    return (used() - before) / (time.monotonic() - started)
+
+
+PARTS = {one.__name__: one for one in (copies, prefixes, weights, sleep, transfer, waiting)}
 
 
 def main() -> None:
