@@ -35,7 +35,7 @@ ROWS = {  # a drafter, and batch:input:output
     "standalone-128": ("standalone", "1:128:96"),
 }
 CACHED = dict(disable_radix_cache=False)  # prompts, of which each turn computes a token
-TASK = "Correct the spelling of this text. Answer with the whole text and with nothing else.\n\n"
+TASK = "Copy this text word for word, with its spelling corrected:\n\n"
 WORDS = range(75, 161)  # of a text
 MISSPELLED = 12  # one of so many words of a text
 
