@@ -123,6 +123,7 @@ def broken(tensors, name):
     good = {name: tensors[name], other: tensors[other]}
     return {
         "name": (good | {"model.nothing.weight": torch.zeros(2)}, "unexpected: model.nothing.weight"),
+        "layer": (good | {"model.layers.99.mlp.up_proj.weight": torch.zeros(2)}, "unexpected: model.layers.99.mlp"),
         "shape": (good | {name: tensors[name][:, :-1]}, f"wrong shape: {name} is float32"),
         "axes": (good | {name: tensors[name].flatten()}, f"wrong shape: {name}"),
         "dtype": (good | {name: tensors[name].int()}, f"wrong dtype: {name} is int32"),
@@ -140,6 +141,14 @@ def test_what_is_wrong_with_one_tensor_is_said_and_no_other_one_is_written(tmp_p
     twice = [("model.norm.weight", tensors["model.norm.weight"])] * 2
     assert weights.update(lambda: twice) == (False, "the tensors cannot be read: model.norm.weight is given twice")
     assert weights.update(lambda: 1 / 0)[1] == "the tensors cannot be read: division by zero"
+    assert_same(memory(made), before)
+
+
+def test_layers_that_draft_are_left_out_as_in_a_checkpoint(tmp_path):
+    made = network(save("qwen3", tmp_path), "float32")
+    before, drafting = memory(made), f"model.layers.{made.config.num_hidden_layers}.eh_proj.weight"
+    for further, success in ((1, True), (0, False)):
+        assert update(NamedWeights(made, lambda: None, further), {drafting: torch.zeros(2)})[0] == success
     assert_same(memory(made), before)
 
 

@@ -38,10 +38,13 @@ def is_harmless(name: str) -> bool:
     return any(pattern.search(name) for pattern in _PATTERNS)
 
 
-def is_beyond(name: str, layers: str, count: int) -> bool:
-    """Whether a tensor is of a layer that the model does not have. layers: what all their names begin with."""
+def is_beyond(name: str, layers: str, count: int, further: int | None = None) -> bool:
+    """Whether a tensor is of a layer behind the model's last one, of the next `further` ones at most, if given.
+
+    layers: what the names of all layers begin with.
+    """
     number = name.removeprefix(layers).partition(".")[0] if name.startswith(layers) else ""
-    return number.isdecimal() and int(number) >= count
+    return number.isdecimal() and int(number) >= count and (further is None or int(number) < count + further)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -245,9 +245,12 @@ def misfit(item: LoadItem, stored) -> str | None:
 
 
 def left_over(
-    tensors: Mapping[str, Stored], items: list[LoadItem], wanted: Wanted, names: TensorNames
+    tensors: Mapping[str, Stored], items: list[LoadItem], wanted: Wanted, names: TensorNames, further: int | None = None
 ) -> tuple[list[str], list[str]]:
-    """Names of tensors that no parameter wants: those that change nothing, and those of which that is not known."""
+    """Names of tensors that no parameter wants: those that change nothing, and those of which that is not known.
+
+    further: how many layers more than the model's may be there; None: any number.
+    """
     may_be_there = [re.compile(f"(?:{pattern})$") for pattern in wanted.ignore]
     other_stages = tuple(name + "." for cell in wanted.other_stages for name in names.cells(cell))
     layers, count = wanted.layers or ("", 0)
@@ -257,7 +260,7 @@ def left_over(
         if name.startswith(other_stages):
             continue
         allowed = any(pattern.search(name) for pattern in may_be_there)
-        allowed |= any(is_beyond(name, column, count) for column in columns)
+        allowed |= any(is_beyond(name, column, count, further) for column in columns)
         allowed = allowed or is_harmless(name) or name.endswith(".bias") and is_zero(tensors[name])
         (ignored if allowed else unused).append(name)
     return sorted(ignored), sorted(unused)

@@ -17,17 +17,18 @@ class Plan(NamedTuple):
     filled: frozenset[str]
 
 
-def check(model: nn.Cell, tensors: Mapping[str, Stored], **wanted) -> Plan:
+def check(model: nn.Cell, tensors: Mapping[str, Stored], further: int = 0, **wanted) -> Plan:
     """The parts of these tensors that fill parameters of `model` on this rank; any subset of a checkpoint's tensors.
 
-    Whole tensors by the checkpoint's names; values are looked at where two of them are a tied pair. wanted: as
-    loader.check. CheckpointError names everything that does not fit. Nothing is written.
+    Whole tensors by the checkpoint's names; values are looked at where two of them are a tied pair. further: layers
+    behind the last one that a checkpoint has and the model leaves out. wanted: as loader.check. CheckpointError names
+    everything that does not fit. Nothing is written.
     """
     wanted = Wanted(**wanted)
     names = wanted.tensor_names(tensors)
     every = tensors_of(model, tensors, names)
     items = [item for item in every if item.source in tensors]
-    _, unused = left_over(tensors, items, wanted, names)
+    _, unused = left_over(tensors, items, wanted, names, further)
     problems = [f"unexpected: {name}" for name in unused] + untied(tensors, wanted, names)
     problems += [_misfit(item, tensors[item.source]) for item in items]
     problems = list(dict.fromkeys(filter(None, problems)))

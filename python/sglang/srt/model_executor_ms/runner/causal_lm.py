@@ -114,7 +114,8 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         self.stage, self.start_layer, self.end_layer = stage, read.layer_range.start, read.layer_range.stop
         self.lm_head = self._head() if self.network.head() is not None else None
         self.update = AllOrNone(self.check_checkpoint)
-        self.weights = NamedWeights(self.network, self._bind_head)
+        drafting = (getattr(self.config, key, None) or 0 for key in ("num_nextn_predict_layers", "num_mtp_layers"))
+        self.weights = NamedWeights(self.network, self._bind_head, max(drafting))
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
 
     def _prepare_media(self, generates: bool) -> None:

@@ -25,9 +25,9 @@ _FROM_DISK = "which is updated from disk only (update_weights_from_disk)"
 class NamedWeights:
     """The weights of a network by names of Hugging Face's; of a rank its parts of them."""
 
-    def __init__(self, network, written: Callable[[], None]):
-        """written: called after the network's parameters have changed."""
-        self.network, self.written = network, written
+    def __init__(self, network, written: Callable[[], None], further: int = 0):
+        """written: called after the network's parameters have changed. further: as named.check."""
+        self.network, self.written, self.further = network, written, further
         self.given: Mapping[str, Stored] = {}
         self.update_all = AllOrNone(self._plan)
 
@@ -56,7 +56,7 @@ class NamedWeights:
             raise CheckpointError(given)
         self.given = given
         self._restore_hosts()
-        plan = named.check(self.network, given, **self.network.checkpoint())
+        plan = named.check(self.network, given, self.further, **self.network.checkpoint())
         whole = self._whole(plan.filled)
         self._refuse_converted(plan.items, lambda cell: cell.can_unpack or id(cell) in whole and _unquantized(cell))
         return plan
