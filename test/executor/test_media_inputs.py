@@ -53,8 +53,8 @@ def cache():
 
 
 def shown(number: int, first: int, count: int, modality=IMAGE, parts=1) -> MultimodalDataItem:
-    """What has the rows number, number + 0.1, ..., less one, at `first` and behind it; as many values as `parts`."""
-    rows = number + torch.arange(count)[:, None] / 10 + torch.zeros(count, parts * WIDTH)
+    """What has the rows number, number + 0.1, ..., less one, at `first` and behind it, and 10 more in each next part."""
+    rows = number + torch.arange(count)[:, None] / 10 + 10.0 * torch.arange(parts).repeat_interleave(WIDTH)
     item = MultimodalDataItem(modality=modality, feature=rows - 1, offsets=[(first, first + count - 1)])
     item.model_specific_data = dict(grid=torch.tensor([number]))
     item.hash, item.pad_values = number, [1_000_000 + number]
@@ -117,7 +117,8 @@ def test_rows_that_are_added_later_lie_beside_them():
     )
     assert {*made} == {MEDIA_MASK.name, MEDIA_ROWS, DEEP}
     assert all(made[name].is_contiguous() and made[name].shape == (4, WIDTH) for name in (MEDIA_ROWS, DEEP))
-    close(made[DEEP][:, 0], [0, 1, 1.1, 0])
+    close(made[MEDIA_ROWS][:, 0], [0, 1, 1.1, 0])
+    close(made[DEEP][:, 0], [0, 11, 11.1, 0])
 
 
 def test_steps_without_images_begin_with_nothing():
