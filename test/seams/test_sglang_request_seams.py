@@ -85,6 +85,7 @@ def test_whether_a_request_is_one_prompt_is_seen_before_all_else():
 @works_around("looks into positional_embed_overrides of any kind: requests.check_prompts_with")
 @pytest.mark.parametrize("kind", [io_struct.GenerateReqInput, io_struct.EmbeddingReqInput])
 def test_overrides_that_are_none_are_the_clients_fault(kind):
+    """requests.keep_overrides"""
     request = kind(text=["a"], positional_embed_overrides={"embeds": [], "positions": []})
     try:
         request._get_positional_embed_overrides_item(0)

@@ -173,7 +173,7 @@ def _hook_launcher() -> None:
     from sglang.srt.model_executor_ms.seams import control, processors, requests
     from sglang.srt.model_executor_ms.server import choices, control_requests
 
-    processors.import_served_only(processors.TOKENIZER)
+    processors.import_served_only(scheduler=False)
     requests.accept_completions_of_no_tokens()
     requests.echo_logprobs_of_no_others()
     requests.trim_logprobs()
@@ -283,7 +283,7 @@ def _hook_scheduler(device: str) -> None:
     scheduling.rest_while_waiting(0.002)
     processes.sleep_with(dp_attention.sleep_briefly)
     if SCHEDULER in sys.modules:
-        processors.import_served_only(processors.SCHEDULER)
+        processors.import_served_only(scheduler=True)
         _hook_control()
         _hook_faults()
         processes.run_scheduler_with(rank_status.log_rank_states_on_error)

@@ -71,7 +71,7 @@ class Multimodal:
     @classmethod
     def names_on(cls, decoder: type) -> dict[str, str]:
         """`tensor_names` of the whole model, where a decoder has names of its own."""
-        return cls.tensor_names
+        return getattr(cls, "tensor_names", decoder.tensor_names)
 
     def add_towers(self, hf_config, runtime):
         self.whole_images = self.whole_images and runtime.towers

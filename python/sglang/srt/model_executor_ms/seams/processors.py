@@ -18,13 +18,13 @@ INTERNVL = "sglang.srt.multimodal.processors.internvl"
 _served: list[str] = []  # architectures of the model that this process starts with
 
 
-def import_served_only(owner: str) -> None:
-    """Import processors of the served model alone, in the process whose `owner` has them imported.
+def import_served_only(scheduler: bool) -> None:
+    """Import processors of the served model alone, in a scheduler's process or in that of the tokenizer.
 
     SGLang 0.5.23 imports all, each with torch's model, in the process of the tokenizer and in each scheduler. That is
     seconds of a start.
     """
-    hooks.before(owner, _note)
+    hooks.before(SCHEDULER if scheduler else TOKENIZER, _note)
     hooks.around(f"{PROCESSORS}.import_processors", _import_served)
 
 
