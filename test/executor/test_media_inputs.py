@@ -53,7 +53,7 @@ def cache():
 
 
 def shown(number: int, first: int, count: int, modality=IMAGE, parts=1) -> MultimodalDataItem:
-    """What has the rows number, number + 0.1, ..., less one, at `first` and behind it, and 10 more in each next part."""
+    """What has the rows number, number + 0.1, ..., less one, at `first` and behind it, 10 more in a next part."""
     rows = number + torch.arange(count)[:, None] / 10 + 10.0 * torch.arange(parts).repeat_interleave(WIDTH)
     item = MultimodalDataItem(modality=modality, feature=rows - 1, offsets=[(first, first + count - 1)])
     item.model_specific_data = dict(grid=torch.tensor([number]))

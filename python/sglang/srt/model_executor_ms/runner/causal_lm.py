@@ -33,7 +33,7 @@ from sglang.srt.model_executor_ms.runner.host_memory_saver import HostMemorySave
 from sglang.srt.model_executor_ms.runner.kv_caches import KVCaches, StatePool
 from sglang.srt.model_executor_ms.runner.lm_head import LMHead, gather_logits
 from sglang.srt.model_executor_ms.runner.media import MediaInputs
-from sglang.srt.model_executor_ms.runner.named_weights import NamedWeights
+from sglang.srt.model_executor_ms.runner.named_weights import NamedWeights, drafting_layers
 from sglang.srt.model_executor_ms.runner.pooling import Pooling
 from sglang.srt.model_executor_ms.runner.profile import ForwardProfile
 from sglang.srt.model_executor_ms.runner.sentence_transformers import Recipe
@@ -114,8 +114,7 @@ class MindSporeForCausalLM(MediaInputs, EagleModel):
         self.stage, self.start_layer, self.end_layer = stage, read.layer_range.start, read.layer_range.stop
         self.lm_head = self._head() if self.network.head() is not None else None
         self.update = AllOrNone(self.check_checkpoint)
-        drafting = (getattr(self.config, key, None) or 0 for key in ("num_nextn_predict_layers", "num_mtp_layers"))
-        self.weights = NamedWeights(self.network, self._bind_head, max(drafting))
+        self.weights = NamedWeights(self.network, self._bind_head, drafting_layers(self.config))
         self.kv_caches = self.runner = self.model_runner = None  # until the key/value pool exists
 
     def _prepare_media(self, generates: bool) -> None:

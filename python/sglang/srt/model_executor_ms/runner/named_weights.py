@@ -22,6 +22,11 @@ from sglang.srt.runtime_context import get_parallel
 _FROM_DISK = "which is updated from disk only (update_weights_from_disk)"
 
 
+def drafting_layers(config) -> int:
+    """How many layers that draft a checkpoint has behind its last one, by its config.json; a model leaves them out."""
+    return max(getattr(config, key, None) or 0 for key in ("num_nextn_predict_layers", "num_mtp_layers"))
+
+
 class NamedWeights:
     """The weights of a network by names of Hugging Face's; of a rank its parts of them."""
 
