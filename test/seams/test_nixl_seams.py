@@ -1,5 +1,6 @@
 """What we rely on in NIXL, and in SGLang around Mooncake: how they are told where keys and values are."""
 
+import importlib
 import inspect
 import threading
 import time
@@ -17,6 +18,16 @@ from sglang.srt.model_executor_ms.seams import transfers
 SECONDS = 1
 QUEUES = ("prefill_bootstrap", "prefill_inflight", "decode_prealloc", "decode_transfer")
 KINDS = {"register_memory": 2, "get_reg_descs": 2, "get_xfer_descs": 2, "prep_xfer_dlist": 3}
+
+
+def test_the_thread_of_an_agent_rests():
+    """transfers.send_memory_of_host"""
+    api = pytest.importorskip("nixl._api")
+    module = importlib.import_module(api.nixl_agent_config.__module__)
+    assert "pthrDelay" in module.nixl_agent.__init__.__code__.co_names
+    made = transfers._resting(module.nixlBind.nixlAgentConfig)()
+    made.pthrDelay = 0
+    assert made.pthrDelay == transfers.REST and isinstance(made, module.nixlBind.nixlAgentConfig)
 
 
 def test_memory_of_a_pool_is_that_of_the_host(monkeypatch):

@@ -1,5 +1,6 @@
 """How SGLang sends keys and values from a prefill server to a decode server."""
 
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 SAME_LAYOUT = "--dsv4-attn-backend and SGLANG_DSV4_KV_LAYOUT"  # what SGLang asks for where layouts differ
 AT_ONCE = 0.2  # seconds in which a prefill server on the network says what it is
 LOST = 5  # seconds that pages have to arrive behind others that did not arrive in time
+REST = 1000  # microseconds that NIXL's thread waits for news of the network at a time
 BUSY = 0.05  # seconds after which pages are asked for less often
 
 
@@ -19,6 +21,7 @@ def send_memory_of_host() -> None:
 
     SGLang registers the memory as a GPU's, which UCX refuses on a CPU. And it asks for ever whether pages have arrived,
     as fast as it can, while all that is sent to the same server waits: where a network was cut, until TCP gives up.
+    NIXL's own thread asks for news without a rest, which takes a core of an idle server.
     """
     from nixl import _api
 
@@ -51,6 +54,23 @@ def send_memory_of_host() -> None:
             return super().prep_xfer_dlist(agent_name, xfer_list, _host(mem_type), *more, **named)
 
     _api.nixl_agent = HostAgent
+    binding = sys.modules[_api.nixl_agent_config.__module__].nixlBind
+    binding.nixlAgentConfig = _resting(binding.nixlAgentConfig)
+
+
+def _resting(config: type) -> type:
+    """NIXL's config of an agent, whose thread rests whatever is asked for."""
+
+    class Resting(config):
+        @property
+        def pthrDelay(self):
+            return config.pthrDelay.__get__(self)
+
+        @pthrDelay.setter
+        def pthrDelay(self, _):
+            config.pthrDelay.__set__(self, REST)
+
+    return Resting
 
 
 class Arrivals:
