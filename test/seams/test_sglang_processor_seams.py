@@ -30,7 +30,7 @@ def known(monkeypatch):
 
 
 def original():
-    return inspect.unwrap(sys.modules[processors.PROCESSORS].import_processors)
+    return inspect.unwrap(importlib.import_module(processors.PROCESSORS).import_processors)
 
 
 def of(known, name):
