@@ -37,22 +37,13 @@ struct Product {
   LargeProduct sizes;
 };
 
-void multiply(const Product& product, int64_t row, int64_t rows, int64_t first_column) {
-  const LargeProduct& a = product.sizes;
-  const char* x = static_cast<const char*>(a.x) + row * a.k * size_of(product.dtype);
-  char* y = static_cast<char*>(a.y) + row * a.n * (a.wide ? 4 : size_of(product.dtype));
-  kernels->linear(product.dtype, product.format, x, a.weight, a.bias, y, a.wide, rows, a.k, a.n, first_column);
-}
-
 void compute(const Product& product) {
-  const LargeProduct& whole = product.sizes;
-  int64_t rows = 0, columns = 0;  // of the corner that another library has computed
-  if (large_products.product && product.format == Format::bf16 && whole.rows >= large_products.least_rows) {
-    columns = large_products.product(whole);
-    rows = columns ? whole.rows : 0;
-  }
-  if (rows > 0 && columns < whole.n) multiply(product, 0, rows, columns);
-  if (rows < whole.rows) multiply(product, rows, whole.rows - rows, 0);
+  const LargeProduct& a = product.sizes;
+  int64_t first = 0;  // of the columns that another library has not computed
+  if (large_products.product && product.format == Format::bf16 && a.rows >= large_products.least_rows)
+    first = large_products.product(a);
+  if (first < a.n)
+    kernels->linear(product.dtype, product.format, a.x, a.weight, a.bias, a.y, a.wide, a.rows, a.k, a.n, first);
 }
 
 }  // namespace
