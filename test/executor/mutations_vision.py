@@ -288,8 +288,8 @@ MUTATIONS = (
     Mutation(
         "processors of all models",
         f"{ROOMS}/model_executor_ms/seams/processors.py",
-        "if is_package or not named.search(",
-        "if is_package and not named.search(",
+        'if path.stem == "__init__" or not named.search(',
+        'if path.stem == "__init__" and not named.search(',
         "test/seams/test_sglang_processor_seams.py -k served_models",
     ),
     Mutation(

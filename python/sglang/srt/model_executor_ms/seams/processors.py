@@ -2,7 +2,6 @@
 
 import importlib
 import logging
-import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -39,14 +38,13 @@ def _import_served(original, package_name: str, overwrite: bool = False) -> None
         return
     known, named = sys.modules[PROCESSORS].PROCESSOR_MAPPING, re.compile(rf"\b({'|'.join(map(re.escape, _served))})\b")
     package = importlib.import_module(package_name)
-    paths = {f"{package_name}.{path.stem}": path for folder in package.__path__ for path in Path(folder).glob("*.py")}
-    for _, name, is_package in pkgutil.iter_modules(package.__path__, f"{package_name}."):
-        if is_package or not named.search(paths[name].read_text(encoding="utf-8")):
+    for path in sorted(path for folder in package.__path__ for path in Path(folder).glob("*.py")):
+        if path.stem == "__init__" or not named.search(path.read_text(encoding="utf-8")):
             continue
         try:
-            module = importlib.import_module(name)
+            module = importlib.import_module(f"{package_name}.{path.stem}")
         except Exception as error:  # of packages that are not installed, for other models of the module
-            logger.warning("%s cannot be imported: %s", name, error)
+            logger.warning("%s.%s cannot be imported: %s", package_name, path.stem, error)
             continue
         for model, processor in _processors_of(module):
             if overwrite:
